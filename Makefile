@@ -1,0 +1,64 @@
+# Everything a person or CI runs. A fresh machine needs a Rust toolchain (rustup reads
+# rust-toolchain.toml) and Python 3.11 with pip; each target brings the rest it needs.
+#
+# LARDER_PYTHON=/path/to/python   use an interpreter that has vLLM, LMCache and pytest
+#                                 instead of making .cache/venv
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON := $(if $(LARDER_PYTHON),$(LARDER_PYTHON),.cache/venv/bin/python)
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+export LARDER_BIN := $(if $(LARDER_BIN),$(LARDER_BIN),$(abspath $(TARGET_DIR))/release/larder)
+PYTEST := $(PYTHON) -m pytest --quiet --color=auto -p no:cacheprovider
+
+SEEDS ?= 200
+CASES ?= 20000
+KILLS ?= 1000
+
+.PHONY: help demo build venv test test-rust test-interop test-torture lint bench torture \
+	fuzz-smoke sim clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build venv ## A real vLLM (CPU) served from the cache, step by step
+	@$(PYTHON) scripts/demo
+
+build: ## Build the release server: target/release/larder
+	@cargo build --release --locked --bin larder
+
+venv: ## Make .cache/venv: vLLM for the CPU, LMCache, pytest (about 5 GB, once)
+	@scripts/venv
+
+test: test-rust test-interop test-torture ## All tests: Rust, the stock client, a short torture
+
+test-rust: ## Unit, property and simulation tests
+	cargo test --workspace --locked
+
+test-interop: build venv ## The unmodified LMCache client and recorded conversations
+	$(PYTEST) tests/interop
+
+test-torture: build venv ## The short torture: clients killed, garbage sent, server killed
+	$(PYTHON) tests/torture/run.py --short
+
+torture: build venv ## The full torture (KILLS=1000); prints counters
+	$(PYTHON) tests/torture/run.py --kills $(KILLS)
+
+lint: ## Formatting, clippy, documentation, layering and licences
+	@scripts/lint
+
+bench: build venv ## Compare Larder with the Python reference, side by side
+	@scripts/bench
+
+fuzz-smoke: ## Random-input tests of codecs and the store, many cases (CASES=20000)
+	PROPTEST_CASES=$(CASES) cargo test --release --locked -p larder-wire -p larder-zmtp -p larder-store
+
+sim: ## The deterministic whole-server simulation over many seeds (SEEDS=200)
+	LARDER_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p larder-sim -- --nocapture
+
+clean: ## Remove what the targets made
+	cargo clean
+	rm -rf .cache
