@@ -1,1 +1,3 @@
 //! The Larder server.
+
+pub mod config;
