@@ -8,11 +8,17 @@
 //! - [`l2`]: the adapters of the second tier, parsed from their JSON.
 //! - [`frontend`]: everything an operator's tools see: HTTP, metrics, logs, the coordinator.
 //! - [`secret`]: values that must never be printed.
+//! - [`suggest`]: guesses what a misspelt name was meant to be.
+//!
+//! `GET /config` shows the whole of it: [`Config::to_reference_json`].
 
 pub mod frontend;
+mod json;
 pub mod l1;
 pub mod l2;
+mod reference;
 pub mod secret;
+pub mod suggest;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -23,6 +29,7 @@ use std::time::Duration;
 pub use frontend::{
     CoordinatorConfig, HttpConfig, LogFormat, LogLevel, LoggingConfig, LookupHashLogConfig, MetricsConfig,
 };
+pub use json::SpecError;
 pub use l1::{EvictionConfig, EvictionPolicy, L1Config};
 pub use l2::{L2AdapterConfig, L2Config, PrefetchPolicy, StorePolicy};
 pub use secret::Secret;
@@ -32,6 +39,14 @@ pub const MIB: u64 = 1 << 20;
 
 /// One gibibyte, in bytes. The reference's `-gb` flags count these.
 pub const GIB: u64 = 1 << 30;
+
+/// The largest size that is taken for one, in GiB: a pebibyte. More is a slip of the pen.
+pub const SIZE_GIB_MAX: f64 = (1 << 20) as f64;
+
+/// `gib` GiB in bytes, a fraction of a byte dropped.
+pub fn bytes_from_gib(gib: f64) -> u64 {
+    (gib * GIB as f64) as u64
+}
 
 /// The whole configuration of one server.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 /// What is printed in place of a secret.
 pub const REDACTED: &str = "***";
 
@@ -27,6 +29,43 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Whether a field of this name holds a secret, to judge by the words in it.
+pub fn names_a_secret(field: &str) -> bool {
+    let field = field.to_ascii_lowercase();
+    let anywhere = ["password", "passwd", "secret", "credential"].iter().any(|word| field.contains(word));
+    let as_a_word = |word: &str| matches!(word, "token" | "tokens" | "key" | "keys" | "apikey");
+    anywhere || field.split(|c: char| !c.is_ascii_alphanumeric()).any(as_a_word)
+}
+
+/// Covers every secret inside `value`: text under a telling name, and the password in an address.
+pub fn redact(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (field, value) in map {
+                match value {
+                    Value::String(text) if names_a_secret(field) && !text.is_empty() => {
+                        REDACTED.clone_into(text)
+                    }
+                    value => redact(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(redact),
+        Value::String(text) => *text = redact_url(text),
+        _ => {}
+    }
+}
+
+/// `text` without the `user:password` that an address may carry.
+pub fn redact_url(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{REDACTED}@{host}{}", &rest[authority.len()..]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +75,19 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(***)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn secrets_are_covered_wherever_they_stand() {
+        let mut value = serde_json::json!({
+            "adapters": [{"password": "x", "aws_secret_access_key": "y", "host": "h", "num_keys": 3, "token": ""}],
+            "credentials": "z", "monkey": "banana", "url": "http://me:pw@host:1/path?q=@",
+        });
+        redact(&mut value);
+        let expected = serde_json::json!({
+            "adapters": [{"password": "***", "aws_secret_access_key": "***", "host": "h", "num_keys": 3, "token": ""}],
+            "credentials": "***", "monkey": "banana", "url": "http://***@host:1/path?q=@",
+        });
+        assert_eq!(value, expected);
     }
 }

@@ -1,8 +1,12 @@
 //! The second tier: its adapters and the policies between the tiers.
 
+mod parse;
+
 use std::path::PathBuf;
 
+use super::l1::DEFAULT_TAG;
 use super::{EvictionConfig, named_choice};
+pub use parse::parse_adapter;
 
 /// Everything below L1.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,7 +124,7 @@ pub struct MockConfig {
     /// Bytes it may hold. More than 0.
     pub max_size_bytes: u64,
     /// Bytes it moves in a second. More than 0.
-    pub bandwidth_bytes_per_second: f64,
+    pub bandwidth_bytes_per_second: u64,
 }
 
 /// Another adapter whose loads fail on purpose.

@@ -1,0 +1,337 @@
+//! From the JSON of `--l2-adapter` to an adapter's settings.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::super::json::{Fields, SpecError, parse_object};
+use super::super::{EvictionPolicy, suggest};
+use super::{
+    DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig, L2Backend,
+    MockConfig, SerdeConfig,
+};
+
+/// The types this server has.
+const SERVED: &[&str] = &["fault_inject", "fs", "fs_native", "mock"];
+
+/// Types that exist elsewhere, with what to use here.
+const UNSERVED: &[(&str, &str)] = &[
+    ("aerospike", USE_FILES),
+    ("bigtable", USE_FILES),
+    ("dax", "a larger --l1-size-gb uses memory, and 'fs_native' a file system on the device"),
+    ("hf3fs", "use 'fs' on the mount point"),
+    ("hfbucket", USE_FILES),
+    ("mooncake_store", USE_FILES),
+    ("native_plugin", "it loads a Python extension; use 'fs' or 'fs_native'"),
+    ("nixl_native", "use 'fs_native' on the same file system"),
+    ("nixl_store", "use 'fs_native' on the same file system"),
+    ("nixl_store_dynamic", "use 'fs_native' on the same file system"),
+    ("p2p", "let the servers share an 'fs' adapter on a network file system"),
+    ("plugin", "it loads a Python class; use 'fs' or 'fs_native'"),
+    ("raw_block", "use 'fs_native' on a file system on the device"),
+    ("resp", USE_FILES),
+    ("s3", USE_FILES),
+    ("sagemaker-hyperpod", USE_FILES),
+    ("valkey", USE_FILES),
+];
+
+const USE_FILES: &str = "use 'fs' or 'fs_native', on a network file system where servers share it";
+
+/// Reads the adapter at `position` (counted from 1), with every fault there is.
+pub fn parse_adapter(position: usize, text: &str) -> Result<L2AdapterConfig, Vec<SpecError>> {
+    let subject = format!("--l2-adapter #{position}");
+    let map = parse_object(&subject, text).map_err(|fault| vec![fault])?;
+    adapter(&subject, &map)
+}
+
+fn adapter(subject: &str, map: &Map<String, Value>) -> Result<L2AdapterConfig, Vec<SpecError>> {
+    let name = type_name(subject, map).map_err(|fault| vec![fault])?;
+    let mut fields = Fields::new(format!("{subject} ('{name}')"), map);
+    fields.skip("type");
+    let affinity_tag = fields.name("affinity_tag").unwrap_or(DEFAULT_TAG).to_owned();
+    let shared = fields.boolean("shared", false);
+    let persist = fields.boolean("persist_enabled", true);
+    let eviction = fields.object("eviction").and_then(|block| eviction(subject, &name, block, &mut fields));
+    let serde = fields.object("serde").and_then(|block| serde(subject, &name, block, &mut fields));
+    let backend = backend(subject, &name, &mut fields);
+    let faults = fields.finish();
+    match backend {
+        Some(backend) if faults.is_empty() => {
+            Ok(L2AdapterConfig { affinity_tag, shared, eviction, persist, serde, backend })
+        }
+        _ => Err(faults),
+    }
+}
+
+/// The `type`, if it is one this server has.
+fn type_name(subject: &str, map: &Map<String, Value>) -> Result<String, SpecError> {
+    let subject = subject.to_owned();
+    let Some(name) = map.get("type").and_then(Value::as_str) else {
+        return Err(SpecError::MissingType { subject });
+    };
+    if SERVED.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let name = name.to_owned();
+    if let Some((_, advice)) = UNSERVED.iter().find(|(known, _)| *known == name) {
+        return Err(SpecError::UnservedType { subject, name, advice });
+    }
+    let everything = SERVED.iter().copied().chain(UNSERVED.iter().map(|(known, _)| *known));
+    let hint = suggest::hint(&name, everything);
+    Err(SpecError::UnknownType { subject, name, hint, known: SERVED.join(", ") })
+}
+
+/// The backend `name`; `None` where a needed field is missing or wrong, which `fields` has noted.
+fn backend(subject: &str, name: &str, fields: &mut Fields<'_>) -> Option<L2Backend> {
+    match name {
+        "fs" => fs(fields).map(L2Backend::Fs),
+        "fs_native" => {
+            let num_workers = fields.positive("num_workers").unwrap_or(4);
+            let max_capacity_bytes = fields.gib("max_capacity_gb").unwrap_or(0);
+            let fs = fs(fields)?;
+            Some(L2Backend::FsNative(FsNativeConfig {
+                fs,
+                num_workers: num_workers as usize,
+                max_capacity_bytes,
+            }))
+        }
+        "mock" => {
+            let max_size_bytes = fields.needed_gib("max_size_gb");
+            let bandwidth = fields.needed_gib("mock_bandwidth_gb");
+            Some(L2Backend::Mock(MockConfig {
+                max_size_bytes: max_size_bytes?,
+                bandwidth_bytes_per_second: bandwidth?,
+            }))
+        }
+        "fault_inject" => fault_inject(subject, fields).map(L2Backend::FaultInject),
+        other => unreachable!("type_name lets only served types through, not {other}"),
+    }
+}
+
+fn fs(fields: &mut Fields<'_>) -> Option<FsConfig> {
+    let base_path = fields.needed_name("base_path");
+    let relative_tmp_dir = fields.text("relative_tmp_dir").filter(|text| !text.is_empty()).map(PathBuf::from);
+    if relative_tmp_dir.as_deref().is_some_and(escapes) {
+        fields.conflict("relative_tmp_dir must stay inside base_path: relative, and without '..'");
+    }
+    Some(FsConfig {
+        read_ahead_bytes: fields.positive("read_ahead_size"),
+        use_odirect: fields.boolean("use_odirect", false),
+        base_path: base_path?.into(),
+        relative_tmp_dir,
+    })
+}
+
+/// Whether `path`, taken relative to a directory, may lead out of it.
+fn escapes(path: &Path) -> bool {
+    !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectConfig> {
+    let rate = fields.fraction("rate").unwrap_or(0.0);
+    let seed = fields.integer("seed", 0);
+    let gap_indices = fields
+        .list("gap_indices", "a list of non-negative integers", |value| value.as_u64().map(|n| n as usize));
+    let gap_tail_ratios = fields.list("gap_tail_ratios", "a list of numbers from 0 to 1", |value| {
+        value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio))
+    });
+    let Some(inner) = fields.object("inner") else {
+        fields.conflict("inner must be the JSON object of another adapter");
+        return None;
+    };
+    match adapter(&format!("{subject} ('fault_inject') inner"), inner) {
+        // The bytes of the inner adapter are always raw.
+        Ok(inner) => {
+            let inner = Box::new(L2AdapterConfig { serde: None, ..inner });
+            Some(FaultInjectConfig { inner, rate, seed, gap_indices, gap_tail_ratios })
+        }
+        Err(faults) => {
+            fields.adopt(faults);
+            None
+        }
+    }
+}
+
+fn eviction(
+    subject: &str,
+    name: &str,
+    block: &Map<String, Value>,
+    outer: &mut Fields<'_>,
+) -> Option<EvictionConfig> {
+    let mut fields = Fields::new(format!("{subject} ('{name}') eviction"), block);
+    let policy =
+        fields.choice("eviction_policy", "'LRU', 'ARC', 'IsolatedLRU', or 'noop'", EvictionPolicy::from_name);
+    if !block.contains_key("eviction_policy") {
+        fields.conflict("eviction_policy must be given: 'LRU', 'ARC', 'IsolatedLRU', or 'noop'");
+    }
+    let default = EvictionConfig::default();
+    let trigger_watermark = fields.share("trigger_watermark").unwrap_or(default.trigger_watermark);
+    let ratio = fields.share("eviction_ratio").unwrap_or(default.ratio);
+    outer.adopt(fields.finish());
+    Some(EvictionConfig { policy: policy?, trigger_watermark, ratio })
+}
+
+fn serde(
+    subject: &str,
+    name: &str,
+    block: &Map<String, Value>,
+    outer: &mut Fields<'_>,
+) -> Option<SerdeConfig> {
+    let mut fields = Fields::new(format!("{subject} ('{name}') serde"), block);
+    let max_workers = |fields: &mut Fields<'_>| fields.positive("max_workers").unwrap_or(1) as usize;
+    let serde = match fields.needed_name("type") {
+        Some("fp8") => {
+            let dtype = fields.name("fp8_dtype").unwrap_or("float8_e4m3fn").to_owned();
+            Some(SerdeConfig::Fp8 { dtype, max_workers: max_workers(&mut fields) })
+        }
+        Some("aesgcm") => {
+            fields.choice("key_provider", "'hkdf'", |provider| (provider == "hkdf").then_some(()));
+            let aes_bits = fields.positive("aes_bits").unwrap_or(128);
+            if aes_bits != 128 && aes_bits != 256 {
+                fields.conflict(format!("aes_bits must be 128 or 256, got {aes_bits}"));
+            }
+            let master_key_path = fields.needed_name("master_key_path");
+            let max_workers = max_workers(&mut fields);
+            master_key_path.map(|path| SerdeConfig::AesGcm {
+                aes_bits: aes_bits as u16,
+                master_key_path: path.into(),
+                max_workers,
+            })
+        }
+        Some(other) => {
+            let fault = match other {
+                "turboquant" => {
+                    "'turboquant' runs on a GPU and is not part of this server; leave 'serde' out".to_owned()
+                }
+                _ => format!("unknown type '{other}'. Known: aesgcm, fp8"),
+            };
+            // What the fields of an unknown type should be, nobody knows.
+            outer.adopt([SpecError::Conflict { subject: format!("{subject} ('{name}') serde"), fault }]);
+            return None;
+        }
+        None => None,
+    };
+    outer.adopt(fields.finish());
+    serde
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::bytes_from_gib;
+
+    fn lines(text: &str) -> Vec<String> {
+        parse_adapter(1, text).expect_err("a fault").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn files_take_all_their_fields() {
+        let text = r#"{"type":"fs_native","base_path":"/data","relative_tmp_dir":"tmp","read_ahead_size":4096,
+            "use_odirect":true,"num_workers":8,"max_capacity_gb":1.5,"affinity_tag":"hot","shared":true,
+            "persist_enabled":false,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
+            "serde":{"type":"aesgcm","master_key_path":"/keys/master","aes_bits":256}}"#;
+        let adapter = parse_adapter(1, text).expect("a valid adapter");
+        let fs = FsConfig {
+            base_path: "/data".into(),
+            relative_tmp_dir: Some("tmp".into()),
+            read_ahead_bytes: Some(4096),
+            use_odirect: true,
+        };
+        let expected = L2AdapterConfig {
+            affinity_tag: "hot".to_owned(),
+            shared: true,
+            eviction: Some(EvictionConfig { ratio: 0.5, ..EvictionConfig::default() }),
+            persist: false,
+            serde: Some(SerdeConfig::AesGcm {
+                aes_bits: 256,
+                master_key_path: "/keys/master".into(),
+                max_workers: 1,
+            }),
+            backend: L2Backend::FsNative(FsNativeConfig {
+                fs,
+                num_workers: 8,
+                max_capacity_bytes: bytes_from_gib(1.5),
+            }),
+        };
+        assert_eq!(adapter, expected);
+    }
+
+    #[test]
+    fn test_adapters_take_all_their_fields() {
+        let text = r#"{"type":"fault_inject","rate":0.25,"seed":-7,"gap_indices":[0,3],"gap_tail_ratios":[0,0.5],
+            "inner":{"type":"mock","max_size_gb":2,"mock_bandwidth_gb":1,"serde":{"type":"fp8"}}}"#;
+        let adapter = parse_adapter(1, text).expect("a valid adapter");
+        let L2Backend::FaultInject(faulty) = adapter.backend else { panic!("{adapter:?}") };
+        assert_eq!((faulty.rate, faulty.seed), (0.25, -7));
+        assert_eq!((faulty.gap_indices, faulty.gap_tail_ratios), (vec![0, 3], vec![0.0, 0.5]));
+        assert_eq!(faulty.inner.serde, None, "the inner adapter's serde is set aside");
+        let mock = MockConfig { max_size_bytes: 2 << 30, bandwidth_bytes_per_second: 1 << 30 };
+        assert_eq!(faulty.inner.backend, L2Backend::Mock(mock));
+    }
+
+    #[test]
+    fn each_fault_is_one_line() {
+        let cases = [
+            ("{", "Invalid JSON for --l2-adapter #1: EOF while parsing an object at line 1 column 1"),
+            ("[]", "--l2-adapter #1: expected a JSON object, got list"),
+            ("{}", "--l2-adapter #1: missing 'type' field"),
+            (
+                r#"{"type":"zzz"}"#,
+                "--l2-adapter #1: unknown adapter type 'zzz'. Known: fault_inject, fs, fs_native, mock",
+            ),
+            (r#"{"type":"fs"}"#, "--l2-adapter #1 ('fs'): base_path must be a non-empty string, got nothing"),
+            (
+                r#"{"type":"fs","base_path":5}"#,
+                "--l2-adapter #1 ('fs'): base_path must be a non-empty string, got 5",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","base_pth":1}"#,
+                "--l2-adapter #1 ('fs'): unknown field 'base_pth', did you mean 'base_path'?",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","relative_tmp_dir":"../x"}"#,
+                "--l2-adapter #1 ('fs'): relative_tmp_dir must stay inside base_path: relative, and without '..'",
+            ),
+            (
+                r#"{"type":"fs_native","base_path":"/d","num_workers":0}"#,
+                "--l2-adapter #1 ('fs_native'): num_workers must be a positive integer, got 0",
+            ),
+            (
+                r#"{"type":"mock","max_size_gb":-1,"mock_bandwidth_gb":1}"#,
+                "--l2-adapter #1 ('mock'): max_size_gb must be a finite positive number, got -1",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","eviction":{"eviction_policy":"FIFO"}}"#,
+                "--l2-adapter #1 ('fs') eviction: eviction_policy must be 'LRU', 'ARC', 'IsolatedLRU', or 'noop', \
+                 got \"FIFO\"",
+            ),
+            (
+                r#"{"type":"fault_inject","inner":{"type":"fs"}}"#,
+                "--l2-adapter #1 ('fault_inject') inner ('fs'): base_path must be a non-empty string, got nothing",
+            ),
+            (
+                r#"{"type":"s3"}"#,
+                "--l2-adapter #1: this server has no 's3' adapter; use 'fs' or 'fs_native', on a network file system \
+                 where servers share it",
+            ),
+        ];
+        for (text, line) in cases {
+            assert_eq!(lines(text), [line], "{text}");
+        }
+    }
+
+    #[test]
+    fn faults_are_told_together() {
+        let text = r#"{"type":"fs","bse_path":"/d","use_odirect":"yes","shared":1}"#;
+        assert_eq!(lines(text).len(), 4, "{:#?}", lines(text));
+    }
+
+    #[test]
+    fn every_type_of_the_reference_is_recognised() {
+        for (name, _) in UNSERVED {
+            let text = format!(r#"{{"type":"{name}"}}"#);
+            let [line] = &lines(&text)[..] else { panic!("one line for {name}") };
+            assert!(line.contains(&format!("no '{name}' adapter")), "{line}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The configuration in the shape of the reference's `GET /config`.
+//!
+//! Tools read it (the Python SDK needs `mp.chunk_size` and `mp.shm_name`), so every member the reference has is
+//! there with its type; what this server does not have stands at the value that means "off".
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::l2::{FsConfig, L2AdapterConfig, L2Backend, SerdeConfig};
+use super::secret::{REDACTED, redact};
+use super::{Config, EvictionConfig, GIB};
+
+impl Config {
+    /// The configuration in the reference's shape. Secrets are covered.
+    pub fn to_reference_json(&self) -> Value {
+        let mut value = json!({
+            "mp": self.mp(),
+            "storage_manager": self.storage_manager(),
+            "observability": self.observability(),
+            "http": {
+                "http_host": self.http.host,
+                "http_port": self.http.port,
+                "auth_token": self.http.auth_token.as_ref().map(|_| REDACTED),
+                "debug_endpoints": self.http.debug_endpoints,
+                "access_log": self.http.access_log,
+            },
+            "coordinator": {
+                "url": self.coordinator.url.as_deref().unwrap_or_default(),
+                "advertise_ip": self.coordinator.advertise_ip.as_deref().unwrap_or_default(),
+                "heartbeat_interval": self.coordinator.heartbeat_interval.as_secs_f64(),
+                "event_reporting": self.coordinator.event_reporting,
+                "event_flush_interval": self.coordinator.event_flush_interval.as_secs_f64(),
+                "event_sink_config": {},
+                "blend_timeout": 1.0,
+                "blend_match_concurrency": 8,
+            },
+        });
+        redact(&mut value);
+        value
+    }
+
+    fn mp(&self) -> Value {
+        json!({
+            "transport": "zmq",
+            "host": self.rpc.host,
+            "port": self.rpc.port,
+            "listen": self.rpc.listen,
+            "chunk_size": self.chunk_tokens,
+            "max_workers": self.rpc.worker_threads.base,
+            "max_gpu_workers": self.rpc.worker_threads.gpu,
+            "max_cpu_workers": self.rpc.worker_threads.cpu,
+            "grpc_server_workers": 32,
+            "hash_algorithm": self.hash_algorithm.name(),
+            "engine_type": "default",
+            "separate_object_groups": self.separate_object_groups,
+            "enable_segmented_prefix": false,
+            "enable_dedup_content": false,
+            "enable_blend_reorder": false,
+            "supported_transfer_mode": self.rpc.transfer_mode.name(),
+            "isolated_ipc": false,
+            "runtime_plugin_config": { "locations": [], "extra_config": {} },
+            "p2p_config": {
+                "advertise_url": "",
+                "listen_url": "",
+                "lookup_timeout": 30.0,
+                "load_timeout": 30.0,
+                "transfer_engine": "nixl",
+            },
+            "shm_name": self.l1.shm_name.as_deref().unwrap_or_default(),
+            "script_allowed_imports": [],
+            "run_script_api_enabled": false,
+            "instance_id": self.instance_id,
+            "worker_reap_timeout_seconds":
+                self.liveness.worker_reap_timeout.map_or(0.0, |timeout| timeout.as_secs_f64()),
+            "session_ttl_seconds": self.liveness.session_ttl.as_secs_f64(),
+            "worker_registration_grace_seconds": self.liveness.worker_registration_grace.as_secs_f64(),
+            "enable": [],
+            "kv_event_log_size": self.kv_event_log_records,
+            "null_block_id": self.null_block_id,
+            "server_modules": [],
+            "shutdown_timeout_seconds": self.shutdown_timeout.as_secs_f64(),
+        })
+    }
+
+    fn storage_manager(&self) -> Value {
+        let eviction = self.l1_eviction();
+        let l1 = json!({
+            "memory_config": {
+                "size_in_bytes": self.l1.bytes,
+                // Memory is committed as it is first used; nothing is taken in advance.
+                "use_lazy": true,
+                "init_size_in_bytes": 0,
+                "align_bytes": self.l1.align_bytes,
+                "shm_name": self.l1.shm_name.as_deref().unwrap_or_default(),
+                "use_hugepages": self.l1.hugepages,
+                "devdax_path": null,
+                "devdax_size_in_bytes": 0,
+            },
+            "gds_l1_config": null,
+            "write_ttl_seconds": self.l1.write_ttl.as_secs(),
+            "read_ttl_seconds": self.l1.read_ttl.as_secs(),
+            "tag": self.l1.tag,
+            "eviction": eviction,
+        });
+        json!({
+            "l1_manager_configs": [l1.clone()],
+            "l1_manager_config": l1,
+            "eviction_config": eviction,
+            "l2_adapter_config": { "adapters": self.l2.adapters.iter().map(adapter).collect::<Vec<_>>() },
+            "store_policy": self.l2.store_policy.name(),
+            "prefetch_policy": self.l2.prefetch_policy.name(),
+            "prefetch_max_in_flight": self.l2.prefetch_max_in_flight,
+            "periodic_notifier_interval_ms": 5,
+        })
+    }
+
+    fn l1_eviction(&self) -> Value {
+        let mut value = eviction(&self.eviction);
+        value["extra_logging_enabled"] = json!(self.logging.extra_interval.is_some());
+        value["extra_logging_interval"] = json!(self.extra_logging_interval_seconds());
+        value
+    }
+
+    fn extra_logging_interval_seconds(&self) -> f64 {
+        self.logging.extra_interval.map_or(10.0, |interval| interval.as_secs_f64())
+    }
+
+    fn observability(&self) -> Value {
+        let hash_log = self.lookup_hash_log.as_ref();
+        json!({
+            "enabled": self.metrics.observability,
+            "max_queue_size": 10_000,
+            "metrics_enabled": self.metrics.enabled,
+            "grpc_metrics_enabled": false,
+            "logging_enabled": self.logging.requests,
+            "log_level": self.logging.level.name(),
+            "log_format": self.logging.format.name(),
+            "tracing_enabled": false,
+            "otlp_endpoint": null,
+            // Where metrics are to be found, which without a port of their own is the admin API's.
+            "prometheus_port": self.metrics.prometheus_port.unwrap_or(self.http.port),
+            "metrics_sample_rate": self.metrics.sample_rate,
+            "metrics_instance_label": self.metrics.instance_label,
+            "lookup_hash_log": {
+                "output_dir": hash_log.map(|log| log.dir.to_string_lossy()).unwrap_or_default(),
+                "rotation_interval_sec": hash_log.map_or(21_600, |log| log.rotation_interval.as_secs()),
+                "rotation_max_size": hash_log.map_or(104_857_600, |log| log.rotation_max_bytes),
+                "max_files": hash_log.map_or(100, |log| log.max_files),
+            },
+            "gc_monitor": { "enabled": false, "min_pause_ms": 1.0, "top_objects": 0 },
+            "extra_logging_enabled": self.logging.extra_interval.is_some(),
+            "extra_logging_interval": self.extra_logging_interval_seconds(),
+            "trace_level": null,
+            "trace_output": null,
+            "service_instance_id": self.instance_id,
+        })
+    }
+}
+
+impl Serialize for Config {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_reference_json().serialize(serializer)
+    }
+}
+
+fn eviction(eviction: &EvictionConfig) -> Value {
+    json!({
+        "eviction_policy": eviction.policy.name(),
+        "trigger_watermark": eviction.trigger_watermark,
+        "eviction_ratio": eviction.ratio,
+    })
+}
+
+fn adapter(config: &L2AdapterConfig) -> Value {
+    let mut value = backend(&config.backend);
+    value["type"] = json!(config.backend.type_name());
+    value["affinity_tag"] = json!(config.affinity_tag);
+    value["shared"] = json!(config.shared);
+    value["eviction_config"] = config.eviction.as_ref().map_or(Value::Null, eviction);
+    // The reference shows the text of an object here.
+    let persist = if config.persist { "True" } else { "False" };
+    value["persist_config"] = json!(format!("PersistConfig(persist_enabled={persist})"));
+    value["serde_config"] = config.serde.as_ref().map_or(Value::Null, serde_config);
+    value
+}
+
+fn backend(backend: &L2Backend) -> Value {
+    match backend {
+        L2Backend::Fs(fs) => files(fs),
+        L2Backend::FsNative(native) => {
+            let mut value = files(&native.fs);
+            value["num_workers"] = json!(native.num_workers);
+            value["max_capacity_gb"] = json!(native.max_capacity_bytes as f64 / GIB as f64);
+            value
+        }
+        L2Backend::Mock(mock) => json!({
+            "max_size_gb": mock.max_size_bytes as f64 / GIB as f64,
+            "mock_bandwidth_gb": mock.bandwidth_bytes_per_second as f64 / GIB as f64,
+        }),
+        L2Backend::FaultInject(faulty) => json!({
+            "inner": adapter(&faulty.inner),
+            "rate": faulty.rate,
+            "seed": faulty.seed,
+            "gap_indices": faulty.gap_indices,
+            "gap_tail_ratios": faulty.gap_tail_ratios,
+        }),
+    }
+}
+
+fn files(fs: &FsConfig) -> Value {
+    json!({
+        "base_path": fs.base_path.to_string_lossy(),
+        "relative_tmp_dir": fs.relative_tmp_dir.as_ref().map(|dir| dir.to_string_lossy()),
+        "read_ahead_size": fs.read_ahead_bytes,
+        "use_odirect": fs.use_odirect,
+    })
+}
+
+fn serde_config(serde: &SerdeConfig) -> Value {
+    match serde {
+        SerdeConfig::Fp8 { dtype, max_workers } => {
+            json!({ "type": "fp8", "fp8_dtype": dtype, "max_workers": max_workers })
+        }
+        SerdeConfig::AesGcm { aes_bits, master_key_path, max_workers } => json!({
+            "type": "aesgcm",
+            "key_provider": "hkdf",
+            "aes_bits": aes_bits,
+            "master_key_path": master_key_path.to_string_lossy(),
+            "max_workers": max_workers,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, l2};
+
+    /// Every member of the reference's answer, as it was seen, with the type of its value.
+    const SHAPE: &str = include_str!("reference_shape.txt");
+
+    #[test]
+    fn every_member_of_the_reference_is_there_with_its_type() {
+        let mut config = Config::default();
+        config.l2.adapters =
+            vec![l2::parse_adapter(1, r#"{"type":"fs","base_path":"/data"}"#).expect("a valid adapter")];
+        let value = config.to_reference_json();
+        for line in SHAPE.lines() {
+            let (pointer, types) = line.split_once(' ').expect("a pointer and a type");
+            let found = value.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing"));
+            let found = match found {
+                Value::Null => "null",
+                Value::Bool(_) => "boolean",
+                Value::Number(number) if number.is_f64() => "float",
+                Value::Number(_) => "integer",
+                Value::String(_) => "string",
+                Value::Array(_) => "list",
+                Value::Object(_) => "object",
+            };
+            assert_eq!(found, types, "{pointer}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_covered() {
+        let mut config = Config::default();
+        config.http.auth_token = Some(Secret::new("hunter2"));
+        config.coordinator.url = Some("http://me:hunter2@coordinator:9300".to_owned());
+        for text in [config.to_reference_json().to_string(), serde_json::to_string(&config).expect("JSON")] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+}
