@@ -1,0 +1,235 @@
+"""Replaying recorded conversations of stock clients with the reference server.
+
+A recording is a list of steps; a step is what clients sent (``c2s``) and what they were
+answered (``s2c``). Replaying sends the same frames from one DEALER socket per recorded client
+and collects the answers in the same form, so that the two can be compared.
+
+Values that depend on the run are mapped before comparing: the pool's name, slot offsets (any
+aligned place inside the pool is as good as another), the event stream's incarnation and free
+text of errors. Everything else must be equal byte for byte, uid and operation frames included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+from .process import ServerProcess
+from .raw import OPERATIONS, RawConnection, decode, encode
+
+REPOSITORY = Path(__file__).parents[3]
+FOLDERS = (REPOSITORY / "crates/wire/tests/vectors", REPOSITORY / "tests/vectors")
+
+ANSWER_S = 5.0
+SILENCE_S = 0.3
+ALIGNMENT = 4096
+
+NIL = "<no result>"
+
+
+@dataclass
+class Message:
+    client: int
+    sent: bool
+    frames: list[bytes]
+
+
+@dataclass
+class Step:
+    number: int
+    note: str
+    messages: list[Message]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> list[Message]:
+        return [m for m in self.messages if not m.sent]
+
+
+@dataclass
+class Recording:
+    name: str
+    chunk_size: int
+    steps: list[Step]
+
+
+@dataclass
+class Outcome:
+    """The answers of one step, by client and then in order of arrival, in comparable form."""
+
+    answers: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, messages: list[Message], pool_bytes: int) -> "Outcome":
+        ordered = sorted(messages, key=lambda m: m.client)  # stable: keeps each client's order
+        return cls([comparable(m.frames, pool_bytes) for m in ordered])
+
+
+def load(name: str) -> Recording:
+    path = next((folder / name for folder in FOLDERS if (folder / name).exists()), None)
+    assert path is not None, f"{name} is in none of {[str(f) for f in FOLDERS]}"
+    content = json.loads(path.read_text())
+    if "steps" in content:
+        steps = [
+            Step(i, s["note"], [_message(m) for m in s["messages"]], tuple(s.get("server_flags", ())))
+            for i, s in enumerate(content["steps"])
+        ]
+        return Recording(name, content["chunk_size"], steps)
+    chunk_size = int(content["server_flags"][content["server_flags"].index("--chunk-size") + 1])
+    return Recording(name, chunk_size, _steps_of_a_flow(content["messages"]))
+
+
+def _message(record: dict[str, Any]) -> Message:
+    return Message(record["client"], record["dir"] == "c2s", [bytes.fromhex(f) for f in record["frames"]])
+
+
+def _steps_of_a_flow(records: list[dict[str, Any]]) -> list[Step]:
+    """One step per request, with the answers that carry its uid; pushes are steps of their own."""
+    steps: list[Step] = []
+    open_requests: dict[tuple[int, bytes], Step] = {}
+    for record in records:
+        message = _message(record)
+        request = open_requests.pop((message.client, message.frames[0]), None) if not message.sent else None
+        if request is not None:
+            request.messages.append(message)
+            continue
+        step = Step(len(steps), record["decoded"]["op"] or "stream control", [message])
+        steps.append(step)
+        if message.sent and message.frames[1]:
+            open_requests[message.client, message.frames[0]] = step
+    return steps
+
+
+# -- comparing ------------------------------------------------------------------
+def comparable(frames: list[bytes], pool_bytes: int) -> Any:
+    """The result of one answer with run-dependent values mapped, or its exact bytes in words."""
+    if len(frames) == 2:
+        return NIL
+    plain = decode(frames[2])
+    mapped = _mapped(plain, pool_bytes)
+    exact = mapped == plain and encode(plain) != frames[2]
+    return {"bytes": frames[2].hex(), "value": mapped} if exact else mapped
+
+
+def _mapped(value: Any, pool_bytes: int) -> Any:
+    if isinstance(value, list):
+        return [_mapped(v, pool_bytes) for v in value]
+    if not isinstance(value, dict):
+        return value
+    out = {k: _mapped(v, pool_bytes) for k, v in value.items()}
+    size = value.get("length", value.get("size"))
+    if "offset" in value and value["offset"] >= 0:
+        inside = value["offset"] % ALIGNMENT == 0 and value["offset"] + size <= pool_bytes
+        out["offset"] = "<in the pool>" if inside else f"<outside the pool: {value['offset']}>"
+    if value.get("shm_name"):
+        out["shm_name"] = "<pool>"
+    if "incarnation" in value:
+        out["incarnation"] = "<incarnation>"
+    if value.get("error"):
+        out["error"] = "<text>"
+    if value.get("data"):
+        out["data"] = _tensors(value["data"])
+    return out
+
+
+def _tensors(pickled: bytes) -> list[Any]:
+    """The chunks inside an answer of the pickle fallback."""
+    return [[str(t.dtype), list(t.shape), t.contiguous().flatten().tolist()] for t in pickle.loads(pickled)]
+
+
+# -- replaying --------------------------------------------------------------------
+class Replay:
+    """One pass over a recording against a running server."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._clients: dict[int, RawConnection] = {}
+        self._asked: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
+        self._segments: set[Path] = set()
+        self.pool_bytes = int(server.l1_gib * 2**30)
+
+    def close(self) -> None:
+        for connection in self._clients.values():
+            connection.close()
+        for segment in self._segments:
+            segment.unlink(missing_ok=True)
+
+    def step(self, step: Step, answers_expected: int | None = None) -> Outcome:
+        """Send what the step sends; collect its answers.
+
+        ``answers_expected`` is given where we know to differ from the recording: then nothing
+        is awaited before everything was sent.
+        """
+        received: list[Message] = []
+        for message in step.messages:
+            if message.sent:
+                self._send(message)
+            elif answers_expected is None:
+                received += self._take(message.client, ANSWER_S)
+        if answers_expected is not None:
+            received += self._gather(answers_expected)
+        if len(received) == 0 or answers_expected is not None:
+            received += self._gather(1, SILENCE_S)
+        for message in received:
+            self._check_echo(step, message)
+        return Outcome.of(received, self.pool_bytes)
+
+    def _send(self, message: Message) -> None:
+        if message.client not in self._clients:
+            self._clients[message.client] = self._server.connection()
+        if len(message.frames) > 1 and message.frames[1]:
+            self._asked[message.client].add((message.frames[0], message.frames[1]))
+        self._provide_segments(message)
+        self._clients[message.client].send_frames(*message.frames)
+
+    def _provide_segments(self, message: Message) -> None:
+        """The client's own shared memory, which the recorded handles name, empty."""
+        if message.frames[1:2] != [encode(OPERATIONS["register_kv_cache"])]:
+            return
+        for handle in decode(message.frames[3]):
+            described = decode(handle.data)
+            path = Path("/dev/shm") / described["shm_name"].lstrip("/")
+            if path.name:
+                path.touch(mode=0o600)
+                os.truncate(path, described["nbytes"])
+                self._segments.add(path)
+
+    def _take(self, client: int, timeout_s: float) -> list[Message]:
+        frames = self._clients[client].poll(timeout_s) if client in self._clients else None
+        return [] if frames is None else [Message(client, False, frames)]
+
+    def _gather(self, count: int, timeout_s: float = ANSWER_S) -> list[Message]:
+        received: list[Message] = []
+        deadline = time.monotonic() + timeout_s
+        while len(received) < count and time.monotonic() < deadline:
+            for client in self._clients:
+                received += self._take(client, 0.01)
+        return received
+
+    def _check_echo(self, step: Step, message: Message) -> None:
+        echoed = (message.frames[0], message.frames[1])
+        assert echoed in self._asked[message.client], (
+            f"step {step.number} ({step.note}): client {message.client} got an answer to"
+            f" {[f.hex() for f in echoed]}, which it never asked"
+        )
+
+
+def describe(outcome: Outcome) -> str:
+    if not outcome.answers:
+        return "silence"
+    return " then ".join(_short(a) for a in outcome.answers)
+
+
+def _short(answer: Any) -> str:
+    text = answer if isinstance(answer, str) else repr(answer)
+    return text if len(text) < 400 else text[:400] + "..."
+
+
+__all__ = ["NIL", "Outcome", "Recording", "Replay", "Step", "comparable", "describe", "load"]

@@ -1,0 +1,222 @@
+"""One server process: Larder by default, the Python reference when asked for.
+
+``LARDER_BIN`` names the binary. With ``LARDER_TEST_REFERENCE=1`` the same tests run
+against the Python reference server of the installed LMCache instead; that is how we
+know that a test states what stock clients see and not only what we built.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .raw import RawConnection
+
+REFERENCE = os.environ.get("LARDER_TEST_REFERENCE", "") == "1"
+STARTUP_S = 120.0 if REFERENCE else 10.0
+POOL_PREFIX = "lmcache_l1_pool_"
+
+_serial = itertools.count()
+_PR_SET_PDEATHSIG = 1
+
+
+def unique_name(prefix: str = "larder_test") -> str:
+    """A shared-memory name no other test, and no other test run, uses."""
+    return f"{prefix}_{os.getpid()}_{next(_serial)}_{time.monotonic_ns() % 1_000_000}"
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(condition: Callable[[], Any], expected: str, timeout_s: float = 10.0, every_s: float = 0.02) -> Any:
+    """Poll until ``condition`` is truthy; fail naming what was expected."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"expected within {timeout_s:.0f} s: {expected}; last seen: {value!r}")
+        time.sleep(every_s)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def larder_binary() -> str:
+    path = os.environ.get("LARDER_BIN", "")
+    if not path or not os.access(path, os.X_OK):
+        raise RuntimeError(f"LARDER_BIN must name the built server binary, not {path!r} (run 'make build')")
+    return path
+
+
+@dataclass
+class HttpAnswer:
+    status: int
+    content_type: str
+    body: str
+
+
+@dataclass
+class ServerProcess:
+    """A server on free ports with its own shared-memory name. Use as a context manager."""
+
+    flags: tuple[str, ...] = ()
+    chunk_size: int = 16
+    l1_gib: float = 0.25
+    shm_name: str = field(default_factory=unique_name)
+    port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        handle, self.log_path = tempfile.mkstemp(prefix="larder-server-", suffix=".log")
+        os.close(handle)
+
+    # -- where it is ------------------------------------------------------
+    @property
+    def url(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    @property
+    def pool_path(self) -> Path:
+        return Path("/dev/shm") / (POOL_PREFIX + self.shm_name)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server was not started"
+        return self.process.pid
+
+    # -- life -------------------------------------------------------------
+    def command(self) -> list[str]:
+        if REFERENCE:
+            program = [str(Path(sys.executable).parent / "lmcache"), "server", "--no-l1-use-lazy",
+                       "--eviction-policy", "LRU", "--supported-transfer-mode", "auto",
+                       "--prometheus-port", str(free_port())]
+        else:
+            program = [larder_binary(), "server"]
+        return [*program, "--host", "127.0.0.1", "--port", str(self.port), "--http-port", str(self.http_port),
+                "--chunk-size", str(self.chunk_size), "--l1-size-gb", str(self.l1_gib),
+                "--shm-name", self.shm_name, *self.flags]
+
+    def spawn(self) -> "ServerProcess":
+        """Start the process without waiting for it to answer."""
+        environment = dict(os.environ, LMCACHE_TRACK_USAGE="false", LMCACHE_DISABLE_BANNER="1", PYTHONHASHSEED="0")
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=environment, preexec_fn=_die_with_parent,
+            )
+        return self
+
+    def start(self) -> "ServerProcess":
+        """Start the process and wait until it answers a ping."""
+        self.spawn()
+        deadline = time.monotonic() + STARTUP_S
+        with RawConnection(self.url) as probe:
+            probe.send("ping", None)
+            while probe.poll(0.02) is None:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the server exited with {self.process.returncode} before answering:\n{self.log()}")
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise TimeoutError(f"the server did not answer within {STARTUP_S:.0f} s:\n{self.log()}")
+        return self
+
+    def terminate(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM and wait; the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server did not end within {timeout_s:.0f} s of SIGTERM:\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL and reap."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def restart(self) -> None:
+        """SIGKILL, then the same command on the same ports with the same pool name."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        self.kill()
+        if self.shm_name:
+            self.pool_path.unlink(missing_ok=True)
+        Path(self.log_path).unlink(missing_ok=True)
+
+    def __enter__(self) -> "ServerProcess":
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- looking at it ----------------------------------------------------
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def log(self) -> str:
+        return Path(self.log_path).read_text(errors="replace")
+
+    def assert_healthy(self) -> None:
+        """Still running, and nothing in its log says that it hit a bug of its own."""
+        assert self.alive(), f"the server died with status {self.process.returncode}:\n{self.log()[-4000:]}"
+        panics = [line for line in self.log().splitlines() if "panicked" in line]
+        assert not panics, f"the server's log shows panics: {panics[:3]}"
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def connection(self) -> RawConnection:
+        return RawConnection(self.url)
+
+    def http(self, path: str, method: str = "GET", body: bytes | None = None) -> HttpAnswer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return HttpAnswer(answer.status, answer.headers.get("Content-Type", ""), answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return HttpAnswer(error.code, error.headers.get("Content-Type", ""), error.read().decode())
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of ``/metrics``, by name with labels as printed."""
+        samples = {}
+        for line in self.http("/metrics").body.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its label sets."""
+        found = [v for k, v in self.metrics().items() if k.split("{")[0] == name]
+        assert found, f"/metrics has no {name}"
+        return sum(found)
