@@ -1,0 +1,137 @@
+//! A range of addresses and the copies in and out of it.
+
+use std::fs::File;
+use std::io;
+use std::ptr::{self, NonNull};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::POPULATE_STEP;
+
+/// `MADV_COLLAPSE` of the Linux headers, which neither rustix nor older libc headers name.
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// Mapped memory whose address is a multiple of [`POPULATE_STEP`].
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory for the life of the value; it is only accessed by raw copies,
+// and which ranges may be accessed when is decided by reservations and leases.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; no method hands out a reference into the memory.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub(super) fn of_file(file: &File, len: u64) -> io::Result<Self> {
+        Self::map(len, |address, len| {
+            let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: `address..+len` lies within the range that `map` has just reserved for us, so
+            // replacing what is mapped there harms nobody.
+            unsafe { rustix::mm::mmap(address, len, ProtFlags::READ | ProtFlags::WRITE, flags, file, 0) }
+        })
+    }
+
+    pub(super) fn anonymous(len: u64) -> io::Result<Self> {
+        Self::map(len, |address, len| {
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: as in `of_file`.
+            unsafe { rustix::mm::mmap_anonymous(address, len, ProtFlags::READ | ProtFlags::WRITE, flags) }
+        })
+    }
+
+    /// Reserves addresses, then has `place` map something at an aligned one among them.
+    fn map(
+        len: u64,
+        place: impl FnOnce(*mut libc::c_void, usize) -> rustix::io::Result<*mut libc::c_void>,
+    ) -> io::Result<Self> {
+        let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let len = usize::try_from(len).map_err(|_| too_large())?;
+        let step = POPULATE_STEP as usize;
+        let reserved = len.checked_add(step).ok_or_else(too_large)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
+        let start =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), flags)? };
+        let skip = start.addr().next_multiple_of(step) - start.addr();
+        // SAFETY: `skip < step`, so the result stays within the `len + step` bytes reserved.
+        let aligned = unsafe { start.byte_add(skip) };
+        let placed = place(aligned, len);
+        let (unused_from, unused) = match placed {
+            Ok(_) => {
+                let end = skip + len.next_multiple_of(rustix::param::page_size());
+                (end, reserved.next_multiple_of(rustix::param::page_size()).saturating_sub(end))
+            }
+            Err(_) => (0, reserved),
+        };
+        if unused > 0 {
+            // SAFETY: the range lies within what was reserved above and holds nothing of ours. An
+            // error would leave addresses reserved, which costs nothing.
+            let _ = unsafe { rustix::mm::munmap(start.byte_add(unused_from), unused) };
+        }
+        let base = NonNull::new(placed?.cast()).ok_or_else(too_large)?;
+        Ok(Self { base, len })
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Makes one huge page of a whole step.
+    pub(super) fn make_huge(&self, offset: u64, len: u64) -> io::Result<()> {
+        // An empty range cannot be collapsed; one page in it is enough.
+        self.make_small(offset, rustix::param::page_size() as u64)?;
+        let address = self.at(offset, len).cast();
+        // SAFETY: the range is ours and mapped; collapsing changes which pages back it, not what
+        // they hold.
+        let failed = unsafe { libc::madvise(address, len as usize, MADV_COLLAPSE) } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Makes small pages.
+    pub(super) fn make_small(&self, offset: u64, len: u64) -> io::Result<()> {
+        let address = self.at(offset, len).cast();
+        // SAFETY: the range is ours and mapped; populating changes no bytes.
+        Ok(unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite)? })
+    }
+
+    pub(super) fn copy_in(&self, offset: u64, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len() as u64);
+        // SAFETY: `at` has checked the range; `bytes` is memory of this process that cannot overlap
+        // it, as no reference into the mapping ever exists.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    pub(super) fn copy_out(&self, offset: u64, len: u64, into: &mut Vec<u8>) {
+        let from = self.at(offset, len);
+        let len = len as usize;
+        into.reserve(len);
+        // SAFETY: `at` has checked the source; `reserve` has made room behind the vector's end, and
+        // the copy initialises what `set_len` then covers.
+        unsafe {
+            ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(into.len()), len);
+            into.set_len(into.len() + len);
+        }
+    }
+
+    /// Address of a range.
+    ///
+    /// # Panics
+    /// If any of it lies outside the mapping: callers have checked what came from outside.
+    fn at(&self, offset: u64, len: u64) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|e| e <= self.len as u64), "{offset}..+{len} outside the mapping");
+        // SAFETY: `offset` is at most the mapping's length.
+        unsafe { self.base.as_ptr().add(offset as usize) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more. An error could only mean that it is not
+        // mapped, and there is nobody to tell.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

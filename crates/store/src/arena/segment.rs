@@ -1,0 +1,137 @@
+//! The file behind the arena: `/dev/shm/lmcache_l1_pool_NAME`.
+//!
+//! Workers know nothing but the name, so two servers with one name would each hand out slots of the
+//! other's memory. The living server holds an exclusive lock on the file itself. The lock goes with
+//! its process, however that ends; the file may stay, and whoever gets the lock next replaces it. It
+//! makes a new file instead of reusing the old one: workers of the dead server may still be copying,
+//! and their memory must neither vanish nor be somebody else's.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+
+use super::{ArenaError, SEGMENT_PREFIX};
+
+const DIRECTORY: &str = "/dev/shm";
+
+/// The longest file name that file systems take, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// How often to try again when another starting server gets in between.
+const ATTEMPTS_MAX: usize = 16;
+
+/// An open, locked segment. Its name is removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Segment {
+    name: String,
+    path: PathBuf,
+    file: File,
+}
+
+impl Segment {
+    pub(super) fn create(name: &str, bytes: u64) -> Result<Self, ArenaError> {
+        let name = full_name(name)?;
+        let path = Path::new(DIRECTORY).join(&name);
+        let system = |action| move |source| ArenaError::System { action, bytes, source };
+        for _ in 0..ATTEMPTS_MAX {
+            let file = match open(&path, OFlags::CREATE | OFlags::EXCL) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    if !remove_leftover(&path).map_err(system("replace old shared memory"))? {
+                        return Err(ArenaError::InUse { name });
+                    }
+                    continue;
+                }
+                Err(e) => return Err(system("create shared memory")(e)),
+            };
+            // Somebody who is starting at the same time may take it for a leftover.
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+                || !is_at(&file, &path)
+            {
+                continue;
+            }
+            let segment = Self { name, path, file };
+            segment.check_space(bytes)?;
+            segment.file.set_len(bytes).map_err(system("size shared memory"))?;
+            return Ok(segment);
+        }
+        Err(ArenaError::InUse { name })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Backs a range with pages, or says that there are none left.
+    pub(super) fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len)?)
+    }
+
+    fn check_space(&self, need: u64) -> Result<(), ArenaError> {
+        let stat = rustix::fs::fstatvfs(&self.file).map_err(|e| ArenaError::System {
+            action: "measure /dev/shm",
+            bytes: need,
+            source: e.into(),
+        })?;
+        // A tmpfs without a size limit reports no blocks at all.
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if stat.f_blocks > 0 && free < need {
+            return Err(ArenaError::NoSpace { free, need });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // Only if it is still ours: an operator may have removed it and started another server.
+        if is_at(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn full_name(name: &str) -> Result<String, ArenaError> {
+    let bare = name.strip_prefix('/').unwrap_or(name);
+    let bare = bare.strip_prefix(SEGMENT_PREFIX).unwrap_or(bare);
+    let full = format!("{SEGMENT_PREFIX}{bare}");
+    if bare.is_empty() || bare.contains(['/', '\0']) || full.len() > NAME_BYTES_MAX {
+        return Err(ArenaError::BadName { name: name.to_owned() });
+    }
+    Ok(full)
+}
+
+fn open(path: &Path, create: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | create;
+    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// Removes the file at `path` if no living process holds it. Returns whether the name is free now.
+fn remove_leftover(path: &Path) -> io::Result<bool> {
+    let file = match open(path, OFlags::empty()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other?,
+    };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    // While we hold its lock, only somebody who ignores locks can have put another file there.
+    if is_at(&file, path) {
+        std::fs::remove_file(path)?;
+    }
+    Ok(true)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,545 @@
+//! L1, the memory tier: chunks, their objects, and the space they lie in.
+//!
+//! A *chunk* (model, salt, hash) has up to one *object* per cell (KV rank, object group). Each
+//! object owns one extent of the arena from its reservation until nothing can refer to it any more.
+//!
+//! ```text
+//!            reserve                admit
+//!   absent -----------> Staged ---------------> Resident
+//!                         | abort, unlink          | evict, clear, last share of a temporary one
+//!                         v                        v
+//!                      Unlinked (no longer found) ---> memory free once its pins are zero
+//! ```
+//!
+//! Invariants (checked by [`L1::check`] in every step of the simulation):
+//!
+//! - Only a resident object is ever found by a reader; admission is the only way to get there.
+//! - Memory returns to the allocator only when the object is unlinked and has no pins. A staged
+//!   object has one pin, its writer's.
+//! - A chunk is in the eviction order exactly if it has resident objects and none of them is
+//!   pinned. So a pinned object cannot be evicted, and naming a victim never has to search.
+//! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
+//! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
+//!   later chunk of a prompt never costs an earlier one of it.
+
+pub mod alloc;
+pub mod eviction;
+mod names;
+mod room;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use larder_wire::object::{ChunkHash, KvRank, ObjectGroup};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use self::alloc::{Allocator, Extent};
+use self::eviction::{EvictionKind, EvictionPolicy};
+use self::names::{NameId, Names};
+use crate::counters::L1Counters;
+use crate::layout::Layout;
+
+/// A chunk that has at least one object, staged or resident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkId(pub(crate) u32);
+
+/// An object with memory, in any state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub(crate) u32);
+
+/// Which object of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cell {
+    /// Which piece of the KV data.
+    pub rank: KvRank,
+    /// Which group of layers.
+    pub group: ObjectGroup,
+}
+
+/// How long an object stays once nobody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// Goes with its last share.
+    Temporary,
+    /// Stays until eviction picks it.
+    Permanent,
+}
+
+/// Why [`L1::reserve`] gave no object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is resident: there is nothing to write.
+    Resident,
+    /// Somebody is writing it.
+    Staged,
+    /// Not enough memory, even after evicting what may be evicted.
+    NoRoom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Staged,
+    Resident,
+    Unlinked,
+}
+
+#[derive(Debug)]
+struct Object {
+    chunk: ChunkId,
+    cell: Cell,
+    extent: Extent,
+    layout: Layout,
+    state: State,
+    retention: Retention,
+    pins: u32,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    name: NameId,
+    hash: ChunkHash,
+    objects: SmallVec<[ObjectId; 2]>,
+    /// Pins of the resident objects.
+    pins: u32,
+    resident: u32,
+    resident_bytes: u64,
+    /// In the eviction order.
+    listed: bool,
+    /// The last operation that must not lose this chunk.
+    protected_by: u64,
+}
+
+/// The memory tier.
+#[derive(Debug)]
+pub struct L1 {
+    alloc: Allocator,
+    names: Names,
+    map: HashMap<(NameId, ChunkHash), ChunkId>,
+    chunks: Slab<Chunk>,
+    objects: Slab<Object>,
+    by_offset: BTreeMap<u64, ObjectId>,
+    order: Box<dyn EvictionPolicy>,
+    operation: u64,
+    evictable_bytes: u64,
+    staged: u64,
+    staged_bytes: u64,
+    resident: u64,
+    frontier: u64,
+    counters: L1Counters,
+}
+
+impl L1 {
+    /// An empty tier over an arena of `capacity` bytes.
+    pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
+        Self {
+            alloc: Allocator::new(capacity, align),
+            names: Names::default(),
+            map: HashMap::new(),
+            chunks: Slab::new(),
+            objects: Slab::new(),
+            by_offset: BTreeMap::new(),
+            order: eviction.create(),
+            operation: 0,
+            evictable_bytes: 0,
+            staged: 0,
+            staged_bytes: 0,
+            resident: 0,
+            frontier: 0,
+            counters: L1Counters::default(),
+        }
+    }
+
+    /// Begins an operation: what it [protects](Self::protect) is safe from eviction until the next.
+    pub fn begin(&mut self) {
+        self.operation += 1;
+    }
+
+    /// The chunk's entry, if it has any object, staged or resident.
+    pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
+        let name = self.names.find(model, salt)?;
+        self.map.get(&(name, *hash)).copied()
+    }
+
+    /// Entries of the leading `hashes`, up to the first that has none.
+    pub fn leading_chunks<'a>(
+        &'a self,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        hashes: &'a [ChunkHash],
+    ) -> impl Iterator<Item = Option<ChunkId>> + 'a {
+        let name = self.names.find(model, salt);
+        hashes.iter().map(move |h| self.map.get(&(name?, *h)).copied())
+    }
+
+    /// The resident object in `cell` of `chunk`.
+    pub fn resident(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+        self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Resident)
+    }
+
+    /// Whether an object that somebody pins can still be found.
+    pub fn is_resident(&self, object: ObjectId) -> bool {
+        self.object(object).state == State::Resident
+    }
+
+    /// Where an object's bytes lie: its offset in the arena. Its size is that of its layout.
+    pub fn offset(&self, object: ObjectId) -> u64 {
+        self.object(object).extent.offset
+    }
+
+    /// An object's layout.
+    pub fn layout(&self, object: ObjectId) -> &Layout {
+        &self.object(object).layout
+    }
+
+    /// Marks a chunk as used just now. A pinned one becomes the warmest when its last pin goes.
+    pub fn touch(&mut self, chunk: ChunkId) {
+        if self.chunks[chunk.0 as usize].listed {
+            self.order.used(chunk);
+        }
+    }
+
+    /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
+    pub fn protect(&mut self, chunk: ChunkId) {
+        self.chunks[chunk.0 as usize].protected_by = self.operation;
+        self.touch(chunk);
+    }
+
+    /// Reserves memory for one object, evicting exactly what is needed. The object is staged:
+    /// nobody finds it until [`admit`](Self::admit).
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn reserve(
+        &mut self,
+        (model, salt, hash): (&Arc<str>, &Arc<str>, &ChunkHash),
+        cell: Cell,
+        layout: &Layout,
+        retention: Retention,
+    ) -> Result<ObjectId, Refused> {
+        let known = self.chunk(model, salt, hash);
+        if let Some(found) = known.and_then(|c| self.object_in(c, cell)) {
+            let resident = self.object(found).state == State::Resident;
+            return Err(if resident { Refused::Resident } else { Refused::Staged });
+        }
+        // The chunk's other cells must not be what makes room for this one.
+        if let Some(chunk) = known {
+            self.protect(chunk);
+        }
+        let Some(extent) = self.make_room(layout.bytes()) else {
+            self.counters.refused_objects += 1;
+            return Err(Refused::NoRoom);
+        };
+        self.frontier = self.frontier.max(extent.end());
+        let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash));
+        let object =
+            Object { chunk, cell, extent, layout: layout.clone(), state: State::Staged, retention, pins: 1 };
+        let id = ObjectId(self.objects.insert(object) as u32);
+        self.by_offset.insert(extent.offset, id);
+        let operation = self.operation;
+        let chunk = self.chunk_mut(chunk);
+        chunk.objects.push(id);
+        chunk.protected_by = operation;
+        self.staged += 1;
+        self.staged_bytes += extent.len;
+        Ok(id)
+    }
+
+    /// Makes a staged object readable, with `shares` pins for those who will read it. Its writer's
+    /// pin ends. Says whether it was admitted: an object that was unlinked meanwhile is not, and
+    /// its memory is free then.
+    ///
+    /// # Panics
+    /// If the object is resident: its reservation was admitted twice.
+    pub fn admit(&mut self, id: ObjectId, shares: u32) -> bool {
+        let object = self.object_mut(id);
+        match object.state {
+            State::Resident => panic!("{id:?} admitted twice"),
+            State::Unlinked => {
+                self.unpin(id, 1);
+                false
+            }
+            State::Staged => {
+                object.state = State::Resident;
+                object.pins = shares;
+                let (chunk, len) = (object.chunk, object.extent.len);
+                self.staged -= 1;
+                self.staged_bytes -= len;
+                self.resident += 1;
+                self.counters.admitted_objects += 1;
+                self.counters.admitted_bytes += len;
+                self.update(chunk, |c| {
+                    c.resident += 1;
+                    c.resident_bytes += len;
+                    c.pins += shares;
+                });
+                true
+            }
+        }
+    }
+
+    /// Gives a reservation back: its writer is done with the memory and there is nothing to admit.
+    pub fn abort(&mut self, id: ObjectId) {
+        self.unlink(id);
+        self.unpin(id, 1);
+    }
+
+    /// Removes an object from the index at once. Its memory stays as long as it is pinned: a staged
+    /// object by its writer, a resident one by its readers.
+    pub fn unlink(&mut self, id: ObjectId) {
+        let Object { chunk, state, pins, extent, .. } = *self.object(id);
+        match state {
+            State::Unlinked => return,
+            State::Staged => {
+                self.staged -= 1;
+                self.staged_bytes -= extent.len;
+                self.chunk_mut(chunk).objects.retain(|o| *o != id);
+            }
+            State::Resident => {
+                self.resident -= 1;
+                self.update(chunk, |c| {
+                    c.objects.retain(|o| *o != id);
+                    c.resident -= 1;
+                    c.resident_bytes -= extent.len;
+                    c.pins -= pins;
+                });
+            }
+        }
+        self.object_mut(id).state = State::Unlinked;
+        if self.chunks[chunk.0 as usize].objects.is_empty() {
+            self.remove_chunk(chunk);
+        }
+        if pins == 0 {
+            self.free(id);
+        }
+    }
+
+    /// Takes `shares` more pins of a resident object.
+    pub fn pin(&mut self, id: ObjectId, shares: u32) {
+        let object = self.object_mut(id);
+        debug_assert_eq!(object.state, State::Resident, "{id:?} cannot be pinned");
+        object.pins += shares;
+        let chunk = object.chunk;
+        self.update(chunk, |c| c.pins += shares);
+    }
+
+    /// Gives `shares` pins back. What only the pins kept alive goes with the last one.
+    pub fn unpin(&mut self, id: ObjectId, shares: u32) {
+        let object = self.object_mut(id);
+        object.pins -= shares;
+        let Object { chunk, state, retention, pins, .. } = *object;
+        match state {
+            State::Resident if pins == 0 && retention == Retention::Temporary => {
+                self.chunk_mut(chunk).pins -= shares;
+                self.unlink(id);
+            }
+            State::Resident => self.update(chunk, |c| c.pins -= shares),
+            State::Unlinked if pins == 0 => self.free(id),
+            State::Unlinked => {}
+            State::Staged => debug_assert!(pins > 0, "a staged object lost its writer's pin"),
+        }
+    }
+
+    /// A temporary object that anyone wants to keep becomes permanent.
+    pub fn promote(&mut self, id: ObjectId) {
+        self.object_mut(id).retention = Retention::Permanent;
+    }
+
+    /// Removes every chunk that nobody holds or writes; with `force`, everything. Returns how many
+    /// objects left the index.
+    pub fn clear(&mut self, force: bool) -> u64 {
+        let mut removed = 0;
+        let ids: Vec<usize> = self.chunks.iter().map(|(i, _)| i).collect();
+        for i in ids {
+            let chunk = &self.chunks[i];
+            if chunk.pins > 0 && !force {
+                continue;
+            }
+            for object in chunk.objects.clone() {
+                if force || self.object(object).state == State::Resident {
+                    self.unlink(object);
+                    removed += 1;
+                }
+            }
+        }
+        self.counters.cleared_objects += removed;
+        removed
+    }
+
+    /// Every byte that was ever handed out lies below this offset.
+    pub fn frontier(&self) -> u64 {
+        self.frontier
+    }
+
+    /// What is in L1 now.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            capacity_bytes: self.alloc.capacity(),
+            used_bytes: self.alloc.used_bytes(),
+            evictable_bytes: self.evictable_bytes,
+            staged_bytes: self.staged_bytes,
+            chunks: self.chunks.len() as u64,
+            resident_objects: self.resident,
+            staged_objects: self.staged,
+            unlinked_objects: self.objects.len() as u64 - self.resident - self.staged,
+        }
+    }
+
+    /// What happened in L1 since the start.
+    pub fn counters(&self) -> &L1Counters {
+        &self.counters
+    }
+
+    fn object(&self, id: ObjectId) -> &Object {
+        &self.objects[id.0 as usize]
+    }
+
+    fn object_mut(&mut self, id: ObjectId) -> &mut Object {
+        &mut self.objects[id.0 as usize]
+    }
+
+    fn chunk_mut(&mut self, id: ChunkId) -> &mut Chunk {
+        &mut self.chunks[id.0 as usize]
+    }
+
+    fn object_in(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+        self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
+    }
+
+    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> ChunkId {
+        let name = self.names.acquire(model, salt);
+        let chunk = Chunk {
+            name,
+            hash: *hash,
+            objects: SmallVec::new(),
+            pins: 0,
+            resident: 0,
+            resident_bytes: 0,
+            listed: false,
+            protected_by: self.operation,
+        };
+        let id = ChunkId(self.chunks.insert(chunk) as u32);
+        self.map.insert((name, *hash), id);
+        id
+    }
+
+    fn remove_chunk(&mut self, id: ChunkId) {
+        let chunk = self.chunks.remove(id.0 as usize);
+        debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
+        self.map.remove(&(chunk.name, chunk.hash));
+        self.names.release(chunk.name);
+    }
+
+    /// Changes a chunk and keeps the eviction order in step. A chunk that was evictable and still
+    /// is keeps its place.
+    fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
+        let chunk = &mut self.chunks[id.0 as usize];
+        let before = if chunk.listed { chunk.resident_bytes } else { 0 };
+        change(chunk);
+        let evictable = chunk.resident > 0 && chunk.pins == 0;
+        let after = if evictable { chunk.resident_bytes } else { 0 };
+        self.evictable_bytes = self.evictable_bytes - before + after;
+        match (chunk.listed, evictable) {
+            (false, true) => self.order.enter(id),
+            (true, false) => self.order.leave(id),
+            _ => {}
+        }
+        chunk.listed = evictable;
+    }
+
+    fn free(&mut self, id: ObjectId) {
+        let object = self.objects.remove(id.0 as usize);
+        debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
+        self.by_offset.remove(&object.extent.offset);
+        self.alloc.release(object.extent);
+    }
+
+    /// Recomputes everything the books say from the objects themselves. For tests: O(objects).
+    ///
+    /// # Panics
+    /// If anything disagrees.
+    pub fn check(&self) {
+        let mut pins = HashMap::<ChunkId, u32>::new();
+        let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
+        let mut end = 0;
+        for (offset, id) in &self.by_offset {
+            let o = self.object(*id);
+            assert_eq!(o.extent.offset, *offset, "extent index");
+            assert!(o.extent.offset >= end, "objects overlap at {offset}");
+            end = o.extent.end();
+            used += o.extent.len;
+            assert!(o.extent.len >= o.layout.bytes(), "object larger than its memory");
+            let linked = self.chunks.get(o.chunk.0 as usize).is_some_and(|c| c.objects.contains(id));
+            assert_eq!(linked, o.state != State::Unlinked, "{o:?} linked");
+            match o.state {
+                State::Staged => {
+                    staged += 1;
+                    staged_bytes += o.extent.len;
+                    assert_eq!(o.pins, 1, "a staged object is pinned by its writer alone");
+                }
+                State::Resident => {
+                    resident += 1;
+                    *pins.entry(o.chunk).or_default() += o.pins;
+                    assert!(
+                        o.pins > 0 || o.retention == Retention::Permanent,
+                        "temporary object outlived its shares"
+                    );
+                }
+                State::Unlinked => assert!(o.pins > 0, "{o:?} is not freed"),
+            }
+        }
+        assert_eq!(self.by_offset.len(), self.objects.len(), "every object has memory");
+        assert_eq!(used, self.alloc.used_bytes(), "bytes accounted = bytes used");
+        assert_eq!((staged, resident), (self.staged, self.resident), "object counts");
+        assert_eq!(staged_bytes, self.staged_bytes, "staged bytes");
+        let mut evictable = 0;
+        for (i, c) in &self.chunks {
+            let id = ChunkId(i as u32);
+            assert_eq!(self.map.get(&(c.name, c.hash)), Some(&id), "chunk is found by its key");
+            assert!(!c.objects.is_empty(), "empty chunk kept");
+            assert_eq!(c.pins, pins.get(&id).copied().unwrap_or(0), "pins of {id:?}");
+            assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
+            evictable += if c.listed { c.resident_bytes } else { 0 };
+        }
+        assert_eq!(evictable, self.evictable_bytes, "evictable bytes");
+        assert_eq!(self.map.len(), self.chunks.len(), "one key per chunk");
+        assert!(self.names.len() <= self.chunks.len(), "names without chunks");
+    }
+}
+
+impl L1 {
+    /// Compares the objects' pins with what their holders say. For tests: O(objects).
+    ///
+    /// # Panics
+    /// If a pin has no holder or a holder no pin.
+    pub fn check_pins(&self, held: &HashMap<ObjectId, u32>) {
+        for (i, object) in &self.objects {
+            let expected = held.get(&ObjectId(i as u32)).copied().unwrap_or(0);
+            assert_eq!(object.pins, expected, "pins of {object:?}");
+        }
+        let known = |id: &ObjectId| self.objects.contains(id.0 as usize);
+        assert!(held.keys().all(known), "somebody holds an object that is gone");
+    }
+}
+
+/// What is in L1 at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Size of the arena, rounded down to the alignment.
+    pub capacity_bytes: u64,
+    /// Bytes of all objects, each rounded up to the alignment.
+    pub used_bytes: u64,
+    /// Bytes that could be evicted now.
+    pub evictable_bytes: u64,
+    /// Bytes being written.
+    pub staged_bytes: u64,
+    /// Chunks with at least one object.
+    pub chunks: u64,
+    /// Readable objects.
+    pub resident_objects: u64,
+    /// Objects being written.
+    pub staged_objects: u64,
+    /// Objects no longer found whose memory somebody may still use.
+    pub unlinked_objects: u64,
+}

@@ -1,0 +1,57 @@
+//! Model name and cache salt, stored once for all chunks that share them.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use slab::Slab;
+
+/// A (model, salt) pair; valid as long as some chunk uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct NameId(u32);
+
+#[derive(Debug)]
+struct Entry {
+    name: (Arc<str>, Arc<str>),
+    chunks: u32,
+}
+
+/// All (model, salt) pairs in use. An entry goes with its last chunk, so clients that make up names
+/// cannot grow it.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    ids: HashMap<(Arc<str>, Arc<str>), NameId>,
+    entries: Slab<Entry>,
+}
+
+impl Names {
+    pub(super) fn find(&self, model: &Arc<str>, salt: &Arc<str>) -> Option<NameId> {
+        // A pair of borrowed parts cannot be looked up in a map of pairs; cloning two Arcs is cheap.
+        self.ids.get(&(model.clone(), salt.clone())).copied()
+    }
+
+    /// One more chunk uses this pair.
+    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>) -> NameId {
+        let id = self.find(model, salt).unwrap_or_else(|| {
+            let name = (model.clone(), salt.clone());
+            let id = NameId(self.entries.insert(Entry { name: name.clone(), chunks: 0 }) as u32);
+            self.ids.insert(name, id);
+            id
+        });
+        self.entries[id.0 as usize].chunks += 1;
+        id
+    }
+
+    /// One chunk less uses it.
+    pub(super) fn release(&mut self, id: NameId) {
+        let entry = &mut self.entries[id.0 as usize];
+        entry.chunks -= 1;
+        if entry.chunks == 0 {
+            let entry = self.entries.remove(id.0 as usize);
+            self.ids.remove(&entry.name);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}

@@ -1,0 +1,369 @@
+//! Sessions: the life of a request, from its lookup to its end.
+//!
+//! ```text
+//! lookup ---> shares held ---> moved to retrieves, freed by the scheduler, ---> end_session
+//!                              run out, or lost with the connection
+//! ```
+//!
+//! A lookup takes one share per reader of every object its hit needs, and nothing else. Whatever is
+//! left of them ends with the session: when the client says so, when its connection goes, when the
+//! read TTL or the session's own time runs out.
+
+use std::sync::Arc;
+
+use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+
+use crate::core::{Core, Deadline};
+use crate::fold::{Fold, unfold};
+use crate::ids::ConnectionId;
+use crate::l1::{Cell, ChunkId, L1};
+use crate::layout::Layout;
+use crate::lease::{Grant, Row};
+use crate::time::Time;
+use crate::worker::Model;
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) request_id: Arc<str>,
+    pub(crate) owner: ConnectionId,
+    pub(crate) lookup: Option<Lookup>,
+    /// The hit that nobody has asked for yet.
+    result: Option<u32>,
+    expires: Time,
+}
+
+/// What a lookup found and holds.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    pub(crate) model: Arc<str>,
+    pub(crate) salt: Arc<str>,
+    /// Hashes of the hit's chunks.
+    pub(crate) chain: Arc<[ChunkHash]>,
+    pub(crate) hit: u32,
+    pub(crate) rows: Vec<Row>,
+    deadline: Time,
+}
+
+/// Shares held for another server.
+#[derive(Debug)]
+pub(crate) struct PeerLease {
+    owner: ConnectionId,
+    pub(crate) grants: Vec<Grant>,
+    found: Vec<Option<(u64, u64)>>,
+    consumed: bool,
+    deadline: Time,
+}
+
+/// What to look up.
+#[derive(Clone, Debug)]
+pub struct LookupSpec<'a> {
+    /// The request, unique among those alive.
+    pub request_id: &'a Arc<str>,
+    /// Who asks, and so who holds the shares.
+    pub connection: ConnectionId,
+    /// Model as the engine names it.
+    pub model: &'a Arc<str>,
+    /// Pieces one chunk's KV is split into.
+    pub world_size: u32,
+    /// One piece only, or all of them.
+    pub worker_id: Option<u32>,
+    /// Isolation domain.
+    pub salt: &'a Arc<str>,
+    /// Hashes of all whole chunks of the prompt, from its start.
+    pub chain: &'a Arc<[ChunkHash]>,
+    /// How many workers will each read every object.
+    pub readers: u32,
+}
+
+impl Session {
+    /// Every share the session holds.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.lookup.iter().flat_map(|l| &l.rows).flat_map(|r| &r.grants)
+    }
+
+    pub(crate) fn holds_shares(&self) -> bool {
+        self.grants().any(|g| g.shares > 0)
+    }
+}
+
+impl Lookup {
+    fn release_all(&mut self, l1: &mut L1) {
+        // From the end: what leaves the hands last is the warmest.
+        for row in &mut self.rows {
+            row.grants.iter_mut().rev().for_each(|g| g.release(l1));
+        }
+    }
+}
+
+impl Core {
+    /// Looks up a prompt and takes the shares of its hit. A second lookup of a live request
+    /// replaces the first and gives its shares back. Returns the hit in chunks.
+    pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> u32 {
+        self.advance(now);
+        let id = self.open_session(now, spec);
+        let Some(model) = self.models.get(spec.model, spec.world_size) else {
+            self.counters.lookups_unregistered += 1;
+            self.set_result(id, 0);
+            return 0;
+        };
+        let cells = model.cells(spec.world_size, spec.worker_id);
+        let hit = find_hit(&self.l1, model, &cells, spec);
+        let rows = take_shares(&mut self.l1, model, &cells, spec, hit);
+        self.counters.lookups += 1;
+        self.counters.lookup_requested_chunks += spec.chain.len() as u64;
+        self.counters.lookup_hit_chunks += u64::from(hit);
+        self.counters.lookup_hit_objects += rows.iter().map(|r| r.grants.len() as u64).sum::<u64>();
+        if hit > 0 {
+            let deadline = now + self.config.read_ttl;
+            self.deadlines.insert((deadline, Deadline::Lookup(id)));
+            let lookup = Lookup {
+                model: spec.model.clone(),
+                salt: spec.salt.clone(),
+                chain: spec.chain.clone(),
+                hit,
+                rows,
+                deadline,
+            };
+            self.session_mut(id).lookup = Some(lookup);
+        }
+        self.set_result(id, hit);
+        hit
+    }
+
+    /// The hit of a lookup, in chunks, once; `None` if there is none to tell (any more).
+    pub fn take_result(&mut self, now: Time, request_id: &str) -> Option<u32> {
+        self.advance(now);
+        let id = *self.session_ids.get(request_id)?;
+        self.renew(now, id);
+        self.session_mut(id).result.take()
+    }
+
+    /// The scheduler does not need chunks `start..end` of a request's hit: their shares end, those
+    /// of `worker_id` or of all ranks. Frees nothing that the lookup of this very request does not
+    /// hold.
+    pub fn free(&mut self, now: Time, request_id: &str, rank: Option<KvRank>, start: u32, end: u32) {
+        self.advance(now);
+        let Some(&id) = self.session_ids.get(request_id) else { return };
+        self.renew(now, id);
+        let session = self.sessions.get_mut(&id).expect("ids name live sessions");
+        session.result = None;
+        let Some(lookup) = &mut session.lookup else { return };
+        for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.cell.rank)) {
+            row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.l1));
+        }
+    }
+
+    /// The request is over: what it still holds is given back, what it used is warm.
+    pub fn end_session(&mut self, now: Time, request_id: &str) {
+        self.advance(now);
+        if let Some(&id) = self.session_ids.get(request_id) {
+            self.close_session(id);
+        }
+    }
+
+    /// Looks objects up by key for another server and holds those found. Returns the id to ask for
+    /// the result with.
+    pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> u64 {
+        self.advance(now);
+        let mut grants = Vec::new();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let object = self.find_object(key);
+            found.push(object.map(|o| (self.l1.offset(o), self.l1.layout(o).bytes())));
+            if let Some(object) = object {
+                self.l1.pin(object, 1);
+                grants.push(Grant { object, shares: 1 });
+            }
+        }
+        let id = self.new_id();
+        let deadline = now + self.config.read_ttl;
+        self.deadlines.insert((deadline, Deadline::Peer(id)));
+        self.peers.insert(id, PeerLease { owner, grants, found, consumed: false, deadline });
+        id
+    }
+
+    /// Offset and size of each object of a peer's lookup, in the order asked, once.
+    pub fn peer_result(&mut self, now: Time, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
+        self.advance(now);
+        let lease = self.peers.get_mut(&id).filter(|l| !l.consumed)?;
+        lease.consumed = true;
+        let found = std::mem::take(&mut lease.found);
+        if lease.grants.is_empty() {
+            self.end_peer_lease(id);
+        }
+        Some(found)
+    }
+
+    /// A peer is done with these objects: one share of each ends, one of `owner`'s own if it has
+    /// any, else one of any other peer's.
+    pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
+        self.advance(now);
+        for key in keys {
+            let Some(object) = self.find_object(key) else { continue };
+            let holds = |l: &&mut PeerLease| l.grants.iter().any(|g| g.object == object && g.shares > 0);
+            let own = self.peers.values_mut().filter(|l| l.owner == owner).find(holds);
+            let lease = match own {
+                Some(lease) => Some(lease),
+                None => self.peers.values_mut().find(holds),
+            };
+            let grant = lease.and_then(|l| l.grants.iter_mut().find(|g| g.object == object && g.shares > 0));
+            if let Some(grant) = grant {
+                grant.release_one(&mut self.l1);
+            }
+        }
+        let done: Vec<u64> = self
+            .peers
+            .iter()
+            .filter(|(_, l)| l.consumed && l.grants.iter().all(|g| g.shares == 0))
+            .map(|(id, _)| *id)
+            .collect();
+        done.into_iter().for_each(|id| self.end_peer_lease(id));
+    }
+
+    fn find_object(&self, key: &ObjectKey) -> Option<crate::l1::ObjectId> {
+        let chunk = self.l1.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
+        self.l1.resident(chunk, Cell { rank: key.kv_rank, group: key.object_group })
+    }
+
+    fn open_session(&mut self, now: Time, spec: &LookupSpec<'_>) -> u64 {
+        if let Some(&id) = self.session_ids.get(spec.request_id) {
+            self.drop_lookup(id);
+            self.session_mut(id).owner = spec.connection;
+            return id;
+        }
+        let id = self.new_id();
+        let expires = now + self.config.session_ttl;
+        self.deadlines.insert((expires, Deadline::Session(id)));
+        self.session_ids.insert(spec.request_id.clone(), id);
+        let request_id = spec.request_id.clone();
+        let owner = spec.connection;
+        self.sessions.insert(id, Session { request_id, owner, lookup: None, result: None, expires });
+        id
+    }
+
+    fn set_result(&mut self, id: u64, hit: u32) {
+        self.session_mut(id).result = Some(hit);
+    }
+
+    fn session_mut(&mut self, id: u64) -> &mut Session {
+        self.sessions.get_mut(&id).expect("ids name live sessions")
+    }
+
+    /// The request is alive: its shares wait longer for their readers.
+    pub(crate) fn renew(&mut self, now: Time, id: u64) {
+        let deadline = now + self.config.read_ttl;
+        let Some(lookup) = self.sessions.get_mut(&id).and_then(|s| s.lookup.as_mut()) else { return };
+        if lookup.deadline < deadline {
+            self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
+            lookup.deadline = deadline;
+            self.deadlines.insert((deadline, Deadline::Lookup(id)));
+        }
+    }
+
+    /// Moves the whole prefix to the warm end, its first chunk last, so that a prompt is evicted
+    /// from its end.
+    pub(crate) fn touch_prefix(&mut self, model: &Arc<str>, salt: &Arc<str>, chain: &[ChunkHash]) {
+        let chunks: Vec<ChunkId> = self.l1.leading_chunks(model, salt, chain).flatten().collect();
+        chunks.into_iter().rev().for_each(|c| self.l1.touch(c));
+    }
+
+    /// Ends the lookup of a session, if it has one; touches what it had found.
+    fn drop_lookup(&mut self, id: u64) {
+        let session = self.session_mut(id);
+        session.result = None;
+        let Some(mut lookup) = session.lookup.take() else { return };
+        self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
+        lookup.release_all(&mut self.l1);
+        self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chain[..lookup.hit as usize]);
+    }
+
+    fn close_session(&mut self, id: u64) {
+        self.drop_lookup(id);
+        let session = self.sessions.remove(&id).expect("ids name live sessions");
+        self.deadlines.remove(&(session.expires, Deadline::Session(id)));
+        self.session_ids.remove(&session.request_id);
+    }
+
+    pub(crate) fn lookup_expired(&mut self, id: u64) {
+        self.counters.leases_expired += u64::from(self.sessions[&id].holds_shares());
+        self.drop_lookup(id);
+    }
+
+    pub(crate) fn session_expired(&mut self, id: u64) {
+        self.counters.sessions_expired += 1;
+        self.close_session(id);
+    }
+
+    pub(crate) fn end_sessions_of(&mut self, owner: ConnectionId) {
+        let ids: Vec<u64> =
+            self.sessions.iter().filter(|(_, s)| s.owner == owner).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.close_session(id));
+    }
+
+    pub(crate) fn peer_expired(&mut self, id: u64) {
+        self.counters.leases_expired += 1;
+        self.end_peer_lease(id);
+    }
+
+    fn end_peer_lease(&mut self, id: u64) {
+        let Some(mut lease) = self.peers.remove(&id) else { return };
+        self.deadlines.remove(&(lease.deadline, Deadline::Peer(id)));
+        lease.grants.iter_mut().for_each(|g| g.release(&mut self.l1));
+    }
+
+    pub(crate) fn end_peer_leases_of(&mut self, owner: ConnectionId) {
+        let ids: Vec<u64> = self.peers.iter().filter(|(_, l)| l.owner == owner).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.end_peer_lease(id));
+    }
+}
+
+/// The longest prefix that every row can serve from L1.
+fn find_hit(l1: &L1, model: &Model, cells: &[(Cell, Option<u32>)], spec: &LookupSpec<'_>) -> u32 {
+    let mut fold = Fold::new(cells.iter().map(|(_, window)| *window));
+    for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
+        let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
+        if !fold.push(present) {
+            break;
+        }
+    }
+    fold.hit()
+}
+
+/// The object in a cell, if it is resident and of a size that some worker of the model can read.
+fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l1::ObjectId> {
+    l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
+}
+
+/// Pins what each row needs of the hit, one share per reader.
+fn take_shares(
+    l1: &mut L1,
+    model: &Model,
+    cells: &[(Cell, Option<u32>)],
+    spec: &LookupSpec<'_>,
+    hit: u32,
+) -> Vec<Row> {
+    let chunks: Vec<Option<ChunkId>> =
+        l1.leading_chunks(spec.model, spec.salt, &spec.chain[..hit as usize]).collect();
+    let mut rows = Vec::with_capacity(cells.len());
+    for (cell, window) in cells {
+        let needed = unfold(hit, *window);
+        let first = needed.start;
+        let grants: Vec<Grant> = needed
+            .map(|column| {
+                let object = chunks[column as usize].and_then(|c| usable(l1, model, c, *cell));
+                Grant { object: object.expect("the hit was just found"), shares: spec.readers }
+            })
+            .collect();
+        grants.iter().for_each(|g| l1.pin(g.object, g.shares));
+        rows.push(Row { cell: *cell, first, grants });
+    }
+    rows
+}
+
+/// Whether `layout` is one that workers of the model use.
+impl Model {
+    pub(crate) fn knows(&self, layout: &Layout) -> bool {
+        self.layouts().any(|l| l.bytes() == layout.bytes())
+    }
+}

@@ -1,0 +1,431 @@
+//! Transfers: a worker copies between its own memory and slots of the arena.
+//!
+//! ```text
+//! store:     prepare -> slots reserved, invisible -> worker writes -> commit -> readable
+//! retrieve:  prepare -> shares move from the lookup to the retrieve -> worker reads -> commit -> end
+//! ```
+//!
+//! A store that takes longer than the write TTL can no longer be committed, but its memory is not
+//! given to another writer while the first may still be writing: only when it says it is done, when
+//! it is gone (and the quarantine is over), or when a second TTL has passed.
+
+use std::sync::Arc;
+
+use larder_wire::object::{ChunkHash, KvRank};
+
+use crate::core::{Core, Deadline};
+use crate::ids::{ConnectionId, InstanceId};
+use crate::l1::{Cell, ObjectId, Refused, Retention};
+use crate::layout::Layout;
+use crate::time::Time;
+
+/// Where one object's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// First byte, from the start of the arena.
+    pub offset: u64,
+    /// The object's bytes.
+    pub layout: Layout,
+}
+
+/// One transfer: chunks `start..end` of a prompt, one rank.
+#[derive(Clone, Debug)]
+pub struct TransferSpec<'a> {
+    /// Who copies.
+    pub instance: InstanceId,
+    /// The connection that says so.
+    pub connection: ConnectionId,
+    /// The request the copy is for.
+    pub request_id: &'a Arc<str>,
+    /// Model as the engine names it; the worker's own.
+    pub model: &'a Arc<str>,
+    /// The worker's piece.
+    pub rank: KvRank,
+    /// Isolation domain.
+    pub salt: &'a Arc<str>,
+    /// Hashes of the prompt's chunks from its start; at least `end` of them.
+    pub chain: &'a [ChunkHash],
+    /// First chunk.
+    pub start: u32,
+    /// Behind the last chunk.
+    pub end: u32,
+}
+
+/// What a store may write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PreparedStore {
+    /// Where to write.
+    pub slots: Vec<Slot>,
+    /// For each slot its chunk, counted from the start of the range.
+    pub chunks: Vec<u32>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// The slots were published, as many as had not been cleared away meanwhile.
+    Published(u32),
+    /// No such store was prepared, or it is committed already.
+    Unknown,
+    /// The write TTL was over. Nothing was published.
+    Expired,
+}
+
+/// The instance is not registered: after a restart it must not touch the arena it still maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("instance is not registered for this model")]
+pub struct NotRegistered;
+
+/// Names a prepared transfer; equal for its prepare and its commit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TransferKey {
+    instance: InstanceId,
+    request_id: Arc<str>,
+    rank: KvRank,
+    salt: Arc<str>,
+    start: u32,
+    end: u32,
+    /// Hashes are chained: the last one stands for all tokens before it.
+    tail: Option<ChunkHash>,
+}
+
+/// Slots being written.
+#[derive(Debug)]
+pub(crate) struct Store {
+    key: TransferKey,
+    connection: ConnectionId,
+    pub(crate) objects: Vec<ObjectId>,
+    model: Arc<str>,
+    /// Hashes before the range's end, to keep the prefix warmer than its continuation.
+    chain: Vec<ChunkHash>,
+    deadline: Time,
+    /// Past the write TTL: it can no longer be committed.
+    pub(crate) overdue: bool,
+}
+
+/// Slots being read, one share each.
+#[derive(Debug)]
+pub(crate) struct Retrieve {
+    key: TransferKey,
+    connection: ConnectionId,
+    pub(crate) objects: Vec<ObjectId>,
+    bytes: u64,
+    deadline: Time,
+}
+
+impl TransferSpec<'_> {
+    fn key(&self) -> TransferKey {
+        TransferKey {
+            instance: self.instance,
+            request_id: self.request_id.clone(),
+            rank: self.rank,
+            salt: self.salt.clone(),
+            start: self.start,
+            end: self.end,
+            tail: self.range().last().copied(),
+        }
+    }
+
+    fn range(&self) -> &[ChunkHash] {
+        &self.chain[self.start as usize..self.end as usize]
+    }
+}
+
+impl Core {
+    /// Reserves a slot for every chunk of the range that is neither cached nor being written, as
+    /// many leading ones as memory can be made for.
+    ///
+    /// # Errors
+    /// [`NotRegistered`] if the instance is unknown or serves another model.
+    pub fn prepare_store(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+    ) -> Result<PreparedStore, NotRegistered> {
+        self.advance(now);
+        let layout = self.layout_of(now, spec)?;
+        self.l1.begin();
+        self.protect_prefix(spec);
+        let cell = Cell { rank: spec.rank, group: 0 };
+        let mut prepared = PreparedStore::default();
+        let mut objects = Vec::new();
+        for (i, hash) in spec.range().iter().enumerate() {
+            self.drop_unreadable(spec, hash, cell, &layout);
+            let name = (spec.model, spec.salt, hash);
+            match self.l1.reserve(name, cell, &layout, Retention::Permanent) {
+                Ok(object) => {
+                    objects.push(object);
+                    prepared.slots.push(Slot { offset: self.l1.offset(object), layout: layout.clone() });
+                    prepared.chunks.push(i as u32);
+                }
+                Err(Refused::Resident | Refused::Staged) => {}
+                // What follows a missing chunk could not be found.
+                Err(Refused::NoRoom) => break,
+            }
+        }
+        if !objects.is_empty() {
+            self.counters.stores_prepared += 1;
+            self.begin_store(now, spec, objects);
+        }
+        Ok(prepared)
+    }
+
+    /// The worker has written its slots: they become readable.
+    pub fn commit_store(&mut self, now: Time, spec: &TransferSpec<'_>) -> Committed {
+        self.advance(now);
+        let _ = self.active_worker(now, spec.instance);
+        let key = spec.key();
+        let Some(id) = self.store_ids.remove(&key) else {
+            return if self.finish_overdue(&key) { Committed::Expired } else { Committed::Unknown };
+        };
+        let store = self.stores.remove(&id).expect("keys name live stores");
+        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        let mut published = 0;
+        // From the end, so that the first chunk is the warmest.
+        for object in store.objects.iter().rev() {
+            let bytes = self.l1.layout(*object).bytes();
+            if self.l1.admit(*object, 0) {
+                published += 1;
+                self.counters.stored_objects += 1;
+                self.counters.stored_bytes += bytes;
+            }
+        }
+        self.counters.stores_committed += 1;
+        self.touch_prefix(&store.model, &key.salt, &store.chain);
+        self.trim();
+        Committed::Published(published)
+    }
+
+    /// The worker gives its slots back unwritten.
+    pub fn abort_store(&mut self, now: Time, spec: &TransferSpec<'_>) {
+        self.advance(now);
+        let Some(id) = self.store_ids.remove(&spec.key()) else { return };
+        self.counters.stores_abandoned += 1;
+        let store = self.stores.remove(&id).expect("keys name live stores");
+        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        store.objects.iter().for_each(|o| self.l1.abort(*o));
+    }
+
+    /// Moves one share of each chunk of the range from the request's lookup to this retrieve. If
+    /// one has none, or is no longer there, nothing can be read, and one share of each of the others
+    /// ends: their reader will not come back. `None` then.
+    ///
+    /// # Errors
+    /// [`NotRegistered`] if the instance is unknown or serves another model. No share ends.
+    pub fn prepare_retrieve(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+    ) -> Result<Option<Vec<Slot>>, NotRegistered> {
+        self.advance(now);
+        let layout = self.layout_of(now, spec)?;
+        let Some(objects) = self.take_retrieve_shares(now, spec, &layout) else {
+            self.counters.retrieves_failed += 1;
+            return Ok(None);
+        };
+        let slots =
+            objects.iter().map(|o| Slot { offset: self.l1.offset(*o), layout: layout.clone() }).collect();
+        let id = self.new_id();
+        let deadline = now + self.config.read_ttl;
+        self.deadlines.insert((deadline, Deadline::Retrieve(id)));
+        let key = spec.key();
+        self.retrieve_ids.entry(key.clone()).or_default().push(id);
+        self.counters.retrieves_prepared += 1;
+        let bytes = layout.bytes();
+        self.retrieves.insert(id, Retrieve { key, connection: spec.connection, objects, bytes, deadline });
+        Ok(Some(slots))
+    }
+
+    /// The worker has read its slots, or given up. Returns whether such a retrieve was running; the
+    /// oldest of several equal ones ends.
+    pub fn commit_retrieve(&mut self, now: Time, spec: &TransferSpec<'_>) -> bool {
+        self.advance(now);
+        let _ = self.active_worker(now, spec.instance);
+        let Some(&id) = self.retrieve_ids.get(&spec.key()).and_then(|ids| ids.first()) else {
+            return false;
+        };
+        let retrieve = self.remove_retrieve(id);
+        self.counters.retrieves_committed += 1;
+        self.counters.retrieved_objects += retrieve.objects.len() as u64;
+        self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
+        self.release_shares(&retrieve.objects);
+        self.touch_request(&retrieve.key.request_id);
+        true
+    }
+
+    /// The layout of the worker's objects, if it is who it says it is.
+    fn layout_of(&mut self, now: Time, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
+        let worker = self.active_worker(now, spec.instance).ok_or(NotRegistered)?;
+        let group = worker.groups.first().filter(|_| worker.model == *spec.model);
+        group.map(|g| g.layout.clone()).ok_or(NotRegistered)
+    }
+
+    /// The prompt's chunks before the range must not make room for those in it.
+    fn protect_prefix(&mut self, spec: &TransferSpec<'_>) {
+        let prefix = &spec.chain[..spec.end as usize];
+        let chunks: Vec<_> = self.l1.leading_chunks(spec.model, spec.salt, prefix).flatten().collect();
+        chunks.into_iter().rev().for_each(|c| self.l1.protect(c));
+    }
+
+    /// An object that no worker of the model can read any more (the model changed its shape) makes
+    /// way for one that can be read.
+    fn drop_unreadable(&mut self, spec: &TransferSpec<'_>, hash: &ChunkHash, cell: Cell, layout: &Layout) {
+        let chunk = self.l1.chunk(spec.model, spec.salt, hash);
+        let Some(object) = chunk.and_then(|c| self.l1.resident(c, cell)) else { return };
+        let found = self.l1.layout(object);
+        let readable = found == layout
+            || self.models_of(spec).is_some_and(|m| m.layouts().any(|l| l.bytes() == found.bytes()));
+        if !readable {
+            self.l1.unlink(object);
+        }
+    }
+
+    fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {
+        let world_size = self.workers.get(&spec.instance)?.spec.world_size;
+        self.models.get(spec.model, world_size)
+    }
+
+    fn begin_store(&mut self, now: Time, spec: &TransferSpec<'_>, objects: Vec<ObjectId>) {
+        let id = self.new_id();
+        let deadline = now + self.config.write_ttl;
+        self.deadlines.insert((deadline, Deadline::Store(id)));
+        let key = spec.key();
+        self.store_ids.insert(key.clone(), id);
+        let store = Store {
+            key,
+            connection: spec.connection,
+            objects,
+            model: spec.model.clone(),
+            chain: spec.chain[..spec.end as usize].to_vec(),
+            deadline,
+            overdue: false,
+        };
+        self.stores.insert(id, store);
+    }
+
+    /// Takes one share of each chunk of the range out of the lookup's hands.
+    fn take_retrieve_shares(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+        layout: &Layout,
+    ) -> Option<Vec<ObjectId>> {
+        if spec.range().is_empty() {
+            return None;
+        }
+        let id = *self.session_ids.get(spec.request_id)?;
+        self.renew(now, id);
+        let lookup = self.sessions.get_mut(&id)?.lookup.as_mut()?;
+        let covered = spec.end.min(lookup.hit) as usize;
+        let same_prompt = lookup.model == *spec.model
+            && lookup.salt == *spec.salt
+            && covered > 0
+            && lookup.chain[covered - 1] == spec.chain[covered - 1];
+        if !same_prompt {
+            return None;
+        }
+        let row = lookup.rows.iter_mut().find(|r| r.cell.rank == spec.rank && r.cell.group == 0)?;
+        let grants = row.range(spec.start, spec.end);
+        let readable = |o: ObjectId| self.l1.is_resident(o) && self.l1.layout(o).bytes() == layout.bytes();
+        let whole =
+            grants.len() == spec.range().len() && grants.iter().all(|g| g.shares > 0 && readable(g.object));
+        if !whole {
+            grants.iter_mut().rev().for_each(|g| g.release_one(&mut self.l1));
+            return None;
+        }
+        grants.iter_mut().for_each(|g| g.shares -= 1);
+        Some(grants.iter().map(|g| g.object).collect())
+    }
+
+    fn remove_retrieve(&mut self, id: u64) -> Retrieve {
+        let retrieve = self.retrieves.remove(&id).expect("ids name live retrieves");
+        self.deadlines.remove(&(retrieve.deadline, Deadline::Retrieve(id)));
+        if let Some(ids) = self.retrieve_ids.get_mut(&retrieve.key) {
+            ids.retain(|i| *i != id);
+            if ids.is_empty() {
+                self.retrieve_ids.remove(&retrieve.key);
+            }
+        }
+        retrieve
+    }
+
+    fn release_shares(&mut self, objects: &[ObjectId]) {
+        objects.iter().rev().for_each(|o| self.l1.unpin(*o, 1));
+    }
+
+    /// Keeps the head of a live request's prefix warmer than what was just read of it.
+    fn touch_request(&mut self, request_id: &str) {
+        let Some(id) = self.session_ids.get(request_id) else { return };
+        let Some(lookup) = &self.sessions[id].lookup else { return };
+        let (model, salt, chain) = (lookup.model.clone(), lookup.salt.clone(), lookup.chain.clone());
+        let hit = lookup.hit as usize;
+        self.touch_prefix(&model, &salt, &chain[..hit]);
+    }
+
+    pub(crate) fn retrieve_expired(&mut self, id: u64) {
+        self.counters.retrieves_abandoned += 1;
+        let retrieve = self.remove_retrieve(id);
+        self.release_shares(&retrieve.objects);
+    }
+
+    /// A store's time is up. The first time it can no longer be committed and others may write its
+    /// chunks, elsewhere; the second time its memory is free.
+    pub(crate) fn store_overdue(&mut self, id: u64, due: Time) {
+        let store = self.stores.get_mut(&id).expect("deadlines name live stores");
+        if store.overdue {
+            let store = self.stores.remove(&id).expect("it was there just now");
+            store.objects.iter().for_each(|o| self.l1.unpin(*o, 1));
+            return;
+        }
+        self.counters.stores_abandoned += 1;
+        store.overdue = true;
+        store.deadline = due + self.config.write_ttl;
+        self.deadlines.insert((store.deadline, Deadline::Store(id)));
+        self.store_ids.remove(&store.key);
+        for object in &store.objects {
+            self.l1.unlink(*object);
+        }
+    }
+
+    /// The writer of an overdue store says it is done: its memory is free.
+    fn finish_overdue(&mut self, key: &TransferKey) -> bool {
+        let found = self.stores.iter().find(|(_, s)| s.overdue && s.key == *key);
+        let Some(id) = found.map(|(id, _)| *id) else { return false };
+        let store = self.stores.remove(&id).expect("it was found just now");
+        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        store.objects.iter().for_each(|o| self.l1.unpin(*o, 1));
+        true
+    }
+
+    /// Ends the transfers of somebody who is gone. Stores are never published; the memory of both
+    /// kinds is quarantined, for the copy may still be running.
+    pub(crate) fn abandon_transfers(&mut self, now: Time, gone: impl Fn(ConnectionId, InstanceId) -> bool) {
+        let stores: Vec<u64> = self
+            .stores
+            .iter()
+            .filter(|(_, s)| gone(s.connection, s.key.instance))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stores {
+            let store = self.stores.remove(&id).expect("it was found just now");
+            self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+            if !store.overdue {
+                self.store_ids.remove(&store.key);
+                self.counters.stores_abandoned += 1;
+            }
+            store.objects.iter().for_each(|o| self.l1.unlink(*o));
+            self.quarantine(now, store.objects);
+        }
+        let retrieves: Vec<u64> = self
+            .retrieves
+            .iter()
+            .filter(|(_, r)| gone(r.connection, r.key.instance))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in retrieves {
+            self.counters.retrieves_abandoned += 1;
+            let retrieve = self.remove_retrieve(id);
+            self.quarantine(now, retrieve.objects);
+        }
+    }
+}

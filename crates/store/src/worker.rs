@@ -1,0 +1,230 @@
+//! Workers: who may store and retrieve, and whether they are still there.
+//!
+//! A worker registers with the layout of its objects and then pings. One that falls silent, loses
+//! its connection or unregisters gives back what it held; memory it may still be copying in or out
+//! of is quarantined first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use larder_wire::object::{KvRank, ObjectGroup};
+
+use crate::core::{Core, Deadline};
+use crate::fold::Window;
+use crate::ids::InstanceId;
+use crate::l1::Cell;
+use crate::layout::Layout;
+use crate::time::Time;
+
+/// How many unknown instance ids are remembered to have been told so.
+const STRANGERS_MAX: usize = 4096;
+
+/// Layers that are stored together: one object per chunk and rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its number.
+    pub id: ObjectGroup,
+    /// How much of a prefix its layers look back on.
+    pub window: Window,
+    /// Its objects' bytes.
+    pub layout: Layout,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    /// Its name.
+    pub instance: InstanceId,
+    /// Model as the engine names it.
+    pub model: Arc<str>,
+    /// Pieces one chunk's KV is split into.
+    pub world_size: u32,
+    /// Object groups, at least one, in the order of their numbers.
+    pub groups: Vec<Group>,
+}
+
+/// A registered worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) spec: WorkerSpec,
+    last_seen: Time,
+    has_pinged: bool,
+}
+
+/// The live workers of one model and world size.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    /// What each worker stores, in the order of registration.
+    members: Vec<(InstanceId, Vec<Group>)>,
+}
+
+impl Model {
+    /// The cells of a chunk with their windows, group by group, ranks in order.
+    pub(crate) fn cells(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(Cell, Window)> {
+        let ranks = match worker_id {
+            Some(rank) => rank..rank + 1,
+            None => 0..world_size,
+        };
+        let groups = self.members.last().map_or(&[][..], |(_, g)| g);
+        groups
+            .iter()
+            .flat_map(|g| ranks.clone().map(move |r| (g, KvRank::new(world_size, r))))
+            .map(|(g, rank)| (Cell { rank, group: g.id }, g.window))
+            .collect()
+    }
+
+    /// Every layout that some worker uses.
+    pub(crate) fn layouts(&self) -> impl Iterator<Item = &Layout> {
+        self.members.iter().flat_map(|(_, groups)| groups).map(|g| &g.layout)
+    }
+}
+
+/// Live models by name and world size.
+#[derive(Debug, Default)]
+pub(crate) struct Models(BTreeMap<(Arc<str>, u32), Model>);
+
+impl Models {
+    pub(crate) fn get(&self, model: &Arc<str>, world_size: u32) -> Option<&Model> {
+        self.0.get(&(model.clone(), world_size))
+    }
+
+    fn join(&mut self, spec: &WorkerSpec) {
+        let model = self.0.entry((spec.model.clone(), spec.world_size)).or_default();
+        model.members.push((spec.instance, spec.groups.clone()));
+    }
+
+    fn leave(&mut self, spec: &WorkerSpec) {
+        let key = (spec.model.clone(), spec.world_size);
+        if let Some(model) = self.0.get_mut(&key) {
+            model.members.retain(|(instance, _)| *instance != spec.instance);
+            if model.members.is_empty() {
+                self.0.remove(&key);
+            }
+        }
+    }
+
+    pub(crate) fn check(&self, workers: &BTreeMap<InstanceId, Worker>) {
+        let members: usize = self.0.values().map(|m| m.members.len()).sum();
+        assert_eq!(members, workers.len(), "every worker is a member of one model");
+        assert!(self.0.values().all(|m| !m.members.is_empty()), "a model without workers");
+    }
+}
+
+/// Unknown instances that have pinged, the oldest forgotten first.
+///
+/// The first ping of an unknown instance is answered with "no", so that a worker of a restarted
+/// server registers again; then with "yes", so that one that only probes is left alone.
+#[derive(Debug, Default)]
+pub(crate) struct StrangerPings(VecDeque<InstanceId>);
+
+impl StrangerPings {
+    /// Whether `instance` has been here before; remembers it if not.
+    fn known(&mut self, instance: InstanceId) -> bool {
+        if self.0.contains(&instance) {
+            return true;
+        }
+        if self.0.len() == STRANGERS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(instance);
+        false
+    }
+
+    fn forget(&mut self, instance: InstanceId) {
+        self.0.retain(|i| *i != instance);
+    }
+}
+
+impl Core {
+    /// Registers a worker. One that is registered already is only refreshed: the first registration
+    /// stands, as in LMCache. Returns whether it is new.
+    pub fn register(&mut self, now: Time, spec: WorkerSpec) -> bool {
+        self.advance(now);
+        if let Some(worker) = self.workers.get_mut(&spec.instance) {
+            worker.last_seen = now;
+            return false;
+        }
+        self.strangers.forget(spec.instance);
+        self.models.join(&spec);
+        let instance = spec.instance;
+        let worker = Worker { spec, last_seen: now, has_pinged: false };
+        let silent_at = self.silent_at(&worker);
+        self.workers.insert(instance, worker);
+        if let Some(at) = silent_at {
+            self.deadlines.insert((at, Deadline::Worker(instance)));
+        }
+        true
+    }
+
+    /// An instance that is told to run uncached: its pings are answered as a known worker's.
+    pub fn register_unserved(&mut self, now: Time, instance: InstanceId) {
+        self.advance(now);
+        self.strangers.known(instance);
+    }
+
+    /// The worker says goodbye. Stores it has not committed are discarded. Returns whether it was
+    /// registered.
+    pub fn unregister(&mut self, now: Time, instance: InstanceId) -> bool {
+        self.advance(now);
+        self.drop_worker(now, instance)
+    }
+
+    /// The worker is alive. False at the first ping of an instance that is not registered: it should
+    /// register again.
+    pub fn ping(&mut self, now: Time, instance: InstanceId) -> bool {
+        self.advance(now);
+        let Some(worker) = self.workers.get_mut(&instance) else {
+            return self.strangers.known(instance);
+        };
+        worker.last_seen = now;
+        if !worker.has_pinged {
+            worker.has_pinged = true;
+            // From now on the shorter timeout holds.
+            if let Some(at) = self.silent_at(&self.workers[&instance]) {
+                self.deadlines.insert((at, Deadline::Worker(instance)));
+            }
+        }
+        true
+    }
+
+    /// Registered workers: name, model, world size, and when they were last heard of.
+    pub fn workers(&self) -> impl Iterator<Item = (&WorkerSpec, Time)> {
+        self.workers.values().map(|w| (&w.spec, w.last_seen))
+    }
+
+    /// The worker, marked as seen just now.
+    pub(crate) fn active_worker(&mut self, now: Time, instance: InstanceId) -> Option<&WorkerSpec> {
+        let worker = self.workers.get_mut(&instance)?;
+        worker.last_seen = now;
+        Some(&worker.spec)
+    }
+
+    fn silent_at(&self, worker: &Worker) -> Option<Time> {
+        let timeout = self.config.worker_reap_timeout?;
+        let allowed = if worker.has_pinged { timeout } else { self.config.worker_registration_grace };
+        Some(worker.last_seen + allowed)
+    }
+
+    /// Looks at a worker whose time may be up. It may have been heard of since the deadline was
+    /// set, or another deadline of it may be set already.
+    pub(crate) fn worker_maybe_silent(&mut self, instance: InstanceId, due: Time) {
+        let Some(worker) = self.workers.get(&instance) else { return };
+        match self.silent_at(worker) {
+            Some(at) if at <= due => {
+                self.counters.workers_reaped += 1;
+                self.drop_worker(due, instance);
+            }
+            Some(at) => {
+                self.deadlines.insert((at, Deadline::Worker(instance)));
+            }
+            None => {}
+        }
+    }
+
+    fn drop_worker(&mut self, now: Time, instance: InstanceId) -> bool {
+        let Some(worker) = self.workers.remove(&instance) else { return false };
+        self.models.leave(&worker.spec);
+        self.abandon_transfers(now, |_, who| who == instance);
+        true
+    }
+}
