@@ -1,1 +1,24 @@
-//! ZMTP 3.1 (NULL mechanism): sans-I/O codec, ROUTER and DEALER over tokio.
+//! ZMTP 3.1 (NULL mechanism) over tokio: a ROUTER that stays up whatever its peers do, and a DEALER.
+//!
+//! - [`codec`]: the protocol without sockets or clocks.
+//! - [`Router`] and [`Service`]: a server. [`Peer`] is the handle on one connection.
+//! - [`Limits`]: everything a peer may use up.
+//!
+//! The README of the crate says what it does not do.
+
+pub mod codec;
+mod driver;
+mod endpoint;
+mod limits;
+mod listener;
+mod peer;
+mod registry;
+mod router;
+
+pub use codec::{Message, ProtocolError};
+pub use driver::{CloseReason, Refusal};
+pub use endpoint::{Endpoint, ParseEndpointError};
+pub use limits::Limits;
+pub use listener::BindError;
+pub use peer::{Peer, PeerId, Queued, SendError};
+pub use router::{Router, Service};

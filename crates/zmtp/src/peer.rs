@@ -1,0 +1,306 @@
+//! A connected peer as seen from everywhere else: an id and a bounded queue of messages to it.
+//!
+//! The queue is drained by the task that owns the connection. Lock order: the outbox lock is a leaf; no
+//! other lock is taken and no foreign code is run under it (wakers are woken after it is released).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::codec::Message;
+
+/// Room in an empty queue that is kept, in messages.
+const KEEP_MESSAGES: usize = 256;
+
+/// Names one connection. Ids are unique within the process and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub(crate) u64);
+
+impl PeerId {
+    /// The id as a number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a message was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The connection is over; no message will ever reach this peer again.
+    #[error("the peer is gone")]
+    Gone,
+    /// The peer does not read fast enough: as much as allowed is waiting for it.
+    #[error("the peer's send queue is full")]
+    Full,
+}
+
+/// What waits to be sent to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes in their parts.
+    pub bytes: usize,
+}
+
+/// A handle on a connected peer. Clones are cheap and refer to the same connection; holding one keeps no
+/// connection open.
+#[derive(Clone)]
+pub struct Peer(Arc<Shared>);
+
+struct Shared {
+    id: PeerId,
+    remote: String,
+    identity: OnceLock<Bytes>,
+    limit: Queued,
+    outbox: Mutex<Outbox>,
+    /// Over half of a limit is queued: the owner should not read further requests.
+    is_congested: AtomicBool,
+    /// Told when a full queue has room again, and at the end.
+    room: Notify,
+}
+
+#[derive(Default)]
+struct Outbox {
+    messages: VecDeque<Message>,
+    /// Queued or being written.
+    queued: Queued,
+    ask: Ask,
+    waker: Option<Waker>,
+    /// The owner sleeps and would not notice a new message by itself.
+    wake_on_send: bool,
+    is_gone: bool,
+    /// A send was refused since there was room last.
+    refused: bool,
+}
+
+/// What the owner of the connection is asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ask {
+    /// Go on.
+    #[default]
+    Run,
+    /// Stop reading, send what is queued, end.
+    Drain,
+    /// End at once.
+    Close,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, remote: String, limit: Queued) -> Peer {
+        Peer(Arc::new(Shared {
+            id,
+            remote,
+            identity: OnceLock::new(),
+            limit,
+            outbox: Mutex::default(),
+            is_congested: AtomicBool::new(false),
+            room: Notify::new(),
+        }))
+    }
+
+    /// The id of this connection.
+    #[must_use]
+    pub fn id(&self) -> PeerId {
+        self.0.id
+    }
+
+    /// The other end's address, for logs.
+    #[must_use]
+    pub fn remote(&self) -> &str {
+        &self.0.remote
+    }
+
+    /// The routing id that the peer gave itself; empty if none.
+    #[must_use]
+    pub fn identity(&self) -> &[u8] {
+        self.0.identity.get().map_or(&[], |identity| identity)
+    }
+
+    /// Queues a message of these parts. Never blocks; may be called from any thread.
+    ///
+    /// Messages arrive in the order in which they were queued, as far as the connection lives: `Ok` is no
+    /// promise of delivery. A message without parts has no form on the wire; it is dropped.
+    ///
+    /// # Errors
+    /// `Gone` if the connection is over, `Full` if the queue is at a limit (see
+    /// [`Limits`](crate::Limits)); a message larger than the limit in bytes passes if nothing is waiting.
+    pub fn send(&self, parts: impl Into<Message>) -> Result<(), SendError> {
+        self.try_send(parts.into()).map_err(|(error, _)| error)
+    }
+
+    /// As [`send`](Self::send), but the message comes back with the error.
+    pub(crate) fn try_send(&self, message: Message) -> Result<(), (SendError, Message)> {
+        let bytes = message.iter().map(Bytes::len).sum::<usize>();
+        let mut outbox = self.lock();
+        if outbox.is_gone {
+            return Err((SendError::Gone, message));
+        }
+        if message.is_empty() {
+            return Ok(());
+        }
+        let Queued { messages: queued_messages, bytes: queued_bytes } = outbox.queued;
+        let limit = self.0.limit;
+        let is_over = queued_bytes.saturating_add(bytes) > limit.bytes && queued_messages > 0;
+        if queued_messages >= limit.messages || is_over {
+            outbox.refused = true;
+            return Err((SendError::Full, message));
+        }
+        outbox.queued.messages += 1;
+        outbox.queued.bytes += bytes;
+        outbox.messages.push_back(message);
+        self.note_congestion(outbox.queued);
+        let waker = if outbox.wake_on_send { outbox.waker.take() } else { None };
+        drop(outbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Ends the connection soon. What is queued is dropped.
+    pub fn close(&self) {
+        self.ask(Ask::Close);
+    }
+
+    /// Whether the connection is over.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.lock().is_gone
+    }
+
+    /// What waits to be sent to this peer.
+    #[must_use]
+    pub fn queued(&self) -> Queued {
+        self.lock().queued
+    }
+
+    fn note_congestion(&self, queued: Queued) {
+        let limit = self.0.limit;
+        let is_congested = queued.messages > limit.messages / 2 || queued.bytes > limit.bytes / 2;
+        self.0.is_congested.store(is_congested, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
+        // Nothing under this lock leaves the outbox half changed, so a panic elsewhere does not matter.
+        self.0.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ask(&self, ask: Ask) {
+        let mut outbox = self.lock();
+        outbox.ask = outbox.ask.max(ask);
+        let waker = outbox.waker.take();
+        drop(outbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Has the owner look again, whatever it waits for.
+    pub(crate) fn wake(&self) {
+        self.ask(Ask::Run);
+    }
+
+    /// Completes when a send might succeed that was refused as `Full`, or fail for good.
+    pub(crate) async fn wait_for_room(&self) {
+        let room = self.0.room.notified();
+        {
+            let mut outbox = self.lock();
+            let is_full = outbox.queued.messages > 0;
+            if outbox.is_gone || !is_full {
+                return;
+            }
+            outbox.refused = true;
+        }
+        room.await;
+    }
+
+    // What follows is for the owner of the connection.
+
+    pub(crate) fn set_identity(&self, identity: Bytes) {
+        // Set once, at the handshake; a second READY is a protocol error.
+        let _ = self.0.identity.set(identity);
+    }
+
+    pub(crate) fn is_congested(&self) -> bool {
+        self.0.is_congested.load(Ordering::Relaxed)
+    }
+
+    /// The owner is awake: it will look at the outbox before it sleeps.
+    pub(crate) fn attend(&self, waker: &Waker) -> Ask {
+        let mut outbox = self.lock();
+        outbox.wake_on_send = false;
+        match &mut outbox.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        outbox.ask
+    }
+
+    /// The owner is about to sleep. False if there is something to do first.
+    ///
+    /// `wants_messages`: it could send messages at once, so a new one must wake it.
+    pub(crate) fn rest(&self, seen: Ask, wants_messages: bool) -> bool {
+        let mut outbox = self.lock();
+        let has_work = wants_messages && !outbox.messages.is_empty();
+        let is_idle = outbox.ask == seen && !has_work;
+        outbox.wake_on_send = is_idle && wants_messages;
+        is_idle
+    }
+
+    /// Accounts for `sent`, then moves queued messages into `batch` (empty), at least one if there is
+    /// one, up to about `bytes_max`. Returns what was moved.
+    pub(crate) fn take_batch(&self, sent: Queued, batch: &mut Vec<Message>, bytes_max: usize) -> Queued {
+        let mut outbox = self.lock();
+        outbox.queued.messages -= sent.messages;
+        outbox.queued.bytes -= sent.bytes;
+        let mut taken = Queued::default();
+        while taken.bytes < bytes_max
+            && let Some(message) = outbox.messages.pop_front()
+        {
+            taken.messages += 1;
+            taken.bytes += message.iter().map(Bytes::len).sum::<usize>();
+            batch.push(message);
+        }
+        if outbox.messages.is_empty() && outbox.messages.capacity() > KEEP_MESSAGES {
+            outbox.messages.shrink_to(KEEP_MESSAGES);
+        }
+        self.note_congestion(outbox.queued);
+        let has_room = outbox.refused && !self.is_congested();
+        outbox.refused &= !has_room;
+        drop(outbox);
+        if has_room {
+            self.0.room.notify_waiters();
+        }
+        taken
+    }
+
+    /// The connection is over: later sends fail, what was queued is dropped.
+    pub(crate) fn end(&self) {
+        let mut outbox = self.lock();
+        outbox.is_gone = true;
+        outbox.queued = Queued::default();
+        let dropped = (std::mem::take(&mut outbox.messages), outbox.waker.take());
+        drop(outbox);
+        drop(dropped);
+        self.0.room.notify_waiters();
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("id", &self.0.id).field("remote", &self.0.remote).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,137 @@
+//! The connections of one router: how many there are, and which routing ids are taken.
+//!
+//! Lock order: the registry's lock is taken before outbox locks (to ask a peer something), never after.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::driver::Refusal;
+use crate::peer::{Ask, Peer, PeerId};
+
+pub(crate) struct Registry {
+    peers_max: usize,
+    half_open_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Within their handshake, oldest first.
+    half_open: BTreeMap<PeerId, Peer>,
+    connected: HashMap<PeerId, Peer>,
+    /// The nonempty routing ids of `connected`.
+    identities: HashSet<Bytes>,
+}
+
+impl Registry {
+    pub(crate) fn new(peers_max: usize, half_open_max: usize) -> Registry {
+        Registry { peers_max, half_open_max, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic can happen between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a connection whose handshake begins. Returns the one that was closed to make room, if any.
+    #[must_use]
+    pub(crate) fn begin(&self, peer: Peer) -> Option<Peer> {
+        let mut state = self.lock();
+        let crowded = state.half_open.len() >= self.half_open_max;
+        let evicted = if crowded { state.half_open.pop_first() } else { None };
+        state.half_open.insert(peer.id(), peer);
+        let (_, evicted) = evicted?;
+        evicted.close();
+        Some(evicted)
+    }
+
+    /// Moves a connection whose handshake is over to the connected ones.
+    pub(crate) fn admit(&self, id: PeerId, identity: Bytes) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let Some(peer) = state.half_open.remove(&id) else { return Err(Refusal::TooManyHalfOpen) };
+        if state.connected.len() >= self.peers_max {
+            return Err(Refusal::TooManyPeers);
+        }
+        if !identity.is_empty() && !state.identities.insert(identity) {
+            return Err(Refusal::DuplicateIdentity);
+        }
+        state.connected.insert(id, peer);
+        Ok(())
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn remove(&self, id: PeerId) {
+        let mut state = self.lock();
+        state.half_open.remove(&id);
+        if let Some(peer) = state.connected.remove(&id) {
+            state.identities.remove(peer.identity());
+        }
+    }
+
+    /// Asks every connection to send what is queued and end.
+    pub(crate) fn drain(&self) {
+        let state = self.lock();
+        for peer in state.half_open.values().chain(state.connected.values()) {
+            peer.ask(Ask::Drain);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Queued;
+
+    fn peer(registry: &Registry, id: u64) -> (PeerId, Option<PeerId>) {
+        let peer = Peer::new(PeerId(id), "test".into(), Queued { messages: 1, bytes: 1 });
+        (peer.id(), registry.begin(peer).map(|evicted| evicted.id()))
+    }
+
+    #[test]
+    fn the_oldest_half_open_connection_makes_room() {
+        let registry = Registry::new(10, 2);
+        let (first, evicted) = peer(&registry, 1);
+        assert_eq!(evicted, None);
+        let (second, evicted) = peer(&registry, 2);
+        assert_eq!(evicted, None);
+        assert_eq!(registry.admit(second, Bytes::new()), Ok(()));
+        let (third, evicted) = peer(&registry, 3);
+        assert_eq!(evicted, None);
+        assert_eq!(peer(&registry, 4).1, Some(first));
+        assert_eq!(registry.admit(first, Bytes::new()), Err(Refusal::TooManyHalfOpen));
+        assert_eq!(registry.admit(third, Bytes::new()), Ok(()));
+    }
+
+    #[test]
+    fn a_routing_id_is_free_again_once_its_peer_is_gone() {
+        let registry = Registry::new(10, 10);
+        let identity = || Bytes::from_static(b"me");
+        let first = Peer::new(PeerId(1), "test".into(), Queued { messages: 1, bytes: 1 });
+        first.set_identity(identity());
+        assert!(registry.begin(first).is_none());
+        assert_eq!(registry.admit(PeerId(1), identity()), Ok(()));
+        let (second, _) = peer(&registry, 2);
+        assert_eq!(registry.admit(second, identity()), Err(Refusal::DuplicateIdentity));
+        // The refused one leaves; the id stays taken.
+        registry.remove(second);
+        let (third, _) = peer(&registry, 3);
+        assert_eq!(registry.admit(third, identity()), Err(Refusal::DuplicateIdentity));
+        registry.remove(PeerId(1));
+        let (fourth, _) = peer(&registry, 4);
+        assert_eq!(registry.admit(fourth, identity()), Ok(()));
+    }
+
+    #[test]
+    fn peers_without_a_routing_id_are_many_but_not_too_many() {
+        let registry = Registry::new(2, 10);
+        for (id, expected) in [(1, Ok(())), (2, Ok(())), (3, Err(Refusal::TooManyPeers))] {
+            let (id, _) = peer(&registry, id);
+            assert_eq!(registry.admit(id, Bytes::new()), expected);
+        }
+        registry.remove(PeerId(1));
+        let (id, _) = peer(&registry, 5);
+        assert_eq!(registry.admit(id, Bytes::new()), Ok(()));
+    }
+}

@@ -1,0 +1,250 @@
+//! The ROUTER: accepts connections and serves each in a task of its own.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::codec::{ConnectionOptions, Message, PeerProperties, SocketType};
+use crate::driver::{Driver, Inlet, Refusal};
+use crate::endpoint::Endpoint;
+use crate::limits::Limits;
+use crate::listener::{BindError, Listener, Stream};
+use crate::peer::{Peer, PeerId, Queued};
+use crate::registry::Registry;
+
+/// Pause after a failed accept. The system is short of something, usually of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// The same warning is not repeated within this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a server does with its peers. Called in the connections' own tasks.
+pub trait Service: Send + Sync + 'static {
+    /// A peer has completed its handshake.
+    fn connected(&self, peer: &Peer) {
+        let _ = peer;
+    }
+
+    /// A complete message. Called in the order of arrival and never concurrently for one peer, inline in
+    /// the connection's task: it must be quick (microseconds, at most a few milliseconds). Answers given
+    /// with [`Peer::send`] before it returns are written at once.
+    ///
+    /// A panic here ends this connection, not the server.
+    fn message(&self, peer: &Peer, parts: Message);
+
+    /// The connection is over. Called exactly once for each peer that was
+    /// [`connected`](Self::connected), after its last message. Must not panic.
+    fn gone(&self, peer: PeerId);
+}
+
+/// A bound ROUTER socket that serves nobody yet.
+///
+/// Unlike a ROUTER of libzmq, it does not put the peer's routing id in front of each message: a peer is a
+/// [`Peer`].
+#[derive(Debug)]
+pub struct Router {
+    listeners: Vec<Listener>,
+    endpoints: Vec<Endpoint>,
+    limits: Limits,
+}
+
+impl Router {
+    /// Binds every one of `endpoints`.
+    ///
+    /// # Errors
+    /// The first endpoint that cannot be bound. Those bound before it are released.
+    pub async fn bind(endpoints: &[Endpoint], limits: Limits) -> Result<Router, BindError> {
+        if endpoints.is_empty() {
+            return Err(BindError::NoEndpoint);
+        }
+        let mut router = Router { listeners: Vec::new(), endpoints: Vec::new(), limits };
+        for endpoint in endpoints {
+            let listener = Listener::bind(endpoint).await?;
+            let local = listener.local_endpoint();
+            let local = local.map_err(|source| BindError::Io { endpoint: endpoint.clone(), source })?;
+            router.listeners.push(listener);
+            router.endpoints.push(local);
+        }
+        Ok(router)
+    }
+
+    /// The endpoints that are really bound: addresses instead of names, real ports instead of 0.
+    #[must_use]
+    pub fn local_endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Serves until `shutdown` completes; then accepts and reads nothing further, sends what is queued for
+    /// at most [`Limits::linger`], and closes. When it returns, every `gone` has been delivered.
+    pub async fn serve<S: Service>(self, service: Arc<S>, shutdown: impl Future<Output = ()>) {
+        let Router { listeners, endpoints: _, limits } = self;
+        let registry = Arc::new(Registry::new(limits.peers_max, limits.half_open_max));
+        let limits = Arc::new(limits);
+        let mut acceptor = Acceptor { listeners, turn: 0, resume_at: None, warn: Seldom::default() };
+        let mut crowded = Seldom::default();
+        let mut tasks = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let (stream, remote) = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(ended) = tasks.join_next() => {
+                    report_panic(ended);
+                    continue;
+                }
+                accepted = acceptor.accept() => accepted,
+            };
+            let peer = new_peer(remote, &limits);
+            if let Some(evicted) = registry.begin(peer.clone()) {
+                crowded.warn(|| {
+                    tracing::warn!(
+                        remote = evicted.remote(),
+                        "too many half-open connections, closed the oldest"
+                    );
+                });
+            }
+            let inlet = ServiceInlet {
+                service: service.clone(),
+                registry: registry.clone(),
+                id: peer.id(),
+                connected: false,
+            };
+            let options = connection_options(SocketType::Router, Bytes::new(), &limits);
+            match stream {
+                Stream::Tcp(stream) => tasks.spawn(Driver::new(stream, options, &limits, peer, inlet).run()),
+                Stream::Ipc(stream) => tasks.spawn(Driver::new(stream, options, &limits, peer, inlet).run()),
+            };
+        }
+        drop(acceptor);
+        registry.drain();
+        while let Some(ended) = tasks.join_next().await {
+            report_panic(ended);
+        }
+    }
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task failed");
+    }
+}
+
+/// A peer with an id that no other has.
+pub(crate) fn new_peer(remote: String, limits: &Limits) -> Peer {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = PeerId(NEXT.fetch_add(1, Ordering::Relaxed));
+    let limit = Queued { messages: limits.send_queue_messages_max, bytes: limits.send_queue_bytes_max };
+    Peer::new(id, remote, limit)
+}
+
+pub(crate) fn connection_options(
+    socket_type: SocketType,
+    identity: Bytes,
+    limits: &Limits,
+) -> ConnectionOptions {
+    ConnectionOptions {
+        socket_type,
+        identity,
+        frame_bytes_max: limits.frame_bytes_max,
+        message_parts_max: limits.message_parts_max,
+        message_bytes_max: limits.message_bytes_max,
+        // Whoever waits to be admitted keeps its messages until it is: a refused peer loses none.
+        hold_ready: socket_type == SocketType::Router,
+    }
+}
+
+/// Hands one connection's messages to the service, and says `gone` when it is dropped.
+struct ServiceInlet<S: Service> {
+    service: Arc<S>,
+    registry: Arc<Registry>,
+    id: PeerId,
+    connected: bool,
+}
+
+impl<S: Service> Inlet for ServiceInlet<S> {
+    fn admit(&mut self, peer: &Peer, properties: PeerProperties) -> Result<(), Refusal> {
+        self.registry.admit(self.id, properties.identity)?;
+        tracing::debug!(peer = %self.id, remote = peer.remote(), socket_type = %properties.socket_type, "connected");
+        self.connected = true;
+        self.service.connected(peer);
+        Ok(())
+    }
+
+    fn message(&mut self, peer: &Peer, message: Message) {
+        self.service.message(peer, message);
+    }
+}
+
+impl<S: Service> Drop for ServiceInlet<S> {
+    fn drop(&mut self) {
+        self.registry.remove(self.id);
+        if self.connected {
+            self.service.gone(self.id);
+        }
+    }
+}
+
+/// All listening sockets of a router, each in turn.
+struct Acceptor {
+    listeners: Vec<Listener>,
+    turn: usize,
+    resume_at: Option<Instant>,
+    warn: Seldom,
+}
+
+impl Acceptor {
+    /// The next connection. Dropping the future loses none.
+    async fn accept(&mut self) -> (Stream, String) {
+        loop {
+            if let Some(resume_at) = self.resume_at {
+                tokio::time::sleep_until(resume_at).await;
+                self.resume_at = None;
+            }
+            match self.accept_once().await {
+                Ok(accepted) => return accepted,
+                // The client gave up while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.warn.warn(|| tracing::warn!(%error, "cannot accept connections, trying again"));
+                    self.resume_at = Some(Instant::now() + ACCEPT_BACKOFF);
+                }
+            }
+        }
+    }
+
+    async fn accept_once(&mut self) -> io::Result<(Stream, String)> {
+        poll_fn(|cx| {
+            for _ in 0..self.listeners.len() {
+                self.turn = (self.turn + 1) % self.listeners.len();
+                if let Poll::Ready(accepted) = self.listeners[self.turn].poll_accept(cx) {
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Keeps one kind of warning from flooding the log.
+#[derive(Default)]
+struct Seldom {
+    last: Option<Instant>,
+}
+
+impl Seldom {
+    fn warn(&mut self, emit: impl FnOnce()) {
+        let now = Instant::now();
+        if self.last.is_none_or(|last| now - last >= WARN_INTERVAL) {
+            self.last = Some(now);
+            emit();
+        }
+    }
+}
