@@ -2,35 +2,34 @@
 
 use std::sync::Arc;
 
+use larder_wire::dtype::{DType, tensor_bytes};
+
 /// One tensor: its shape, its element type, and so its size.
 ///
-/// Cheap to clone and to compare: equal layouts usually share their parts.
+/// Cheap to clone and to compare.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     shape: Arc<[u64]>,
-    dtype: Arc<str>,
+    dtype: DType,
     bytes: u64,
 }
 
 impl Layout {
-    /// A tensor of `shape` with elements of type `dtype` (a torch name without `torch.`), each
-    /// `element_bytes` wide. `None` if it is empty or its size does not fit 63 bits.
-    pub fn new(shape: &[u64], dtype: &str, element_bytes: u64) -> Option<Self> {
-        let bytes = shape.iter().try_fold(element_bytes, |n, d| n.checked_mul(*d))?;
-        if bytes == 0 || i64::try_from(bytes).is_err() {
-            return None;
-        }
-        Some(Self { shape: shape.into(), dtype: dtype.into(), bytes })
+    /// A tensor of `shape` with elements of type `dtype`. `None` if it is empty or its size does not
+    /// fit 63 bits.
+    pub fn new(shape: &[u64], dtype: DType) -> Option<Self> {
+        let bytes = tensor_bytes(dtype, shape).filter(|b| *b > 0 && i64::try_from(*b).is_ok())?;
+        Some(Self { shape: shape.into(), dtype, bytes })
     }
 
     /// Length of each axis, outermost first.
-    pub fn shape(&self) -> &[u64] {
+    pub fn shape(&self) -> &Arc<[u64]> {
         &self.shape
     }
 
-    /// Element type as torch names it, without the `torch.` prefix.
-    pub fn dtype(&self) -> &str {
-        &self.dtype
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Exact size in bytes, not rounded to any alignment.
