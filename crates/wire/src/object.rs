@@ -51,6 +51,107 @@ impl fmt::Debug for ChunkHash {
     }
 }
 
+/// The largest world size that a [`KvRank`] can hold.
+pub const WORLD_SIZE_MAX: u32 = 255;
+
+/// The longest cache salt, in characters.
+pub const CACHE_SALT_CHARS_MAX: usize = 128;
+
+/// Characters that a cache salt must not contain: they separate the parts of names.
+const CACHE_SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
+
+/// A rule for object keys that is broken. Texts as in `storage.md` 0.1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectKeyError {
+    /// `@` separates the parts of names.
+    #[error("model_name must not contain '@' (got {model_name:?})")]
+    ModelName {
+        /// The name as given.
+        model_name: String,
+    },
+    /// The group is negative.
+    #[error("object_group_id must be >= 0 (got {group})")]
+    GroupNegative {
+        /// The group as given.
+        group: i128,
+    },
+    /// The group does not fit [`ObjectGroup`].
+    #[error("object_group_id {group} is too large, the largest is {}", ObjectGroup::MAX)]
+    GroupTooLarge {
+        /// The group as given.
+        group: i128,
+    },
+    /// One of the characters that separate the parts of names.
+    #[error("cache_salt must not contain {{{character:?}}}")]
+    SaltCharacter {
+        /// The first such character.
+        character: char,
+    },
+    /// The salt is too long.
+    #[error("cache_salt exceeds max length {CACHE_SALT_CHARS_MAX} (got {chars})")]
+    SaltLength {
+        /// Characters in it.
+        chars: usize,
+    },
+    /// The hash is empty or too long.
+    #[error("chunk_hash must be 1 to {HASH_BYTES_MAX} bytes (got {bytes})")]
+    HashLength {
+        /// Bytes in it.
+        bytes: usize,
+    },
+    /// The rank does not fit 32 bits.
+    #[error("kv_rank {kv_rank} does not fit 32 bits")]
+    KvRank {
+        /// The rank as given.
+        kv_rank: i128,
+    },
+    /// The world size does not fit its byte of a rank.
+    #[error("world_size must be 1 to {WORLD_SIZE_MAX} (got {world_size})")]
+    WorldSize {
+        /// The world size as given.
+        world_size: u32,
+    },
+    /// The rank is not one of the world.
+    #[error("worker_id {rank} is not in a world of {world_size}")]
+    Rank {
+        /// The rank as given.
+        rank: u32,
+        /// The world size.
+        world_size: u32,
+    },
+}
+
+/// Checks a model name that is to become part of an object key.
+pub fn check_model_name(model_name: &str) -> Result<(), ObjectKeyError> {
+    if model_name.contains('@') {
+        return Err(ObjectKeyError::ModelName { model_name: model_name.to_owned() });
+    }
+    Ok(())
+}
+
+/// Checks a cache salt.
+pub fn check_cache_salt(cache_salt: &str) -> Result<(), ObjectKeyError> {
+    if let Some(character) = cache_salt.chars().find(|c| CACHE_SALT_FORBIDDEN.contains(c)) {
+        return Err(ObjectKeyError::SaltCharacter { character });
+    }
+    // A character takes at least one byte, so most salts need no counting.
+    if cache_salt.len() > CACHE_SALT_CHARS_MAX {
+        let chars = cache_salt.chars().count();
+        if chars > CACHE_SALT_CHARS_MAX {
+            return Err(ObjectKeyError::SaltLength { chars });
+        }
+    }
+    Ok(())
+}
+
+/// Takes an object group as it arrives from a peer.
+pub fn check_object_group(group: i128) -> Result<ObjectGroup, ObjectKeyError> {
+    if group < 0 {
+        return Err(ObjectKeyError::GroupNegative { group });
+    }
+    ObjectGroup::try_from(group).map_err(|_| ObjectKeyError::GroupTooLarge { group })
+}
+
 /// Which piece of a chunk's KV data an object holds: `world_size << 24 | rank << 16 |
 /// world_size << 8 | rank`, as LMCache packs it for one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +161,25 @@ impl KvRank {
     /// Packs `rank` of `world_size`. Values above 255 run into the neighbouring byte, as in LMCache.
     pub const fn new(world_size: u32, rank: u32) -> Self {
         Self((world_size << 24) | (rank << 16) | (world_size << 8) | rank)
+    }
+}
+
+impl KvRank {
+    /// Packs `rank` of `world_size` if each fits its byte. LMCache packs larger numbers into one
+    /// another, which lets two ranks share a name.
+    pub fn checked(world_size: u32, rank: u32) -> Result<Self, ObjectKeyError> {
+        if world_size == 0 || world_size > WORLD_SIZE_MAX {
+            return Err(ObjectKeyError::WorldSize { world_size });
+        }
+        if rank >= world_size {
+            return Err(ObjectKeyError::Rank { rank, world_size });
+        }
+        Ok(Self::new(world_size, rank))
+    }
+
+    /// The world size it was packed from.
+    pub const fn world_size(self) -> u32 {
+        self.0 >> 24
     }
 }
 
@@ -79,4 +199,20 @@ pub struct ObjectKey {
     pub object_group: ObjectGroup,
     /// Isolation domain; empty for none.
     pub cache_salt: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key whose model name and salt keep the rules of `storage.md` 0.1.
+    pub fn new(
+        chunk_hash: ChunkHash,
+        model_name: impl Into<Arc<str>>,
+        kv_rank: KvRank,
+        object_group: ObjectGroup,
+        cache_salt: impl Into<Arc<str>>,
+    ) -> Result<Self, ObjectKeyError> {
+        let (model_name, cache_salt) = (model_name.into(), cache_salt.into());
+        check_model_name(&model_name)?;
+        check_cache_salt(&cache_salt)?;
+        Ok(Self { chunk_hash, model_name, kv_rank, object_group, cache_salt })
+    }
 }

@@ -1,0 +1,101 @@
+//! Errors of decoding what a peer sent. Each names the field and the reason.
+
+use crate::object::ObjectKeyError;
+
+/// Why bytes from a peer are not the value they should be.
+///
+/// None of these is ever retryable: the same bytes fail again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes end inside a value, or a length claims more than is there.
+    #[error("{field}: the MessagePack data ends early")]
+    Truncated {
+        /// The field being read.
+        field: &'static str,
+    },
+    /// A frame holds more than one value.
+    #[error("{field}: {count} bytes are left over after the value")]
+    Trailing {
+        /// The field being read.
+        field: &'static str,
+        /// Bytes left over.
+        count: usize,
+    },
+    /// The value is of another type, or its first byte means nothing in MessagePack.
+    #[error("{field}: expected {expected}, found {found}")]
+    Type {
+        /// The field being read.
+        field: &'static str,
+        /// What the protocol declares.
+        expected: &'static str,
+        /// What was sent.
+        found: &'static str,
+    },
+    /// Text that is not UTF-8.
+    #[error("{field}: the text is not UTF-8")]
+    Utf8 {
+        /// The field being read.
+        field: &'static str,
+    },
+    /// A required field of a structure is absent.
+    #[error("{field}: missing")]
+    Missing {
+        /// The absent field.
+        field: &'static str,
+    },
+    /// An integer that the field cannot take.
+    #[error("{field}: {value} is not in {allowed}")]
+    OutOfRange {
+        /// The field being read.
+        field: &'static str,
+        /// The value sent.
+        value: i128,
+        /// What is taken, in words or as a range.
+        allowed: &'static str,
+    },
+    /// More entries than this implementation takes.
+    #[error("{field}: {count} entries are more than the limit of {limit}")]
+    TooMany {
+        /// The field being read.
+        field: &'static str,
+        /// Entries claimed or seen.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A text that has to be one of a fixed set is not.
+    #[error("{field}: {value:?} is not one of the known values")]
+    UnknownName {
+        /// The field being read.
+        field: &'static str,
+        /// The start of what was sent.
+        value: String,
+    },
+    /// A part of a key breaks the rules for keys.
+    #[error("{field}: {source}")]
+    Key {
+        /// The field being read.
+        field: &'static str,
+        /// The rule that is broken.
+        source: ObjectKeyError,
+    },
+    /// Too few or too many payload frames.
+    #[error("{operation} takes {expected} payloads, {found} were sent")]
+    PayloadCount {
+        /// Name of the operation.
+        operation: &'static str,
+        /// Payloads the operation declares.
+        expected: usize,
+        /// Payloads sent.
+        found: usize,
+    },
+}
+
+/// Characters of a refused text that an error message repeats.
+const QUOTED_CHARS_MAX: usize = 64;
+
+impl DecodeError {
+    pub(crate) fn unknown_name(field: &'static str, value: &str) -> Self {
+        Self::UnknownName { field, value: value.chars().take(QUOTED_CHARS_MAX).collect() }
+    }
+}

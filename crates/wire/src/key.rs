@@ -1,0 +1,278 @@
+//! The cache key that most operations carry (`protocol.md` 4): which tokens of which model and rank.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::DecodeError;
+use crate::msgpack::{Reader, Writer, required};
+use crate::object::{
+    ChunkHash, KvRank, ObjectGroup, ObjectKey, ObjectKeyError, WORLD_SIZE_MAX, check_cache_salt,
+    check_model_name,
+};
+use crate::tokens::{TokenError, Tokens};
+
+/// Readers of one object that a key may announce. Real deployments have a few dozen.
+pub const KV_READERS_MAX: u32 = 1 << 16;
+
+/// A cache key that decodes but cannot be used as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A bound of a worker's range is not on a chunk boundary.
+    #[error("{field} {tokens} is not a multiple of the chunk size {chunk_tokens}")]
+    Unaligned {
+        /// `start` or `end`.
+        field: &'static str,
+        /// The bound as given.
+        tokens: u64,
+        /// Tokens per chunk.
+        chunk_tokens: usize,
+    },
+    /// A worker's range ends behind the tokens.
+    #[error("end {end} is behind the last of {tokens} tokens")]
+    PastTokens {
+        /// The end as given.
+        end: u64,
+        /// Count of tokens.
+        tokens: usize,
+    },
+    /// A worker's call that names no worker.
+    #[error("worker_id is nil, but only a worker can make this call")]
+    NoWorker,
+    /// The number of readers is negative or absurd.
+    #[error("num_kv_readers must be 1 to {KV_READERS_MAX} (got {readers})")]
+    Readers {
+        /// The number as given.
+        readers: i64,
+    },
+    /// A token that cannot be hashed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The model, rank or world of the key cannot be part of an object key.
+    #[error(transparent)]
+    Object(#[from] ObjectKeyError),
+}
+
+/// `IPCCacheServerKey` of the reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheKey {
+    /// The model as the engine names it.
+    pub model_name: Arc<str>,
+    /// Number of distinct pieces that one chunk's KV data is split into.
+    pub world_size: u32,
+    /// Which piece; `None` for the scheduler's calls: all of them.
+    pub worker_id: Option<u32>,
+    /// The tokens of the request from position 0, not only those of the range.
+    pub tokens: Tokens,
+    /// First token of the range.
+    pub start: u64,
+    /// Token after the range.
+    pub end: u64,
+    /// The session; not part of the identity.
+    pub request_id: Arc<str>,
+    /// Isolation domain; empty for none.
+    pub cache_salt: Arc<str>,
+    /// Settings passed through, as the MessagePack map that was sent; not part of the identity.
+    pub request_configs: Option<Bytes>,
+    /// How many workers will read each object; `None` from clients before 0.5.5. Not part of the
+    /// identity. See [`CacheKey::kv_readers`].
+    pub num_kv_readers: Option<i64>,
+}
+
+/// Fields that a key always has.
+const FIELDS: usize = 10;
+
+impl CacheKey {
+    /// Reads a key from the front of `reader`.
+    ///
+    /// # Errors
+    /// A required field is missing, a field has another type or is negative, or the salt breaks the
+    /// rules. Tokens outside u32 decode; hashing them fails.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (mut model_name, mut world_size, mut worker_id, mut tokens) = (None, None, None, None);
+        let (mut start, mut end, mut request_id) = (None, None, None);
+        let (mut cache_salt, mut request_configs, mut num_kv_readers) = ("", None, None);
+        reader.structure("key", |name, reader| {
+            match name {
+                b"model_name" => model_name = Some(reader.str("model_name")?),
+                b"world_size" => world_size = Some(reader.u32("world_size")?),
+                b"worker_id" if reader.nil() => worker_id = Some(None),
+                b"worker_id" => worker_id = Some(Some(reader.u32("worker_id")?)),
+                b"token_ids" => tokens = Some(Tokens::decode(reader, "token_ids")?),
+                b"start" => start = Some(reader.u64("start")?),
+                b"end" => end = Some(reader.u64("end")?),
+                b"request_id" => request_id = Some(reader.str("request_id")?),
+                b"cache_salt" => cache_salt = reader.str("cache_salt")?,
+                b"request_configs" => request_configs = decode_request_configs(reader)?,
+                b"num_kv_readers" => num_kv_readers = Some(reader.i64("num_kv_readers")?),
+                _ => reader.skip("key")?,
+            }
+            Ok(())
+        })?;
+        check_cache_salt(cache_salt).map_err(|source| DecodeError::Key { field: "cache_salt", source })?;
+        Ok(Self {
+            model_name: required("model_name", model_name)?.into(),
+            world_size: required("world_size", world_size)?,
+            worker_id: required("worker_id", worker_id)?,
+            tokens: required("token_ids", tokens)?,
+            start: required("start", start)?,
+            end: required("end", end)?,
+            request_id: required("request_id", request_id)?.into(),
+            cache_salt: cache_salt.into(),
+            request_configs: request_configs.map(Bytes::copy_from_slice),
+            num_kv_readers,
+        })
+    }
+
+    /// Writes a key as stock clients do: every field, in the reference's order. Without
+    /// `num_kv_readers` that field is left out, as clients before 0.5.5 do.
+    pub fn encode(&self, writer: &mut Writer) {
+        writer.map(if self.num_kv_readers.is_some() { FIELDS } else { FIELDS - 1 });
+        writer.str("model_name");
+        writer.str(&self.model_name);
+        writer.str("world_size");
+        writer.uint(u64::from(self.world_size));
+        writer.str("worker_id");
+        match self.worker_id {
+            Some(worker_id) => writer.uint(u64::from(worker_id)),
+            None => writer.nil(),
+        }
+        writer.str("token_ids");
+        self.tokens.encode(writer);
+        writer.str("start");
+        writer.uint(self.start);
+        writer.str("end");
+        writer.uint(self.end);
+        writer.str("request_id");
+        writer.str(&self.request_id);
+        writer.str("cache_salt");
+        writer.str(&self.cache_salt);
+        writer.str("request_configs");
+        match &self.request_configs {
+            Some(map) => writer.raw(map),
+            None => writer.nil(),
+        }
+        if let Some(readers) = self.num_kv_readers {
+            writer.str("num_kv_readers");
+            writer.int(readers);
+        }
+    }
+
+    /// Whether both keys mean the same data: all fields but the request, its settings and the number
+    /// of readers.
+    pub fn same_identity(&self, other: &Self) -> bool {
+        self.model_name == other.model_name
+            && self.world_size == other.world_size
+            && self.worker_id == other.worker_id
+            && self.start == other.start
+            && self.end == other.end
+            && self.cache_salt == other.cache_salt
+            && self.tokens == other.tokens
+    }
+
+    /// Whole chunks of a lookup: those before `end` and within the tokens. `start` does not matter.
+    /// `chunk_tokens` of 0 gives no chunks.
+    pub fn lookup_chunks(&self, chunk_tokens: usize) -> usize {
+        let end = usize::try_from(self.end).unwrap_or(usize::MAX).min(self.tokens.len());
+        end.checked_div(chunk_tokens).unwrap_or(0)
+    }
+
+    /// The chunks of a worker's range, counted from token 0. Empty if the range ends where or before it
+    /// starts.
+    ///
+    /// # Errors
+    /// A bound is not a multiple of `chunk_tokens`, or the range ends behind the tokens.
+    pub fn worker_chunks(&self, chunk_tokens: usize) -> Result<Range<usize>, KeyError> {
+        let start = chunk_of("start", self.start, chunk_tokens)?;
+        let end = chunk_of("end", self.end, chunk_tokens)?;
+        if self.end > self.tokens.len() as u64 {
+            return Err(KeyError::PastTokens { end: self.end, tokens: self.tokens.len() });
+        }
+        // Both are now at most the count of tokens.
+        Ok(start.min(end) as usize..end as usize)
+    }
+
+    /// The ranks whose objects the key means: its worker's, or all of the world for a scheduler's key.
+    ///
+    /// # Errors
+    /// The world is empty or larger than a [`KvRank`] can tell apart, or the worker is outside it.
+    pub fn kv_ranks(&self) -> Result<Vec<KvRank>, KeyError> {
+        if self.world_size == 0 || self.world_size > WORLD_SIZE_MAX {
+            return Err(ObjectKeyError::WorldSize { world_size: self.world_size }.into());
+        }
+        let ranks = match self.worker_id {
+            Some(worker_id) => vec![KvRank::checked(self.world_size, worker_id)?],
+            None => (0..self.world_size).map(|rank| KvRank::new(self.world_size, rank)).collect(),
+        };
+        Ok(ranks)
+    }
+
+    /// The rank of a worker's key.
+    ///
+    /// # Errors
+    /// The key names no worker, or [`CacheKey::kv_ranks`] refuses it.
+    pub fn worker_rank(&self) -> Result<KvRank, KeyError> {
+        Ok(KvRank::checked(self.world_size, self.worker_id.ok_or(KeyError::NoWorker)?)?)
+    }
+
+    /// One row of the lookup grid: the objects of `hashes` for one object group and rank.
+    ///
+    /// # Errors
+    /// The model name contains `@`.
+    pub fn object_row(
+        &self,
+        hashes: &[ChunkHash],
+        object_group: ObjectGroup,
+        kv_rank: KvRank,
+    ) -> Result<Vec<ObjectKey>, KeyError> {
+        check_model_name(&self.model_name)?;
+        let key = |&chunk_hash: &ChunkHash| ObjectKey {
+            chunk_hash,
+            model_name: Arc::clone(&self.model_name),
+            kv_rank,
+            object_group,
+            cache_salt: Arc::clone(&self.cache_salt),
+        };
+        Ok(hashes.iter().map(key).collect())
+    }
+
+    /// How many workers will read each object. Clients before 0.5.5 do not say so; for them it follows
+    /// from `tp_size`, the second payload of the lookup, by the rule of the servers of their time
+    /// (`protocol.md` 18).
+    ///
+    /// # Errors
+    /// The number is negative or above [`KV_READERS_MAX`].
+    pub fn kv_readers(&self, tp_size: i64) -> Result<u32, KeyError> {
+        let readers = match self.num_kv_readers {
+            Some(readers) if readers != 0 => readers,
+            _ => {
+                let world_size = i64::from(self.world_size);
+                let tp_size = if tp_size > 1 { tp_size } else { world_size };
+                if tp_size > world_size { tp_size } else { 1 }
+            }
+        };
+        match u32::try_from(readers) {
+            Ok(count @ 1..=KV_READERS_MAX) => Ok(count),
+            _ => Err(KeyError::Readers { readers }),
+        }
+    }
+}
+
+/// Checks that `tokens` is on a chunk boundary and returns which.
+fn chunk_of(field: &'static str, tokens: u64, chunk_tokens: usize) -> Result<u64, KeyError> {
+    match (tokens.checked_rem(chunk_tokens as u64), tokens.checked_div(chunk_tokens as u64)) {
+        (Some(0), Some(chunk)) => Ok(chunk),
+        _ => Err(KeyError::Unaligned { field, tokens, chunk_tokens }),
+    }
+}
+
+/// Reads a map with text keys or nil, and returns its bytes.
+fn decode_request_configs<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+    if reader.nil() {
+        return Ok(None);
+    }
+    let before = reader.rest();
+    reader.structure("request_configs", |_, reader| reader.skip("request_configs"))?;
+    Ok(Some(&before[..before.len() - reader.rest().len()]))
+}
