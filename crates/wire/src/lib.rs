@@ -18,6 +18,7 @@ pub mod hash;
 pub mod key;
 pub mod message;
 pub mod msgpack;
+pub mod names;
 pub mod object;
 pub mod operation;
 pub mod p2p;
