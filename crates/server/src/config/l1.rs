@@ -74,11 +74,14 @@ pub struct EvictionConfig {
     pub trigger_watermark: f64,
     /// Share to release once it has started, in (0, 1].
     pub ratio: f64,
+    /// Whether to evict at the watermark although there is room. Room is always made on demand, so
+    /// this is on only if the operator gave one of the two flags above.
+    pub background_trim: bool,
 }
 
 impl Default for EvictionConfig {
     fn default() -> Self {
-        Self { policy: EvictionPolicy::Lru, trigger_watermark: 0.8, ratio: 0.2 }
+        Self { policy: EvictionPolicy::Lru, trigger_watermark: 0.8, ratio: 0.2, background_trim: false }
     }
 }
 
@@ -141,6 +144,8 @@ fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, oute
         fields.choice("eviction_policy", names, EvictionPolicy::from_name).unwrap_or(eviction.policy);
     eviction.trigger_watermark = fields.share("trigger_watermark").unwrap_or(eviction.trigger_watermark);
     eviction.ratio = fields.share("eviction_ratio").unwrap_or(eviction.ratio);
+    eviction.background_trim |=
+        block.contains_key("trigger_watermark") || block.contains_key("eviction_ratio");
     let mut faults = fields.finish();
     if faults.iter().any(|fault| matches!(fault, SpecError::UnknownField { .. })) {
         faults.retain(|fault| !matches!(fault, SpecError::UnknownField { .. }));
@@ -183,7 +188,10 @@ mod tests {
             ..L1Config::default()
         };
         assert_eq!(l1, expected);
-        assert_eq!(eviction, EvictionConfig { trigger_watermark: 0.5, ..EvictionConfig::default() });
+        assert_eq!(
+            eviction,
+            EvictionConfig { trigger_watermark: 0.5, background_trim: true, ..EvictionConfig::default() }
+        );
     }
 
     #[test]

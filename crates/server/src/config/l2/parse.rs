@@ -168,7 +168,8 @@ fn eviction(
     let trigger_watermark = fields.share("trigger_watermark").unwrap_or(default.trigger_watermark);
     let ratio = fields.share("eviction_ratio").unwrap_or(default.ratio);
     outer.adopt(fields.finish());
-    Some(EvictionConfig { policy: policy?, trigger_watermark, ratio })
+    let background_trim = block.contains_key("trigger_watermark") || block.contains_key("eviction_ratio");
+    Some(EvictionConfig { policy: policy?, trigger_watermark, ratio, background_trim })
 }
 
 fn serde(
@@ -240,7 +241,7 @@ mod tests {
         let expected = L2AdapterConfig {
             affinity_tag: "hot".to_owned(),
             shared: true,
-            eviction: Some(EvictionConfig { ratio: 0.5, ..EvictionConfig::default() }),
+            eviction: Some(EvictionConfig { ratio: 0.5, background_trim: true, ..EvictionConfig::default() }),
             persist: false,
             serde: Some(SerdeConfig::AesGcm {
                 aes_bits: 256,

@@ -1,0 +1,154 @@
+//! Hashes of the prompts of recent requests.
+//!
+//! Every call of a request carries its whole token list. Hashing is the dearest part of serving it
+//! (chained BLAKE3 of 32k tokens takes a quarter of a millisecond, comparing them takes four
+//! microseconds), so each prompt is hashed once and then recognised by its tokens. A request that
+//! grows is hashed from where it grew. Tokens are compared, never trusted: a request id that comes
+//! back with other tokens gets other hashes (LMCache keeps the old ones).
+//!
+//! Memory is bounded by the tokens kept; the prompt used longest ago goes first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use larder_wire::hash::TokenHasher;
+use larder_wire::object::ChunkHash;
+
+/// Tokens kept in all, 4 bytes each.
+const TOKENS_MAX: usize = 16 << 20;
+
+/// Hashes of a prompt's whole chunks, in order.
+pub type Chain = Arc<[ChunkHash]>;
+
+/// Turns tokens into chunk hashes, remembering the last ones of each request.
+#[derive(Debug)]
+pub struct Chains {
+    hasher: TokenHasher,
+    recent: Mutex<Recent>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    by_request: HashMap<Arc<str>, (u64, Arc<Prompt>)>,
+    by_age: BTreeMap<u64, Arc<str>>,
+    clock: u64,
+    tokens: usize,
+}
+
+/// Whole chunks of tokens and their hashes.
+#[derive(Debug)]
+struct Prompt {
+    tokens: Box<[u32]>,
+    chain: Chain,
+}
+
+impl Chains {
+    /// Remembers nothing yet.
+    pub fn new(hasher: TokenHasher) -> Self {
+        Self { hasher, recent: Mutex::default() }
+    }
+
+    /// Tokens per chunk.
+    pub fn chunk_tokens(&self) -> usize {
+        self.hasher.chunk_tokens()
+    }
+
+    /// The hashes of `tokens`, a whole number of chunks, for a request.
+    pub fn chain(&self, request_id: &Arc<str>, tokens: &[u32]) -> Chain {
+        if tokens.is_empty() {
+            return Chain::default();
+        }
+        let known = self.lock().get(request_id);
+        if let Some(prompt) = &known
+            && prompt.tokens.starts_with(tokens)
+        {
+            let chunks = tokens.len() / self.hasher.chunk_tokens();
+            return match prompt.chain.len() == chunks {
+                true => prompt.chain.clone(),
+                false => prompt.chain[..chunks].into(),
+            };
+        }
+        let mut chain = Vec::with_capacity(tokens.len() / self.hasher.chunk_tokens());
+        let done = match &known {
+            Some(prompt) if tokens.starts_with(&prompt.tokens) => {
+                chain.extend_from_slice(&prompt.chain);
+                prompt.tokens.len()
+            }
+            _ => 0,
+        };
+        self.hasher.extend(chain.last().copied(), &tokens[done..], &mut chain);
+        let chain: Chain = chain.into();
+        let prompt = Arc::new(Prompt { tokens: tokens.into(), chain: chain.clone() });
+        self.lock().put(request_id, prompt);
+        chain
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
+        // A cache whose last change was cut short is still a cache.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn get(&mut self, request_id: &Arc<str>) -> Option<Arc<Prompt>> {
+        self.clock += 1;
+        let (age, prompt) = self.by_request.get_mut(request_id)?;
+        self.by_age.remove(age);
+        *age = self.clock;
+        self.by_age.insert(self.clock, request_id.clone());
+        Some(prompt.clone())
+    }
+
+    fn put(&mut self, request_id: &Arc<str>, prompt: Arc<Prompt>) {
+        self.clock += 1;
+        self.tokens += prompt.tokens.len();
+        if let Some((age, old)) = self.by_request.insert(request_id.clone(), (self.clock, prompt)) {
+            self.by_age.remove(&age);
+            self.tokens -= old.tokens.len();
+        }
+        self.by_age.insert(self.clock, request_id.clone());
+        while self.tokens > TOKENS_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+            && let Some((_, prompt)) = self.by_request.remove(&oldest)
+        {
+            self.tokens -= prompt.tokens.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_wire::hash::HashAlgorithm;
+
+    fn chains(chunk_tokens: usize) -> Chains {
+        Chains::new(TokenHasher::new(HashAlgorithm::Blake3, chunk_tokens).unwrap())
+    }
+
+    #[test]
+    fn what_is_remembered_never_changes_an_answer() {
+        let chains = chains(4);
+        let hasher = TokenHasher::new(HashAlgorithm::Blake3, 4).unwrap();
+        let id: Arc<str> = "r".into();
+        let a: Vec<u32> = (0..40).collect();
+        let b: Vec<u32> = (100..140).collect();
+        let mixed: Vec<u32> = a[..20].iter().chain(&b[20..]).copied().collect();
+        // Grows, shrinks, forks, and comes back as another prompt under the same id.
+        for tokens in [&a[..8], &a[..40], &a[..16], &mixed[..], &b[..12], &b[..], &a[..4], &[]] {
+            assert_eq!(chains.chain(&id, tokens)[..], hasher.hash(tokens)[..], "{tokens:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_by_forgetting_the_oldest() {
+        let chains = chains(1 << 20);
+        let tokens = vec![7; 4 << 20];
+        for i in 0..6 {
+            chains.chain(&format!("r{i}").into(), &tokens);
+        }
+        let recent = chains.lock();
+        assert!(recent.tokens <= TOKENS_MAX, "{} tokens kept", recent.tokens);
+        assert_eq!(recent.by_request.len(), recent.by_age.len());
+        assert!(recent.by_request.contains_key("r5") && !recent.by_request.contains_key("r0"));
+    }
+}

@@ -1,0 +1,79 @@
+//! The HTTP side: what operators' tools, probes and Prometheus ask.
+
+mod health;
+mod version;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, middleware};
+use serde_json::json;
+
+use crate::state::State;
+
+type AppState = Arc<State>;
+
+/// Every path of the API.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/", get(async || Json(json!({"status": "ok", "service": "LMCache HTTP API"}))))
+        .route("/healthcheck", get(health::healthcheck))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/version", get(version::version))
+        .route("/lmc_version", get(version::lmcache_version))
+        .route("/commit_id", get(version::commit_id))
+        .route("/config", get(config))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(state.clone(), access_log))
+        .with_state(state)
+}
+
+/// `/metrics` alone, for a port of its own.
+pub fn metrics_router(state: AppState) -> Router {
+    Router::new().route("/metrics", get(metrics)).fallback(not_found).with_state(state)
+}
+
+async fn metrics(Shared(state): Shared<AppState>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    (content_type, crate::metrics::exposition(&state)).into_response()
+}
+
+async fn config(Shared(state): Shared<AppState>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    let body = format!("{:#}", state.config.to_reference_json());
+    (content_type, body).into_response()
+}
+
+/// An error under both names that stock tools look for.
+fn error(status: StatusCode, text: &str) -> Response {
+    (status, Json(json!({"detail": text, "error": text}))).into_response()
+}
+
+async fn not_found() -> Response {
+    error(StatusCode::NOT_FOUND, "Not Found")
+}
+
+async fn method_not_allowed() -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+}
+
+async fn access_log(
+    Shared(state): Shared<AppState>,
+    request: axum::extract::Request,
+    next: middleware::Next,
+) -> Response {
+    if !state.config.http.access_log {
+        return next.run(request).await;
+    }
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let response = next.run(request).await;
+    tracing::info!(%method, %uri, status = response.status().as_u16(), "http");
+    response
+}

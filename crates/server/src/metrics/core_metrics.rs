@@ -1,0 +1,152 @@
+//! The core's counters and gauges as metrics.
+
+use larder_store::core::Gauges;
+use larder_store::counters::{Counters, L1Counters};
+
+use crate::state::State;
+
+/// One name with its samples.
+#[derive(Debug)]
+pub(super) struct Metric {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: Kind,
+    /// Labels in braces, or nothing, and the value.
+    pub(super) samples: Vec<(String, f64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Reads the core, once.
+pub(super) fn snapshot(state: &State) -> Vec<Metric> {
+    let (counters, l1, gauges) = {
+        let core = state.core_for_report();
+        (*core.counters(), *core.l1().counters(), core.gauges())
+    };
+    let tag = &state.config.l1.tag;
+    let mut out = Vec::new();
+    l1_metrics(&mut out, tag, &counters, &l1, &gauges);
+    request_metrics(&mut out, &counters);
+    holder_metrics(&mut out, &gauges);
+    out.push(Metric {
+        name: "lmcache_mp_l1_committed_bytes",
+        help: "Bytes of L1 that are backed by memory",
+        kind: Kind::Gauge,
+        samples: vec![(String::new(), state.arena.populated() as f64)],
+    });
+    out.push(Metric {
+        name: "lmcache_mp_build_info",
+        help: "Version of the server",
+        kind: Kind::Gauge,
+        samples: vec![(format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0)],
+    });
+    out
+}
+
+fn counter(name: &'static str, help: &'static str, labels: &str, value: u64) -> Metric {
+    Metric { name, help, kind: Kind::Counter, samples: vec![(labels.to_owned(), value as f64)] }
+}
+
+fn gauge(name: &'static str, help: &'static str, labels: &str, value: f64) -> Metric {
+    Metric { name, help, kind: Kind::Gauge, samples: vec![(labels.to_owned(), value)] }
+}
+
+fn l1_metrics(out: &mut Vec<Metric>, tag: &str, counters: &Counters, l1: &L1Counters, gauges: &Gauges) {
+    let tag = escape(tag);
+    let tagged = format!("{{l1_tag=\"{tag}\"}}");
+    let backend = format!("{{backend=\"dram\",l1_tag=\"{tag}\"}}");
+    let usage = &gauges.l1;
+    let ratio = usage.used_bytes as f64 / (usage.capacity_bytes as f64).max(1.0);
+    out.extend([
+        counter(
+            "lmcache_mp_l1_read_chunks_total",
+            "Objects whose read from L1 finished",
+            &tagged,
+            counters.retrieved_objects,
+        ),
+        counter("lmcache_mp_l1_write_chunks_total", "Objects committed to L1", &tagged, l1.admitted_objects),
+        counter("lmcache_mp_l1_evicted_chunks_total", "Objects evicted from L1", &tagged, l1.evicted_objects),
+        counter("lmcache_mp_l1_evicted_bytes_total", "Bytes evicted from L1", &tagged, l1.evicted_bytes),
+        gauge("lmcache_mp_l1_memory_usage_bytes", "Bytes allocated in L1", &backend, usage.used_bytes as f64),
+        gauge("lmcache_mp_l1_capacity_bytes", "Size of L1", &backend, usage.capacity_bytes as f64),
+        gauge("lmcache_mp_l1_usage_ratio", "Allocated part of L1", &backend, ratio),
+        gauge(
+            "lmcache_mp_l1_staging_bytes",
+            "Bytes reserved for writing, not committed",
+            &backend,
+            usage.staged_bytes as f64,
+        ),
+        gauge("lmcache_mp_l1_objects", "Readable objects in L1", &tagged, usage.resident_objects as f64),
+        gauge("lmcache_mp_l1_staging_objects", "Objects being written", &tagged, usage.staged_objects as f64),
+        gauge(
+            "lmcache_mp_l1_unlinked_objects",
+            "Objects removed from L1 whose memory somebody may still use",
+            &tagged,
+            usage.unlinked_objects as f64,
+        ),
+        counter(
+            "lmcache_mp_l1_allocation_failure_chunks_total",
+            "Objects that found no room in L1",
+            "{during=\"l1_store\",model_name=\"\"}",
+            l1.refused_objects,
+        ),
+    ]);
+}
+
+fn request_metrics(out: &mut Vec<Metric>, c: &Counters) {
+    let device = "{device=\"cpu\"}";
+    let rows = [
+        ("lmcache_mp_lookup_hit_l1_keys_total", "Objects found in L1", "", c.lookup_hit_objects),
+        (
+            "lmcache_mp_lookup_early_exit_requests_total",
+            "Lookups that never looked",
+            "{reason=\"no_gpu_context\"}",
+            c.lookups_unregistered,
+        ),
+        ("lmcache_mp_num_submitted_stores_total", "Stores given slots", device, c.stores_prepared),
+        ("lmcache_mp_num_finished_stores_total", "Stores committed", device, c.stores_committed),
+        ("lmcache_mp_num_submitted_retrieves_total", "Retrieves given slots", device, c.retrieves_prepared),
+        ("lmcache_mp_num_finished_retrieves_total", "Retrieves committed", device, c.retrieves_committed),
+        ("lmcache_mp_stores_abandoned_total", "Stores that were never committed", "", c.stores_abandoned),
+        ("lmcache_mp_retrieves_failed_total", "Retrieves of something missing", "", c.retrieves_failed),
+        (
+            "lmcache_mp_retrieves_abandoned_total",
+            "Retrieves that were never committed",
+            "",
+            c.retrieves_abandoned,
+        ),
+        ("lmcache_mp_stored_bytes_total", "Bytes stored by workers", "", c.stored_bytes),
+        ("lmcache_mp_retrieved_bytes_total", "Bytes retrieved by workers", "", c.retrieved_bytes),
+        ("lmcache_mp_leases_expired_total", "Lookups whose hold ran out unused", "", c.leases_expired),
+        ("lmcache_mp_sessions_expired_total", "Sessions ended by their time limit", "", c.sessions_expired),
+        ("lmcache_mp_workers_reaped_total", "Workers given up as silent", "", c.workers_reaped),
+    ];
+    out.extend(rows.map(|(name, help, labels, value)| counter(name, help, labels, value)));
+}
+
+fn holder_metrics(out: &mut Vec<Metric>, g: &Gauges) {
+    let rows = [
+        ("lmcache_mp_workers", "Registered workers", g.workers),
+        ("lmcache_mp_sessions", "Open request sessions", g.sessions),
+        ("lmcache_mp_lookup_leases", "Lookups that hold objects for their readers", g.lookup_leases),
+        ("lmcache_mp_active_stores", "Stores prepared and not committed", g.stores),
+        ("lmcache_mp_active_retrieves", "Retrieves prepared and not committed", g.retrieves),
+        ("lmcache_mp_peer_leases", "Lookups of other servers that hold objects", g.peer_leases),
+        (
+            "lmcache_mp_quarantined_objects",
+            "Objects whose memory a vanished worker may still use",
+            g.quarantined_objects,
+        ),
+        ("lmcache_mp_active_prefetch_jobs", "Lookups in progress", 0),
+    ];
+    out.extend(rows.map(|(name, help, value)| gauge(name, help, "", value as f64)));
+}
+
+/// A label value as the text format wants it.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

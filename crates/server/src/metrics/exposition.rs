@@ -1,0 +1,59 @@
+//! The classic Prometheus text format.
+
+use std::fmt::Write as _;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+use super::core_metrics::{Kind, Metric};
+
+/// The registry's metrics and those read from the core.
+///
+/// The encoder speaks OpenMetrics, whose counters are announced without their `_total` suffix and
+/// which ends in a marker. LMCache serves the older text format, in which a name is announced as it
+/// is written, and so do we.
+pub(super) fn render(registry: &Registry, metrics: &[Metric]) -> String {
+    let mut open = String::new();
+    // Writing into a string cannot fail; a scrape of what was written is better than none.
+    let _ = encode(&mut open, registry);
+    let mut text = String::with_capacity(open.len() + 4096);
+    let mut counter = None;
+    let mut help: Option<&str> = None;
+    for line in open.lines() {
+        if line.starts_with("# EOF") {
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = Some(rest);
+            continue;
+        }
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            if let Some((_, text_of_help)) = help.take().and_then(|h| h.split_once(' ')) {
+                let _ = writeln!(text, "# HELP {name}{suffix} {text_of_help}");
+            }
+            let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
+            counter = (kind == "counter").then_some(name);
+            continue;
+        }
+        debug_assert!(counter.is_none_or(|c| line.starts_with(c)), "sample outside its family: {line}");
+        text.push_str(line);
+        text.push('\n');
+    }
+    for metric in metrics {
+        write(&mut text, metric);
+    }
+    text
+}
+
+fn write(text: &mut String, metric: &Metric) {
+    let Metric { name, help, kind, samples } = metric;
+    let kind = match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+    };
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}

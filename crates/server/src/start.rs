@@ -1,0 +1,269 @@
+//! Start-up and shutdown.
+//!
+//! Everything that can fail at start is tried before anything is promised: ports are bound, the
+//! arena is mapped and locked, and only then are requests read. A port that is taken is known within
+//! milliseconds.
+//!
+//! Shutdown: stop accepting, send the replies that are waiting, let the arena go. A second signal
+//! ends the process at once.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_store::arena::{Arena, ArenaError};
+use larder_store::core::Trim;
+use larder_store::l1::eviction::EvictionKind;
+use larder_store::{Core, CoreConfig};
+use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
+use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::chains::Chains;
+use crate::config::{Config, EvictionPolicy};
+use crate::memory::Memory;
+use crate::rpc::Rpc;
+use crate::state::State;
+
+/// How long memory that a vanished worker may still be using is left alone.
+const QUARANTINE: Duration = Duration::from_secs(10);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An endpoint is not one.
+    #[error("--listen: {0}")]
+    Endpoint(#[from] ParseEndpointError),
+    /// The request port is taken or the address is not this machine's.
+    #[error("requests: {0}")]
+    Requests(#[from] BindError),
+    /// The HTTP or metrics port is taken.
+    #[error("{flag} {address}: {source}")]
+    Http {
+        /// The flag that names the port.
+        flag: &'static str,
+        /// What could not be bound.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no memory for L1.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The hash algorithm cannot be used.
+    #[error("--hash-algorithm: {0}")]
+    Hash(#[from] HashAlgorithmError),
+    /// The operating system refused something else.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// A server that is bound and mapped, and reads no requests yet.
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<State>,
+    router: Router,
+    http: TcpListener,
+    prometheus: Option<TcpListener>,
+}
+
+/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`.
+///
+/// # Errors
+/// See [`StartError`]. Nothing is left behind then.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let threads = config.rpc.worker_threads.cpu;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { action: "start threads", source })?;
+    runtime.block_on(async {
+        let stop = signals()?;
+        let server = Server::bind(config).await?;
+        server.announce();
+        server.serve(stop).await;
+        Ok(())
+    })
+}
+
+impl Server {
+    /// Binds every port and maps L1.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let endpoints: Vec<Endpoint> = config.rpc.endpoints().map(|e| e.parse()).collect::<Result<_, _>>()?;
+        let router = Router::bind(&endpoints, Limits::default()).await?;
+        let http = bind_http("--http-port", &config.http.host, config.http.port).await?;
+        let prometheus = match config.metrics.prometheus_port {
+            Some(port) => Some(bind_http("--prometheus-port", &config.http.host, port).await?),
+            None => None,
+        };
+        let hash = WireHash::parse(config.hash_algorithm.name(), python_hash_seed().as_deref())?;
+        let hasher = TokenHasher::new(hash, config.chunk_tokens as usize)
+            .expect("a validated configuration has at least one token per chunk");
+        let arena = Arc::new(arena(&config)?);
+        let memory = Arc::new(Memory::new(arena.clone()));
+        let core = Core::new(core_config(&config));
+        let state = State::new(config, core, arena, memory, Chains::new(hasher));
+        Ok(Self { state: Arc::new(state), router, http, prometheus })
+    }
+
+    /// Where requests arrive, with real ports.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        self.router.local_endpoints()
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.local_addr().ok()
+    }
+
+    /// What requests, scrapes and tasks share.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// One line that says where the server is and how to use it.
+    fn announce(&self) {
+        let endpoints: Vec<String> = self.endpoints().iter().map(Endpoint::to_string).collect();
+        let http = self.http_address().map_or_else(String::new, |a| format!("http://{a}"));
+        let gib = self.state.arena.size() as f64 / f64::from(1 << 30);
+        let pool =
+            self.state.arena.name().map_or("sent through the socket".to_owned(), |n| format!("/dev/shm/{n}"));
+        let (host, port) = match self.endpoints().first() {
+            Some(Endpoint::Tcp { host, port }) => (host.as_str(), *port),
+            _ => ("localhost", self.state.config.rpc.port),
+        };
+        tracing::info!(
+            "ready: requests on {}, L1 {gib:.1} GiB ({pool}), admin on {http}; connect vLLM with \
+             --kv-transfer-config '{{\"kv_connector\":\"LMCacheMPConnector\",\"kv_role\":\"kv_both\",\
+             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port}}}}}'",
+            endpoints.join(" and "),
+        );
+    }
+
+    /// Serves until `stop` completes, then winds down.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let Self { state, router, http, prometheus } = self;
+        let (stopping, stopped) = watch::channel(false);
+        let committer = {
+            let memory = state.memory.clone();
+            std::thread::Builder::new().name("memory".to_owned()).spawn(move || memory.run())
+        };
+        if let Err(error) = &committer {
+            // Memory is then committed by the stores that need it.
+            tracing::warn!(%error, "no thread to commit memory ahead");
+        }
+        let timekeeper = tokio::spawn({
+            let state = state.clone();
+            async move { state.keep_time().await }
+        });
+        let mut https =
+            vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
+        if let Some(listener) = prometheus {
+            let router = crate::http::metrics_router(state.clone());
+            https.push(tokio::spawn(serve_http(listener, router, stopped.clone())));
+        }
+        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        tracing::info!("stopping");
+        let _ = stopping.send(true);
+        let drained = async {
+            for task in https {
+                let _ = task.await;
+            }
+        };
+        // A client that keeps an HTTP connection open must not keep the server alive.
+        let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
+        timekeeper.abort();
+        state.memory.stop();
+        if let Ok(thread) = committer {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// L1's memory, shared if it can be.
+fn arena(config: &Config) -> Result<Arena, ArenaError> {
+    let l1 = &config.l1;
+    let Some(name) = &l1.shm_name else { return Arena::private(l1.bytes) };
+    match Arena::shared(name, l1.bytes) {
+        Err(ArenaError::NoSpace { free, need }) if l1.shm_fallback => {
+            tracing::warn!(
+                free,
+                need,
+                "/dev/shm is too small for L1: as --shm-fallback says, every byte goes through the socket"
+            );
+            Arena::private(l1.bytes)
+        }
+        other => other,
+    }
+}
+
+fn core_config(config: &Config) -> CoreConfig {
+    let eviction = &config.eviction;
+    CoreConfig {
+        capacity_bytes: config.l1.bytes,
+        align_bytes: config.l1.align_bytes,
+        eviction: match eviction.policy {
+            EvictionPolicy::Noop => EvictionKind::Noop,
+            _ => EvictionKind::Lru,
+        },
+        trim: eviction
+            .background_trim
+            .then_some(Trim { above: eviction.trigger_watermark, release: eviction.ratio }),
+        read_ttl: config.l1.read_ttl,
+        write_ttl: config.l1.write_ttl,
+        session_ttl: config.liveness.session_ttl,
+        worker_reap_timeout: config.liveness.worker_reap_timeout,
+        worker_registration_grace: config.liveness.worker_registration_grace,
+        quarantine: QUARANTINE,
+    }
+}
+
+/// vLLM mixes this into its hashes; servers and engines must agree on it.
+fn python_hash_seed() -> Option<String> {
+    std::env::var("PYTHONHASHSEED").ok()
+}
+
+async fn bind_http(flag: &'static str, host: &str, port: u16) -> Result<TcpListener, StartError> {
+    TcpListener::bind((host, port)).await.map_err(|source| StartError::Http {
+        flag,
+        address: format!("{host}:{port}"),
+        source,
+    })
+}
+
+async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let stop = async move {
+        let _ = stopped.wait_for(|s| *s).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+        tracing::error!(%error, "http has ended");
+    }
+}
+
+/// Completes at the first `SIGTERM` or `SIGINT`. The second one ends the process.
+fn signals() -> Result<impl Future<Output = ()>, StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen =
+        |kind| signal(kind).map_err(|source| StartError::System { action: "listen for signals", source });
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
+        });
+    })
+}

@@ -1,0 +1,126 @@
+//! What every request, every scrape and every background task shares.
+//!
+//! One lock guards the core. It is held for as long as the core computes (microseconds), never
+//! across I/O, hashing, copying or a call into anything else.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use larder_store::arena::Arena;
+use larder_store::{Core, Time};
+use tokio::sync::Notify;
+
+use crate::chains::Chains;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+
+/// The running server's state.
+#[derive(Debug)]
+pub struct State {
+    /// What the operator meant.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// L1's memory.
+    pub arena: Arc<Arena>,
+    /// Who commits it.
+    pub memory: Arc<Memory>,
+    /// Hashes of recent prompts.
+    pub chains: Chains,
+    /// What is counted besides the core's own counters.
+    pub metrics: Metrics,
+    core: Mutex<Core>,
+    /// When the timekeeper wakes up next, in milliseconds of the clock.
+    alarm: AtomicU64,
+    earlier_alarm: Notify,
+}
+
+impl State {
+    /// A server's state before the first request.
+    pub fn new(config: Config, core: Core, arena: Arc<Arena>, memory: Arc<Memory>, chains: Chains) -> Self {
+        Self {
+            config,
+            clock: Clock::start(),
+            arena,
+            memory,
+            chains,
+            metrics: Metrics::new(),
+            core: Mutex::new(core),
+            alarm: AtomicU64::new(u64::MAX),
+            earlier_alarm: Notify::new(),
+        }
+    }
+
+    /// The core, for one event.
+    pub fn core(&self) -> CoreGuard<'_> {
+        // The core's calls do not leave it half changed unless they find a bug in it (a failed
+        // assertion). Serving on from such a state could serve wrong bytes, so the panic spreads.
+        let core = self.core.lock().expect("the core has found a bug in itself; see the first panic");
+        CoreGuard { core, state: self }
+    }
+
+    /// The core, to look at, even if it has found a bug in itself.
+    pub fn core_for_report(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the core still serves.
+    pub fn is_sound(&self) -> bool {
+        !self.core.is_poisoned()
+    }
+
+    /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
+    pub async fn keep_time(&self) {
+        loop {
+            let next = {
+                let mut core = self.core_for_report();
+                core.advance(self.clock.now());
+                let next = core.next_deadline();
+                self.alarm.store(next.map_or(u64::MAX, Time::as_millis), Ordering::Relaxed);
+                next
+            };
+            let earlier = self.earlier_alarm.notified();
+            match next {
+                Some(time) => {
+                    let at = tokio::time::Instant::from_std(self.clock.instant(time));
+                    tokio::select! { () = tokio::time::sleep_until(at) => {} () = earlier => {} }
+                }
+                None => earlier.await,
+            }
+        }
+    }
+}
+
+/// The locked core. When it is let go, the timekeeper learns of an earlier deadline.
+#[derive(Debug)]
+pub struct CoreGuard<'a> {
+    core: MutexGuard<'a, Core>,
+    state: &'a State,
+}
+
+impl Deref for CoreGuard<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl DerefMut for CoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
+impl Drop for CoreGuard<'_> {
+    fn drop(&mut self) {
+        let Some(next) = self.core.next_deadline() else { return };
+        if next.as_millis() < self.state.alarm.load(Ordering::Relaxed) {
+            self.state.alarm.store(next.as_millis(), Ordering::Relaxed);
+            self.state.earlier_alarm.notify_one();
+        }
+    }
+}
