@@ -22,6 +22,7 @@ pub mod names;
 pub mod object;
 pub mod operation;
 pub mod p2p;
+pub mod pickle;
 pub mod registration;
 pub mod request;
 pub mod response;

@@ -6,4 +6,5 @@ mod frames;
 mod hashes;
 mod keys;
 mod names;
+mod pickle;
 mod support;
