@@ -1,3 +1,60 @@
-//! The `larder` binary.
+//! The `larder` binary: one program, its jobs as subcommands.
 
-fn main() {}
+mod logging;
+mod server;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A tiered KV-cache server for LLM inference.
+#[derive(Parser)]
+#[command(name = "larder", version, disable_help_subcommand = true)]
+struct Larder {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(clap::Subcommand)]
+enum Job {
+    /// Serve KV caches to engines. `larder server --help` lists its flags.
+    #[command(disable_help_flag = true)]
+    Server {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// How a job ended, for the exit status.
+enum Outcome {
+    /// It did what it was asked to.
+    Done,
+    /// What it was asked makes no sense.
+    Usage,
+    /// The server could not start.
+    NotStarted,
+}
+
+fn main() -> ExitCode {
+    let ended = match Larder::parse().job {
+        Job::Server { words } => server::run(&words),
+    };
+    match ended {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Usage) => ExitCode::from(2),
+        Ok(Outcome::NotStarted) => ExitCode::from(3),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::tell("error", &[format!("{error:#}")]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the reader of our output went away, which is its right.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -58,7 +58,12 @@ pub fn redact(value: &mut Value) {
 
 /// `text` without the `user:password` that an address may carry.
 pub fn redact_url(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return match text.rsplit_once('@') {
+            Some((user, host)) if user.contains(':') && !user.contains('{') => format!("{REDACTED}@{host}"),
+            _ => text.to_owned(),
+        };
+    };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     match authority.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}://{REDACTED}@{host}{}", &rest[authority.len()..]),
@@ -75,6 +80,19 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(***)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn an_address_keeps_its_host_only() {
+        for (text, shown) in [
+            ("redis://:pw@h:1", "redis://***@h:1"),
+            ("http://h/a@b", "http://h/a@b"),
+            ("me:pw@h", "***@h"),
+            ("@adapter.json", "@adapter.json"),
+            ("me@h", "me@h"),
+        ] {
+            assert_eq!(redact_url(text), shown);
+        }
     }
 
     #[test]
