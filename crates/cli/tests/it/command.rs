@@ -1,0 +1,90 @@
+//! Runs the binary in a fresh directory and an empty environment.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory of one's own, gone when dropped.
+pub(crate) struct Place {
+    dir: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("larder-it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&dir).expect("a fresh directory");
+        Self { dir }
+    }
+
+    /// A file in the directory.
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.dir.join(name), text).expect("a file in it");
+        self
+    }
+
+    /// Runs `larder` with these words and this environment.
+    pub(crate) fn larder(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(words)
+            .current_dir(&self.dir)
+            .env_clear()
+            .envs(variables.iter().copied())
+            .output()
+            .expect("the binary runs");
+        Ran::new(output)
+    }
+
+    /// Runs `larder server --check-config`, with an L1 small enough for any `/dev/shm`.
+    pub(crate) fn check(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let sized = ["--l1-size-gb", "--l1-manager"]
+            .iter()
+            .any(|flag| words.iter().any(|word| word.starts_with(flag)))
+            || variables.iter().any(|(name, _)| name.contains("L1_"));
+        let size: &[&str] = if sized { &[] } else { &["--l1-size-gb=0.03125"] };
+        self.larder(&[&["server", "--check-config"], size, words].concat(), variables)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+
+    /// The lines on stderr.
+    pub(crate) fn lines(&self) -> Vec<&str> {
+        self.stderr.lines().collect()
+    }
+
+    /// The value of `name` in the effective configuration, and where it came from.
+    pub(crate) fn effective(&self, name: &str) -> (&str, &str) {
+        let found = self.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+        let line = found.unwrap_or_else(|| panic!("no {name} in {self:#?}"));
+        let (value, origin) = line.rsplit_once(" # ").expect("an origin");
+        (value.trim_end(), origin)
+    }
+}
+
+/// Runs `larder server --check-config` with these words.
+pub(crate) fn check(words: &[&str]) -> Ran {
+    Place::new().check(words, &[])
+}

@@ -1,0 +1,6 @@
+//! Tests of the `larder` binary, as its users meet it: words in, text and exit status out.
+
+mod command;
+mod server_errors;
+mod server_flags;
+mod server_sources;

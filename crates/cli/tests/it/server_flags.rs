@@ -1,0 +1,266 @@
+//! Every flag of the reference's server takes its documented value, and has its fate.
+
+use crate::command::{Place, check};
+
+/// What becomes of a flag.
+enum Fate {
+    /// It is in the effective configuration, with this value.
+    Is(&'static str),
+    /// It is set aside with one warning.
+    Ignored,
+    /// It ends the start with one line.
+    Refused,
+    /// It is taken without a word.
+    Silent,
+}
+use Fate::{Ignored, Is, Refused, Silent};
+
+const FLAGS: &[(&[&str], Fate)] = &[
+    // Request server
+    (&["--instance-id", "node-a"], Is("\"node-a\"")),
+    (&["--transport", "zmq"], Is("\"zmq\"")),
+    (&["--transport", "grpc"], Refused),
+    (&["--host", "0.0.0.0"], Is("\"0.0.0.0\"")),
+    (&["--host", "::1"], Is("\"::1\"")),
+    (&["--port", "7777"], Is("7777")),
+    (&["--chunk-size", "512"], Is("512")),
+    (&["--null-block-id", "-1"], Is("-1")),
+    (&["--max-workers", "4"], Is("4")),
+    (&["--max-gpu-workers", "3"], Is("3")),
+    (&["--max-cpu-workers", "2"], Is("2")),
+    (&["--grpc-server-workers", "32"], Ignored),
+    (&["--hash-algorithm", "blake3"], Is("\"blake3\"")),
+    (&["--hash-algorithm", "sha256_cbor"], Is("\"sha256_cbor\"")),
+    (&["--hash-algorithm", "builtin"], Refused),
+    (&["--engine-type", "default"], Is("\"default\"")),
+    (&["--engine-type", "blend"], Refused),
+    (&["--supported-transfer-mode", "lmcache_driven"], Is("\"lmcache_driven\"")),
+    (&["--supported-transfer-mode", "engine_driven"], Is("\"engine_driven\"")),
+    (&["--supported-transfer-mode", "auto"], Is("\"auto\"")),
+    (&["--shm-name", "pool0"], Is("\"pool0\"")),
+    (&["--shm-name", ""], Is("\"\"")),
+    (&["--isolated-ipc"], Ignored),
+    (&["--no-isolated-ipc"], Silent),
+    (&["--separate-object-groups"], Is("true")),
+    (&["--no-separate-object-groups"], Is("false")),
+    (&["--worker-reap-timeout-seconds", "30"], Is("30")),
+    (&["--worker-reap-timeout-seconds", "0"], Is("0")),
+    (&["--session-ttl-seconds", "1.5"], Is("1.5")),
+    (&["--worker-registration-grace-seconds", "120"], Is("120")),
+    (&["--kv-event-log-size", "0"], Is("0")),
+    (&["--enable"], Silent),
+    (&["--enable", "transfer_query"], Ignored),
+    (&["--enable-segmented-prefix"], Ignored),
+    (&["--enable-dedup-content"], Ignored),
+    (&["--enable-blend-reorder"], Ignored),
+    (&["--runtime-plugin-locations", "a.py", "b.py"], Ignored),
+    (&["--runtime-plugin-config", "{\"a\": 1}"], Ignored),
+    (&["--server-module", "{\"module_path\":\"m\"}"], Refused),
+    (&["--run-script-api-enabled"], Ignored),
+    (&["--no-run-script-api-enabled"], Silent),
+    (&["--script-allowed-imports", "numpy", "pandas"], Ignored),
+    // Peer to peer
+    (&["--p2p-advertise-url", "10.0.0.1:7000"], Refused),
+    (&["--p2p-advertise-url", ""], Silent),
+    (&["--p2p-listen-url", "10.0.0.1:7000"], Refused),
+    (&["--p2p-lookup-timeout", "30"], Ignored),
+    (&["--p2p-load-timeout", "30"], Ignored),
+    (&["--p2p-transfer-engine", "nixl"], Ignored),
+    // L1
+    (&["--l1-size-gb", "0.0625"], Is("0.0625")),
+    (&["--l1-use-lazy"], Silent),
+    (&["--no-l1-use-lazy"], Ignored),
+    (&["--l1-init-size-gb", "20"], Ignored),
+    (&["--l1-align-bytes", "8192"], Is("8192")),
+    (&["--no-l1-use-hugepages"], Is("false")),
+    (&["--l1-devdax-path", "/dev/dax0.0"], Refused),
+    (
+        &["--l1-manager", "{\"type\":\"DRAM\",\"tag\":\"_default\",\"size_gb\":0.03125}"],
+        Is("[\"{\\\"size_gb\\\":0.03125,\\\"tag\\\":\\\"_default\\\",\\\"type\\\":\\\"DRAM\\\"}\"]"),
+    ),
+    (&["--l1-manager", "{\"type\":\"GDS\",\"tag\":\"g\",\"size_gb\":1,\"path\":\"/x\"}"], Refused),
+    (&["--gds-l1-path", "/nvme"], Refused),
+    (&["--gds-l1-use-direct-io"], Refused),
+    (&["--no-gds-l1-use-direct-io"], Refused),
+    (&["--gds-l1-backend", "auto"], Refused),
+    (&["--l1-write-ttl-seconds", "60"], Is("60")),
+    (&["--l1-read-ttl-seconds", "30"], Is("30")),
+    // Eviction
+    (&["--eviction-policy", "LRU"], Is("\"LRU\"")),
+    (&["--eviction-policy", "noop"], Is("\"noop\"")),
+    (&["--eviction-policy", "ARC"], Refused),
+    (&["--eviction-policy", "IsolatedLRU"], Refused),
+    (&["--eviction-trigger-watermark", "0.80"], Is("0.8")),
+    (&["--eviction-trigger-watermark", "1"], Is("1")),
+    (&["--eviction-ratio", "0.20"], Is("0.2")),
+    // L2
+    (&["--l2-adapter", "{\"type\":\"fs\",\"base_path\":\"/data\"}"], Refused),
+    (&["--l2-store-policy", "default"], Is("\"default\"")),
+    (&["--l2-store-policy", "skip_l1"], Is("\"skip_l1\"")),
+    (&["--l2-prefetch-policy", "default"], Is("\"default\"")),
+    (&["--l2-prefetch-policy", "retain"], Is("\"retain\"")),
+    (&["--l2-prefetch-max-in-flight", "16"], Is("16")),
+    (&["--periodic-notifier-interval-ms", "5"], Ignored),
+    // HTTP
+    (&["--http-host", "0.0.0.0"], Is("\"0.0.0.0\"")),
+    (&["--http-port", "8081"], Is("8081")),
+    // Observability
+    (&["--disable-observability"], Is("true")),
+    (&["--disable-metrics"], Is("true")),
+    (&["--disable-prometheus"], Silent),
+    (&["--disable-logging"], Is("true")),
+    (&["--disable-grpc-metrics"], Ignored),
+    (&["--enable-tracing"], Ignored),
+    (&["--otlp-endpoint", "http://localhost:4317"], Ignored),
+    (&["--event-bus-queue-size", "10000"], Ignored),
+    (&["--prometheus-port", "9090"], Is("9090")),
+    (&["--metrics-sample-rate", "1"], Is("1")),
+    (&["--lookup-hash-log-dir", "/logs"], Ignored),
+    (&["--lookup-hash-log-rotation-interval", "60"], Is("60")),
+    (&["--lookup-hash-log-rotation-max-size", "1000"], Is("1000")),
+    (&["--lookup-hash-log-max-files", "5"], Is("5")),
+    (&["--enable-gc-monitor"], Ignored),
+    (&["--gc-monitor-min-pause-ms", "1.0"], Ignored),
+    (&["--gc-monitor-top-objects", "0"], Ignored),
+    (&["--enable-extra-logging"], Ignored),
+    (&["--extra-logging-interval", "0.5"], Is("0.5")),
+    (&["--trace-level", "storage"], Ignored),
+    (&["--trace-level", "events"], Ignored),
+    (&["--trace-output", "/trace.lct"], Ignored),
+    // Coordinator
+    (&["--coordinator-url", "http://coordinator:9300"], Ignored),
+    (&["--coordinator-advertise-ip", "10.0.0.5"], Is("\"10.0.0.5\"")),
+    (&["--coordinator-heartbeat-interval", "2.5"], Is("2.5")),
+    (&["--coordinator-event-reporting"], Is("true")),
+    (&["--coordinator-l2-event-reporting"], Silent),
+    (&["--coordinator-event-flush-interval", "0.5"], Is("0.5")),
+    (&["--coordinator-l2-event-flush-interval", "0.5"], Silent),
+    (&["--coordinator-event-transport", "http"], Is("\"http\"")),
+    (&["--coordinator-event-transport", "kafka"], Refused),
+    (&["--coordinator-kafka-bootstrap-servers", "k:9092"], Ignored),
+    (&["--coordinator-kafka-topic", "t"], Ignored),
+    (&["--coordinator-kafka-delivery-timeout", "300.0"], Ignored),
+    (&["--coordinator-blend-timeout", "1.0"], Ignored),
+    (&["--coordinator-blend-match-concurrency", "8"], Ignored),
+    // `lmcache server` has these as well
+    (&["--format", "json"], Silent),
+    (&["--output", "out.json"], Silent),
+    (&["--quiet"], Silent),
+    (&["-q"], Silent),
+    // Ours
+    (&["--listen", "ipc:///tmp/lmcache.sock"], Is("[\"ipc:///tmp/lmcache.sock\"]")),
+    (&["--shm-fallback"], Is("true")),
+    (&["--shutdown-timeout", "2.5"], Is("2.5")),
+    (&["--access-log"], Is("true")),
+    (&["--enable-debug-endpoints"], Is("true")),
+    (&["--log-level", "debug"], Is("\"debug\"")),
+    (&["--log-format", "json"], Is("\"json\"")),
+    (&["--metrics-instance-label"], Is("true")),
+];
+
+#[test]
+fn each_flag_takes_its_documented_value_and_has_its_fate() {
+    let place = Place::new();
+    for (words, fate) in FLAGS {
+        let ran = place.check(words, &[]);
+        let name = words[0].trim_start_matches('-');
+        let name = name.strip_prefix("no-").unwrap_or(name);
+        match fate {
+            Is(value) => {
+                assert_eq!((ran.status, ran.lines()), (Some(0), vec![]), "{words:?}");
+                assert_eq!(ran.effective(name), (*value, "command line"), "{words:?}");
+            }
+            Silent => assert_eq!((ran.status, ran.lines()), (Some(0), vec![]), "{words:?}"),
+            Ignored => {
+                assert_eq!((ran.status, ran.lines().len()), (Some(0), 1), "{words:?} {ran:#?}");
+                let begin = format!("warning: {}", words[0]);
+                assert!(ran.stderr.starts_with(&begin) && ran.stderr.contains("no effect"), "{ran:#?}");
+            }
+            Refused => {
+                assert_eq!((ran.status, ran.lines().len()), (Some(2), 1), "{words:?} {ran:#?}");
+                assert!(ran.stderr.starts_with(&format!("error: {}", words[0])), "{ran:#?}");
+                assert_eq!(ran.stdout, "");
+            }
+        }
+    }
+}
+
+/// Every flag that `lmcache server --help` lists is in the table above.
+#[test]
+fn no_flag_of_the_reference_is_missing() {
+    let reference = "instance-id transport host port chunk-size null-block-id max-workers max-gpu-workers \
+        max-cpu-workers grpc-server-workers hash-algorithm engine-type supported-transfer-mode isolated-ipc \
+        runtime-plugin-locations runtime-plugin-config shm-name script-allowed-imports run-script-api-enabled \
+        separate-object-groups worker-reap-timeout-seconds session-ttl-seconds worker-registration-grace-seconds \
+        enable-segmented-prefix enable-dedup-content enable-blend-reorder enable kv-event-log-size server-module \
+        p2p-advertise-url p2p-listen-url p2p-lookup-timeout p2p-load-timeout p2p-transfer-engine l1-manager l1-size-gb \
+        l1-use-lazy l1-init-size-gb l1-align-bytes l1-devdax-path gds-l1-path gds-l1-use-direct-io gds-l1-backend \
+        l1-write-ttl-seconds l1-read-ttl-seconds eviction-policy eviction-trigger-watermark eviction-ratio \
+        l2-store-policy l2-prefetch-policy l2-prefetch-max-in-flight periodic-notifier-interval-ms l2-adapter http-host \
+        http-port disable-observability disable-metrics disable-grpc-metrics disable-logging enable-tracing \
+        otlp-endpoint event-bus-queue-size prometheus-port metrics-sample-rate lookup-hash-log-dir \
+        lookup-hash-log-rotation-interval lookup-hash-log-rotation-max-size lookup-hash-log-max-files \
+        enable-gc-monitor gc-monitor-min-pause-ms gc-monitor-top-objects enable-extra-logging extra-logging-interval \
+        trace-level trace-output coordinator-url coordinator-advertise-ip coordinator-heartbeat-interval \
+        coordinator-event-reporting coordinator-event-flush-interval coordinator-event-transport \
+        coordinator-kafka-bootstrap-servers coordinator-kafka-topic coordinator-kafka-delivery-timeout \
+        coordinator-blend-timeout coordinator-blend-match-concurrency format output quiet";
+    for name in reference.split_whitespace() {
+        let flag = format!("--{name}");
+        assert!(FLAGS.iter().any(|(words, _)| words[0] == flag), "{flag}");
+    }
+}
+
+#[test]
+fn old_names_set_the_new_ones() {
+    let ran = check(&["--disable-prometheus", "--coordinator-l2-event-flush-interval", "3"]);
+    assert_eq!(ran.effective("disable-metrics"), ("true", "command line"));
+    assert_eq!(ran.effective("coordinator-event-flush-interval"), ("3", "command line"));
+}
+
+#[test]
+fn abbreviations_mean_what_they_mean_to_the_reference() {
+    let ran = check(&["--l1-size=0.0625", "--evic=noop", "--shm=x", "--ch", "128"]);
+    assert_eq!((ran.status, ran.lines().len()), (Some(2), 1), "{ran:#?}");
+    assert!(ran.stderr.contains("--evic: ambiguous, it could be --eviction-policy, "), "{ran:#?}");
+    let ran = check(&["--l1-size=0.0625", "--eviction-p=noop", "--shm=x", "--chunk", "128"]);
+    assert_eq!(ran.effective("l1-size-gb").0, "0.0625");
+    assert_eq!(ran.effective("eviction-policy").0, "\"noop\"");
+    assert_eq!(ran.effective("shm-name").0, "\"x\"");
+    assert_eq!(ran.effective("chunk-size").0, "128");
+}
+
+#[test]
+fn what_the_operator_renders_works() {
+    let words = "--host 0.0.0.0 --port 5556 --l1-size-gb 0.05 --chunk-size 256 --max-workers 1 --hash-algorithm blake3 \
+        --eviction-policy LRU --eviction-trigger-watermark 0.80 --eviction-ratio 0.20 --prometheus-port 9090 \
+        --disable-prometheus";
+    let ran = check(&words.split_whitespace().collect::<Vec<_>>());
+    assert_eq!((ran.status, ran.lines()), (Some(0), vec![]));
+}
+
+#[test]
+fn the_bare_command_fills_in_the_rest() {
+    let ran = Place::new().larder(&["server", "--check-config", "--shm-fallback", "--port=6001"], &[]);
+    assert_eq!(ran.status, Some(0), "{ran:#?}");
+    assert_eq!(ran.effective("l1-size-gb").1, "from free memory");
+    assert_eq!(ran.effective("eviction-policy"), ("\"LRU\"", "default"));
+    assert_eq!(ran.effective("supported-transfer-mode"), ("\"auto\"", "default"));
+    assert_eq!(ran.effective("instance-id").1, "random");
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let place = Place::new();
+    for words in [&["server", "--help"][..], &["server", "-h"], &["--help"], &["--version"]] {
+        let ran = place.larder(words, &[]);
+        assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{words:?}");
+        assert!(!ran.stdout.is_empty());
+    }
+    let help = place.larder(&["server", "--help", "--port", "nonsense"], &[]).stdout;
+    for heading in
+        ["Request server:", "L1: host memory:", "Eviction:", "HTTP:", "Metrics and logs:", "Coordinator:"]
+    {
+        assert!(help.contains(heading), "{heading}");
+    }
+}
