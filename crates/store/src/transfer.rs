@@ -58,6 +58,8 @@ pub struct PreparedStore {
     pub slots: Vec<Slot>,
     /// For each slot its chunk, counted from the start of the range.
     pub chunks: Vec<u32>,
+    /// Memory ended before the range did.
+    pub no_room: bool,
 }
 
 /// How a commit ended.
@@ -143,7 +145,7 @@ impl Core {
         spec: &TransferSpec<'_>,
     ) -> Result<PreparedStore, NotRegistered> {
         self.advance(now);
-        let layout = self.layout_of(now, spec)?;
+        let layout = self.transfer_layout(now, spec)?;
         self.l1.begin();
         self.protect_prefix(spec);
         let cell = Cell { rank: spec.rank, group: 0 };
@@ -160,7 +162,10 @@ impl Core {
                 }
                 Err(Refused::Resident | Refused::Staged) => {}
                 // What follows a missing chunk could not be found.
-                Err(Refused::NoRoom) => break,
+                Err(Refused::NoRoom) => {
+                    prepared.no_room = true;
+                    break;
+                }
             }
         }
         if !objects.is_empty() {
@@ -218,7 +223,7 @@ impl Core {
         spec: &TransferSpec<'_>,
     ) -> Result<Option<Vec<Slot>>, NotRegistered> {
         self.advance(now);
-        let layout = self.layout_of(now, spec)?;
+        let layout = self.transfer_layout(now, spec)?;
         let Some(objects) = self.take_retrieve_shares(now, spec, &layout) else {
             self.counters.retrieves_failed += 1;
             return Ok(None);
@@ -254,7 +259,7 @@ impl Core {
     }
 
     /// The layout of the worker's objects, if it is who it says it is.
-    fn layout_of(&mut self, now: Time, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
+    fn transfer_layout(&mut self, now: Time, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
         let worker = self.active_worker(now, spec.instance).ok_or(NotRegistered)?;
         let group = worker.groups.first().filter(|_| worker.model == *spec.model);
         group.map(|g| g.layout.clone()).ok_or(NotRegistered)

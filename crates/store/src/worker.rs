@@ -192,6 +192,11 @@ impl Core {
         self.workers.values().map(|w| (&w.spec, w.last_seen))
     }
 
+    /// The layout of the objects that a worker stores, of its first group.
+    pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
+        Some(self.workers.get(&instance)?.spec.groups.first()?.layout.clone())
+    }
+
     /// The worker, marked as seen just now.
     pub(crate) fn active_worker(&mut self, now: Time, instance: InstanceId) -> Option<&WorkerSpec> {
         let worker = self.workers.get_mut(&instance)?;

@@ -1,12 +1,14 @@
 use bytes::Bytes;
 use larder_store::ConnectionId;
-use larder_store::transfer::Committed;
+use larder_store::transfer::{Committed, NotRegistered};
 use larder_wire::key::CacheKey;
+use larder_wire::pickle::{Tensor, read_tensors};
 use larder_wire::registration::InstanceId;
 use larder_wire::response::Response;
 
-use super::Answer;
+use super::prepare_store::reserve;
 use super::transfer::Transfer;
+use super::{Answer, Failure};
 use crate::state::State;
 
 /// Publishes the slots that a worker has filled, or the chunks that it brings along.
@@ -22,7 +24,50 @@ pub(super) fn serve(
         let committed = state.core().commit_store(state.clock.now(), &transfer.spec());
         matches!(committed, Committed::Published(_))
     } else {
-        false
+        store_pickle(state, &transfer, data)?
     };
     Ok(Response::Bool(stored))
+}
+
+/// Stores pickled chunks, the i-th of the list as the i-th of the range. Chunks that are missing or
+/// have another shape than the worker's are left out, and the answer is false then; the others are
+/// kept.
+fn store_pickle(state: &State, transfer: &Transfer<'_>, data: &[u8]) -> Result<bool, Failure> {
+    let tensors = read_tensors(data)?;
+    let layout = state.core().layout_of(transfer.spec().instance).ok_or(NotRegistered)?;
+    let fits = |t: &Tensor<'_>| t.shape() == &layout.shape()[..] && t.dtype() == layout.dtype();
+    let chunks = (transfer.end - transfer.start) as usize;
+    let mut whole = tensors.len() >= chunks;
+    for (i, tensor) in tensors.iter().take(chunks).enumerate() {
+        if !fits(tensor) {
+            whole = false;
+            continue;
+        }
+        whole &= store_chunk(state, transfer, transfer.start + i as u32, tensor)?;
+    }
+    Ok(whole)
+}
+
+/// Stores one chunk. True if it is cached now, whoever stored it.
+fn store_chunk(
+    state: &State,
+    transfer: &Transfer<'_>,
+    chunk: u32,
+    tensor: &Tensor<'_>,
+) -> Result<bool, Failure> {
+    let prepared = reserve(state, transfer, chunk, chunk + 1)?;
+    let Some(slot) = prepared.slots.first() else {
+        return Ok(!prepared.no_room);
+    };
+    let spec = transfer.part(chunk, chunk + 1);
+    let mut offset = slot.offset;
+    for run in tensor.runs() {
+        if state.arena.write(offset, run).is_err() {
+            state.core().abort_store(state.clock.now(), &spec);
+            return Ok(false);
+        }
+        offset += run.len() as u64;
+    }
+    let committed = state.core().commit_store(state.clock.now(), &spec);
+    Ok(matches!(committed, Committed::Published(_)))
 }

@@ -48,6 +48,12 @@ pub(crate) enum Failure {
     /// The worker has not registered, or for another model.
     #[error(transparent)]
     NotRegistered(#[from] larder_store::transfer::NotRegistered),
+    /// The chunks that a worker sent, or would be sent, are not what a pickle of them is.
+    #[error(transparent)]
+    Pickle(#[from] larder_wire::pickle::PickleError),
+    /// A slot outside the arena; a bug, but no reason to serve wrong bytes.
+    #[error(transparent)]
+    OutOfRange(#[from] larder_store::arena::OutOfRange),
     /// The machine has no memory to back the slots.
     #[error("no memory to back L1: {0}")]
     Memory(#[from] std::io::Error),
@@ -139,6 +145,16 @@ impl Rpc {
     }
 
     fn answer(&self, peer: &Peer, envelope: &Envelope, response: &Response) {
+        self.send(peer, envelope, response);
+        // An event stream that is off is one batch that says so, and its end.
+        if let Response::Events(batch) = response
+            && !batch.enabled
+        {
+            self.send(peer, envelope, &Response::Nil);
+        }
+    }
+
+    fn send(&self, peer: &Peer, envelope: &Envelope, response: &Response) {
         let frames = envelope.response(response.encode());
         if let Err(error) = peer.send(frames) {
             self.state.metrics.unsent_replies.inc();

@@ -1,10 +1,12 @@
-use larder_store::ConnectionId;
+use bytes::Bytes;
+use larder_store::{ConnectionId, Slot};
 use larder_wire::key::CacheKey;
+use larder_wire::pickle::PickleWriter;
 use larder_wire::registration::InstanceId;
 use larder_wire::response::{Response, RetrievePlan};
 
-use super::Answer;
 use super::transfer::{Transfer, wire_slot};
+use super::{Answer, Failure};
 use crate::state::State;
 
 /// Tells a worker where the chunks of a hit lie, and holds them until it commits. A worker without a
@@ -15,5 +17,21 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, ins
     let Some(slots) = state.core().prepare_retrieve(state.clock.now(), &spec)? else {
         return Ok(Response::RetrievePlan(RetrievePlan::Missing));
     };
-    Ok(Response::RetrievePlan(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())))
+    if state.arena.name().is_some() {
+        return Ok(Response::RetrievePlan(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())));
+    }
+    // The worker has its bytes with the answer, so nothing is held for it afterwards.
+    let pickle = pickle(state, &slots);
+    state.core().commit_retrieve(state.clock.now(), &spec);
+    Ok(Response::RetrievePlan(RetrievePlan::Pickle(pickle?)))
+}
+
+fn pickle(state: &State, slots: &[Slot]) -> Result<Bytes, Failure> {
+    let mut writer = PickleWriter::new();
+    for Slot { offset, layout } in slots {
+        let mut read = Ok(());
+        writer.push_with(layout.dtype(), layout.shape(), |bytes| read = state.arena.read(*offset, bytes))?;
+        read?;
+    }
+    Ok(writer.finish())
 }

@@ -104,16 +104,10 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    pub(super) fn copy_out(&self, offset: u64, len: u64, into: &mut Vec<u8>) {
-        let from = self.at(offset, len);
-        let len = len as usize;
-        into.reserve(len);
-        // SAFETY: `at` has checked the source; `reserve` has made room behind the vector's end, and
-        // the copy initialises what `set_len` then covers.
-        unsafe {
-            ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(into.len()), len);
-            into.set_len(into.len() + len);
-        }
+    pub(super) fn copy_out(&self, offset: u64, into: &mut [u8]) {
+        let from = self.at(offset, into.len() as u64);
+        // SAFETY: as in `copy_in`, the other way round.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
     }
 
     /// Address of a range.
