@@ -31,6 +31,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Pieces handed to the system in one write.
 const SLICES_MAX: usize = 32;
 
+#[cfg(test)]
+mod tests;
+
 /// Where a connection delivers to.
 pub(crate) trait Inlet: Send {
     /// The handshake is over. An error closes the connection before it sent its own READY.
@@ -146,6 +149,8 @@ pub(crate) struct Driver<T, I> {
     timing: Timing,
     deadlines: Deadlines,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// The handshake is over.
+    is_open: bool,
     /// Our half is closed; only the peer's is awaited.
     is_shut: bool,
 }
@@ -197,6 +202,7 @@ where
             },
             deadlines,
             sleep: None,
+            is_open: false,
             is_shut: false,
         }
     }
@@ -288,6 +294,7 @@ where
         self.peer.set_identity(properties.identity.clone());
         self.inlet.admit(&self.peer, properties)?;
         self.connection.accept();
+        self.is_open = true;
         self.deadlines.handshake = None;
         self.heard();
         Ok(())
@@ -297,7 +304,7 @@ where
     fn heard(&mut self) {
         self.deadlines.silence = None;
         if let Some(interval) = self.timing.ping_interval
-            && self.connection.is_open()
+            && self.is_open
         {
             self.deadlines.ping = Instant::now().checked_add(interval);
         }
@@ -358,7 +365,7 @@ where
     /// Refills the empty encoder from the protocol's output and the peer's queue.
     fn encode_batch(&mut self) {
         self.encoder.push_raw(self.connection.output());
-        if self.connection.is_open() && !self.is_shut {
+        if self.is_open && !self.is_shut {
             let sent = std::mem::take(&mut self.in_flight);
             self.in_flight = self.peer.take_batch(sent, &mut self.batch, BATCH_BYTES);
             for message in self.batch.drain(..) {
@@ -375,7 +382,7 @@ where
     /// What still arrives is thrown away; if it were left in the socket, closing it would reset the
     /// connection and destroy answers that the peer has not read yet.
     fn drain(&mut self, cx: &mut Context<'_>) -> Result<Turn, CloseReason> {
-        if !self.connection.is_open() {
+        if !self.is_open {
             return Err(CloseReason::ClosedHere);
         }
         if self.deadlines.linger.is_none() {

@@ -2,11 +2,13 @@
 //!
 //! - [`codec`]: the protocol without sockets or clocks.
 //! - [`Router`] and [`Service`]: a server. [`Peer`] is the handle on one connection.
+//! - [`Dealer`]: a client.
 //! - [`Limits`]: everything a peer may use up.
 //!
 //! The README of the crate says what it does not do.
 
 pub mod codec;
+mod dealer;
 mod driver;
 mod endpoint;
 mod limits;
@@ -16,6 +18,7 @@ mod registry;
 mod router;
 
 pub use codec::{Message, ProtocolError};
+pub use dealer::{ConnectError, Dealer, DealerOptions, RecvError};
 pub use driver::{CloseReason, Refusal};
 pub use endpoint::{Endpoint, ParseEndpointError};
 pub use limits::Limits;

@@ -1,0 +1,5 @@
+//! Router and Dealer over real sockets.
+
+mod ipc;
+mod router;
+mod server;
