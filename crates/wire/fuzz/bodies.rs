@@ -1,0 +1,98 @@
+//! What the fuzz targets do with their bytes. The crate's property tests run the same functions on stable
+//! Rust, with bytes that proptest draws.
+#![allow(dead_code, reason = "each fuzz target uses one of these")]
+
+use bytes::Bytes;
+use larder_wire::key::CacheKey;
+use larder_wire::message::{Incoming, ResponseMessage, request_frames};
+use larder_wire::msgpack::{Reader, Writer};
+use larder_wire::object::ObjectKey;
+use larder_wire::operation::Operation;
+use larder_wire::pickle::read_tensors;
+use larder_wire::request::Request;
+use larder_wire::response::Response;
+
+/// Cuts bytes into frames: two bytes of length before each, the rest is the last.
+fn frames(mut data: &[u8]) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    while let Some((length, rest)) = data.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (frame, rest) = rest.split_at(length);
+        frames.push(Bytes::copy_from_slice(frame));
+        data = rest;
+    }
+    frames
+}
+
+/// The opposite of [`frames`].
+pub(crate) fn join<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut data = Vec::new();
+    for frame in frames {
+        data.extend_from_slice(&u16::try_from(frame.len()).unwrap_or(u16::MAX).to_le_bytes());
+        data.extend_from_slice(frame);
+    }
+    data
+}
+
+/// A message from a client. Whatever decodes also survives being encoded and decoded again.
+pub(crate) fn request(data: &[u8]) {
+    let Ok(Incoming::Request { envelope, payloads }) = Incoming::from_frames(frames(data)) else { return };
+    let Ok(operation) = envelope.operation() else { return };
+    let Ok(request) = Request::decode(operation, &payloads) else { return };
+    let frames = request_frames(0, &request);
+    assert_eq!(Operation::decode(&frames[1]), Ok(operation));
+    assert_eq!(Request::decode(operation, &frames[2..]), Ok(request));
+}
+
+/// A message from a server.
+pub(crate) fn response(data: &[u8]) {
+    let Ok(message) = ResponseMessage::from_frames(frames(data)) else { return };
+    let _ = message.uid();
+    let Ok(operation) = message.envelope.operation() else { return };
+    let Ok(response) = message.decode(operation) else { return };
+    assert_eq!(Response::decode(operation, response.encode().as_ref()), Ok(response));
+}
+
+/// A cache key; the first two bytes are a chunk size.
+pub(crate) fn key(data: &[u8]) {
+    let Some((chunk_tokens, bytes)) = data.split_first_chunk() else { return };
+    let chunk_tokens = usize::from(u16::from_le_bytes(*chunk_tokens));
+    let Ok(key) = CacheKey::decode(&mut Reader::new(bytes)) else { return };
+    let mut writer = Writer::new();
+    key.encode(&mut writer);
+    let encoded = writer.into_bytes();
+    assert_eq!(CacheKey::decode(&mut Reader::new(&encoded)).as_ref(), Ok(&key));
+    assert!(key.lookup_chunks(chunk_tokens) * chunk_tokens <= key.tokens.len());
+    if let Ok(chunks) = key.worker_chunks(chunk_tokens) {
+        assert!(chunks.start <= chunks.end && chunks.end * chunk_tokens <= key.tokens.len());
+    }
+    let _ = (key.kv_readers(8), key.worker_rank(), key.kv_ranks(), key.tokens.hashable(usize::MAX));
+}
+
+/// Tensors that are larger than this are not copied.
+const COPIED_BYTES_MAX: u64 = 1 << 20;
+
+/// A pickled list of tensors.
+pub(crate) fn pickle(data: &[u8]) {
+    let Ok(tensors) = read_tensors(data) else { return };
+    for tensor in tensors {
+        if tensor.byte_len() > COPIED_BYTES_MAX {
+            continue;
+        }
+        let mut out = vec![0; tensor.byte_len() as usize];
+        assert_eq!(tensor.copy_to(&mut out), Ok(()));
+        assert_eq!(tensor.runs().map(<[u8]>::len).sum::<usize>(), out.len());
+        assert!(tensor.contiguous().is_none_or(|bytes| bytes == out));
+    }
+}
+
+/// The name of a file. Files have no `/` in their names.
+pub(crate) fn file_name(data: &[u8]) {
+    let Ok(name) = std::str::from_utf8(data) else { return };
+    if name.contains('/') {
+        return;
+    }
+    if let Ok(key) = ObjectKey::from_file_name(name) {
+        assert_eq!(ObjectKey::from_file_name(&key.file_name()), Ok(key));
+    }
+}
