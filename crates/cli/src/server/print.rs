@@ -142,9 +142,6 @@ fn push_row(text: &mut String, flag: &Flag) {
     if !flag.kind.placeholder().is_empty() {
         push(&mut typed, format_args!(" `{}`", flag.kind.placeholder()));
     }
-    if flag.kind.repeats() {
-        typed.push_str(", may be repeated");
-    }
     let default = match flag.default {
         Default::Is("") => "empty".to_owned(),
         Default::Is(value) => format!("`{value}`"),
