@@ -5,8 +5,8 @@
 //! [`Core::next_deadline`] only makes memory come back earlier.
 //!
 //! The calls are grouped by whose life they belong to: [sessions](crate::session),
-//! [workers](crate::worker), [transfers](crate::transfer). Here is what they share: the state, the
-//! clockwork and the quarantine.
+//! [workers](crate::worker), [transfers](crate::transfer). Here is what they share: the state and the
+//! clockwork.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::l1::eviction::EvictionKind;
 use crate::l1::{L1, ObjectId, Usage};
 use crate::session::{PeerLease, Session};
 use crate::time::Time;
-use crate::transfer::{Retrieve, Store, TransferKey};
+use crate::transfer::{Equals, Retrieve, Store, TransferKey};
 use crate::worker::{Models, StrangerPings, Worker};
 
 /// Sizes, limits and times. All of them are validated by whoever makes one.
@@ -82,12 +82,10 @@ pub(crate) enum Deadline {
     Lookup(u64),
     /// A session has lived its time.
     Session(u64),
-    /// A retrieve took too long.
+    /// A retrieve took too long, or has been waited for long enough after that.
     Retrieve(u64),
     /// A store took too long, or has been waited for long enough after that.
     Store(u64),
-    /// Memory may be used again.
-    Quarantine(u64),
     /// A worker may have gone silent.
     Worker(InstanceId),
     /// A peer's shares run out.
@@ -112,9 +110,8 @@ pub struct Core {
     pub(crate) stores: BTreeMap<u64, Store>,
     pub(crate) store_ids: HashMap<TransferKey, u64>,
     pub(crate) retrieves: BTreeMap<u64, Retrieve>,
-    pub(crate) retrieve_ids: HashMap<TransferKey, Vec<u64>>,
+    pub(crate) retrieve_ids: HashMap<TransferKey, Equals>,
 
-    pub(crate) quarantine: BTreeMap<u64, Vec<ObjectId>>,
     pub(crate) deadlines: BTreeSet<(Time, Deadline)>,
     next_id: u64,
 }
@@ -136,7 +133,7 @@ pub struct Gauges {
     pub retrieves: u64,
     /// Lookups of peers that still hold shares.
     pub peer_leases: u64,
-    /// Objects whose memory a vanished worker may still be using.
+    /// Objects whose memory a vanished or stalled worker may still be using.
     pub quarantined_objects: u64,
 }
 
@@ -157,7 +154,6 @@ impl Core {
             store_ids: HashMap::new(),
             retrieves: BTreeMap::new(),
             retrieve_ids: HashMap::new(),
-            quarantine: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             next_id: 0,
         }
@@ -175,9 +171,8 @@ impl Core {
             match what {
                 Deadline::Lookup(id) => self.lookup_expired(id),
                 Deadline::Session(id) => self.session_expired(id),
-                Deadline::Retrieve(id) => self.retrieve_expired(id),
+                Deadline::Retrieve(id) => self.retrieve_expired(id, due),
                 Deadline::Store(id) => self.store_overdue(id, due),
-                Deadline::Quarantine(id) => self.end_quarantine(id),
                 Deadline::Worker(instance) => self.worker_maybe_silent(instance, due),
                 Deadline::Peer(id) => self.peer_expired(id),
             }
@@ -212,15 +207,18 @@ impl Core {
 
     /// How much of everything there is right now.
     pub fn gauges(&self) -> Gauges {
+        let overdue_stores = self.stores.values().filter(|s| s.overdue);
+        let overdue_retrieves = self.retrieves.values().filter(|r| r.overdue);
+        let quarantined = overdue_stores.map(|s| &s.objects).chain(overdue_retrieves.map(|r| &r.objects));
         Gauges {
             l1: self.l1.usage(),
             workers: self.workers.len() as u64,
             sessions: self.sessions.len() as u64,
             lookup_leases: self.sessions.values().filter(|s| s.holds_shares()).count() as u64,
-            stores: self.stores.len() as u64,
-            retrieves: self.retrieves.len() as u64,
+            stores: self.stores.values().filter(|s| !s.overdue).count() as u64,
+            retrieves: self.retrieves.values().filter(|r| !r.overdue).count() as u64,
             peer_leases: self.peers.len() as u64,
-            quarantined_objects: self.quarantine.values().map(|v| v.len() as u64).sum(),
+            quarantined_objects: quarantined.map(|objects| objects.len() as u64).sum(),
         }
     }
 
@@ -228,22 +226,6 @@ impl Core {
     pub(crate) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-
-    /// Keeps `objects`, one pin each, from being reused until the quarantine is over.
-    pub(crate) fn quarantine(&mut self, now: Time, objects: Vec<ObjectId>) {
-        if objects.is_empty() {
-            return;
-        }
-        let id = self.new_id();
-        self.quarantine.insert(id, objects);
-        self.deadlines.insert((now + self.config.quarantine, Deadline::Quarantine(id)));
-    }
-
-    fn end_quarantine(&mut self, id: u64) {
-        for object in self.quarantine.remove(&id).unwrap_or_default() {
-            self.l1.unpin(object, 1);
-        }
     }
 
     /// Evicts down to the low mark if the high one is passed.
@@ -262,12 +244,12 @@ impl Core {
     /// If anything disagrees, which is a bug of the core.
     pub fn check(&self) {
         self.l1.check();
-        let mut pins = HashMap::<ObjectId, u32>::new();
-        let mut held = |object: ObjectId, shares: u32| *pins.entry(object).or_default() += shares;
+        let mut pins = HashMap::<ObjectId, u64>::new();
+        let mut held = |object: ObjectId, n: u32| *pins.entry(object).or_default() += u64::from(n);
         for grant in self.sessions.values().flat_map(Session::grants) {
             held(grant.object, grant.shares);
         }
-        for grant in self.peers.values().flat_map(|p| &p.grants) {
+        for grant in self.peers.values().flat_map(PeerLease::grants) {
             held(grant.object, grant.shares);
         }
         for object in self.retrieves.values().flat_map(|r| &r.objects) {
@@ -276,18 +258,14 @@ impl Core {
         for object in self.stores.values().flat_map(|s| &s.objects) {
             held(*object, 1);
         }
-        for object in self.quarantine.values().flatten() {
-            held(*object, 1);
-        }
         pins.retain(|_, n| *n > 0);
         self.l1.check_pins(&pins);
         assert_eq!(self.session_ids.len(), self.sessions.len(), "one id per session");
         for (name, id) in &self.session_ids {
             assert_eq!(&self.sessions[id].request_id, name, "session is found by its request id");
         }
-        let live = self.stores.values().filter(|s| !s.overdue).count();
-        assert_eq!(self.store_ids.len(), live, "every live store is found by its key");
-        let found: usize = self.retrieve_ids.values().map(Vec::len).sum();
+        assert_eq!(self.store_ids.len(), self.stores.len(), "every store is found by its key");
+        let found: usize = self.retrieve_ids.values().map(|e| e.ids.len()).sum();
         assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
         self.models.check(&self.workers);
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
@@ -296,7 +274,6 @@ impl Core {
             + self.sessions.values().filter(|s| s.lookup.is_some()).count()
             + self.stores.len()
             + self.retrieves.len()
-            + self.quarantine.len()
             + self.peers.len();
         assert_eq!(timers, expected, "everything that is held has exactly one deadline");
     }

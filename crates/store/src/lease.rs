@@ -1,8 +1,8 @@
 //! Shares of objects, held by somebody until a deadline.
 //!
 //! A share is one reader's right to find an object's bytes where they are. It is not a lock
-//! counter: each belongs to one holder (the lookup of a session, a running retrieve, a peer, the
-//! quarantine), moves between holders as a whole, and ends with its holder. Ending a holder twice
+//! counter: each belongs to one holder (the lookup of a session, a retrieve, a peer), moves between
+//! holders as a whole, and ends with its holder. Ending a holder twice
 //! is impossible, and nobody can end another's share.
 
 use crate::l1::{Cell, L1, ObjectId};

@@ -49,9 +49,10 @@ pub(crate) struct Lookup {
 #[derive(Debug)]
 pub(crate) struct PeerLease {
     owner: ConnectionId,
-    pub(crate) grants: Vec<Grant>,
-    found: Vec<Option<(u64, u64)>>,
-    consumed: bool,
+    /// One per key asked for; `None` was not found.
+    found: Vec<Option<(ObjectKey, Grant)>>,
+    /// The peer has been told what was found.
+    told: bool,
     deadline: Time,
 }
 
@@ -84,6 +85,23 @@ impl Session {
 
     pub(crate) fn holds_shares(&self) -> bool {
         self.grants().any(|g| g.shares > 0)
+    }
+}
+
+impl PeerLease {
+    /// Every share of the lease.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.found.iter().flatten().map(|(_, grant)| grant)
+    }
+
+    fn holds_shares(&self) -> bool {
+        self.grants().any(|g| g.shares > 0)
+    }
+
+    /// A share of the object of that name, if one is left.
+    fn share_of(&mut self, key: &ObjectKey) -> Option<&mut Grant> {
+        let mut held = self.found.iter_mut().flatten().filter(|(k, g)| g.shares > 0 && k == key);
+        held.next().map(|(_, grant)| grant)
     }
 }
 
@@ -152,6 +170,9 @@ impl Core {
         for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.cell.rank)) {
             row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.l1));
         }
+        let (model, salt, chain) = (lookup.model.clone(), lookup.salt.clone(), lookup.chain.clone());
+        let freed = end.min(lookup.hit) as usize;
+        self.touch_prefix(&model, &salt, &chain[..freed]);
     }
 
     /// The request is over: what it still holds is given back, what it used is warm.
@@ -166,58 +187,51 @@ impl Core {
     /// the result with.
     pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> u64 {
         self.advance(now);
-        let mut grants = Vec::new();
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             let object = self.find_object(key);
-            found.push(object.map(|o| (self.l1.offset(o), self.l1.layout(o).bytes())));
-            if let Some(object) = object {
+            found.push(object.map(|object| {
                 self.l1.pin(object, 1);
-                grants.push(Grant { object, shares: 1 });
-            }
+                (key.clone(), Grant { object, shares: 1 })
+            }));
         }
         let id = self.new_id();
         let deadline = now + self.config.read_ttl;
         self.deadlines.insert((deadline, Deadline::Peer(id)));
-        self.peers.insert(id, PeerLease { owner, grants, found, consumed: false, deadline });
+        self.peers.insert(id, PeerLease { owner, found, told: false, deadline });
         id
     }
 
-    /// Offset and size of each object of a peer's lookup, in the order asked, once.
+    /// Offset and size of each object of a peer's lookup that it holds, in the order asked, once.
     pub fn peer_result(&mut self, now: Time, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
         self.advance(now);
-        let lease = self.peers.get_mut(&id).filter(|l| !l.consumed)?;
-        lease.consumed = true;
-        let found = std::mem::take(&mut lease.found);
-        if lease.grants.is_empty() {
+        let lease = self.peers.get_mut(&id).filter(|l| !l.told)?;
+        lease.told = true;
+        let place = |object| (self.l1.offset(object), self.l1.layout(object).bytes());
+        let held = lease.found.iter().map(|f| f.as_ref().filter(|(_, g)| g.shares > 0));
+        let places = held.map(|f| f.map(|(_, grant)| place(grant.object))).collect();
+        if !lease.holds_shares() {
             self.end_peer_lease(id);
         }
-        Some(found)
+        Some(places)
     }
 
     /// A peer is done with these objects: one share of each ends, one of `owner`'s own if it has
-    /// any, else one of any other peer's.
+    /// any, else one of another peer's that knows what it holds.
     pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
         self.advance(now);
         for key in keys {
-            let Some(object) = self.find_object(key) else { continue };
-            let holds = |l: &&mut PeerLease| l.grants.iter().any(|g| g.object == object && g.shares > 0);
-            let own = self.peers.values_mut().filter(|l| l.owner == owner).find(holds);
-            let lease = match own {
-                Some(lease) => Some(lease),
-                None => self.peers.values_mut().find(holds),
+            let own = self.peers.values_mut().filter(|l| l.owner == owner).find_map(|l| l.share_of(key));
+            let share = match own {
+                Some(share) => Some(share),
+                None => self.peers.values_mut().filter(|l| l.told).find_map(|l| l.share_of(key)),
             };
-            let grant = lease.and_then(|l| l.grants.iter_mut().find(|g| g.object == object && g.shares > 0));
-            if let Some(grant) = grant {
-                grant.release_one(&mut self.l1);
+            if let Some(share) = share {
+                share.release_one(&mut self.l1);
             }
         }
-        let done: Vec<u64> = self
-            .peers
-            .iter()
-            .filter(|(_, l)| l.consumed && l.grants.iter().all(|g| g.shares == 0))
-            .map(|(id, _)| *id)
-            .collect();
+        let done = self.peers.iter().filter(|(_, l)| l.told && !l.holds_shares());
+        let done: Vec<u64> = done.map(|(id, _)| *id).collect();
         done.into_iter().for_each(|id| self.end_peer_lease(id));
     }
 
@@ -227,13 +241,17 @@ impl Core {
     }
 
     fn open_session(&mut self, now: Time, spec: &LookupSpec<'_>) -> u64 {
+        let expires = now + self.config.session_ttl;
         if let Some(&id) = self.session_ids.get(spec.request_id) {
             self.drop_lookup(id);
-            self.session_mut(id).owner = spec.connection;
+            let session = self.session_mut(id);
+            session.owner = spec.connection;
+            let expired = std::mem::replace(&mut session.expires, expires);
+            self.deadlines.remove(&(expired, Deadline::Session(id)));
+            self.deadlines.insert((expires, Deadline::Session(id)));
             return id;
         }
         let id = self.new_id();
-        let expires = now + self.config.session_ttl;
         self.deadlines.insert((expires, Deadline::Session(id)));
         self.session_ids.insert(spec.request_id.clone(), id);
         let request_id = spec.request_id.clone();
@@ -302,14 +320,14 @@ impl Core {
     }
 
     pub(crate) fn peer_expired(&mut self, id: u64) {
-        self.counters.leases_expired += 1;
+        self.counters.leases_expired += u64::from(self.peers[&id].holds_shares());
         self.end_peer_lease(id);
     }
 
     fn end_peer_lease(&mut self, id: u64) {
         let Some(mut lease) = self.peers.remove(&id) else { return };
         self.deadlines.remove(&(lease.deadline, Deadline::Peer(id)));
-        lease.grants.iter_mut().for_each(|g| g.release(&mut self.l1));
+        lease.found.iter_mut().flatten().rev().for_each(|(_, g)| g.release(&mut self.l1));
     }
 
     pub(crate) fn end_peer_leases_of(&mut self, owner: ConnectionId) {

@@ -5,13 +5,21 @@
 //! retrieve:  prepare -> shares move from the lookup to the retrieve -> worker reads -> commit -> end
 //! ```
 //!
-//! A store that takes longer than the write TTL can no longer be committed, but its memory is not
-//! given to another writer while the first may still be writing: only when it says it is done, when
-//! it is gone (and the quarantine is over), or when a second TTL has passed.
+//! A transfer that takes longer than its TTL, or whose worker or connection is gone, is *overdue*:
+//! a store can no longer be committed, a retrieve no longer holds its shares. But the copy may still
+//! be running, so the memory of a store is reused only when its worker says it is done, when a
+//! second TTL has passed, or, if the worker is gone, after the quarantine. The memory of a retrieve
+//! whose worker is gone waits for the quarantine as well.
+//!
+//! A transfer is known by its name alone (instance, request, range, last hash), for the protocol has
+//! no other. So that a commit can never be taken for that of another copy which is still running,
+//! a store is not prepared again under the name of one that may be (nothing is handed out), and
+//! retrieves of one name end together.
 
 use std::sync::Arc;
 
 use larder_wire::object::{ChunkHash, KvRank};
+use smallvec::SmallVec;
 
 use crate::core::{Core, Deadline};
 use crate::ids::{ConnectionId, InstanceId};
@@ -69,7 +77,7 @@ pub enum Committed {
     Published(u32),
     /// No such store was prepared, or it is committed already.
     Unknown,
-    /// The write TTL was over. Nothing was published.
+    /// The write TTL was over, or the connection was lost. Nothing was published.
     Expired,
 }
 
@@ -101,7 +109,7 @@ pub(crate) struct Store {
     /// Hashes before the range's end, to keep the prefix warmer than its continuation.
     chain: Vec<ChunkHash>,
     deadline: Time,
-    /// Past the write TTL: it can no longer be committed.
+    /// It can no longer be committed; its memory waits for its copy.
     pub(crate) overdue: bool,
 }
 
@@ -110,9 +118,26 @@ pub(crate) struct Store {
 pub(crate) struct Retrieve {
     key: TransferKey,
     connection: ConnectionId,
+    /// None once the read TTL is over.
     pub(crate) objects: Vec<ObjectId>,
     bytes: u64,
+    model: Arc<str>,
+    /// The hit it is part of: its head stays warmer than what was read of it.
+    prefix: Prefix,
     deadline: Time,
+    /// It no longer counts as running, but its copy may still be.
+    pub(crate) overdue: bool,
+}
+
+/// The leading `len` chunks of a prompt.
+type Prefix = (Arc<[ChunkHash]>, u32);
+
+/// Retrieves of one name.
+#[derive(Debug, Default)]
+pub(crate) struct Equals {
+    pub(crate) ids: SmallVec<[u64; 1]>,
+    /// How many of them have been committed. They end when all have been.
+    done: usize,
 }
 
 impl TransferSpec<'_> {
@@ -135,7 +160,7 @@ impl TransferSpec<'_> {
 
 impl Core {
     /// Reserves a slot for every chunk of the range that is neither cached nor being written, as
-    /// many leading ones as memory can be made for.
+    /// many leading ones as memory can be made for. None if an equal store may still be running.
     ///
     /// # Errors
     /// [`NotRegistered`] if the instance is unknown or serves another model.
@@ -146,6 +171,10 @@ impl Core {
     ) -> Result<PreparedStore, NotRegistered> {
         self.advance(now);
         let layout = self.transfer_layout(now, spec)?;
+        let key = spec.key();
+        if self.store_ids.contains_key(&key) {
+            return Ok(PreparedStore::default());
+        }
         self.l1.begin();
         self.protect_prefix(spec);
         let cell = Cell { rank: spec.rank, group: 0 };
@@ -170,7 +199,7 @@ impl Core {
         }
         if !objects.is_empty() {
             self.counters.stores_prepared += 1;
-            self.begin_store(now, spec, objects);
+            self.begin_store(now, key, spec, objects);
         }
         Ok(prepared)
     }
@@ -179,12 +208,12 @@ impl Core {
     pub fn commit_store(&mut self, now: Time, spec: &TransferSpec<'_>) -> Committed {
         self.advance(now);
         let _ = self.active_worker(now, spec.instance);
-        let key = spec.key();
-        let Some(id) = self.store_ids.remove(&key) else {
-            return if self.finish_overdue(&key) { Committed::Expired } else { Committed::Unknown };
-        };
-        let store = self.stores.remove(&id).expect("keys name live stores");
-        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        let Some(&id) = self.store_ids.get(&spec.key()) else { return Committed::Unknown };
+        let store = self.remove_store(id);
+        if store.overdue {
+            self.release(&store.objects);
+            return Committed::Expired;
+        }
         let mut published = 0;
         // From the end, so that the first chunk is the warmest.
         for object in store.objects.iter().rev() {
@@ -196,7 +225,7 @@ impl Core {
             }
         }
         self.counters.stores_committed += 1;
-        self.touch_prefix(&store.model, &key.salt, &store.chain);
+        self.touch_prefix(&store.model, &store.key.salt, &store.chain);
         self.trim();
         Committed::Published(published)
     }
@@ -204,10 +233,9 @@ impl Core {
     /// The worker gives its slots back unwritten.
     pub fn abort_store(&mut self, now: Time, spec: &TransferSpec<'_>) {
         self.advance(now);
-        let Some(id) = self.store_ids.remove(&spec.key()) else { return };
-        self.counters.stores_abandoned += 1;
-        let store = self.stores.remove(&id).expect("keys name live stores");
-        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        let Some(&id) = self.store_ids.get(&spec.key()) else { return };
+        let store = self.remove_store(id);
+        self.counters.stores_abandoned += u64::from(!store.overdue);
         store.objects.iter().for_each(|o| self.l1.abort(*o));
     }
 
@@ -224,7 +252,7 @@ impl Core {
     ) -> Result<Option<Vec<Slot>>, NotRegistered> {
         self.advance(now);
         let layout = self.transfer_layout(now, spec)?;
-        let Some(objects) = self.take_retrieve_shares(now, spec, &layout) else {
+        let Some((objects, prefix)) = self.take_retrieve_shares(now, spec, &layout) else {
             self.counters.retrieves_failed += 1;
             return Ok(None);
         };
@@ -234,34 +262,51 @@ impl Core {
         let deadline = now + self.config.read_ttl;
         self.deadlines.insert((deadline, Deadline::Retrieve(id)));
         let key = spec.key();
-        self.retrieve_ids.entry(key.clone()).or_default().push(id);
+        self.retrieve_ids.entry(key.clone()).or_default().ids.push(id);
         self.counters.retrieves_prepared += 1;
-        let bytes = layout.bytes();
-        self.retrieves.insert(id, Retrieve { key, connection: spec.connection, objects, bytes, deadline });
+        let retrieve = Retrieve {
+            key,
+            connection: spec.connection,
+            objects,
+            bytes: layout.bytes(),
+            model: spec.model.clone(),
+            prefix,
+            deadline,
+            overdue: false,
+        };
+        self.retrieves.insert(id, retrieve);
         Ok(Some(slots))
     }
 
-    /// The worker has read its slots, or given up. Returns whether such a retrieve was running; the
-    /// oldest of several equal ones ends.
+    /// The worker has read its slots, or given up. Returns whether such a retrieve was running;
+    /// several equal ones end when each has been committed.
     pub fn commit_retrieve(&mut self, now: Time, spec: &TransferSpec<'_>) -> bool {
         self.advance(now);
         let _ = self.active_worker(now, spec.instance);
-        let Some(&id) = self.retrieve_ids.get(&spec.key()).and_then(|ids| ids.first()) else {
-            return false;
-        };
-        let retrieve = self.remove_retrieve(id);
-        self.counters.retrieves_committed += 1;
-        self.counters.retrieved_objects += retrieve.objects.len() as u64;
-        self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
-        self.release_shares(&retrieve.objects);
-        self.touch_request(&retrieve.key.request_id);
-        true
+        let key = spec.key();
+        let Some(equals) = self.retrieve_ids.get_mut(&key) else { return false };
+        let running = equals.ids.iter().any(|id| !self.retrieves[id].overdue);
+        equals.done += 1;
+        if equals.done == equals.ids.len() {
+            for id in equals.ids.clone() {
+                let retrieve = &self.retrieves[&id];
+                if !retrieve.overdue {
+                    self.counters.retrieves_committed += 1;
+                    self.counters.retrieved_objects += retrieve.objects.len() as u64;
+                    self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
+                }
+                self.release_retrieved(id);
+                self.remove_retrieve(id);
+            }
+        }
+        running
     }
 
     /// The layout of the worker's objects, if it is who it says it is.
     fn transfer_layout(&mut self, now: Time, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
         let worker = self.active_worker(now, spec.instance).ok_or(NotRegistered)?;
-        let group = worker.groups.first().filter(|_| worker.model == *spec.model);
+        let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
+        let group = worker.groups.first().filter(|_| same);
         group.map(|g| g.layout.clone()).ok_or(NotRegistered)
     }
 
@@ -290,11 +335,10 @@ impl Core {
         self.models.get(spec.model, world_size)
     }
 
-    fn begin_store(&mut self, now: Time, spec: &TransferSpec<'_>, objects: Vec<ObjectId>) {
+    fn begin_store(&mut self, now: Time, key: TransferKey, spec: &TransferSpec<'_>, objects: Vec<ObjectId>) {
         let id = self.new_id();
         let deadline = now + self.config.write_ttl;
         self.deadlines.insert((deadline, Deadline::Store(id)));
-        let key = spec.key();
         self.store_ids.insert(key.clone(), id);
         let store = Store {
             key,
@@ -314,7 +358,7 @@ impl Core {
         now: Time,
         spec: &TransferSpec<'_>,
         layout: &Layout,
-    ) -> Option<Vec<ObjectId>> {
+    ) -> Option<(Vec<ObjectId>, Prefix)> {
         if spec.range().is_empty() {
             return None;
         }
@@ -336,101 +380,108 @@ impl Core {
             grants.len() == spec.range().len() && grants.iter().all(|g| g.shares > 0 && readable(g.object));
         if !whole {
             grants.iter_mut().rev().for_each(|g| g.release_one(&mut self.l1));
+            self.touch_prefix(spec.model, spec.salt, &spec.chain[..covered]);
             return None;
         }
         grants.iter_mut().for_each(|g| g.shares -= 1);
-        Some(grants.iter().map(|g| g.object).collect())
+        let objects = grants.iter().map(|g| g.object).collect();
+        Some((objects, (lookup.chain.clone(), lookup.hit)))
     }
 
-    fn remove_retrieve(&mut self, id: u64) -> Retrieve {
+    fn remove_store(&mut self, id: u64) -> Store {
+        let store = self.stores.remove(&id).expect("ids name live stores");
+        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        self.store_ids.remove(&store.key);
+        store
+    }
+
+    fn remove_retrieve(&mut self, id: u64) {
         let retrieve = self.retrieves.remove(&id).expect("ids name live retrieves");
         self.deadlines.remove(&(retrieve.deadline, Deadline::Retrieve(id)));
-        if let Some(ids) = self.retrieve_ids.get_mut(&retrieve.key) {
-            ids.retain(|i| *i != id);
-            if ids.is_empty() {
-                self.retrieve_ids.remove(&retrieve.key);
-            }
+        let equals = self.retrieve_ids.get_mut(&retrieve.key).expect("every retrieve is found by its key");
+        equals.ids.retain(|i| *i != id);
+        equals.done = equals.done.saturating_sub(1);
+        if equals.ids.is_empty() {
+            self.retrieve_ids.remove(&retrieve.key);
         }
-        retrieve
     }
 
-    fn release_shares(&mut self, objects: &[ObjectId]) {
+    /// Ends one share of each object; the first one is the warmest then.
+    fn release(&mut self, objects: &[ObjectId]) {
         objects.iter().rev().for_each(|o| self.l1.unpin(*o, 1));
     }
 
-    /// Keeps the head of a live request's prefix warmer than what was just read of it.
-    fn touch_request(&mut self, request_id: &str) {
-        let Some(id) = self.session_ids.get(request_id) else { return };
-        let Some(lookup) = &self.sessions[id].lookup else { return };
-        let (model, salt, chain) = (lookup.model.clone(), lookup.salt.clone(), lookup.chain.clone());
-        let hit = lookup.hit as usize;
-        self.touch_prefix(&model, &salt, &chain[..hit]);
+    /// Ends a retrieve's shares, if it still has them.
+    fn release_retrieved(&mut self, id: u64) {
+        let retrieve = self.retrieves.get_mut(&id).expect("ids name live retrieves");
+        let objects = std::mem::take(&mut retrieve.objects);
+        if objects.is_empty() {
+            return;
+        }
+        let (model, salt) = (retrieve.model.clone(), retrieve.key.salt.clone());
+        let (chain, len) = retrieve.prefix.clone();
+        self.release(&objects);
+        self.touch_prefix(&model, &salt, &chain[..len as usize]);
     }
 
-    pub(crate) fn retrieve_expired(&mut self, id: u64) {
-        self.counters.retrieves_abandoned += 1;
-        let retrieve = self.remove_retrieve(id);
-        self.release_shares(&retrieve.objects);
+    /// A retrieve's time is up. The first time its shares end; the second time it is forgotten.
+    pub(crate) fn retrieve_expired(&mut self, id: u64, due: Time) {
+        if self.retrieves[&id].overdue {
+            self.release_retrieved(id);
+            self.remove_retrieve(id);
+            return;
+        }
+        self.retire_retrieve(id, due + self.config.read_ttl);
+        self.release_retrieved(id);
     }
 
     /// A store's time is up. The first time it can no longer be committed and others may write its
     /// chunks, elsewhere; the second time its memory is free.
     pub(crate) fn store_overdue(&mut self, id: u64, due: Time) {
-        let store = self.stores.get_mut(&id).expect("deadlines name live stores");
-        if store.overdue {
-            let store = self.stores.remove(&id).expect("it was there just now");
-            store.objects.iter().for_each(|o| self.l1.unpin(*o, 1));
-            return;
+        if self.stores[&id].overdue {
+            let store = self.remove_store(id);
+            return self.release(&store.objects);
         }
-        self.counters.stores_abandoned += 1;
-        store.overdue = true;
-        store.deadline = due + self.config.write_ttl;
+        self.retire_store(id, due + self.config.write_ttl);
+    }
+
+    /// The store can no longer be committed. Its memory waits for its copy, until `until`.
+    fn retire_store(&mut self, id: u64, until: Time) {
+        let store = self.stores.get_mut(&id).expect("ids name live stores");
+        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
+        store.deadline = if store.overdue { until.min(store.deadline) } else { until };
         self.deadlines.insert((store.deadline, Deadline::Store(id)));
-        self.store_ids.remove(&store.key);
-        for object in &store.objects {
-            self.l1.unlink(*object);
+        if !store.overdue {
+            store.overdue = true;
+            self.counters.stores_abandoned += 1;
+            store.objects.iter().for_each(|o| self.l1.unlink(*o));
         }
     }
 
-    /// The writer of an overdue store says it is done: its memory is free.
-    fn finish_overdue(&mut self, key: &TransferKey) -> bool {
-        let found = self.stores.iter().find(|(_, s)| s.overdue && s.key == *key);
-        let Some(id) = found.map(|(id, _)| *id) else { return false };
-        let store = self.stores.remove(&id).expect("it was found just now");
-        self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
-        store.objects.iter().for_each(|o| self.l1.unpin(*o, 1));
-        true
+    /// The retrieve counts no longer as running. What it still holds waits for its copy, until
+    /// `until`.
+    fn retire_retrieve(&mut self, id: u64, until: Time) {
+        let retrieve = self.retrieves.get_mut(&id).expect("ids name live retrieves");
+        self.deadlines.remove(&(retrieve.deadline, Deadline::Retrieve(id)));
+        retrieve.deadline = if retrieve.overdue { until.min(retrieve.deadline) } else { until };
+        self.deadlines.insert((retrieve.deadline, Deadline::Retrieve(id)));
+        if !retrieve.overdue {
+            retrieve.overdue = true;
+            self.counters.retrieves_abandoned += 1;
+        }
     }
 
     /// Ends the transfers of somebody who is gone. Stores are never published; the memory of both
     /// kinds is quarantined, for the copy may still be running.
     pub(crate) fn abandon_transfers(&mut self, now: Time, gone: impl Fn(ConnectionId, InstanceId) -> bool) {
-        let stores: Vec<u64> = self
-            .stores
-            .iter()
-            .filter(|(_, s)| gone(s.connection, s.key.instance))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in stores {
-            let store = self.stores.remove(&id).expect("it was found just now");
-            self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
-            if !store.overdue {
-                self.store_ids.remove(&store.key);
-                self.counters.stores_abandoned += 1;
-            }
-            store.objects.iter().for_each(|o| self.l1.unlink(*o));
-            self.quarantine(now, store.objects);
+        let until = now + self.config.quarantine;
+        let stores = self.stores.iter().filter(|(_, s)| gone(s.connection, s.key.instance));
+        for id in stores.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.retire_store(id, until);
         }
-        let retrieves: Vec<u64> = self
-            .retrieves
-            .iter()
-            .filter(|(_, r)| gone(r.connection, r.key.instance))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in retrieves {
-            self.counters.retrieves_abandoned += 1;
-            let retrieve = self.remove_retrieve(id);
-            self.quarantine(now, retrieve.objects);
+        let retrieves = self.retrieves.iter().filter(|(_, r)| gone(r.connection, r.key.instance));
+        for id in retrieves.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.retire_retrieve(id, until);
         }
     }
 }

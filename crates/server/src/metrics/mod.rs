@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use larder_wire::operation::Operation;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -37,7 +37,7 @@ const DURATION_BUCKETS: [f64; 15] =
     [10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.5, 2.0];
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It was done.
     Ok,
@@ -48,6 +48,17 @@ pub enum Outcome {
 }
 
 const OUTCOMES: usize = 3;
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Undecodable => "undecodable",
+        };
+        name.encode(encoder)
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -84,8 +95,11 @@ pub struct Metrics {
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
     by_operation: Vec<[OnceLock<Histogram>; OUTCOMES]>,
     tenant_families: TenantFamilies,
-    tenants: RwLock<HashMap<(Arc<str>, Arc<str>), Tenant>>,
+    tenants: RwLock<HashMap<TenantName, Tenant>>,
 }
+
+/// Model and cache salt.
+type TenantName = (Arc<str>, Arc<str>);
 
 type TenantFamily = Family<TenantLabels, Counter<u64, AtomicU64>>;
 

@@ -94,7 +94,8 @@ impl Mapping {
     pub(super) fn make_small(&self, offset: u64, len: u64) -> io::Result<()> {
         let address = self.at(offset, len).cast();
         // SAFETY: the range is ours and mapped; populating changes no bytes.
-        Ok(unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite)? })
+        unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite) }?;
+        Ok(())
     }
 
     pub(super) fn copy_in(&self, offset: u64, bytes: &[u8]) {

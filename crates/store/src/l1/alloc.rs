@@ -2,8 +2,7 @@
 //!
 //! Best fit over free extents, lowest offset first among equals, merged with their neighbours when
 //! freed. Objects of one size, the usual case, never fragment it: every hole is a whole number of
-//! objects. With mixed sizes, [`L1`](super::L1) clears a window of neighbours when free bytes exist
-//! but no hole is large enough.
+//! objects. With mixed sizes, [`L1`](super::L1) evicts neighbours until a hole is large enough.
 //!
 //! Fresh space lies behind all space that was ever used and is larger than any hole, so it is
 //! touched last and in address order: memory is committed only when it is needed.
@@ -110,9 +109,15 @@ impl Allocator {
         self.insert(merged);
     }
 
-    /// The largest free extents, largest first.
-    pub fn largest_free(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.by_len.iter().rev().map(|&(len, offset)| Extent { offset, len })
+    /// Where the free extent that ends at `offset` begins; `offset` if there is none.
+    pub fn free_before(&self, offset: u64) -> u64 {
+        let before = self.by_offset.range(..offset).next_back();
+        before.filter(|(start, len)| *start + **len == offset).map_or(offset, |(start, _)| *start)
+    }
+
+    /// Where the free extent that begins at `offset` ends; `offset` if there is none.
+    pub fn free_after(&self, offset: u64) -> u64 {
+        offset + self.by_offset.get(&offset).copied().unwrap_or(0)
     }
 
     fn insert(&mut self, e: Extent) {

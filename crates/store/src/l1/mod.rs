@@ -93,7 +93,7 @@ struct Object {
     layout: Layout,
     state: State,
     retention: Retention,
-    pins: u32,
+    pins: u64,
 }
 
 #[derive(Debug)]
@@ -102,7 +102,7 @@ struct Chunk {
     hash: ChunkHash,
     objects: SmallVec<[ObjectId; 2]>,
     /// Pins of the resident objects.
-    pins: u32,
+    pins: u64,
     resident: u32,
     resident_bytes: u64,
     /// In the eviction order.
@@ -247,8 +247,8 @@ impl L1 {
     }
 
     /// Makes a staged object readable, with `shares` pins for those who will read it. Its writer's
-    /// pin ends. Says whether it was admitted: an object that was unlinked meanwhile is not, and
-    /// its memory is free then.
+    /// pin ends. Says whether it was admitted: an object that was unlinked meanwhile, or that is
+    /// temporary and nobody waits for, is not, and its memory is free then.
     ///
     /// # Panics
     /// If the object is resident: its reservation was admitted twice.
@@ -260,7 +260,12 @@ impl L1 {
                 self.unpin(id, 1);
                 false
             }
+            State::Staged if shares == 0 && object.retention == Retention::Temporary => {
+                self.abort(id);
+                false
+            }
             State::Staged => {
+                let shares = u64::from(shares);
                 object.state = State::Resident;
                 object.pins = shares;
                 let (chunk, len) = (object.chunk, object.extent.len);
@@ -319,6 +324,7 @@ impl L1 {
     pub fn pin(&mut self, id: ObjectId, shares: u32) {
         let object = self.object_mut(id);
         debug_assert_eq!(object.state, State::Resident, "{id:?} cannot be pinned");
+        let shares = u64::from(shares);
         object.pins += shares;
         let chunk = object.chunk;
         self.update(chunk, |c| c.pins += shares);
@@ -327,6 +333,7 @@ impl L1 {
     /// Gives `shares` pins back. What only the pins kept alive goes with the last one.
     pub fn unpin(&mut self, id: ObjectId, shares: u32) {
         let object = self.object_mut(id);
+        let shares = u64::from(shares);
         object.pins -= shares;
         let Object { chunk, state, retention, pins, .. } = *object;
         match state {
@@ -460,7 +467,7 @@ impl L1 {
     /// # Panics
     /// If anything disagrees.
     pub fn check(&self) {
-        let mut pins = HashMap::<ChunkId, u32>::new();
+        let mut pins = HashMap::<ChunkId, u64>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
         let mut end = 0;
         for (offset, id) in &self.by_offset {
@@ -513,7 +520,7 @@ impl L1 {
     ///
     /// # Panics
     /// If a pin has no holder or a holder no pin.
-    pub fn check_pins(&self, held: &HashMap<ObjectId, u32>) {
+    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>) {
         for (i, object) in &self.objects {
             let expected = held.get(&ObjectId(i as u32)).copied().unwrap_or(0);
             assert_eq!(object.pins, expected, "pins of {object:?}");

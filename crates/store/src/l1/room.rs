@@ -1,39 +1,39 @@
 //! Making room: evicting exactly what an allocation needs.
+//!
+//! An allocation needs one run of neighbouring bytes. Chunks are considered from the cold end, as if
+//! each were gone, until the space that they and the free extents make up has such a run; then only
+//! those in the run leave, as few bytes as will do. So
+//!
+//! - nothing warmer is evicted than the coldest choice that works requires,
+//! - objects of one size leave in the exact order of the policy, one chunk at a time,
+//! - if no choice works (held objects lie between), nothing is evicted at all.
+//!
+//! Cost: O(log n) per chunk considered. With one size that is one chunk; a large object among many
+//! small ones considers many, and then takes the place of many.
+
+use std::collections::BTreeMap;
 
 use super::alloc::Extent;
-use super::{ChunkId, L1, ObjectId, State};
+use super::{ChunkId, L1, State};
 
-/// How many of the largest holes are considered as the middle of a cleared window.
-const WINDOW_SEEDS: usize = 16;
-
-/// Neighbouring memory that could be cleared for one allocation.
-struct Window {
-    chunks: Vec<ChunkId>,
-    bytes: u64,
-    rank: u64,
-}
+/// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
+type Runs = BTreeMap<u64, u64>;
 
 impl L1 {
-    /// Takes an extent for `bytes`, evicting the coldest chunks until it fits. `None`, and nothing
-    /// evicted, if all evictable bytes would not be enough.
+    /// Takes an extent for `bytes`, evicting what must go for it. `None`, and nothing evicted, if
+    /// evicting everything that may be evicted would not be enough.
     pub(super) fn make_room(&mut self, bytes: u64) -> Option<Extent> {
         let len = self.alloc.rounded(bytes)?;
+        if let Some(extent) = self.alloc.allocate(len) {
+            return Some(extent);
+        }
         if len > self.alloc.free_bytes() + self.evictable_bytes {
             return None;
         }
-        loop {
-            if let Some(extent) = self.alloc.allocate(len) {
-                return Some(extent);
-            }
-            if self.alloc.free_bytes() >= len && self.clear_window(len) {
-                continue;
-            }
-            let victim = self.order.victim()?;
-            if self.is_protected(victim) {
-                return None;
-            }
-            self.evict(victim);
+        for chunk in self.victims_for(len)? {
+            self.evict(chunk);
         }
+        self.alloc.allocate(len)
     }
 
     /// Evicts the coldest chunks until at most `bytes` are used or nothing may be evicted. Returns
@@ -46,10 +46,6 @@ impl L1 {
             chunks += 1;
         }
         chunks
-    }
-
-    fn is_protected(&self, chunk: ChunkId) -> bool {
-        self.chunks[chunk.0 as usize].protected_by == self.operation
     }
 
     /// Removes all resident objects of a chunk that is in the eviction order.
@@ -65,96 +61,77 @@ impl L1 {
         }
     }
 
-    /// Enough bytes are free, but scattered (objects of several sizes): evicts neighbours around a
-    /// hole, the fewest bytes that make one extent of `len`.
-    fn clear_window(&mut self, len: u64) -> bool {
-        let best = self
-            .alloc
-            .largest_free()
-            .take(WINDOW_SEEDS)
-            .filter_map(|hole| self.window_around(hole, len))
-            .min_by_key(|w| (w.bytes, w.rank));
-        let Some(window) = best else { return false };
-        for chunk in window.chunks {
-            // Objects of one chunk may lie in the window more than once.
-            if self.chunks.get(chunk.0 as usize).is_some_and(|c| c.listed) {
-                self.evict(chunk);
+    /// The chunks to evict for a free extent of `len` bytes, each once.
+    fn victims_for(&self, len: u64) -> Option<Vec<ChunkId>> {
+        let mut runs = Runs::new();
+        let mut next = self.order.victim();
+        while let Some(chunk) = next {
+            next = self.order.warmer(chunk);
+            if self.chunks[chunk.0 as usize].protected_by == self.operation {
+                continue;
+            }
+            let mut found = None;
+            for extent in self.resident_extents(chunk) {
+                // Evicting the chunk frees all of its objects, so its last run may be the best.
+                found = Some(self.add_run(&mut runs, extent)).filter(|run| run.len >= len).or(found);
+            }
+            if let Some(run) = found {
+                return Some(self.cheapest_part(run, len));
             }
         }
-        true
+        None
     }
 
-    /// Grows a window around `seed`, at each step towards free space or the colder neighbour.
-    /// `None` if it meets memory that may not be evicted on both sides first.
-    fn window_around(&self, seed: Extent, len: u64) -> Option<Window> {
-        let (mut low, mut high) = (seed.offset, seed.end());
-        let mut window = Window { chunks: Vec::new(), bytes: 0, rank: 0 };
-        while high - low < len {
-            let left = self.neighbour_below(low);
-            let right = self.neighbour_above(high);
-            let leftwards = match (left, right) {
-                (None, None) => return None,
-                (Some(l), Some(r)) => l.cost() <= r.cost(),
-                (l, _) => l.is_some(),
+    fn resident_extents(&self, chunk: ChunkId) -> impl Iterator<Item = Extent> + '_ {
+        let objects = self.chunks[chunk.0 as usize].objects.iter().map(|o| self.object(*o));
+        objects.filter(|o| o.state == State::Resident).map(|o| o.extent)
+    }
+
+    /// Adds an extent, merged with the runs and free extents beside it. Returns the merged run.
+    fn add_run(&self, runs: &mut Runs, extent: Extent) -> Extent {
+        let (mut start, mut end) = (extent.offset, extent.end());
+        // A run has taken in the free extents beside it already.
+        match runs.range(..start).next_back() {
+            Some((&left, &left_end)) if left_end == start => {
+                runs.remove(&left);
+                start = left;
+            }
+            _ => start = self.alloc.free_before(start),
+        }
+        match runs.remove(&end) {
+            Some(right_end) => end = right_end,
+            None => end = self.alloc.free_after(end),
+        }
+        runs.insert(start, end);
+        Extent { offset: start, len: end - start }
+    }
+
+    /// The part of `run`, at least `len` long, in which the fewest bytes are objects. Chunks in it
+    /// are named once.
+    fn cheapest_part(&self, run: Extent, len: u64) -> Vec<ChunkId> {
+        let inside = self.by_offset.range(run.offset..run.end()).map(|(_, id)| self.object(*id));
+        let objects: Vec<(Extent, ChunkId)> = inside.map(|o| (o.extent, o.chunk)).collect();
+        let mut best = (u64::MAX, 0, 0);
+        let (mut first, mut bytes) = (0, 0);
+        for last in 0..objects.len() {
+            bytes += objects[last].0.len;
+            // From the object before `first` to the one after `last` all would be free.
+            let end = objects.get(last + 1).map_or(run.end(), |(e, _)| e.offset);
+            let start = |first: usize| match first {
+                0 => run.offset,
+                _ => objects[first - 1].0.end(),
             };
-            let chosen = if leftwards { left? } else { right? };
-            if let Neighbour::Evictable { chunk, extent, rank } = chosen {
-                window.chunks.push(chunk);
-                window.bytes += extent.len;
-                window.rank = window.rank.max(rank);
+            while first < last && end - start(first + 1) >= len {
+                bytes -= objects[first].0.len;
+                first += 1;
             }
-            low = low.min(chosen.extent().offset);
-            high = high.max(chosen.extent().end());
+            if end - start(first) >= len && bytes < best.0 {
+                best = (bytes, first, last + 1);
+            }
         }
-        Some(window)
-    }
-
-    fn neighbour_below(&self, low: u64) -> Option<Neighbour> {
-        let below = self.by_offset.range(..low).next_back();
-        let end = below.map_or(0, |(_, id)| self.object(*id).extent.end());
-        if end < low {
-            return Some(Neighbour::Free(Extent { offset: end, len: low - end }));
-        }
-        self.evictable(*below?.1)
-    }
-
-    fn neighbour_above(&self, high: u64) -> Option<Neighbour> {
-        let above = self.by_offset.range(high..).next();
-        let start = above.map_or(self.alloc.capacity(), |(offset, _)| *offset);
-        if start > high {
-            return Some(Neighbour::Free(Extent { offset: high, len: start - high }));
-        }
-        self.evictable(*above?.1)
-    }
-
-    fn evictable(&self, id: ObjectId) -> Option<Neighbour> {
-        let object = self.object(id);
-        if object.state != State::Resident {
-            return None;
-        }
-        let chunk = object.chunk;
-        let listed = self.chunks[chunk.0 as usize].listed && !self.is_protected(chunk);
-        listed.then(|| Neighbour::Evictable { chunk, extent: object.extent, rank: self.order.rank(chunk) })
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Neighbour {
-    Free(Extent),
-    Evictable { chunk: ChunkId, extent: Extent, rank: u64 },
-}
-
-impl Neighbour {
-    fn extent(self) -> Extent {
-        match self {
-            Self::Free(extent) | Self::Evictable { extent, .. } => extent,
-        }
-    }
-
-    fn cost(self) -> u64 {
-        match self {
-            Self::Free(_) => 0,
-            Self::Evictable { rank, .. } => rank,
-        }
+        let mut chunks: Vec<ChunkId> = objects[best.1..best.2].iter().map(|(_, chunk)| *chunk).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks
     }
 }

@@ -4,7 +4,6 @@ use super::{ChunkId, EvictionPolicy};
 #[derive(Debug)]
 pub struct Lru {
     links: Vec<Link>,
-    clock: u64,
 }
 
 /// Neighbours in the list. Entry 0 is the sentinel: its `newer` is the coldest chunk, its `older`
@@ -13,15 +12,14 @@ pub struct Lru {
 struct Link {
     older: u32,
     newer: u32,
-    stamp: u64,
 }
 
 const SENTINEL: u32 = 0;
-const ABSENT: Link = Link { older: u32::MAX, newer: u32::MAX, stamp: 0 };
+const ABSENT: Link = Link { older: u32::MAX, newer: u32::MAX };
 
 impl Default for Lru {
     fn default() -> Self {
-        Self { links: vec![Link { older: SENTINEL, newer: SENTINEL, stamp: 0 }], clock: 0 }
+        Self { links: vec![Link { older: SENTINEL, newer: SENTINEL }] }
     }
 }
 
@@ -42,16 +40,15 @@ impl EvictionPolicy for Lru {
             self.links.resize(entry as usize + 1, ABSENT);
         }
         debug_assert_eq!(self.at(entry).older, u32::MAX, "{chunk:?} is in the order already");
-        self.clock += 1;
         let warmest = self.at(SENTINEL).older;
-        *self.at(entry) = Link { older: warmest, newer: SENTINEL, stamp: self.clock };
+        *self.at(entry) = Link { older: warmest, newer: SENTINEL };
         self.at(warmest).newer = entry;
         self.at(SENTINEL).older = entry;
     }
 
     fn leave(&mut self, chunk: ChunkId) {
         let entry = Self::entry(chunk);
-        let Link { older, newer, .. } = *self.at(entry);
+        let Link { older, newer } = *self.at(entry);
         debug_assert_ne!(older, u32::MAX, "{chunk:?} is not in the order");
         self.at(older).newer = newer;
         self.at(newer).older = older;
@@ -67,8 +64,8 @@ impl EvictionPolicy for Lru {
         self.links[SENTINEL as usize].newer.checked_sub(1).map(ChunkId)
     }
 
-    fn rank(&self, chunk: ChunkId) -> u64 {
-        self.links[Self::entry(chunk) as usize].stamp
+    fn warmer(&self, chunk: ChunkId) -> Option<ChunkId> {
+        self.links[Self::entry(chunk) as usize].newer.checked_sub(1).map(ChunkId)
     }
 }
 
@@ -96,8 +93,9 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(lru.victim().map(|v| v.0), naive.first().copied());
-                prop_assert!(naive.windows(2).all(|w| lru.rank(ChunkId(w[0])) < lru.rank(ChunkId(w[1]))));
+                let order: Vec<u32> =
+                    std::iter::successors(lru.victim(), |c| lru.warmer(*c)).map(|c| c.0).collect();
+                prop_assert_eq!(&order, &naive);
             }
         }
     }

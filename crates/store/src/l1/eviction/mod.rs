@@ -26,8 +26,8 @@ pub trait EvictionPolicy: Send + std::fmt::Debug {
     /// The chunk to evict first, if any may be evicted. Does not change the order.
     fn victim(&self) -> Option<ChunkId>;
 
-    /// How dear `chunk` is, compared with other chunks in the order: the lowest goes first.
-    fn rank(&self, chunk: ChunkId) -> u64;
+    /// The chunk to evict after `chunk`, which is in the order.
+    fn warmer(&self, chunk: ChunkId) -> Option<ChunkId>;
 }
 
 /// The eviction policies by name (`--eviction-policy`).

@@ -13,7 +13,7 @@ impl EvictionPolicy for Noop {
         None
     }
 
-    fn rank(&self, _: ChunkId) -> u64 {
-        0
+    fn warmer(&self, _: ChunkId) -> Option<ChunkId> {
+        None
     }
 }

@@ -1,0 +1,238 @@
+//! The whole server over real sockets, driven by our own client.
+
+mod support;
+
+use bytes::Bytes;
+use larder_wire::operation::Operation;
+use larder_wire::pickle::{PickleWriter, read_tensors};
+use larder_wire::registration::InstanceId;
+use larder_wire::request::Request;
+use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use support::{CHUNK, Client, TestServer, config, fill, holds, key, open_pool, registration};
+
+const W: InstanceId = InstanceId(7);
+
+/// Stores `chunks` chunks through the pool, filled from `byte` up.
+async fn store(c: &mut Client, pool: &std::fs::File, seed: u32, chunks: usize, byte: u8) {
+    let key = key("m", seed, chunks, "store", Some(0));
+    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let Response::StorePlan(StorePlan::Slots { slots, chunk_indices }) = plan else { panic!("{plan:?}") };
+    assert_eq!(chunk_indices, (0..chunks as u64).collect::<Vec<_>>());
+    fill(pool, &slots, byte);
+    let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
+    assert_eq!(c.call(commit).await, Response::Bool(true));
+}
+
+#[tokio::test]
+async fn what_was_stored_is_found_and_read_back() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    store(&mut c, &pool, 1, 4, 10).await;
+    assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
+    assert_eq!(c.hit(&key("m", 2, 4, "other", None)).await, 0);
+    let worker = key("m", 1, 4, "r", Some(0));
+    let plan = c.call(Request::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
+    let Response::RetrievePlan(RetrievePlan::Slots(slots)) = plan else { panic!("{plan:?}") };
+    assert!(holds(&pool, &slots, 10));
+    assert_eq!(c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await, Response::Bool(true));
+    assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
+    let gauges = server.state.core().gauges();
+    assert_eq!((gauges.lookup_leases, gauges.retrieves, gauges.stores), (0, 0, 0));
+    assert_eq!(gauges.l1.resident_objects, 4);
+    let name = server.state.arena.name().unwrap().to_owned();
+    server.stop().await;
+    assert!(!std::path::Path::new(&format!("/dev/shm/{name}")).exists(), "the segment is gone");
+}
+
+#[tokio::test]
+async fn without_a_common_memory_chunks_travel_as_pickles() {
+    let mut config = config();
+    config.l1.shm_name = None;
+    let server = TestServer::start(config).await;
+    let mut c = server.client().await;
+    assert_eq!(c.register(7, "m").await, Response::Pool { shm_name: String::new(), pool_size: 0 });
+    let k = key("m", 1, 3, "s", Some(0));
+    let plan = c.call(Request::PrepareStore { key: k.clone(), instance_id: W }).await;
+    assert_eq!(plan, Response::StorePlan(StorePlan::Pickle));
+    let mut pickle = PickleWriter::new();
+    let shape = [2, CHUNK as u64, 12];
+    let half = larder_wire::dtype::DType::from_name("float16").unwrap();
+    for i in 0..3 {
+        // The chunk in the middle has another shape: it is left out and the others are kept.
+        let shape = if i == 1 { [2, 12, CHUNK as u64] } else { shape };
+        pickle.push(half, &shape, &[i; 768]).unwrap();
+    }
+    let commit = Request::CommitStore { key: k, instance_id: W, data: pickle.finish() };
+    assert_eq!(c.call(commit).await, Response::Bool(false));
+    assert_eq!(c.hit(&key("m", 1, 3, "r", None)).await, 1);
+    assert_eq!(server.state.core().gauges().l1.resident_objects, 2);
+    let worker = key("m", 1, 1, "r", Some(0));
+    let plan = c.call(Request::PrepareRetrieve { key: worker, instance_id: W }).await;
+    let Response::RetrievePlan(RetrievePlan::Pickle(data)) = plan else { panic!("{plan:?}") };
+    let tensors = read_tensors(&data).unwrap();
+    assert_eq!((tensors.len(), tensors[0].shape()), (1, &shape[..]));
+    assert_eq!(tensors[0].contiguous().unwrap(), [0; 768]);
+    assert_eq!(server.state.core().gauges().lookup_leases, 0, "nothing is held after the answer");
+    // What is no pickle of tensors is refused, not run.
+    let k = key("m", 3, 1, "s", Some(0));
+    let commit = Request::CommitStore { key: k, instance_id: W, data: Bytes::from_static(b"cos\nsystem\n.") };
+    assert_eq!(c.call(commit).await, Response::Bool(false));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let k = || key("m", 1, 2, "r", Some(0));
+    let transfer =
+        |event: &'static [u8], success| Response::Transfer { event: Bytes::from_static(event), success };
+    let cases = [
+        (Request::UnregisterKvCache { instance_id: W }, Response::Nil),
+        (Request::UnregisterQCache { instance_id: W }, Response::Nil),
+        (
+            Request::Store(larder_wire::request::Store {
+                key: k(),
+                instance_id: W,
+                block_ids: vec![vec![1]],
+                event: Bytes::from_static(b"stub_ipc_handle"),
+            }),
+            transfer(b"", false),
+        ),
+        (Request::UnregisterEngineDriven { instance_id: W }, Response::Nil),
+        (Request::PrepareStore { key: k(), instance_id: W }, Response::StorePlan(StorePlan::NOTHING)),
+        (Request::CommitStore { key: k(), instance_id: W, data: Bytes::new() }, Response::Bool(false)),
+        (
+            Request::PrepareRetrieve { key: k(), instance_id: W },
+            Response::RetrievePlan(RetrievePlan::Missing),
+        ),
+        (Request::CommitRetrieve { key: k(), instance_id: W }, Response::Bool(true)),
+        (Request::FreeLookupLocks { key: k(), tp_size: 1 }, Response::Nil),
+        (Request::EndSession { request_id: "x".into() }, Response::Nil),
+        (Request::QueryPrefetchStatus { request_id: "x".into() }, Response::Int(0)),
+        (Request::GetChunkSize, Response::Int(CHUNK as i64)),
+        (Request::GetExperimental, Response::Features(vec![])),
+        (Request::Noop, Response::Text("OK".to_owned())),
+        (Request::Ping { instance_id: None }, Response::Bool(true)),
+        // After a restart a worker is told once that it is not known.
+        (Request::Ping { instance_id: Some(W) }, Response::Bool(false)),
+        (Request::Ping { instance_id: Some(W) }, Response::Bool(true)),
+        (
+            Request::CbProtocolHandshake { version: 1 },
+            Response::Handshake { server_version: 0, matches: false },
+        ),
+        (Request::CbReorderPlan { key: k(), keep_prefix: 0, budget_ms: 1 }, Response::Order(vec![])),
+        (Request::Clear { force: false }, Response::Nil),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(c.call(request.clone()).await, expected, "{request:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_stream_says_that_it_is_off_and_ends() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let subscription = larder_wire::request::Subscription {
+        instance_id: W,
+        model_name: "m".into(),
+        cursor: 0,
+        max_events: 8,
+    };
+    let response = c.call(Request::SubscribeKvEvents(subscription)).await;
+    assert!(matches!(&response, Response::Events(batch) if !batch.enabled), "{response:?}");
+    let end = c.answer().await;
+    assert_eq!(end.decode(Operation::SubscribeKvEvents).unwrap(), Response::Nil);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_gives_back_what_it_held() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    store(&mut c, &pool, 1, 2, 1).await;
+    let mut scheduler = server.client().await;
+    assert_eq!(scheduler.hit(&key("m", 1, 2, "r", None)).await, 2);
+    let mut writer = server.client().await;
+    writer.call(Request::PrepareStore { key: key("m", 9, 1, "w", Some(0)), instance_id: W }).await;
+    let gauges = server.state.core().gauges();
+    assert_eq!((gauges.lookup_leases, gauges.stores), (1, 1));
+    scheduler.dealer.close().await;
+    writer.dealer.close().await;
+    server
+        .until("both are given back", |s| {
+            let g = s.core().gauges();
+            (g.sessions, g.lookup_leases, g.stores, g.quarantined_objects) == (0, 0, 0, 1)
+        })
+        .await;
+    assert_eq!(c.hit(&key("m", 9, 1, "q", None)).await, 0, "what was abandoned is never published");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_registration_that_cannot_be_served_runs_uncached() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let none = Response::Pool { shm_name: String::new(), pool_size: 0 };
+    let bad = [
+        larder_wire::registration::EngineDrivenRegistration {
+            dtype: "float7".into(),
+            ..registration(7, "m")
+        },
+        larder_wire::registration::EngineDrivenRegistration {
+            num_physical_slots: Some(0),
+            ..registration(7, "m")
+        },
+        larder_wire::registration::EngineDrivenRegistration { num_layers: i64::MAX, ..registration(7, "m") },
+        larder_wire::registration::EngineDrivenRegistration { world_size: 256, ..registration(7, "m") },
+        registration(7, "a@b"),
+    ];
+    for registration in bad {
+        let what = format!("{registration:?}");
+        assert_eq!(c.call(Request::RegisterEngineDriven(registration)).await, none, "{what}");
+    }
+    assert_eq!(
+        c.call(Request::Ping { instance_id: Some(W) }).await,
+        Response::Bool(true),
+        "it is left alone"
+    );
+    assert_eq!(c.hit(&key("m", 1, 1, "r", None)).await, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn operators_find_health_version_and_metrics() {
+    let server = TestServer::start(config()).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    store(&mut c, &pool, 1, 2, 1).await;
+    assert_eq!(c.hit(&key("m", 1, 2, "r", None)).await, 2);
+    for (path, expected) in [
+        ("/", r#"{"service":"LMCache HTTP API","status":"ok"}"#),
+        ("/healthcheck", r#"{"status":"healthy"}"#),
+        ("/livez", r#"{"status":"alive"}"#),
+        ("/lmc_version", r#""0.5.6""#),
+    ] {
+        assert_eq!(server.get(path).await, (200, expected.to_owned()), "{path}");
+    }
+    assert_eq!(server.get("/readyz").await.0, 200);
+    assert!(server.get("/version").await.1.starts_with("\"0.5.6-"));
+    let (status, body) = server.get("/nope").await;
+    assert_eq!((status, body.as_str()), (404, r#"{"detail":"Not Found","error":"Not Found"}"#));
+    let (_, metrics) = server.get("/metrics").await;
+    for line in [
+        "lmcache_mp_lookup_hit_tokens_total{model_name=\"m\",cache_salt=\"\"} 32",
+        "# TYPE lmcache_mp_lookup_hit_tokens_total counter",
+        "lmcache_mp_l1_objects{l1_tag=\"_default\"} 2",
+        "lmcache_mp_num_finished_stores_total{device=\"cpu\"} 1",
+        "lmcache_mp_request_duration_seconds_count{operation=\"lookup\",outcome=\"ok\"} 1",
+        "lmcache_mp_connections 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+    assert!(!metrics.contains("# EOF"));
+    server.stop().await;
+}

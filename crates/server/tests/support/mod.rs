@@ -1,0 +1,182 @@
+//! A server on free ports and a client that speaks to it, both in this process.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use larder_server::Server;
+use larder_server::config::Config;
+use larder_server::state::State;
+use larder_wire::key::CacheKey;
+use larder_wire::message::{ResponseMessage, request_frames};
+use larder_wire::registration::{EngineDrivenRegistration, InstanceId};
+use larder_wire::request::Request;
+use larder_wire::response::Response;
+use larder_zmtp::{Dealer, DealerOptions, Endpoint};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Tokens per chunk of the servers here.
+pub(crate) const CHUNK: usize = 16;
+
+/// No answer within this is a failure, not slowness.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct TestServer {
+    pub(crate) state: Arc<State>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) http: std::net::SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// A configuration on free ports with a segment of its own.
+pub(crate) fn config() -> Config {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut config = Config::default();
+    config.rpc.host = "127.0.0.1".to_owned();
+    config.rpc.port = 0;
+    config.http.port = 0;
+    config.chunk_tokens = CHUNK as u32;
+    config.l1.bytes = 1 << 20;
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    config.l1.shm_name = Some(format!("larder_serve_test_{}_{n}", std::process::id()));
+    config
+}
+
+impl TestServer {
+    pub(crate) async fn start(config: Config) -> Self {
+        let server = Server::bind(config).await.expect("the server starts");
+        let (stop, stopped) = oneshot::channel();
+        let state = server.state().clone();
+        let endpoint = server.endpoints()[0].clone();
+        let http = server.http_address().expect("http is bound");
+        let task = tokio::spawn(server.serve(async { drop(stopped.await) }));
+        Self { state, endpoint, http, stop: Some(stop), task }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let dealer = Dealer::connect(&self.endpoint, DealerOptions::default()).await.expect("connects");
+        Client { dealer, uid: 0 }
+    }
+
+    /// Polls until `condition` holds: what a connection's end brings about comes by itself.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        let wait = async {
+            while !condition(&self.state) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
+        (status, text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
+    }
+
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        self.task.await.expect("the server ends without a panic");
+    }
+}
+
+pub(crate) struct Client {
+    pub(crate) dealer: Dealer,
+    uid: u64,
+}
+
+impl Client {
+    /// The answer to one request.
+    pub(crate) async fn call(&mut self, request: Request) -> Response {
+        self.uid += 1;
+        self.dealer.send(request_frames(self.uid, &request)).await.expect("sends");
+        let answer = self.answer().await;
+        assert_eq!(answer.uid().unwrap(), self.uid, "an answer to {request:?}");
+        answer.decode(request.operation()).expect("an answer that stock clients understand")
+    }
+
+    pub(crate) async fn answer(&mut self) -> ResponseMessage {
+        let frames = tokio::time::timeout(PATIENCE, self.dealer.recv()).await.expect("an answer at once");
+        ResponseMessage::from_frames(frames.expect("the connection lives")).expect("a response")
+    }
+
+    pub(crate) async fn register(&mut self, instance: i64, model: &str) -> Response {
+        self.call(Request::RegisterEngineDriven(registration(instance, model))).await
+    }
+
+    /// Looks up and asks for the result.
+    pub(crate) async fn hit(&mut self, key: &CacheKey) -> i64 {
+        assert_eq!(self.call(Request::Lookup { key: key.clone(), tp_size: 1 }).await, Response::Nil);
+        let request_id = key.request_id.clone();
+        match self.call(Request::QueryPrefetchStatus { request_id }).await {
+            Response::Int(chunks) => chunks,
+            other => panic!("a hit, not {other:?}"),
+        }
+    }
+}
+
+/// Chunks of 2 layers, 16 slots, 12 half-precision elements: 768 bytes.
+pub(crate) fn registration(instance: i64, model: &str) -> EngineDrivenRegistration {
+    EngineDrivenRegistration {
+        instance_id: InstanceId(instance),
+        model_name: model.into(),
+        world_size: 1,
+        block_size: 4,
+        num_layers: 2,
+        hidden_dim_size: 12,
+        dtype: "float16".to_owned(),
+        use_mla: true,
+        num_physical_slots: Some(CHUNK as i64),
+    }
+}
+
+/// A key of `chunks` chunks of a prompt that begins with `seed`; of worker 0, or of the scheduler.
+pub(crate) fn key(model: &str, seed: u32, chunks: usize, request_id: &str, worker: Option<u32>) -> CacheKey {
+    let tokens: Vec<u32> = (0..(chunks * CHUNK) as u32).map(|t| seed * 100_000 + t).collect();
+    CacheKey {
+        model_name: model.into(),
+        world_size: 1,
+        worker_id: worker,
+        tokens: tokens.into(),
+        start: 0,
+        end: (chunks * CHUNK) as u64,
+        request_id: request_id.into(),
+        cache_salt: "".into(),
+        request_configs: None,
+        num_kv_readers: Some(1),
+    }
+}
+
+/// The pool as a worker maps it.
+pub(crate) fn open_pool(response: &Response) -> File {
+    let Response::Pool { shm_name, .. } = response else { panic!("a pool, not {response:?}") };
+    let path = format!("/dev/shm/{shm_name}");
+    File::options().read(true).write(true).open(path).expect("the pool can be opened by its name")
+}
+
+/// Fills slot `i` with `fill + i`.
+pub(crate) fn fill(pool: &File, slots: &[larder_wire::response::Slot], fill: u8) {
+    for (i, slot) in slots.iter().enumerate() {
+        pool.write_all_at(&vec![fill + i as u8; slot.length as usize], slot.offset).unwrap();
+    }
+}
+
+/// Whether slot `i` holds `fill + i`.
+pub(crate) fn holds(pool: &File, slots: &[larder_wire::response::Slot], fill: u8) -> bool {
+    slots.iter().enumerate().all(|(i, slot)| {
+        let mut bytes = vec![0; slot.length as usize];
+        pool.read_exact_at(&mut bytes, slot.offset).unwrap();
+        bytes.iter().all(|b| *b == fill + i as u8)
+    })
+}
