@@ -1,0 +1,1 @@
+//! L2 adapters and the layers that wrap them.
