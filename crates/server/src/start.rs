@@ -31,6 +31,9 @@ use crate::state::State;
 /// How long memory that a vanished worker may still be using is left alone.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
+/// How long a shutdown waits for HTTP answers that are under way.
+const HTTP_LINGER: Duration = Duration::from_secs(1);
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -102,7 +105,8 @@ impl Server {
     /// See [`StartError`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let endpoints: Vec<Endpoint> = config.rpc.endpoints().map(|e| e.parse()).collect::<Result<_, _>>()?;
-        let router = Router::bind(&endpoints, Limits::default()).await?;
+        let limits = Limits { linger: config.shutdown_timeout, ..Limits::default() };
+        let router = Router::bind(&endpoints, limits).await?;
         let http = bind_http("--http-port", &config.http.host, config.http.port).await?;
         let prometheus = match config.metrics.prometheus_port {
             Some(port) => Some(bind_http("--prometheus-port", &config.http.host, port).await?),
@@ -183,7 +187,7 @@ impl Server {
             }
         };
         // A client that keeps an HTTP connection open must not keep the server alive.
-        let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
+        let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
         timekeeper.abort();
         state.memory.stop();
         if let Ok(thread) = committer {

@@ -27,6 +27,7 @@ from zmq.utils.monitor import recv_monitor_message
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x01NULL" + bytes(48)
 READY = b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\x00"
 REQUEST = [b"\x01", b"\x16", b"x" * 198]
+LARGE_REQUEST = [b"\x01", b"\x08", b"x" * 500_000]
 WINDOW = 64
 
 
@@ -103,14 +104,14 @@ class Client:
         return self.socket.poll(timeout_ms) != 0 and self.socket.recv_multipart() == REQUEST
 
 
-def round_trip_us(server, count):
+def round_trip_us(server, count, parts=REQUEST):
     with Client(server.endpoint) as client:
         for _ in range(count // 10):
-            client.call()
+            client.call(parts)
         times = []
         for _ in range(count):
             begin = time.perf_counter()
-            client.call()
+            client.call(parts)
             times.append(time.perf_counter() - begin)
     return statistics.median(times) * 1e6
 
@@ -255,6 +256,7 @@ def measure(server_command, quick):
     with Server(server_command) as server:
         figures["idle RSS, MiB"] = server.memory_mib()
         figures["round trip 200 B p50, us"] = round_trip_us(server, 10000 // scale)
+        figures["round trip 500 kB p50, us"] = round_trip_us(server, 1000 // scale, LARGE_REQUEST)
         rate, cpu = throughput(server, 40000 // scale)
         figures["4 clients 200 B, requests/s"] = rate
         figures["server CPU per request, us"] = cpu

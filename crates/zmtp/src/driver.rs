@@ -248,7 +248,7 @@ where
         let wants_messages = flushed == Flushed::All;
         if self.must_not_read() {
             // What we do not read cannot be held against the peer.
-            self.deadlines.silence = None;
+            self.heard();
             return Ok(Turn::Wait { wants_messages });
         }
         if !all_handled {
@@ -300,7 +300,7 @@ where
         Ok(())
     }
 
-    /// The peer has just sent something.
+    /// The peer has just sent something, or may have: its silence counts from now on.
     fn heard(&mut self) {
         self.deadlines.silence = None;
         if let Some(interval) = self.timing.ping_interval

@@ -20,7 +20,7 @@ pub struct Limits {
     pub half_open_max: usize,
     /// Time for a handshake, from accept to READY. Default: 10 s.
     pub handshake_timeout: Duration,
-    /// Most messages waiting to be sent to one peer. Default: 10 000.
+    /// Most messages waiting to be sent to one peer; at least 1. Default: 10 000.
     pub send_queue_messages_max: usize,
     /// Most bytes (parts, without framing) waiting to be sent to one peer. A single message may exceed
     /// this if nothing else is waiting. Default: 256 MiB.

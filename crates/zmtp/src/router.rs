@@ -140,7 +140,8 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 pub(crate) fn new_peer(remote: String, limits: &Limits) -> Peer {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = PeerId(NEXT.fetch_add(1, Ordering::Relaxed));
-    let limit = Queued { messages: limits.send_queue_messages_max, bytes: limits.send_queue_bytes_max };
+    let limit =
+        Queued { messages: limits.send_queue_messages_max.max(1), bytes: limits.send_queue_bytes_max };
     Peer::new(id, remote, limit)
 }
 

@@ -1,5 +1,7 @@
 //! The codec as a whole: handshakes, limits, commands, and properties over arbitrary bytes and splits.
 
+#[path = "common/input.rs"]
+mod input;
 #[path = "common/machine.rs"]
 mod machine;
 
@@ -244,5 +246,11 @@ proptest! {
         let mut input = HANDSHAKE.to_vec();
         input[at] = byte;
         machine::any_bytes(&input, &splits);
+    }
+
+    #[test]
+    fn the_fuzz_targets_hold_on_random_input(data in vec(any::<u8>(), 0..400)) {
+        input::connection(&data);
+        input::round_trip(&data);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Needs the feature `interop` and the environment variable `LARDER_PYTHON`; `make test` sets both.
 #![cfg(feature = "interop")]
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::process::Stdio;
 use std::sync::Arc;

@@ -145,6 +145,11 @@ impl Setting {
             Value::Whole(_) | Value::Number(_) => false,
         }
     }
+
+    /// Whether the value is what holds anyway.
+    fn is_default(&self, flag: &Flag) -> bool {
+        matches!(flag.default, Default::Is(default) if default == self.value.to_string())
+    }
 }
 
 /// The value of every flag that has one.
@@ -194,7 +199,8 @@ impl Settings {
     /// Says what must be said of flags that this version does not serve yet, unless something is wrong with them.
     pub(crate) fn judge_for_now(&self, report: &mut Report) {
         for flag in flags() {
-            let says_nothing = self.get(flag.name).is_none_or(|setting| setting.says_nothing(flag));
+            let setting = self.get(flag.name);
+            let says_nothing = setting.is_none_or(|s| s.says_nothing(flag) || s.is_default(flag));
             let told = report.problems.iter().any(|line| line.contains(&flag.dashed()));
             match flag.for_now {
                 _ if says_nothing || told => {}

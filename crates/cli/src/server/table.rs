@@ -49,7 +49,8 @@ pub(crate) static TABLE: &[Group] = &[
             "Tokens in a chunk, the unit of hashing and of storage. A multiple of the engine's block size; \
              a power of two is wise."),
         served("null-block-id", Whole(i64::MIN, i64::MAX), Is("0"),
-            "The engine's block id that stands for absent KV data."),
+            "The engine's block id that stands for absent KV data.")
+            .ignored_for_now("it matters only when the server copies, which this version does not do"),
         served("max-workers", THREADS, Auto("one for each core"),
             "Threads in each worker pool."),
         served("max-gpu-workers", THREADS, Auto("--max-workers"),
@@ -69,7 +70,7 @@ pub(crate) static TABLE: &[Group] = &[
             no("blend", "reuse of text that is not a prefix is not part of this server; use default"),
         ]), Is("default"),
             "What counts as reusable: the longest known prefix."),
-        served("supported-transfer-mode", OneOf(&[yes("lmcache_driven"), yes("engine_driven"), yes("auto")]), Is("auto"),
+        served("supported-transfer-mode", OneOf(&[no("lmcache_driven", "this version does not copy by itself; use auto or engine_driven"), yes("engine_driven"), yes("auto")]), Is("auto"),
             "Who may copy KV data: the server (lmcache_driven), the engine (engine_driven), or whom each worker asks \
              for (auto)."),
         served("shm-name", Text, Auto("larder_<port>"),
@@ -80,7 +81,8 @@ pub(crate) static TABLE: &[Group] = &[
         ignored("isolated-ipc", Pair, Is("off"),
             "it concerns CUDA, which this server does not use yet"),
         served("separate-object-groups", Pair, Is("off"),
-            "Give each sliding-window size an object group of its own (hybrid models)."),
+            "Give each sliding-window size an object group of its own (hybrid models).")
+            .ignored_for_now("it matters only when the server copies, which this version does not do"),
         served("worker-reap-timeout-seconds", Number(Off0OrFrom(30.0, 1e9)), Is("120"),
             "Drop a worker that used to ping and has been silent this long; 0 never. At least three times the engine's \
              heartbeat interval."),
@@ -89,7 +91,8 @@ pub(crate) static TABLE: &[Group] = &[
         served("session-ttl-seconds", SECONDS, Is("600"),
             "End a request session nobody used for this long. Above the longest time a request queues in the engine."),
         served("kv-event-log-size", COUNT_OR_0, Is("32768"),
-            "Store and eviction records kept for KV-event subscribers; 0 turns them off."),
+            "Store and eviction records kept for KV-event subscribers; 0 turns them off.")
+            .ignored_for_now("this version streams no KV events"),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
         ignored("enable", Words, Unset,
@@ -133,7 +136,8 @@ pub(crate) static TABLE: &[Group] = &[
         served("l1-align-bytes", BYTES, Is("4096"),
             "Alignment of objects in L1. A power of two."),
         served("l1-use-hugepages", Pair, Is("off"),
-            "Take L1 from the kernel's reserve of 2 MiB pages (vm.nr_hugepages). Not together with shared memory."),
+            "Take L1 from the kernel's reserve of 2 MiB pages (vm.nr_hugepages). Not together with shared memory.")
+            .ignored_for_now("memory is committed in 2 MiB pages wherever the kernel makes them, without a reserve"),
         refused("l1-devdax-path", Path,
             "L1 lives in host memory only; use --l1-size-gb"),
         served("l1-manager", Objects, Unset,
@@ -183,11 +187,13 @@ pub(crate) static TABLE: &[Group] = &[
         served("http-port", PORT, Is("8080"),
             "TCP port of the admin API."),
         served("http-auth-token-file", Path, Unset,
-            "File whose text is the bearer token that changing calls must carry.").ours(),
+            "File whose text is the bearer token that changing calls must carry.").ours()
+            .ignored_for_now("this version serves no HTTP call that changes anything"),
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),
-            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours(),
+            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours()
+            .ignored_for_now("this version has no such endpoints"),
     ]},
     Group { heading: "Metrics and logs", flags: &[
         served("disable-observability", Switch, Is("off"),
@@ -196,7 +202,8 @@ pub(crate) static TABLE: &[Group] = &[
             "Keep no counters."),
         old_name("disable-prometheus", Switch, "disable-metrics"),
         served("disable-logging", Switch, Is("off"),
-            "Leave requests out of the log."),
+            "Leave requests out of the log.")
+            .ignored_for_now("this version logs no requests above debug level"),
         ignored("disable-grpc-metrics", Switch, Is("off"),
             "there is no gRPC transport in this server"),
         served("log-level", OneOf(&[yes("trace"), yes("debug"), yes("info"), yes("warn"), yes("error")]), Is("info"),
@@ -206,9 +213,11 @@ pub(crate) static TABLE: &[Group] = &[
         served("prometheus-port", PORT, Unset,
             "A port of its own for /metrics, on --http-host, beside the one of the admin API."),
         served("metrics-sample-rate", SHARE, Is("0.01"),
-            "Share of chunks whose life is followed in histograms."),
+            "Share of chunks whose life is followed in histograms.")
+            .ignored_for_now("this version samples nothing"),
         served("metrics-instance-label", Switch, Is("off"),
-            "Put the instance id on every series, as service_instance_id.").ours(),
+            "Put the instance id on every series, as service_instance_id.").ours()
+            .ignored_for_now("this version adds no such label"),
         ignored("enable-tracing", Switch, Is("off"),
             "this version writes no traces"),
         ignored("otlp-endpoint", Text, Unset,

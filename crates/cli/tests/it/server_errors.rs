@@ -31,7 +31,7 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--hash-algorithm", "builtin"], "use blake3 or sha256_cbor"),
         (&["--hash-algorithm", "blake2"], "did you mean 'blake3'?"),
         (&["--hash-algorithm", "sha256_cbor_64bit"], "must be one of {blake3,sha256_cbor}"),
-        (&["--supported-transfer-mode", "both"], "must be one of {lmcache_driven,engine_driven,auto}"),
+        (&["--supported-transfer-mode", "both"], "must be one of {engine_driven,auto}"),
         (&["--shm-name", "a/b"], "letters, digits"),
         (&["--worker-reap-timeout-seconds", "10"], "must be 0 (off) or a number from 30"),
         (&["--worker-registration-grace-seconds", "60"], "must not be below --worker-reap-timeout-seconds"),

@@ -6,7 +6,7 @@ const TOML: &str = r#"
 chunk-size = 128
 http_port = 8001
 log-level = "warn"
-enable-debug-endpoints = true
+access-log = true
 listen = ["ipc:///tmp/a.sock"]
 "#;
 
@@ -14,7 +14,7 @@ const YAML: &str = "
 chunk-size: 128
 http_port: 8001
 log-level: warn
-enable-debug-endpoints: true
+access-log: true
 listen:
   - ipc:///tmp/a.sock
 ";
@@ -29,19 +29,16 @@ fn the_strongest_source_wins_flag_by_flag() {
                 ("LMCACHE_SERVER_CHUNK_SIZE", "64"),
                 ("LMCACHE_SERVER_HTTP_PORT", "8002"),
                 ("LMCACHE_SERVER_SHM_NAME", ""),
-                ("LMCACHE_SERVER_METRICS_INSTANCE_LABEL", "yes"),
+                ("LMCACHE_SERVER_SHM_FALLBACK", "yes"),
             ],
         );
         assert_eq!((ran.status, ran.lines()), (Some(0), vec![]));
         assert_eq!(ran.effective("chunk-size"), ("512", "command line"));
         assert_eq!(ran.effective("http-port"), ("8002", "LMCACHE_SERVER_HTTP_PORT"));
         assert_eq!(ran.effective("shm-name"), ("\"\"", "LMCACHE_SERVER_SHM_NAME"));
-        assert_eq!(
-            ran.effective("metrics-instance-label"),
-            ("true", "LMCACHE_SERVER_METRICS_INSTANCE_LABEL")
-        );
+        assert_eq!(ran.effective("shm-fallback"), ("true", "LMCACHE_SERVER_SHM_FALLBACK"));
         assert_eq!(ran.effective("log-level"), ("\"warn\"", file));
-        assert_eq!(ran.effective("enable-debug-endpoints"), ("true", file));
+        assert_eq!(ran.effective("access-log"), ("true", file));
         assert_eq!(ran.effective("listen"), ("[\"ipc:///tmp/a.sock\"]", file));
         assert_eq!(ran.effective("port"), ("5555", "default"));
     }

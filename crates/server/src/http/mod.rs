@@ -41,6 +41,9 @@ pub fn metrics_router(state: AppState) -> Router {
 }
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
+    if !state.config.metrics.enabled {
+        return error(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)");
+    }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (content_type, crate::metrics::exposition(&state)).into_response()
 }

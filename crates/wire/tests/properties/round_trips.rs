@@ -35,7 +35,7 @@ fn encoded(value: i128, wider: u8) -> Vec<u8> {
             writer.raw(&[&[0xd3][..], &(value as i64).to_be_bytes()].concat());
         }
         (6, 0..) => writer.raw(&[&[0xcf][..], &(value as u64).to_be_bytes()].concat()),
-        _ => writer.int(i64::try_from(value).unwrap()),
+        _ => writer.int(i64::try_from(value).expect("a negative 64-bit number")),
     }
     writer.into_bytes().to_vec()
 }
@@ -50,8 +50,8 @@ fn array_of(parts: &[Vec<u8>]) -> Vec<u8> {
 /// The plain way to read tokens.
 fn tokens_one_by_one(bytes: &[u8]) -> Vec<i128> {
     let mut reader = Reader::new(bytes);
-    let count = reader.array("tokens").unwrap();
-    (0..count).map(|_| reader.int("tokens").unwrap()).collect()
+    let count = reader.array("tokens").expect("an array");
+    (0..count).map(|_| reader.int("tokens").expect("an integer")).collect()
 }
 
 fn strides(shape: &[u64]) -> Vec<u64> {
@@ -105,11 +105,12 @@ fn value() -> impl Strategy<Value = Value> {
 fn pickle_of_view(count: u16, offset: u64, shape: &[u64], strides: &[u64]) -> Vec<u8> {
     let elements: Vec<u8> = (0..count).flat_map(u16::to_le_bytes).collect();
     let mut writer = PickleWriter::new();
-    writer.push(DType::Int16, &[u64::from(count)], &elements).unwrap();
+    writer.push(DType::Int16, &[u64::from(count)], &elements).expect("a small tensor");
     let pickle = writer.finish();
     // Keep the storage and replace what follows it: offset, shape, strides.
     let after_storage = b"\x85RK\x00(";
-    let place = pickle.windows(after_storage.len()).rposition(|part| part == after_storage).unwrap();
+    let place = pickle.windows(after_storage.len()).rposition(|part| part == after_storage);
+    let place = place.expect("the template of the writer");
     let mut out = pickle[..place + 2].to_vec();
     let number = |out: &mut Vec<u8>, value: u64| {
         out.extend_from_slice(&[0x8a, 9]);

@@ -1,17 +1,4 @@
 //! One side of one connection as a state machine.
-//!
-//! ```text
-//! Greeting -> Handshake -> (Held ->) Open
-//!     any of these -> Failed, on the first error; the error stays
-//! ```
-//!
-//! Received bytes go into [`space`](Connection::space), in amounts of the caller's choice; then
-//! [`poll_event`](Connection::poll_event) is called until it has nothing more. Small frames arrive in a
-//! read buffer that is reused for the whole connection, and each is copied out into a buffer of its own
-//! size: a retained one-byte part must not keep a whole read buffer alive. A frame that does not fit
-//! there gets its own buffer at once, and the rest of it is received directly into that. Such a buffer is
-//! never more than 1 MiB or the bytes already received (whichever is more) ahead of what has
-//! arrived, so a header that claims a gigabyte costs nothing.
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes};
@@ -82,7 +69,20 @@ enum Phase {
     Failed(ProtocolError),
 }
 
-/// One side of a connection. See the [module](self) for its life.
+/// One side of a connection.
+///
+/// ```text
+/// greeting -> handshake -> (held until accepted ->) open
+///     any of these -> failed, on the first error; the error stays
+/// ```
+///
+/// Received bytes go into [`space`](Self::space), in amounts of the caller's choice; then
+/// [`poll_event`](Self::poll_event) is called until it has nothing more. Small frames arrive in a read
+/// buffer that is reused for the whole connection, and each is copied out into a buffer of its own size: a
+/// retained one-byte part must not keep a whole read buffer alive. A frame that does not fit there gets its
+/// own buffer at once, and the rest of it is received directly into that. Such a buffer is never more than
+/// 1 MiB or the bytes already received (whichever is more) ahead of what has arrived, so a header that
+/// claims a gigabyte costs nothing.
 #[derive(Debug)]
 pub struct Connection {
     options: ConnectionOptions,

@@ -312,3 +312,22 @@ async fn draining_ends_a_handshake_at_once() {
     rig.peer.ask(Ask::Drain);
     assert_eq!(rig.ended().await, CloseReason::ClosedHere);
 }
+
+#[tokio::test(start_paused = true)]
+async fn pings_go_on_after_a_pause_in_reading() {
+    let limits = Limits {
+        ping_interval: Some(Duration::from_secs(5)),
+        send_queue_messages_max: 4,
+        send_queue_bytes_max: 100_000,
+        ..limits()
+    };
+    let mut rig = Rig::open(&limits, 0).await;
+    // Over half of the queue: nothing is read, and the peer's silence is not held against it.
+    rig.peer.send([Bytes::from(vec![7; 90_000])]).unwrap();
+    tokio::time::sleep(LONG / 2).await;
+    assert!(!rig.peer.is_gone());
+    let mut rest = [0; 9 + 90_000];
+    rig.far.read_exact(&mut rest).await.unwrap();
+    // Now it is read from again, and still silent.
+    assert_eq!(rig.ended().await, CloseReason::Silent);
+}
