@@ -4,7 +4,7 @@ use larder_store::core::Trim;
 use larder_store::l1::eviction::EvictionKind;
 use larder_wire::object::KvRank;
 
-use crate::support::{QUARANTINE, READ_TTL, Rig, Who, prompt, worker};
+use crate::support::{Deed, QUARANTINE, READ_TTL, Rig, Who, prompt, worker};
 
 fn store(rig: &mut Rig, request: &str, seed: u8, chunks: u8) {
     let p = prompt(seed, chunks);
@@ -109,7 +109,7 @@ fn the_head_stays_warmer_though_another_rank_could_not_be_stored() {
 /// A reader of the middle of a prompt must not leave the head colder than what it read.
 #[test]
 fn the_head_stays_warmer_than_what_was_read_of_it() {
-    let cases: [(&str, fn(&mut Rig)); 5] = [
+    let cases: [(&str, Deed); 5] = [
         ("retrieve committed after its session ended", |rig| {
             rig.prepare_retrieve(&worker(1, "r"), &prompt(1, 4), 2, 4).expect("held");
             rig.end("r");
