@@ -40,13 +40,13 @@ class LiveEngine:
     """One engine process connected to the server at ``port``."""
 
     def __init__(self, port: int, model_dir: str, log_path: str, *, heartbeat_interval_s: float = 10.0,
-                 prompts: int = 4, tokens: int = 1500, prompt_seed: int = 7) -> None:
+                 mq_timeout_s: float = 30.0, prompts: int = 4, tokens: int = 1500, prompt_seed: int = 7) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "live_engine.py"), "--port", str(port), "--model-dir", model_dir,
              "--prompts", str(prompts), "--tokens", str(tokens), "--prompt-seed", str(prompt_seed),
-             "--heartbeat-interval", str(heartbeat_interval_s)],
+             "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
 
