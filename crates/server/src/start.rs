@@ -145,6 +145,8 @@ impl Server {
         let pool =
             self.state.arena.name().map_or("sent through the socket".to_owned(), |n| format!("/dev/shm/{n}"));
         let (host, port) = match self.endpoints().first() {
+            // An engine on this node reaches a server that listens everywhere.
+            Some(Endpoint::Tcp { host, port }) if host == "0.0.0.0" || host == "::" => ("localhost", *port),
             Some(Endpoint::Tcp { host, port }) => (host.as_str(), *port),
             _ => ("localhost", self.state.config.rpc.port),
         };

@@ -375,6 +375,11 @@ impl L1 {
         removed
     }
 
+    /// Gives up unused space behind `end`: the machine has no memory for it.
+    pub fn cut(&mut self, end: u64) {
+        self.alloc.cut(end);
+    }
+
     /// Every byte that was ever handed out lies below this offset.
     pub fn frontier(&self) -> u64 {
         self.frontier
