@@ -195,6 +195,12 @@ impl Core {
         self.l1.clear(force)
     }
 
+    /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so
+    /// that room is made below it from now on.
+    pub fn cut_memory(&mut self, end: u64) {
+        self.l1.cut(end);
+    }
+
     /// The memory tier, to look at.
     pub fn l1(&self) -> &L1 {
         &self.l1

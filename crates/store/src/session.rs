@@ -220,7 +220,8 @@ impl Core {
     /// any, else one of another peer's that knows what it holds.
     pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
         self.advance(now);
-        for key in keys {
+        // From the end: keys come in the order of a prompt, whose first chunk should be the warmest.
+        for key in keys.iter().rev() {
             let own = self.peers.values_mut().filter(|l| l.owner == owner).find_map(|l| l.share_of(key));
             let share = match own {
                 Some(share) => Some(share),

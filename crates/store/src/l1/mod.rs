@@ -223,9 +223,10 @@ impl L1 {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
         }
-        // The chunk's other cells must not be what makes room for this one.
+        // The chunk's other cells must not be what makes room for this one. It is not touched: chunks
+        // are reserved from the head of a prompt on, which would make its tail the warmest.
         if let Some(chunk) = known {
-            self.protect(chunk);
+            self.chunks[chunk.0 as usize].protected_by = self.operation;
         }
         let Some(extent) = self.make_room(layout.bytes()) else {
             self.counters.refused_objects += 1;
@@ -372,6 +373,11 @@ impl L1 {
         }
         self.counters.cleared_objects += removed;
         removed
+    }
+
+    /// Gives up unused space behind `end`: the machine has no memory for it.
+    pub fn cut(&mut self, end: u64) {
+        self.alloc.cut(end);
     }
 
     /// Every byte that was ever handed out lies below this offset.

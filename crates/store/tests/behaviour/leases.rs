@@ -2,7 +2,7 @@
 
 use larder_store::{ConnectionId, InstanceId};
 
-use crate::support::{PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, Who, layout, prompt, worker};
+use crate::support::{Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, Who, layout, prompt, worker};
 
 /// FIX of 1.2: after expiry the reference lets a late release take a newer reader's lock away.
 #[test]
@@ -82,7 +82,7 @@ fn a_range_is_freed_as_far_as_it_is_held() {
 #[test]
 fn shares_end_with_session_deadline_connection_and_the_next_lookup() {
     let p = prompt(1, 2);
-    let ends: [(&str, fn(&mut Rig)); 5] = [
+    let ends: [(&str, Deed); 5] = [
         ("end of the session", |rig| rig.end("r")),
         ("read TTL", |rig| rig.wait(READ_TTL)),
         ("connection", |rig| rig.lose(1)),

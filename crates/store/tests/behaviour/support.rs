@@ -24,6 +24,9 @@ pub(crate) const REAP: u64 = 2_000_000;
 
 pub(crate) type Chain = Arc<[ChunkHash]>;
 
+/// One of several ways to get somewhere.
+pub(crate) type Deed = fn(&mut Rig);
+
 /// An object's layout of `pages` pages.
 pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
