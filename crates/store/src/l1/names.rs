@@ -29,6 +29,10 @@ impl Names {
         self.ids.get(&(model.clone(), salt.clone())).copied()
     }
 
+    pub(super) fn get(&self, id: NameId) -> &(Arc<str>, Arc<str>) {
+        &self.entries[id.0 as usize].name
+    }
+
     /// One more chunk uses this pair.
     pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
