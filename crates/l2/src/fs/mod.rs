@@ -237,3 +237,8 @@ impl Adapter for Fs {
         })
     }
 }
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tests;
