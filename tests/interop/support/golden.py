@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from .process import ServerProcess
 from .raw import OPERATIONS, RawConnection, decode, encode
 
@@ -70,7 +69,7 @@ class Outcome:
     answers: list[Any] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: list[Message], pool_bytes: int) -> "Outcome":
+    def of(cls, messages: list[Message], pool_bytes: int) -> Outcome:
         ordered = sorted(messages, key=lambda m: m.client)  # stable: keeps each client's order
         return cls([comparable(m.frames, pool_bytes) for m in ordered])
 
