@@ -153,7 +153,8 @@ impl Server {
         tracing::info!(
             "ready: requests on {}, L1 {size} ({pool}), admin on {http}; connect vLLM with \
              --kv-transfer-config '{{\"kv_connector\":\"LMCacheMPConnector\",\"kv_role\":\"kv_both\",\
-             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port}}}}}'",
+             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port},\
+             \"lmcache.mp.mp_transfer_mode\":\"engine_driven\"}}}}'",
             endpoints.join(" and "),
         );
     }
