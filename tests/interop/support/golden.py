@@ -23,8 +23,7 @@ from typing import Any
 from .process import ServerProcess
 from .raw import OPERATIONS, RawConnection, decode, encode
 
-REPOSITORY = Path(__file__).parents[3]
-FOLDERS = (REPOSITORY / "crates/wire/tests/vectors", REPOSITORY / "tests/vectors")
+VECTORS = Path(__file__).parents[3] / "crates/wire/tests/vectors"
 
 ANSWER_S = 5.0
 SILENCE_S = 0.3
@@ -75,9 +74,7 @@ class Outcome:
 
 
 def load(name: str) -> Recording:
-    path = next((folder / name for folder in FOLDERS if (folder / name).exists()), None)
-    assert path is not None, f"{name} is in none of {[str(f) for f in FOLDERS]}"
-    content = json.loads(path.read_text())
+    content = json.loads((VECTORS / name).read_text())
     if "steps" in content:
         steps = [
             Step(i, s["note"], [_message(m) for m in s["messages"]], tuple(s.get("server_flags", ())))

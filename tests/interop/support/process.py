@@ -58,7 +58,8 @@ def eventually(condition: Callable[[], Any], expected: str, timeout_s: float = 1
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """SIGTERM, not SIGKILL: a server whose test runner was killed still removes its pool."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def larder_binary() -> str:
