@@ -71,13 +71,12 @@ fn store(capacity: u64, count: u64, held: usize, mut size: impl FnMut(&mut Rng) 
     l1.check();
     let last = l1.usage().used_bytes as f64 / capacity as f64;
     let evicted = l1.counters().evicted_bytes as f64 / came as f64;
-    println!("lowest {lowest:.3}, last {last:.3}, evicted {evicted:.3} of what came, refused {refused}");
     Outcome { refused, lowest, last, evicted }
 }
 
 /// From 4 KiB to 64 MiB, every order of size equally often.
 fn any_size(rng: &mut Rng) -> u64 {
-    let scale = 4 * KIB << rng.below(15);
+    let scale = (4 * KIB) << rng.below(15);
     scale.min(64 * MIB) - rng.below(scale.min(32 * MIB) / 2)
 }
 
