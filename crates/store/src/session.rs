@@ -252,6 +252,12 @@ impl Core {
             self.deadlines.insert((expires, Deadline::Session(id)));
             return id;
         }
+        // A client that never ends its requests costs those that came first, not the server.
+        if self.sessions.len() >= self.config.sessions_max
+            && let Some((&oldest, _)) = self.sessions.first_key_value()
+        {
+            self.session_expired(oldest);
+        }
         let id = self.new_id();
         self.deadlines.insert((expires, Deadline::Session(id)));
         self.session_ids.insert(spec.request_id.clone(), id);

@@ -172,6 +172,7 @@ impl World {
             read_ttl: Duration::from_millis(scenario.read_ttl),
             write_ttl: Duration::from_millis(scenario.write_ttl),
             session_ttl: Duration::from_millis(scenario.session_ttl),
+            sessions_max: usize::MAX,
             worker_reap_timeout: scenario.reap.map(Duration::from_millis),
             worker_registration_grace: Duration::from_millis(scenario.grace),
             quarantine: Duration::from_millis(scenario.quarantine),
