@@ -25,11 +25,15 @@ impl Core {
 
     /// A job is past waiting.
     pub(super) fn begin_job(&mut self, id: u64) {
-        let job = self.prefetch.jobs.get_mut(&id).expect("waiting jobs are alive");
+        let job = &self.prefetch.jobs[&id];
         // With nobody to ask, there is one look at L1.
         let window = if self.adapters.is_empty() { u32::MAX } else { FIRST_WINDOW_COLUMNS };
-        let (fold, asked, open) = (Fold::new(job.windows()), Vec::new(), SmallVec::new());
-        job.phase = Phase::Looking(Look { fold, window, asked, open });
+        let windows = job.windows();
+        let windowed = windows.iter().any(Option::is_some);
+        let l1_hit = if windowed { self.l1_hit(job) } else { 0 };
+        let (fold, asked, open) = (Fold::new(windows), Vec::new(), SmallVec::new());
+        let job = self.prefetch.jobs.get_mut(&id).expect("just seen");
+        job.phase = Phase::Looking(Look { fold, l1_hit, window, asked, open });
         self.look_further(id);
     }
 
@@ -115,6 +119,7 @@ impl Core {
         let start = job.columns;
         let mut asked = Vec::new();
         let mut lacking = 0;
+        let reached = look.l1_hit.max(look.fold.hit());
         let (model, salt, chain) = (&job.target.model, &job.target.salt, job.target.chain.clone());
         let chunks: Vec<Option<ChunkId>> =
             self.l1.leading_chunks(model, salt, &chain[start as usize..]).collect();
@@ -130,7 +135,7 @@ impl Core {
                 match found {
                     Some(object) => self.l1.pin(object, job.shares),
                     // A longer prefix needs no more of a row than its window.
-                    None if row.window.is_some_and(|w| w > 0 && column + w <= look.fold.hit()) => {}
+                    None if row.window.is_some_and(|w| w > 0 && column.saturating_add(w) <= reached) => {}
                     None => {
                         lacks = true;
                         asked.push(index);
