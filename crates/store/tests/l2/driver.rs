@@ -1,6 +1,6 @@
 //! Fake adapters: they do what the core asks for when a test says so.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use larder_store::l2::{AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
 use larder_store::prefetch::LookupReport;
@@ -41,6 +41,16 @@ pub(crate) enum Todo {
         task: TaskId,
         items: Vec<IoItem>,
     },
+    /// The result of a load is to be told.
+    Loaded {
+        io: IoId,
+        ok: bool,
+    },
+    /// The results of a task are to be told.
+    Stored {
+        task: TaskId,
+        results: Vec<bool>,
+    },
     /// A region is to be dropped.
     Drop(IoId),
 }
@@ -51,8 +61,10 @@ pub(crate) struct Driver {
     pub(crate) adapters: Vec<Adapter>,
     pub(crate) todo: Vec<Todo>,
     pub(crate) bytes: HashMap<u64, ObjectKey>,
-    /// Memory that I/O may touch.
-    pub(crate) lent: BTreeMap<u64, (u64, IoId)>,
+    /// Memory that I/O may touch: offset and size.
+    pub(crate) lent: HashMap<IoId, (u64, u64)>,
+    /// Results come as steps of their own, before or after the regions are dropped.
+    pub(crate) apart: bool,
     pub(crate) done: Vec<LookupReport>,
     pub(crate) warmed: Vec<u64>,
 }
@@ -93,8 +105,8 @@ impl Driver {
 
     /// Nobody may be handed memory that I/O may touch, but readers may share it.
     pub(crate) fn assert_free(&self, offset: u64, bytes: u64) {
-        let before = self.lent.range(..offset + bytes).next_back();
-        assert!(before.is_none_or(|(o, (b, _))| o + b <= offset), "memory under I/O handed out at {offset}");
+        let overlap = self.lent.values().find(|(o, b)| *o < offset + bytes && offset < o + b);
+        assert_eq!(overlap, None, "memory under I/O handed out at {offset}");
     }
 
     fn lend(&mut self, item: &IoItem, write: bool) {
@@ -104,9 +116,8 @@ impl Driver {
         } else {
             assert_eq!(self.bytes.get(&item.offset), Some(&item.key), "the bytes to store");
         }
-        // Two stores of one object may run at once; the memory is busy until both are over, which the
-        // books of the core are checked for.
-        self.lent.insert(item.offset, (item.bytes, item.io));
+        let before = self.lent.insert(item.io, (item.offset, item.bytes));
+        assert_eq!(before, None, "{:?} handed out twice", item.io);
     }
 
     /// Does one thing. Loads and stores leave their regions to be dropped.
@@ -124,8 +135,9 @@ impl Driver {
                 if ok {
                     self.bytes.insert(item.offset, item.key);
                 }
-                self.todo.push(Todo::Drop(item.io));
-                core.l2_loaded(now, item.io, ok);
+                let io = item.io;
+                self.todo.push(Todo::Drop(io));
+                self.todo.push(Todo::Loaded { io, ok });
             }
             Todo::Store { adapter, task, items } => {
                 let mut results = Vec::new();
@@ -142,14 +154,22 @@ impl Driver {
                     results.push(ok);
                     self.todo.push(Todo::Drop(item.io));
                 }
-                core.l2_stored(now, task, &results);
+                self.todo.push(Todo::Stored { task, results });
             }
+            Todo::Loaded { io, ok } => core.l2_loaded(now, io, ok),
+            Todo::Stored { task, results } => core.l2_stored(now, task, &results),
             Todo::Drop(io) => {
-                self.lent.retain(|_, (_, lent)| *lent != io);
+                self.lent.remove(&io);
                 core.io_ended(now, io);
             }
         }
         core.check();
+        if !self.apart
+            && let Some(Todo::Loaded { .. } | Todo::Stored { .. }) = self.todo.last()
+        {
+            let result = self.todo.pop().expect("just seen");
+            return self.perform(core, now, result);
+        }
         self.collect(core);
     }
 }

@@ -160,7 +160,7 @@ fn c19_memory_is_not_reused_before_the_io_ends() {
     let other = prompt(2, 8);
     assert_eq!(rig.prepare("w", &other, 0, 8).slots.len(), 5);
     for (i, io) in ios.iter().enumerate() {
-        rig.driver.lent.retain(|_, (_, lent)| lent != io);
+        rig.driver.lent.remove(io);
         rig.core.io_ended(rig.time(), *io);
         rig.core.check();
         assert_eq!(rig.used_pages(), 8 - 1 - i as u64);
