@@ -147,6 +147,7 @@ impl Core {
             Owner::Session(session) => self.answer_session(id, session, job),
             Owner::Warm(warm) => self.answer_warm(id, warm, job),
         }
+        self.trim();
     }
 
     /// Hands the shares of the hit to the session.

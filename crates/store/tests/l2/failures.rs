@@ -106,7 +106,8 @@ fn a_load_that_takes_too_long_is_not_joined() {
 
 #[test]
 fn c21_whoever_goes_away_leaves_nothing() {
-    let ends: [(&str, fn(&mut Rig, &Chain)); 4] = [
+    type End = fn(&mut Rig, &Chain);
+    let ends: [(&str, End); 4] = [
         ("end of the session", |rig, _| rig.end("r")),
         ("connection", |rig, _| rig.lose(1)),
         ("free", |rig, _| rig.free("r", 0, 3)),
