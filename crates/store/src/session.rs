@@ -144,7 +144,9 @@ impl Core {
         self.count_hit(spec.chain.len() as u32, &report);
         let target = Target { model: spec.model.clone(), salt: spec.salt.clone(), chain: spec.chain.clone() };
         if !self.adapters.is_empty() {
-            self.keep_hits(&target, &rows);
+            let hits =
+                rows.iter().flat_map(|r| (r.first..).zip(&r.grants).map(|(c, g)| (r.cell, c, g.object)));
+            self.keep_hits(&target, hits);
         }
         self.session_answered(now, id, target, rows, hit);
         Some(report)

@@ -231,18 +231,23 @@ impl Core {
         let mut keepers =
             entry.targets.iter().filter(|t| self.adapters[t.adapter.0 as usize].persists).peekable();
         let kept = keepers.peek().is_some() && keepers.all(|t| t.state == State::Stored);
-        if entry.leaves_l1 && kept {
-            if let Some(object) = self.find_object(&entry.key) {
-                self.l1.let_go(object);
-                self.counters.l2.left_l1_objects += 1;
-            }
+        if entry.leaves_l1
+            && kept
+            && let Some(object) = self.find_object(&entry.key)
+        {
+            self.l1.let_go(object);
+            self.counters.l2.left_l1_objects += 1;
         }
     }
 
     /// Hands out tasks, as far as the limits allow.
     pub(crate) fn issue_stores(&mut self) {
         for adapter in (0..self.adapters.len() as u32).map(AdapterId) {
-            while self.write_back.lanes[adapter.0 as usize].tasks < self.config.write_back_tasks_max.max(1) {
+            loop {
+                let lane = &self.write_back.lanes[adapter.0 as usize];
+                if lane.queue.is_empty() || lane.tasks >= self.config.write_back_tasks_max.max(1) {
+                    break;
+                }
                 let task = TaskId(self.new_id());
                 let (entries, items) = self.gather(task, adapter);
                 if items.is_empty() {

@@ -110,10 +110,14 @@ impl Core {
         self.finish_job(id);
     }
 
+    /// What L1 alone can serve.
+    pub(super) fn l1_hit(&self, job: &Job) -> u32 {
+        hit(&job.windows(), job.chunks(), |r, c| self.find_readable(job, r, c).is_some())
+    }
+
     /// A job that has not begun takes what L1 alone can give.
     fn hold_l1_prefix(&mut self, id: u64) {
-        let job = &self.prefetch.jobs[&id];
-        let columns = hit(&job.windows(), job.chunks(), |r, c| self.find_readable(job, r, c).is_some());
+        let columns = self.l1_hit(&self.prefetch.jobs[&id]);
         let mut job = self.prefetch.jobs.remove(&id).expect("job is alive");
         for column in 0..columns {
             for row in 0..job.rows.len() as u32 {
@@ -143,6 +147,7 @@ impl Core {
             Owner::Session(session) => self.answer_session(id, session, job),
             Owner::Warm(warm) => self.answer_warm(id, warm, job),
         }
+        self.trim();
     }
 
     /// Hands the shares of the hit to the session.
@@ -153,18 +158,34 @@ impl Core {
         let chunks = hit(&windows, job.columns, there);
         let l1_chunks = hit(&windows, job.columns, in_l1).min(chunks);
         let mut report = Hit { chunks, l1_chunks, ..Hit::default() };
+        let mut hits = Vec::new();
         let mut rows = Vec::with_capacity(job.rows.len());
         for (row, window) in windows.iter().enumerate() {
-            let needed = unfold(chunks, *window);
+            let (needed, cell) = (unfold(chunks, *window), job.rows[row].cell);
             let first = needed.start;
-            let grants =
-                needed.map(|column| self.take_grant(&mut job, row as u32, column, &mut report)).collect();
-            rows.push(Row { cell: job.rows[row].cell, first, grants });
+            let mut grants = Vec::with_capacity(needed.len());
+            for column in needed {
+                let index = job.index(row as u32, column);
+                let object = match std::mem::replace(&mut job.cells[index], CellState::Absent) {
+                    CellState::L1(object) => {
+                        report.l1_objects += 1;
+                        hits.push((cell, column, object));
+                        object
+                    }
+                    CellState::Loaded(object) => {
+                        report.l2_objects += 1;
+                        object
+                    }
+                    CellState::Absent | CellState::Loading(_) => unreachable!("the hit was just found"),
+                };
+                grants.push(Grant { object, shares: job.shares });
+            }
+            rows.push(Row { cell, first, grants });
         }
         for index in (0..job.cells.len()).rev() {
             self.let_go_cell(id, &mut job, index);
         }
-        self.keep_hits(&job.target, &rows);
+        self.keep_hits(&job.target, hits);
         self.count_hit(job.chunks(), &report);
         let (model, salt) = (job.target.model.clone(), job.target.salt.clone());
         let requested_chunks = job.chunks();
@@ -177,23 +198,6 @@ impl Core {
             requested_chunks,
             hit,
         }));
-    }
-
-    /// Moves a cell's shares out of the job.
-    fn take_grant(&self, job: &mut Job, row: u32, column: u32, report: &mut Hit) -> Grant {
-        let index = job.index(row, column);
-        let object = match std::mem::replace(&mut job.cells[index], CellState::Absent) {
-            CellState::L1(object) => {
-                report.l1_objects += 1;
-                object
-            }
-            CellState::Loaded(object) => {
-                report.l2_objects += 1;
-                object
-            }
-            CellState::Absent | CellState::Loading(_) => unreachable!("the hit was just found"),
-        };
-        Grant { object, shares: job.shares }
     }
 
     /// Lets everything stay in L1, held by nobody.

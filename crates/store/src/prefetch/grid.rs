@@ -53,7 +53,7 @@ impl Grid {
         let bits = self.rows as usize * columns as usize;
         grid.columns = columns;
         grid.words.resize(bits.div_ceil(64), 0);
-        if let Some(last) = grid.words.last_mut().filter(|_| bits % 64 > 0) {
+        if let Some(last) = grid.words.last_mut().filter(|_| !bits.is_multiple_of(64)) {
             *last &= (1 << (bits % 64)) - 1;
         }
         grid

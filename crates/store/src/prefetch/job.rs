@@ -60,6 +60,8 @@ pub(crate) enum Phase {
 pub(crate) struct Look {
     /// Over the columns before the window.
     pub(crate) fold: Fold,
+    /// What L1 alone can serve.
+    pub(crate) l1_hit: u32,
     /// How many columns that lack something the window may have.
     pub(crate) window: u32,
     /// Indices of the cells asked for, in the order asked.

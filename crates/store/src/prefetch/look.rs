@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::Target;
 use super::grid::Grid;
 use super::job::{CellState, Job, Look, Phase};
 use super::plan::Fetch;
@@ -25,11 +26,15 @@ impl Core {
 
     /// A job is past waiting.
     pub(super) fn begin_job(&mut self, id: u64) {
-        let job = self.prefetch.jobs.get_mut(&id).expect("waiting jobs are alive");
+        let job = &self.prefetch.jobs[&id];
         // With nobody to ask, there is one look at L1.
         let window = if self.adapters.is_empty() { u32::MAX } else { FIRST_WINDOW_COLUMNS };
-        let (fold, asked, open) = (Fold::new(job.windows()), Vec::new(), SmallVec::new());
-        job.phase = Phase::Looking(Look { fold, window, asked, open });
+        let windows = job.windows();
+        let windowed = windows.iter().any(Option::is_some);
+        let l1_hit = if windowed { self.l1_hit(job) } else { 0 };
+        let (fold, asked, open) = (Fold::new(windows), Vec::new(), SmallVec::new());
+        let job = self.prefetch.jobs.get_mut(&id).expect("just seen");
+        job.phase = Phase::Looking(Look { fold, l1_hit, window, asked, open });
         self.look_further(id);
     }
 
@@ -111,37 +116,37 @@ impl Core {
     /// that lack something. Returns what to ask for.
     fn scan_window(&mut self, job: &mut Job) -> Vec<u32> {
         let Phase::Looking(look) = &mut job.phase else { unreachable!("the job is looking") };
-        let rows = job.rows.len() as u32;
-        let start = job.columns;
+        let reached = look.l1_hit.max(look.fold.hit());
+        let Target { model, salt, chain } = &job.target;
+        let chunks = self.l1.leading_chunks(model, salt, &chain[job.columns as usize..]);
         let mut asked = Vec::new();
         let mut lacking = 0;
-        let (model, salt, chain) = (&job.target.model, &job.target.salt, job.target.chain.clone());
-        let chunks: Vec<Option<ChunkId>> =
-            self.l1.leading_chunks(model, salt, &chain[start as usize..]).collect();
-        for (column, chunk) in (start..).zip(chunks) {
+        let first = job.cells.len();
+        for (column, chunk) in (job.columns..).zip(chunks) {
             if lacking == look.window {
                 break;
             }
             let mut lacks = false;
             for row in &job.rows {
                 let found = chunk.and_then(|c| readable(&self.l1, &job.sizes, c, row.cell));
-                let index = job.cells.len() as u32;
-                job.cells.push(found.map_or(CellState::Absent, CellState::L1));
-                match found {
-                    Some(object) => self.l1.pin(object, job.shares),
-                    // A longer prefix needs no more of a row than its window.
-                    None if row.window.is_some_and(|w| w > 0 && column + w <= look.fold.hit()) => {}
-                    None => {
-                        lacks = true;
-                        asked.push(index);
-                    }
+                // A longer prefix needs no more of a row than its window.
+                let behind = row.window.is_some_and(|w| w > 0 && column.saturating_add(w) <= reached);
+                if found.is_none() && !behind {
+                    lacks = true;
+                    asked.push(job.cells.len() as u32);
                 }
+                job.cells.push(found.map_or(CellState::Absent, CellState::L1));
             }
             job.columns += 1;
             lacking += u32::from(lacks);
             if asked.is_empty() {
-                let cells = &job.cells[job.cells.len() - rows as usize..];
+                let cells = &job.cells[job.cells.len() - job.rows.len()..];
                 look.fold.push(|row| cells[row] != CellState::Absent);
+            }
+        }
+        for cell in &job.cells[first..] {
+            if let CellState::L1(object) = cell {
+                self.l1.pin(*object, job.shares);
             }
         }
         asked

@@ -8,14 +8,14 @@
 //!
 //! 1. **Waiting.** At most [`in_flight_max`](crate::CoreConfig::prefetch_max_in_flight) jobs are past this, first come,
 //!    first served. What L1 can answer alone never comes here.
-//! 2. **Looking** ([`look`]). From the first chunk on, what L1 has is held; what it lacks and what could
+//! 2. **Looking** (`look`). From the first chunk on, what L1 has is held; what it lacks and what could
 //!    still make the hit longer is asked of all adapters at once, 32 chunks first, then twice as many
 //!    each time, until a gap ends every longer prefix.
-//! 3. **Reserving** ([`reserve`]). The [policy](crate::policy::prefetch) plans; what is not planned is let go;
+//! 3. **Reserving** (`reserve`). The [policy](crate::policy::prefetch) plans; what is not planned is let go;
 //!    the policy says what shall stay; memory is reserved for whole leading chunks, as many as fit.
-//!    What another job is loading is shared with it ([`in_flight`]).
+//!    What another job is loading is shared with it (`in_flight`).
 //! 4. **Loading.** Each object is admitted, with the shares of all who wait for it, when it is there.
-//! 5. **Answered** ([`finish`]): when the last load has ended, or at the deadline. What is there by then
+//! 5. **Answered** (`finish`): when the last load has ended, or at the deadline. What is there by then
 //!    counts. Exactly one answer, whatever happens.
 //!
 //! A job ends early, without an answer that anybody waits for, when its session ends or looks up

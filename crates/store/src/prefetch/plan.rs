@@ -86,7 +86,7 @@ fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<Gri
             all.filter(|(r, c)| found(*r, *c)).for_each(|(r, c)| needed.insert(r, c));
         }
         Fetch::Prefix => {
-            let hit = hit(input.windows, input.columns, |row, column| found(row, column));
+            let hit = hit(input.windows, input.columns, &found);
             for (row, window) in input.windows.iter().enumerate() {
                 unfold(hit, *window).for_each(|column| needed.insert(row as u32, column));
             }

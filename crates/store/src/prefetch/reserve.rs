@@ -125,10 +125,10 @@ impl Core {
     /// Takes shares of planned L1 cells that were let go before.
     fn hold_planned(&mut self, job: &mut Job, plan: &Plan) {
         for (row, column) in plan.l1.cells() {
-            if job.state(row, column) == CellState::Absent {
-                if let Some(object) = self.find_readable(job, row, column) {
-                    self.hold_hit(job, row, column, object);
-                }
+            if job.state(row, column) == CellState::Absent
+                && let Some(object) = self.find_readable(job, row, column)
+            {
+                self.hold_hit(job, row, column, object);
             }
         }
     }

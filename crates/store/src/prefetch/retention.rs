@@ -7,9 +7,8 @@ use larder_wire::object::ObjectKey;
 use super::Target;
 use super::plan::{L1Id, LoadPlan, PlanInput};
 use crate::core::Core;
-use crate::l1::{ObjectId, Retention};
+use crate::l1::{Cell, ObjectId, Retention};
 use crate::l2::AdapterId;
-use crate::lease::Row;
 use crate::policy::prefetch::Arrival;
 
 impl Core {
@@ -32,17 +31,19 @@ impl Core {
             vec![false; arrival.keys.len()]
         })
     }
-    /// A hit on an object that would go with its readers: the policy may want to keep it now.
-    pub(crate) fn keep_hits(&mut self, target: &Target, rows: &[Row]) {
+    /// Hits on objects that were in L1 and would go with their readers: the policy may want to keep them
+    /// now.
+    pub(crate) fn keep_hits(
+        &mut self,
+        target: &Target,
+        hits: impl IntoIterator<Item = (Cell, u32, ObjectId)>,
+    ) {
         let mut asked: Vec<(AdapterId, u32, ObjectId, ObjectKey)> = Vec::new();
-        for row in rows {
-            for (column, grant) in (row.first..).zip(&row.grants) {
-                if self.l1.retention(grant.object) == Retention::Permanent {
-                    continue;
-                }
-                let Some(adapter) = self.l1.origin(grant.object) else { continue };
-                let key = target.key(row.cell, column);
-                asked.push((adapter, column, grant.object, key));
+        for (cell, column, object) in hits {
+            if self.l1.retention(object) == Retention::Temporary
+                && let Some(adapter) = self.l1.origin(object)
+            {
+                asked.push((adapter, column, object, target.key(cell, column)));
             }
         }
         asked.sort_by_key(|(adapter, ..)| *adapter);
