@@ -8,6 +8,7 @@
 //! Rooms, from the bottom up:
 //!
 //! - [`l1`]: the memory tier: allocator, chunks and their objects, eviction order.
+//! - [`quota`]: how much each tenant may hold, and does.
 //! - [`fold`]: how long a prefix is servable when layers have attention windows.
 //! - [`lease`]: shares of objects held for readers, and when they end.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
@@ -23,6 +24,7 @@ pub mod ids;
 pub mod l1;
 pub mod layout;
 pub mod lease;
+pub mod quota;
 pub mod session;
 pub mod time;
 pub mod transfer;
@@ -31,5 +33,6 @@ pub mod worker;
 pub use crate::core::{Core, CoreConfig};
 pub use crate::ids::{ConnectionId, InstanceId};
 pub use crate::layout::Layout;
+pub use crate::quota::Quotas;
 pub use crate::time::Time;
 pub use crate::transfer::Slot;

@@ -363,6 +363,7 @@ fn take_shares(
 ) -> Vec<Row> {
     let chunks: Vec<Option<ChunkId>> =
         l1.leading_chunks(spec.model, spec.salt, &spec.chain[..hit as usize]).collect();
+    chunks.iter().flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
         let needed = unfold(hit, *window);
