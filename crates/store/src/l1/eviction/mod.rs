@@ -30,9 +30,13 @@
 //! One file beside this one and one line in the table at `policies!` below, which gives it its name
 //! for flags and status reports.
 
+mod arc;
+mod ghosts;
+mod isolated;
 mod list;
 mod lru;
 mod noop;
+mod s3fifo;
 
 use larder_wire::object::ChunkHash;
 
@@ -169,6 +173,12 @@ policies! {
     /// `LRU`: the least recently used chunk first; of one prompt, the last chunk first.
     #[default]
     Lru = "LRU", lru::Lru;
+    /// `ARC`: adapts between chunks used once and chunks used again.
+    Arc = "ARC", arc::Arc;
+    /// `S3FIFO`: what nobody asks for again soon goes before anything that was asked for.
+    S3Fifo = "S3FIFO", s3fifo::S3Fifo;
+    /// `IsolatedLRU`: LRU with a quota for each cache salt.
+    IsolatedLru = "IsolatedLRU", isolated::IsolatedLru;
     /// `noop`: nothing is evicted; a full L1 refuses stores.
     Noop = "noop", noop::Noop;
 }
@@ -192,3 +202,6 @@ impl std::str::FromStr for EvictionKind {
         known.copied().ok_or_else(|| UnknownPolicy { given: name.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests;
