@@ -48,7 +48,7 @@ torture: build venv ## The full torture (KILLS=1000); prints counters
 	$(PYTHON) tests/torture/run.py --kills $(KILLS)
 
 lint: ## Formatting, clippy, documentation, layering and licences
-	@scripts/lint
+	@.ci/run format clippy files rooms licences docs
 
 bench: build venv ## Compare Larder with the Python reference, side by side
 	@scripts/bench

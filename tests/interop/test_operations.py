@@ -15,7 +15,7 @@ from lmcache.v1.multiprocess.custom_types import BlockAllocationRecord
 from lmcache.v1.multiprocess.protocols.server_module import ServerModuleCallRequest
 from lmcache.v1.multiprocess.token_hasher import TokenHasher
 from support.process import ServerProcess
-from support.raw import OPERATIONS, RawConnection, key, registration
+from support.raw import OPERATIONS, RawConnection, decode, encode, key, registration
 from support.stock import ANSWER_S, Worker, fresh_instance, fresh_model, fresh_request
 
 EVENT = b"stub_ipc_handle"
@@ -147,9 +147,15 @@ def test_server_module_call_says_why(client: Any) -> None:
 
 
 @pytest.mark.ours
-def test_event_streams_end(client: Any) -> None:
-    batches = list(client.subscribe_kv_events(fresh_instance(), "m", 0, 8))
-    assert len(batches) == 1 and batches[0].enabled is False, "expected one batch with enabled=false, then the end"
+def test_event_streams_end(client: Any, raw: RawConnection) -> None:
+    """Not served yet, and said so: one batch that is not enabled, then the end of the stream."""
+    uid = raw.send("subscribe_kv_events", fresh_instance(), "m", 0, 8)
+    head = [uid, encode("subscribe_kv_events")]
+    batch, end = raw.receive(), raw.poll(2)
+    assert decode(batch[2])["enabled"] is False
+    assert end == head, f"expected the end of the stream after its only batch, got {end!r}"
+    # The stock client drops a batch that it had not read when the end came; it must not hang.
+    assert not any(b.enabled for b in client.subscribe_kv_events(fresh_instance(), "m", 0, 8))
 
 
 @pytest.mark.ours
@@ -195,8 +201,6 @@ def test_operations_are_known_by_name_too(raw: RawConnection, tokens: list[int])
 
     def by_name(operation: str, *payloads: Any) -> Any:
         assert operation in OPERATIONS
-        from support.raw import encode
-
         raw.send_frames(encode("uid"), encode(operation), *(encode(p) for p in payloads))
         message = raw.receive()
         assert message[:2] == [encode("uid"), encode(operation)]

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::chains::Chains;
-use crate::config::{Config, EvictionPolicy};
+use crate::config::{Config, EvictionPolicy, MIB};
 use crate::memory::Memory;
 use crate::rpc::Rpc;
 use crate::state::State;
@@ -141,15 +141,17 @@ impl Server {
     fn announce(&self) {
         let endpoints: Vec<String> = self.endpoints().iter().map(Endpoint::to_string).collect();
         let http = self.http_address().map_or_else(String::new, |a| format!("http://{a}"));
-        let gib = self.state.arena.size() as f64 / f64::from(1 << 30);
+        let size = human_bytes(self.state.arena.size());
         let pool =
             self.state.arena.name().map_or("sent through the socket".to_owned(), |n| format!("/dev/shm/{n}"));
         let (host, port) = match self.endpoints().first() {
+            // An engine on this node reaches a server that listens everywhere.
+            Some(Endpoint::Tcp { host, port }) if host == "0.0.0.0" || host == "::" => ("localhost", *port),
             Some(Endpoint::Tcp { host, port }) => (host.as_str(), *port),
             _ => ("localhost", self.state.config.rpc.port),
         };
         tracing::info!(
-            "ready: requests on {}, L1 {gib:.1} GiB ({pool}), admin on {http}; connect vLLM with \
+            "ready: requests on {}, L1 {size} ({pool}), admin on {http}; connect vLLM with \
              --kv-transfer-config '{{\"kv_connector\":\"LMCacheMPConnector\",\"kv_role\":\"kv_both\",\
              \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port}}}}}'",
             endpoints.join(" and "),
@@ -193,6 +195,14 @@ impl Server {
         if let Ok(thread) = committer {
             let _ = thread.join();
         }
+    }
+}
+
+/// A size as people say it.
+fn human_bytes(bytes: u64) -> String {
+    match bytes as f64 / MIB as f64 {
+        mib if mib < 1024.0 => format!("{mib:.0} MiB"),
+        mib => format!("{:.1} GiB", mib / 1024.0),
     }
 }
 

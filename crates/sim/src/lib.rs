@@ -1,1 +1,134 @@
 //! Deterministic simulation of the storage core.
+//!
+//! A seed draws a [scenario](scenario::Scenario) and then every choice in it. Simulated engines
+//! follow the real protocol over simulated time: they look up, query, free, copy out, copy in, end;
+//! and they crash, stall, fall silent, flap, repeat themselves and release what is not theirs. Each
+//! call of the real [`Core`](larder_store::Core) is also made on a naive [`model`], and the answers
+//! must agree. After each call the books of both are compared ([`world`]).
+//!
+//! The arena's bytes are simulated too. Each page holds a tag that says whose bytes lie there;
+//! copies write and check their pages one step at a time, so two writers in one place, a reader of
+//! half-written bytes, or memory that is reused too early are seen as what they are: wrong bytes.
+//!
+//! ```
+//! let report = larder_sim::run(1).expect("no failure");
+//! assert_eq!(report.trace, larder_sim::run(1).expect("no failure").trace);
+//! ```
+
+pub mod model;
+pub mod rng;
+pub mod scenario;
+pub mod trace;
+pub mod world;
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use larder_store::counters::{Counters, L1Counters};
+
+use crate::world::{Seen, World};
+
+/// A run that found nothing wrong.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Calls and copy steps.
+    pub steps: u64,
+    /// Differs from another run's if anything happened differently.
+    pub trace: u64,
+    /// What the core counted.
+    pub counters: Counters,
+    /// What its memory tier counted.
+    pub l1: L1Counters,
+    /// What the harness saw.
+    pub seen: Seen,
+}
+
+impl Report {
+    /// How often each thing worth seeing was seen. A harness that never sees one of them does not
+    /// test it.
+    pub fn facts(&self) -> [(&'static str, u64); 22] {
+        let (c, l1, seen) = (&self.counters, &self.l1, &self.seen);
+        [
+            ("chunks found", c.lookup_hit_chunks),
+            ("lookups of unknown models", c.lookups_unregistered),
+            ("stores committed", c.stores_committed),
+            ("stores abandoned", c.stores_abandoned),
+            ("stores refused", seen.stores_refused),
+            ("stores prepared under a name in use", seen.stores_equal),
+            ("stores committed too late", seen.commits_late),
+            ("retrieves committed", c.retrieves_committed),
+            ("retrieves abandoned", c.retrieves_abandoned),
+            ("retrieves failed", c.retrieves_failed),
+            ("leases expired", c.leases_expired),
+            ("sessions expired", c.sessions_expired),
+            ("workers reaped", c.workers_reaped),
+            ("chunks evicted", l1.evicted_chunks),
+            ("chunks of several objects evicted", l1.evicted_objects.saturating_sub(l1.evicted_chunks)),
+            ("evictions whose order was judged", seen.evictions_judged),
+            ("objects cleared", l1.cleared_objects),
+            ("pages read", seen.pages_read),
+            ("pages written", seen.pages_written),
+            ("pages written by those who are gone", seen.orphan_pages_written),
+            ("pages read by those who are gone", seen.orphan_pages_read),
+            ("copies cut", seen.copies_cut),
+        ]
+    }
+}
+
+/// A run that found something.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// The step at which it was found.
+    pub step: u64,
+    /// What is wrong.
+    pub message: String,
+    /// What was drawn.
+    pub scenario: String,
+    /// The last steps.
+    pub events: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.scenario)?;
+        self.events.iter().try_for_each(|event| writeln!(f, "{event}"))?;
+        writeln!(f, "seed {} fails at step {}: {}", self.seed, self.step, self.message)?;
+        writeln!(f, "replay: cargo run -p larder-sim -- run --seeds {}..{}", self.seed, self.seed + 1)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs one seed.
+///
+/// # Errors
+/// What the core did wrong, with what led to it.
+pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(seed);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let (trace, steps) = (world.trace.hash(), world.trace.steps());
+    match outcome {
+        Ok(()) => {
+            let (counters, l1) = (*world.core().counters(), *world.core().l1().counters());
+            Ok(Report { seed, steps, trace, counters, l1, seen: world.seen() })
+        }
+        Err(panic) => {
+            let scenario = world.scenario();
+            let universe = &scenario.universe;
+            let paths: Vec<_> = universe.nodes.iter().map(|n| &n.path).collect();
+            let scenario = format!("{:?}\nprompts {paths:?}", scenario.without_universe());
+            let events = world.trace.tail();
+            Err(Box::new(Failure { seed, step: steps, message: message(panic.as_ref()), scenario, events }))
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+}

@@ -63,6 +63,11 @@ impl Fold {
         self.open
     }
 
+    /// Columns added so far.
+    pub fn columns(&self) -> u32 {
+        self.columns
+    }
+
     /// The longest servable prefix so far, in chunks.
     pub fn hit(&self) -> u32 {
         self.hit
@@ -76,11 +81,7 @@ mod tests {
 
     fn fold(windows: &[Window], rows: &[Vec<bool>]) -> u32 {
         let mut fold = Fold::new(windows.iter().copied());
-        for column in 0..rows.first().map_or(0, Vec::len) {
-            if !fold.push(|r| rows[r][column]) {
-                break;
-            }
-        }
+        (0..rows.first().map_or(0, Vec::len)).all(|column| fold.push(|r| rows[r][column]));
         fold.hit()
     }
 

@@ -8,20 +8,16 @@ fn window(value: &Value) -> Window {
 }
 
 fn windows(value: &Value) -> Vec<Window> {
-    value.as_array().unwrap().iter().map(window).collect()
+    value.as_array().expect("an array").iter().map(window).collect()
 }
 
 fn rows(value: &Value) -> Vec<Vec<bool>> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|r| r.as_str().unwrap().bytes().map(|b| b == b'1').collect())
-        .collect()
+    let bits = |row: &Value| row.as_str().expect("a string").bytes().map(|b| b == b'1').collect();
+    value.as_array().expect("an array").iter().map(bits).collect()
 }
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("vectors/fold.json")).unwrap()
+    serde_json::from_str(include_str!("vectors/fold.json")).expect("JSON")
 }
 
 #[test]
@@ -47,8 +43,9 @@ fn hits_and_what_is_kept_for_them() {
         let (windows, found) = (windows(&case["windows"]), rows(&case["found"]));
         let columns = found.first().map_or(0, Vec::len);
         let mut fold = Fold::new(windows.iter().copied());
-        for column in 0..columns {
-            let servable = case["servable"].as_str().map(|s| s.as_bytes()[column] == b'1');
+        let served = case["servable"].as_str().map(str::as_bytes);
+        (0..columns).for_each(|column| {
+            let servable = served.map(|s| s[column] == b'1');
             let before = fold.hit();
             if !fold.push(|row| found[row][column]) && servable == Some(true) {
                 assert_eq!(fold.hit(), column as u32 + 1, "stopped too early: {case}");
@@ -57,7 +54,7 @@ fn hits_and_what_is_kept_for_them() {
                 let expected = if servable { column as u32 + 1 } else { before };
                 assert_eq!(fold.hit(), expected, "column {column} of {case}");
             }
-        }
+        });
         let hit = fold.hit();
         assert_eq!(u64::from(hit), case["hit_chunks"].as_u64().unwrap(), "{case}");
         for (row, kept) in rows(&case["retain"]).iter().enumerate() {

@@ -5,8 +5,8 @@ answered (``s2c``). Replaying sends the same frames from one DEALER socket per r
 and collects the answers in the same form, so that the two can be compared.
 
 Values that depend on the run are mapped before comparing: the pool's name, slot offsets (any
-aligned place inside the pool is as good as another), the event stream's incarnation and free
-text of errors. Everything else must be equal byte for byte, uid and operation frames included.
+aligned place inside the pool is as good as another), ids of peer lookups, the event stream's
+incarnation and free text of errors. Everything else must be equal byte for byte, uid and operation frames included.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ SILENCE_S = 0.3
 ALIGNMENT = 4096
 
 NIL = "<no result>"
+
+PEER_LOOKUP = encode(OPERATIONS["p2p_lookup_and_lock"])
+PEER_RESULTS = encode(OPERATIONS["p2p_query_lookup_results"])
 
 
 @dataclass
@@ -91,19 +94,18 @@ def _message(record: dict[str, Any]) -> Message:
 
 
 def _steps_of_a_flow(records: list[dict[str, Any]]) -> list[Step]:
-    """One step per request, with the answers that carry its uid; pushes are steps of their own."""
+    """One step per request with the answers to it; what is pushed belongs to the step before."""
     steps: list[Step] = []
     open_requests: dict[tuple[int, bytes], Step] = {}
     for record in records:
         message = _message(record)
-        request = open_requests.pop((message.client, message.frames[0]), None) if not message.sent else None
-        if request is not None:
-            request.messages.append(message)
-            continue
-        step = Step(len(steps), record["decoded"]["op"] or "stream control", [message])
-        steps.append(step)
-        if message.sent and message.frames[1]:
-            open_requests[message.client, message.frames[0]] = step
+        who = (message.client, message.frames[0])
+        if message.sent:
+            steps.append(Step(len(steps), record["decoded"]["op"] or "stream control", [message]))
+            if message.frames[1]:
+                open_requests[who] = steps[-1]
+        else:
+            open_requests.pop(who, steps[-1]).messages.append(message)
     return steps
 
 
@@ -113,6 +115,8 @@ def comparable(frames: list[bytes], pool_bytes: int) -> Any:
     if len(frames) == 2:
         return NIL
     plain = decode(frames[2])
+    if frames[1] == PEER_LOOKUP:
+        return "<lookup id>"
     mapped = _mapped(plain, pool_bytes)
     exact = mapped == plain and encode(plain) != frames[2]
     return {"bytes": frames[2].hex(), "value": mapped} if exact else mapped
@@ -153,6 +157,7 @@ class Replay:
         self._clients: dict[int, RawConnection] = {}
         self._asked: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
         self._segments: set[Path] = set()
+        self._peer_lookups: list[bytes] = []  # by recorded id: ids count from 0 there
         self.pool_bytes = int(server.l1_gib * 2**30)
 
     def close(self) -> None:
@@ -179,6 +184,8 @@ class Replay:
             received += self._gather(1, SILENCE_S)
         for message in received:
             self._check_echo(step, message)
+            if message.frames[1] == PEER_LOOKUP:
+                self._peer_lookups.append(message.frames[2])
         return Outcome.of(received, self.pool_bytes)
 
     def _send(self, message: Message) -> None:
@@ -187,7 +194,13 @@ class Replay:
         if len(message.frames) > 1 and message.frames[1]:
             self._asked[message.client].add((message.frames[0], message.frames[1]))
         self._provide_segments(message)
-        self._clients[message.client].send_frames(*message.frames)
+        self._clients[message.client].send_frames(*self._with_our_ids(message.frames))
+
+    def _with_our_ids(self, frames: list[bytes]) -> list[bytes]:
+        """The recorded id of a peer lookup is replaced by the one that we were given."""
+        recorded = decode(frames[2]) if frames[1:2] == [PEER_RESULTS] else None
+        known = isinstance(recorded, int) and recorded < len(self._peer_lookups)
+        return [*frames[:2], self._peer_lookups[recorded]] if known else frames
 
     def _provide_segments(self, message: Message) -> None:
         """The client's own shared memory, which the recorded handles name, empty."""

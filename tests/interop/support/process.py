@@ -195,6 +195,11 @@ class ServerProcess:
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def resident_mib(self) -> float:
+        """Resident memory without the shared pool."""
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+        return (int(fields["RssAnon"].split()[0]) + int(fields["RssFile"].split()[0])) / 1024
+
     def connection(self) -> RawConnection:
         return RawConnection(self.url)
 

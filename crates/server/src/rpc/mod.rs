@@ -55,7 +55,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     OutOfRange(#[from] larder_store::arena::OutOfRange),
     /// The machine has no memory to back the slots.
-    #[error("no memory to back L1: {0}")]
+    #[error("no memory to back more of L1, which stays as large as it is: {0}")]
     Memory(#[from] std::io::Error),
     /// This server does not do that.
     #[error("{0}")]
@@ -187,7 +187,10 @@ impl Service for Rpc {
     fn gone(&self, peer: PeerId) {
         self.state.metrics.connections.dec();
         tracing::debug!(%peer, "peer gone");
-        self.state.core().connection_lost(self.state.clock.now(), connection(peer));
+        // A core that has found a bug in itself serves nobody any more.
+        if self.state.is_sound() {
+            self.state.core().connection_lost(self.state.clock.now(), connection(peer));
+        }
     }
 }
 

@@ -22,7 +22,10 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, ins
     }))
 }
 
-/// Reserves slots whose memory is there. If it is not to be had, nothing stays reserved.
+/// Reserves slots whose memory is there.
+///
+/// If the machine has no memory for them, L1 is as large as what it has had so far: nothing stays
+/// reserved, and the next store makes room there.
 pub(super) fn reserve(
     state: &State,
     transfer: &Transfer<'_>,
@@ -30,15 +33,12 @@ pub(super) fn reserve(
     end: u32,
 ) -> Result<PreparedStore, Failure> {
     let spec = transfer.part(start, end);
-    let (prepared, frontier) = {
+    let prepared = state.core().prepare_store(state.clock.now(), &spec)?;
+    let needed = prepared.slots.iter().map(|s| s.offset + s.layout.bytes()).max().unwrap_or(0);
+    if let Err(error) = state.memory.need(needed) {
         let mut core = state.core();
-        let prepared = core.prepare_store(state.clock.now(), &spec)?;
-        (prepared, core.l1().frontier())
-    };
-    if !prepared.slots.is_empty()
-        && let Err(error) = state.memory.need(frontier)
-    {
-        state.core().abort_store(state.clock.now(), &spec);
+        core.abort_store(state.clock.now(), &spec);
+        core.cut_memory(state.arena.populated());
         return Err(error.into());
     }
     Ok(prepared)

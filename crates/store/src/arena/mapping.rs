@@ -11,6 +11,14 @@ use super::POPULATE_STEP;
 /// `MADV_COLLAPSE` of the Linux headers, which neither rustix nor older libc headers name.
 const MADV_COLLAPSE: libc::c_int = 25;
 
+/// How much of a range has pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backing {
+    None,
+    Some,
+    All,
+}
+
 /// Mapped memory whose address is a multiple of [`POPULATE_STEP`].
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -77,6 +85,24 @@ impl Mapping {
 
     pub(super) fn len(&self) -> u64 {
         self.len as u64
+    }
+
+    /// Whether a range has pages already, whoever made them.
+    pub(super) fn backing(&self, offset: u64, len: u64) -> io::Result<Backing> {
+        let page = rustix::param::page_size();
+        let mut pages = vec![0_u8; (len as usize).div_ceil(page)];
+        let address = self.at(offset, len).cast();
+        // SAFETY: the range is ours and mapped; the kernel writes one byte per page, as many as
+        // `pages` has.
+        if unsafe { libc::mincore(address, len as usize, pages.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let backed = pages.iter().filter(|p| **p & 1 != 0).count();
+        Ok(match backed {
+            0 => Backing::None,
+            n if n == pages.len() => Backing::All,
+            _ => Backing::Some,
+        })
     }
 
     /// Makes one huge page of a whole step.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::region::{Hold, Region};
 
-use self::mapping::Mapping;
+use self::mapping::{Backing, Mapping};
 use self::segment::Segment;
 
 /// What workers' names for the segment begin with.
@@ -91,15 +91,8 @@ pub struct Arena {
     mapping: Mapping,
     segment: Option<Segment>,
     populated: AtomicU64,
-    populating: Mutex<Method>,
-}
-
-/// How pages are made. Tried in this order; what fails once is not tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    Huge,
-    Small,
-    Allocate,
+    /// Whether the kernel is worth asking for huge pages; locked by whoever makes pages.
+    huge: Mutex<bool>,
 }
 
 impl Arena {
@@ -133,7 +126,7 @@ impl Arena {
     }
 
     fn new(mapping: Mapping, segment: Option<Segment>) -> Self {
-        Self { mapping, segment, populated: AtomicU64::new(0), populating: Mutex::new(Method::Huge) }
+        Self { mapping, segment, populated: AtomicU64::new(0), huge: Mutex::new(true) }
     }
 
     /// The name workers map the arena by, without a leading slash. `None` if it is private.
@@ -161,36 +154,32 @@ impl Arena {
         if self.populated() >= target {
             return Ok(());
         }
-        let mut method = self.populating.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut huge = self.huge.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         while self.populated() < target {
             let from = self.populated();
             let len = POPULATE_STEP.min(self.size() - from);
-            self.populate_step(&mut method, from, len)?;
+            self.populate_step(&mut huge, from, len)?;
             self.populated.store(from + len, Ordering::Release);
         }
         Ok(())
     }
 
-    fn populate_step(&self, method: &mut Method, offset: u64, len: u64) -> io::Result<()> {
-        if *method == Method::Huge {
-            if len == POPULATE_STEP && self.mapping.make_huge(offset, len).is_ok() {
-                return Ok(());
-            }
-            // The tail of an arena is small; anything else means that the kernel cannot.
-            if len == POPULATE_STEP {
-                *method = Method::Small;
-            }
-        }
-        if *method != Method::Allocate {
-            match self.mapping.make_small(offset, len) {
-                // Unknown advice: a kernel before 5.14.
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => *method = Method::Allocate,
-                other => return other,
-            }
+    fn populate_step(&self, huge: &mut bool, offset: u64, len: u64) -> io::Result<()> {
+        match self.mapping.backing(offset, len)? {
+            // Somebody else has been here: a worker that backs the whole pool when it maps it.
+            Backing::All => return Ok(()),
+            Backing::Some => {}
+            // Only an empty range is worth a huge page: collapsing pages that exist copies them.
+            Backing::None if *huge && len == POPULATE_STEP => match self.mapping.make_huge(offset, len) {
+                Ok(()) => return Ok(()),
+                // Not this time (no free huge page, or a page in use) or not with this kernel.
+                Err(e) => *huge = e.kind() != io::ErrorKind::InvalidInput,
+            },
+            Backing::None => {}
         }
         match &self.segment {
             Some(segment) => segment.allocate(offset, len),
-            None => Ok(()),
+            None => self.mapping.make_small(offset, len),
         }
     }
 

@@ -109,6 +109,18 @@ impl Allocator {
         self.insert(merged);
     }
 
+    /// Gives up free space at the end of the arena, down to `end` at most. What is handed out stays.
+    pub fn cut(&mut self, end: u64) {
+        let end = end & !(self.align - 1);
+        let last = self.by_offset.iter().next_back().map(|(o, l)| Extent { offset: *o, len: *l });
+        let Some(last) = last.filter(|e| e.end() == self.capacity && end < self.capacity) else { return };
+        self.remove(last);
+        self.capacity = last.offset.max(end);
+        if self.capacity > last.offset {
+            self.insert(Extent { offset: last.offset, len: self.capacity - last.offset });
+        }
+    }
+
     /// Where the free extent that ends at `offset` begins; `offset` if there is none.
     pub fn free_before(&self, offset: u64) -> u64 {
         let before = self.by_offset.range(..offset).next_back();
@@ -157,6 +169,22 @@ mod tests {
         a.release(x);
         assert_eq!(a.allocate(4096).unwrap(), x, "the hole comes before fresh space");
         assert_eq!(a.allocate(4096).unwrap().offset, y.end());
+    }
+
+    #[test]
+    fn only_free_space_at_the_end_is_cut() {
+        let mut a = Allocator::new(8 * 4096, 4096);
+        let x = a.allocate(2 * 4096).unwrap();
+        let y = a.allocate(4096).unwrap();
+        a.release(x);
+        a.cut(5 * 4096 + 1);
+        assert_eq!((a.capacity(), a.free_bytes()), (5 * 4096, 4 * 4096));
+        a.cut(0);
+        assert_eq!((a.capacity(), a.used_bytes()), (3 * 4096, 4096), "what is handed out stays");
+        a.cut(0);
+        assert_eq!(a.capacity(), 3 * 4096);
+        a.release(y);
+        assert_eq!(a.allocate(3 * 4096), Some(Extent { offset: 0, len: 3 * 4096 }));
     }
 
     #[test]

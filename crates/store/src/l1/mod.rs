@@ -14,10 +14,11 @@
 //! Invariants (checked by [`L1::check`] in every step of the simulation):
 //!
 //! - Only a resident object is ever found by a reader; admission is the only way to get there.
-//! - Memory returns to the allocator only when the object is unlinked and has no pins. A staged
-//!   object has one pin, its writer's.
+//! - Memory returns to the allocator only when the object is unlinked, has no pins and is not lent to
+//!   I/O. A staged object has one pin, its writer's. Loans are counted apart from pins: they keep the
+//!   memory, but not a temporary object.
 //! - A chunk is in the eviction order exactly if it has resident objects and none of them is
-//!   pinned. So a pinned object cannot be evicted, and naming a victim never has to search.
+//!   pinned or lent. So a pinned object cannot be evicted, and naming a victim never has to search.
 //! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
 //! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
 //!   later chunk of a prompt never costs an earlier one of it.
@@ -32,7 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use larder_wire::object::{ChunkHash, KvRank, ObjectGroup};
+use larder_wire::object::{ChunkHash, KvRank, ObjectGroup, ObjectKey};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -40,6 +41,7 @@ use self::alloc::{Allocator, Extent};
 use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
 use self::names::{NameId, Names};
 use crate::counters::L1Counters;
+use crate::l2::AdapterId;
 use crate::layout::Layout;
 use crate::quota::{Ledger, SaltId};
 
@@ -97,6 +99,10 @@ struct Object {
     state: State,
     retention: Retention,
     pins: u64,
+    /// How many times it is lent to I/O.
+    loans: u64,
+    /// The adapter that it was loaded from.
+    origin: Option<AdapterId>,
 }
 
 #[derive(Debug)]
@@ -104,7 +110,7 @@ struct Chunk {
     name: NameId,
     hash: ChunkHash,
     objects: SmallVec<[ObjectId; 2]>,
-    /// Pins of the resident objects.
+    /// Pins and loans of the resident objects.
     pins: u64,
     resident: u32,
     resident_bytes: u64,
@@ -186,9 +192,33 @@ impl L1 {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Resident)
     }
 
+    /// The name of an object that is linked.
+    pub(crate) fn key(&self, object: ObjectId) -> ObjectKey {
+        let Object { chunk, cell, .. } = *self.object(object);
+        let chunk = &self.chunks[chunk.0 as usize];
+        let (model, salt) = self.names.get(chunk.name);
+        ObjectKey {
+            chunk_hash: chunk.hash,
+            model_name: model.clone(),
+            kv_rank: cell.rank,
+            object_group: cell.group,
+            cache_salt: salt.clone(),
+        }
+    }
+
+    /// The chunk of an object that is linked.
+    pub(crate) fn chunk_of(&self, object: ObjectId) -> ChunkId {
+        self.object(object).chunk
+    }
+
     /// Whether an object that somebody pins can still be found.
     pub fn is_resident(&self, object: ObjectId) -> bool {
         self.object(object).state == State::Resident
+    }
+
+    /// Whether an object is still being written and could be admitted.
+    pub(crate) fn is_staged(&self, object: ObjectId) -> bool {
+        self.object(object).state == State::Staged
     }
 
     /// Where an object's bytes lie: its offset in the arena. Its size is that of its layout.
@@ -238,9 +268,10 @@ impl L1 {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
         }
-        // The chunk's other cells must not be what makes room for this one.
+        // The chunk's other cells must not be what makes room for this one. It is not touched: chunks
+        // are reserved from the head of a prompt on, which would make its tail the warmest.
         if let Some(chunk) = known {
-            self.protect(chunk);
+            self.chunks[chunk.0 as usize].protected_by = self.operation;
         }
         let account = match name {
             Some(name) => self.names.salt(name),
@@ -255,8 +286,18 @@ impl L1 {
         self.ledger.charge(account, extent.len);
         self.frontier = self.frontier.max(extent.end());
         let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
-        let (layout, state) = (layout.clone(), State::Staged);
-        let object = Object { chunk, salt: account, cell, extent, layout, state, retention, pins: 1 };
+        let object = Object {
+            chunk,
+            salt: account,
+            cell,
+            extent,
+            layout: layout.clone(),
+            state: State::Staged,
+            retention,
+            pins: 1,
+            loans: 0,
+            origin: None,
+        };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
         let operation = self.operation;
@@ -290,6 +331,7 @@ impl L1 {
                 let shares = u64::from(shares);
                 object.state = State::Resident;
                 object.pins = shares;
+                let held = shares + object.loans;
                 let (chunk, len) = (object.chunk, object.extent.len);
                 self.staged -= 1;
                 self.staged_bytes -= len;
@@ -299,7 +341,7 @@ impl L1 {
                 self.update(chunk, |c| {
                     c.resident += 1;
                     c.resident_bytes += len;
-                    c.pins += shares;
+                    c.pins += held;
                 });
                 true
             }
@@ -319,7 +361,7 @@ impl L1 {
     }
 
     fn unlink_as(&mut self, id: ObjectId, how: Gone) {
-        let Object { chunk, state, pins, extent, .. } = *self.object(id);
+        let Object { chunk, state, pins, loans, extent, .. } = *self.object(id);
         match state {
             State::Unlinked => return,
             State::Staged => {
@@ -333,7 +375,7 @@ impl L1 {
                     c.objects.retain(|o| *o != id);
                     c.resident -= 1;
                     c.resident_bytes -= extent.len;
-                    c.pins -= pins;
+                    c.pins -= pins + loans;
                 });
             }
         }
@@ -341,7 +383,7 @@ impl L1 {
         if self.chunks[chunk.0 as usize].objects.is_empty() {
             self.remove_chunk(chunk, how);
         }
-        if pins == 0 {
+        if pins == 0 && loans == 0 {
             self.free(id);
         }
     }
@@ -361,22 +403,74 @@ impl L1 {
         let object = self.object_mut(id);
         let shares = u64::from(shares);
         object.pins -= shares;
-        let Object { chunk, state, retention, pins, .. } = *object;
+        let Object { chunk, state, retention, pins, loans, .. } = *object;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
                 self.chunk_mut(chunk).pins -= shares;
                 self.unlink(id);
             }
             State::Resident => self.update(chunk, |c| c.pins -= shares),
-            State::Unlinked if pins == 0 => self.free(id),
+            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
             State::Unlinked => {}
             State::Staged => debug_assert!(pins > 0, "a staged object lost its writer's pin"),
+        }
+    }
+
+    /// Some I/O works on an object's memory. The object may be staged or resident.
+    pub(crate) fn lend(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        debug_assert_ne!(object.state, State::Unlinked, "{id:?} is gone");
+        object.loans += 1;
+        let Object { chunk, state, .. } = *object;
+        if state == State::Resident {
+            self.update(chunk, |c| c.pins += 1);
+        }
+    }
+
+    /// The I/O no longer touches the memory.
+    pub(crate) fn take_back(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        object.loans -= 1;
+        let Object { chunk, state, pins, loans, .. } = *object;
+        match state {
+            State::Resident => self.update(chunk, |c| c.pins -= 1),
+            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
+            State::Unlinked | State::Staged => {}
         }
     }
 
     /// A temporary object that anyone wants to keep becomes permanent.
     pub fn promote(&mut self, id: ObjectId) {
         self.object_mut(id).retention = Retention::Permanent;
+    }
+
+    /// Nobody needs the object in L1 any more: it goes, at the latest with its last share.
+    pub(crate) fn let_go(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        object.retention = Retention::Temporary;
+        if object.state == State::Resident && object.pins == 0 {
+            self.unlink(id);
+        }
+    }
+
+    /// How long an object stays.
+    pub fn retention(&self, id: ObjectId) -> Retention {
+        self.object(id).retention
+    }
+
+    /// The adapter that an object was loaded from; `None` if a worker stored it.
+    pub fn origin(&self, id: ObjectId) -> Option<AdapterId> {
+        self.object(id).origin
+    }
+
+    /// A reserved object is going to be loaded from `adapter`.
+    pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
+        self.object_mut(id).origin = Some(adapter);
+    }
+
+    /// The staged object in a cell.
+    pub(crate) fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+        self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
     /// Removes every chunk that nobody holds or writes; with `force`, everything. Returns how many
@@ -398,6 +492,11 @@ impl L1 {
         }
         self.counters.cleared_objects += removed;
         removed
+    }
+
+    /// Gives up unused space behind `end`: the machine has no memory for it.
+    pub fn cut(&mut self, end: u64) {
+        self.alloc.cut(end);
     }
 
     /// Every byte that was ever handed out lies below this offset.
@@ -523,13 +622,13 @@ impl L1 {
                 }
                 State::Resident => {
                     resident += 1;
-                    *pins.entry(o.chunk).or_default() += o.pins;
+                    *pins.entry(o.chunk).or_default() += o.pins + o.loans;
                     assert!(
                         o.pins > 0 || o.retention == Retention::Permanent,
                         "temporary object outlived its shares"
                     );
                 }
-                State::Unlinked => assert!(o.pins > 0, "{o:?} is not freed"),
+                State::Unlinked => assert!(o.pins + o.loans > 0, "{o:?} is not freed"),
             }
         }
         assert_eq!(self.by_offset.len(), self.objects.len(), "every object has memory");
@@ -555,17 +654,23 @@ impl L1 {
 }
 
 impl L1 {
-    /// Compares the objects' pins with what their holders say. For tests: O(objects).
+    /// Compares the objects' pins and loans with what their holders say. For tests: O(objects).
     ///
     /// # Panics
-    /// If a pin has no holder or a holder no pin.
-    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>) {
+    /// If a pin or loan has no holder, or a holder none.
+    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>, lent: &HashMap<ObjectId, u64>) {
         for (i, object) in &self.objects {
-            let expected = held.get(&ObjectId(i as u32)).copied().unwrap_or(0);
-            assert_eq!(object.pins, expected, "pins of {object:?}");
+            let id = ObjectId(i as u32);
+            assert_eq!(object.pins, held.get(&id).copied().unwrap_or(0), "pins of {object:?}");
+            assert_eq!(object.loans, lent.get(&id).copied().unwrap_or(0), "loans of {object:?}");
         }
         let known = |id: &ObjectId| self.objects.contains(id.0 as usize);
-        assert!(held.keys().all(known), "somebody holds an object that is gone");
+        assert!(held.keys().chain(lent.keys()).all(known), "somebody holds an object that is gone");
+    }
+
+    /// Temporary objects in any state. For tests: O(objects).
+    pub fn temporary_objects(&self) -> u64 {
+        self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count() as u64
     }
 }
 

@@ -34,6 +34,10 @@ impl Names {
         self.ids.get(&(model.clone(), salt.clone())).copied()
     }
 
+    pub(super) fn get(&self, id: NameId) -> &(Arc<str>, Arc<str>) {
+        &self.entries[id.0 as usize].name
+    }
+
     /// The salt's account. It is open as long as some chunk of the pair has an object.
     pub(super) fn salt(&self, id: NameId) -> SaltId {
         self.entries[id.0 as usize].salt

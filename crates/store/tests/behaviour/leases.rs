@@ -1,8 +1,9 @@
 //! Shares of readers: who holds what, and when it ends.
 
+use larder_store::prefetch::LookupStatus;
 use larder_store::{ConnectionId, InstanceId};
 
-use crate::support::{PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, Who, layout, prompt, worker};
+use crate::support::{Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, Who, layout, prompt, worker};
 
 /// FIX of 1.2: after expiry the reference lets a late release take a newer reader's lock away.
 #[test]
@@ -82,7 +83,7 @@ fn a_range_is_freed_as_far_as_it_is_held() {
 #[test]
 fn shares_end_with_session_deadline_connection_and_the_next_lookup() {
     let p = prompt(1, 2);
-    let ends: [(&str, fn(&mut Rig)); 5] = [
+    let ends: [(&str, Deed); 5] = [
         ("end of the session", |rig| rig.end("r")),
         ("read TTL", |rig| rig.wait(READ_TTL)),
         ("connection", |rig| rig.lose(1)),
@@ -108,8 +109,8 @@ fn asking_again_keeps_the_shares_alive() {
     rig.lookup(&worker(1, "r"), &p, 1);
     rig.wait(READ_TTL - 1);
     let now = rig.time();
-    assert_eq!(rig.core.take_result(now, "r"), Some(2));
-    assert_eq!(rig.core.take_result(now, "r"), None, "told once");
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Ready(2));
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "told once");
     rig.wait(READ_TTL - 1);
     rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("renewed");
 }

@@ -24,6 +24,9 @@ pub(crate) const REAP: u64 = 2_000_000;
 
 pub(crate) type Chain = Arc<[ChunkHash]>;
 
+/// One of several ways to get somewhere.
+pub(crate) type Deed = fn(&mut Rig);
+
 /// An object's layout of `pages` pages.
 pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
@@ -85,6 +88,7 @@ impl Rig {
             worker_reap_timeout: Some(Duration::from_millis(REAP)),
             worker_registration_grace: Duration::from_millis(REAP),
             quarantine: Duration::from_millis(QUARANTINE),
+            ..CoreConfig::default()
         };
         Self { core: Core::new(config), now: 0, salt: "".into() }
     }
@@ -186,7 +190,7 @@ impl Rig {
             chain,
             readers,
         };
-        let hit = self.core.lookup(now, &spec);
+        let hit = self.core.lookup(now, &spec).expect("there is no L2").chunks;
         self.core.check();
         hit
     }

@@ -1,0 +1,356 @@
+//! What each call should answer.
+
+use std::collections::BTreeSet;
+
+use larder_wire::object::KvRank;
+
+use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid};
+use crate::scenario::Millis;
+
+/// A lookup's arguments.
+#[derive(Clone, Copy, Debug, Hash)]
+pub struct LookupCall {
+    /// The request.
+    pub request: u32,
+    /// Who asks.
+    pub connection: u64,
+    /// The model.
+    pub model: u8,
+    /// Its pieces.
+    pub world: u32,
+    /// One piece only.
+    pub worker_id: Option<u32>,
+    /// The salt.
+    pub salt: u8,
+    /// The last chunk of the prompt.
+    pub node: u16,
+    /// Readers of each piece.
+    pub readers: u32,
+}
+
+/// What a store should be given.
+#[derive(Clone, Debug, Default)]
+pub struct StorePlan {
+    /// Chunks to write, by their place in the range.
+    pub missing: Vec<u32>,
+    /// Objects that make way for them: nobody can read them any more. In step with `missing`.
+    pub dropped: Vec<Option<Uid>>,
+    /// Chunks that must not be evicted for it.
+    pub protected: BTreeSet<ChunkKey>,
+    /// Bytes of each object.
+    pub bytes: u64,
+}
+
+/// What a retrieve should be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetrieveOutcome {
+    /// The worker is not registered for the model.
+    NotRegistered,
+    /// Something is missing.
+    Missing,
+    /// These objects.
+    Held(Vec<Uid>),
+}
+
+impl Model {
+    /// The chunks of a prompt up to `node`, under a model and salt.
+    pub fn chunks(&self, model: u8, salt: u8, node: u16) -> Vec<ChunkKey> {
+        let path = &self.scenario.universe.nodes[usize::from(node)].path;
+        path.iter().map(|&node| ChunkKey { model, salt, node }).collect()
+    }
+
+    fn sizes(&self, model: u8, world: u32) -> Vec<u64> {
+        let same = self.workers.iter().filter(|w| w.model == model && w.world == world);
+        same.map(|w| w.bytes).collect()
+    }
+
+    /// The hit of a lookup: the longest prefix of which every row has what it needs, tried from the
+    /// longest down.
+    pub fn lookup(&mut self, now: Millis, call: &LookupCall) -> u32 {
+        let i = self.open_session(now, call);
+        let sizes = self.sizes(call.model, call.world);
+        let last = self.workers.iter().rfind(|w| w.model == call.model && w.world == call.world);
+        let Some(window) = last.map(|w| w.window) else {
+            self.sessions[i].result = Some(0);
+            return 0;
+        };
+        let ranks: Vec<KvRank> = (0..call.world)
+            .filter(|r| call.worker_id.is_none_or(|w| w == *r))
+            .map(|r| KvRank::new(call.world, r))
+            .collect();
+        let chunks = self.chunks(call.model, call.salt, call.node);
+        let needed = |hit: u32| window.map_or(0, |w| hit.saturating_sub(w))..hit;
+        let usable = |rank: KvRank, i: u32| {
+            let uid = self.resident(Key { chunk: chunks[i as usize], rank })?;
+            sizes.contains(&self.allocs[uid].bytes).then_some(uid)
+        };
+        let servable = |hit: &u32| ranks.iter().all(|r| needed(*hit).all(|i| usable(*r, i).is_some()));
+        let hit = (0..=chunks.len() as u32).rev().find(servable).expect("nothing is always servable");
+        if hit > 0 {
+            let grants =
+                |rank: KvRank| needed(hit).filter_map(|i| Some((usable(rank, i)?, call.readers))).collect();
+            let rows = ranks
+                .iter()
+                .map(|&rank| Row { rank, first: needed(hit).start, grants: grants(rank) })
+                .collect();
+            let deadline = now + self.scenario.read_ttl;
+            self.sessions[i].lookup = Some(Lookup { chunks, hit, rows, deadline });
+        }
+        self.sessions[i].result = Some(hit);
+        hit
+    }
+
+    fn open_session(&mut self, now: Millis, call: &LookupCall) -> usize {
+        let expires = now + self.scenario.session_ttl;
+        if let Some(i) = self.sessions.iter().position(|s| s.request == call.request) {
+            self.drop_lookup(i);
+            self.sessions[i].owner = call.connection;
+            self.sessions[i].expires = expires;
+            return i;
+        }
+        let (seq, request, owner) = (self.next_seq(), call.request, call.connection);
+        self.sessions.push(Session { seq, request, owner, expires, result: None, lookup: None });
+        self.sessions.len() - 1
+    }
+
+    fn session(&mut self, now: Millis, request: u32) -> Option<usize> {
+        let i = self.sessions.iter().position(|s| s.request == request)?;
+        let deadline = now + self.scenario.read_ttl;
+        if let Some(lookup) = &mut self.sessions[i].lookup {
+            lookup.deadline = deadline;
+        }
+        Some(i)
+    }
+
+    /// The result of a lookup, once.
+    pub fn take_result(&mut self, now: Millis, request: u32) -> Option<u32> {
+        let i = self.session(now, request)?;
+        self.sessions[i].result.take()
+    }
+
+    /// Releases a range of a lookup.
+    pub fn free(&mut self, now: Millis, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
+        let Some(i) = self.session(now, request) else { return };
+        self.sessions[i].result = None;
+        let Some(lookup) = &mut self.sessions[i].lookup else { return };
+        for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.rank)) {
+            for (i, grant) in row.grants.iter_mut().enumerate() {
+                if (start..end).contains(&(row.first + i as u32)) {
+                    grant.1 = 0;
+                }
+            }
+        }
+        let used = lookup.chunks[..end.min(lookup.hit) as usize].to_vec();
+        self.touch(&used);
+    }
+
+    /// Ends a request.
+    pub fn end_session(&mut self, request: u32) {
+        if let Some(i) = self.sessions.iter().position(|s| s.request == request) {
+            self.close_session(i);
+        }
+    }
+
+    /// Whether the worker may transfer for that model and rank.
+    fn registered(&mut self, now: Millis, model: u8, name: &Name) -> Option<u64> {
+        let worker = self.see(now, name.instance)?;
+        (worker.model == model && worker.world == name.rank.world_size()).then_some(worker.bytes)
+    }
+
+    /// What a store should be given if memory lasts; `None` if the worker is not registered.
+    pub fn plan_store(&mut self, now: Millis, model: u8, name: &Name, node: u16) -> Option<StorePlan> {
+        let bytes = self.registered(now, model, name)?;
+        if self.stores.iter().any(|t| t.name == *name) {
+            return Some(StorePlan { bytes, ..StorePlan::default() });
+        }
+        let chunks = &self.chunks(model, name.salt, node)[..name.end as usize];
+        let sizes = self.sizes(model, name.rank.world_size());
+        let mut plan =
+            StorePlan { bytes, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
+        for i in name.start..name.end {
+            let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank });
+            let unreadable =
+                |u: &Uid| self.allocs[*u].state == State::Resident && !sizes.contains(&self.allocs[*u].bytes);
+            if found.is_none_or(|u| unreadable(&u)) {
+                plan.missing.push(i - name.start);
+                plan.dropped.push(found);
+            }
+        }
+        self.touch(chunks);
+        self.settle();
+        Some(plan)
+    }
+
+    /// Notes the slots that a store was given: chunk and offset.
+    pub fn begin_store(
+        &mut self,
+        now: Millis,
+        (model, node, connection): (u8, u16, u64),
+        name: Name,
+        bytes: u64,
+        slots: &[(u32, u64)],
+    ) -> u64 {
+        let chunks = self.chunks(model, name.salt, node);
+        let key = |i: u32| Key { chunk: chunks[(name.start + i) as usize], rank: name.rank };
+        let uids = slots.iter().map(|(i, offset)| self.reserve(key(*i), *offset, bytes)).collect();
+        let (seq, deadline) = (self.next_seq(), now + self.scenario.write_ttl);
+        let prefix = chunks[..name.end as usize].to_vec();
+        self.stores.push(Transfer { seq, name, connection, uids, deadline, overdue: false, prefix });
+        seq
+    }
+
+    /// A commit: how many objects it publishes; `Err(true)` if it is too late, `Err(false)` if
+    /// nothing is known of it.
+    pub fn commit_store(&mut self, now: Millis, name: &Name) -> Result<u32, bool> {
+        let _ = self.see(now, name.instance);
+        let i = self.stores.iter().position(|t| t.name == *name).ok_or(false)?;
+        let store = self.stores.remove(i);
+        if store.overdue {
+            return Err(true);
+        }
+        let mut published = 0;
+        for uid in store.uids {
+            if self.allocs[uid].state == State::Staged {
+                self.allocs[uid].state = State::Resident;
+                published += 1;
+            }
+        }
+        self.touch(&store.prefix);
+        Ok(published)
+    }
+
+    /// A store is given back.
+    pub fn abort_store(&mut self, name: &Name) {
+        if let Some(i) = self.stores.iter().position(|t| t.name == *name) {
+            for uid in self.stores.remove(i).uids {
+                self.unlink(uid);
+            }
+        }
+    }
+
+    /// A retrieve begins, or not. With its sequence number if so.
+    pub fn prepare_retrieve(
+        &mut self,
+        now: Millis,
+        (model, node, connection): (u8, u16, u64),
+        name: Name,
+    ) -> (RetrieveOutcome, u64) {
+        let Some(bytes) = self.registered(now, model, &name) else {
+            return (RetrieveOutcome::NotRegistered, 0);
+        };
+        let chunks = self.chunks(model, name.salt, node);
+        let Some((uids, prefix)) = self.take_shares(now, &chunks, &name, bytes) else {
+            return (RetrieveOutcome::Missing, 0);
+        };
+        let (seq, deadline) = (self.next_seq(), now + self.scenario.read_ttl);
+        self.done.entry(name).or_default();
+        self.retrieves.push(Transfer {
+            seq,
+            name,
+            connection,
+            uids: uids.clone(),
+            deadline,
+            overdue: false,
+            prefix,
+        });
+        (RetrieveOutcome::Held(uids), seq)
+    }
+
+    fn take_shares(
+        &mut self,
+        now: Millis,
+        chunks: &[ChunkKey],
+        name: &Name,
+        bytes: u64,
+    ) -> Option<(Vec<Uid>, Vec<ChunkKey>)> {
+        if name.start >= name.end {
+            return None;
+        }
+        let i = self.session(now, name.request)?;
+        let allocs = &self.allocs;
+        let lookup = self.sessions[i].lookup.as_mut()?;
+        let covered = name.end.min(lookup.hit) as usize;
+        if covered == 0 || lookup.chunks[covered - 1] != chunks[covered - 1] {
+            return None;
+        }
+        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank)?;
+        let first = row.first;
+        let in_range = |i: usize| (name.start..name.end).contains(&(first + i as u32));
+        let readable = |u: Uid| allocs[u].state == State::Resident && allocs[u].bytes == bytes;
+        let mut grants: Vec<&mut (Uid, u32)> =
+            row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i)).map(|(_, g)| g).collect();
+        let whole = grants.len() == (name.end - name.start) as usize
+            && grants.iter().all(|(uid, shares)| *shares > 0 && readable(*uid));
+        grants.iter_mut().for_each(|g| g.1 = g.1.saturating_sub(1));
+        let uids = grants.iter().map(|g| g.0).collect();
+        let (hit, chunks) = (lookup.hit as usize, lookup.chunks.clone());
+        if !whole {
+            self.touch(&chunks[..covered]);
+            return None;
+        }
+        Some((uids, chunks[..hit].to_vec()))
+    }
+
+    /// A retrieve's commit: whether one of that name was running.
+    pub fn commit_retrieve(&mut self, now: Millis, name: &Name) -> bool {
+        let _ = self.see(now, name.instance);
+        let count = self.retrieves.iter().filter(|t| t.name == *name).count();
+        let running = self.retrieves.iter().any(|t| t.name == *name && !t.overdue);
+        let Some(done) = self.done.get_mut(name) else { return false };
+        *done += 1;
+        if *done == count {
+            while let Some(i) = self.retrieves.iter().position(|t| t.name == *name) {
+                self.forget_retrieve(i);
+            }
+        }
+        running
+    }
+
+    /// A peer's lookup, under the id that the core gave it.
+    pub fn peer_lookup(&mut self, now: Millis, id: u64, owner: u64, keys: &[Key]) {
+        let found = keys.iter().map(|k| Some((*k, self.resident(*k)?, 1))).collect();
+        let deadline = now + self.scenario.read_ttl;
+        self.peers.push(Peer { id, owner, found, told: false, deadline });
+    }
+
+    /// A peer's result: offset and size of what it holds.
+    pub fn peer_result(&mut self, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
+        let peer = self.peers.iter_mut().find(|p| p.id == id && !p.told)?;
+        peer.told = true;
+        let place = |uid: Uid| (self.allocs[uid].offset, self.allocs[uid].bytes);
+        let held = peer.found.iter().map(|f| f.filter(|(_, _, shares)| *shares > 0));
+        let places = held.map(|f| f.map(|(_, uid, _)| place(uid))).collect();
+        self.peers.retain(|p| !p.told || p.holds());
+        Some(places)
+    }
+
+    /// A peer unlocks objects.
+    pub fn peer_unlock(&mut self, owner: u64, keys: &[Key]) {
+        for key in keys.iter().rev() {
+            let held = |p: &&mut Peer| p.found.iter().flatten().any(|(k, _, shares)| k == key && *shares > 0);
+            let own = self.peers.iter().any(|p| p.owner == owner && held(&&mut p.clone()));
+            let mut candidates =
+                self.peers.iter_mut().filter(|p| if own { p.owner == owner } else { p.told });
+            if let Some(peer) = candidates.find(held) {
+                let share = peer.found.iter_mut().flatten().find(|(k, _, shares)| k == key && *shares > 0);
+                share.expect("just found").2 -= 1;
+            }
+        }
+        self.peers.retain(|p| !p.told || p.holds());
+    }
+
+    /// A clear: the objects that go.
+    pub fn clear(&mut self, force: bool) -> u64 {
+        let goes = |u: &Uid| {
+            let alloc = self.allocs[*u];
+            match alloc.state {
+                State::Resident => force || self.evictable.contains(&alloc.key.chunk),
+                State::Staged => force,
+                State::Unlinked | State::Free => false,
+            }
+        };
+        let gone: Vec<Uid> = self.live.iter().copied().filter(goes).collect();
+        gone.iter().for_each(|u| self.unlink(*u));
+        gone.len() as u64
+    }
+}

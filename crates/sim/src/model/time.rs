@@ -1,0 +1,186 @@
+//! What runs out, and what ends with its owner.
+
+use super::{Model, Name, Session, Transfer, Worker};
+use crate::scenario::Millis;
+
+/// What is due, in the order in which equals are dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Lookup(u64),
+    Session(u64),
+    Retrieve(u64),
+    Store(u64),
+    Worker(i64),
+    Peer(u64),
+}
+
+impl Model {
+    /// Lets everything run out that is due by `now`, in order.
+    pub fn advance(&mut self, now: Millis) {
+        while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= now) {
+            self.run_out(at, due);
+            self.settle();
+        }
+    }
+
+    /// When something runs out next.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.next_due().map(|(at, _)| at)
+    }
+
+    fn next_due(&self) -> Option<(Millis, Due)> {
+        let lookups =
+            self.sessions.iter().filter_map(|s| Some((s.lookup.as_ref()?.deadline, Due::Lookup(s.seq))));
+        let sessions = self.sessions.iter().map(|s| (s.expires, Due::Session(s.seq)));
+        let stores = self.stores.iter().map(|t| (t.deadline, Due::Store(t.seq)));
+        let retrieves = self.retrieves.iter().map(|t| (t.deadline, Due::Retrieve(t.seq)));
+        let peers = self.peers.iter().map(|p| (p.deadline, Due::Peer(p.id)));
+        let workers = self.workers.iter().filter_map(|w| Some((self.silent_at(w)?, Due::Worker(w.instance))));
+        lookups.chain(sessions).chain(stores).chain(retrieves).chain(peers).chain(workers).min()
+    }
+
+    fn run_out(&mut self, at: Millis, due: Due) {
+        match due {
+            Due::Lookup(seq) => {
+                let i = self.sessions.iter().position(|s| s.seq == seq).expect("due");
+                self.drop_lookup(i);
+            }
+            Due::Session(seq) => {
+                let i = self.sessions.iter().position(|s| s.seq == seq).expect("due");
+                self.close_session(i);
+            }
+            Due::Retrieve(seq) => {
+                let i = self.retrieves.iter().position(|t| t.seq == seq).expect("due");
+                if self.retrieves[i].overdue {
+                    self.forget_retrieve(i);
+                } else {
+                    self.retrieves[i].overdue = true;
+                    self.retrieves[i].deadline = at + self.scenario.read_ttl;
+                    self.release_retrieve(i);
+                }
+            }
+            Due::Store(seq) => {
+                let i = self.stores.iter().position(|t| t.seq == seq).expect("due");
+                if self.stores[i].overdue {
+                    self.stores.remove(i);
+                } else {
+                    self.retire_store(i, at + self.scenario.write_ttl);
+                }
+            }
+            Due::Worker(instance) => {
+                self.reaped += 1;
+                self.drop_worker(at, instance);
+            }
+            Due::Peer(id) => self.peers.retain(|p| p.id != id),
+        }
+    }
+
+    fn silent_at(&self, worker: &Worker) -> Option<Millis> {
+        let timeout = self.scenario.reap?;
+        Some(worker.last_seen + if worker.pinged { timeout } else { self.scenario.grace })
+    }
+
+    /// Everything of one connection ends.
+    pub fn connection_lost(&mut self, now: Millis, connection: u64) {
+        while let Some(i) = self.sessions.iter().position(|s| s.owner == connection) {
+            self.close_session(i);
+        }
+        self.peers.retain(|p| p.owner != connection);
+        self.abandon(now, |t| t.connection == connection);
+    }
+
+    /// The worker and its transfers go. Says whether it was there.
+    pub fn drop_worker(&mut self, now: Millis, instance: i64) -> bool {
+        let before = self.workers.len();
+        self.workers.retain(|w| w.instance != instance);
+        if self.workers.len() == before {
+            return false;
+        }
+        self.abandon(now, |t| t.name.instance == instance);
+        true
+    }
+
+    /// A worker registers. Says whether it is new.
+    pub fn register(&mut self, now: Millis, instance: i64, engine: &crate::scenario::EngineSpec) -> bool {
+        if self.see(now, instance).is_some() {
+            return false;
+        }
+        self.strangers.remove(&instance);
+        let (model, world, bytes, window) = (engine.model, engine.world, engine.bytes, engine.window);
+        self.workers.push(Worker { instance, model, world, bytes, window, last_seen: now, pinged: false });
+        true
+    }
+
+    /// A worker pings; the answer.
+    pub fn ping(&mut self, now: Millis, instance: i64) -> bool {
+        match self.see(now, instance) {
+            Some(worker) => {
+                worker.pinged = true;
+                true
+            }
+            None => !self.strangers.insert(instance),
+        }
+    }
+
+    /// The worker, heard of just now.
+    pub(crate) fn see(&mut self, now: Millis, instance: i64) -> Option<&mut Worker> {
+        let worker = self.workers.iter_mut().find(|w| w.instance == instance)?;
+        worker.last_seen = now;
+        Some(worker)
+    }
+
+    fn abandon(&mut self, now: Millis, gone: impl Fn(&Transfer) -> bool) {
+        let until = now + self.scenario.quarantine;
+        for i in 0..self.stores.len() {
+            if gone(&self.stores[i]) {
+                self.retire_store(i, until);
+            }
+        }
+        for retrieve in self.retrieves.iter_mut().filter(|t| gone(t)) {
+            retrieve.deadline = if retrieve.overdue { until.min(retrieve.deadline) } else { until };
+            retrieve.overdue = true;
+        }
+    }
+
+    fn retire_store(&mut self, i: usize, until: Millis) {
+        let store = &mut self.stores[i];
+        store.deadline = if store.overdue { until.min(store.deadline) } else { until };
+        if !store.overdue {
+            store.overdue = true;
+            for uid in self.stores[i].uids.clone() {
+                self.unlink(uid);
+            }
+        }
+    }
+
+    pub(crate) fn release_retrieve(&mut self, i: usize) {
+        if !std::mem::take(&mut self.retrieves[i].uids).is_empty() {
+            let prefix = self.retrieves[i].prefix.clone();
+            self.touch(&prefix);
+        }
+    }
+
+    pub(crate) fn forget_retrieve(&mut self, i: usize) {
+        self.release_retrieve(i);
+        let name: Name = self.retrieves.remove(i).name;
+        if let Some(done) = self.done.get_mut(&name) {
+            *done = done.saturating_sub(1);
+        }
+        if !self.retrieves.iter().any(|t| t.name == name) {
+            self.done.remove(&name);
+        }
+    }
+
+    pub(crate) fn drop_lookup(&mut self, i: usize) {
+        let session: &mut Session = &mut self.sessions[i];
+        session.result = None;
+        if let Some(lookup) = session.lookup.take() {
+            self.touch(&lookup.chunks[..lookup.hit as usize]);
+        }
+    }
+
+    pub(crate) fn close_session(&mut self, i: usize) {
+        self.drop_lookup(i);
+        self.sessions.remove(i);
+    }
+}

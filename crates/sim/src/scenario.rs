@@ -1,0 +1,259 @@
+//! What a seed draws before the run: sizes, limits, who takes part and what goes wrong.
+//!
+//! Swarm testing: each fault is switched off in many seeds and frequent in some, so that faults meet
+//! in combinations that a single average rate would never bring together.
+
+use std::sync::Arc;
+
+use larder_store::core::Trim;
+use larder_store::l1::eviction::EvictionKind;
+use larder_wire::object::ChunkHash;
+
+use crate::rng::Rng;
+
+/// Milliseconds of simulated time.
+pub type Millis = u64;
+
+/// What can go wrong, or is at least unusual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A worker process dies; another takes its place.
+    WorkerCrash,
+    /// A worker's connection breaks; it goes on over another.
+    WorkerFlap,
+    /// A scheduler's connection breaks.
+    SchedulerLoss,
+    /// A worker says nothing for a long time.
+    Silence,
+    /// A worker says goodbye in the middle of its work, and comes back.
+    Unregister,
+    /// Commits that nobody waits for, or a second time.
+    StrayCommit,
+    /// Releases of what is not held.
+    OverRelease,
+    /// Everything unused is cleared.
+    Clear,
+    /// Everything is cleared.
+    ForcedClear,
+    /// A peer looks up, asks, unlocks, or vanishes.
+    Peer,
+    /// A burst of requests for one prompt.
+    Twins,
+    /// Calls of an instance that is not registered.
+    Stranger,
+}
+
+impl Fault {
+    const ALL: [Self; 12] = [
+        Self::WorkerCrash,
+        Self::WorkerFlap,
+        Self::SchedulerLoss,
+        Self::Silence,
+        Self::Unregister,
+        Self::StrayCommit,
+        Self::OverRelease,
+        Self::Clear,
+        Self::ForcedClear,
+        Self::Peer,
+        Self::Twins,
+        Self::Stranger,
+    ];
+}
+
+/// One chunk of a prompt, and so all chunks before it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Nodes from the root to this one.
+    pub path: Arc<[u16]>,
+    /// Their hashes.
+    pub chain: Arc<[ChunkHash]>,
+}
+
+/// Names of models and salts, and the tree of all prompts.
+#[derive(Clone, Debug)]
+pub struct Universe {
+    /// Model names.
+    pub models: Vec<Arc<str>>,
+    /// Cache salts.
+    pub salts: Vec<Arc<str>>,
+    /// Chunks; each with its prefix.
+    pub nodes: Vec<Node>,
+}
+
+impl Universe {
+    /// The hash of a chunk.
+    pub fn hash(&self, node: u16) -> &ChunkHash {
+        self.nodes[usize::from(node)].chain.last().expect("a path has at least its own node")
+    }
+
+    /// Whether `later` continues a prompt that contains `earlier`.
+    pub fn continues(&self, later: u16, earlier: u16) -> bool {
+        later != earlier && self.nodes[usize::from(later)].path.contains(&earlier)
+    }
+}
+
+/// One engine: a scheduler and its workers.
+#[derive(Clone, Debug)]
+pub struct EngineSpec {
+    /// Index of its model.
+    pub model: u8,
+    /// Pieces a chunk is split into.
+    pub world: u32,
+    /// Workers that each read every piece (MLA); otherwise one per rank.
+    pub readers: u32,
+    /// Bytes of an object.
+    pub bytes: u64,
+    /// Attention window in chunks.
+    pub window: Option<u32>,
+}
+
+/// Everything a seed decides in advance.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Names and prompts.
+    pub universe: Universe,
+    /// Who takes part.
+    pub engines: Vec<EngineSpec>,
+    /// Bytes of a page: the arena's alignment.
+    pub page: u64,
+    /// Size of the arena in bytes, not always whole pages.
+    pub capacity: u64,
+    /// Eviction policy.
+    pub eviction: EvictionKind,
+    /// Trimming.
+    pub trim: Option<Trim>,
+    /// Limits of the core.
+    pub read_ttl: Millis,
+    /// The same.
+    pub write_ttl: Millis,
+    /// The same.
+    pub session_ttl: Millis,
+    /// The same; `None` is never.
+    pub reap: Option<Millis>,
+    /// The same.
+    pub grace: Millis,
+    /// The same.
+    pub quarantine: Millis,
+    /// Somebody wakes the core at its deadlines.
+    pub driven: bool,
+    /// Typical time between two steps of a client.
+    pub pace: Millis,
+    /// Of a hundred copies, how many stall.
+    pub stalls: u64,
+    /// Of a hundred requests, how many take the id of an earlier one.
+    pub reused_ids: u64,
+    /// Of a hundred stores, how many are given back.
+    pub aborts: u64,
+    /// Faults of this run, the frequent ones several times.
+    pub faults: Vec<Fault>,
+    /// Mean time between faults.
+    pub fault_pace: Millis,
+    /// Calls after which the clients stop.
+    pub calls: u64,
+}
+
+impl Scenario {
+    /// Draws a scenario.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let page = rng.pick(&[16, 64, 4096]);
+        let engines = draw_engines(rng, page);
+        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
+        let pages = largest * rng.pick(&[1, 3, 6, 10, 20, 40]) + rng.below(largest + 1);
+        let pace = rng.pick(&[2, 10, 30]);
+        let models = engines.iter().map(|e| e.model).max().unwrap_or(0) + 1;
+        let universe = Universe {
+            models: (0..models).map(|m| format!("model-{m}").into()).collect(),
+            salts: (0..rng.pick(&[1, 1, 2]))
+                .map(|s| if s == 0 { "".into() } else { "salt".into() })
+                .collect(),
+            nodes: draw_prompts(rng),
+        };
+        let scale = |rng: &mut Rng, choices: &[u64]| pace * rng.pick(choices);
+        Self {
+            universe,
+            engines,
+            page,
+            capacity: pages * page + rng.below(page),
+            eviction: if rng.chance(92) { EvictionKind::Lru } else { EvictionKind::Noop },
+            trim: rng.chance(25).then(|| draw_trim(rng)),
+            read_ttl: scale(rng, &[3, 20, 100, 1000]),
+            write_ttl: scale(rng, &[3, 20, 100, 1000]),
+            session_ttl: scale(rng, &[5, 50, 1000]),
+            reap: rng.chance(70).then(|| scale(rng, &[10, 60, 300])),
+            grace: scale(rng, &[20, 200]),
+            quarantine: scale(rng, &[1, 5, 20]),
+            driven: rng.chance(60),
+            pace,
+            stalls: rng.pick(&[0, 0, 5, 30]),
+            reused_ids: rng.pick(&[0, 0, 10, 40]),
+            aborts: rng.pick(&[0, 0, 10]),
+            faults: draw_faults(rng),
+            fault_pace: pace * rng.pick(&[2, 8, 30]),
+            calls: rng.pick(&[60, 120, 120, 200, 400]),
+        }
+    }
+
+    /// The same without names and prompts, to print.
+    pub fn without_universe(&self) -> Self {
+        let universe = Universe { nodes: Vec::new(), ..self.universe.clone() };
+        Self { universe, ..self.clone() }
+    }
+
+    /// Whether all objects take the same number of pages.
+    pub fn uniform(&self) -> bool {
+        let mut pages = self.engines.iter().map(|e| e.bytes.div_ceil(self.page));
+        let first = pages.next();
+        pages.all(|p| Some(p) == first)
+    }
+}
+
+fn draw_trim(rng: &mut Rng) -> Trim {
+    Trim { above: rng.pick(&[0.3, 0.5, 0.8]), release: rng.pick(&[0.1, 0.2, 0.9]) }
+}
+
+fn draw_faults(rng: &mut Rng) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for fault in Fault::ALL {
+        let weight = if rng.chance(60) { 0 } else { rng.pick(&[1, 1, 4]) };
+        faults.extend(std::iter::repeat_n(fault, weight));
+    }
+    faults
+}
+
+fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
+    let sizes: Vec<u64> = match rng.below(3) {
+        0 => vec![page],
+        1 => vec![rng.between(1, page * 4)],
+        _ => vec![page, page * 2 - 1, page * 3 + 1, page * 7],
+    };
+    let worlds: &[(u32, u32)] =
+        rng.pick(&[&[(1, 1)], &[(1, 1), (2, 1)], &[(1, 3)], &[(1, 1), (1, 2), (2, 1)]]);
+    let count = rng.pick(&[1, 1, 2, 3]);
+    let engine = |rng: &mut Rng| {
+        let (world, readers) = rng.pick(worlds);
+        let window = rng.chance(15).then(|| rng.between(1, 3) as u32);
+        EngineSpec { model: rng.below(2) as u8, world, readers, bytes: rng.pick(&sizes), window }
+    };
+    (0..count).map(|_| engine(rng)).collect()
+}
+
+fn draw_prompts(rng: &mut Rng) -> Vec<Node> {
+    let count = rng.pick(&[3, 10, 25, 50]);
+    let straight = rng.pick(&[50, 80, 95]);
+    let mut nodes: Vec<Node> = Vec::with_capacity(count);
+    for i in 0..count as u16 {
+        let parent = match i {
+            0 => None,
+            _ if rng.chance(straight) => Some(usize::from(i) - 1),
+            _ if rng.chance(30) => None,
+            _ => Some(rng.index(usize::from(i))),
+        };
+        let parent = parent.map(|p| &nodes[p]).filter(|p| p.path.len() < 12);
+        let before = parent.map_or((&[][..], &[][..]), |p| (&p.path, &p.chain));
+        let hash = ChunkHash::new(&[1, (i >> 8) as u8, i as u8]).expect("three bytes");
+        let path = before.0.iter().copied().chain([i]).collect();
+        let chain = before.1.iter().copied().chain([hash]).collect();
+        nodes.push(Node { path, chain });
+    }
+    nodes
+}

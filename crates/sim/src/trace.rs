@@ -1,0 +1,116 @@
+//! What happened: a hash of all of it, and the last of it in full.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crate::model::{LookupCall, Name};
+use crate::scenario::Millis;
+
+/// How many events are kept to show.
+const KEPT: usize = 100;
+
+/// Something the harness did.
+#[derive(Clone, Debug, Hash)]
+#[expect(missing_docs, reason = "each names a call of the core, or a step of a copy, and its arguments")]
+pub enum Call {
+    Advance,
+    Register { instance: i64, bytes: u64 },
+    Unregister { instance: i64 },
+    Ping { instance: i64 },
+    Lost { connection: u64 },
+    Clear { force: bool },
+    Lookup(LookupCall),
+    Query { request: u32 },
+    Free { request: u32, rank: Option<u32>, start: u32, end: u32 },
+    End { request: u32 },
+    PrepareStore(Name),
+    CommitStore(Name),
+    AbortStore(Name),
+    PrepareRetrieve(Name),
+    CommitRetrieve(Name),
+    PeerLookup { owner: u64, keys: usize },
+    PeerResult { id: u64 },
+    PeerUnlock { owner: u64, keys: usize },
+    Copy { seq: u64, write: bool, page: u64 },
+}
+
+/// A call and its answer.
+#[derive(Clone, Debug)]
+struct Entry {
+    step: u64,
+    at: Millis,
+    call: Call,
+    answer: Vec<u64>,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} {:>8} ms  {:?} -> {:?}", self.step, self.at, self.call, self.answer)
+    }
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub struct Trace {
+    hash: Fnv,
+    steps: u64,
+    last: VecDeque<Entry>,
+}
+
+impl Trace {
+    /// Something is about to be done.
+    pub fn call(&mut self, at: Millis, call: Call) {
+        self.steps += 1;
+        (at, &call).hash(&mut self.hash);
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(Entry { step: self.steps, at, call, answer: Vec::new() });
+    }
+
+    /// Part of the answer to the last call.
+    pub fn answer(&mut self, value: u64) {
+        value.hash(&mut self.hash);
+        if let Some(entry) = self.last.back_mut() {
+            entry.answer.push(value);
+        }
+    }
+
+    /// A number that differs if anything went differently.
+    pub fn hash(&self) -> u64 {
+        self.hash.0
+    }
+
+    /// How much was done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The last events, one a line.
+    pub fn tail(&self) -> Vec<String> {
+        self.last.iter().map(Entry::to_string).collect()
+    }
+}
+
+/// FNV-1a: unlike the standard hasher, promised to stay the same.
+#[derive(Debug)]
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,307 @@
+//! One function per call of the core: the model makes it too, and the answers must agree.
+
+use larder_store::prefetch::LookupStatus;
+use larder_store::session::LookupSpec;
+use larder_store::transfer::{Committed, TransferSpec};
+use larder_store::worker::{Group, WorkerSpec};
+use larder_store::{ConnectionId, Core, InstanceId, Layout, Time};
+use larder_wire::dtype::DType;
+use larder_wire::object::{KvRank, ObjectKey};
+
+use super::{Granted, Place, World};
+use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid};
+use crate::scenario::EngineSpec;
+use crate::trace::Call;
+
+/// A transfer's arguments besides its name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    pub(super) model: u8,
+    pub(super) node: u16,
+    pub(super) connection: u64,
+}
+
+impl World {
+    /// Time has come to `now`, and a call is about to be made.
+    fn begin(&mut self, call: Call) {
+        self.calls += 1;
+        self.model.advance(self.now);
+        self.cut_copies();
+        self.trace.call(self.now, call);
+    }
+
+    fn agree(&mut self, ours: u64, expected: u64, what: &str) {
+        self.trace.answer(ours);
+        assert_eq!(ours, expected, "{what}: the core's answer, and the one expected");
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.begin(Call::Advance);
+        self.core.advance(self.time());
+        self.verify();
+    }
+
+    pub(super) fn register(&mut self, instance: i64, engine: &EngineSpec) {
+        self.begin(Call::Register { instance, bytes: engine.bytes });
+        let layout = Layout::new(&[engine.bytes], DType::UInt8).expect("objects are not empty");
+        let spec = WorkerSpec {
+            instance: InstanceId(instance),
+            model: self.scenario.universe.models[usize::from(engine.model)].clone(),
+            world_size: engine.world,
+            groups: vec![Group { id: 0, window: engine.window, layout }],
+        };
+        let new = self.core.register(self.time(), spec);
+        let expected = self.model.register(self.now, instance, engine);
+        self.agree(u64::from(new), u64::from(expected), "register");
+        self.verify();
+    }
+
+    pub(super) fn unregister(&mut self, instance: i64) {
+        self.begin(Call::Unregister { instance });
+        let known = self.core.unregister(self.time(), InstanceId(instance));
+        let expected = self.model.drop_worker(self.now, instance);
+        self.agree(u64::from(known), u64::from(expected), "unregister");
+        self.model.settle();
+        self.verify();
+    }
+
+    pub(super) fn ping(&mut self, instance: i64) -> bool {
+        self.begin(Call::Ping { instance });
+        let known = self.core.ping(self.time(), InstanceId(instance));
+        let expected = self.model.ping(self.now, instance);
+        self.agree(u64::from(known), u64::from(expected), "ping");
+        self.verify();
+        known
+    }
+
+    pub(super) fn lose(&mut self, connection: u64) {
+        self.begin(Call::Lost { connection });
+        self.core.connection_lost(self.time(), ConnectionId(connection));
+        self.model.connection_lost(self.now, connection);
+        self.model.settle();
+        self.verify();
+    }
+
+    pub(super) fn clear(&mut self, force: bool) {
+        self.begin(Call::Clear { force });
+        let removed = self.core.clear(self.time(), force);
+        let expected = self.model.clear(force);
+        self.agree(removed, expected, "clear");
+        self.model.settle();
+        self.verify();
+    }
+
+    pub(super) fn lookup(&mut self, call: &LookupCall) -> u32 {
+        self.begin(Call::Lookup(*call));
+        let scenario = self.scenario.clone();
+        let spec = LookupSpec {
+            request_id: &self.ids[call.request as usize].clone(),
+            connection: ConnectionId(call.connection),
+            model: &scenario.universe.models[usize::from(call.model)],
+            world_size: call.world,
+            worker_id: call.worker_id,
+            salt: &scenario.universe.salts[usize::from(call.salt)],
+            chain: &scenario.universe.nodes[usize::from(call.node)].chain,
+            readers: call.readers,
+        };
+        let hit = self.core.lookup(self.time(), &spec).expect("there is no L2").chunks;
+        let expected = self.model.lookup(self.now, call);
+        self.agree(u64::from(hit), u64::from(expected), "hit");
+        self.model.settle();
+        self.verify();
+        hit
+    }
+
+    pub(super) fn query(&mut self, request: u32) -> Option<u32> {
+        self.begin(Call::Query { request });
+        let hit = match self.core.take_result(self.time(), &self.ids[request as usize].clone()) {
+            LookupStatus::Ready(hit) => Some(hit),
+            LookupStatus::Pending | LookupStatus::Unknown => None,
+        };
+        let expected = self.model.take_result(self.now, request);
+        let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
+        self.agree(number(hit), number(expected), "result of a lookup");
+        self.verify();
+        hit
+    }
+
+    pub(super) fn free(&mut self, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
+        self.begin(Call::Free { request, rank: rank.map(|r| r.0), start, end });
+        self.core.free(self.time(), &self.ids[request as usize].clone(), rank, start, end);
+        self.model.free(self.now, request, rank, start, end);
+        self.model.settle();
+        self.verify();
+    }
+
+    pub(super) fn end_session(&mut self, request: u32) {
+        self.begin(Call::End { request });
+        self.core.end_session(self.time(), &self.ids[request as usize].clone());
+        self.model.end_session(request);
+        self.model.settle();
+        self.verify();
+    }
+
+    /// Runs one of the four transfer calls on the core.
+    fn transfer<T>(
+        &mut self,
+        context: Context,
+        name: &Name,
+        call: impl FnOnce(&mut Core, Time, &TransferSpec<'_>) -> T,
+    ) -> T {
+        let universe = &self.scenario.universe;
+        let spec = TransferSpec {
+            instance: InstanceId(name.instance),
+            connection: ConnectionId(context.connection),
+            request_id: &self.ids[name.request as usize],
+            model: &universe.models[usize::from(context.model)],
+            rank: name.rank,
+            salt: &universe.salts[usize::from(name.salt)],
+            chain: &universe.nodes[usize::from(context.node)].chain,
+            start: name.start,
+            end: name.end,
+        };
+        call(&mut self.core, Time::from_millis(self.now), &spec)
+    }
+
+    /// Slots to write.
+    pub(super) fn prepare_store(&mut self, context: Context, name: Name) -> Option<Granted> {
+        self.begin(Call::PrepareStore(name));
+        self.seen.stores_equal += u64::from(self.model.knows(&name));
+        let plan = self.model.plan_store(self.now, context.model, &name, context.node);
+        let got = self.transfer(context, &name, |core, now, spec| core.prepare_store(now, spec));
+        let (plan, prepared) = match (plan, got) {
+            (Some(plan), Ok(prepared)) => (plan, prepared),
+            (None, Err(_)) => {
+                self.verify();
+                return None;
+            }
+            (plan, got) => panic!("prepare_store answered {got:?}, expected {plan:?}"),
+        };
+        let slots: Vec<(u32, u64)> =
+            prepared.chunks.iter().copied().zip(prepared.slots.iter().map(|s| s.offset)).collect();
+        slots.iter().for_each(|(i, offset)| {
+            self.trace.answer(u64::from(*i));
+            self.trace.answer(*offset);
+        });
+        assert!(prepared.slots.iter().all(|s| s.layout.bytes() == plan.bytes), "slots of another size");
+        self.judge_store(&plan, &prepared);
+        let mut seq = 0;
+        if !slots.is_empty() {
+            let place = (context.model, context.node, context.connection);
+            seq = self.model.begin_store(self.now, place, name, plan.bytes, &slots);
+        }
+        self.model.settle();
+        self.check_new_slots(slots.len());
+        self.judge_refusal(&plan, slots.len());
+        self.verify();
+        let total = self.model.allocs.len();
+        let places: Vec<Place> = (total - slots.len()..total).map(|uid| self.place(uid)).collect();
+        (!places.is_empty()).then_some(Granted { seq, places })
+    }
+
+    /// Where a reservation lies.
+    fn place(&self, uid: Uid) -> Place {
+        let alloc = &self.model.allocs[uid];
+        Place { page: alloc.offset / self.scenario.page, pages: alloc.pages, key: alloc.key }
+    }
+
+    pub(super) fn commit_store(&mut self, context: Context, name: &Name) {
+        self.begin(Call::CommitStore(*name));
+        let committed = self.transfer(context, name, |core, now, spec| core.commit_store(now, spec));
+        let expected = self.model.commit_store(self.now, name);
+        let expected = match expected {
+            Ok(published) => Committed::Published(published),
+            Err(true) => Committed::Expired,
+            Err(false) => Committed::Unknown,
+        };
+        self.seen.commits_late += u64::from(expected == Committed::Expired);
+        let published = if let Committed::Published(n) = committed { u64::from(n) } else { u64::MAX };
+        self.trace.answer(published);
+        assert_eq!(committed, expected, "commit of a store");
+        self.model.settle();
+        if let Committed::Published(_) = committed {
+            self.judge_trim();
+        }
+        self.verify();
+    }
+
+    pub(super) fn abort_store(&mut self, context: Context, name: &Name) {
+        self.begin(Call::AbortStore(*name));
+        self.transfer(context, name, |core, now, spec| core.abort_store(now, spec));
+        self.model.abort_store(name);
+        self.model.settle();
+        self.verify();
+    }
+
+    /// Slots to read.
+    pub(super) fn prepare_retrieve(&mut self, context: Context, name: Name) -> Option<Granted> {
+        self.begin(Call::PrepareRetrieve(name));
+        let got = self.transfer(context, &name, |core, now, spec| core.prepare_retrieve(now, spec));
+        let place = (context.model, context.node, context.connection);
+        let (expected, seq) = self.model.prepare_retrieve(self.now, place, name);
+        let offsets =
+            |uids: &[usize]| uids.iter().map(|u| self.model.allocs[*u].offset).collect::<Vec<u64>>();
+        let held = match (&expected, &got) {
+            (RetrieveOutcome::NotRegistered, Err(_)) | (RetrieveOutcome::Missing, Ok(None)) => None,
+            (RetrieveOutcome::Held(uids), Ok(Some(slots))) => {
+                let places: Vec<u64> = slots.iter().map(|s| s.offset).collect();
+                assert_eq!(places, offsets(uids), "slots of a retrieve, and where its objects are");
+                Some(uids)
+            }
+            _ => panic!("prepare_retrieve answered {got:?}, expected {expected:?}"),
+        };
+        let places = held.map(|uids| uids.iter().map(|u| self.place(*u)).collect::<Vec<Place>>());
+        self.trace.answer(places.as_ref().map_or(u64::MAX, |p| p.len() as u64));
+        self.model.settle();
+        self.verify();
+        places.map(|places| Granted { seq, places })
+    }
+
+    pub(super) fn commit_retrieve(&mut self, context: Context, name: &Name) {
+        self.begin(Call::CommitRetrieve(*name));
+        let running = self.transfer(context, name, |core, now, spec| core.commit_retrieve(now, spec));
+        let expected = self.model.commit_retrieve(self.now, name);
+        self.agree(u64::from(running), u64::from(expected), "commit of a retrieve");
+        self.model.settle();
+        self.verify();
+    }
+
+    fn object_keys(&self, keys: &[Key]) -> Vec<ObjectKey> {
+        let universe = &self.scenario.universe;
+        let key = |k: &Key| {
+            let (model, salt) =
+                (&universe.models[usize::from(k.chunk.model)], &universe.salts[usize::from(k.chunk.salt)]);
+            ObjectKey::new(*universe.hash(k.chunk.node), model.clone(), k.rank, 0, salt.clone())
+                .expect("valid")
+        };
+        keys.iter().map(key).collect()
+    }
+
+    pub(super) fn peer_lookup(&mut self, owner: u64, keys: &[Key]) -> u64 {
+        self.begin(Call::PeerLookup { owner, keys: keys.len() });
+        let id = self.core.peer_lookup(self.time(), ConnectionId(owner), &self.object_keys(keys));
+        self.trace.answer(id);
+        self.model.peer_lookup(self.now, id, owner, keys);
+        self.model.settle();
+        self.verify();
+        id
+    }
+
+    pub(super) fn peer_result(&mut self, id: u64) {
+        self.begin(Call::PeerResult { id });
+        let found = self.core.peer_result(self.time(), id);
+        let expected = self.model.peer_result(id);
+        assert_eq!(found, expected, "what a peer holds");
+        self.trace.answer(found.map_or(u64::MAX, |f| f.iter().flatten().count() as u64));
+        self.model.settle();
+        self.verify();
+    }
+
+    pub(super) fn peer_unlock(&mut self, owner: u64, keys: &[Key]) {
+        self.begin(Call::PeerUnlock { owner, keys: keys.len() });
+        self.core.peer_unlock(self.time(), ConnectionId(owner), &self.object_keys(keys));
+        self.model.peer_unlock(owner, keys);
+        self.model.settle();
+        self.verify();
+    }
+}

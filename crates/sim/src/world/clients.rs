@@ -1,0 +1,326 @@
+//! What well-behaved clients do: the flow of requests, and copies page by page.
+
+use larder_wire::object::KvRank;
+
+use super::calls::Context;
+use super::{Copy, Engine, Event, Granted, Request, Worker, World};
+use crate::model::{Key, LookupCall, Name};
+use crate::scenario::Millis;
+
+/// What belongs into page `page` of an object.
+fn tag(key: Key, page: u64) -> u64 {
+    let chunk = key.chunk;
+    let object = (u64::from(chunk.model) << 8) | u64::from(chunk.salt);
+    (((object << 16) | u64::from(chunk.node)) << 40 | u64::from(key.rank.0) << 8 | (page & 0xff))
+        ^ (page >> 8)
+}
+
+impl World {
+    /// Engines connect and their workers register.
+    pub(super) fn start(&mut self) {
+        let scenario = self.scenario.clone();
+        for (engine, spec) in scenario.engines.iter().enumerate() {
+            let connection = self.fresh();
+            self.engines.push(Engine { spec: spec.clone(), connection, workers: Vec::new() });
+            for i in 0..spec.world.max(spec.readers) {
+                let rank = KvRank::new(spec.world, i % spec.world);
+                let (instance, connection) = (self.fresh() as i64, self.fresh());
+                let worker = Worker { spec: spec.clone(), rank, instance, connection, silent_until: 0 };
+                self.register(instance, spec);
+                self.engines[engine].workers.push(self.workers.len());
+                self.schedule(0, Event::Ping(self.workers.len()));
+                self.workers.push(worker);
+            }
+            self.schedule(0, Event::Arrive(engine));
+        }
+        if !scenario.faults.is_empty() {
+            self.schedule(scenario.fault_pace, Event::Fault);
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(engine) => {
+                let node = self.draw_node();
+                self.arrive(engine, node);
+                let wait = self.rng.between(0, 6 * self.scenario.pace);
+                self.schedule(wait, Event::Arrive(engine));
+            }
+            Event::Query(request) => self.on_query(request),
+            Event::Retrieve { request, worker, start } => self.on_retrieve(request, worker, start),
+            Event::Store { request, worker, start, end } => self.on_store(request, worker, start, end),
+            Event::End(request) => self.on_end(request),
+            Event::Copy(copy) => self.on_copy(copy),
+            Event::Commit(copy) => self.on_commit(copy),
+            Event::Ping(worker) => self.on_ping(worker),
+            Event::Fault => self.on_fault(),
+        }
+    }
+
+    /// A prompt, the early ones more often.
+    pub(super) fn draw_node(&mut self) -> u16 {
+        let nodes = self.scenario.universe.nodes.len();
+        self.rng.index(nodes).min(self.rng.index(nodes)) as u16
+    }
+
+    fn draw_request_id(&mut self) -> u32 {
+        if !self.ids.is_empty() && self.rng.chance(self.scenario.reused_ids) {
+            return self.rng.index(self.ids.len()) as u32;
+        }
+        self.ids.push(format!("request-{}", self.ids.len()).into());
+        self.ids.len() as u32 - 1
+    }
+
+    /// A request comes in, and is looked up.
+    pub(super) fn arrive(&mut self, engine: usize, node: u16) {
+        let id = self.draw_request_id();
+        let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
+        let Engine { spec, connection, .. } = self.engines[engine].clone();
+        let call = LookupCall {
+            request: id,
+            connection,
+            model: spec.model,
+            world: spec.world,
+            worker_id: self.rng.chance(3).then(|| self.rng.below(u64::from(spec.world)) as u32),
+            salt,
+            node,
+            readers: spec.readers + u32::from(self.rng.chance(3)),
+        };
+        self.lookup(&call);
+        self.requests.push(Request { engine, id, salt, node, hit: 0 });
+        let wait = self.pause();
+        // A few are cancelled before the scheduler asks.
+        let next = Event::Query(self.requests.len() - 1);
+        let cancelled = self.rng.chance(4);
+        self.schedule(wait, if cancelled { Event::End(self.requests.len() - 1) } else { next });
+    }
+
+    fn on_query(&mut self, index: usize) {
+        let request = self.requests[index].clone();
+        let total = self.scenario.universe.nodes[usize::from(request.node)].path.len() as u32;
+        // Under a reused id the answer may be that to another prompt.
+        let hit = self.query(request.id).unwrap_or(0).min(total);
+        self.requests[index].hit = hit;
+        let workers = self.engines[request.engine].workers.clone();
+        let spec = self.engines[request.engine].spec.clone();
+        let mut start = spec.window.map_or(0, |w| hit.saturating_sub(w));
+        // The engine itself still has the head of the prompt.
+        if hit > 0 && self.rng.chance(30) {
+            let held = self.rng.between(0, u64::from(hit)) as u32;
+            self.free(request.id, None, 0, held);
+            start = start.max(held);
+        }
+        let mut wait = self.pause();
+        for &worker in &workers {
+            if start < hit && !self.rng.chance(3) {
+                self.schedule(wait, Event::Retrieve { request: index, worker, start });
+                wait += self.pause();
+            }
+        }
+        let ended_early = self.rng.chance(20);
+        let first = if self.rng.chance(10) { 0 } else { hit };
+        let stores = if spec.readers > 1 && self.rng.chance(70) { &workers[..1] } else { &workers[..] };
+        for &worker in stores {
+            self.plan_stores(index, worker, first, total, wait);
+        }
+        if !self.rng.chance(5) {
+            let wait = if ended_early { self.pause() } else { wait + 4 * self.pause() };
+            self.schedule(wait, Event::End(index));
+        }
+    }
+
+    /// A store, in one call or in two.
+    fn plan_stores(&mut self, request: usize, worker: usize, start: u32, end: u32, wait: Millis) {
+        if start >= end {
+            return;
+        }
+        let cut =
+            if self.rng.chance(30) { self.rng.between(u64::from(start), u64::from(end)) as u32 } else { end };
+        for (start, end) in [(start, cut), (cut, end)] {
+            if start < end {
+                let wait = wait + self.pause();
+                self.schedule(wait, Event::Store { request, worker, start, end });
+            }
+        }
+    }
+
+    fn name(&self, worker: usize, request: &Request, start: u32, end: u32) -> Name {
+        let path = &self.scenario.universe.nodes[usize::from(request.node)].path;
+        let tail = (start < end).then(|| path[end as usize - 1]);
+        let Worker { instance, rank, .. } = self.workers[worker];
+        Name { instance, request: request.id, rank, salt: request.salt, start, end, tail }
+    }
+
+    fn context(&self, worker: usize, node: u16) -> Context {
+        let worker = &self.workers[worker];
+        Context { model: worker.spec.model, node, connection: worker.connection }
+    }
+
+    fn on_retrieve(&mut self, request: usize, worker: usize, start: u32) {
+        if self.postponed(worker, Event::Retrieve { request, worker, start }) {
+            return;
+        }
+        let request = self.requests[request].clone();
+        let (context, name) =
+            (self.context(worker, request.node), self.name(worker, &request, start, request.hit));
+        if let Some(granted) = self.prepare_retrieve(context, name) {
+            self.start_copy(worker, request.node, name, granted, false);
+        }
+    }
+
+    fn on_store(&mut self, request: usize, worker: usize, start: u32, end: u32) {
+        if self.postponed(worker, Event::Store { request, worker, start, end }) {
+            return;
+        }
+        let request = self.requests[request].clone();
+        let (context, name) = (self.context(worker, request.node), self.name(worker, &request, start, end));
+        if let Some(granted) = self.prepare_store(context, name) {
+            // What was there before is lost from the first moment on.
+            for place in &granted.places {
+                self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX - granted.seq);
+            }
+            self.start_copy(worker, request.node, name, granted, true);
+        }
+    }
+
+    fn start_copy(&mut self, worker: usize, node: u16, name: Name, granted: Granted, write: bool) {
+        let Granted { seq, places } = granted;
+        let pages: u64 = places.iter().map(|p| p.pages).sum();
+        let stride = pages.div_ceil(self.rng.between(1, 4));
+        let model = self.workers[worker].spec.model;
+        let copy = Copy {
+            write,
+            worker,
+            model,
+            node,
+            name,
+            seq,
+            places,
+            at: 0,
+            stride,
+            commits: true,
+            running: true,
+        };
+        self.copies.push(copy);
+        let wait = self.pause();
+        self.schedule(wait, Event::Copy(self.copies.len() - 1));
+    }
+
+    /// A step of a copy: some pages are written, or read and checked.
+    fn on_copy(&mut self, index: usize) {
+        let copy = self.copies[index].clone();
+        if !copy.running {
+            return;
+        }
+        self.trace
+            .call(self.now, crate::trace::Call::Copy { seq: copy.seq, write: copy.write, page: copy.at });
+        let mut page = 0;
+        let steps = copy.at..copy.at + copy.stride;
+        for place in &copy.places {
+            for i in 0..place.pages {
+                if steps.contains(&page) {
+                    self.copy_page(&copy, (place.page + i) as usize, tag(place.key, i));
+                }
+                page += 1;
+            }
+        }
+        self.copies[index].at = steps.end;
+        if steps.end < page {
+            let wait = self.copy_wait(copy.write);
+            self.schedule(wait, Event::Copy(index));
+        } else {
+            self.copies[index].running = false;
+            let wait = self.copy_wait(copy.write);
+            self.schedule(wait, Event::Commit(index));
+        }
+    }
+
+    fn copy_page(&mut self, copy: &Copy, page: usize, tag: u64) {
+        let orphan = u64::from(self.model.is_overdue(copy.seq));
+        if copy.write {
+            self.memory[page] = tag;
+            self.seen.pages_written += 1;
+            self.seen.orphan_pages_written += orphan;
+        } else {
+            assert_eq!(self.memory[page], tag, "wrong bytes in page {page}, read by {copy:?}");
+            self.seen.pages_read += 1;
+            self.seen.orphan_pages_read += orphan;
+        }
+    }
+
+    /// Until the next step of a copy: usually soon, sometimes around or after its TTL.
+    fn copy_wait(&mut self, write: bool) -> Millis {
+        if !self.rng.chance(self.scenario.stalls) {
+            return self.pause();
+        }
+        let ttl = if write { self.scenario.write_ttl } else { self.scenario.read_ttl };
+        ttl * self.rng.pick(&[2, 3, 4, 5, 7, 9]) / 4
+    }
+
+    /// Copies that the contract does not cover any more have ended: their process is gone, or so
+    /// late that it was given up.
+    pub(super) fn cut_copies(&mut self) {
+        for index in 0..self.copies.len() {
+            let copy = &mut self.copies[index];
+            if copy.running && !self.model.may_copy(copy.seq) {
+                copy.running = false;
+                self.seen.copies_cut += 1;
+                let wait = self.pause();
+                self.schedule(wait, Event::Commit(index));
+            }
+        }
+    }
+
+    fn on_commit(&mut self, index: usize) {
+        let copy = self.copies[index].clone();
+        if !copy.commits || self.postponed(copy.worker, Event::Commit(index)) {
+            return;
+        }
+        // Nobody can tell this commit from that of another copy of the same name once the core has
+        // forgotten this one; a client that does it lies.
+        if !self.model.knows_seq(copy.seq) && self.model.knows(&copy.name) {
+            return;
+        }
+        let context =
+            Context { model: copy.model, node: copy.node, connection: self.workers[copy.worker].connection };
+        match copy.write {
+            true if self.rng.chance(self.scenario.aborts) => self.abort_store(context, &copy.name),
+            true => self.commit_store(context, &copy.name),
+            false => self.commit_retrieve(context, &copy.name),
+        }
+    }
+
+    fn on_end(&mut self, index: usize) {
+        let request = self.requests[index].clone();
+        self.end_session(request.id);
+        if self.rng.chance(40) {
+            // The conversation goes on: a prompt that begins with this one.
+            let nodes = self.scenario.universe.nodes.len();
+            let longer = (0..nodes as u16).filter(|n| self.scenario.universe.continues(*n, request.node));
+            let longer: Vec<u16> = longer.collect();
+            if !longer.is_empty() {
+                let node = self.rng.pick(&longer);
+                self.arrive(request.engine, node);
+            }
+        }
+    }
+
+    fn on_ping(&mut self, index: usize) {
+        let worker = self.workers[index].clone();
+        if worker.silent_until <= self.now && !self.ping(worker.instance) {
+            self.register(worker.instance, &worker.spec);
+        }
+        let wait = self.scenario.reap.map_or(20 * self.scenario.pace, |reap| reap / 3) + 1;
+        self.schedule(wait, Event::Ping(index));
+    }
+
+    /// A silent worker does nothing; what it would have done comes afterwards.
+    fn postponed(&mut self, worker: usize, event: Event) -> bool {
+        let until = self.workers[worker].silent_until;
+        let silent = until > self.now;
+        if silent {
+            self.schedule(until - self.now, event);
+        }
+        silent
+    }
+}

@@ -1,0 +1,160 @@
+//! What misbehaving clients, networks and operators do.
+
+use larder_wire::object::KvRank;
+
+use super::calls::Context;
+use super::{Event, PeerRequest, World};
+use crate::model::{ChunkKey, Key, Name};
+use crate::scenario::Fault;
+
+impl World {
+    pub(super) fn on_fault(&mut self) {
+        let faults = self.scenario.faults.clone();
+        match self.rng.pick(&faults) {
+            Fault::WorkerCrash => self.crash_worker(),
+            Fault::WorkerFlap => {
+                let worker = self.rng.index(self.workers.len());
+                let lost = std::mem::replace(&mut self.workers[worker].connection, 0);
+                self.workers[worker].connection = self.fresh();
+                self.lose(lost);
+            }
+            Fault::SchedulerLoss => {
+                let engine = self.rng.index(self.engines.len());
+                let lost = std::mem::replace(&mut self.engines[engine].connection, 0);
+                self.engines[engine].connection = self.fresh();
+                self.lose(lost);
+            }
+            Fault::Silence => {
+                let worker = self.rng.index(self.workers.len());
+                let longest = self.scenario.reap.unwrap_or(10 * self.scenario.pace) * 2;
+                self.workers[worker].silent_until = self.now + self.rng.between(1, longest);
+            }
+            Fault::Unregister => {
+                let worker = self.rng.index(self.workers.len());
+                self.unregister(self.workers[worker].instance);
+            }
+            Fault::StrayCommit => self.stray_commit(),
+            Fault::OverRelease => self.over_release(),
+            Fault::Clear => self.clear(false),
+            Fault::ForcedClear => self.clear(true),
+            Fault::Peer => self.act_as_peer(),
+            Fault::Twins => {
+                let node = self.draw_node();
+                for _ in 0..self.rng.between(2, 3) {
+                    let engine = self.rng.index(self.engines.len());
+                    self.arrive(engine, node);
+                }
+            }
+            Fault::Stranger => self.act_as_stranger(),
+        }
+        let wait = self.rng.between(0, 2 * self.scenario.fault_pace);
+        self.schedule(wait, Event::Fault);
+    }
+
+    /// The process is gone, its DMA perhaps not: copies go on for a while, and nobody commits them.
+    fn crash_worker(&mut self) {
+        let index = self.rng.index(self.workers.len());
+        let (instance, connection) = (self.fresh() as i64, self.fresh());
+        let worker = &mut self.workers[index];
+        let dead = std::mem::replace(&mut worker.instance, instance);
+        let lost = std::mem::replace(&mut worker.connection, connection);
+        self.copies.iter_mut().filter(|c| c.name.instance == dead).for_each(|c| c.commits = false);
+        self.lose(lost);
+        // Its successor may have been started with other settings.
+        let models: Vec<_> = self.scenario.engines.clone();
+        let spec = &mut self.workers[index].spec;
+        if self.rng.chance(30) {
+            spec.bytes = models[self.rng.index(models.len())].bytes;
+        }
+        let spec = spec.clone();
+        self.register(instance, &spec);
+    }
+
+    fn stray_commit(&mut self) {
+        if self.copies.is_empty() {
+            return;
+        }
+        let copy = self.copies[self.rng.index(self.copies.len())].clone();
+        let mut name = copy.name;
+        if self.rng.chance(30) && name.end - name.start > 1 {
+            name.start += 1;
+        }
+        if self.model.knows(&name) {
+            return;
+        }
+        let context =
+            Context { model: copy.model, node: copy.node, connection: self.workers[copy.worker].connection };
+        match self.rng.below(3) {
+            0 => self.commit_store(context, &name),
+            1 => self.commit_retrieve(context, &name),
+            _ => self.abort_store(context, &name),
+        }
+    }
+
+    fn over_release(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let request = self.rng.index(self.ids.len()) as u32;
+        let (start, end) = (self.rng.below(8) as u32, self.rng.below(14) as u32);
+        let rank = self.rng.chance(30).then(|| KvRank::new(2, self.rng.below(2) as u32));
+        match self.rng.below(4) {
+            0 => self.end_session(request),
+            1 => drop(self.query(request)),
+            2 => self.free(request, rank, start, u32::MAX),
+            _ => self.free(request, rank, start, end),
+        }
+    }
+
+    fn act_as_peer(&mut self) {
+        let known = (!self.peers.is_empty()).then(|| self.rng.index(self.peers.len()));
+        match (self.rng.below(6), known) {
+            (0, Some(i)) => self.peer_result(self.peers[i].id),
+            (1 | 2, Some(i)) => {
+                let PeerRequest { owner, mut keys, .. } = self.peers[i].clone();
+                let owner = if self.rng.chance(80) { owner } else { self.fresh() };
+                keys.truncate(self.rng.between(1, 8) as usize);
+                self.peer_unlock(owner, &keys);
+            }
+            (3, Some(i)) if self.rng.chance(30) => self.lose(self.peers[i].owner),
+            _ => {
+                let node = self.draw_node();
+                let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
+                let engine = self.rng.index(self.engines.len());
+                let (model, world) = (self.engines[engine].spec.model, self.engines[engine].spec.world);
+                let rank = KvRank::new(world, self.rng.below(u64::from(world)) as u32);
+                let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
+                let key = |&node: &u16| Key { chunk: ChunkKey { model, salt, node }, rank };
+                let keys: Vec<Key> = path.iter().map(key).collect();
+                let owner = self.fresh();
+                let id = self.peer_lookup(owner, &keys);
+                self.peers.push(PeerRequest { id, owner, keys });
+                if self.rng.chance(70) {
+                    self.peer_result(id);
+                }
+            }
+        }
+    }
+
+    fn act_as_stranger(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let worker = self.workers[self.rng.index(self.workers.len())].clone();
+        let node = self.draw_node();
+        let path = &self.scenario.universe.nodes[usize::from(node)].path;
+        let (end, tail) = (path.len() as u32, path.last().copied());
+        let request = self.rng.index(self.ids.len()) as u32;
+        let mut name = Name { instance: -1, request, rank: worker.rank, salt: 0, start: 0, end, tail };
+        if self.rng.chance(40) {
+            name.instance = worker.instance;
+            name.rank = KvRank::new(7, 3);
+        }
+        let context = Context { model: worker.spec.model, node, connection: worker.connection };
+        match self.rng.below(3) {
+            0 => drop(self.ping(-1)),
+            1 => assert!(self.prepare_store(context, name).is_none(), "a stranger may write"),
+            _ => assert!(self.prepare_retrieve(context, name).is_none(), "a stranger may read"),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The simulated node: clients, their copies, the arena's bytes, the core, and the model beside it.
+
+mod calls;
+mod checks;
+mod clients;
+mod faults;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_store::{Core, CoreConfig, Time};
+use larder_wire::object::KvRank;
+
+use crate::model::{Key, Model, Name};
+use crate::rng::Rng;
+use crate::scenario::{EngineSpec, Millis, Scenario};
+use crate::trace::Trace;
+
+/// Something that a client will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrive(usize),
+    Query(usize),
+    Retrieve { request: usize, worker: usize, start: u32 },
+    Store { request: usize, worker: usize, start: u32, end: u32 },
+    End(usize),
+    Copy(usize),
+    Commit(usize),
+    Ping(usize),
+    Fault,
+}
+
+/// A worker process and its place in an engine.
+#[derive(Clone, Debug)]
+struct Worker {
+    spec: EngineSpec,
+    rank: KvRank,
+    instance: i64,
+    connection: u64,
+    silent_until: Millis,
+}
+
+/// An engine's scheduler.
+#[derive(Clone, Debug)]
+struct Engine {
+    spec: EngineSpec,
+    connection: u64,
+    workers: Vec<usize>,
+}
+
+/// A request on its way.
+#[derive(Clone, Debug)]
+struct Request {
+    engine: usize,
+    id: u32,
+    salt: u8,
+    node: u16,
+    /// What the scheduler was told.
+    hit: u32,
+}
+
+/// A slot: its first page, its pages, and whose bytes belong there.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    page: u64,
+    pages: u64,
+    key: Key,
+}
+
+/// The slots of a transfer.
+#[derive(Clone, Debug)]
+struct Granted {
+    seq: u64,
+    places: Vec<Place>,
+}
+
+/// Bytes on their way between a worker and the arena.
+#[derive(Clone, Debug)]
+struct Copy {
+    write: bool,
+    worker: usize,
+    model: u8,
+    node: u16,
+    name: Name,
+    seq: u64,
+    places: Vec<Place>,
+    /// Pages copied.
+    at: u64,
+    /// Pages of each step.
+    stride: u64,
+    /// Its process lives to say that it is done.
+    commits: bool,
+    running: bool,
+}
+
+/// What a peer asked for.
+#[derive(Clone, Debug)]
+struct PeerRequest {
+    id: u64,
+    owner: u64,
+    keys: Vec<Key>,
+}
+
+/// What was seen in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Pages that readers checked.
+    pub pages_read: u64,
+    /// Pages that writers wrote.
+    pub pages_written: u64,
+    /// Of those, by copies whose worker or connection was gone.
+    pub orphan_pages_written: u64,
+    /// The same for reading.
+    pub orphan_pages_read: u64,
+    /// Stores that memory could not be made for.
+    pub stores_refused: u64,
+    /// Copies that were cut off by the contract, not by their end.
+    pub copies_cut: u64,
+    /// Stores prepared under the name of one that was still known.
+    pub stores_equal: u64,
+    /// Commits that came too late.
+    pub commits_late: u64,
+    /// Chunks evicted by stores where the exact order was checked.
+    pub evictions_judged: u64,
+}
+
+/// Everything there is in a run.
+#[derive(Debug)]
+pub struct World {
+    scenario: Rc<Scenario>,
+    rng: Rng,
+    now: Millis,
+    core: Core,
+    model: Model,
+    /// What lies in each page: whose bytes, and which of them.
+    memory: Vec<u64>,
+    copies: Vec<Copy>,
+    engines: Vec<Engine>,
+    workers: Vec<Worker>,
+    requests: Vec<Request>,
+    /// Request ids by number.
+    ids: Vec<Arc<str>>,
+    peers: Vec<PeerRequest>,
+    queue: BinaryHeap<Reverse<(Millis, u64, Event)>>,
+    scheduled: u64,
+    calls: u64,
+    next_name: u64,
+    seen: Seen,
+    /// What happened.
+    pub trace: Trace,
+}
+
+impl World {
+    /// Draws a run.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let scenario = Rc::new(Scenario::draw(&mut rng));
+        let config = CoreConfig {
+            capacity_bytes: scenario.capacity,
+            align_bytes: scenario.page,
+            eviction: scenario.eviction,
+            trim: scenario.trim,
+            read_ttl: Duration::from_millis(scenario.read_ttl),
+            write_ttl: Duration::from_millis(scenario.write_ttl),
+            session_ttl: Duration::from_millis(scenario.session_ttl),
+            worker_reap_timeout: scenario.reap.map(Duration::from_millis),
+            worker_registration_grace: Duration::from_millis(scenario.grace),
+            quarantine: Duration::from_millis(scenario.quarantine),
+            ..CoreConfig::default()
+        };
+        Self {
+            core: Core::new(config),
+            model: Model::new(scenario.clone()),
+            memory: vec![0; (scenario.capacity / scenario.page) as usize],
+            scenario,
+            rng,
+            now: 0,
+            copies: Vec::new(),
+            engines: Vec::new(),
+            workers: Vec::new(),
+            requests: Vec::new(),
+            ids: Vec::new(),
+            peers: Vec::new(),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            calls: 0,
+            next_name: 1,
+            seen: Seen::default(),
+            trace: Trace::default(),
+        }
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// If the core does anything that it should not.
+    pub fn run(&mut self) {
+        self.start();
+        while self.calls < self.scenario.calls {
+            let Some(Reverse((at, _, event))) = self.queue.peek().copied() else { break };
+            if self.wake_before(at) {
+                continue;
+            }
+            self.queue.pop();
+            self.now = at;
+            self.model.advance(at);
+            self.cut_copies();
+            self.handle(event);
+        }
+        self.finish();
+    }
+
+    /// What was seen.
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// The core, to look at.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// What was drawn.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    fn time(&self) -> Time {
+        Time::from_millis(self.now)
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next_name += 1;
+        self.next_name
+    }
+
+    fn schedule(&mut self, after: Millis, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse((self.now + after, self.scheduled, event)));
+    }
+
+    /// A typical wait.
+    fn pause(&mut self) -> Millis {
+        self.rng.between(0, 2 * self.scenario.pace)
+    }
+
+    /// Wakes the core if it asked for it before `at`, in runs in which somebody does.
+    fn wake_before(&mut self, at: Millis) -> bool {
+        let due = self.core.next_deadline().map(Time::as_millis);
+        let Some(due) = due.filter(|due| self.scenario.driven && *due < at) else { return false };
+        self.now = due;
+        self.advance();
+        true
+    }
+
+    /// All clients stop; nothing of them may remain.
+    fn finish(&mut self) {
+        let s = self.scenario.clone();
+        if self.rng.chance(50) {
+            let connections: Vec<u64> = self.workers.iter().map(|w| w.connection).collect();
+            connections
+                .into_iter()
+                .chain(self.engines.clone().iter().map(|e| e.connection))
+                .for_each(|c| self.lose(c));
+            self.peers.clone().iter().for_each(|p| self.lose(p.owner));
+            self.now += s.quarantine.max(2 * s.read_ttl);
+        } else {
+            self.now += s.session_ttl.max(2 * s.write_ttl).max(2 * s.read_ttl) + s.quarantine;
+        }
+        self.advance();
+        assert!(self.model.is_idle(), "the model has let go of everything");
+        let gauges = self.core.gauges();
+        let held =
+            [gauges.sessions, gauges.lookup_leases, gauges.stores, gauges.retrieves, gauges.peer_leases];
+        assert_eq!(held, [0; 5], "somebody still holds something");
+        assert_eq!(
+            (gauges.quarantined_objects, gauges.l1.staged_objects, gauges.l1.unlinked_objects),
+            (0, 0, 0)
+        );
+        assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "all that is left may be evicted");
+        self.clear(true);
+        assert_eq!(self.core.gauges().l1.used_bytes, 0, "memory was lost");
+    }
+}
