@@ -9,7 +9,8 @@
 //!
 //! - Victim: the coldest of T1 while |T1| is at least `p` (rounded down), else the coldest of T2;
 //!   the other list when that one has nobody.
-//! - A chunk that is new goes to T1; one that is remembered to T2.
+//! - A chunk that is new goes to T1; one that is remembered to T2. (LMCache puts it in T1, as a
+//!   reservation says nothing of use. Here it enters when it is stored, and T2 hits more.)
 //! - A lookup that finds a chunk moves it to T2. [Touching](EvictionPolicy::used) it moves it to the
 //!   warm end of its own list: within one request that is no evidence (LMCache promotes then as
 //!   well, but does not touch what it has just stored).
@@ -25,8 +26,7 @@
 //! it, so they cost nothing when a victim is named.
 //!
 //! Cost: O(1), amortised, for each operation and each chunk named. Memory: 9 bytes for each chunk
-//! id, about 25 for each key remembered, of which there are at most as many as `c`... `2c` with an
-//! empty cache.
+//! id, about 25 for each key remembered; chunks and keys together are at most `2c`.
 //!
 //! Guarantee: in each of T1 and T2 a prompt is evicted from its end, as under LRU. Across them not:
 //! the head of a prompt that was asked for may leave T2 before its never used tail leaves T1, if `p`
