@@ -259,8 +259,10 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         capacity_bytes: config.l1.bytes,
         align_bytes: config.l1.align_bytes,
         eviction: match eviction.policy {
+            EvictionPolicy::Lru => EvictionKind::Lru,
+            EvictionPolicy::Arc => EvictionKind::Arc,
+            EvictionPolicy::IsolatedLru => EvictionKind::IsolatedLru,
             EvictionPolicy::Noop => EvictionKind::Noop,
-            _ => EvictionKind::Lru,
         },
         trim: eviction
             .background_trim

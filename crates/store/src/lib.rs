@@ -8,6 +8,7 @@
 //! Rooms, from the bottom up:
 //!
 //! - [`l1`]: the memory tier: allocator, chunks and their objects, eviction order.
+//! - [`quota`]: how much each tenant may hold, and does.
 //! - [`fold`]: how long a prefix is servable when layers have attention windows.
 //! - [`lease`]: shares of objects held for readers, and when they end.
 //! - [`l2`]: what adapters are asked for and what they answer.
@@ -29,6 +30,7 @@ pub mod layout;
 pub mod lease;
 pub mod policy;
 pub mod prefetch;
+pub mod quota;
 pub mod session;
 pub mod time;
 pub mod transfer;
@@ -38,5 +40,6 @@ pub mod write_back;
 pub use crate::core::{Core, CoreConfig};
 pub use crate::ids::{ConnectionId, InstanceId};
 pub use crate::layout::Layout;
+pub use crate::quota::Quotas;
 pub use crate::time::Time;
 pub use crate::transfer::Slot;

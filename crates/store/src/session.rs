@@ -412,6 +412,7 @@ fn take_shares(
     readers: u32,
     hit: u32,
 ) -> Vec<Row> {
+    chunks.iter().take(hit as usize).flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
         let needed = unfold(hit, *window);

@@ -30,7 +30,7 @@ const SHARE: Kind = Number(Above0(1.0));
 const GIB: Kind = Number(Above0(larder_server::config::SIZE_GIB_MAX));
 
 /// Why a policy that will be served is not yet.
-const POLICY_NOT_YET: &str = "not served by this version; use LRU or noop";
+const POLICY_NOT_YET: &str = "not served by this version, which has no quotas to set; use LRU, ARC or noop";
 
 #[rustfmt::skip]
 pub(crate) static TABLE: &[Group] = &[
@@ -157,7 +157,7 @@ pub(crate) static TABLE: &[Group] = &[
     Group { heading: "Eviction", flags: &[
         served("eviction-policy", OneOf(&[
             yes("LRU"),
-            no("ARC", POLICY_NOT_YET),
+            yes("ARC"),
             no("IsolatedLRU", POLICY_NOT_YET),
             yes("noop"),
         ]), Is("LRU"),

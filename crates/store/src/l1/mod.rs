@@ -22,6 +22,7 @@
 //! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
 //! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
 //!   later chunk of a prompt never costs an earlier one of it.
+//! - Every byte an object owns is on the account of its cache salt ([`quota`](crate::quota)).
 
 pub mod alloc;
 pub mod eviction;
@@ -37,11 +38,12 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
-use self::eviction::{EvictionKind, EvictionPolicy};
+use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
 use self::names::{NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::quota::{Ledger, SaltId};
 
 /// A chunk that has at least one object, staged or resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +92,7 @@ enum State {
 #[derive(Debug)]
 struct Object {
     chunk: ChunkId,
+    salt: SaltId,
     cell: Cell,
     extent: Extent,
     layout: Layout,
@@ -127,6 +130,8 @@ pub struct L1 {
     objects: Slab<Object>,
     by_offset: BTreeMap<u64, ObjectId>,
     order: Box<dyn EvictionPolicy>,
+    quotas_enforced: bool,
+    pub(crate) ledger: Ledger,
     operation: u64,
     evictable_bytes: u64,
     staged: u64,
@@ -139,6 +144,7 @@ pub struct L1 {
 impl L1 {
     /// An empty tier over an arena of `capacity` bytes.
     pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
+        let order = eviction.create();
         Self {
             alloc: Allocator::new(capacity, align),
             names: Names::default(),
@@ -146,7 +152,9 @@ impl L1 {
             chunks: Slab::new(),
             objects: Slab::new(),
             by_offset: BTreeMap::new(),
-            order: eviction.create(),
+            quotas_enforced: order.enforces_quotas(),
+            ledger: Ledger::default(),
+            order,
             operation: 0,
             evictable_bytes: 0,
             staged: 0,
@@ -198,6 +206,11 @@ impl L1 {
         }
     }
 
+    /// The chunk of an object that is linked.
+    pub(crate) fn chunk_of(&self, object: ObjectId) -> ChunkId {
+        self.object(object).chunk
+    }
+
     /// Whether an object that somebody pins can still be found.
     pub fn is_resident(&self, object: ObjectId) -> bool {
         self.object(object).state == State::Resident
@@ -225,6 +238,12 @@ impl L1 {
         }
     }
 
+    /// A lookup found a chunk: it was worth keeping. Once for each chunk and lookup; touching it, which
+    /// one request does several times, does not say so.
+    pub fn found(&mut self, chunk: ChunkId) {
+        self.order.reused(chunk);
+    }
+
     /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
     pub fn protect(&mut self, chunk: ChunkId) {
         self.chunks[chunk.0 as usize].protected_by = self.operation;
@@ -243,7 +262,8 @@ impl L1 {
         layout: &Layout,
         retention: Retention,
     ) -> Result<ObjectId, Refused> {
-        let known = self.chunk(model, salt, hash);
+        let name = self.names.find(model, salt);
+        let known = name.and_then(|name| self.map.get(&(name, *hash)).copied());
         if let Some(found) = known.and_then(|c| self.object_in(c, cell)) {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
@@ -253,14 +273,22 @@ impl L1 {
         if let Some(chunk) = known {
             self.chunks[chunk.0 as usize].protected_by = self.operation;
         }
-        let Some(extent) = self.make_room(layout.bytes()) else {
+        let account = match name {
+            Some(name) => self.names.salt(name),
+            None => self.ledger.open(salt),
+        };
+        self.ledger.join(account);
+        let Some(extent) = self.make_room(layout.bytes(), account) else {
+            self.ledger.credit(account, 0);
             self.counters.refused_objects += 1;
             return Err(Refused::NoRoom);
         };
+        self.ledger.charge(account, extent.len);
         self.frontier = self.frontier.max(extent.end());
-        let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash));
+        let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
         let object = Object {
             chunk,
+            salt: account,
             cell,
             extent,
             layout: layout.clone(),
@@ -329,6 +357,10 @@ impl L1 {
     /// Removes an object from the index at once. Its memory stays as long as it is pinned: a staged
     /// object by its writer, a resident one by its readers.
     pub fn unlink(&mut self, id: ObjectId) {
+        self.unlink_as(id, Gone::Removed);
+    }
+
+    fn unlink_as(&mut self, id: ObjectId, how: Gone) {
         let Object { chunk, state, pins, loans, extent, .. } = *self.object(id);
         match state {
             State::Unlinked => return,
@@ -349,7 +381,7 @@ impl L1 {
         }
         self.object_mut(id).state = State::Unlinked;
         if self.chunks[chunk.0 as usize].objects.is_empty() {
-            self.remove_chunk(chunk);
+            self.remove_chunk(chunk, how);
         }
         if pins == 0 && loans == 0 {
             self.free(id);
@@ -486,6 +518,11 @@ impl L1 {
         }
     }
 
+    /// Whether quotas have an effect: the eviction policy is one that enforces them.
+    pub fn quotas_enforced(&self) -> bool {
+        self.quotas_enforced
+    }
+
     /// What happened in L1 since the start.
     pub fn counters(&self) -> &L1Counters {
         &self.counters
@@ -507,8 +544,8 @@ impl L1 {
         self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
     }
 
-    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> ChunkId {
-        let name = self.names.acquire(model, salt);
+    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash, account: SaltId) -> ChunkId {
+        let name = self.names.acquire(model, salt, account);
         let chunk = Chunk {
             name,
             hash: *hash,
@@ -524,8 +561,9 @@ impl L1 {
         id
     }
 
-    fn remove_chunk(&mut self, id: ChunkId) {
+    fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
+        self.order.forget(id, &about(&self.names, &chunk), how);
         debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
         self.map.remove(&(chunk.name, chunk.hash));
         self.names.release(chunk.name);
@@ -541,7 +579,7 @@ impl L1 {
         let after = if evictable { chunk.resident_bytes } else { 0 };
         self.evictable_bytes = self.evictable_bytes - before + after;
         match (chunk.listed, evictable) {
-            (false, true) => self.order.enter(id),
+            (false, true) => self.order.enter(id, &about(&self.names, chunk)),
             (true, false) => self.order.leave(id),
             _ => {}
         }
@@ -552,6 +590,7 @@ impl L1 {
         let object = self.objects.remove(id.0 as usize);
         debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
         self.by_offset.remove(&object.extent.offset);
+        self.ledger.credit(object.salt, object.extent.len);
         self.alloc.release(object.extent);
     }
 
@@ -561,6 +600,7 @@ impl L1 {
     /// If anything disagrees.
     pub fn check(&self) {
         let mut pins = HashMap::<ChunkId, u64>::new();
+        let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
         let mut end = 0;
         for (offset, id) in &self.by_offset {
@@ -569,6 +609,8 @@ impl L1 {
             assert!(o.extent.offset >= end, "objects overlap at {offset}");
             end = o.extent.end();
             used += o.extent.len;
+            let account = by_salt.entry(o.salt).or_default();
+            *account = (account.0 + 1, account.1 + o.extent.len);
             assert!(o.extent.len >= o.layout.bytes(), "object larger than its memory");
             let linked = self.chunks.get(o.chunk.0 as usize).is_some_and(|c| c.objects.contains(id));
             assert_eq!(linked, o.state != State::Unlinked, "{o:?} linked");
@@ -593,11 +635,14 @@ impl L1 {
         assert_eq!(used, self.alloc.used_bytes(), "bytes accounted = bytes used");
         assert_eq!((staged, resident), (self.staged, self.resident), "object counts");
         assert_eq!(staged_bytes, self.staged_bytes, "staged bytes");
+        self.ledger.check(&by_salt);
         let mut evictable = 0;
         for (i, c) in &self.chunks {
             let id = ChunkId(i as u32);
             assert_eq!(self.map.get(&(c.name, c.hash)), Some(&id), "chunk is found by its key");
             assert!(!c.objects.is_empty(), "empty chunk kept");
+            let salt = self.names.salt(c.name);
+            assert!(c.objects.iter().all(|o| self.object(*o).salt == salt), "salt of {id:?}");
             assert_eq!(c.pins, pins.get(&id).copied().unwrap_or(0), "pins of {id:?}");
             assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
             evictable += if c.listed { c.resident_bytes } else { 0 };
@@ -627,6 +672,11 @@ impl L1 {
     pub fn temporary_objects(&self) -> u64 {
         self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count() as u64
     }
+}
+
+/// What a policy may want to know of a chunk.
+fn about<'a>(names: &Names, chunk: &'a Chunk) -> About<'a> {
+    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name) }
 }
 
 /// What is in L1 at one moment.

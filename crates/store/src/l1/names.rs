@@ -5,6 +5,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::eviction::digest;
+use crate::quota::SaltId;
+
 /// A (model, salt) pair; valid as long as some chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NameId(u32);
@@ -13,6 +16,8 @@ pub(super) struct NameId(u32);
 struct Entry {
     name: (Arc<str>, Arc<str>),
     chunks: u32,
+    salt: SaltId,
+    digest: u64,
 }
 
 /// All (model, salt) pairs in use. An entry goes with its last chunk, so clients that make up names
@@ -41,11 +46,23 @@ impl Names {
         &self.entries[id.0 as usize].name
     }
 
-    /// One more chunk uses this pair.
-    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>) -> NameId {
+    /// The salt's account. It is open as long as some chunk of the pair has an object.
+    pub(super) fn salt(&self, id: NameId) -> SaltId {
+        self.entries[id.0 as usize].salt
+    }
+
+    /// A digest of the pair, the same whenever it comes back.
+    pub(super) fn digest(&self, id: NameId) -> u64 {
+        self.entries[id.0 as usize].digest
+    }
+
+    /// One more chunk uses this pair, whose salt has the account `account`.
+    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: SaltId) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
             let name = (model.clone(), salt.clone());
-            let id = NameId(self.entries.insert(Entry { name: name.clone(), chunks: 0 }) as u32);
+            let digest = digest(digest(0, model.as_bytes()), salt.as_bytes());
+            let entry = Entry { name: name.clone(), chunks: 0, salt: account, digest };
+            let id = NameId(self.entries.insert(entry) as u32);
             self.ids.insert(name, id);
             id
         });

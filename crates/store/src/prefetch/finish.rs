@@ -158,6 +158,7 @@ impl Core {
         let chunks = hit(&windows, job.columns, there);
         let l1_chunks = hit(&windows, job.columns, in_l1).min(chunks);
         let mut report = Hit { chunks, l1_chunks, ..Hit::default() };
+        self.note_found(&job, chunks);
         let mut hits = Vec::new();
         let mut rows = Vec::with_capacity(job.rows.len());
         for (row, window) in windows.iter().enumerate() {
@@ -198,6 +199,19 @@ impl Core {
             requested_chunks,
             hit,
         }));
+    }
+
+    /// Tells L1 which chunks of a hit it had. What was loaded is new to it.
+    fn note_found(&mut self, job: &Job, chunks: u32) {
+        for column in 0..chunks {
+            let l1_object = (0..job.rows.len() as u32).find_map(|row| match job.state(row, column) {
+                CellState::L1(object) => Some(object),
+                _ => None,
+            });
+            if let Some(object) = l1_object {
+                self.l1.found(self.l1.chunk_of(object));
+            }
+        }
     }
 
     /// Lets everything stay in L1, held by nobody.
