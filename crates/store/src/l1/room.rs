@@ -131,9 +131,9 @@ impl L1 {
                 }
             });
         }
-        let others = self.cheapest_part(found?, len, &own);
-        own.extend(others);
-        Some(own)
+        let mut victims = self.cheapest_part(found?, len, &own);
+        victims.append(&mut own);
+        Some(victims)
     }
 
     /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.
