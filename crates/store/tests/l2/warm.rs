@@ -65,12 +65,12 @@ fn c14_full_drops_only_the_contended_chunk() {
     let mut rig = Rig::simple(16);
     rig.reregister(&[None, None]);
     let p = prompt(1, 3);
-    rig.store(&p, 0, 1);
+    rig.store(&p, 2, 3);
     rig.settle();
     rig.driver.adapters[0].objects.clear();
-    rig.put(0, &p, &[1, 2]);
+    rig.put(0, &p, &[0, 1]);
     rig.put_group(0, 1, &p, &[0, 1, 2]);
-    rig.prepare("storer", &p, 2, 3);
+    rig.prepare("storer", &p, 1, 2);
     let result = rig.warmed(&p, Fetch::Full);
     assert_eq!(result, WarmResult { chunks: 2, l1_objects: 1, l2_objects: 3, total_objects: 6 });
 }
