@@ -131,14 +131,14 @@ impl Core {
             return Some(Hit::default());
         };
         let cells = model.cells(spec.world_size, spec.worker_id);
-        let hit = find_hit(&self.l1, model, &cells, spec);
+        let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
         if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {
             let shape = shape(model, spec.world_size, spec.worker_id);
             let job = self.submit_lookup(now, id, spec, shape);
             self.session_mut(id).job = Some(job);
             return None;
         }
-        let rows = take_shares(&mut self.l1, model, &cells, spec, hit);
+        let rows = take_shares(&mut self.l1, model, &cells, spec.readers, &chunks[..hit as usize]);
         let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
         let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
         self.count_hit(spec.chain.len() as u32, &report);
@@ -374,16 +374,23 @@ impl Core {
     }
 }
 
-/// The longest prefix that every row can serve from L1.
-fn find_hit(l1: &L1, model: &Model, cells: &[(Cell, Option<u32>)], spec: &LookupSpec<'_>) -> u32 {
+/// The longest prefix that every row can serve from L1, and the entries of its chunks.
+fn find_hit(
+    l1: &L1,
+    model: &Model,
+    cells: &[(Cell, Option<u32>)],
+    spec: &LookupSpec<'_>,
+) -> (u32, Vec<Option<ChunkId>>) {
     let mut fold = Fold::new(cells.iter().map(|(_, window)| *window));
+    let mut chunks = Vec::with_capacity(spec.chain.len());
     for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
+        chunks.push(chunk);
         let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
         if !fold.push(present) {
             break;
         }
     }
-    fold.hit()
+    (fold.hit(), chunks)
 }
 
 /// The object in a cell, if it is resident and of a size that some worker of the model can read.
@@ -391,24 +398,22 @@ fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l
     l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
 }
 
-/// Pins what each row needs of the hit, one share per reader.
+/// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
     l1: &mut L1,
     model: &Model,
     cells: &[(Cell, Option<u32>)],
-    spec: &LookupSpec<'_>,
-    hit: u32,
+    readers: u32,
+    chunks: &[Option<ChunkId>],
 ) -> Vec<Row> {
-    let chunks: Vec<Option<ChunkId>> =
-        l1.leading_chunks(spec.model, spec.salt, &spec.chain[..hit as usize]).collect();
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
-        let needed = unfold(hit, *window);
+        let needed = unfold(chunks.len() as u32, *window);
         let first = needed.start;
         let grants: Vec<Grant> = needed
             .map(|column| {
                 let object = chunks[column as usize].and_then(|c| usable(l1, model, c, *cell));
-                Grant { object: object.expect("the hit was just found"), shares: spec.readers }
+                Grant { object: object.expect("the hit was just found"), shares: readers }
             })
             .collect();
         grants.iter().for_each(|g| l1.pin(g.object, g.shares));

@@ -38,7 +38,7 @@ use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
 use self::eviction::{EvictionKind, EvictionPolicy};
-use self::names::{NameId, Names};
+use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
@@ -122,7 +122,7 @@ struct Chunk {
 pub struct L1 {
     alloc: Allocator,
     names: Names,
-    map: HashMap<(NameId, ChunkHash), ChunkId>,
+    map: HashMap<ChunkKey, ChunkId>,
     chunks: Slab<Chunk>,
     objects: Slab<Object>,
     by_offset: BTreeMap<u64, ObjectId>,
@@ -165,7 +165,7 @@ impl L1 {
     /// The chunk's entry, if it has any object, staged or resident.
     pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
         let name = self.names.find(model, salt)?;
-        self.map.get(&(name, *hash)).copied()
+        self.map.get(&ChunkKey { name, hash: *hash }).copied()
     }
 
     /// Entries of the leading `hashes`, up to the first that has none.
@@ -176,7 +176,7 @@ impl L1 {
         hashes: &'a [ChunkHash],
     ) -> impl Iterator<Item = Option<ChunkId>> + 'a {
         let name = self.names.find(model, salt);
-        hashes.iter().map(move |h| self.map.get(&(name?, *h)).copied())
+        hashes.iter().map(move |h| self.map.get(&ChunkKey { name: name?, hash: *h }).copied())
     }
 
     /// The resident object in `cell` of `chunk`.
@@ -520,14 +520,14 @@ impl L1 {
             protected_by: self.operation,
         };
         let id = ChunkId(self.chunks.insert(chunk) as u32);
-        self.map.insert((name, *hash), id);
+        self.map.insert(ChunkKey { name, hash: *hash }, id);
         id
     }
 
     fn remove_chunk(&mut self, id: ChunkId) {
         let chunk = self.chunks.remove(id.0 as usize);
         debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
-        self.map.remove(&(chunk.name, chunk.hash));
+        self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
         self.names.release(chunk.name);
     }
 
@@ -596,7 +596,11 @@ impl L1 {
         let mut evictable = 0;
         for (i, c) in &self.chunks {
             let id = ChunkId(i as u32);
-            assert_eq!(self.map.get(&(c.name, c.hash)), Some(&id), "chunk is found by its key");
+            assert_eq!(
+                self.map.get(&ChunkKey { name: c.name, hash: c.hash }),
+                Some(&id),
+                "chunk is found by its key"
+            );
             assert!(!c.objects.is_empty(), "empty chunk kept");
             assert_eq!(c.pins, pins.get(&id).copied().unwrap_or(0), "pins of {id:?}");
             assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
