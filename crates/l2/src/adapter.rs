@@ -1,6 +1,6 @@
 //! The contract of every L2 adapter and of every layer around one.
 //!
-//! Rules that hold for all of them, and that [`conformance`](crate::conformance) checks:
+//! Rules that hold for all of them, and that the `conformance` suite checks:
 //!
 //! 1. **One result for each key**, in the order asked. A failure of one key says nothing about the
 //!    others, and a batch may mix sizes.

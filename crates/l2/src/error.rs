@@ -91,11 +91,13 @@ pub enum Retry {
 }
 
 /// Why an operation on one key failed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{context} ({kind})")]
 pub struct L2Error {
     kind: ErrorKind,
     retry: Retry,
     context: Cow<'static, str>,
+    #[source]
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -152,18 +154,6 @@ impl L2Error {
     /// Whether trying again may help.
     pub fn retry(&self) -> Retry {
         self.retry
-    }
-}
-
-impl fmt::Display for L2Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.context, self.kind)
-    }
-}
-
-impl Error for L2Error {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }
 

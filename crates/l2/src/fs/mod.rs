@@ -6,7 +6,8 @@
 //! length, and is a miss that the next store repairs.
 //!
 //! An object is opened once and moved in one call where the kernel does that, straight between the
-//! file and the arena, on threads that belong to the adapter.
+//! file and the arena, on threads that belong to the adapter. Objects are not cut into parts: a batch
+//! keeps the threads busy, and measured here one thread reads one object as fast as memory is copied.
 //!
 //! **Capacity** is exact: before an object is written, room for it is reserved, and whoever was not
 //! used for longest is removed until there is room. Objects that are being read stay. A bounded adapter
@@ -52,7 +53,7 @@ pub struct FsConfig {
     /// Where unfinished files live, relative to [`FsConfig::base_path`] and on the same file system;
     /// `None`: beside the finished ones.
     pub relative_tmp_dir: Option<PathBuf>,
-    /// Bytes that the kernel is told to fetch before the whole object is read; `None`: it decides.
+    /// Size of a first small read of a large object, before the rest is read; `None`: 16 KiB.
     pub read_ahead_bytes: Option<u64>,
     /// Whether to bypass the page cache where sizes allow it.
     pub use_odirect: bool,

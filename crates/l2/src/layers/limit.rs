@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use larder_wire::object::ObjectKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
@@ -97,7 +96,7 @@ impl Limit {
         call: impl Fn(Arc<dyn Adapter>, Vec<Transfer>) -> BoxFuture<'static, Results<T>>,
     ) -> Results<T> {
         let count = transfers.len();
-        let mut tasks: Vec<(usize, Result<JoinHandle<Results<T>>, L2Error>)> = Vec::new();
+        let mut tasks = Vec::new();
         for (units, part) in self.parts(transfers) {
             let places = self.places(units).await;
             let len = part.len();

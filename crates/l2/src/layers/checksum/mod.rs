@@ -47,6 +47,8 @@ struct Shared {
     inner: Arc<dyn Adapter>,
     pool: Pool,
     memory: Mutex<Memory>,
+    /// Locked before `memory`, and by threads of the pool alone: it is held while the file is written.
+    sidecar: Mutex<Option<Sidecar>>,
     in_flight: InFlight,
 }
 
@@ -55,7 +57,6 @@ struct Memory {
     records: HashMap<ObjectKey, Record>,
     /// Stores under way: what is read meanwhile may be the old or the new bytes.
     storing: HashMap<ObjectKey, usize>,
-    sidecar: Option<Sidecar>,
     pruning: bool,
 }
 
@@ -69,10 +70,10 @@ impl Checksum {
             Some((sidecar, records)) => (Some(sidecar), records),
             None => (None, HashMap::new()),
         };
-        let memory = Memory { records, storing: HashMap::new(), sidecar, pruning: false };
+        let memory = Mutex::new(Memory { records, storing: HashMap::new(), pruning: false });
         let pool = Pool::new("larder-l2-sum", WORKERS)?;
-        let memory = Mutex::new(memory);
-        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, in_flight: InFlight::new() }) })
+        let (sidecar, in_flight) = (Mutex::new(sidecar), InFlight::new());
+        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight }) })
     }
 
     /// Runs `work` to its end, whether or not anybody waits.
@@ -159,22 +160,37 @@ impl Shared {
         results
     }
 
-    async fn delete(&self, keys: Vec<ObjectKey>) -> Results<bool> {
+    async fn delete(self: &Arc<Self>, keys: Vec<ObjectKey>) -> Results<bool> {
         let deleted = self.inner.delete(keys.clone()).await;
         let gone = keys.into_iter().zip(&deleted).filter(|(_, result)| result.is_ok());
         self.write(gone.map(|(key, _)| Line::Remove(key)).collect()).await;
         deleted
     }
 
-    /// Takes `lines` into the records and the file.
-    async fn write(&self, mut lines: Vec<Line>) {
+    /// Takes `lines` into the records and the file, in the same order for both.
+    async fn write(self: &Arc<Self>, lines: Vec<Line>) {
+        if lines.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(self);
+        if let Ok(written) = self.pool.run(Lane::Ask, move || shared.write_blocking(lines)) {
+            // It has failed only if that thread panicked; then these objects are unverified.
+            let _ = written.await;
+        }
+    }
+
+    fn write_blocking(&self, mut lines: Vec<Line>) {
+        let mut sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = self.lock();
         lines.retain(|line| memory.apply(line));
-        let Memory { records, sidecar, .. } = &mut *memory;
-        if let Some(sidecar) = sidecar
-            && !lines.is_empty()
-            && let Err(error) = sidecar.append(&lines, records)
-        {
+        let Some(sidecar) = sidecar.as_mut().filter(|_| !lines.is_empty()) else { return };
+        let all = sidecar.wants_rewrite(lines.len(), memory.records.len()).then(|| memory.records.clone());
+        drop(memory);
+        let written = match all {
+            Some(records) => sidecar.rewrite(&records),
+            None => sidecar.append(&lines),
+        };
+        if let Err(error) = written {
             tracing::warn!(%error, "checksums are not written: objects are unverified after a restart");
         }
     }
@@ -199,7 +215,7 @@ impl Shared {
         });
     }
 
-    async fn prune(&self) {
+    async fn prune(self: &Arc<Self>) {
         let known: Vec<_> = self.lock().records.keys().cloned().collect();
         let mut there = HashSet::new();
         let mut cursor = None;

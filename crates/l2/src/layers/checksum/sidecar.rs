@@ -72,18 +72,19 @@ impl Sidecar {
         Ok((sidecar, records))
     }
 
-    /// Appends lines; `records` is what they lead to.
-    pub(super) fn append(&mut self, lines: &[Line], records: &HashMap<ObjectKey, Record>) -> io::Result<()> {
-        if self.lines + lines.len() > 2 * records.len() + OUTDATED_LINES {
-            return self.rewrite(records);
-        }
+    /// Whether so much would be outdated after `more` lines that the file is better written anew.
+    pub(super) fn wants_rewrite(&self, more: usize, records: usize) -> bool {
+        self.lines + more > 2 * records + OUTDATED_LINES
+    }
+
+    pub(super) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut text = String::new();
         lines.iter().for_each(|line| line.write(&mut text));
         self.lines += lines.len();
         self.file.write_all(text.as_bytes())
     }
 
-    fn rewrite(&mut self, records: &HashMap<ObjectKey, Record>) -> io::Result<()> {
+    pub(super) fn rewrite(&mut self, records: &HashMap<ObjectKey, Record>) -> io::Result<()> {
         let mut text = format!("{HEADER}\n");
         records.iter().for_each(|(key, record)| Line::Add(key.clone(), *record).write(&mut text));
         let unfinished = self.path.with_extension("tmp");
@@ -169,10 +170,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Busy);
         for n in 0..3 {
             records.insert(key(n), record(n as u8));
-            sidecar.append(&[Line::Add(key(n), record(n as u8))], &records).unwrap();
+            sidecar.append(&[Line::Add(key(n), record(n as u8))]).unwrap();
         }
         records.remove(&key(1));
-        sidecar.append(&[Line::Remove(key(1))], &records).unwrap();
+        sidecar.append(&[Line::Remove(key(1))]).unwrap();
         drop(sidecar);
         let mut text = fs::read_to_string(&path).unwrap();
         assert!(
@@ -193,10 +194,12 @@ mod tests {
         let directory = Directory::new("sidecar-outdated");
         let (mut sidecar, mut records) = Sidecar::open(directory.path()).unwrap();
         records.insert(key(1), record(1));
-        for _ in 0..2 * OUTDATED_LINES {
-            sidecar.append(&[Line::Add(key(1), record(1))], &records).unwrap();
+        while !sidecar.wants_rewrite(1, records.len()) {
+            sidecar.append(&[Line::Add(key(1), record(1))]).unwrap();
         }
-        assert!(sidecar.lines <= OUTDATED_LINES + 2);
+        assert_eq!(sidecar.lines, OUTDATED_LINES + 2);
+        sidecar.rewrite(&records).unwrap();
+        assert_eq!(sidecar.lines, 1);
         drop(sidecar);
         assert_eq!(Sidecar::open(directory.path()).unwrap().1, records);
     }
