@@ -138,7 +138,7 @@ impl Core {
             self.session_mut(id).job = Some(job);
             return None;
         }
-        let rows = take_shares(&mut self.l1, model, &cells, spec.readers, &chunks[..hit as usize]);
+        let rows = take_shares(&mut self.l1, &cells, &chunks, spec.readers, hit);
         let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
         let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
         self.count_hit(spec.chain.len() as u32, &report);
@@ -285,6 +285,12 @@ impl Core {
             self.deadlines.insert((expires, Deadline::Session(id)));
             return id;
         }
+        // A client that never ends its requests costs those that came first, not the server.
+        if self.sessions.len() >= self.config.sessions_max
+            && let Some((&oldest, _)) = self.sessions.first_key_value()
+        {
+            self.session_expired(oldest);
+        }
         let id = self.new_id();
         self.deadlines.insert((expires, Deadline::Session(id)));
         self.session_ids.insert(spec.request_id.clone(), id);
@@ -374,7 +380,7 @@ impl Core {
     }
 }
 
-/// The longest prefix that every row can serve from L1, and the entries of its chunks.
+/// The longest prefix that every row can serve from L1, and the chunks that were looked at.
 fn find_hit(
     l1: &L1,
     model: &Model,
@@ -382,7 +388,7 @@ fn find_hit(
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
     let mut fold = Fold::new(cells.iter().map(|(_, window)| *window));
-    let mut chunks = Vec::with_capacity(spec.chain.len());
+    let mut chunks = Vec::new();
     for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
         chunks.push(chunk);
         let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
@@ -401,18 +407,18 @@ fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l
 /// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
     l1: &mut L1,
-    model: &Model,
     cells: &[(Cell, Option<u32>)],
-    readers: u32,
     chunks: &[Option<ChunkId>],
+    readers: u32,
+    hit: u32,
 ) -> Vec<Row> {
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
-        let needed = unfold(chunks.len() as u32, *window);
+        let needed = unfold(hit, *window);
         let first = needed.start;
         let grants: Vec<Grant> = needed
             .map(|column| {
-                let object = chunks[column as usize].and_then(|c| usable(l1, model, c, *cell));
+                let object = chunks[column as usize].and_then(|c| l1.resident(c, *cell));
                 Grant { object: object.expect("the hit was just found"), shares: readers }
             })
             .collect();

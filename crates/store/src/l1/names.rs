@@ -44,10 +44,18 @@ struct Entry {
 pub(super) struct Names {
     ids: HashMap<(Arc<str>, Arc<str>), NameId>,
     entries: Slab<Entry>,
+    /// The pair that was acquired last: the chunks of one prompt come together, with the same `Arc`s.
+    last: Option<NameId>,
 }
 
 impl Names {
     pub(super) fn find(&self, model: &Arc<str>, salt: &Arc<str>) -> Option<NameId> {
+        if let Some(last) = self.last {
+            let name = &self.entries[last.0 as usize].name;
+            if Arc::ptr_eq(&name.0, model) && Arc::ptr_eq(&name.1, salt) {
+                return Some(last);
+            }
+        }
         // A pair of borrowed parts cannot be looked up in a map of pairs; cloning two Arcs is cheap.
         self.ids.get(&(model.clone(), salt.clone())).copied()
     }
@@ -65,6 +73,7 @@ impl Names {
             id
         });
         self.entries[id.0 as usize].chunks += 1;
+        self.last = Some(id);
         id
     }
 
@@ -74,6 +83,7 @@ impl Names {
         entry.chunks -= 1;
         if entry.chunks == 0 {
             let entry = self.entries.remove(id.0 as usize);
+            self.last = self.last.filter(|last| *last != id);
             self.ids.remove(&entry.name);
         }
     }

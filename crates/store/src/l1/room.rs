@@ -70,6 +70,10 @@ impl L1 {
             if self.chunks[chunk.0 as usize].protected_by == self.operation {
                 continue;
             }
+            // The usual case, objects of one size: the coldest chunk's place will do.
+            if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
+                return Some(vec![chunk]);
+            }
             let mut found = None;
             for extent in self.resident_extents(chunk) {
                 // Evicting the chunk frees all of its objects, so its last run may be the best.
