@@ -18,7 +18,7 @@ SEEDS ?= 200
 CASES ?= 20000
 KILLS ?= 1000
 
-.PHONY: help demo build venv test test-rust test-interop test-torture lint bench torture \
+.PHONY: help demo build venv test test-rust test-interop test-engines test-torture lint bench torture \
 	fuzz-smoke sim clean
 
 help: ## Show this list
@@ -33,13 +33,16 @@ build: ## Build the release server: target/release/larder
 venv: ## Make .cache/venv: vLLM for the CPU, LMCache, pytest (about 5 GB, once)
 	@scripts/venv
 
-test: test-rust test-interop test-torture ## All tests: Rust, the stock client, a short torture
+test: test-rust test-interop test-engines test-torture ## All tests: Rust, stock client, vLLM, short torture
 
 test-rust: ## Unit, property and simulation tests
 	cargo test --workspace --locked
 
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
 	$(PYTEST) tests/interop
+
+test-engines: build venv ## Two real vLLM engines that share one server
+	$(PYTHON) bench/e2e_two_engines
 
 test-torture: build venv ## The short torture: clients killed, garbage sent, server killed
 	$(PYTHON) tests/torture/run.py --short

@@ -39,8 +39,18 @@ class Round:
 class LiveEngine:
     """One engine process connected to the server at ``port``."""
 
-    def __init__(self, port: int, model_dir: str, log_path: str, *, heartbeat_interval_s: float = 10.0,
-                 mq_timeout_s: float = 30.0, prompts: int = 4, tokens: int = 1500, prompt_seed: int = 7) -> None:
+    def __init__(
+        self,
+        port: int,
+        model_dir: str,
+        log_path: str,
+        *,
+        heartbeat_interval_s: float = 10.0,
+        mq_timeout_s: float = 30.0,
+        prompts: int = 4,
+        tokens: int = 1500,
+        prompt_seed: int = 7,
+    ) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")
         self.process = subprocess.Popen(
@@ -50,7 +60,7 @@ class LiveEngine:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
 
-    def wait_ready(self, timeout_s: float = 300.0) -> "LiveEngine":
+    def wait_ready(self, timeout_s: float = 300.0) -> LiveEngine:
         self._read(timeout_s)
         return self
 
@@ -83,7 +93,7 @@ class LiveEngine:
                 self.process.wait()
         self._log.close()
 
-    def __enter__(self) -> "LiveEngine":
+    def __enter__(self) -> LiveEngine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -174,7 +174,10 @@ def test_reader_counts_that_make_no_sense(raw: RawConnection, tokens: list[int],
 
 def test_a_registration_beyond_all_memory(raw: RawConnection, tokens: list[int]) -> None:
     model, instance = fresh_model(), fresh_instance()
-    raw.send("register_kv_cache_engine_driven_context", registration(instance, model, hidden_dim_size=2**60, num_layers=2**30))
+    raw.send(
+        "register_kv_cache_engine_driven_context",
+        registration(instance, model, hidden_dim_size=2**60, num_layers=2**30),
+    )
     raw.poll(0.3)  # silence is as good as an answer here
     raw.send("prepare_store", key(model, tokens, 0, 64, "h0"), instance)
     message = raw.poll(5)

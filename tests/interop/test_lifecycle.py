@@ -97,7 +97,9 @@ def test_clear_keeps_what_is_leased_or_staged(
     assert worker.hit(other_tokens) == 4
 
 
-def test_forced_clear_removes_everything(worker: Worker, client: Any, tokens: list[int], other_tokens: list[int]) -> None:
+def test_forced_clear_removes_everything(
+    worker: Worker, client: Any, tokens: list[int], other_tokens: list[int]
+) -> None:
     worker.store(tokens)
     assert worker.lookup(tokens, fresh_request()) == 4
     writing = fresh_request()
@@ -109,7 +111,9 @@ def test_forced_clear_removes_everything(worker: Worker, client: Any, tokens: li
 
 
 @pytest.mark.ours
-def test_forced_clear_does_not_hand_out_memory_that_is_being_read(client: Any, worker: Worker, tokens: list[int]) -> None:
+def test_forced_clear_does_not_hand_out_memory_that_is_being_read(
+    client: Any, worker: Worker, tokens: list[int]
+) -> None:
     worker.store(tokens)
     request = fresh_request()
     assert worker.lookup(tokens, request) == 4

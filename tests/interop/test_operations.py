@@ -100,7 +100,9 @@ def test_an_unconsumed_lookup_can_be_released(worker: Worker, client: Any, token
     request = fresh_request()
     client.lookup(worker.key(tokens, request, worker_id=None), 1).result(ANSWER_S)
     worker.release(tokens, request)
-    assert client.query_prefetch_status(request).result(ANSWER_S) == 0, "released before the query: expected it consumed"
+    assert client.query_prefetch_status(request).result(ANSWER_S) == 0, (
+        "released before the query: expected it consumed"
+    )
 
 
 def test_opaque_request_settings_are_accepted(worker: Worker, tokens: list[int]) -> None:

@@ -169,10 +169,14 @@ def test_a_long_prompt(server: ServerProcess, client: Any) -> None:
 
 
 @pytest.mark.ours
-def test_a_reused_request_id_does_not_remember_other_tokens(worker: Worker, tokens: list[int], other_tokens: list[int]) -> None:
+def test_a_reused_request_id_does_not_remember_other_tokens(
+    worker: Worker, tokens: list[int], other_tokens: list[int]
+) -> None:
     request = fresh_request()
     assert worker.store(tokens, request) == [0, 1, 2, 3]
-    assert worker.store(other_tokens, request) == [0, 1, 2, 3], "other tokens under the same request id: expected new chunks"
+    assert worker.store(other_tokens, request) == [0, 1, 2, 3], (
+        "other tokens under the same request id: expected new chunks"
+    )
     for either in (tokens, other_tokens):
         reader = fresh_request()
         assert worker.lookup(either, reader) == 4

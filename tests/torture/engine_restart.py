@@ -32,7 +32,8 @@ def run(restarts: int) -> Report:
         vllm_e2e.ensure_model(model)
         with ServerProcess(chunk_size=CHUNK_TOKENS, l1_gib=0.5) as server:
             engine = LiveEngine(server.port, model, str(Path(folder) / "engine.log"),
-                                heartbeat_interval_s=HEARTBEAT_S, mq_timeout_s=MQ_TIMEOUT_S, prompts=PROMPTS)  # fmt: skip
+                                heartbeat_interval_s=HEARTBEAT_S, mq_timeout_s=MQ_TIMEOUT_S,
+                                prompts=PROMPTS)  # fmt: skip
             with engine:
                 try:
                     _live_through(engine.wait_ready(), server, restarts, report)

@@ -139,7 +139,9 @@ def run(seconds: float, seed: int) -> Report:
         counts = _serve_among(server, seconds, seed, report)
         report.counters |= {f"good client: {name}": value for name, value in vars(counts).items()}
         report.require(counts.chunks_verified > 0, "the good client verified nothing")
-        report.require(counts.slowest_ms < SLOWEST_MS, f"the good client waited {counts.slowest_ms} ms for one operation")
+        report.require(
+            counts.slowest_ms < SLOWEST_MS, f"the good client waited {counts.slowest_ms} ms for one operation"
+        )
         growth = server.resident_mib() - rss_before
         report.counters["resident memory, gained (MiB)"] = round(growth)
         report.require(growth < RSS_GROWTH_MIB, f"resident memory grew by {growth:.0f} MiB")

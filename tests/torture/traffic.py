@@ -40,7 +40,7 @@ class Counts:
     chunks_verified: int = 0
     slowest_ms: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
+    def __add__(self, other: Counts) -> Counts:
         both = Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
         both.slowest_ms = max(self.slowest_ms, other.slowest_ms)
         return both

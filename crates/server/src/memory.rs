@@ -4,7 +4,7 @@
 //! store that pays for it. So once a worker has registered, a thread keeps some memory beyond the
 //! last slot handed out ready, in steps of one huge page; then it sleeps until more is used. A
 //! server that nobody registers with commits nothing, and one that stays small commits no more than
-//! [`AHEAD_BYTES_MAX`] too much.
+//! 1 GiB too much.
 //!
 //! A slot is handed out only when its memory is committed, so workers never meet a full `/dev/shm`.
 

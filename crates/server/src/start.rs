@@ -31,6 +31,10 @@ use crate::state::State;
 /// How long memory that a vanished worker may still be using is left alone.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
+/// Requests that may be open at once. Engines run thousands; clients that never end their requests
+/// leave them to the session TTL.
+const SESSIONS_MAX: usize = 1 << 16;
+
 /// How long a shutdown waits for HTTP answers that are under way.
 const HTTP_LINGER: Duration = Duration::from_secs(1);
 
@@ -153,7 +157,8 @@ impl Server {
         tracing::info!(
             "ready: requests on {}, L1 {size} ({pool}), admin on {http}; connect vLLM with \
              --kv-transfer-config '{{\"kv_connector\":\"LMCacheMPConnector\",\"kv_role\":\"kv_both\",\
-             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port}}}}}'",
+             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port},\
+             \"lmcache.mp.mp_transfer_mode\":\"engine_driven\"}}}}'",
             endpoints.join(" and "),
         );
     }
@@ -238,6 +243,7 @@ fn core_config(config: &Config) -> CoreConfig {
         read_ttl: config.l1.read_ttl,
         write_ttl: config.l1.write_ttl,
         session_ttl: config.liveness.session_ttl,
+        sessions_max: SESSIONS_MAX,
         worker_reap_timeout: config.liveness.worker_reap_timeout,
         worker_registration_grace: config.liveness.worker_registration_grace,
         quarantine: QUARANTINE,

@@ -35,6 +35,8 @@ pub enum Fault {
     Clear,
     /// Everything is cleared.
     ForcedClear,
+    /// The machine runs out of memory for the end of the arena.
+    CutMemory,
     /// A peer looks up, asks, unlocks, or vanishes.
     Peer,
     /// A burst of requests for one prompt.
@@ -44,7 +46,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::WorkerCrash,
         Self::WorkerFlap,
         Self::SchedulerLoss,
@@ -54,6 +56,7 @@ impl Fault {
         Self::OverRelease,
         Self::Clear,
         Self::ForcedClear,
+        Self::CutMemory,
         Self::Peer,
         Self::Twins,
         Self::Stranger,

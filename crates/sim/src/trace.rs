@@ -20,6 +20,7 @@ pub enum Call {
     Ping { instance: i64 },
     Lost { connection: u64 },
     Clear { force: bool },
+    CutMemory { end: u64 },
     Lookup(LookupCall),
     Query { request: u32 },
     Free { request: u32, rank: Option<u32>, start: u32, end: u32 },

@@ -45,6 +45,8 @@ pub struct CoreConfig {
     pub write_ttl: Duration,
     /// How long a session lives at most.
     pub session_ttl: Duration,
+    /// How many sessions there may be; one more ends the oldest.
+    pub sessions_max: usize,
     /// A worker that has pinged and then is silent for this long is dropped. `None`: never.
     pub worker_reap_timeout: Option<Duration>,
     /// The same for a worker that never pinged.
@@ -94,6 +96,7 @@ impl Default for CoreConfig {
             read_ttl: Duration::from_secs(300),
             write_ttl: Duration::from_secs(600),
             session_ttl: Duration::from_secs(600),
+            sessions_max: 1 << 16,
             worker_reap_timeout: Some(Duration::from_secs(120)),
             worker_registration_grace: Duration::from_secs(3600),
             quarantine: Duration::from_secs(10),
@@ -275,7 +278,7 @@ impl Core {
                 Deadline::Job(id) => self.job_overdue(id),
                 Deadline::Load(io) => self.load_unanswered(io),
                 Deadline::Task(task) => self.store_unanswered(task),
-                Deadline::Warm(id) => self.warm_expired(id),
+                Deadline::Warm(id) => self.forget_warm(id),
             }
         }
     }

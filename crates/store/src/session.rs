@@ -131,14 +131,14 @@ impl Core {
             return Some(Hit::default());
         };
         let cells = model.cells(spec.world_size, spec.worker_id);
-        let hit = find_hit(&self.l1, model, &cells, spec);
+        let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
         if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {
             let shape = shape(model, spec.world_size, spec.worker_id);
             let job = self.submit_lookup(now, id, spec, shape);
             self.session_mut(id).job = Some(job);
             return None;
         }
-        let rows = take_shares(&mut self.l1, model, &cells, spec, hit);
+        let rows = take_shares(&mut self.l1, &cells, &chunks, spec.readers, hit);
         let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
         let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
         self.count_hit(spec.chain.len() as u32, &report);
@@ -285,6 +285,12 @@ impl Core {
             self.deadlines.insert((expires, Deadline::Session(id)));
             return id;
         }
+        // A client that never ends its requests costs those that came first, not the server.
+        if self.sessions.len() >= self.config.sessions_max
+            && let Some((&oldest, _)) = self.sessions.first_key_value()
+        {
+            self.session_expired(oldest);
+        }
         let id = self.new_id();
         self.deadlines.insert((expires, Deadline::Session(id)));
         self.session_ids.insert(spec.request_id.clone(), id);
@@ -374,16 +380,23 @@ impl Core {
     }
 }
 
-/// The longest prefix that every row can serve from L1.
-fn find_hit(l1: &L1, model: &Model, cells: &[(Cell, Option<u32>)], spec: &LookupSpec<'_>) -> u32 {
+/// The longest prefix that every row can serve from L1, and the chunks that were looked at.
+fn find_hit(
+    l1: &L1,
+    model: &Model,
+    cells: &[(Cell, Option<u32>)],
+    spec: &LookupSpec<'_>,
+) -> (u32, Vec<Option<ChunkId>>) {
     let mut fold = Fold::new(cells.iter().map(|(_, window)| *window));
+    let mut chunks = Vec::new();
     for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
+        chunks.push(chunk);
         let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
         if !fold.push(present) {
             break;
         }
     }
-    fold.hit()
+    (fold.hit(), chunks)
 }
 
 /// The object in a cell, if it is resident and of a size that some worker of the model can read.
@@ -391,25 +404,23 @@ fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l
     l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
 }
 
-/// Pins what each row needs of the hit, one share per reader.
+/// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
     l1: &mut L1,
-    model: &Model,
     cells: &[(Cell, Option<u32>)],
-    spec: &LookupSpec<'_>,
+    chunks: &[Option<ChunkId>],
+    readers: u32,
     hit: u32,
 ) -> Vec<Row> {
-    let chunks: Vec<Option<ChunkId>> =
-        l1.leading_chunks(spec.model, spec.salt, &spec.chain[..hit as usize]).collect();
-    chunks.iter().flatten().for_each(|chunk| l1.found(*chunk));
+    chunks[..hit as usize].iter().flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
         let needed = unfold(hit, *window);
         let first = needed.start;
         let grants: Vec<Grant> = needed
             .map(|column| {
-                let object = chunks[column as usize].and_then(|c| usable(l1, model, c, *cell));
-                Grant { object: object.expect("the hit was just found"), shares: spec.readers }
+                let object = chunks[column as usize].and_then(|c| l1.resident(c, *cell));
+                Grant { object: object.expect("the hit was just found"), shares: readers }
             })
             .collect();
         grants.iter().for_each(|g| l1.pin(g.object, g.shares));

@@ -87,22 +87,22 @@ impl CacheKey {
     /// Reads a key from the front of `reader`.
     ///
     /// # Errors
-    /// A required field is missing, a field has another type or is negative, or the salt breaks the
-    /// rules. Tokens outside u32 decode; hashing them fails.
+    /// A required field is missing, a field has another type or is negative, a name is longer than
+    /// [`NAME_BYTES_MAX`](crate::msgpack::NAME_BYTES_MAX), or the salt breaks the rules. Tokens outside u32 decode; hashing them fails.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (mut model_name, mut world_size, mut worker_id, mut tokens) = (None, None, None, None);
         let (mut start, mut end, mut request_id) = (None, None, None);
         let (mut cache_salt, mut request_configs, mut num_kv_readers) = ("", None, None);
         reader.structure("key", |name, reader| {
             match name {
-                b"model_name" => model_name = Some(reader.str("model_name")?),
+                b"model_name" => model_name = Some(reader.name("model_name")?),
                 b"world_size" => world_size = Some(reader.u32("world_size")?),
                 b"worker_id" if reader.nil() => worker_id = Some(None),
                 b"worker_id" => worker_id = Some(Some(reader.u32("worker_id")?)),
                 b"token_ids" => tokens = Some(Tokens::decode(reader, "token_ids")?),
                 b"start" => start = Some(reader.u64("start")?),
                 b"end" => end = Some(reader.u64("end")?),
-                b"request_id" => request_id = Some(reader.str("request_id")?),
+                b"request_id" => request_id = Some(reader.name("request_id")?),
                 b"cache_salt" => cache_salt = reader.str("cache_salt")?,
                 b"request_configs" => request_configs = decode_request_configs(reader)?,
                 b"num_kv_readers" => num_kv_readers = Some(reader.i64("num_kv_readers")?),

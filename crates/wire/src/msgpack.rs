@@ -11,6 +11,9 @@ use crate::error::DecodeError;
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
+/// The longest name of a model or a request, in bytes. vLLM's are below 100.
+pub const NAME_BYTES_MAX: usize = 4096;
+
 /// Reads MessagePack values from the front of a byte slice.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
@@ -216,6 +219,16 @@ impl<'a> Reader<'a> {
     /// Reads text.
     pub fn str(&mut self, field: &'static str) -> Result<&'a str> {
         std::str::from_utf8(self.str_bytes(field)?).map_err(|_| DecodeError::Utf8 { field })
+    }
+
+    /// Reads the name of a model or a request. These are kept for as long as what they name, so they
+    /// are bounded by [`NAME_BYTES_MAX`].
+    pub fn name(&mut self, field: &'static str) -> Result<&'a str> {
+        let name = self.str(field)?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(DecodeError::TooMany { field, count: name.len(), limit: NAME_BYTES_MAX });
+        }
+        Ok(name)
     }
 
     /// Reads bytes; text is refused.
@@ -626,6 +639,17 @@ mod tests {
         let value = reader.loose_int("n")?;
         reader.finish("n")?;
         Ok(value)
+    }
+
+    #[test]
+    fn names_are_bounded_and_other_text_is_not() {
+        for (len, fits) in [(0, true), (NAME_BYTES_MAX, true), (NAME_BYTES_MAX + 1, false)] {
+            let mut writer = Writer::new();
+            writer.str(&"x".repeat(len));
+            let bytes = writer.into_bytes();
+            assert_eq!(Reader::new(&bytes).name("request_id").is_ok(), fits, "{len} bytes");
+            assert!(Reader::new(&bytes).str("text").is_ok());
+        }
     }
 
     #[test]

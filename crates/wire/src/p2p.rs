@@ -140,7 +140,7 @@ pub(crate) fn decode_object_key(reader: &mut Reader<'_>) -> Result<ObjectKey, De
     reader.structure("object key", |name, reader| {
         match name {
             b"chunk_hash" => chunk_hash = Some(decode_hash(reader, "chunk_hash")?),
-            b"model_name" => model_name = Some(reader.str("model_name")?),
+            b"model_name" => model_name = Some(reader.name("model_name")?),
             b"kv_rank" => {
                 let kv_rank_int = reader.int("kv_rank")?;
                 let fits = u32::try_from(kv_rank_int);

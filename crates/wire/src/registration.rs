@@ -232,7 +232,7 @@ impl EngineDrivenRegistration {
         reader.structure("registration", |name, reader| {
             match name {
                 b"instance_id" => instance_id = Some(reader.i64("instance_id")?),
-                b"model_name" => model_name = Some(reader.str("model_name")?),
+                b"model_name" => model_name = Some(reader.name("model_name")?),
                 b"world_size" => world_size = Some(reader.i64("world_size")?),
                 b"block_size" => block_size = Some(reader.i64("block_size")?),
                 b"num_layers" => num_layers = Some(reader.i64("num_layers")?),

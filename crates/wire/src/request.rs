@@ -472,7 +472,7 @@ impl Payloads<'_> {
     }
 
     fn text(&mut self, field: &'static str) -> Result<Arc<str>, DecodeError> {
-        self.next(field, |reader| reader.str(field).map(Arc::from))
+        self.next(field, |reader| reader.name(field).map(Arc::from))
     }
 
     /// Bytes as a slice of their frame.

@@ -20,12 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from .process import ServerProcess
 from .raw import OPERATIONS, RawConnection, decode, encode
 
-REPOSITORY = Path(__file__).parents[3]
-FOLDERS = (REPOSITORY / "crates/wire/tests/vectors", REPOSITORY / "tests/vectors")
+VECTORS = Path(__file__).parents[3] / "crates/wire/tests/vectors"
 
 ANSWER_S = 5.0
 SILENCE_S = 0.3
@@ -70,15 +68,13 @@ class Outcome:
     answers: list[Any] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: list[Message], pool_bytes: int) -> "Outcome":
+    def of(cls, messages: list[Message], pool_bytes: int) -> Outcome:
         ordered = sorted(messages, key=lambda m: m.client)  # stable: keeps each client's order
         return cls([comparable(m.frames, pool_bytes) for m in ordered])
 
 
 def load(name: str) -> Recording:
-    path = next((folder / name for folder in FOLDERS if (folder / name).exists()), None)
-    assert path is not None, f"{name} is in none of {[str(f) for f in FOLDERS]}"
-    content = json.loads(path.read_text())
+    content = json.loads((VECTORS / name).read_text())
     if "steps" in content:
         steps = [
             Step(i, s["note"], [_message(m) for m in s["messages"]], tuple(s.get("server_flags", ())))

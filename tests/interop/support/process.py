@@ -58,7 +58,8 @@ def eventually(condition: Callable[[], Any], expected: str, timeout_s: float = 1
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """SIGTERM, not SIGKILL: a server whose test runner was killed still removes its pool."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def larder_binary() -> str:
@@ -108,26 +109,51 @@ class ServerProcess:
     # -- life -------------------------------------------------------------
     def command(self) -> list[str]:
         if REFERENCE:
-            program = [str(Path(sys.executable).parent / "lmcache"), "server", "--no-l1-use-lazy",
-                       "--eviction-policy", "LRU", "--supported-transfer-mode", "auto",
-                       "--prometheus-port", str(free_port())]
+            program = [
+                str(Path(sys.executable).parent / "lmcache"),
+                "server",
+                "--no-l1-use-lazy",
+                "--eviction-policy",
+                "LRU",
+                "--supported-transfer-mode",
+                "auto",
+                "--prometheus-port",
+                str(free_port()),
+            ]
         else:
             program = [larder_binary(), "server"]
-        return [*program, "--host", "127.0.0.1", "--port", str(self.port), "--http-port", str(self.http_port),
-                "--chunk-size", str(self.chunk_size), "--l1-size-gb", str(self.l1_gib),
-                "--shm-name", self.shm_name, *self.flags]
+        return [
+            *program,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--http-port",
+            str(self.http_port),
+            "--chunk-size",
+            str(self.chunk_size),
+            "--l1-size-gb",
+            str(self.l1_gib),
+            "--shm-name",
+            self.shm_name,
+            *self.flags,
+        ]
 
-    def spawn(self) -> "ServerProcess":
+    def spawn(self) -> ServerProcess:
         """Start the process without waiting for it to answer."""
         environment = dict(os.environ, LMCACHE_TRACK_USAGE="false", LMCACHE_DISABLE_BANNER="1", PYTHONHASHSEED="0")
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment, preexec_fn=_die_with_parent,
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                preexec_fn=_die_with_parent,
             )
         return self
 
-    def start(self) -> "ServerProcess":
+    def start(self) -> ServerProcess:
         """Start the process and wait until it answers a ping."""
         self.spawn()
         deadline = time.monotonic() + STARTUP_S
@@ -135,7 +161,9 @@ class ServerProcess:
             probe.send("ping", None)
             while probe.poll(0.02) is None:
                 if self.process.poll() is not None:
-                    raise RuntimeError(f"the server exited with {self.process.returncode} before answering:\n{self.log()}")
+                    raise RuntimeError(
+                        f"the server exited with {self.process.returncode} before answering:\n{self.log()}"
+                    )
                 if time.monotonic() > deadline:
                     self.kill()
                     raise TimeoutError(f"the server did not answer within {STARTUP_S:.0f} s:\n{self.log()}")
@@ -169,7 +197,7 @@ class ServerProcess:
             self.pool_path.unlink(missing_ok=True)
         Path(self.log_path).unlink(missing_ok=True)
 
-    def __enter__(self) -> "ServerProcess":
+    def __enter__(self) -> ServerProcess:
         try:
             return self.start()
         except BaseException:

@@ -60,7 +60,7 @@ class RawConnection:
         self.socket.connect(url)
         self._uids = itertools.count()
 
-    def __enter__(self) -> "RawConnection":
+    def __enter__(self) -> RawConnection:
         return self
 
     def __exit__(self, *_: object) -> None:

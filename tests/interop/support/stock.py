@@ -100,7 +100,7 @@ class Worker:
     instance: int = field(default_factory=fresh_instance)
     context: Any = None
 
-    def register(self) -> "Worker":
+    def register(self) -> Worker:
         answer = self.client.register_kv_cache_engine_driven_context(self.registration()).result(ANSWER_S)
         layout = MemoryLayoutDesc(shapes=[torch.Size(self.shape.sizes)], dtypes=[getattr(torch, self.shape.dtype)])
         metadata = contexts.EngineDrivenContextMetadata(
@@ -195,7 +195,9 @@ class Worker:
     def end(self, request: str) -> None:
         self.client.end_session(request).result(ANSWER_S)
 
-    def try_retrieve(self, tokens: list[int], request: str, start: int = 0, end: int | None = None) -> list[bytes] | None:
+    def try_retrieve(
+        self, tokens: list[int], request: str, start: int = 0, end: int | None = None
+    ) -> list[bytes] | None:
         """Retrieve a range as the stock worker does; the bytes per chunk, or None on failure."""
         key = self.key(tokens, request, start, end)
         chunks = self.context.prepare_retrieve(key, self.instance)
@@ -209,7 +211,9 @@ class Worker:
         assert copied is not None, "prepare_retrieve: expected success after a hit"
         first = start // self.chunk_size
         for i, raw in enumerate(copied):
-            assert raw == as_bytes(self.expected(tokens, first + i)), f"chunk {first + i}: bytes differ from what was stored"
+            assert raw == as_bytes(self.expected(tokens, first + i)), (
+                f"chunk {first + i}: bytes differ from what was stored"
+            )
         return len(copied)
 
     def hit(self, tokens: list[int], end: int | None = None) -> int:

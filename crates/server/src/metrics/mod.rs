@@ -1,9 +1,8 @@
 //! What is counted, under LMCache's names where it has one.
 //!
 //! Two sources: counters that requests bump as they pass ([`Metrics`]), and the core's own counters
-//! and gauges, read once per scrape so that one scrape is one moment ([`core_metrics`]). Label
-//! values are bounded: operations and outcomes by their enums, models and salts by
-//! [`TENANTS_MAX`].
+//! and gauges, read once per scrape so that one scrape is one moment. Label values are bounded:
+//! operations and outcomes by their enums, models and salts by a fixed number of pairs.
 
 mod core_metrics;
 mod exposition;

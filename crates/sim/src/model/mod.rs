@@ -178,8 +178,8 @@ pub struct Model {
     touched: BTreeSet<ChunkKey>,
     event: u64,
     seq: u64,
-    /// Workers dropped for their silence.
-    pub reaped: u64,
+    /// Workers dropped for their silence, and when, since somebody looked.
+    pub reaped: Vec<(i64, Millis)>,
 }
 
 impl Model {
@@ -202,7 +202,7 @@ impl Model {
             touched: BTreeSet::new(),
             event: 0,
             seq: 0,
-            reaped: 0,
+            reaped: Vec::new(),
         }
     }
 

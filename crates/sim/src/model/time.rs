@@ -68,7 +68,7 @@ impl Model {
                 }
             }
             Due::Worker(instance) => {
-                self.reaped += 1;
+                self.reaped.push((instance, at));
                 self.drop_worker(at, instance);
             }
             Due::Peer(id) => self.peers.retain(|p| p.id != id),

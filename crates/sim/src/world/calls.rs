@@ -61,6 +61,7 @@ impl World {
         let known = self.core.unregister(self.time(), InstanceId(instance));
         let expected = self.model.drop_worker(self.now, instance);
         self.agree(u64::from(known), u64::from(expected), "unregister");
+        self.limit_copies(self.now, |c| c.name.instance == instance);
         self.model.settle();
         self.verify();
     }
@@ -78,6 +79,7 @@ impl World {
         self.begin(Call::Lost { connection });
         self.core.connection_lost(self.time(), ConnectionId(connection));
         self.model.connection_lost(self.now, connection);
+        self.limit_copies(self.now, |c| c.connection == connection);
         self.model.settle();
         self.verify();
     }
@@ -88,6 +90,16 @@ impl World {
         let expected = self.model.clear(force);
         self.agree(removed, expected, "clear");
         self.model.settle();
+        self.verify();
+    }
+
+    /// The machine has no memory behind page `end`.
+    pub(super) fn cut_memory(&mut self, end: u64) {
+        self.advance();
+        self.begin(Call::CutMemory { end });
+        self.core.cut_memory(end * self.scenario.page);
+        let used = self.model.live.iter().map(|uid| self.place(*uid)).map(|p| p.page + p.pages).max();
+        self.pages = self.pages.min(end.max(used.unwrap_or(0)));
         self.verify();
     }
 

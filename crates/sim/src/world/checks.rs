@@ -23,6 +23,7 @@ impl World {
         assert_eq!(l1.staged_objects, count(State::Staged), "objects being written");
         assert_eq!(l1.unlinked_objects, count(State::Unlinked), "objects kept for somebody");
         assert_eq!(l1.used_bytes, self.model.used_pages() * page, "bytes used");
+        assert_eq!(l1.capacity_bytes, self.pages * page, "size of the arena");
         let evictable: u64 = self.model.evictable.iter().map(|c| self.model.resident_pages(*c)).sum();
         assert_eq!(l1.evictable_bytes, evictable * page, "bytes that may be evicted");
         let m = &self.model;
@@ -134,12 +135,11 @@ impl World {
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
             self.judge_order(&evicted, &plan.protected);
-            let capacity = self.scenario.capacity / self.scenario.page;
             let needed = given as u64 * plan.bytes.div_ceil(self.scenario.page);
             let used: u64 =
                 self.model.live.iter().filter(|u| self.stays(**u)).map(|u| self.model.allocs[*u].pages).sum();
             let largest = evicted.iter().map(|(_, pages)| *pages).max().unwrap_or(0);
-            assert!(capacity - used - needed < largest, "more was evicted than needed");
+            assert!(self.pages - used - needed < largest, "more was evicted than needed");
         }
     }
 
@@ -155,7 +155,7 @@ impl World {
         }
         self.seen.stores_refused += 1;
         let page = self.scenario.page;
-        let mut busy = vec![false; self.memory.len()];
+        let mut busy = vec![false; self.pages as usize];
         for uid in &self.model.live {
             let alloc = &self.model.allocs[*uid];
             let chunk = alloc.key.chunk;
@@ -175,7 +175,7 @@ impl World {
     pub(super) fn judge_trim(&mut self) {
         let Some(trim) = self.scenario.trim else { return };
         let page = self.scenario.page;
-        let capacity = (self.scenario.capacity / page * page) as f64;
+        let capacity = (self.pages * page) as f64;
         let used = self.model.used_pages() * page;
         if used as f64 <= capacity * trim.above || self.scenario.eviction == EvictionKind::Noop {
             return;
@@ -198,7 +198,7 @@ impl World {
             let slot = &self.model.allocs[new];
             assert_eq!(slot.offset % page, 0, "a slot that is not aligned");
             let (start, end) = (slot.offset / page, slot.offset / page + slot.pages);
-            assert!(end <= self.memory.len() as u64, "a slot outside the arena");
+            assert!(end <= self.pages, "a slot outside the arena");
             for other in self.model.live.iter().filter(|u| **u != new) {
                 let other = &self.model.allocs[*other];
                 let from = other.offset / page;

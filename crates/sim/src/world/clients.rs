@@ -188,7 +188,10 @@ impl World {
         let pages: u64 = places.iter().map(|p| p.pages).sum();
         let stride = pages.div_ceil(self.rng.between(1, 4));
         let model = self.workers[worker].spec.model;
+        let ttl = if write { 2 * self.scenario.write_ttl } else { self.scenario.read_ttl };
         let copy = Copy {
+            limit: self.now + ttl,
+            connection: self.workers[worker].connection,
             write,
             worker,
             model,
@@ -257,12 +260,23 @@ impl World {
         ttl * self.rng.pick(&[2, 3, 4, 5, 7, 9]) / 4
     }
 
-    /// Copies that the contract does not cover any more have ended: their process is gone, or so
-    /// late that it was given up.
+    /// The worker or the connection of some copies is gone since `at`: they have the quarantine to
+    /// come to their end.
+    pub(super) fn limit_copies(&mut self, at: Millis, gone: impl Fn(&Copy) -> bool) {
+        let limit = at + self.scenario.quarantine;
+        self.copies.iter_mut().filter(|c| gone(c)).for_each(|c| c.limit = c.limit.min(limit));
+    }
+
+    /// Copies whose memory is no longer kept for them have ended: their process is gone, or so late
+    /// that it was given up. No memory is given up earlier than was promised.
     pub(super) fn cut_copies(&mut self) {
+        for (instance, at) in std::mem::take(&mut self.model.reaped) {
+            self.limit_copies(at, |c| c.name.instance == instance);
+        }
         for index in 0..self.copies.len() {
             let copy = &mut self.copies[index];
             if copy.running && !self.model.may_copy(copy.seq) {
+                assert!(self.now >= copy.limit, "memory given up under {copy:?}");
                 copy.running = false;
                 self.seen.copies_cut += 1;
                 let wait = self.pause();

@@ -37,6 +37,11 @@ impl World {
             Fault::OverRelease => self.over_release(),
             Fault::Clear => self.clear(false),
             Fault::ForcedClear => self.clear(true),
+            Fault::CutMemory => {
+                // A little at a time, so that something is left to test with.
+                let end = self.rng.between(self.pages - self.pages / 8, self.pages);
+                self.cut_memory(end);
+            }
             Fault::Peer => self.act_as_peer(),
             Fault::Twins => {
                 let node = self.draw_node();

@@ -91,6 +91,10 @@ struct Copy {
     at: u64,
     /// Pages of each step.
     stride: u64,
+    /// Until when it may touch its slots, by what workers are promised: a second TTL for a writer,
+    /// one for a reader, the quarantine once its worker or connection is gone.
+    limit: Millis,
+    connection: u64,
     /// Its process lives to say that it is done.
     commits: bool,
     running: bool,
@@ -137,6 +141,8 @@ pub struct World {
     model: Model,
     /// What lies in each page: whose bytes, and which of them.
     memory: Vec<u64>,
+    /// Pages that the core may use.
+    pages: u64,
     copies: Vec<Copy>,
     engines: Vec<Engine>,
     workers: Vec<Worker>,
@@ -166,6 +172,7 @@ impl World {
             read_ttl: Duration::from_millis(scenario.read_ttl),
             write_ttl: Duration::from_millis(scenario.write_ttl),
             session_ttl: Duration::from_millis(scenario.session_ttl),
+            sessions_max: usize::MAX,
             worker_reap_timeout: scenario.reap.map(Duration::from_millis),
             worker_registration_grace: Duration::from_millis(scenario.grace),
             quarantine: Duration::from_millis(scenario.quarantine),
@@ -175,6 +182,7 @@ impl World {
             core: Core::new(config),
             model: Model::new(scenario.clone()),
             memory: vec![0; (scenario.capacity / scenario.page) as usize],
+            pages: scenario.capacity / scenario.page,
             scenario,
             rng,
             now: 0,

@@ -1,12 +1,35 @@
 //! Model name and cache salt, stored once for all chunks that share them.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use larder_wire::object::ChunkHash;
 use slab::Slab;
 
 use super::eviction::digest;
 use crate::quota::SaltId;
+
+/// Names a chunk in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChunkKey {
+    pub(super) name: NameId,
+    pub(super) hash: ChunkHash,
+}
+
+impl Hash for ChunkKey {
+    /// Word by word: a lookup is mostly this, once for each chunk of the prompt.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes = self.hash.as_bytes();
+        state.write_u64(u64::from(self.name.0) << 8 | bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| state.write_u64(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            state.write(rest);
+        }
+    }
+}
 
 /// A (model, salt) pair; valid as long as some chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,10 +49,18 @@ struct Entry {
 pub(super) struct Names {
     ids: HashMap<(Arc<str>, Arc<str>), NameId>,
     entries: Slab<Entry>,
+    /// The pair that was acquired last: the chunks of one prompt come together, with the same `Arc`s.
+    last: Option<NameId>,
 }
 
 impl Names {
     pub(super) fn find(&self, model: &Arc<str>, salt: &Arc<str>) -> Option<NameId> {
+        if let Some(last) = self.last {
+            let name = &self.entries[last.0 as usize].name;
+            if Arc::ptr_eq(&name.0, model) && Arc::ptr_eq(&name.1, salt) {
+                return Some(last);
+            }
+        }
         // A pair of borrowed parts cannot be looked up in a map of pairs; cloning two Arcs is cheap.
         self.ids.get(&(model.clone(), salt.clone())).copied()
     }
@@ -59,6 +90,7 @@ impl Names {
             id
         });
         self.entries[id.0 as usize].chunks += 1;
+        self.last = Some(id);
         id
     }
 
@@ -68,6 +100,7 @@ impl Names {
         entry.chunks -= 1;
         if entry.chunks == 0 {
             let entry = self.entries.remove(id.0 as usize);
+            self.last = self.last.filter(|last| *last != id);
             self.ids.remove(&entry.name);
         }
     }

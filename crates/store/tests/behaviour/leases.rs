@@ -3,7 +3,9 @@
 use larder_store::prefetch::LookupStatus;
 use larder_store::{ConnectionId, InstanceId};
 
-use crate::support::{Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, Who, layout, prompt, worker};
+use crate::support::{
+    Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
+};
 
 /// FIX of 1.2: after expiry the reference lets a late release take a newer reader's lock away.
 #[test]
@@ -278,4 +280,19 @@ fn a_peer_can_unlock_what_was_cleared_away() {
     rig.core.peer_unlock(now, peer, &keys);
     rig.core.check();
     assert_eq!((rig.used_pages(), rig.core.gauges().peer_leases), (0, 0));
+}
+
+/// A client that never ends its requests costs its oldest ones, and what they hold.
+#[test]
+fn sessions_are_bounded_and_the_oldest_goes_first() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    for i in 0..=SESSIONS_MAX {
+        assert_eq!(rig.lookup(&worker(1, &format!("r{i}")), &p, 1), 2);
+    }
+    let gauges = rig.core.gauges();
+    assert_eq!((gauges.sessions, gauges.lookup_leases), (SESSIONS_MAX as u64, SESSIONS_MAX as u64));
+    assert_eq!(rig.prepare_retrieve(&worker(1, "r0"), &p, 0, 2), None, "the oldest is over");
+    rig.prepare_retrieve(&worker(1, "r1"), &p, 0, 2).expect("the next is not");
 }

@@ -62,6 +62,9 @@ pub(crate) fn worker(instance: i64, request: &str) -> Who {
     }
 }
 
+/// Sessions that a rig's core takes.
+pub(crate) const SESSIONS_MAX: usize = 64;
+
 pub(crate) struct Rig {
     pub(crate) core: Core,
     pub(crate) now: u64,
@@ -85,6 +88,7 @@ impl Rig {
             read_ttl: Duration::from_millis(READ_TTL),
             write_ttl: Duration::from_millis(WRITE_TTL),
             session_ttl: Duration::from_millis(SESSION_TTL),
+            sessions_max: SESSIONS_MAX,
             worker_reap_timeout: Some(Duration::from_millis(REAP)),
             worker_registration_grace: Duration::from_millis(REAP),
             quarantine: Duration::from_millis(QUARANTINE),
