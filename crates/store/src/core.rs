@@ -278,7 +278,7 @@ impl Core {
                 Deadline::Job(id) => self.job_overdue(id),
                 Deadline::Load(io) => self.load_unanswered(io),
                 Deadline::Task(task) => self.store_unanswered(task),
-                Deadline::Warm(id) => self.warm_expired(id),
+                Deadline::Warm(id) => self.forget_warm(id),
             }
         }
     }

@@ -404,7 +404,7 @@ fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l
     l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
 }
 
-/// Pins what each row needs of the hit, one share per reader.
+/// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
     l1: &mut L1,
     cells: &[(Cell, Option<u32>)],
@@ -412,7 +412,7 @@ fn take_shares(
     readers: u32,
     hit: u32,
 ) -> Vec<Row> {
-    chunks.iter().take(hit as usize).flatten().for_each(|chunk| l1.found(*chunk));
+    chunks[..hit as usize].iter().flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
         let needed = unfold(hit, *window);

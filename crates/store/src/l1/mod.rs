@@ -39,7 +39,7 @@ use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
 use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
-use self::names::{NameId, Names};
+use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
@@ -125,7 +125,7 @@ struct Chunk {
 pub struct L1 {
     alloc: Allocator,
     names: Names,
-    map: HashMap<(NameId, ChunkHash), ChunkId>,
+    map: HashMap<ChunkKey, ChunkId>,
     chunks: Slab<Chunk>,
     objects: Slab<Object>,
     by_offset: BTreeMap<u64, ObjectId>,
@@ -173,7 +173,7 @@ impl L1 {
     /// The chunk's entry, if it has any object, staged or resident.
     pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
         let name = self.names.find(model, salt)?;
-        self.map.get(&(name, *hash)).copied()
+        self.map.get(&ChunkKey { name, hash: *hash }).copied()
     }
 
     /// Entries of the leading `hashes`, up to the first that has none.
@@ -184,7 +184,7 @@ impl L1 {
         hashes: &'a [ChunkHash],
     ) -> impl Iterator<Item = Option<ChunkId>> + 'a {
         let name = self.names.find(model, salt);
-        hashes.iter().map(move |h| self.map.get(&(name?, *h)).copied())
+        hashes.iter().map(move |h| self.map.get(&ChunkKey { name: name?, hash: *h }).copied())
     }
 
     /// The resident object in `cell` of `chunk`.
@@ -263,7 +263,7 @@ impl L1 {
         retention: Retention,
     ) -> Result<ObjectId, Refused> {
         let name = self.names.find(model, salt);
-        let known = name.and_then(|name| self.map.get(&(name, *hash)).copied());
+        let known = name.and_then(|name| self.map.get(&ChunkKey { name, hash: *hash }).copied());
         if let Some(found) = known.and_then(|c| self.object_in(c, cell)) {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
@@ -557,7 +557,7 @@ impl L1 {
             protected_by: self.operation,
         };
         let id = ChunkId(self.chunks.insert(chunk) as u32);
-        self.map.insert((name, *hash), id);
+        self.map.insert(ChunkKey { name, hash: *hash }, id);
         id
     }
 
@@ -565,7 +565,7 @@ impl L1 {
         let chunk = self.chunks.remove(id.0 as usize);
         self.order.forget(id, &about(&self.names, &chunk), how);
         debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
-        self.map.remove(&(chunk.name, chunk.hash));
+        self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
         self.names.release(chunk.name);
     }
 
@@ -639,7 +639,11 @@ impl L1 {
         let mut evictable = 0;
         for (i, c) in &self.chunks {
             let id = ChunkId(i as u32);
-            assert_eq!(self.map.get(&(c.name, c.hash)), Some(&id), "chunk is found by its key");
+            assert_eq!(
+                self.map.get(&ChunkKey { name: c.name, hash: c.hash }),
+                Some(&id),
+                "chunk is found by its key"
+            );
             assert!(!c.objects.is_empty(), "empty chunk kept");
             let salt = self.names.salt(c.name);
             assert!(c.objects.iter().all(|o| self.object(*o).salt == salt), "salt of {id:?}");

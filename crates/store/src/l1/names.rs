@@ -1,12 +1,35 @@
 //! Model name and cache salt, stored once for all chunks that share them.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use larder_wire::object::ChunkHash;
 use slab::Slab;
 
 use super::eviction::digest;
 use crate::quota::SaltId;
+
+/// Names a chunk in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChunkKey {
+    pub(super) name: NameId,
+    pub(super) hash: ChunkHash,
+}
+
+impl Hash for ChunkKey {
+    /// Word by word: a lookup is mostly this, once for each chunk of the prompt.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes = self.hash.as_bytes();
+        state.write_u64(u64::from(self.name.0) << 8 | bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| state.write_u64(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            state.write(rest);
+        }
+    }
+}
 
 /// A (model, salt) pair; valid as long as some chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

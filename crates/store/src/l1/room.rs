@@ -115,7 +115,7 @@ impl L1 {
     /// goes in any case, and as few others as will do.
     fn victims_for(&self, len: u64, mut own: Vec<ChunkId>) -> Option<Vec<ChunkId>> {
         let mut runs = Runs::new();
-        let mut found = None;
+        let (mut found, mut alone) = (None, None);
         for chunk in &own {
             found = self.add_chunk(&mut runs, *chunk, len).or(found);
         }
@@ -124,6 +124,11 @@ impl L1 {
                 if self.is_protected(chunk) || own.binary_search(&chunk).is_ok() {
                     return Verdict::Stays;
                 }
+                // The usual case, objects of one size: the coldest chunk's place will do.
+                if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
+                    alone = Some(chunk);
+                    return Verdict::Enough;
+                }
                 found = self.add_chunk(&mut runs, chunk, len);
                 match found {
                     Some(_) => Verdict::Enough,
@@ -131,9 +136,12 @@ impl L1 {
                 }
             });
         }
-        let others = self.cheapest_part(found?, len, &own);
-        own.extend(others);
-        Some(own)
+        if let Some(chunk) = alone {
+            return Some(vec![chunk]);
+        }
+        let mut victims = self.cheapest_part(found?, len, &own);
+        victims.append(&mut own);
+        Some(victims)
     }
 
     /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.

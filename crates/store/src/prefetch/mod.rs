@@ -49,7 +49,7 @@ use crate::session::Session;
 pub use self::finish::LookupReport;
 pub use self::grid::Grid;
 pub use self::plan::Fetch;
-pub use self::warm::{WarmResult, WarmSpec, WarmStatus};
+pub use self::warm::{WARMS_MAX, WarmRefused, WarmResult, WarmSpec, WarmStatus};
 
 /// What a lookup came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

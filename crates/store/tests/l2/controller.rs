@@ -1,8 +1,9 @@
 //! C1-C16: what a lookup asks for, takes, gives back, and answers.
 
 use larder_store::CoreConfig;
+use larder_store::l1::eviction::EvictionKind;
 use larder_store::policy::PrefetchKind;
-use larder_store::prefetch::{Hit, LookupStatus};
+use larder_store::prefetch::{Fetch, Hit, LookupStatus};
 
 use crate::driver::Todo;
 use crate::rig::{LOAD_DEADLINE, PAGE, Rig, config, prompt};
@@ -200,6 +201,23 @@ fn c12_a_shorter_prefix_gets_its_own_window() {
         rig.end("r");
         rig.assert_idle();
     }
+}
+
+/// What the longer prefix had no use for is still there for the shorter one.
+#[test]
+fn c12_a_shorter_prefix_takes_back_what_was_let_go() {
+    let mut rig = Rig::with(CoreConfig { eviction: EvictionKind::Noop, ..config(14, 1) });
+    let p = prompt(1, 5);
+    rig.reregister(&[None, None]);
+    rig.put_group(0, 1, &p, &[0, 1, 2, 3, 4]);
+    rig.warmed(&p, Fetch::Full);
+    assert_eq!((rig.resident_of(&p, 1).len(), rig.used_pages()), (5, 10));
+    rig.reregister(&[None, Some(1)]);
+    rig.put_all(0, &p);
+    assert_eq!(rig.hit("r", &p, 1), 4);
+    assert_eq!(rig.report("r").l1_objects, 1);
+    rig.end("r");
+    rig.assert_idle();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use larder_store::policy::PrefetchKind;
 use larder_store::prefetch::Fetch;
 
+use crate::driver::Todo;
 use crate::rig::{READ_TTL, Rig, config, prompt};
 
 #[test]
@@ -265,10 +266,32 @@ fn r25_a_retaining_and_a_default_request_race_and_the_object_stays() {
         rig.answer_lookups();
         rig.core.set_prefetch_policy(second.create());
         rig.lookup("two", &p, 1);
+        rig.answer_lookups();
+        assert_eq!(rig.core.counters().l2.loads_shared, 2);
         rig.settle();
         rig.end("one");
         rig.end("two");
         assert_eq!(rig.resident(&p), [0, 1], "{first:?} and {second:?}");
         rig.assert_idle();
     }
+}
+
+/// The same if the first load has just ended when the second request comes to its own.
+#[test]
+fn r25_a_retaining_load_meets_an_object_that_has_just_come() {
+    let mut rig = Rig::simple(8);
+    let (p, longer) = (prompt(1, 2), prompt(1, 3));
+    rig.put_all(0, &longer);
+    rig.lookup("one", &p, 1);
+    rig.lookup("two", &longer, 1);
+    rig.step(|t| matches!(t, Todo::Lookup { .. }));
+    while rig.step(|t| matches!(t, Todo::Load { .. })) {}
+    rig.core.set_prefetch_policy(PrefetchKind::Retain.create());
+    rig.answer_lookups();
+    assert_eq!(rig.loads(), Rig::keys(&longer, &[2]));
+    rig.end("two");
+    rig.end("one");
+    assert_eq!(rig.resident(&p), [0, 1], "it was to stay, whatever became of the request");
+    rig.settle();
+    rig.assert_idle();
 }

@@ -2,7 +2,7 @@
 
 use larder_store::policy::PrefetchKind;
 use larder_store::policy::prefetch::{Arrival, PrefetchPolicy};
-use larder_store::prefetch::{Fetch, WarmResult, WarmSpec, WarmStatus};
+use larder_store::prefetch::{Fetch, WARMS_MAX, WarmRefused, WarmResult, WarmSpec, WarmStatus};
 
 use crate::rig::{LOAD_DEADLINE, Rig, prompt};
 
@@ -65,12 +65,12 @@ fn c14_full_drops_only_the_contended_chunk() {
     let mut rig = Rig::simple(16);
     rig.reregister(&[None, None]);
     let p = prompt(1, 3);
-    rig.store(&p, 0, 1);
+    rig.store(&p, 2, 3);
     rig.settle();
     rig.driver.adapters[0].objects.clear();
-    rig.put(0, &p, &[1, 2]);
+    rig.put(0, &p, &[0, 1]);
     rig.put_group(0, 1, &p, &[0, 1, 2]);
-    rig.prepare("storer", &p, 2, 3);
+    rig.prepare("storer", &p, 1, 2);
     let result = rig.warmed(&p, Fetch::Full);
     assert_eq!(result, WarmResult { chunks: 2, l1_objects: 1, l2_objects: 3, total_objects: 6 });
 }
@@ -113,5 +113,24 @@ fn without_adapters_or_chunks_it_is_done_at_once_and_without_workers_refused() {
     assert_eq!(rig.warmed(&prompt(1, 0), Fetch::Prefix), WarmResult::default());
     let (model, salt) = ("other".into(), "".into());
     let spec = WarmSpec { model: &model, world_size: 1, salt: &salt, chain: &p, fetch: Fetch::Prefix };
-    assert_eq!(rig.core.warm(rig.time(), &spec), None);
+    assert_eq!(rig.core.warm(rig.time(), &spec), Err(WarmRefused::Unregistered));
+}
+
+#[test]
+fn there_is_a_limit_and_old_results_make_way_for_new_warm_ups() {
+    let mut rig = Rig::simple(8);
+    let p = prompt(1, 2);
+    let first = rig.warm(&p, Fetch::Prefix);
+    rig.settle();
+    (1..WARMS_MAX).for_each(|_| {
+        rig.warm(&p, Fetch::Prefix);
+    });
+    assert!(matches!(rig.core.warm_status(rig.time(), first), WarmStatus::Done(_)));
+    rig.warm(&p, Fetch::Prefix);
+    assert_eq!(rig.core.warm_status(rig.time(), first), WarmStatus::Unknown);
+    let (model, salt) = ("m".into(), "".into());
+    let spec = WarmSpec { model: &model, world_size: 1, salt: &salt, chain: &p, fetch: Fetch::Prefix };
+    assert_eq!(rig.core.warm(rig.time(), &spec), Err(WarmRefused::TooMany));
+    rig.settle();
+    rig.assert_idle();
 }
