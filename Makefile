@@ -35,11 +35,14 @@ venv: ## Make .cache/venv: vLLM for the CPU, LMCache, pytest (about 5 GB, once)
 
 test: test-rust test-interop test-engines test-torture ## All tests: Rust, stock client, vLLM, short torture
 
-test-rust: ## Unit, property and simulation tests
-	cargo test --workspace --locked
+test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LMCache and libzmq
+	LARDER_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked \
+		--features larder-wire/interop,larder-zmtp/interop
 
+# A process for each file: the stock client polls all its connections on one thread per process, and
+# a server killed under one of them can keep that thread from the others.
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
-	$(PYTEST) tests/interop
+	for file in tests/interop/test_*.py; do $(PYTEST) "$$file"; done
 
 test-engines: build venv ## Two real vLLM engines that share one server
 	$(PYTHON) bench/e2e_two_engines
