@@ -14,7 +14,7 @@ TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 export LARDER_BIN := $(if $(LARDER_BIN),$(LARDER_BIN),$(abspath $(TARGET_DIR))/release/larder)
 PYTEST := $(PYTHON) -m pytest --quiet --color=auto -p no:cacheprovider
 
-SEEDS ?= 200
+SEEDS ?= 100000
 CASES ?= 20000
 KILLS ?= 1000
 
@@ -62,8 +62,8 @@ bench: build venv ## Compare Larder with the Python reference, side by side
 fuzz-smoke: ## Random-input tests of codecs and the store, many cases (CASES=20000)
 	PROPTEST_CASES=$(CASES) cargo test --release --locked -p larder-wire -p larder-zmtp -p larder-store
 
-sim: ## The deterministic whole-server simulation over many seeds (SEEDS=200)
-	LARDER_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p larder-sim -- --nocapture
+sim: ## The deterministic simulation of the core over many seeds (SEEDS=100000)
+	cargo run --release --locked --package larder-sim -- run --seeds 0..$(SEEDS) --threads $$(nproc)
 
 clean: ## Remove what the targets made
 	cargo clean
