@@ -4,12 +4,14 @@
 //! - [`start`]: start-up and shutdown, in order.
 //! - [`rpc`]: requests over ZMTP, one file per operation.
 //! - [`http`]: health, version, metrics, configuration.
+//! - [`l2`]: what the core wants of L2, carried out by adapters.
 //! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
 
 pub mod chains;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod l2;
 pub mod memory;
 pub mod metrics;
 pub mod rpc;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use larder_store::arena::{Arena, ArenaError};
 use larder_store::core::Trim;
 use larder_store::l1::eviction::EvictionKind;
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_store::{Core, CoreConfig};
 use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
@@ -23,10 +24,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::chains::Chains;
-use crate::config::{Config, EvictionPolicy, MIB};
+use crate::config::{Config, EvictionPolicy, MIB, PrefetchPolicy, StorePolicy};
+use crate::l2::{L2, OpenError};
 use crate::memory::Memory;
 use crate::rpc::Rpc;
-use crate::state::State;
+use crate::state::{Parts, State};
 
 /// How long memory that a vanished worker may still be using is left alone.
 const QUARANTINE: Duration = Duration::from_secs(10);
@@ -34,6 +36,9 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 /// Requests that may be open at once. Engines run thousands; clients that never end their requests
 /// leave them to the session TTL.
 const SESSIONS_MAX: usize = 1 << 16;
+
+/// How often a shutdown looks whether everything is in L2.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// How long a shutdown waits for HTTP answers that are under way.
 const HTTP_LINGER: Duration = Duration::from_secs(1);
@@ -60,6 +65,9 @@ pub enum StartError {
     /// There is no memory for L1.
     #[error(transparent)]
     Arena(#[from] ArenaError),
+    /// An L2 adapter cannot be opened.
+    #[error(transparent)]
+    L2(#[from] OpenError),
     /// The hash algorithm cannot be used.
     #[error("--hash-algorithm: {0}")]
     Hash(#[from] HashAlgorithmError),
@@ -121,9 +129,11 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let core = Core::new(core_config(&config));
-        let state = State::new(config, core, arena, memory, Chains::new(hasher));
-        Ok(Self { state: Arc::new(state), router, http, prometheus })
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters)?);
+        let core = Core::new(core_config(&config, &l2));
+        let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher) };
+        let state = State::new(parts, tokio::runtime::Handle::current());
+        Ok(Self { state, router, http, prometheus })
     }
 
     /// Where requests arrive, with real ports.
@@ -187,6 +197,7 @@ impl Server {
         }
         router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
         tracing::info!("stopping");
+        drain(&state).await;
         let _ = stopping.send(true);
         let drained = async {
             for task in https {
@@ -228,14 +239,30 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
     }
 }
 
-fn core_config(config: &Config) -> CoreConfig {
+/// Lets what was stored reach L2, within the shutdown timeout.
+async fn drain(state: &State) {
+    let drained = async {
+        while state.core().write_back_pending() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {
+        let objects = state.core().write_back_pending();
+        tracing::warn!(objects, "not yet in L2 when the shutdown timeout was over: lost");
+    }
+    let _ = tokio::time::timeout(state.config.shutdown_timeout, state.l2.close()).await;
+}
+
+fn core_config(config: &Config, l2: &L2) -> CoreConfig {
     let eviction = &config.eviction;
     CoreConfig {
         capacity_bytes: config.l1.bytes,
         align_bytes: config.l1.align_bytes,
         eviction: match eviction.policy {
+            EvictionPolicy::Lru => EvictionKind::Lru,
+            EvictionPolicy::Arc => EvictionKind::Arc,
+            EvictionPolicy::IsolatedLru => EvictionKind::IsolatedLru,
             EvictionPolicy::Noop => EvictionKind::Noop,
-            _ => EvictionKind::Lru,
         },
         trim: eviction
             .background_trim
@@ -247,6 +274,17 @@ fn core_config(config: &Config) -> CoreConfig {
         worker_reap_timeout: config.liveness.worker_reap_timeout,
         worker_registration_grace: config.liveness.worker_registration_grace,
         quarantine: QUARANTINE,
+        adapters: l2.descriptions(),
+        prefetch_policy: match config.l2.prefetch_policy {
+            PrefetchPolicy::Default => PrefetchKind::Default,
+            PrefetchPolicy::Retain => PrefetchKind::Retain,
+        },
+        store_policy: match config.l2.store_policy {
+            StorePolicy::Default => StoreKind::Default,
+            StorePolicy::SkipL1 => StoreKind::SkipL1,
+        },
+        prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
+        ..CoreConfig::default()
     }
 }
 

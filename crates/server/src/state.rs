@@ -3,17 +3,20 @@
 //! One lock guards the core. It is held for as long as the core computes (microseconds), never
 //! across I/O, hashing, copying or a call into anything else.
 
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use larder_store::arena::Arena;
 use larder_store::{Core, Time};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 
@@ -30,28 +33,61 @@ pub struct State {
     pub memory: Arc<Memory>,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// The second tier.
+    pub l2: L2,
+    /// Clients that wait for a lookup to end.
+    pub waiting: Waiting,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
     earlier_alarm: Notify,
+    runtime: Handle,
+    this: Weak<State>,
+}
+
+/// What a state is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the operator meant.
+    pub config: Config,
+    /// The storage core.
+    pub core: Core,
+    /// L1's memory.
+    pub arena: Arc<Arena>,
+    /// Who commits it.
+    pub memory: Arc<Memory>,
+    /// The second tier.
+    pub l2: L2,
+    /// Hashes of recent prompts.
+    pub chains: Chains,
 }
 
 impl State {
-    /// A server's state before the first request.
-    pub fn new(config: Config, core: Core, arena: Arc<Arena>, memory: Arc<Memory>, chains: Chains) -> Self {
-        Self {
+    /// A server's state before the first request. Background work runs on `runtime`.
+    pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
+        let Parts { config, core, arena, memory, l2, chains } = parts;
+        Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
             arena,
             memory,
             chains,
+            l2,
+            waiting: Waiting::default(),
             metrics: Metrics::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),
-        }
+            runtime,
+            this: this.clone(),
+        })
+    }
+
+    /// Runs something beside the requests.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(future);
     }
 
     /// The core, for one event.
@@ -59,7 +95,7 @@ impl State {
         // The core's calls do not leave it half changed unless they find a bug in it (a failed
         // assertion). Serving on from such a state could serve wrong bytes, so the panic spreads.
         let core = self.core.lock().expect("the core has found a bug in itself; see the first panic");
-        CoreGuard { core, state: self }
+        CoreGuard { core: Some(core), state: self }
     }
 
     /// The core, to look at, even if it has found a bug in itself.
@@ -76,7 +112,7 @@ impl State {
     pub async fn keep_time(&self) {
         loop {
             let next = {
-                let mut core = self.core_for_report();
+                let mut core = self.core();
                 core.advance(self.clock.now());
                 let next = core.next_deadline();
                 self.alarm.store(next.map_or(u64::MAX, Time::as_millis), Ordering::Relaxed);
@@ -94,10 +130,12 @@ impl State {
     }
 }
 
-/// The locked core. When it is let go, the timekeeper learns of an earlier deadline.
+/// The locked core. When it is let go, what it wants of L2 is carried out and the timekeeper learns
+/// of an earlier deadline.
 #[derive(Debug)]
 pub struct CoreGuard<'a> {
-    core: MutexGuard<'a, Core>,
+    /// Always there but for the end of `drop`.
+    core: Option<MutexGuard<'a, Core>>,
     state: &'a State,
 }
 
@@ -105,19 +143,29 @@ impl Deref for CoreGuard<'_> {
     type Target = Core;
 
     fn deref(&self) -> &Core {
-        &self.core
+        self.core.as_ref().expect("it is there until it is dropped")
     }
 }
 
 impl DerefMut for CoreGuard<'_> {
     fn deref_mut(&mut self) -> &mut Core {
-        &mut self.core
+        self.core.as_mut().expect("it is there until it is dropped")
     }
 }
 
 impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
-        let Some(next) = self.core.next_deadline() else { return };
+        let Some(mut core) = self.core.take() else { return };
+        if std::thread::panicking() {
+            return;
+        }
+        let effects = core.take_effects();
+        let next = core.next_deadline();
+        drop(core);
+        if let Some(state) = self.state.this.upgrade().filter(|_| !effects.is_empty()) {
+            l2::carry_out(&state, effects);
+        }
+        let Some(next) = next else { return };
         if next.as_millis() < self.state.alarm.load(Ordering::Relaxed) {
             self.state.alarm.store(next.as_millis(), Ordering::Relaxed);
             self.state.earlier_alarm.notify_one();

@@ -1,5 +1,7 @@
 //! The whole server over real sockets, driven by our own client.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use bytes::Bytes;
@@ -146,6 +148,79 @@ async fn an_event_stream_says_that_it_is_off_and_ends() {
     let end = c.answer().await;
     assert_eq!(end.decode(Operation::SubscribeKvEvents).unwrap(), Response::Nil);
     server.stop().await;
+}
+
+/// A directory of its own, removed at the end.
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("larder_serve_{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// How many objects are stored in it.
+    fn objects(&self) -> usize {
+        let files = std::fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().file_name());
+        files.filter(|name| name.to_string_lossy().ends_with(".data")).count()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What memory loses comes back from files, after a restart too; `retain` keeps it, `default` does not.
+#[tokio::test]
+async fn what_l1_loses_comes_back_from_l2() {
+    use larder_server::config::{L2AdapterConfig, PrefetchPolicy, l2};
+    let directory = Directory::new();
+    let with_files = |policy| {
+        let mut config = config();
+        let files = l2::FsConfig {
+            base_path: directory.0.clone(),
+            relative_tmp_dir: None,
+            read_ahead_bytes: None,
+            use_odirect: false,
+        };
+        config.l2.adapters = vec![L2AdapterConfig {
+            affinity_tag: config.l1.tag.clone(),
+            shared: false,
+            eviction: None,
+            persist: true,
+            serde: None,
+            backend: l2::L2Backend::Fs(files),
+        }];
+        config.l2.prefetch_policy = policy;
+        config
+    };
+    let server = TestServer::start(with_files(PrefetchPolicy::Default)).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    store(&mut c, &pool, 1, 4, 10).await;
+    server.stop().await;
+    assert_eq!(directory.objects(), 4, "a shutdown leaves nothing behind");
+    for (policy, resident) in [(PrefetchPolicy::Default, 0), (PrefetchPolicy::Retain, 4)] {
+        let server = TestServer::start(with_files(policy)).await;
+        let mut c = server.client().await;
+        let pool = open_pool(&c.register(7, "m").await);
+        let lookup = Request::Lookup { key: key("m", 1, 4, "r", None), tp_size: 1 };
+        assert_eq!(c.call(lookup).await, Response::Nil);
+        let timeout = std::time::Duration::from_secs(20);
+        let wait = Request::WaitPrefetchStatus { request_id: "r".into(), timeout };
+        assert_eq!(c.call(wait).await, Response::Int(4), "{policy}");
+        let worker = key("m", 1, 4, "r", Some(0));
+        let plan = c.call(Request::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
+        let Response::RetrievePlan(RetrievePlan::Slots(slots)) = plan else { panic!("{plan:?}") };
+        assert!(holds(&pool, &slots, 10), "{policy}");
+        c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await;
+        c.call(Request::EndSession { request_id: "r".into() }).await;
+        assert_eq!(server.state.core().gauges().l1.resident_objects, resident, "{policy}");
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

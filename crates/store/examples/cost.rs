@@ -102,7 +102,7 @@ impl Bench {
             chain,
             readers: 1,
         };
-        self.core.lookup(now, &spec)
+        self.core.lookup(now, &spec).expect("there is no L2").chunks
     }
 
     fn end(&mut self) {

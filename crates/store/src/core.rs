@@ -14,14 +14,18 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::counters::Counters;
+use crate::counters::{AdapterCounters, Counters};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
 use crate::l1::{L1, ObjectId, Usage};
+use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
+use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
+use crate::prefetch::Prefetch;
 use crate::session::{PeerLease, Session};
 use crate::time::Time;
 use crate::transfer::{Equals, Retrieve, Store, TransferKey};
 use crate::worker::{Models, StrangerPings, Worker};
+use crate::write_back::WriteBack;
 
 /// Sizes, limits and times. All of them are validated by whoever makes one.
 #[derive(Clone, Debug)]
@@ -49,6 +53,28 @@ pub struct CoreConfig {
     pub worker_registration_grace: Duration,
     /// How long memory stays untouched after a worker vanished that may still be using it.
     pub quarantine: Duration,
+    /// The adapters of L2, the first to be asked first.
+    pub adapters: Vec<AdapterDesc>,
+    /// What comes from where, and whether it stays.
+    pub prefetch_policy: PrefetchKind,
+    /// What goes where.
+    pub store_policy: StoreKind,
+    /// A lookup is answered within this time, with what is there by then.
+    pub load_deadline: Duration,
+    /// Lookups that may be busy with L2 at once; further ones wait and hold nothing.
+    pub prefetch_max_in_flight: usize,
+    /// Bytes that may be on their way from one adapter at once; or one object, if that is larger.
+    pub prefetch_bytes_max: u64,
+    /// Batches that one adapter may be storing at once.
+    pub write_back_tasks_max: usize,
+    /// Objects in one batch.
+    pub write_back_objects_max: usize,
+    /// Bytes that may be on their way to one adapter at once; or one object, if that is larger.
+    pub write_back_bytes_max: u64,
+    /// Keys that may wait for one adapter; of more, the oldest are dropped.
+    pub write_back_queue_max: usize,
+    /// How often a store that failed is tried again.
+    pub write_back_retries: u32,
 }
 
 /// Background trimming, as LMCache's watermark flags mean it.
@@ -74,6 +100,17 @@ impl Default for CoreConfig {
             worker_reap_timeout: Some(Duration::from_secs(120)),
             worker_registration_grace: Duration::from_secs(3600),
             quarantine: Duration::from_secs(10),
+            adapters: Vec::new(),
+            prefetch_policy: PrefetchKind::default(),
+            store_policy: StoreKind::default(),
+            load_deadline: Duration::from_secs(30),
+            prefetch_max_in_flight: 8,
+            prefetch_bytes_max: 4 << 30,
+            write_back_tasks_max: 4,
+            write_back_objects_max: 64,
+            write_back_bytes_max: 1 << 30,
+            write_back_queue_max: 1 << 16,
+            write_back_retries: 2,
         }
     }
 }
@@ -93,6 +130,14 @@ pub(crate) enum Deadline {
     Worker(InstanceId),
     /// A peer's shares run out.
     Peer(u64),
+    /// A lookup with L2 work is answered with what is there.
+    Job(u64),
+    /// The result of a load does not come.
+    Load(IoId),
+    /// The result of a batch of stores does not come.
+    Task(TaskId),
+    /// The result of a warm-up is forgotten.
+    Warm(u64),
 }
 
 /// The storage core.
@@ -115,7 +160,16 @@ pub struct Core {
     pub(crate) retrieves: BTreeMap<u64, Retrieve>,
     pub(crate) retrieve_ids: HashMap<TransferKey, Equals>,
 
+    pub(crate) adapters: Vec<AdapterDesc>,
+    pub(crate) adapter_counters: Vec<AdapterCounters>,
+    pub(crate) ios: IoTable,
+    pub(crate) prefetch: Prefetch,
+    pub(crate) write_back: WriteBack,
+    pub(crate) effects: Vec<Effect>,
+
     pub(crate) deadlines: BTreeSet<(Time, Deadline)>,
+    /// The latest time that the core was told.
+    pub(crate) now: Time,
     next_id: u64,
 }
 
@@ -138,13 +192,43 @@ pub struct Gauges {
     pub peer_leases: u64,
     /// Objects whose memory a vanished or stalled worker may still be using.
     pub quarantined_objects: u64,
+    /// Lookups and warm-ups that are busy with L2.
+    pub prefetch_jobs: u64,
+    /// Those that wait for their turn.
+    pub prefetch_waiting: u64,
+    /// Keys that are to go to L2 and are not there yet.
+    pub write_back_pending: u64,
+}
+
+/// How much one adapter has to do right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdapterGauges {
+    /// Objects it is loading, or whose memory it may still touch.
+    pub loading_objects: u64,
+    /// Their bytes.
+    pub loading_bytes: u64,
+    /// Batches it is storing.
+    pub storing_tasks: u64,
+    /// Objects it is storing, or whose memory it may still read.
+    pub storing_objects: u64,
+    /// Their bytes.
+    pub storing_bytes: u64,
+    /// Keys that wait for it.
+    pub queued_keys: u64,
 }
 
 impl Core {
     /// An empty core.
     pub fn new(config: CoreConfig) -> Self {
+        let adapters = config.adapters.clone();
         Self {
             l1: L1::new(config.capacity_bytes, config.align_bytes, config.eviction),
+            adapter_counters: vec![AdapterCounters::default(); adapters.len()],
+            ios: IoTable::new(),
+            prefetch: Prefetch::new(config.prefetch_policy.create(), adapters.len()),
+            write_back: WriteBack::new(config.store_policy.create(), adapters.len()),
+            effects: Vec::new(),
+            adapters,
             config,
             counters: Counters::default(),
             workers: BTreeMap::new(),
@@ -158,8 +242,20 @@ impl Core {
             retrieves: BTreeMap::new(),
             retrieve_ids: HashMap::new(),
             deadlines: BTreeSet::new(),
+            now: Time::ZERO,
             next_id: 0,
         }
+    }
+
+    /// From now on `policy` decides about loads. Requests that have been planned keep to
+    /// their plans.
+    pub fn set_prefetch_policy(&mut self, policy: Box<dyn PrefetchPolicy>) {
+        self.prefetch.policy = policy;
+    }
+
+    /// From now on `policy` decides where stores go.
+    pub fn set_store_policy(&mut self, policy: Box<dyn StorePolicy>) {
+        self.write_back.policy = policy;
     }
 
     /// When something runs out next.
@@ -169,6 +265,7 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
             match what {
@@ -178,6 +275,10 @@ impl Core {
                 Deadline::Store(id) => self.store_overdue(id, due),
                 Deadline::Worker(instance) => self.worker_maybe_silent(instance, due),
                 Deadline::Peer(id) => self.peer_expired(id),
+                Deadline::Job(id) => self.job_overdue(id),
+                Deadline::Load(io) => self.load_unanswered(io),
+                Deadline::Task(task) => self.store_unanswered(task),
+                Deadline::Warm(id) => self.forget_warm(id),
             }
         }
     }
@@ -228,7 +329,35 @@ impl Core {
             retrieves: self.retrieves.values().filter(|r| !r.overdue).count() as u64,
             peer_leases: self.peers.len() as u64,
             quarantined_objects: quarantined.map(|objects| objects.len() as u64).sum(),
+            prefetch_jobs: self.prefetch.running() as u64,
+            prefetch_waiting: self.prefetch.waiting.len() as u64,
+            write_back_pending: self.write_back_pending(),
         }
+    }
+
+    /// How much an adapter has to do right now.
+    ///
+    /// # Panics
+    /// If there is no such adapter.
+    pub fn adapter_gauges(&self, adapter: AdapterId) -> AdapterGauges {
+        let (loading_bytes, loading_objects) = self.prefetch.in_flight.lent(adapter);
+        let stores = self.write_back.gauges(adapter);
+        AdapterGauges {
+            loading_objects,
+            loading_bytes,
+            storing_tasks: stores.tasks,
+            storing_objects: stores.objects,
+            storing_bytes: stores.bytes,
+            queued_keys: stores.queued,
+        }
+    }
+
+    /// What happened at an adapter since the start.
+    ///
+    /// # Panics
+    /// If there is no such adapter.
+    pub fn adapter_counters(&self, adapter: AdapterId) -> &AdapterCounters {
+        &self.adapter_counters[adapter.0 as usize]
     }
 
     /// A name for something new, in the order of making.
@@ -267,8 +396,17 @@ impl Core {
         for object in self.stores.values().flat_map(|s| &s.objects) {
             held(*object, 1);
         }
+        for (object, shares) in self.shares_of_jobs() {
+            held(object, shares);
+        }
+        for object in self.prefetch.in_flight.reserved() {
+            held(object, 1);
+        }
         pins.retain(|_, n| *n > 0);
-        self.l1.check_pins(&pins);
+        let mut lent = HashMap::<ObjectId, u64>::new();
+        self.ios.values().for_each(|io| *lent.entry(io.object).or_default() += 1);
+        self.l1.check_pins(&pins, &lent);
+        self.check_l2();
         assert_eq!(self.session_ids.len(), self.sessions.len(), "one id per session");
         for (name, id) in &self.session_ids {
             assert_eq!(&self.sessions[id].request_id, name, "session is found by its request id");
@@ -283,7 +421,9 @@ impl Core {
             + self.sessions.values().filter(|s| s.lookup.is_some()).count()
             + self.stores.len()
             + self.retrieves.len()
-            + self.peers.len();
+            + self.peers.len()
+            + self.prefetch.timers()
+            + self.write_back.graces();
         assert_eq!(timers, expected, "everything that is held has exactly one deadline");
     }
 }

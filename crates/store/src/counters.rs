@@ -60,4 +60,70 @@ pub struct Counters {
     pub workers_reaped: u64,
     /// Sessions that ended by their time limit.
     pub sessions_expired: u64,
+    /// Lookups and loads that went on to L2, and what left for it.
+    pub l2: L2Counters,
+}
+
+/// Counts of everything between L1 and L2, over all adapters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct L2Counters {
+    /// Lookups and warm-ups that L1 alone could not answer.
+    pub jobs: u64,
+    /// Those that ended before their answer, because nobody wanted it any more.
+    pub jobs_cancelled: u64,
+    /// Those that were answered at their deadline, with what was there.
+    pub jobs_overdue: u64,
+    /// Leading chunks that L2 added to hits.
+    pub hit_chunks: u64,
+    /// Objects of hits that were loaded.
+    pub hit_objects: u64,
+    /// Loads that were shared with one that was under way.
+    pub loads_shared: u64,
+    /// Found in L2, but L1 had no room.
+    pub no_room_objects: u64,
+    /// Found in L2, but somebody else was writing the object to L1.
+    pub contended_objects: u64,
+    /// Found in L2, but the load failed.
+    pub missing_objects: u64,
+    /// Found in L2, but not there at the deadline.
+    pub late_objects: u64,
+    /// Objects that were to go with their readers and were kept after all.
+    pub promoted_objects: u64,
+    /// Objects that left L1 because L2 has them (`skip_l1`).
+    pub left_l1_objects: u64,
+    /// Answers of policies that broke their rules: panics, wrong lengths, unknown adapters.
+    pub policy_faults: u64,
+}
+
+/// Counts of one adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdapterCounters {
+    /// Questions what it has.
+    pub lookups: u64,
+    /// Objects asked for.
+    pub lookup_objects: u64,
+    /// Batches handed out to be loaded.
+    pub load_requests: u64,
+    /// Objects in them.
+    pub load_objects: u64,
+    /// Objects loaded.
+    pub loaded_objects: u64,
+    /// Their exact bytes.
+    pub loaded_bytes: u64,
+    /// Objects whose load failed or was never answered.
+    pub load_failed_objects: u64,
+    /// Batches handed out to be stored.
+    pub store_requests: u64,
+    /// Objects in them.
+    pub store_objects: u64,
+    /// Objects stored.
+    pub stored_objects: u64,
+    /// Objects tried again.
+    pub store_retried_objects: u64,
+    /// Objects given up after the last attempt.
+    pub store_failed_objects: u64,
+    /// Objects dropped because the queue was full.
+    pub store_dropped_objects: u64,
+    /// Objects that had left L1 before their turn.
+    pub store_gone_objects: u64,
 }

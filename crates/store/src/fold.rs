@@ -63,6 +63,11 @@ impl Fold {
         self.open
     }
 
+    /// Columns added so far.
+    pub fn columns(&self) -> u32 {
+        self.columns
+    }
+
     /// The longest servable prefix so far, in chunks.
     pub fn hit(&self) -> u32 {
         self.hit

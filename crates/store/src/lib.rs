@@ -8,8 +8,12 @@
 //! Rooms, from the bottom up:
 //!
 //! - [`l1`]: the memory tier: allocator, chunks and their objects, eviction order.
+//! - [`quota`]: how much each tenant may hold, and does.
 //! - [`fold`]: how long a prefix is servable when layers have attention windows.
 //! - [`lease`]: shares of objects held for readers, and when they end.
+//! - [`l2`]: what adapters are asked for and what they answer.
+//! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
+//! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
 //! - [`core`]: the whole, one call per event.
@@ -21,15 +25,21 @@ pub mod counters;
 pub mod fold;
 pub mod ids;
 pub mod l1;
+pub mod l2;
 pub mod layout;
 pub mod lease;
+pub mod policy;
+pub mod prefetch;
+pub mod quota;
 pub mod session;
 pub mod time;
 pub mod transfer;
 pub mod worker;
+pub mod write_back;
 
 pub use crate::core::{Core, CoreConfig};
 pub use crate::ids::{ConnectionId, InstanceId};
 pub use crate::layout::Layout;
+pub use crate::quota::Quotas;
 pub use crate::time::Time;
 pub use crate::transfer::Slot;

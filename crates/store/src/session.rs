@@ -19,6 +19,8 @@ use crate::ids::ConnectionId;
 use crate::l1::{Cell, ChunkId, L1};
 use crate::layout::Layout;
 use crate::lease::{Grant, Row};
+use crate::prefetch::finish::shape;
+use crate::prefetch::{Hit, LookupStatus, Target};
 use crate::time::Time;
 use crate::worker::Model;
 
@@ -28,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) request_id: Arc<str>,
     pub(crate) owner: ConnectionId,
     pub(crate) lookup: Option<Lookup>,
+    /// Its lookup is still going on.
+    pub(crate) job: Option<u64>,
     /// The hit that nobody has asked for yet.
     result: Option<u32>,
     expires: Time,
@@ -116,56 +120,84 @@ impl Lookup {
 
 impl Core {
     /// Looks up a prompt and takes the shares of its hit. A second lookup of a live request
-    /// replaces the first and gives its shares back. Returns the hit in chunks.
-    pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> u32 {
+    /// replaces the first and gives its shares back. `None` if L2 may have more than L1: the answer
+    /// comes later, with [`Effect::LookupDone`](crate::l2::Effect::LookupDone).
+    pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Option<Hit> {
         self.advance(now);
         let id = self.open_session(now, spec);
         let Some(model) = self.models.get(spec.model, spec.world_size) else {
             self.counters.lookups_unregistered += 1;
             self.set_result(id, 0);
-            return 0;
+            return Some(Hit::default());
         };
         let cells = model.cells(spec.world_size, spec.worker_id);
         let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
-        let rows = take_shares(&mut self.l1, &cells, &chunks, spec.readers, hit);
-        self.counters.lookups += 1;
-        self.counters.lookup_requested_chunks += spec.chain.len() as u64;
-        self.counters.lookup_hit_chunks += u64::from(hit);
-        self.counters.lookup_hit_objects += rows.iter().map(|r| r.grants.len() as u64).sum::<u64>();
-        if hit > 0 {
-            let deadline = now + self.config.read_ttl;
-            self.deadlines.insert((deadline, Deadline::Lookup(id)));
-            let lookup = Lookup {
-                model: spec.model.clone(),
-                salt: spec.salt.clone(),
-                chain: spec.chain.clone(),
-                hit,
-                rows,
-                deadline,
-            };
-            self.session_mut(id).lookup = Some(lookup);
+        if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {
+            let shape = shape(model, spec.world_size, spec.worker_id);
+            let job = self.submit_lookup(now, id, spec, shape);
+            self.session_mut(id).job = Some(job);
+            return None;
         }
-        self.set_result(id, hit);
-        hit
+        let rows = take_shares(&mut self.l1, &cells, &chunks, spec.readers, hit);
+        let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
+        let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
+        self.count_hit(spec.chain.len() as u32, &report);
+        let target = Target { model: spec.model.clone(), salt: spec.salt.clone(), chain: spec.chain.clone() };
+        if !self.adapters.is_empty() {
+            let hits =
+                rows.iter().flat_map(|r| (r.first..).zip(&r.grants).map(|(c, g)| (r.cell, c, g.object)));
+            self.keep_hits(&target, hits);
+        }
+        self.session_answered(now, id, target, rows, hit);
+        Some(report)
     }
 
-    /// The hit of a lookup, in chunks, once; `None` if there is none to tell (any more).
-    pub fn take_result(&mut self, now: Time, request_id: &str) -> Option<u32> {
+    /// The lookup of a session is over: it holds the shares of its hit, and the hit may be told.
+    pub(crate) fn session_answered(
+        &mut self,
+        now: Time,
+        id: u64,
+        target: Target,
+        rows: Vec<Row>,
+        hit: u32,
+    ) -> Arc<str> {
+        let session = self.session_mut(id);
+        session.job = None;
+        session.result = Some(hit);
+        let request_id = session.request_id.clone();
+        if hit > 0 {
+            let deadline = now + self.config.read_ttl;
+            let Target { model, salt, chain } = target;
+            self.session_mut(id).lookup = Some(Lookup { model, salt, chain, hit, rows, deadline });
+            self.deadlines.insert((deadline, Deadline::Lookup(id)));
+        }
+        request_id
+    }
+
+    /// The hit of a lookup. It is told once.
+    pub fn take_result(&mut self, now: Time, request_id: &str) -> LookupStatus {
         self.advance(now);
-        let id = *self.session_ids.get(request_id)?;
+        let Some(&id) = self.session_ids.get(request_id) else { return LookupStatus::Unknown };
         self.renew(now, id);
-        self.session_mut(id).result.take()
+        let session = self.session_mut(id);
+        if session.job.is_some() {
+            return LookupStatus::Pending;
+        }
+        session.result.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
     }
 
     /// The scheduler does not need chunks `start..end` of a request's hit: their shares end, those
     /// of `worker_id` or of all ranks. Frees nothing that the lookup of this very request does not
-    /// hold.
+    /// hold. A request that frees while its lookup is going on is over: the lookup is cancelled.
     pub fn free(&mut self, now: Time, request_id: &str, rank: Option<KvRank>, start: u32, end: u32) {
         self.advance(now);
         let Some(&id) = self.session_ids.get(request_id) else { return };
         self.renew(now, id);
         let session = self.sessions.get_mut(&id).expect("ids name live sessions");
         session.result = None;
+        if let Some(job) = session.job.take() {
+            return self.cancel_job(job);
+        }
         let Some(lookup) = &mut session.lookup else { return };
         for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.cell.rank)) {
             row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.l1));
@@ -236,7 +268,8 @@ impl Core {
         done.into_iter().for_each(|id| self.end_peer_lease(id));
     }
 
-    fn find_object(&self, key: &ObjectKey) -> Option<crate::l1::ObjectId> {
+    /// The resident object of that name.
+    pub(crate) fn find_object(&self, key: &ObjectKey) -> Option<crate::l1::ObjectId> {
         let chunk = self.l1.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
         self.l1.resident(chunk, Cell { rank: key.kv_rank, group: key.object_group })
     }
@@ -263,7 +296,8 @@ impl Core {
         self.session_ids.insert(spec.request_id.clone(), id);
         let request_id = spec.request_id.clone();
         let owner = spec.connection;
-        self.sessions.insert(id, Session { request_id, owner, lookup: None, result: None, expires });
+        self.sessions
+            .insert(id, Session { request_id, owner, lookup: None, job: None, result: None, expires });
         id
     }
 
@@ -297,7 +331,10 @@ impl Core {
     fn drop_lookup(&mut self, id: u64) {
         let session = self.session_mut(id);
         session.result = None;
-        let Some(mut lookup) = session.lookup.take() else { return };
+        if let Some(job) = session.job.take() {
+            self.cancel_job(job);
+        }
+        let Some(mut lookup) = self.session_mut(id).lookup.take() else { return };
         self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
         lookup.release_all(&mut self.l1);
         self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chain[..lookup.hit as usize]);
@@ -367,7 +404,7 @@ fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l
     l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
 }
 
-/// Pins what each row needs of the hit, one share per reader.
+/// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
     l1: &mut L1,
     cells: &[(Cell, Option<u32>)],
@@ -375,6 +412,7 @@ fn take_shares(
     readers: u32,
     hit: u32,
 ) -> Vec<Row> {
+    chunks[..hit as usize].iter().flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
         let needed = unfold(hit, *window);

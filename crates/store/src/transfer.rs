@@ -181,7 +181,7 @@ impl Core {
         let mut prepared = PreparedStore::default();
         let mut objects = Vec::new();
         for (i, hash) in spec.range().iter().enumerate() {
-            self.drop_unreadable(spec, hash, cell, &layout);
+            self.clear_way(spec, hash, cell, &layout);
             let name = (spec.model, spec.salt, hash);
             match self.l1.reserve(name, cell, &layout, Retention::Permanent) {
                 Ok(object) => {
@@ -215,17 +215,20 @@ impl Core {
             return Committed::Expired;
         }
         let mut published = 0;
+        let mut stored = Vec::new();
         // From the end, so that the first chunk is the warmest.
         for object in store.objects.iter().rev() {
             let bytes = self.l1.layout(*object).bytes();
             if self.l1.admit(*object, 0) {
                 published += 1;
+                stored.push(*object);
                 self.counters.stored_objects += 1;
                 self.counters.stored_bytes += bytes;
             }
         }
         self.counters.stores_committed += 1;
         self.touch_prefix(&store.model, &store.key.salt, &store.chain);
+        self.write_back_stored(&stored);
         self.trim();
         Committed::Published(published)
     }
@@ -317,9 +320,15 @@ impl Core {
         chunks.into_iter().rev().for_each(|c| self.l1.protect(c));
     }
 
-    /// An object that no worker of the model can read any more (the model changed its shape) makes
-    /// way for one that can be read.
-    fn drop_unreadable(&mut self, spec: &TransferSpec<'_>, hash: &ChunkHash, cell: Cell, layout: &Layout) {
+    /// Deals with what is in the place of a chunk that a worker wants to store. An object that no
+    /// worker of the model can read any more (the model changed its shape) makes way for one that can
+    /// be read; one that was to go with its readers stays, as the store would.
+    fn clear_way(&mut self, spec: &TransferSpec<'_>, hash: &ChunkHash, cell: Cell, layout: &Layout) {
+        let Some(chunk) = self.l1.chunk(spec.model, spec.salt, hash) else { return };
+        if let Some(object) = self.l1.staged(chunk, cell) {
+            self.store_meets_load(object);
+        }
+        // The chunk may have gone with an orphan.
         let chunk = self.l1.chunk(spec.model, spec.salt, hash);
         let Some(object) = chunk.and_then(|c| self.l1.resident(c, cell)) else { return };
         let found = self.l1.layout(object);
@@ -327,7 +336,20 @@ impl Core {
             || self.models_of(spec).is_some_and(|m| m.layouts().any(|l| l.bytes() == found.bytes()));
         if !readable {
             self.l1.unlink(object);
+        } else if self.promote_if(object, true) {
+            // Adapters other than the one it came from may lack it.
+            self.write_back(&[self.l1.key(object)]);
         }
+    }
+
+    /// What a store has published goes on to L2.
+    fn write_back_stored(&mut self, objects: &[ObjectId]) {
+        if self.adapters.is_empty() {
+            return;
+        }
+        // The first chunk first: without it the others are worth nothing.
+        let keys: Vec<_> = objects.iter().rev().map(|o| self.l1.key(*o)).collect();
+        self.write_back(&keys);
     }
 
     fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {

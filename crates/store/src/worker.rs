@@ -73,6 +73,12 @@ impl Model {
             .collect()
     }
 
+    /// The layout of a group's objects.
+    pub(crate) fn group_layout(&self, group: ObjectGroup) -> Option<&Layout> {
+        let (_, groups) = self.members.last()?;
+        groups.iter().find(|g| g.id == group).map(|g| &g.layout)
+    }
+
     /// Every layout that some worker uses.
     pub(crate) fn layouts(&self) -> impl Iterator<Item = &Layout> {
         self.members.iter().flat_map(|(_, groups)| groups).map(|g| &g.layout)

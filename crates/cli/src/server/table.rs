@@ -30,7 +30,7 @@ const SHARE: Kind = Number(Above0(1.0));
 const GIB: Kind = Number(Above0(larder_server::config::SIZE_GIB_MAX));
 
 /// Why a policy that will be served is not yet.
-const POLICY_NOT_YET: &str = "not served by this version; use LRU or noop";
+const POLICY_NOT_YET: &str = "not served by this version, which has no quotas to set; use LRU, ARC or noop";
 
 #[rustfmt::skip]
 pub(crate) static TABLE: &[Group] = &[
@@ -157,7 +157,7 @@ pub(crate) static TABLE: &[Group] = &[
     Group { heading: "Eviction", flags: &[
         served("eviction-policy", OneOf(&[
             yes("LRU"),
-            no("ARC", POLICY_NOT_YET),
+            yes("ARC"),
             no("IsolatedLRU", POLICY_NOT_YET),
             yes("noop"),
         ]), Is("LRU"),
@@ -170,8 +170,7 @@ pub(crate) static TABLE: &[Group] = &[
     Group { heading: "L2: storage behind L1", flags: &[
         served("l2-adapter", Objects, Unset,
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
-             holds one. May be repeated; the order is the adapters' index.")
-            .refused_for_now("L2 adapters are not served by this version; leave it out"),
+             holds one. May be repeated; the order is the adapters' index."),
         served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1")]), Is("default"),
             "What stays in L1 once it is stored in L2: everything (default), or nothing (skip_l1)."),
         served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain")]), Is("default"),

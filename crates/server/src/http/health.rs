@@ -12,10 +12,10 @@ use super::AppState;
 use crate::state::State;
 
 /// What keeps the server from serving; nothing if it serves.
-fn problems(state: &State) -> Vec<&'static str> {
-    let mut problems = Vec::new();
+fn problems(state: &State) -> Vec<String> {
+    let mut problems = state.l2.problems();
     if !state.is_sound() {
-        problems.push("the storage core has stopped after an internal error; restart the server");
+        problems.push("the storage core has stopped after an internal error; restart the server".to_owned());
     }
     problems
 }

@@ -1,7 +1,11 @@
 //! The core's counters and gauges as metrics.
 
-use larder_store::core::Gauges;
-use larder_store::counters::{Counters, L1Counters};
+use std::sync::Arc;
+
+use larder_l2::Adapter;
+use larder_store::core::{AdapterGauges, Gauges};
+use larder_store::counters::{AdapterCounters, Counters, L1Counters};
+use larder_store::l2::AdapterId;
 
 use crate::state::State;
 
@@ -23,15 +27,18 @@ pub(super) enum Kind {
 
 /// Reads the core, once.
 pub(super) fn snapshot(state: &State) -> Vec<Metric> {
-    let (counters, l1, gauges) = {
+    let (counters, l1, gauges, adapters) = {
         let core = state.core_for_report();
-        (*core.counters(), *core.l1().counters(), core.gauges())
+        let of = |id| (*core.adapter_counters(id), core.adapter_gauges(id));
+        let adapters: Vec<_> = state.l2.adapters().map(|(id, a)| (id, a.clone(), of(id))).collect();
+        (*core.counters(), *core.l1().counters(), core.gauges(), adapters)
     };
     let tag = &state.config.l1.tag;
     let mut out = Vec::new();
     l1_metrics(&mut out, tag, &counters, &l1, &gauges);
     request_metrics(&mut out, &counters);
     holder_metrics(&mut out, &gauges);
+    adapter_metrics(&mut out, &adapters);
     out.push(Metric {
         name: "lmcache_mp_l1_committed_bytes",
         help: "Bytes of L1 that are backed by memory",
@@ -144,6 +151,45 @@ fn holder_metrics(out: &mut Vec<Metric>, g: &Gauges) {
         ("lmcache_mp_active_prefetch_jobs", "Lookups in progress", 0),
     ];
     out.extend(rows.map(|(name, help, value)| gauge(name, help, "", value as f64)));
+}
+
+/// What the core knows of one adapter.
+type AdapterFigures = (AdapterId, Arc<dyn Adapter>, (AdapterCounters, AdapterGauges));
+
+/// One sample per adapter for each name.
+fn adapter_metrics(out: &mut Vec<Metric>, adapters: &[AdapterFigures]) {
+    type Read = fn(&AdapterCounters) -> u64;
+    let counters: [(&str, &str, Read); 9] = [
+        ("lmcache_mp_l2_prefetch_lookup_requests_total", "Questions what L2 has", |c| c.lookups),
+        ("lmcache_mp_l2_prefetch_lookup_objects_chunks_total", "Objects asked for", |c| c.lookup_objects),
+        ("lmcache_mp_l2_prefetch_load_submitted_requests_total", "Loads handed to L2", |c| c.load_requests),
+        ("lmcache_mp_l2_prefetch_load_submitted_objects_chunks_total", "Objects in them", |c| c.load_objects),
+        ("lmcache_mp_l2_prefetch_load_completed_chunks_total", "Objects loaded", |c| c.loaded_objects),
+        ("lmcache_mp_l2_load_failure_chunks_total", "Objects not loaded", |c| c.load_failed_objects),
+        ("lmcache_mp_l2_store_submitted_requests_total", "Stores handed to L2", |c| c.store_requests),
+        ("lmcache_mp_l2_store_completed_objects_chunks_total", "Objects stored", |c| c.stored_objects),
+        ("lmcache_mp_l2_store_failure_chunks_total", "Objects given up", |c| c.store_failed_objects),
+    ];
+    let labels = |id: &AdapterId, adapter: &Arc<dyn Adapter>| {
+        format!("{{l2_name=\"{}\",adapter_index=\"{}\"}}", escape(adapter.kind()), id.0)
+    };
+    for (name, help, read) in counters {
+        let samples = adapters.iter().map(|(id, a, (c, _))| (labels(id, a), read(c) as f64)).collect();
+        out.push(Metric { name, help, kind: Kind::Counter, samples });
+    }
+    type Level = fn(&Arc<dyn Adapter>, &AdapterGauges) -> u64;
+    let gauges: [(&str, &str, Level); 4] = [
+        ("lmcache_mp_l2_usage_bytes", "Bytes that L2 holds", |a, _| a.usage().used_bytes),
+        ("lmcache_mp_num_inflight_l2_stores", "Stores that L2 is busy with", |_, g| g.storing_tasks),
+        ("lmcache_mp_num_inflight_l2_loads", "Objects that L2 is loading", |_, g| g.loading_objects),
+        ("lmcache_mp_inflight_load_memory_usage_bytes", "Bytes of L1 that L2 is loading into", |_, g| {
+            g.loading_bytes
+        }),
+    ];
+    for (name, help, read) in gauges {
+        let samples = adapters.iter().map(|(id, a, (_, g))| (labels(id, a), read(a, g) as f64)).collect();
+        out.push(Metric { name, help, kind: Kind::Gauge, samples });
+    }
 }
 
 /// A label value as the text format wants it.

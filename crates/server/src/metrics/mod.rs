@@ -192,14 +192,14 @@ impl Metrics {
         histogram.observe(started.elapsed().as_secs_f64());
     }
 
-    /// A lookup has found the first `hit` of `requested` tokens.
-    pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: u64) {
+    /// A lookup of `requested` tokens has found the first `l1` of them in L1 and the next `l2` in L2.
+    pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, l1: u64, l2: u64) {
         let tenant = self.tenant(model, salt);
         tenant.lookups.inc();
         tenant.requested_tokens.inc_by(requested);
-        tenant.hit_tokens.inc_by(hit);
-        tenant.hit_l1_tokens.inc_by(hit);
-        tenant.hit_l2_tokens.inc_by(0);
+        tenant.hit_tokens.inc_by(l1 + l2);
+        tenant.hit_l1_tokens.inc_by(l1);
+        tenant.hit_l2_tokens.inc_by(l2);
     }
 
     fn tenant(&self, model: &Arc<str>, salt: &Arc<str>) -> Tenant {

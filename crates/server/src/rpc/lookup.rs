@@ -26,12 +26,15 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
         chain: &chain,
         readers,
     };
-    let hit = state.core().lookup(state.clock.now(), &spec);
-    state.metrics.lookup(
-        &key.model_name,
-        &key.cache_salt,
-        chain.len() as u64 * chunk_tokens as u64,
-        u64::from(hit) * chunk_tokens as u64,
-    );
+    // Without an answer now, L2 is asked; it is counted when it is known.
+    if let Some(hit) = state.core().lookup(state.clock.now(), &spec) {
+        state.metrics.lookup(
+            &key.model_name,
+            &key.cache_salt,
+            chain.len() as u64 * chunk_tokens as u64,
+            u64::from(hit.chunks) * chunk_tokens as u64,
+            0,
+        );
+    }
     Ok(Response::Nil)
 }

@@ -20,6 +20,7 @@ mod register_engine_driven;
 mod transfer;
 mod unregister_engine_driven;
 mod unserved;
+mod wait_prefetch_status;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -90,7 +91,15 @@ impl Rpc {
                 return self.dropped(peer, &error);
             }
         };
-        let (response, outcome) = match self.serve(connection(peer.id()), request) {
+        let answer = match &request {
+            Request::WaitPrefetchStatus { request_id, timeout } => {
+                wait_prefetch_status::serve(&self.state, peer, envelope, request_id, *timeout)
+            }
+            _ => Some(self.serve(connection(peer.id()), request)),
+        };
+        // An answer that comes later is counted as waiting, not as work.
+        let Some(answer) = answer else { return };
+        let (response, outcome) = match answer {
             Ok(response) => (Some(response), Outcome::Ok),
             Err(failure) => {
                 report(peer, operation, &failure);
@@ -108,10 +117,6 @@ impl Rpc {
         match request {
             Request::Lookup { key, tp_size } => lookup::serve(state, connection, &key, tp_size),
             Request::QueryPrefetchStatus { request_id } => query_prefetch_status::serve(state, &request_id),
-            // A lookup is done when it is answered, so there is nothing to wait for.
-            Request::WaitPrefetchStatus { request_id, .. } => {
-                query_prefetch_status::serve(state, &request_id)
-            }
             Request::FreeLookupLocks { key, .. } => free_lookup_locks::serve(state, &key),
             Request::EndSession { request_id } => end_session::serve(state, &request_id),
             Request::RegisterEngineDriven(registration) => {

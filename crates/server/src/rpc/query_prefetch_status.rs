@@ -1,10 +1,14 @@
+use larder_store::prefetch::LookupStatus;
 use larder_wire::response::Response;
 
 use super::Answer;
 use crate::state::State;
 
-/// The hit of a lookup in chunks, once; 0 for whatever else is asked.
+/// The hit of a lookup in chunks, once; nothing yet while it goes on; 0 for whatever else is asked.
 pub(super) fn serve(state: &State, request_id: &str) -> Answer {
-    let hit = state.core().take_result(state.clock.now(), request_id);
-    Ok(Response::Int(i64::from(hit.unwrap_or(0))))
+    Ok(match state.core().take_result(state.clock.now(), request_id) {
+        LookupStatus::Pending => Response::Nil,
+        LookupStatus::Ready(hit) => Response::Int(i64::from(hit)),
+        LookupStatus::Unknown => Response::Int(0),
+    })
 }

@@ -1,5 +1,6 @@
 //! One function per call of the core: the model makes it too, and the answers must agree.
 
+use larder_store::prefetch::LookupStatus;
 use larder_store::session::LookupSpec;
 use larder_store::transfer::{Committed, TransferSpec};
 use larder_store::worker::{Group, WorkerSpec};
@@ -115,7 +116,7 @@ impl World {
             chain: &scenario.universe.nodes[usize::from(call.node)].chain,
             readers: call.readers,
         };
-        let hit = self.core.lookup(self.time(), &spec);
+        let hit = self.core.lookup(self.time(), &spec).expect("there is no L2").chunks;
         let expected = self.model.lookup(self.now, call);
         self.agree(u64::from(hit), u64::from(expected), "hit");
         self.model.settle();
@@ -125,7 +126,10 @@ impl World {
 
     pub(super) fn query(&mut self, request: u32) -> Option<u32> {
         self.begin(Call::Query { request });
-        let hit = self.core.take_result(self.time(), &self.ids[request as usize].clone());
+        let hit = match self.core.take_result(self.time(), &self.ids[request as usize].clone()) {
+            LookupStatus::Ready(hit) => Some(hit),
+            LookupStatus::Pending | LookupStatus::Unknown => None,
+        };
         let expected = self.model.take_result(self.now, request);
         let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
         self.agree(number(hit), number(expected), "result of a lookup");

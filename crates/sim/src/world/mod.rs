@@ -176,6 +176,7 @@ impl World {
             worker_reap_timeout: scenario.reap.map(Duration::from_millis),
             worker_registration_grace: Duration::from_millis(scenario.grace),
             quarantine: Duration::from_millis(scenario.quarantine),
+            ..CoreConfig::default()
         };
         Self {
             core: Core::new(config),

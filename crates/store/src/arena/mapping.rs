@@ -141,7 +141,7 @@ impl Mapping {
     ///
     /// # Panics
     /// If any of it lies outside the mapping: callers have checked what came from outside.
-    fn at(&self, offset: u64, len: u64) -> *mut u8 {
+    pub(super) fn at(&self, offset: u64, len: u64) -> *mut u8 {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|e| e <= self.len as u64), "{offset}..+{len} outside the mapping");
         // SAFETY: `offset` is at most the mapping's length.

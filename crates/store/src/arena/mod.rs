@@ -14,11 +14,14 @@
 #![expect(unsafe_code, reason = "maps and copies memory that other processes write")]
 
 mod mapping;
+mod region;
 mod segment;
 
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::region::{Hold, Region};
 
 use self::mapping::{Backing, Mapping};
 use self::segment::Segment;

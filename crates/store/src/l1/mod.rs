@@ -14,13 +14,15 @@
 //! Invariants (checked by [`L1::check`] in every step of the simulation):
 //!
 //! - Only a resident object is ever found by a reader; admission is the only way to get there.
-//! - Memory returns to the allocator only when the object is unlinked and has no pins. A staged
-//!   object has one pin, its writer's.
+//! - Memory returns to the allocator only when the object is unlinked, has no pins and is not lent to
+//!   I/O. A staged object has one pin, its writer's. Loans are counted apart from pins: they keep the
+//!   memory, but not a temporary object.
 //! - A chunk is in the eviction order exactly if it has resident objects and none of them is
-//!   pinned. So a pinned object cannot be evicted, and naming a victim never has to search.
+//!   pinned or lent. So a pinned object cannot be evicted, and naming a victim never has to search.
 //! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
 //! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
 //!   later chunk of a prompt never costs an earlier one of it.
+//! - Every byte an object owns is on the account of its cache salt ([`quota`](crate::quota)).
 
 pub mod alloc;
 pub mod eviction;
@@ -31,15 +33,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use larder_wire::object::{ChunkHash, KvRank, ObjectGroup};
+use larder_wire::object::{ChunkHash, KvRank, ObjectGroup, ObjectKey};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
-use self::eviction::{EvictionKind, EvictionPolicy};
-use self::names::{NameId, Names};
+use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
+use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
+use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::quota::{Ledger, SaltId};
 
 /// A chunk that has at least one object, staged or resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,12 +92,17 @@ enum State {
 #[derive(Debug)]
 struct Object {
     chunk: ChunkId,
+    salt: SaltId,
     cell: Cell,
     extent: Extent,
     layout: Layout,
     state: State,
     retention: Retention,
     pins: u64,
+    /// How many times it is lent to I/O.
+    loans: u64,
+    /// The adapter that it was loaded from.
+    origin: Option<AdapterId>,
 }
 
 #[derive(Debug)]
@@ -101,7 +110,7 @@ struct Chunk {
     name: NameId,
     hash: ChunkHash,
     objects: SmallVec<[ObjectId; 2]>,
-    /// Pins of the resident objects.
+    /// Pins and loans of the resident objects.
     pins: u64,
     resident: u32,
     resident_bytes: u64,
@@ -116,11 +125,13 @@ struct Chunk {
 pub struct L1 {
     alloc: Allocator,
     names: Names,
-    map: HashMap<(NameId, ChunkHash), ChunkId>,
+    map: HashMap<ChunkKey, ChunkId>,
     chunks: Slab<Chunk>,
     objects: Slab<Object>,
     by_offset: BTreeMap<u64, ObjectId>,
     order: Box<dyn EvictionPolicy>,
+    quotas_enforced: bool,
+    pub(crate) ledger: Ledger,
     operation: u64,
     evictable_bytes: u64,
     staged: u64,
@@ -133,6 +144,7 @@ pub struct L1 {
 impl L1 {
     /// An empty tier over an arena of `capacity` bytes.
     pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
+        let order = eviction.create();
         Self {
             alloc: Allocator::new(capacity, align),
             names: Names::default(),
@@ -140,7 +152,9 @@ impl L1 {
             chunks: Slab::new(),
             objects: Slab::new(),
             by_offset: BTreeMap::new(),
-            order: eviction.create(),
+            quotas_enforced: order.enforces_quotas(),
+            ledger: Ledger::default(),
+            order,
             operation: 0,
             evictable_bytes: 0,
             staged: 0,
@@ -159,7 +173,7 @@ impl L1 {
     /// The chunk's entry, if it has any object, staged or resident.
     pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
         let name = self.names.find(model, salt)?;
-        self.map.get(&(name, *hash)).copied()
+        self.map.get(&ChunkKey { name, hash: *hash }).copied()
     }
 
     /// Entries of the leading `hashes`, up to the first that has none.
@@ -170,7 +184,7 @@ impl L1 {
         hashes: &'a [ChunkHash],
     ) -> impl Iterator<Item = Option<ChunkId>> + 'a {
         let name = self.names.find(model, salt);
-        hashes.iter().map(move |h| self.map.get(&(name?, *h)).copied())
+        hashes.iter().map(move |h| self.map.get(&ChunkKey { name: name?, hash: *h }).copied())
     }
 
     /// The resident object in `cell` of `chunk`.
@@ -178,9 +192,33 @@ impl L1 {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Resident)
     }
 
+    /// The name of an object that is linked.
+    pub(crate) fn key(&self, object: ObjectId) -> ObjectKey {
+        let Object { chunk, cell, .. } = *self.object(object);
+        let chunk = &self.chunks[chunk.0 as usize];
+        let (model, salt) = self.names.get(chunk.name);
+        ObjectKey {
+            chunk_hash: chunk.hash,
+            model_name: model.clone(),
+            kv_rank: cell.rank,
+            object_group: cell.group,
+            cache_salt: salt.clone(),
+        }
+    }
+
+    /// The chunk of an object that is linked.
+    pub(crate) fn chunk_of(&self, object: ObjectId) -> ChunkId {
+        self.object(object).chunk
+    }
+
     /// Whether an object that somebody pins can still be found.
     pub fn is_resident(&self, object: ObjectId) -> bool {
         self.object(object).state == State::Resident
+    }
+
+    /// Whether an object is still being written and could be admitted.
+    pub(crate) fn is_staged(&self, object: ObjectId) -> bool {
+        self.object(object).state == State::Staged
     }
 
     /// Where an object's bytes lie: its offset in the arena. Its size is that of its layout.
@@ -198,6 +236,12 @@ impl L1 {
         if self.chunks[chunk.0 as usize].listed {
             self.order.used(chunk);
         }
+    }
+
+    /// A lookup found a chunk: it was worth keeping. Once for each chunk and lookup; touching it, which
+    /// one request does several times, does not say so.
+    pub fn found(&mut self, chunk: ChunkId) {
+        self.order.reused(chunk);
     }
 
     /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
@@ -218,7 +262,8 @@ impl L1 {
         layout: &Layout,
         retention: Retention,
     ) -> Result<ObjectId, Refused> {
-        let known = self.chunk(model, salt, hash);
+        let name = self.names.find(model, salt);
+        let known = name.and_then(|name| self.map.get(&ChunkKey { name, hash: *hash }).copied());
         if let Some(found) = known.and_then(|c| self.object_in(c, cell)) {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
@@ -228,14 +273,31 @@ impl L1 {
         if let Some(chunk) = known {
             self.chunks[chunk.0 as usize].protected_by = self.operation;
         }
-        let Some(extent) = self.make_room(layout.bytes()) else {
+        let account = match name {
+            Some(name) => self.names.salt(name),
+            None => self.ledger.open(salt),
+        };
+        self.ledger.join(account);
+        let Some(extent) = self.make_room(layout.bytes(), account) else {
+            self.ledger.credit(account, 0);
             self.counters.refused_objects += 1;
             return Err(Refused::NoRoom);
         };
+        self.ledger.charge(account, extent.len);
         self.frontier = self.frontier.max(extent.end());
-        let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash));
-        let object =
-            Object { chunk, cell, extent, layout: layout.clone(), state: State::Staged, retention, pins: 1 };
+        let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
+        let object = Object {
+            chunk,
+            salt: account,
+            cell,
+            extent,
+            layout: layout.clone(),
+            state: State::Staged,
+            retention,
+            pins: 1,
+            loans: 0,
+            origin: None,
+        };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
         let operation = self.operation;
@@ -269,6 +331,7 @@ impl L1 {
                 let shares = u64::from(shares);
                 object.state = State::Resident;
                 object.pins = shares;
+                let held = shares + object.loans;
                 let (chunk, len) = (object.chunk, object.extent.len);
                 self.staged -= 1;
                 self.staged_bytes -= len;
@@ -278,7 +341,7 @@ impl L1 {
                 self.update(chunk, |c| {
                     c.resident += 1;
                     c.resident_bytes += len;
-                    c.pins += shares;
+                    c.pins += held;
                 });
                 true
             }
@@ -294,7 +357,11 @@ impl L1 {
     /// Removes an object from the index at once. Its memory stays as long as it is pinned: a staged
     /// object by its writer, a resident one by its readers.
     pub fn unlink(&mut self, id: ObjectId) {
-        let Object { chunk, state, pins, extent, .. } = *self.object(id);
+        self.unlink_as(id, Gone::Removed);
+    }
+
+    fn unlink_as(&mut self, id: ObjectId, how: Gone) {
+        let Object { chunk, state, pins, loans, extent, .. } = *self.object(id);
         match state {
             State::Unlinked => return,
             State::Staged => {
@@ -308,15 +375,15 @@ impl L1 {
                     c.objects.retain(|o| *o != id);
                     c.resident -= 1;
                     c.resident_bytes -= extent.len;
-                    c.pins -= pins;
+                    c.pins -= pins + loans;
                 });
             }
         }
         self.object_mut(id).state = State::Unlinked;
         if self.chunks[chunk.0 as usize].objects.is_empty() {
-            self.remove_chunk(chunk);
+            self.remove_chunk(chunk, how);
         }
-        if pins == 0 {
+        if pins == 0 && loans == 0 {
             self.free(id);
         }
     }
@@ -336,22 +403,74 @@ impl L1 {
         let object = self.object_mut(id);
         let shares = u64::from(shares);
         object.pins -= shares;
-        let Object { chunk, state, retention, pins, .. } = *object;
+        let Object { chunk, state, retention, pins, loans, .. } = *object;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
                 self.chunk_mut(chunk).pins -= shares;
                 self.unlink(id);
             }
             State::Resident => self.update(chunk, |c| c.pins -= shares),
-            State::Unlinked if pins == 0 => self.free(id),
+            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
             State::Unlinked => {}
             State::Staged => debug_assert!(pins > 0, "a staged object lost its writer's pin"),
+        }
+    }
+
+    /// Some I/O works on an object's memory. The object may be staged or resident.
+    pub(crate) fn lend(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        debug_assert_ne!(object.state, State::Unlinked, "{id:?} is gone");
+        object.loans += 1;
+        let Object { chunk, state, .. } = *object;
+        if state == State::Resident {
+            self.update(chunk, |c| c.pins += 1);
+        }
+    }
+
+    /// The I/O no longer touches the memory.
+    pub(crate) fn take_back(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        object.loans -= 1;
+        let Object { chunk, state, pins, loans, .. } = *object;
+        match state {
+            State::Resident => self.update(chunk, |c| c.pins -= 1),
+            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
+            State::Unlinked | State::Staged => {}
         }
     }
 
     /// A temporary object that anyone wants to keep becomes permanent.
     pub fn promote(&mut self, id: ObjectId) {
         self.object_mut(id).retention = Retention::Permanent;
+    }
+
+    /// Nobody needs the object in L1 any more: it goes, at the latest with its last share.
+    pub(crate) fn let_go(&mut self, id: ObjectId) {
+        let object = self.object_mut(id);
+        object.retention = Retention::Temporary;
+        if object.state == State::Resident && object.pins == 0 {
+            self.unlink(id);
+        }
+    }
+
+    /// How long an object stays.
+    pub fn retention(&self, id: ObjectId) -> Retention {
+        self.object(id).retention
+    }
+
+    /// The adapter that an object was loaded from; `None` if a worker stored it.
+    pub fn origin(&self, id: ObjectId) -> Option<AdapterId> {
+        self.object(id).origin
+    }
+
+    /// A reserved object is going to be loaded from `adapter`.
+    pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
+        self.object_mut(id).origin = Some(adapter);
+    }
+
+    /// The staged object in a cell.
+    pub(crate) fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+        self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
     /// Removes every chunk that nobody holds or writes; with `force`, everything. Returns how many
@@ -399,6 +518,11 @@ impl L1 {
         }
     }
 
+    /// Whether quotas have an effect: the eviction policy is one that enforces them.
+    pub fn quotas_enforced(&self) -> bool {
+        self.quotas_enforced
+    }
+
     /// What happened in L1 since the start.
     pub fn counters(&self) -> &L1Counters {
         &self.counters
@@ -420,8 +544,8 @@ impl L1 {
         self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
     }
 
-    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> ChunkId {
-        let name = self.names.acquire(model, salt);
+    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash, account: SaltId) -> ChunkId {
+        let name = self.names.acquire(model, salt, account);
         let chunk = Chunk {
             name,
             hash: *hash,
@@ -433,14 +557,15 @@ impl L1 {
             protected_by: self.operation,
         };
         let id = ChunkId(self.chunks.insert(chunk) as u32);
-        self.map.insert((name, *hash), id);
+        self.map.insert(ChunkKey { name, hash: *hash }, id);
         id
     }
 
-    fn remove_chunk(&mut self, id: ChunkId) {
+    fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
+        self.order.forget(id, &about(&self.names, &chunk), how);
         debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
-        self.map.remove(&(chunk.name, chunk.hash));
+        self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
         self.names.release(chunk.name);
     }
 
@@ -454,7 +579,7 @@ impl L1 {
         let after = if evictable { chunk.resident_bytes } else { 0 };
         self.evictable_bytes = self.evictable_bytes - before + after;
         match (chunk.listed, evictable) {
-            (false, true) => self.order.enter(id),
+            (false, true) => self.order.enter(id, &about(&self.names, chunk)),
             (true, false) => self.order.leave(id),
             _ => {}
         }
@@ -465,6 +590,7 @@ impl L1 {
         let object = self.objects.remove(id.0 as usize);
         debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
         self.by_offset.remove(&object.extent.offset);
+        self.ledger.credit(object.salt, object.extent.len);
         self.alloc.release(object.extent);
     }
 
@@ -474,6 +600,7 @@ impl L1 {
     /// If anything disagrees.
     pub fn check(&self) {
         let mut pins = HashMap::<ChunkId, u64>::new();
+        let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
         let mut end = 0;
         for (offset, id) in &self.by_offset {
@@ -482,6 +609,8 @@ impl L1 {
             assert!(o.extent.offset >= end, "objects overlap at {offset}");
             end = o.extent.end();
             used += o.extent.len;
+            let account = by_salt.entry(o.salt).or_default();
+            *account = (account.0 + 1, account.1 + o.extent.len);
             assert!(o.extent.len >= o.layout.bytes(), "object larger than its memory");
             let linked = self.chunks.get(o.chunk.0 as usize).is_some_and(|c| c.objects.contains(id));
             assert_eq!(linked, o.state != State::Unlinked, "{o:?} linked");
@@ -493,24 +622,31 @@ impl L1 {
                 }
                 State::Resident => {
                     resident += 1;
-                    *pins.entry(o.chunk).or_default() += o.pins;
+                    *pins.entry(o.chunk).or_default() += o.pins + o.loans;
                     assert!(
                         o.pins > 0 || o.retention == Retention::Permanent,
                         "temporary object outlived its shares"
                     );
                 }
-                State::Unlinked => assert!(o.pins > 0, "{o:?} is not freed"),
+                State::Unlinked => assert!(o.pins + o.loans > 0, "{o:?} is not freed"),
             }
         }
         assert_eq!(self.by_offset.len(), self.objects.len(), "every object has memory");
         assert_eq!(used, self.alloc.used_bytes(), "bytes accounted = bytes used");
         assert_eq!((staged, resident), (self.staged, self.resident), "object counts");
         assert_eq!(staged_bytes, self.staged_bytes, "staged bytes");
+        self.ledger.check(&by_salt);
         let mut evictable = 0;
         for (i, c) in &self.chunks {
             let id = ChunkId(i as u32);
-            assert_eq!(self.map.get(&(c.name, c.hash)), Some(&id), "chunk is found by its key");
+            assert_eq!(
+                self.map.get(&ChunkKey { name: c.name, hash: c.hash }),
+                Some(&id),
+                "chunk is found by its key"
+            );
             assert!(!c.objects.is_empty(), "empty chunk kept");
+            let salt = self.names.salt(c.name);
+            assert!(c.objects.iter().all(|o| self.object(*o).salt == salt), "salt of {id:?}");
             assert_eq!(c.pins, pins.get(&id).copied().unwrap_or(0), "pins of {id:?}");
             assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
             evictable += if c.listed { c.resident_bytes } else { 0 };
@@ -522,18 +658,29 @@ impl L1 {
 }
 
 impl L1 {
-    /// Compares the objects' pins with what their holders say. For tests: O(objects).
+    /// Compares the objects' pins and loans with what their holders say. For tests: O(objects).
     ///
     /// # Panics
-    /// If a pin has no holder or a holder no pin.
-    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>) {
+    /// If a pin or loan has no holder, or a holder none.
+    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>, lent: &HashMap<ObjectId, u64>) {
         for (i, object) in &self.objects {
-            let expected = held.get(&ObjectId(i as u32)).copied().unwrap_or(0);
-            assert_eq!(object.pins, expected, "pins of {object:?}");
+            let id = ObjectId(i as u32);
+            assert_eq!(object.pins, held.get(&id).copied().unwrap_or(0), "pins of {object:?}");
+            assert_eq!(object.loans, lent.get(&id).copied().unwrap_or(0), "loans of {object:?}");
         }
         let known = |id: &ObjectId| self.objects.contains(id.0 as usize);
-        assert!(held.keys().all(known), "somebody holds an object that is gone");
+        assert!(held.keys().chain(lent.keys()).all(known), "somebody holds an object that is gone");
     }
+
+    /// Temporary objects in any state. For tests: O(objects).
+    pub fn temporary_objects(&self) -> u64 {
+        self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count() as u64
+    }
+}
+
+/// What a policy may want to know of a chunk.
+fn about<'a>(names: &Names, chunk: &'a Chunk) -> About<'a> {
+    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name) }
 }
 
 /// What is in L1 at one moment.

@@ -1,9 +1,35 @@
 //! Model name and cache salt, stored once for all chunks that share them.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use larder_wire::object::ChunkHash;
 use slab::Slab;
+
+use super::eviction::digest;
+use crate::quota::SaltId;
+
+/// Names a chunk in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChunkKey {
+    pub(super) name: NameId,
+    pub(super) hash: ChunkHash,
+}
+
+impl Hash for ChunkKey {
+    /// Word by word: a lookup is mostly this, once for each chunk of the prompt.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes = self.hash.as_bytes();
+        state.write_u64(u64::from(self.name.0) << 8 | bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| state.write_u64(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            state.write(rest);
+        }
+    }
+}
 
 /// A (model, salt) pair; valid as long as some chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +39,8 @@ pub(super) struct NameId(u32);
 struct Entry {
     name: (Arc<str>, Arc<str>),
     chunks: u32,
+    salt: SaltId,
+    digest: u64,
 }
 
 /// All (model, salt) pairs in use. An entry goes with its last chunk, so clients that make up names
@@ -37,11 +65,27 @@ impl Names {
         self.ids.get(&(model.clone(), salt.clone())).copied()
     }
 
-    /// One more chunk uses this pair.
-    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>) -> NameId {
+    pub(super) fn get(&self, id: NameId) -> &(Arc<str>, Arc<str>) {
+        &self.entries[id.0 as usize].name
+    }
+
+    /// The salt's account. It is open as long as some chunk of the pair has an object.
+    pub(super) fn salt(&self, id: NameId) -> SaltId {
+        self.entries[id.0 as usize].salt
+    }
+
+    /// A digest of the pair, the same whenever it comes back.
+    pub(super) fn digest(&self, id: NameId) -> u64 {
+        self.entries[id.0 as usize].digest
+    }
+
+    /// One more chunk uses this pair, whose salt has the account `account`.
+    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: SaltId) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
             let name = (model.clone(), salt.clone());
-            let id = NameId(self.entries.insert(Entry { name: name.clone(), chunks: 0 }) as u32);
+            let digest = digest(digest(0, model.as_bytes()), salt.as_bytes());
+            let entry = Entry { name: name.clone(), chunks: 0, salt: account, digest };
+            let id = NameId(self.entries.insert(entry) as u32);
             self.ids.insert(name, id);
             id
         });

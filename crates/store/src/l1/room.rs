@@ -8,29 +8,37 @@
 //! - objects of one size leave in the exact order of the policy, one chunk at a time,
 //! - if no choice works (held objects lie between), nothing is evicted at all.
 //!
+//! Where quotas are enforced, a salt at its limit first gives what it has to, coldest first, and the
+//! space of that counts as free for all of the above.
+//!
 //! Cost: O(log n) per chunk considered. With one size that is one chunk; a large object among many
 //! small ones considers many, and then takes the place of many.
 
 use std::collections::BTreeMap;
 
 use super::alloc::Extent;
+use super::eviction::{Gone, Verdict};
 use super::{ChunkId, L1, State};
+use crate::quota::SaltId;
 
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
 
 impl L1 {
-    /// Takes an extent for `bytes`, evicting what must go for it. `None`, and nothing evicted, if
-    /// evicting everything that may be evicted would not be enough.
-    pub(super) fn make_room(&mut self, bytes: u64) -> Option<Extent> {
+    /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
+    /// evicted, if evicting everything that may be evicted for it would not be enough.
+    pub(super) fn make_room(&mut self, bytes: u64, salt: SaltId) -> Option<Extent> {
         let len = self.alloc.rounded(bytes)?;
+        let own = if self.quotas_enforced { self.own_share(len, salt)? } else { Vec::new() };
         if let Some(extent) = self.alloc.allocate(len) {
+            own.into_iter().for_each(|chunk| self.evict(chunk));
             return Some(extent);
         }
         if len > self.alloc.free_bytes() + self.evictable_bytes {
             return None;
         }
-        for chunk in self.victims_for(len)? {
+        self.order.settle();
+        for chunk in self.victims_for(len, own)? {
             self.evict(chunk);
         }
         self.alloc.allocate(len)
@@ -41,49 +49,109 @@ impl L1 {
     pub fn trim(&mut self, bytes: u64) -> u64 {
         let mut chunks = 0;
         while self.alloc.used_bytes() > bytes {
-            let Some(victim) = self.order.victim() else { break };
+            let mut coldest = None;
+            self.order.settle();
+            self.order.coldest_first(&self.ledger, &mut |chunk| {
+                coldest = Some(chunk);
+                Verdict::Enough
+            });
+            let Some(victim) = coldest else { break };
             self.evict(victim);
             chunks += 1;
         }
         chunks
     }
 
+    /// The chunks that `salt` has to lose before it may have `len` more, in no order. `None` if it
+    /// may not have them.
+    fn own_share(&self, len: u64, salt: SaltId) -> Option<Vec<ChunkId>> {
+        if len > self.ledger.limit(salt) {
+            return None;
+        }
+        let (mut chunks, enough) = self.coldest_of(salt, self.ledger.excess(salt, len));
+        chunks.sort_unstable();
+        enough.then_some(chunks)
+    }
+
+    /// The coldest chunks of a salt that make up `bytes`, and whether they do.
+    pub(crate) fn coldest_of(&self, salt: SaltId, bytes: u64) -> (Vec<ChunkId>, bool) {
+        let (mut chunks, mut left) = (Vec::new(), bytes);
+        if left == 0 {
+            return (chunks, true);
+        }
+        self.order.coldest_of(salt, &mut |chunk| {
+            if self.is_protected(chunk) {
+                return Verdict::Stays;
+            }
+            chunks.push(chunk);
+            let bytes = self.chunks[chunk.0 as usize].resident_bytes;
+            left = left.saturating_sub(bytes);
+            if left == 0 { Verdict::Enough } else { Verdict::Goes(bytes) }
+        });
+        (chunks, left == 0)
+    }
+
     /// Removes all resident objects of a chunk that is in the eviction order.
-    fn evict(&mut self, id: ChunkId) {
-        let objects = self.chunks[id.0 as usize].objects.clone();
+    pub(crate) fn evict(&mut self, id: ChunkId) {
+        let chunk = &self.chunks[id.0 as usize];
+        if self.quotas_enforced {
+            self.ledger.pay(self.names.salt(chunk.name), chunk.resident_bytes);
+        }
         self.counters.evicted_chunks += 1;
-        for object in objects {
+        for object in chunk.objects.clone() {
             if self.object(object).state == State::Resident {
                 self.counters.evicted_objects += 1;
                 self.counters.evicted_bytes += self.object(object).extent.len;
-                self.unlink(object);
+                self.unlink_as(object, Gone::Evicted);
             }
         }
     }
 
-    /// The chunks to evict for a free extent of `len` bytes, each once.
-    fn victims_for(&self, len: u64) -> Option<Vec<ChunkId>> {
+    fn is_protected(&self, chunk: ChunkId) -> bool {
+        self.chunks[chunk.0 as usize].protected_by == self.operation
+    }
+
+    /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and
+    /// goes in any case, and as few others as will do.
+    fn victims_for(&self, len: u64, mut own: Vec<ChunkId>) -> Option<Vec<ChunkId>> {
         let mut runs = Runs::new();
-        let mut next = self.order.victim();
-        while let Some(chunk) = next {
-            next = self.order.warmer(chunk);
-            if self.chunks[chunk.0 as usize].protected_by == self.operation {
-                continue;
-            }
-            // The usual case, objects of one size: the coldest chunk's place will do.
-            if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
-                return Some(vec![chunk]);
-            }
-            let mut found = None;
-            for extent in self.resident_extents(chunk) {
-                // Evicting the chunk frees all of its objects, so its last run may be the best.
-                found = Some(self.add_run(&mut runs, extent)).filter(|run| run.len >= len).or(found);
-            }
-            if let Some(run) = found {
-                return Some(self.cheapest_part(run, len));
-            }
+        let (mut found, mut alone) = (None, None);
+        for chunk in &own {
+            found = self.add_chunk(&mut runs, *chunk, len).or(found);
         }
-        None
+        if found.is_none() {
+            self.order.coldest_first(&self.ledger, &mut |chunk| {
+                if self.is_protected(chunk) || own.binary_search(&chunk).is_ok() {
+                    return Verdict::Stays;
+                }
+                // The usual case, objects of one size: the coldest chunk's place will do.
+                if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
+                    alone = Some(chunk);
+                    return Verdict::Enough;
+                }
+                found = self.add_chunk(&mut runs, chunk, len);
+                match found {
+                    Some(_) => Verdict::Enough,
+                    None => Verdict::Goes(self.chunks[chunk.0 as usize].resident_bytes),
+                }
+            });
+        }
+        if let Some(chunk) = alone {
+            return Some(vec![chunk]);
+        }
+        let mut victims = self.cheapest_part(found?, len, &own);
+        victims.append(&mut own);
+        Some(victims)
+    }
+
+    /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.
+    fn add_chunk(&self, runs: &mut Runs, chunk: ChunkId, len: u64) -> Option<Extent> {
+        let mut found = None;
+        for extent in self.resident_extents(chunk) {
+            // Evicting the chunk frees all of its objects, so its last run may be the best.
+            found = Some(self.add_run(runs, extent)).filter(|run| run.len >= len).or(found);
+        }
+        found
     }
 
     fn resident_extents(&self, chunk: ChunkId) -> impl Iterator<Item = Extent> + '_ {
@@ -110,10 +178,11 @@ impl L1 {
         Extent { offset: start, len: end - start }
     }
 
-    /// The part of `run`, at least `len` long, in which the fewest bytes are objects. Chunks in it
-    /// are named once.
-    fn cheapest_part(&self, run: Extent, len: u64) -> Vec<ChunkId> {
+    /// The part of `run`, at least `len` long, in which the fewest bytes are objects, those of `own`
+    /// aside. Chunks in it are named once.
+    fn cheapest_part(&self, run: Extent, len: u64, own: &[ChunkId]) -> Vec<ChunkId> {
         let inside = self.by_offset.range(run.offset..run.end()).map(|(_, id)| self.object(*id));
+        let inside = inside.filter(|o| own.binary_search(&o.chunk).is_err());
         let objects: Vec<(Extent, ChunkId)> = inside.map(|o| (o.extent, o.chunk)).collect();
         let mut best = (u64::MAX, 0, 0);
         let (mut first, mut bytes) = (0, 0);

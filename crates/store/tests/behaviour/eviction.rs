@@ -207,3 +207,19 @@ fn low_offsets_are_used_first() {
     assert_eq!(offsets, [4 * 4096, 5 * 4096, 6 * 4096]);
     assert_eq!(rig.core.l1().frontier(), 10 * 4096);
 }
+
+/// A request touches what it stores several times. Only a later lookup shows that it is of use.
+#[test]
+fn a_lookup_tells_the_policy_what_it_found_and_a_store_does_not() {
+    for kind in [EvictionKind::Arc, EvictionKind::S3Fifo] {
+        let mut rig = Rig::empty(8, kind, None);
+        rig.register(1, "m", 1, 1);
+        store(&mut rig, "a", 1, 4);
+        for request in ["r", "s"] {
+            assert_eq!(rig.lookup(&worker(1, request), &prompt(1, 2), 1), 2);
+            rig.end(request);
+        }
+        (2..10).for_each(|seed| store(&mut rig, "scan", seed, 4));
+        assert_eq!(rig.resident(&prompt(1, 4)), [0, 1], "{}", kind.name());
+    }
+}

@@ -1,5 +1,6 @@
 //! Shares of readers: who holds what, and when it ends.
 
+use larder_store::prefetch::LookupStatus;
 use larder_store::{ConnectionId, InstanceId};
 
 use crate::support::{
@@ -110,8 +111,8 @@ fn asking_again_keeps_the_shares_alive() {
     rig.lookup(&worker(1, "r"), &p, 1);
     rig.wait(READ_TTL - 1);
     let now = rig.time();
-    assert_eq!(rig.core.take_result(now, "r"), Some(2));
-    assert_eq!(rig.core.take_result(now, "r"), None, "told once");
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Ready(2));
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "told once");
     rig.wait(READ_TTL - 1);
     rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("renewed");
 }

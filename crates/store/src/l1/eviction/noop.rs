@@ -1,19 +1,14 @@
-use super::{ChunkId, EvictionPolicy};
+use super::{About, EvictionPolicy, Visit};
+use crate::l1::ChunkId;
+use crate::quota::Ledger;
 
-/// Evicts nothing.
-#[derive(Debug)]
-pub struct Noop;
+/// Evicts nothing, knows nothing, costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Noop;
 
 impl EvictionPolicy for Noop {
-    fn enter(&mut self, _: ChunkId) {}
+    fn enter(&mut self, _: ChunkId, _: &About<'_>) {}
     fn leave(&mut self, _: ChunkId) {}
     fn used(&mut self, _: ChunkId) {}
-
-    fn victim(&self) -> Option<ChunkId> {
-        None
-    }
-
-    fn warmer(&self, _: ChunkId) -> Option<ChunkId> {
-        None
-    }
+    fn coldest_first(&self, _: &Ledger, _: Visit<'_>) {}
 }

@@ -1,0 +1,226 @@
+//! Why an operation on one key failed.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// What went wrong, in words that callers act on and metrics count by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// The object is not there.
+    NotFound,
+    /// What is stored under the key has another length. A miss; a store replaces it.
+    WrongSize,
+    /// What is stored is not what was stored once. A miss; the object has been deleted.
+    Corrupt,
+    /// There is no room, and nothing that may leave.
+    Full,
+    /// The backend cannot be reached, or is known to be broken at the moment.
+    Unavailable,
+    /// The time for an answer is over. The I/O may still be running.
+    Timeout,
+    /// A queue or the process is at a limit.
+    Busy,
+    /// The backend cannot name such a key.
+    BadKey,
+    /// The adapter cannot do this at all ([`Capabilities`](crate::Capabilities)).
+    Unsupported,
+    /// The adapter was closed.
+    Closed,
+    /// The backend failed otherwise.
+    Io,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::NotFound,
+        Self::WrongSize,
+        Self::Corrupt,
+        Self::Full,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Busy,
+        Self::BadKey,
+        Self::Unsupported,
+        Self::Closed,
+        Self::Io,
+    ];
+
+    /// The kind as a word for logs and as a label of metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::WrongSize => "wrong_size",
+            Self::Corrupt => "corrupt",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Busy => "busy",
+            Self::BadKey => "bad_key",
+            Self::Unsupported => "unsupported",
+            Self::Closed => "closed",
+            Self::Io => "io",
+        }
+    }
+
+    /// Whether the backend is to blame, not the key or the state of the object. What the
+    /// [`breaker`](crate::layers::breaker) counts.
+    pub const fn is_backend_failure(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Timeout | Self::Io)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether trying again may help. Only the [`retry`](crate::layers::retry) layer asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// The same call will fail again.
+    Permanent,
+    /// The same call may succeed soon.
+    Temporary,
+    /// It was tried again, and failed again; or trying again now is known to be useless.
+    Persistent,
+}
+
+/// Why an operation on one key failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{context} ({kind})")]
+pub struct L2Error {
+    kind: ErrorKind,
+    retry: Retry,
+    context: Cow<'static, str>,
+    #[source]
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl L2Error {
+    /// An error that stays.
+    pub fn permanent(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, retry: Retry::Permanent, context: context.into(), source: None }
+    }
+
+    /// An error that may pass.
+    pub fn temporary(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, retry: Retry::Temporary, context: context.into(), source: None }
+    }
+
+    /// The object is not there.
+    pub fn not_found() -> Self {
+        Self::permanent(ErrorKind::NotFound, "no such object")
+    }
+
+    /// An object of another length than asked for.
+    pub fn wrong_size(stored: u64, wanted: u64) -> Self {
+        Self::permanent(ErrorKind::WrongSize, format!("{stored} bytes are stored, {wanted} were asked for"))
+    }
+
+    /// The answer of the system to `action`, a short verb phrase such as `read object`.
+    pub fn system(action: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
+        let (kind, retry) = classify(&error);
+        Self { kind, retry, context: action.into(), source: Some(Arc::new(error)) }
+    }
+
+    /// The same error with another kind, where the place tells more than the error.
+    #[must_use]
+    pub fn with_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The same error with another answer to whether trying again may help.
+    #[must_use]
+    pub fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..self }
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether trying again may help.
+    pub fn retry(&self) -> Retry {
+        self.retry
+    }
+}
+
+/// The one place that knows the system's error numbers.
+fn classify(error: &io::Error) -> (ErrorKind, Retry) {
+    use io::ErrorKind as Io;
+    match error.kind() {
+        Io::NotFound => (ErrorKind::NotFound, Retry::Permanent),
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, Retry::Permanent),
+        Io::InvalidFilename => (ErrorKind::BadKey, Retry::Permanent),
+        Io::NotADirectory | Io::IsADirectory => (ErrorKind::Unavailable, Retry::Permanent),
+        Io::StaleNetworkFileHandle
+        | Io::NotConnected
+        | Io::HostUnreachable
+        | Io::NetworkUnreachable
+        | Io::NetworkDown
+        | Io::ConnectionRefused
+        | Io::ConnectionReset
+        | Io::ConnectionAborted
+        | Io::BrokenPipe => (ErrorKind::Unavailable, Retry::Temporary),
+        Io::TimedOut => (ErrorKind::Timeout, Retry::Temporary),
+        Io::WouldBlock | Io::ResourceBusy | Io::OutOfMemory => (ErrorKind::Busy, Retry::Temporary),
+        Io::PermissionDenied | Io::ReadOnlyFilesystem | Io::CrossesDevices | Io::InvalidInput => {
+            (ErrorKind::Io, Retry::Permanent)
+        }
+        _ if too_many_files(error) => (ErrorKind::Busy, Retry::Temporary),
+        _ => (ErrorKind::Io, Retry::Temporary),
+    }
+}
+
+fn too_many_files(error: &io::Error) -> bool {
+    let number = rustix::io::Errno::from_io_error(error);
+    number == Some(rustix::io::Errno::MFILE) || number == Some(rustix::io::Errno::NFILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn system_errors_fall_into_kinds() {
+        let cases = [
+            (Errno::NOSPC, ErrorKind::Full, Retry::Permanent),
+            (Errno::DQUOT, ErrorKind::Full, Retry::Permanent),
+            (Errno::NOENT, ErrorKind::NotFound, Retry::Permanent),
+            (Errno::NOTDIR, ErrorKind::Unavailable, Retry::Permanent),
+            (Errno::STALE, ErrorKind::Unavailable, Retry::Temporary),
+            (Errno::MFILE, ErrorKind::Busy, Retry::Temporary),
+            (Errno::NAMETOOLONG, ErrorKind::BadKey, Retry::Permanent),
+            (Errno::ROFS, ErrorKind::Io, Retry::Permanent),
+            (Errno::IO, ErrorKind::Io, Retry::Temporary),
+        ];
+        for (number, kind, retry) in cases {
+            let error = L2Error::system("read object", number.into());
+            assert_eq!((error.kind(), error.retry()), (kind, retry), "{number}");
+            assert!(error.source().is_some());
+        }
+    }
+
+    #[test]
+    fn an_error_reads_as_a_line() {
+        assert_eq!(
+            L2Error::wrong_size(3, 4).to_string(),
+            "3 bytes are stored, 4 were asked for (wrong_size)"
+        );
+        let words: std::collections::HashSet<_> = ErrorKind::ALL.map(ErrorKind::as_str).into();
+        assert_eq!(words.len(), ErrorKind::ALL.len());
+    }
+}

@@ -1,0 +1,95 @@
+//! Kills a process that stores, again and again, and looks at what it leaves.
+//!
+//! The process is this test binary itself, asked for the one test that only works when told where.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Fs, FsConfig, FsNativeConfig};
+use crate::adapter::Adapter;
+use crate::fs::names::object_in;
+use crate::rng::Rng;
+use crate::testing::{Bench, Directory, bytes, key};
+
+const DIRECTORY_VARIABLE: &str = "LARDER_L2_CRASH_DIRECTORY";
+const ROUNDS: u64 = 100;
+const NUMBERS: u64 = 400;
+const CAPACITY: u64 = 8 << 20;
+
+fn len_of(n: u64) -> u64 {
+    1 + n * 997 % 150_000
+}
+
+fn open(path: &Path) -> Fs {
+    let fs = FsConfig {
+        base_path: path.to_owned(),
+        relative_tmp_dir: None,
+        read_ahead_bytes: None,
+        use_odirect: false,
+    };
+    Fs::open_native(FsNativeConfig { fs, num_workers: 4, max_capacity_bytes: CAPACITY }).unwrap()
+}
+
+/// Stores and deletes until it is killed.
+#[tokio::test]
+#[ignore = "runs as the child of `what_a_killed_process_leaves_is_whole`"]
+async fn child() {
+    let Some(path) = std::env::var_os(DIRECTORY_VARIABLE) else { return };
+    let (bench, adapter) = (Bench::new(16 << 20), open(Path::new(&path)));
+    let mut rng = Rng::new(u64::from(std::process::id()));
+    // Nobody waits for a child whose parent has died.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        let mut some = |count| (0..count).map(|_| rng.next() % NUMBERS).collect::<Vec<_>>();
+        let (stores, deletes) = (some(16), some(2));
+        let objects = stores.into_iter().map(|n| bench.object(n, len_of(n))).collect();
+        let (stored, _) =
+            tokio::join!(adapter.store(objects), adapter.delete(deletes.into_iter().map(key).collect()));
+        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+    }
+}
+
+/// Files of objects and their bytes, each checked.
+fn check_files(path: &Path) -> (u64, u64) {
+    let keys: Vec<_> = (0..NUMBERS).map(key).collect();
+    let (mut objects, mut sum) = (0, 0);
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        let Some(found) = object_in(entry.file_name().to_str().unwrap()) else { continue };
+        let n = keys.iter().position(|key| *key == found).expect("an object of ours") as u64;
+        let contents = fs::read(entry.path()).unwrap();
+        assert!(contents == bytes(n, len_of(n)), "object {n} is not whole: {} bytes", contents.len());
+        objects += 1;
+        sum += contents.len() as u64;
+    }
+    (objects, sum)
+}
+
+#[tokio::test]
+async fn what_a_killed_process_leaves_is_whole() {
+    let directory = Directory::new("crash");
+    let mut rng = Rng::new(1);
+    let mut seen = 0;
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "fs::crash::child"])
+            .env(DIRECTORY_VARIABLE, directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The one place where time must pass: the child works at its own pace.
+        std::thread::sleep(Duration::from_millis(10 + rng.next() % 30));
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "round {round}: the child ended by itself");
+        let (objects, bytes) = check_files(directory.path());
+        assert!(bytes <= CAPACITY, "round {round}: {bytes} bytes");
+        let adapter = open(directory.path());
+        adapter.counted().await;
+        let usage = adapter.usage();
+        assert_eq!((usage.objects, usage.used_bytes), (objects, bytes), "round {round}");
+        seen += objects;
+    }
+    assert!(seen > ROUNDS, "the children have stored something: {seen}");
+}

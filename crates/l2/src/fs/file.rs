@@ -1,0 +1,199 @@
+//! Bytes between a region and a file, with and without the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use larder_store::arena::Region;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::adapter::BLOCK_BYTES;
+
+/// Size of the first read of a file, unless configured.
+const FIRST_READ_BYTES: u64 = 16 << 10;
+
+/// The largest first read: it goes to memory of its own.
+const FIRST_READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Smaller objects are read at once.
+const SEQUENCE_BYTES_MIN: u64 = 128 << 10;
+
+/// How the bytes of an object travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mode {
+    /// Bypass the page cache where size and file system allow it.
+    pub(super) direct: bool,
+    /// Pad files to whole blocks, so that the cache is bypassed whatever the size.
+    pub(super) pad: bool,
+    /// Size of a first small read; `None`: [`FIRST_READ_BYTES`].
+    pub(super) read_ahead: Option<u64>,
+}
+
+impl Mode {
+    /// Bytes that a file takes for an object of `len`.
+    pub(super) fn stored_bytes(self, len: u64) -> u64 {
+        if self.pads(len) { len.next_multiple_of(BLOCK_BYTES) } else { len }
+    }
+
+    fn pads(self, len: u64) -> bool {
+        self.direct && self.pad && !len.is_multiple_of(BLOCK_BYTES)
+    }
+
+    fn is_direct(self, len: u64) -> bool {
+        self.direct && len > 0 && (self.pad || len.is_multiple_of(BLOCK_BYTES))
+    }
+
+    /// Opens a file for [`Mode::read`].
+    pub(super) fn open(self, path: &Path, len: u64) -> io::Result<File> {
+        // A region that does not end with a block cannot take a whole one; the cache can be used.
+        let direct = self.direct && len > 0 && len.is_multiple_of(BLOCK_BYTES);
+        open(OpenOptions::new().read(true), path, direct)
+    }
+
+    /// Makes a new file for [`Mode::write`]; one of that name must not exist.
+    pub(super) fn create(self, path: &Path, len: u64) -> io::Result<File> {
+        open(OpenOptions::new().write(true).create_new(true), path, self.is_direct(len))
+    }
+
+    /// Fills `region` from the start of `file`.
+    pub(super) fn read(self, file: &File, region: &Region) -> io::Result<()> {
+        self.begin_sequence(file, region.len());
+        transfer(file, region.len(), |at| region.read_from(at, file, at), io::ErrorKind::UnexpectedEof)
+    }
+
+    /// Reads a little before the whole is asked for. Asked for a large file at once, the kernel fetches
+    /// it in single pages; after a small first read it sees a sequence and takes ever larger ones, which
+    /// halves what a cold read costs the processor, and a third of what each later one does.
+    fn begin_sequence(self, file: &File, len: u64) {
+        let bytes = self.read_ahead.unwrap_or(FIRST_READ_BYTES).min(FIRST_READ_BYTES_MAX);
+        if self.direct && len.is_multiple_of(BLOCK_BYTES) || len < SEQUENCE_BYTES_MIN.max(2 * bytes) {
+            return;
+        }
+        // What it brings is read again, and so is its error.
+        let _ = file.read_at(&mut vec![0; bytes as usize], 0);
+    }
+
+    /// Writes `region` to the start of `file`, and padding after it.
+    pub(super) fn write(self, file: &File, region: &Region) -> io::Result<()> {
+        let len = region.len();
+        if !self.pads(len) {
+            return transfer(file, len, |at| region.write_to(at, file, at), io::ErrorKind::WriteZero);
+        }
+        let padded = Padded::of(region)?;
+        let bytes = padded.bytes();
+        let write = |at: u64| file.write_at(&bytes[at as usize..], at);
+        transfer(file, bytes.len() as u64, write, io::ErrorKind::WriteZero)
+    }
+}
+
+/// Opens `path`, bypassing the page cache if wanted and possible.
+fn open(options: &OpenOptions, path: &Path, direct: bool) -> io::Result<File> {
+    if direct {
+        let mut options = options.clone();
+        match options.custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
+            // A file system without O_DIRECT. Some make the file before they say so.
+            Err(error) if is_invalid(&error) => {}
+            other => return other,
+        }
+        return match options.custom_flags(0).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(path)?;
+                options.open(path)
+            }
+            other => other,
+        };
+    }
+    options.open(path)
+}
+
+/// Moves `len` bytes by calls that may each move less.
+fn transfer(
+    file: &File,
+    len: u64,
+    mut call: impl FnMut(u64) -> io::Result<usize>,
+    at_zero: io::ErrorKind,
+) -> io::Result<()> {
+    let mut at = 0;
+    let mut may_be_direct = true;
+    while at < len {
+        match call(at) {
+            Ok(0) => return Err(at_zero.into()),
+            Ok(bytes) => at += bytes as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Direct I/O needs whole blocks, which memory or a short call before may not give.
+            Err(error) if is_invalid(&error) && may_be_direct => {
+                may_be_direct = false;
+                let flags = rustix::fs::fcntl_getfl(file)?;
+                rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_invalid(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::INVAL)
+}
+
+/// A copy of an object with zeros after it up to a whole block, at an address that is one.
+struct Padded {
+    buffer: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Padded {
+    fn of(region: &Region) -> io::Result<Self> {
+        let too_large = |_| io::Error::from(io::ErrorKind::OutOfMemory);
+        let object = usize::try_from(region.len()).map_err(too_large)?;
+        let block = BLOCK_BYTES as usize;
+        let len = object.next_multiple_of(block);
+        let mut buffer = vec![0; len + block];
+        let start = buffer.as_ptr().align_offset(block).min(block);
+        region.copy_to(&mut buffer[start..start + object]).map_err(io::Error::other)?;
+        Ok(Self { buffer, start, len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn short_calls_go_on_where_they_ended() {
+        let file = File::open("/dev/null").unwrap();
+        let calls = RefCell::new(Vec::new());
+        let call = |at| {
+            calls.borrow_mut().push(at);
+            match calls.borrow().len() {
+                2 => Err(io::ErrorKind::Interrupted.into()),
+                3 => Err(Errno::INVAL.into()),
+                _ => Ok(4),
+            }
+        };
+        transfer(&file, 10, call, io::ErrorKind::WriteZero).unwrap();
+        assert_eq!(*calls.borrow(), [0, 4, 4, 4, 8]);
+        let error = transfer(&file, 10, |_| Ok(0), io::ErrorKind::WriteZero).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+        let error = transfer(&file, 10, |_| Err(Errno::INVAL.into()), io::ErrorKind::WriteZero).unwrap_err();
+        assert!(is_invalid(&error), "it is tried once without O_DIRECT, not for ever");
+    }
+
+    #[test]
+    fn only_the_native_form_pads() {
+        let fs = Mode { direct: true, pad: false, read_ahead: None };
+        let native = Mode { pad: true, ..fs };
+        assert_eq!((fs.stored_bytes(541), native.stored_bytes(541)), (541, 4096));
+        assert_eq!((fs.stored_bytes(8192), native.stored_bytes(8192)), (8192, 8192));
+        assert!(!fs.is_direct(541) && native.is_direct(541) && fs.is_direct(4096));
+        assert_eq!(Mode { direct: false, ..native }.stored_bytes(541), 541);
+    }
+}

@@ -1,0 +1,245 @@
+//! One file for each object, in one directory.
+//!
+//! Names and bytes are those of the reference (`storage.md` 5.3): either server reads what the other
+//! wrote. A file is written under a name of its own and then renamed, so a reader finds an object
+//! complete or not at all. There is no `fsync`: what a crash of the machine cuts short has the wrong
+//! length, and is a miss that the next store repairs.
+//!
+//! An object is opened once and moved in one call where the kernel does that, straight between the
+//! file and the arena, on threads that belong to the adapter. Objects are not cut into parts: a batch
+//! keeps the threads busy, and measured here one thread reads one object as fast as memory is copied.
+//!
+//! **Capacity** is exact: before an object is written, room for it is reserved, and whoever was not
+//! used for longest is removed until there is room. Objects that are being read stay. A bounded adapter
+//! stores nothing before it has counted what earlier processes left; loads do not wait for that.
+
+mod file;
+mod names;
+mod scan;
+mod shelf;
+
+use std::num::NonZeroUsize;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use larder_wire::object::ObjectKey;
+use tokio::sync::watch;
+
+use crate::adapter::{
+    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
+};
+use crate::error::{ErrorKind, L2Error};
+use crate::pool::{Lane, Pool, job_failed};
+
+use self::file::Mode;
+use self::shelf::Shelf;
+
+/// Threads of an adapter that is not told how many.
+pub const DEFAULT_WORKERS: usize = 8;
+
+/// Unfinished files older than this belong to nobody.
+const STALE_AFTER: Duration = Duration::from_secs(3600);
+
+/// Keys that one thread looks up in a row: each takes a microsecond or two.
+const LOOKUP_KEYS: usize = 64;
+
+/// Settings of the `fs` adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsConfig {
+    /// The directory of the files. Created when missing.
+    pub base_path: PathBuf,
+    /// Where unfinished files live, relative to [`FsConfig::base_path`] and on the same file system;
+    /// `None`: beside the finished ones.
+    pub relative_tmp_dir: Option<PathBuf>,
+    /// Size of a first small read of a large object, before the rest is read; `None`: 16 KiB.
+    pub read_ahead_bytes: Option<u64>,
+    /// Whether to bypass the page cache where sizes allow it.
+    pub use_odirect: bool,
+}
+
+/// Settings of the `fs_native` adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsNativeConfig {
+    /// The files.
+    pub fs: FsConfig,
+    /// Concurrent file operations. At least 1.
+    pub num_workers: usize,
+    /// Bytes the directory may hold; 0: no limit.
+    pub max_capacity_bytes: u64,
+}
+
+/// The `fs` and `fs_native` adapters.
+#[derive(Debug)]
+pub struct Fs {
+    kind: &'static str,
+    shelf: Arc<Shelf>,
+    pool: Arc<Pool>,
+    /// Whether everything in the directory is in the books.
+    counted: watch::Receiver<bool>,
+}
+
+impl Fs {
+    /// The `fs` adapter: no capacity, and no padding.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the settings contradict themselves.
+    pub fn open(config: FsConfig) -> Result<Self, L2Error> {
+        let config = FsNativeConfig { fs: config, num_workers: DEFAULT_WORKERS, max_capacity_bytes: 0 };
+        Self::start("fs", config, false)
+    }
+
+    /// The `fs_native` adapter: a capacity, and files padded to whole blocks under `use_odirect`.
+    ///
+    /// # Errors
+    /// As [`Fs::open`].
+    pub fn open_native(config: FsNativeConfig) -> Result<Self, L2Error> {
+        Self::start("fs_native", config, true)
+    }
+
+    fn start(kind: &'static str, config: FsNativeConfig, pad: bool) -> Result<Self, L2Error> {
+        let FsNativeConfig { fs, num_workers, max_capacity_bytes } = config;
+        let mode = Mode { direct: fs.use_odirect, pad, read_ahead: fs.read_ahead_bytes };
+        let temporary = match &fs.relative_tmp_dir {
+            Some(relative) if escapes(relative) => {
+                let text = "relative_tmp_dir must stay inside base_path: relative, and without '..'";
+                return Err(L2Error::permanent(ErrorKind::Unsupported, text));
+            }
+            Some(relative) => fs.base_path.join(relative),
+            None => fs.base_path.clone(),
+        };
+        let capacity = Some(max_capacity_bytes).filter(|bytes| *bytes > 0);
+        let shelf = Arc::new(Shelf::new(fs.base_path, temporary, mode, capacity));
+        shelf.make_directories()?;
+        let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
+        let counted = count_in_background(&shelf, &pool)?;
+        Ok(Self { kind, shelf, pool, counted })
+    }
+
+    /// Returns once everything that was in the directory at the start is in the books.
+    pub async fn counted(&self) {
+        // An error means that the thread has ended, one way or the other.
+        let _ = self.counted.clone().wait_for(|counted| *counted).await;
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        job: impl FnOnce(&Shelf) -> T + Send + 'static,
+    ) -> Result<T, L2Error> {
+        let shelf = Arc::clone(&self.shelf);
+        self.pool.run(lane, move || job(&shelf))?.await.map_err(|_| job_failed())
+    }
+}
+
+fn count_in_background(shelf: &Arc<Shelf>, pool: &Arc<Pool>) -> Result<watch::Receiver<bool>, L2Error> {
+    let (done, counted) = watch::channel(false);
+    let (shelf, pool) = (Arc::clone(shelf), Arc::clone(pool));
+    let count = move || {
+        let result = scan::recover(&shelf, STALE_AFTER, || !pool.is_closed() && !done.is_closed());
+        let result = result.and_then(|()| if shelf.is_bounded() { shelf.trim() } else { Ok(()) });
+        if let Err(error) = result {
+            let path = shelf.base.display();
+            tracing::warn!(%path, %error, "the directory could not be counted; usage starts too low");
+        }
+        done.send_replace(true);
+    };
+    let builder = thread::Builder::new().name("larder-l2-scan".to_owned());
+    builder.spawn(count).map_err(|error| L2Error::system("start the scan", error))?;
+    Ok(counted)
+}
+
+/// Whether `path`, taken relative to a directory, may lead out of it.
+fn escapes(path: &Path) -> bool {
+    !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+impl Adapter for Fs {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { list: true, persistent: true, evicts: self.shelf.is_bounded(), batched: false }
+    }
+
+    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
+        Box::pin(async move {
+            let mut waiting = Vec::with_capacity(keys.len().div_ceil(LOOKUP_KEYS));
+            for part in keys.chunks(LOOKUP_KEYS) {
+                let (part, shelf) = (part.to_vec(), Arc::clone(&self.shelf));
+                let len = part.len();
+                waiting.push((len, self.pool.run(Lane::Ask, move || shelf.lookup(&part))));
+            }
+            let mut results = Vec::with_capacity(keys.len());
+            for (len, part) in waiting {
+                let part = match part {
+                    Ok(receiver) => receiver.await.map_err(|_| job_failed()),
+                    Err(refused) => Err(refused),
+                };
+                match part {
+                    Ok(part) => results.extend(part),
+                    Err(error) => results.extend(std::iter::repeat_n(Err(error), len)),
+                }
+            }
+            results
+        })
+    }
+
+    fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
+        let jobs = transfers.into_iter().map(|transfer| {
+            let shelf = Arc::clone(&self.shelf);
+            move || shelf.load(&transfer)
+        });
+        Box::pin(self.pool.run_each(Lane::Load, jobs))
+    }
+
+    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
+        Box::pin(async move {
+            if self.shelf.is_bounded() {
+                self.counted().await;
+            }
+            let jobs = transfers.into_iter().map(|transfer| {
+                let shelf = Arc::clone(&self.shelf);
+                move || shelf.store(&transfer)
+            });
+            self.pool.run_each(Lane::Store, jobs).await
+        })
+    }
+
+    fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
+        let jobs = keys.into_iter().map(|key| {
+            let shelf = Arc::clone(&self.shelf);
+            move || shelf.delete(&key)
+        });
+        Box::pin(self.pool.run_each(Lane::Ask, jobs))
+    }
+
+    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
+        Box::pin(async move {
+            self.run(Lane::Ask, move |shelf| scan::list(&shelf.base, cursor.as_ref(), limit)).await?
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        let recovering = !*self.counted.borrow();
+        self.shelf.books().usage(recovering)
+    }
+
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.pool.close().await;
+            self.counted().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Names of files: which are objects, which are unfinished, which are nobody's business.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use larder_wire::names::FILE_SUFFIX;
+use larder_wire::object::ObjectKey;
+
+use crate::error::{ErrorKind, L2Error};
+
+/// The longest name a Linux file system takes, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Ends the name of an unfinished file.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Begins the name of an unfinished file of ours.
+const TEMPORARY_PREFIX: &str = "larder-";
+
+/// A key and the file that is its own.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The key that the file's name reads back as. Differs from the one asked for only if the model's
+    /// name contains `-SEP-`.
+    pub(super) key: ObjectKey,
+    pub(super) path: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(base: &Path, key: &ObjectKey) -> Result<Self, L2Error> {
+        let name = key.file_name();
+        if name.len() > NAME_BYTES_MAX {
+            let text = format!(
+                "the file name of this object has {} bytes, file systems take {NAME_BYTES_MAX}: shorten the model \
+                 name or the cache salt",
+                name.len()
+            );
+            return Err(L2Error::permanent(ErrorKind::BadKey, text));
+        }
+        if name.contains('\0') {
+            return Err(L2Error::permanent(ErrorKind::BadKey, "the model name contains NUL"));
+        }
+        Ok(Self { key: canonical(key).into_owned(), path: base.join(name) })
+    }
+}
+
+/// The key that the name of this key's file reads back as.
+fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
+    if key.model_name.contains("-SEP-") {
+        let model_name = key.model_name.replace("-SEP-", "/").into();
+        return Cow::Owned(ObjectKey { model_name, ..key.clone() });
+    }
+    Cow::Borrowed(key)
+}
+
+/// The object in the file `name`, if we would look for it there.
+pub(super) fn object_in(name: &str) -> Option<ObjectKey> {
+    let key = ObjectKey::from_file_name(name).ok()?;
+    (key.file_name() == name).then_some(key)
+}
+
+/// Whether `name` is that of an unfinished file, ours or the reference's.
+pub(super) fn is_temporary(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(TEMPORARY_SUFFIX) else { return false };
+    stem.starts_with(TEMPORARY_PREFIX) || object_in(&format!("{stem}{FILE_SUFFIX}")).is_some()
+}
+
+/// Gives each unfinished file a name of its own, among all processes on all machines that share the
+/// directory. Short, so that every object with a legal name can be stored.
+#[derive(Debug)]
+pub(super) struct TemporaryNames {
+    counter: AtomicU64,
+    random: u64,
+}
+
+impl TemporaryNames {
+    pub(super) fn new() -> Self {
+        // The standard library seeds this from the system's randomness.
+        Self { counter: AtomicU64::new(0), random: RandomState::new().hash_one(std::process::id()) }
+    }
+
+    pub(super) fn next(&self) -> String {
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+        let (pid, random) = (std::process::id(), self.random);
+        format!("{TEMPORARY_PREFIX}{pid}-{counter}-{random:016x}{TEMPORARY_SUFFIX}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_wire::object::{ChunkHash, KvRank};
+
+    fn key(model: &str, salt: &str) -> ObjectKey {
+        let hash = ChunkHash::new(&[0xde, 0xad, 0xbe, 0xef]).unwrap();
+        ObjectKey::new(hash, model, KvRank(0x0805_0805), 17, salt).unwrap()
+    }
+
+    #[test]
+    fn golden_names() {
+        let place = Place::new(Path::new("/d"), &key("org/a-SEP-b c", "tenant:42")).unwrap();
+        let name = "org-SEP-a-SEP-b c@0x08050805@11@deadbeef@tenant:42.data";
+        assert_eq!(place.path, Path::new("/d").join(name));
+        assert_eq!(object_in(name).as_ref(), Some(&place.key));
+        assert_eq!(&*place.key.model_name, "org/a/b c");
+    }
+
+    #[test]
+    fn long_names_are_refused_with_a_remedy() {
+        let longest = 255 - key("", "").file_name().len();
+        assert!(Place::new(Path::new("/d"), &key(&"m".repeat(longest), "")).is_ok());
+        let error = Place::new(Path::new("/d"), &key(&"m".repeat(longest + 1), "")).unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::BadKey, crate::Retry::Permanent));
+        assert!(error.to_string().contains("256 bytes"), "{error}");
+        assert!(Place::new(Path::new("/d"), &key("a\0b", "")).is_err());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        assert!(object_in("m@08050805@11@deadbeef.data").is_none(), "we would look for it under 0x...");
+        assert!(object_in("notes.data").is_none());
+        let names = TemporaryNames::new();
+        let (first, second) = (names.next(), names.next());
+        assert!(first != second && is_temporary(&first) && is_temporary(&second));
+        assert_ne!(TemporaryNames::new().next(), TemporaryNames::new().next());
+        assert!(is_temporary("m@0x08050805@11@deadbeef.tmp"), "the reference's");
+        assert!(!is_temporary("notes.tmp") && !is_temporary("m@0x08050805@11@deadbeef.data"));
+    }
+}

@@ -1,0 +1,108 @@
+//! What a directory holds: counted once at start, and listed on demand.
+
+use std::collections::BinaryHeap;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use larder_wire::object::ObjectKey;
+
+use super::names::{is_temporary, object_in};
+use super::shelf::Shelf;
+use crate::adapter::{Cursor, Listed, Page};
+use crate::error::{ErrorKind, L2Error};
+
+/// The most objects in a page.
+const PAGE_OBJECTS_MAX: usize = 10_000;
+
+/// Takes into the books what earlier processes left, and removes unfinished files that are older than
+/// `stale_after`. `go_on` is asked between files.
+pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> bool) -> Result<(), L2Error> {
+    let failed = |error| L2Error::system("read directory", error);
+    let now = SystemTime::now();
+    let mut found: Vec<(SystemTime, ObjectKey)> = Vec::new();
+    let mut directories = vec![shelf.base.as_path()];
+    if shelf.temporary != shelf.base {
+        directories.push(&shelf.temporary);
+    }
+    for directory in directories {
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            if !go_on() {
+                return Ok(());
+            }
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if is_temporary(name) {
+                remove_if_stale(&entry, now, stale_after);
+            } else if directory == shelf.base
+                && let Some(key) = object_in(name)
+                && let Some(used) = last_use(&entry)
+            {
+                found.push((used, key));
+            }
+        }
+    }
+    // The books put each one before all the others.
+    found.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
+    found.iter().try_for_each(|(_, key)| shelf.recovered(key))
+}
+
+/// When a file was last used. It may be gone since it was listed.
+fn last_use(entry: &DirEntry) -> Option<SystemTime> {
+    let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+    let modified = meta.modified().ok()?;
+    Some(meta.accessed().map_or(modified, |accessed| accessed.max(modified)))
+}
+
+fn remove_if_stale(entry: &DirEntry, now: SystemTime, stale_after: Duration) {
+    let modified = entry.metadata().and_then(|meta| meta.modified());
+    let is_stale =
+        modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= stale_after));
+    if is_stale {
+        match fs::remove_file(entry.path()) {
+            Ok(()) => tracing::info!(file = %entry.path().display(), "removed an unfinished file"),
+            Err(error) => tracing::debug!(file = %entry.path().display(), %error, "keep an unfinished file"),
+        }
+    }
+}
+
+/// The first `limit` objects after `cursor`, by name. Reads the whole directory, keeps a page.
+pub(super) fn list(base: &Path, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
+    let limit = limit.get().min(PAGE_OBJECTS_MAX);
+    let failed =
+        |error: io::Error| L2Error::system("list directory", error).with_kind(ErrorKind::Unavailable);
+    let after = cursor.map(|cursor| cursor.0.as_str());
+    // The largest name on top, so that it leaves when a smaller one comes.
+    let mut names: BinaryHeap<String> = BinaryHeap::new();
+    for entry in fs::read_dir(base).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(name) = as_object_name(&name, after) else { continue };
+        if names.len() <= limit {
+            names.push(name.to_owned());
+        } else if names.peek().is_some_and(|largest| name < largest.as_str()) {
+            names.pop();
+            names.push(name.to_owned());
+        }
+    }
+    let mut names = names.into_sorted_vec();
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| more).map(|name| Cursor(name.clone()));
+    let objects = names.iter().filter_map(|name| listed(base, name)).collect();
+    Ok(Page { objects, next })
+}
+
+fn as_object_name<'a>(name: &'a OsStr, after: Option<&str>) -> Option<&'a str> {
+    let name = name.to_str()?;
+    (after.is_none_or(|after| name > after) && object_in(name).is_some()).then_some(name)
+}
+
+/// `None` if it is gone by now.
+fn listed(base: &Path, name: &str) -> Option<Listed> {
+    let meta = fs::metadata(base.join(name)).ok().filter(fs::Metadata::is_file)?;
+    Some(Listed { key: object_in(name)?, stored_bytes: meta.len() })
+}

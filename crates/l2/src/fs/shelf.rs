@@ -1,0 +1,371 @@
+//! The directory and the books about it: what happens to one object, in calls that block.
+//!
+//! Locks: a stripe guards the agreement between one file and its entry in the books; it is held for a
+//! few system calls, never while bytes move. Order: stripe, then books. Nobody holds two stripes.
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use larder_store::arena::Region;
+use larder_wire::object::ObjectKey;
+use rustix::fs::{FileType, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::file::Mode;
+use super::names::{Place, TemporaryNames};
+use crate::adapter::{Stored, Transfer, holds};
+use crate::books::{Books, Room};
+use crate::error::{ErrorKind, L2Error, Retry};
+
+const STRIPES: usize = 256;
+
+/// A file's time of access is renewed once it is older than this: enough to order objects after a
+/// restart, on file systems that do not keep it themselves.
+const ACCESS_STEP_SECONDS: u64 = 600;
+
+/// The directory and the books about it.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pub(super) base: PathBuf,
+    pub(super) temporary: PathBuf,
+    mode: Mode,
+    bounded: bool,
+    books: Mutex<Books>,
+    stripes: Vec<Mutex<()>>,
+    hasher: RandomState,
+    names: TemporaryNames,
+    recreate: Mutex<()>,
+}
+
+impl Shelf {
+    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, capacity: Option<u64>) -> Self {
+        Self {
+            base,
+            temporary,
+            mode,
+            bounded: capacity.is_some(),
+            books: Mutex::new(Books::new(capacity)),
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+            names: TemporaryNames::new(),
+            recreate: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stripe(&self, key: &ObjectKey) -> MutexGuard<'_, ()> {
+        let at = self.hasher.hash_one(key) as usize % STRIPES;
+        self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes stored for each key. One question about the directory tells whether "no" can be believed.
+    pub(super) fn lookup(&self, keys: &[ObjectKey]) -> Vec<Result<Option<u64>, L2Error>> {
+        let mut results: Vec<_> = keys.iter().map(|key| self.lookup_one(key)).collect();
+        let any_absent = results.iter().any(|result| matches!(result, Ok(None)));
+        if any_absent && let Err(error) = self.check_base() {
+            results.iter_mut().filter(|r| matches!(r, Ok(None))).for_each(|r| *r = Err(error.clone()));
+        }
+        results
+    }
+
+    fn lookup_one(&self, key: &ObjectKey) -> Result<Option<u64>, L2Error> {
+        let place = Place::new(&self.base, key)?;
+        let stored = stored_bytes(&place.path)?;
+        let known = self.books().get(&place.key);
+        if stored != known {
+            // Others share the directory, or an eviction is on its way: settle it.
+            return self.reconcile(&place);
+        }
+        if stored.is_some() {
+            self.books().touch(&place.key);
+        }
+        Ok(stored)
+    }
+
+    /// Makes the books say about one object what the directory says.
+    fn reconcile(&self, place: &Place) -> Result<Option<u64>, L2Error> {
+        let _stripe = self.stripe(&place.key);
+        let stored = stored_bytes(&place.path)?;
+        match stored {
+            Some(bytes) => self.books().put(&place.key, bytes),
+            None => drop(self.books().remove(&place.key)),
+        }
+        Ok(stored)
+    }
+
+    /// Notes an object from before our time, if it is still there and not known yet.
+    pub(super) fn recovered(&self, key: &ObjectKey) -> Result<(), L2Error> {
+        let place = Place::new(&self.base, key)?;
+        let _stripe = self.stripe(key);
+        if let Some(bytes) = stored_bytes(&place.path)? {
+            self.books().put_oldest(key, bytes);
+        }
+        Ok(())
+    }
+
+    /// Fills the region with the object.
+    pub(super) fn load(&self, transfer: &Transfer) -> Result<(), L2Error> {
+        let place = Place::new(&self.base, &transfer.key)?;
+        let pin = Pin::new(self, &place.key);
+        let len = transfer.region.len();
+        let file = match self.mode.open(&place.path, len) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.check_base()?;
+                self.reconcile(&place)?;
+                return Err(L2Error::not_found());
+            }
+            Err(error) => return Err(L2Error::system("open object", error)),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|e| L2Error::system("stat object", e.into()))?;
+        let stored = u64::try_from(stat.st_size).unwrap_or(0);
+        if !holds(stored, len) {
+            return Err(L2Error::wrong_size(stored, len));
+        }
+        self.mode.read(&file, &transfer.region).map_err(|error| match error.kind() {
+            // Cut short while we read: no writer of ours does that.
+            io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, len).with_source(error),
+            _ => L2Error::system("read object", error),
+        })?;
+        if self.bounded {
+            renew_access(&file, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
+        }
+        if !pin.known {
+            self.reconcile(&place)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the region, unless an object of that length is there.
+    pub(super) fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
+        let place = Place::new(&self.base, &transfer.key)?;
+        let len = transfer.region.len();
+        if self.is_there(&place, len)? {
+            return Ok(Stored { written_bytes: 0 });
+        }
+        let room = self.make_room(self.mode.stored_bytes(len))?;
+        let unfinished = self.write_unfinished(&transfer.region)?;
+        self.publish(&place, unfinished, room)?;
+        Ok(Stored { written_bytes: len })
+    }
+
+    fn is_there(&self, place: &Place, len: u64) -> Result<bool, L2Error> {
+        let _stripe = self.stripe(&place.key);
+        match stored_bytes(&place.path)? {
+            Some(stored) if holds(stored, len) => {
+                self.books().put(&place.key, stored);
+                Ok(true)
+            }
+            // Of another length: it is replaced.
+            _ => Ok(false),
+        }
+    }
+
+    /// Reserves room in the books, removing whoever was not used for longest.
+    fn make_room(&self, bytes: u64) -> Result<Reservation<'_>, L2Error> {
+        loop {
+            let room = self.books().reserve(bytes);
+            match room {
+                Room::Reserved => return Ok(Reservation { shelf: self, bytes }),
+                Room::Leaves(victim) => self.evict(&victim)?,
+                Room::None => {
+                    let text = "everything that could leave is in use";
+                    return Err(L2Error::temporary(ErrorKind::Full, text));
+                }
+                Room::Never => {
+                    let text = format!("an object of {bytes} bytes is larger than max_capacity_gb");
+                    return Err(L2Error::permanent(ErrorKind::Full, text));
+                }
+            }
+        }
+    }
+
+    fn evict(&self, victim: &ObjectKey) -> Result<(), L2Error> {
+        let place = Place::new(&self.base, victim)?;
+        let _stripe = self.stripe(victim);
+        if !self.books().may_leave(victim) {
+            self.books().keep(victim);
+            return Ok(());
+        }
+        match remove_if_there(&place.path) {
+            Ok(_) => {
+                self.books().evicted(victim);
+                Ok(())
+            }
+            Err(error) => {
+                self.books().keep(victim);
+                Err(L2Error::system("remove the oldest object", error))
+            }
+        }
+    }
+
+    /// Makes what is held fit the capacity, for a directory that was fuller before.
+    pub(super) fn trim(&self) -> Result<(), L2Error> {
+        self.make_room(0).map(drop)
+    }
+
+    fn write_unfinished(&self, region: &Region) -> Result<Unfinished, L2Error> {
+        let path = self.temporary.join(self.names.next());
+        let len = region.len();
+        let created = match self.mode.create(&path, len) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_directories()?;
+                self.mode.create(&path, len)
+            }
+            other => other,
+        };
+        let file = created.map_err(|error| self.write_error("create file", error))?;
+        let unfinished = Unfinished { path, named: false };
+        self.mode.write(&file, region).map_err(|error| self.write_error("write object", error))?;
+        Ok(unfinished)
+    }
+
+    /// The commit point: from here on readers find the object.
+    fn publish(
+        &self,
+        place: &Place,
+        mut unfinished: Unfinished,
+        room: Reservation<'_>,
+    ) -> Result<(), L2Error> {
+        let _stripe = self.stripe(&place.key);
+        fs::rename(&unfinished.path, &place.path).map_err(|error| self.write_error("name object", error))?;
+        unfinished.named = true;
+        let bytes = room.bytes;
+        let mut books = self.books();
+        books.release(bytes);
+        books.put(&place.key, bytes);
+        drop(books);
+        std::mem::forget(room);
+        Ok(())
+    }
+
+    /// Removes an object. Whether it was there.
+    pub(super) fn delete(&self, key: &ObjectKey) -> Result<bool, L2Error> {
+        let place = Place::new(&self.base, key)?;
+        let _stripe = self.stripe(&place.key);
+        let removed = remove_if_there(&place.path).map_err(|e| L2Error::system("remove object", e))?;
+        if !removed {
+            self.check_base()?;
+        }
+        self.books().remove(&place.key);
+        Ok(removed)
+    }
+
+    /// Makes the directories, at start and when somebody has removed them. What the books said of a
+    /// directory that is gone is forgotten.
+    pub(super) fn make_directories(&self) -> Result<(), L2Error> {
+        let _one_at_a_time = self.recreate.lock().unwrap_or_else(PoisonError::into_inner);
+        let unavailable = |path: &Path, error| {
+            let text = format!("create directory {}", path.display());
+            L2Error::system(text, error).with_kind(ErrorKind::Unavailable)
+        };
+        if !self.base.is_dir() {
+            self.books().clear();
+            fs::create_dir_all(&self.base).map_err(|error| unavailable(&self.base, error))?;
+        }
+        fs::create_dir_all(&self.temporary).map_err(|error| unavailable(&self.temporary, error))
+    }
+
+    fn check_base(&self) -> Result<(), L2Error> {
+        if self.base.is_dir() {
+            return Ok(());
+        }
+        let text = format!("directory {} is gone", self.base.display());
+        Err(L2Error::temporary(ErrorKind::Unavailable, text))
+    }
+
+    /// A file that we have just made or looked for cannot be "not found" unless its directory is gone.
+    fn write_error(&self, action: &'static str, error: io::Error) -> L2Error {
+        let error = L2Error::system(action, error);
+        match error.kind() {
+            ErrorKind::NotFound => error.with_kind(ErrorKind::Unavailable).with_retry(Retry::Temporary),
+            _ => error,
+        }
+    }
+}
+
+/// An object that is being read: it does not leave.
+struct Pin<'a> {
+    shelf: &'a Shelf,
+    key: &'a ObjectKey,
+    known: bool,
+}
+
+impl<'a> Pin<'a> {
+    fn new(shelf: &'a Shelf, key: &'a ObjectKey) -> Self {
+        let known = shelf.books().pin(key);
+        Self { shelf, key, known }
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        if self.known {
+            self.shelf.books().unpin(self.key);
+        }
+    }
+}
+
+/// Room in the books for an object that is being written.
+struct Reservation<'a> {
+    shelf: &'a Shelf,
+    bytes: u64,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.shelf.books().release(self.bytes);
+    }
+}
+
+/// A file that nobody reads yet; removed unless it is named.
+struct Unfinished {
+    path: PathBuf,
+    named: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.named {
+            // If even that fails, the cleaning at some later start removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn stored_bytes(path: &Path) -> Result<Option<u64>, L2Error> {
+    match rustix::fs::stat(path) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(u64::try_from(stat.st_size).ok()),
+        Ok(_) => Ok(None),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(L2Error::system("look for object", error.into())),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes the access in the file, if that is long ago. Others may own the file: then it is not noted.
+fn renew_access(file: &File, accessed: u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if now.saturating_sub(accessed) >= ACCESS_STEP_SECONDS {
+        let at = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+        let times = Timestamps { last_access: at(UTIME_NOW), last_modification: at(UTIME_OMIT) };
+        let _ = rustix::fs::futimens(file, &times);
+    }
+}

@@ -1,0 +1,200 @@
+use std::fs::{self, File, FileTimes};
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::*;
+use crate::error::Retry;
+use crate::testing::{Bench, Directory, bytes, contents, key};
+
+fn config(path: &Path) -> FsConfig {
+    FsConfig {
+        base_path: path.to_owned(),
+        relative_tmp_dir: None,
+        read_ahead_bytes: None,
+        use_odirect: false,
+    }
+}
+
+fn native(path: &Path, max_capacity_bytes: u64, use_odirect: bool) -> Fs {
+    let fs = FsConfig { use_odirect, ..config(path) };
+    Fs::open_native(FsNativeConfig { fs, num_workers: 2, max_capacity_bytes }).unwrap()
+}
+
+fn file_of(directory: &Path, n: u64) -> PathBuf {
+    directory.join(key(n).file_name())
+}
+
+fn age(path: &Path, seconds: u64) {
+    let then = SystemTime::now() - Duration::from_secs(seconds);
+    let times = FileTimes::new().set_modified(then).set_accessed(then);
+    File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+}
+
+async fn kind_of_store(adapter: &Fs, bench: &Bench, n: u64) -> Option<ErrorKind> {
+    adapter.store(vec![bench.object(n, 1000)]).await[0].as_ref().err().map(L2Error::kind)
+}
+
+#[tokio::test]
+async fn files_hold_the_bytes_and_nothing_else() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("bytes"));
+    let plain = Fs::open(FsConfig { use_odirect: true, ..config(directory.path()) }).unwrap();
+    assert!(plain.store(vec![bench.object(1, 541), bench.object(2, 8192)]).await.iter().all(Result::is_ok));
+    assert_eq!(fs::read(file_of(directory.path(), 1)).unwrap(), bytes(1, 541));
+    assert_eq!(fs::read(file_of(directory.path(), 2)).unwrap(), bytes(2, 8192));
+    let padding = native(directory.path(), 0, true);
+    assert!(padding.store(vec![bench.object(3, 541)]).await[0].is_ok());
+    let file = fs::read(file_of(directory.path(), 3)).unwrap();
+    assert_eq!((file.len(), &file[..541]), (4096, &bytes(3, 541)[..]));
+    assert!(file[541..].iter().all(|byte| *byte == 0));
+    // Each reads what the other wrote.
+    for (reader, n) in [(&plain, 3), (&padding, 1)] {
+        let blank = bench.blank(n, 541);
+        let region = blank.region.clone();
+        assert!(reader.load(vec![blank]).await[0].is_ok());
+        assert_eq!(contents(&region), bytes(n, 541));
+    }
+}
+
+#[tokio::test]
+async fn unfinished_files_of_the_dead_are_removed() {
+    let directory = Directory::new("stale");
+    let tmp = directory.path().join("tmp");
+    fs::create_dir(&tmp).unwrap();
+    let reference = key(1).file_name().replace(".data", ".tmp");
+    let cases = [
+        (directory.path().join("larder-1-2-3.tmp"), 7200, false),
+        (directory.path().join(&reference), 7200, false),
+        (tmp.join("larder-1-2-4.tmp"), 7200, false),
+        (directory.path().join("larder-1-2-5.tmp"), 60, true),
+        (directory.path().join("notes.tmp"), 7200, true),
+        (file_of(directory.path(), 2), 7200, true),
+    ];
+    for (path, seconds, _) in &cases {
+        fs::write(path, b"x").unwrap();
+        age(path, *seconds);
+    }
+    let relative_tmp_dir = Some("tmp".into());
+    let adapter = Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).unwrap();
+    adapter.counted().await;
+    for (path, _, stays) in &cases {
+        assert_eq!(path.exists(), *stays, "{}", path.display());
+    }
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1));
+}
+
+#[tokio::test]
+async fn the_order_of_use_survives_a_restart() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("order"));
+    for n in 0..4 {
+        fs::write(file_of(directory.path(), n), bytes(n, 1000)).unwrap();
+    }
+    for (n, seconds) in [(0, 100), (1, 400), (2, 300), (3, 200)] {
+        age(&file_of(directory.path(), n), seconds);
+    }
+    let adapter = native(directory.path(), 3000, false);
+    adapter.counted().await;
+    let there = || -> Vec<u64> { (0..10).filter(|n| file_of(directory.path(), *n).exists()).collect() };
+    assert_eq!(there(), [0, 2, 3], "trimmed to its capacity at the start");
+    assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
+    assert_eq!(kind_of_store(&adapter, &bench, 5).await, None);
+    assert_eq!(there(), [0, 2, 5]);
+    assert!(adapter.lookup(vec![key(0)]).await[0].as_ref().unwrap().is_some());
+    assert_eq!(kind_of_store(&adapter, &bench, 6).await, None);
+    assert_eq!(there(), [0, 5, 6], "a lookup is a use");
+    assert_eq!(adapter.usage().evicted_objects, 3);
+}
+
+#[tokio::test]
+async fn a_load_renews_the_time_of_use() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("atime"));
+    let path = file_of(directory.path(), 1);
+    fs::write(&path, bytes(1, 1000)).unwrap();
+    age(&path, 86_400);
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let adapter = native(directory.path(), 1 << 20, false);
+    assert!(adapter.load(vec![bench.blank(1, 1000)]).await[0].is_ok());
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!(meta.modified().unwrap(), modified);
+    assert!(meta.accessed().unwrap().elapsed().unwrap() < Duration::from_secs(3600));
+}
+
+#[tokio::test]
+async fn what_others_do_to_the_directory_is_noticed() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("others"));
+    let adapter = Fs::open(config(directory.path())).unwrap();
+    adapter.counted().await;
+    fs::write(file_of(directory.path(), 1), bytes(1, 700)).unwrap();
+    fs::write(file_of(directory.path(), 2), bytes(2, 800)).unwrap();
+    assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), Some(700));
+    assert!(adapter.load(vec![bench.blank(2, 800)]).await[0].is_ok());
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (2, 1500));
+    fs::remove_file(file_of(directory.path(), 1)).unwrap();
+    fs::remove_file(file_of(directory.path(), 2)).unwrap();
+    assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
+    assert!(adapter.load(vec![bench.blank(2, 800)]).await[0].is_err());
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_directory_that_was_removed_comes_back() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("removed"));
+    let base = directory.path().join("parent/l2");
+    let adapter = native(&base, 10_000, false);
+    assert_eq!(kind_of_store(&adapter, &bench, 1).await, None);
+    fs::remove_dir_all(directory.path().join("parent")).unwrap();
+    let looked_up = adapter.lookup(vec![key(1)]).await;
+    assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "a miss would be a lie");
+    let loaded = adapter.load(vec![bench.blank(1, 1000)]).await;
+    assert_eq!(loaded[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
+    // Something in its way: it cannot be made.
+    fs::write(directory.path().join("parent"), b"").unwrap();
+    assert_eq!(kind_of_store(&adapter, &bench, 1).await, Some(ErrorKind::Unavailable));
+    fs::remove_file(directory.path().join("parent")).unwrap();
+    assert_eq!(kind_of_store(&adapter, &bench, 2).await, None, "made anew");
+    assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
+    assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1000));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_leaves_nothing() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("fails"));
+    let adapter = native(directory.path(), 10_000, false);
+    fs::create_dir(file_of(directory.path(), 1)).unwrap();
+    assert!(kind_of_store(&adapter, &bench, 1).await.is_some(), "a directory is in the way");
+    assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
+    assert_eq!(adapter.usage().used_bytes, 0, "what was reserved is given back");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "and the unfinished file is gone");
+    let too_large = adapter.store(vec![bench.object(2, 10_001)]).await;
+    let error = too_large[0].as_ref().unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
+}
+
+/// Needs a small file system: `LARDER_L2_SMALL_FS=/mnt/of/1/MiB`.
+#[tokio::test]
+async fn a_full_disk_is_told_and_cleaned() {
+    let Some(small) = std::env::var_os("LARDER_L2_SMALL_FS").map(PathBuf::from) else { return };
+    let bench = Bench::new(16 << 20);
+    let adapter = Fs::open(config(&small)).unwrap();
+    let stored = adapter.store((0..8).map(|n| bench.object(n, 512 << 10)).collect()).await;
+    let full = stored.iter().filter_map(|result| result.as_ref().err());
+    assert!(full.clone().count() > 0 && full.into_iter().all(|error| error.kind() == ErrorKind::Full));
+    let whole = fs::read_dir(&small).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().is_some_and(|name| name.ends_with(".data"))
+    });
+    assert_eq!(whole.count() as u64, adapter.usage().objects);
+    assert!(
+        !fs::read_dir(&small).unwrap().any(|e| e.unwrap().file_name().to_str().unwrap().ends_with(".tmp"))
+    );
+    let _ = adapter.delete((0..8).map(key).collect()).await;
+}
+
+#[test]
+fn settings_that_lead_outside_are_refused() {
+    let directory = Directory::new("escape");
+    for path in ["../x", "/x", "a/../../x"] {
+        let relative_tmp_dir = Some(path.into());
+        assert!(Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).is_err(), "{path}");
+    }
+}

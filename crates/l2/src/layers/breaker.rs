@@ -1,0 +1,306 @@
+//! Stops asking a backend that does not answer, and finds out by itself when it is back.
+//!
+//! ```text
+//!           N failures in a row                pause over: one call goes through
+//!  closed ----------------------->  open  ----------------------------------------> half open
+//!    ^                               ^  |  pause doubles, up to a bound                |  |
+//!    |                               +--+---------------- it fails --------------------+  |
+//!    +---------------------------------------------------- it succeeds -------------------+
+//! ```
+//!
+//! Only failures of the backend count ([`ErrorKind::is_backend_failure`]): an absent object is an answer.
+//! Reads and writes are judged apart, so that a disk that cannot be written to is still read.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use larder_wire::object::ObjectKey;
+use tokio::time::Instant;
+
+use crate::adapter::{
+    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Page, Results, Stored, Transfer, Usage,
+};
+use crate::error::{ErrorKind, L2Error, Retry};
+
+/// When to open, and how long to stay so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// Failures in a row that open the circuit. At least 1.
+    pub failures: u32,
+    /// The pause before the first call that tries the backend again; it doubles with each that fails.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: 5, first_pause: Duration::from_secs(1), pause_max: Duration::from_secs(30) }
+    }
+}
+
+/// The layer.
+#[derive(Debug)]
+pub struct Breaker {
+    inner: Arc<dyn Adapter>,
+    reads: Gate,
+    writes: Gate,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Gate {
+    name: &'static str,
+    config: BreakerConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Instant, pause: Duration },
+    HalfOpen { pause: Duration },
+}
+
+/// A call that was let through.
+struct Pass<'a> {
+    gate: &'a Gate,
+    is_probe: bool,
+}
+
+impl Breaker {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Adapter>, config: BreakerConfig) -> Self {
+        let gate = |name| Gate { name, config, state: Mutex::new(State::Closed { failures: 0 }) };
+        Self { inner, reads: gate("reads"), writes: gate("writes") }
+    }
+
+    async fn each<T>(&self, gate: &Gate, count: usize, call: BoxFuture<'_, Results<T>>) -> Results<T> {
+        if count == 0 {
+            // Nothing was asked, so nothing would be learnt.
+            return call.await;
+        }
+        let pass = match gate.enter() {
+            Ok(pass) => pass,
+            Err(error) => return std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
+        };
+        let results = call.await;
+        pass.leave(results.iter().map(|result| result.as_ref().err()));
+        results
+    }
+}
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn circuit(&self) -> Circuit {
+        match *self.lock() {
+            State::Closed { .. } => Circuit::Closed,
+            State::Open { .. } => Circuit::Open,
+            State::HalfOpen { .. } => Circuit::HalfOpen,
+        }
+    }
+
+    fn enter(&self) -> Result<Pass<'_>, L2Error> {
+        let mut state = self.lock();
+        match *state {
+            State::Closed { .. } => Ok(Pass { gate: self, is_probe: false }),
+            State::Open { until, pause } if until <= Instant::now() => {
+                *state = State::HalfOpen { pause };
+                Ok(Pass { gate: self, is_probe: true })
+            }
+            State::Open { .. } | State::HalfOpen { .. } => {
+                let text = "the backend has failed too often, it is left alone for a while";
+                Err(L2Error::permanent(ErrorKind::Unavailable, text).with_retry(Retry::Persistent))
+            }
+        }
+    }
+
+    fn open(&self, pause: Duration) -> State {
+        let pause = pause.min(self.config.pause_max);
+        State::Open { until: Instant::now() + pause, pause }
+    }
+
+    /// A call that went through while the circuit was closed.
+    fn note(&self, failed: impl Iterator<Item = bool>) {
+        let mut state = self.lock();
+        // Others may have opened it meanwhile; then only the probe counts.
+        let State::Closed { failures } = &mut *state else { return };
+        for failed in failed {
+            *failures = if failed { *failures + 1 } else { 0 };
+            if *failures >= self.config.failures.max(1) {
+                *state = self.open(self.config.first_pause);
+                drop(state);
+                tracing::warn!(direction = self.name, "the L2 backend fails, it is left alone for a while");
+                return;
+            }
+        }
+    }
+
+    /// The one call that went through while the circuit was half open.
+    fn conclude(&self, well: bool) {
+        let mut state = self.lock();
+        let State::HalfOpen { pause } = *state else { return };
+        *state = if well { State::Closed { failures: 0 } } else { self.open(pause.saturating_mul(2)) };
+        drop(state);
+        if well {
+            tracing::info!(direction = self.name, "the L2 backend is back");
+        }
+    }
+}
+
+impl Pass<'_> {
+    fn leave<'e>(mut self, errors: impl Iterator<Item = Option<&'e L2Error>>) {
+        let mut failed = errors.map(|error| error.is_some_and(|error| error.kind().is_backend_failure()));
+        if self.is_probe {
+            // One that succeeds shows that the backend answers.
+            let well = failed.any(|failed| !failed);
+            self.is_probe = false;
+            self.gate.conclude(well);
+        } else {
+            self.gate.note(failed);
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.is_probe {
+            // The caller went away before there was an answer. The next one may try, at once.
+            let mut state = self.gate.lock();
+            if let State::HalfOpen { pause } = *state {
+                *state = State::Open { until: Instant::now(), pause };
+            }
+        }
+    }
+}
+
+impl Adapter for Breaker {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
+        Box::pin(async move { self.each(&self.reads, keys.len(), self.inner.lookup(keys)).await })
+    }
+
+    fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
+        Box::pin(async move { self.each(&self.reads, transfers.len(), self.inner.load(transfers)).await })
+    }
+
+    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
+        Box::pin(async move { self.each(&self.writes, transfers.len(), self.inner.store(transfers)).await })
+    }
+
+    fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
+        Box::pin(async move { self.each(&self.writes, keys.len(), self.inner.delete(keys)).await })
+    }
+
+    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
+        Box::pin(async move {
+            let pass = self.reads.enter()?;
+            let page = self.inner.list(cursor, limit).await;
+            pass.leave([page.as_ref().err()].into_iter());
+            page
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn health(&self) -> Health {
+        Health { reads: self.reads.circuit(), writes: self.writes.circuit() }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::fault::{Fault, FaultConfig};
+    use crate::mock::{Mock, MockConfig};
+    use crate::testing::{Bench, key};
+
+    struct Rig {
+        fault: Arc<Fault>,
+        breaker: Breaker,
+        bench: Bench,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let mock =
+                Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+            let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
+            let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
+            Self { fault, breaker, bench: Bench::new(1 << 20) }
+        }
+
+        fn fail(&self, error: f64) {
+            self.fault.set(FaultConfig { error, ..FaultConfig::default() });
+        }
+
+        async fn load(&self) -> ErrorKind {
+            self.breaker.load(vec![self.bench.blank(1, 1)]).await[0].as_ref().unwrap_err().kind()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_probes_with_growing_pauses_and_closes() {
+        let rig = Rig::new();
+        rig.fail(1.0);
+        for _ in 0..5 {
+            assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+            assert_eq!(rig.load().await, ErrorKind::Unavailable);
+        }
+        assert_eq!(rig.breaker.health(), Health { reads: Circuit::Open, writes: Circuit::Closed });
+        let calls = rig.fault.calls();
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            tokio::time::advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
+            let before = rig.fault.calls();
+            assert_eq!(rig.load().await, ErrorKind::Unavailable);
+            assert_eq!(rig.fault.calls(), before, "nothing goes through before {pause} s are over");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            rig.load().await;
+            assert_eq!(rig.fault.calls(), before + 1, "one call goes through after {pause} s");
+        }
+        assert_eq!(rig.fault.calls(), calls + 7);
+        rig.fail(0.0);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(rig.load().await, ErrorKind::NotFound, "an absent object is an answer");
+        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn misses_do_not_open_it_and_an_abandoned_probe_does_not_lock_it() {
+        let rig = Rig::new();
+        for _ in 0..20 {
+            assert_eq!(rig.load().await, ErrorKind::NotFound);
+        }
+        rig.fail(1.0);
+        let lost = rig.breaker.lookup((0..5).map(key).collect()).await;
+        assert!(lost.iter().all(Result::is_err));
+        assert_eq!(rig.breaker.health().reads, Circuit::Open);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        rig.fault.set(FaultConfig { hang: 1.0, ..FaultConfig::default() });
+        let mut probe = rig.breaker.load(vec![rig.bench.blank(1, 1)]);
+        let _ = tokio::time::timeout(Duration::from_millis(1), &mut probe).await;
+        assert_eq!(rig.breaker.health().reads, Circuit::HalfOpen);
+        assert_eq!(rig.load().await, ErrorKind::Unavailable, "one probe at a time");
+        drop(probe);
+        rig.fail(0.0);
+        assert_eq!(rig.load().await, ErrorKind::NotFound);
+        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+    }
+}

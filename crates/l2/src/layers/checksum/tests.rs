@@ -1,0 +1,79 @@
+use super::*;
+use crate::fs::{Fs, FsConfig};
+use crate::layers::fault::{Fault, FaultConfig};
+use crate::mock::{Mock, MockConfig};
+use crate::testing::{Bench, Directory, key};
+
+fn files(directory: &Directory) -> Arc<dyn Adapter> {
+    let base_path = directory.path().to_owned();
+    let config = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect: false };
+    Arc::new(Fs::open(config).unwrap())
+}
+
+fn spoil(directory: &Directory, n: u64) {
+    let path = directory.path().join(key(n).file_name());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[17] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn spoilt_files_are_noticed_also_after_a_restart_and_can_be_stored_again() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("checksum"));
+    let adapter = Checksum::new(files(&directory), Some(directory.path())).unwrap();
+    let stored = adapter.store((0..4).map(|n| bench.object(n, 5000)).collect()).await;
+    assert!(stored.iter().all(Result::is_ok));
+    adapter.close().await;
+    drop(adapter);
+    spoil(&directory, 2);
+    let adapter = Checksum::new(files(&directory), Some(directory.path())).unwrap();
+    let loaded = adapter.load((0..4).map(|n| bench.blank(n, 5000)).collect()).await;
+    let failed: Vec<_> = loaded.iter().map(|result| result.as_ref().err().map(L2Error::kind)).collect();
+    assert_eq!(failed, [None, None, Some(ErrorKind::Corrupt), None]);
+    assert_eq!(*adapter.lookup(vec![key(2)]).await[0].as_ref().unwrap(), None, "it is gone");
+    let stored = adapter.store(vec![bench.object(2, 5000)]).await;
+    assert_eq!(stored[0].as_ref().unwrap().written_bytes, 5000);
+    assert!(adapter.load(vec![bench.blank(2, 5000)]).await[0].is_ok());
+}
+
+#[tokio::test]
+async fn objects_of_others_are_accepted_unverified() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("checksum-others"));
+    let plain = files(&directory);
+    assert!(plain.store(vec![bench.object(1, 5000)]).await[0].is_ok());
+    let adapter = Checksum::new(Arc::clone(&plain), Some(directory.path())).unwrap();
+    assert!(adapter.load(vec![bench.blank(1, 5000)]).await[0].is_ok());
+    // Storing what is there already must not vouch for bytes that we have not seen.
+    assert_eq!(adapter.store(vec![bench.object(1, 5000)]).await[0].as_ref().unwrap().written_bytes, 0);
+    spoil(&directory, 1);
+    assert!(adapter.load(vec![bench.blank(1, 5000)]).await[0].is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_flipped_bit_passes() {
+    let bench = Bench::new(1 << 20);
+    let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+    let faults = FaultConfig { bit_flip: 0.5, seed: 4, ..FaultConfig::default() };
+    let adapter = Checksum::new(Arc::new(Fault::new(Arc::new(mock), faults)), None).unwrap();
+    let _ = adapter.store((0..64).map(|n| bench.object(n, 300)).collect()).await;
+    let blanks: Vec<_> = (0..64).map(|n| bench.blank(n, 300)).collect();
+    let regions: Vec<_> = blanks.iter().map(|blank| blank.region.clone()).collect();
+    let loaded = adapter.load(blanks).await;
+    for (n, (result, region)) in loaded.iter().zip(&regions).enumerate() {
+        let whole = crate::testing::contents(region) == crate::testing::bytes(n as u64, 300);
+        assert_eq!(result.is_ok(), whole, "object {n}");
+    }
+    assert!(loaded.iter().any(Result::is_err) && loaded.iter().any(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn checksums_of_objects_that_left_do_not_pile_up() {
+    let bench = Bench::new(1 << 20);
+    let mock = Mock::new(&MockConfig { max_size_bytes: 100, bandwidth_bytes_per_second: 1 << 40 });
+    let adapter = Checksum::new(Arc::new(mock), None).unwrap();
+    for n in 0..3 * STALE_RECORDS as u64 {
+        let _ = adapter.store(vec![bench.object(n, 10)]).await;
+    }
+    adapter.close().await;
+    assert!(adapter.shared.lock().records.len() <= STALE_RECORDS + 20);
+}

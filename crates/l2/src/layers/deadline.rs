@@ -1,0 +1,196 @@
+//! An answer within a time, whatever the backend does.
+//!
+//! The inner operation runs in a task of its own. When the time is over, the keys without an answer get
+//! [`ErrorKind::Timeout`], and the task goes on: the I/O keeps its regions until it ends. Where batches
+//! bring nothing ([`Capabilities::batched`]), each object has its own task, so that one that hangs
+//! costs the others nothing.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_wire::object::ObjectKey;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::adapter::{
+    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
+};
+use crate::error::{ErrorKind, L2Error, Retry};
+use crate::in_flight::{InFlight, Running};
+use crate::pool::job_failed;
+
+/// How long each kind of call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadlineConfig {
+    /// Lookups, deletes and pages of listings.
+    pub lookup: Duration,
+    /// Loads: somebody waits, and can recompute instead.
+    pub load: Duration,
+    /// Stores: nobody waits, but they hold memory.
+    pub store: Duration,
+}
+
+impl Default for DeadlineConfig {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { lookup: seconds(5), load: seconds(30), store: seconds(60) }
+    }
+}
+
+/// The layer.
+#[derive(Debug)]
+pub struct Deadline {
+    inner: Arc<dyn Adapter>,
+    config: DeadlineConfig,
+    in_flight: InFlight,
+}
+
+impl Deadline {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Adapter>, config: DeadlineConfig) -> Self {
+        Self { inner, config, in_flight: InFlight::new() }
+    }
+
+    /// Runs `call` on `items` and waits at most for `time`.
+    async fn each<I: Send + 'static, T: Send + 'static>(
+        &self,
+        time: Duration,
+        split: bool,
+        items: Vec<I>,
+        call: impl Fn(Arc<dyn Adapter>, Vec<I>, Running) -> JoinHandle<Results<T>>,
+    ) -> Results<T> {
+        let deadline = Instant::now() + time;
+        let count = items.len();
+        let parts: Vec<Vec<I>> =
+            if split { items.into_iter().map(|item| vec![item]).collect() } else { vec![items] };
+        let start = |part: Vec<I>| {
+            let len = part.len();
+            let task = self.in_flight.begin().map(|running| call(Arc::clone(&self.inner), part, running));
+            (len, task)
+        };
+        let tasks: Vec<_> = parts.into_iter().map(start).collect();
+        let mut results = Vec::with_capacity(count);
+        for (len, task) in tasks {
+            let outcome = match task {
+                Ok(task) => timeout_at(deadline, task).await,
+                Err(closed) => Ok(Ok(refuse(closed, len))),
+            };
+            results.extend(match outcome {
+                Ok(Ok(part)) => part,
+                Ok(Err(_)) => refuse(job_failed(), len),
+                Err(_) => refuse(timed_out(time), len),
+            });
+        }
+        results
+    }
+}
+
+fn refuse<T>(error: L2Error, count: usize) -> Results<T> {
+    std::iter::repeat_with(|| Err(error.clone())).take(count).collect()
+}
+
+fn timed_out(time: Duration) -> L2Error {
+    // The time for trying again is over, too.
+    L2Error::permanent(ErrorKind::Timeout, format!("no answer within {time:?}")).with_retry(Retry::Persistent)
+}
+
+impl Adapter for Deadline {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
+        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys, running| {
+            tokio::spawn(async move {
+                let _running = running;
+                inner.lookup(keys).await
+            })
+        }))
+    }
+
+    fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
+        let split = !self.capabilities().batched;
+        Box::pin(self.each(self.config.load, split, transfers, |inner, transfers, running| {
+            tokio::spawn(async move {
+                let _running = running;
+                inner.load(transfers).await
+            })
+        }))
+    }
+
+    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
+        let split = !self.capabilities().batched;
+        Box::pin(self.each(self.config.store, split, transfers, |inner, transfers, running| {
+            tokio::spawn(async move {
+                let _running = running;
+                inner.store(transfers).await
+            })
+        }))
+    }
+
+    fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
+        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys, running| {
+            tokio::spawn(async move {
+                let _running = running;
+                inner.delete(keys).await
+            })
+        }))
+    }
+
+    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
+        Box::pin(async move {
+            let time = self.config.lookup;
+            let answer = tokio::time::timeout(time, self.inner.list(cursor, limit)).await;
+            answer.unwrap_or_else(|_| Err(timed_out(time)))
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    /// Waits for what runs, without a limit: whoever closes knows how long it can wait.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.inner.close().await;
+            self.in_flight.close().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::fault::{Fault, FaultConfig};
+    use crate::mock::{Mock, MockConfig};
+    use crate::testing::Bench;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_costs_the_others_nothing_and_keeps_its_region() {
+        let bench = Bench::new(1 << 20);
+        let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 30 });
+        let hang = Duration::from_secs(100);
+        let faults = FaultConfig { hang: 0.3, hang_time: hang, seed: 5, ..FaultConfig::default() };
+        let faulty: Arc<dyn Adapter> = Arc::new(Fault::new(Arc::new(mock), faults));
+        let adapter = Deadline::new(faulty, DeadlineConfig::default());
+        let stored = adapter.store((0..32).map(|n| bench.object(n, 64)).collect()).await;
+        let hung = stored.iter().filter(|result| result.is_err()).count();
+        assert!((1..31).contains(&hung), "{hung} hang");
+        assert_eq!(bench.lent(), hung, "I/O that still runs keeps its memory");
+        let timeouts = stored.iter().filter_map(|result| result.as_ref().err());
+        assert!(timeouts.into_iter().all(|error| error.kind() == ErrorKind::Timeout));
+        let begun = Instant::now();
+        adapter.close().await;
+        assert_eq!(bench.lent(), 0, "closing has waited for it");
+        assert!(begun.elapsed() <= hang);
+    }
+}

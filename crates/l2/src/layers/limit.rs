@@ -1,0 +1,241 @@
+//! Bounds on what runs at one time: operations, and bytes of the arena that they hold.
+//!
+//! Whoever comes first goes first, also past smaller ones that would fit. A place is given back when the
+//! inner operation ends, even if its caller went away. Questions have places of their own, so that
+//! they do not wait behind bytes.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use larder_wire::object::ObjectKey;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::adapter::{
+    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
+};
+use crate::error::L2Error;
+use crate::in_flight::InFlight;
+use crate::pool::job_failed;
+
+/// Bytes are counted in units of this many.
+const UNIT_BYTES: u64 = 4096;
+
+/// How much may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitConfig {
+    /// Operations at one time. At least 1.
+    pub jobs: usize,
+    /// Bytes that they hold together. One object that is larger goes alone.
+    pub bytes: u64,
+}
+
+impl Default for LimitConfig {
+    fn default() -> Self {
+        Self { jobs: 64, bytes: 1 << 30 }
+    }
+}
+
+/// The layer.
+#[derive(Debug)]
+pub struct Limit {
+    inner: Arc<dyn Adapter>,
+    questions: Arc<Semaphore>,
+    jobs: Arc<Semaphore>,
+    units: Arc<Semaphore>,
+    units_max: u32,
+    in_flight: InFlight,
+}
+
+type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Limit {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Adapter>, config: LimitConfig) -> Self {
+        let units_max = u32::try_from(config.bytes / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        let jobs = config.jobs.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            inner,
+            questions: Arc::new(Semaphore::new(jobs)),
+            jobs: Arc::new(Semaphore::new(jobs)),
+            units: Arc::new(Semaphore::new((units_max as usize).min(Semaphore::MAX_PERMITS))),
+            units_max,
+            in_flight: InFlight::new(),
+        }
+    }
+
+    fn units(&self, transfer: &Transfer) -> u32 {
+        let units = transfer.region.len().div_ceil(UNIT_BYTES);
+        u32::try_from(units).unwrap_or(u32::MAX).clamp(1, self.units_max)
+    }
+
+    /// Cuts a batch into parts that fit the limit, each as large as possible.
+    fn parts(&self, transfers: Vec<Transfer>) -> Vec<(u32, Vec<Transfer>)> {
+        let mut parts: Vec<(u32, Vec<Transfer>)> = Vec::new();
+        for transfer in transfers {
+            let units = self.units(&transfer);
+            match parts.last_mut() {
+                Some((sum, part)) if sum.saturating_add(units) <= self.units_max => {
+                    *sum += units;
+                    part.push(transfer);
+                }
+                _ => parts.push((units, vec![transfer])),
+            }
+        }
+        parts
+    }
+
+    async fn places(&self, units: u32) -> Option<Places> {
+        let job = Arc::clone(&self.jobs).acquire_owned().await.ok()?;
+        let units = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
+        Some((job, units))
+    }
+
+    async fn each<T: Send + 'static>(
+        &self,
+        transfers: Vec<Transfer>,
+        call: impl Fn(Arc<dyn Adapter>, Vec<Transfer>) -> BoxFuture<'static, Results<T>>,
+    ) -> Results<T> {
+        let count = transfers.len();
+        let mut tasks = Vec::new();
+        for (units, part) in self.parts(transfers) {
+            let places = self.places(units).await;
+            let len = part.len();
+            let task = self.in_flight.begin().map(|running| {
+                let work = call(Arc::clone(&self.inner), part);
+                tokio::spawn(async move {
+                    let results = work.await;
+                    drop((places, running));
+                    results
+                })
+            });
+            tasks.push((len, task));
+        }
+        let mut results = Vec::with_capacity(count);
+        for (len, task) in tasks {
+            let part = match task {
+                Ok(task) => task.await.map_err(|_| job_failed()),
+                Err(closed) => Err(closed),
+            };
+            match part {
+                Ok(part) => results.extend(part),
+                Err(error) => results.extend(std::iter::repeat_with(|| Err(error.clone())).take(len)),
+            }
+        }
+        results
+    }
+}
+
+impl Adapter for Limit {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
+        Box::pin(async move {
+            // The semaphores are never closed.
+            let _place = self.questions.acquire().await.ok();
+            self.inner.lookup(keys).await
+        })
+    }
+
+    fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
+        Box::pin(self.each(transfers, |inner, part| Box::pin(async move { inner.load(part).await })))
+    }
+
+    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
+        Box::pin(self.each(transfers, |inner, part| Box::pin(async move { inner.store(part).await })))
+    }
+
+    fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
+        Box::pin(async move {
+            let _place = self.questions.acquire().await.ok();
+            self.inner.delete(keys).await
+        })
+    }
+
+    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
+        Box::pin(async move {
+            let _place = self.questions.acquire().await.ok();
+            self.inner.list(cursor, limit).await
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.inner.close().await;
+            self.in_flight.close().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::{Mock, MockConfig};
+    use crate::testing::Bench;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    fn slow(jobs: usize, bytes: u64) -> Limit {
+        let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 30, bandwidth_bytes_per_second: 1 << 20 });
+        Limit::new(Arc::new(mock), LimitConfig { jobs, bytes })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_and_bytes_are_bounded() {
+        let bench = Bench::new(16 << 20);
+        let begun = Instant::now();
+        let by_jobs = slow(2, 1 << 30);
+        let stores = |limit: Arc<Limit>| {
+            let objects: Vec<_> = (0..6).map(|n| bench.object(n, 1 << 20)).collect();
+            objects.into_iter().map(move |object| {
+                let limit = Arc::clone(&limit);
+                tokio::spawn(async move { limit.store(vec![object]).await[0].is_ok() })
+            })
+        };
+        for task in stores(Arc::new(by_jobs)).collect::<Vec<_>>() {
+            assert!(task.await.unwrap());
+        }
+        assert_eq!(begun.elapsed(), Duration::from_secs(3), "six seconds of work, two at a time");
+        let begun = Instant::now();
+        for task in stores(Arc::new(slow(100, 3 << 20))).collect::<Vec<_>>() {
+            assert!(task.await.unwrap());
+        }
+        assert_eq!(begun.elapsed(), Duration::from_secs(2), "three MiB at a time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_larger_than_the_limit_goes_in_parts_and_an_object_alone() {
+        let bench = Bench::new(16 << 20);
+        let limit = slow(100, 2 << 20);
+        let mut objects: Vec<_> = (0..5).map(|n| bench.object(n, 1 << 20)).collect();
+        objects.push(bench.object(9, 5 << 20));
+        let parts: Vec<_> = limit.parts(objects.clone()).into_iter().map(|(_, part)| part.len()).collect();
+        assert_eq!(parts, [2, 2, 1, 1]);
+        assert!(limit.store(objects).await.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_does_not_open_the_gate() {
+        let bench = Bench::new(16 << 20);
+        let limit = slow(1, 1 << 30);
+        let mut store = limit.store(vec![bench.object(0, 4 << 20)]);
+        let _ = tokio::time::timeout(Duration::from_secs(1), &mut store).await;
+        drop(store);
+        let begun = Instant::now();
+        assert!(limit.store(vec![bench.object(1, 1 << 20)]).await[0].is_ok());
+        assert_eq!(begun.elapsed(), Duration::from_secs(4), "3 s for the rest of the first, 1 s for this");
+    }
+}

@@ -1,0 +1,29 @@
+//! L2: the slower, larger tier behind the shared-memory arena.
+//!
+//! - [`adapter`]: the contract, [`Adapter`].
+//! - [`error`]: why an operation on a key failed, and whether trying again may help.
+//! - [`layers`]: limits, deadlines, retries and the like, around any of them; [`layers::build`] stacks them.
+//! - `conformance`, `testing` (feature `testing`): one suite that they all pass.
+//! - [`mock`], [`fault_inject`]: for tests and for trying things out.
+//! - [`fs`]: one file for each object, as the reference writes them.
+
+pub mod adapter;
+mod books;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod error;
+pub mod fault_inject;
+pub mod fs;
+mod in_flight;
+pub mod layers;
+pub mod mock;
+mod pool;
+mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use crate::adapter::{
+    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Stored, Transfer,
+    Usage, holds,
+};
+pub use crate::error::{ErrorKind, L2Error, Retry};

@@ -1,0 +1,138 @@
+//! What tests of adapters need: keys, memory to move, and directories of their own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use larder_store::arena::{Arena, Hold, Region};
+use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+
+use crate::adapter::Transfer;
+
+/// The key number `n`.
+pub fn key(n: u64) -> ObjectKey {
+    let hash = ChunkHash::new(&n.to_be_bytes()).expect("eight bytes are a legal hash");
+    ObjectKey::new(hash, "org/model", KvRank::new(1, 0), 0, "").expect("a legal key")
+}
+
+/// The bytes of the object number `n`: no two objects, and no two pages of one, are alike.
+pub fn bytes(n: u64, len: u64) -> Vec<u8> {
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ len;
+    let mut bytes = Vec::with_capacity(len as usize + 8);
+    while (bytes.len() as u64) < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len as usize);
+    bytes
+}
+
+/// Memory to move objects in and out of, and a count of what is lent.
+#[derive(Debug)]
+pub struct Bench {
+    arena: Arc<Arena>,
+    next: AtomicU64,
+    lent: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Lent(Arc<AtomicUsize>);
+
+impl Hold for Lent {}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Bench {
+    /// A bench with `size` bytes, used round and round.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    pub fn new(size: u64) -> Self {
+        let arena = Arena::private(size).expect("memory for a test");
+        arena.populate(size).expect("memory for a test");
+        Self { arena: Arc::new(arena), next: AtomicU64::new(0), lent: Arc::default() }
+    }
+
+    /// Regions that nobody has dropped yet.
+    pub fn lent(&self) -> usize {
+        self.lent.load(Ordering::SeqCst)
+    }
+
+    /// A region of zeros.
+    ///
+    /// # Panics
+    /// If it is larger than the bench.
+    pub fn region(&self, len: u64) -> Region {
+        let taken = len.next_multiple_of(4096).max(4096);
+        let claim = |next: u64| Some(if next + taken > self.arena.size() { taken } else { next + taken });
+        let before = self.next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, claim).unwrap_or(0);
+        let offset = if before + taken > self.arena.size() { 0 } else { before };
+        self.lent.fetch_add(1, Ordering::SeqCst);
+        let hold = Arc::new(Lent(Arc::clone(&self.lent)));
+        let region = Region::new(Arc::clone(&self.arena), offset, len, hold).expect("room on the bench");
+        region.fill(&vec![0; len as usize]).expect("its own length");
+        region
+    }
+
+    /// The object number `n`, to be stored.
+    ///
+    /// # Panics
+    /// If it is larger than the bench.
+    pub fn object(&self, n: u64, len: u64) -> Transfer {
+        let region = self.region(len);
+        region.fill(&bytes(n, len)).expect("its own length");
+        Transfer { key: key(n), region }
+    }
+
+    /// Room for the object number `n`, to be loaded.
+    ///
+    /// # Panics
+    /// If it is larger than the bench.
+    pub fn blank(&self, n: u64, len: u64) -> Transfer {
+        Transfer { key: key(n), region: self.region(len) }
+    }
+}
+
+/// What lies in a region.
+///
+/// # Panics
+/// Never: the length is its own.
+pub fn contents(region: &Region) -> Vec<u8> {
+    let mut bytes = vec![0; region.len() as usize];
+    region.copy_to(&mut bytes).expect("its own length");
+    bytes
+}
+
+/// A directory for one test, gone with it.
+#[derive(Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// A new directory whose name contains `test`.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn new(test: &str) -> Self {
+        static COUNTER: AtomicUsize = AtomicUsize::new(0);
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("larder-l2-{test}-{}-{n}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a directory for a test");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,178 @@
+//! L2 as the server runs it: the core says what is to be done, adapters do it, the core is told.
+//!
+//! Each [`Effect`] becomes a task of its own. Regions of the arena go to the adapter by value; when
+//! the last clone of one is dropped the core learns that its memory is no longer touched
+//! ([`Lent`]), whether or not anybody still waits for the result. So no timeout, cancellation or
+//! panic on this side can free memory under I/O.
+
+mod open;
+mod waiting;
+
+use std::sync::{Arc, Weak};
+
+use larder_l2::{Adapter, Circuit, Transfer};
+use larder_store::arena::{Hold, Region};
+use larder_store::l2::{AdapterDesc, AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
+
+use crate::state::State;
+
+pub use self::open::{OpenError, open};
+pub use self::waiting::Waiting;
+
+/// The adapters, in the order of their numbers.
+#[derive(Debug, Default)]
+pub struct L2 {
+    adapters: Vec<Arc<dyn Adapter>>,
+}
+
+/// Memory lent to an adapter. Dropping it tells the core that the I/O is over.
+#[derive(Debug)]
+struct Lent {
+    state: Weak<State>,
+    io: IoId,
+}
+
+impl Hold for Lent {}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.upgrade()
+            && state.is_sound()
+        {
+            state.core().io_ended(state.clock.now(), self.io);
+        }
+    }
+}
+
+impl L2 {
+    /// These adapters.
+    pub fn new(adapters: Vec<Arc<dyn Adapter>>) -> Self {
+        Self { adapters }
+    }
+
+    /// What the core knows of them.
+    pub fn descriptions(&self) -> Vec<AdapterDesc> {
+        let describe = |a: &Arc<dyn Adapter>| AdapterDesc { name: a.kind().into(), persists: true };
+        self.adapters.iter().map(describe).collect()
+    }
+
+    /// The adapters with their numbers.
+    pub fn adapters(&self) -> impl Iterator<Item = (AdapterId, &Arc<dyn Adapter>)> {
+        self.adapters.iter().enumerate().map(|(i, a)| (AdapterId(i as u32), a))
+    }
+
+    /// What is wrong with L2, for people; nothing if it serves.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (AdapterId(i), adapter) in self.adapters() {
+            let health = adapter.health();
+            for (what, circuit) in [("reads", health.reads), ("writes", health.writes)] {
+                if circuit != Circuit::Closed {
+                    problems.push(format!("L2 adapter #{i} ({}): {what} have been failing", adapter.kind()));
+                }
+            }
+        }
+        problems
+    }
+
+    /// Refuses new work and waits for the I/O that runs.
+    pub async fn close(&self) {
+        for adapter in &self.adapters {
+            adapter.close().await;
+        }
+    }
+
+    fn get(&self, id: AdapterId) -> Arc<dyn Adapter> {
+        self.adapters[id.0 as usize].clone()
+    }
+}
+
+/// Has effects carried out. Never blocks.
+pub fn carry_out(state: &Arc<State>, effects: Vec<Effect>) {
+    for effect in effects {
+        match effect {
+            Effect::Lookup { lookup, adapter, keys } => {
+                let future = look_up(state.clone(), lookup, adapter, keys);
+                state.spawn(future);
+            }
+            Effect::Load { adapter, items } => {
+                let future = load(state.clone(), adapter, items);
+                state.spawn(future);
+            }
+            Effect::Store { adapter, task, items } => {
+                let future = store(state.clone(), adapter, task, items);
+                state.spawn(future);
+            }
+            Effect::LookupDone(report) => {
+                let chunk_tokens = state.chains.chunk_tokens() as u64;
+                if let Some(hit) = report.hit {
+                    state.metrics.lookup(
+                        &report.model,
+                        &report.salt,
+                        u64::from(report.requested_chunks) * chunk_tokens,
+                        u64::from(hit.l1_chunks) * chunk_tokens,
+                        u64::from(hit.chunks - hit.l1_chunks) * chunk_tokens,
+                    );
+                }
+                state.waiting.wake(&report.request_id);
+            }
+            Effect::WarmDone { .. } => {}
+        }
+    }
+}
+
+async fn look_up(
+    state: Arc<State>,
+    lookup: LookupId,
+    adapter: AdapterId,
+    keys: Vec<larder_wire::object::ObjectKey>,
+) {
+    let found = state.l2.get(adapter).lookup(keys).await;
+    let sizes: Vec<Option<u64>> = found.into_iter().map(|r| r.unwrap_or(None)).collect();
+    state.core().l2_found(state.clock.now(), lookup, &sizes);
+}
+
+async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
+    let ios: Vec<IoId> = items.iter().map(|i| i.io).collect();
+    let end = items.iter().map(|i| i.offset + i.bytes).max().unwrap_or(0);
+    // Memory for what is about to be loaded, as for a store.
+    let backed = state.memory.need(end);
+    let transfers = transfers(&state, items);
+    let results = match backed {
+        Ok(()) => state.l2.get(adapter).load(transfers).await,
+        Err(error) => {
+            tracing::error!(%error, "no memory to back L1 for a load from L2");
+            drop(transfers);
+            Vec::new()
+        }
+    };
+    let now = state.clock.now();
+    let mut core = state.core();
+    for (i, io) in ios.into_iter().enumerate() {
+        let ok = results.get(i).is_some_and(Result::is_ok);
+        if let Some(Err(error)) = results.get(i) {
+            tracing::debug!(adapter = adapter.0, %error, "load failed");
+        }
+        core.l2_loaded(now, io, ok);
+    }
+}
+
+async fn store(state: Arc<State>, adapter: AdapterId, task: TaskId, items: Vec<IoItem>) {
+    let transfers = transfers(&state, items);
+    let results = state.l2.get(adapter).store(transfers).await;
+    for error in results.iter().filter_map(|r| r.as_ref().err()) {
+        tracing::debug!(adapter = adapter.0, %error, "store failed");
+    }
+    let stored: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    state.core().l2_stored(state.clock.now(), task, &stored);
+}
+
+fn transfers(state: &Arc<State>, items: Vec<IoItem>) -> Vec<Transfer> {
+    let lend = |item: IoItem| {
+        let hold = Arc::new(Lent { state: Arc::downgrade(state), io: item.io });
+        let region = Region::new(state.arena.clone(), item.offset, item.bytes, hold)
+            .expect("the core lends only memory of the arena");
+        Transfer { key: item.key, region }
+    };
+    items.into_iter().map(lend).collect()
+}

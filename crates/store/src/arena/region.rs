@@ -1,0 +1,107 @@
+//! A piece of the arena that some I/O works on.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use super::{Arena, OutOfRange};
+
+/// Bytes of one object, lent to whoever reads or writes them.
+///
+/// The memory is not reused before every clone of the region is dropped: dropping the last one lets
+/// go of the `hold` it was made with, which is how the core learns that the I/O is over. So a region
+/// is given to the I/O, by value, and comes back by being dropped, even if nobody waits for the
+/// result any more.
+#[derive(Clone, Debug)]
+pub struct Region {
+    arena: Arc<Arena>,
+    offset: u64,
+    len: u64,
+    _hold: Arc<dyn Hold>,
+}
+
+/// What a region keeps alive; its `Drop` says that the I/O is over.
+pub trait Hold: Send + Sync + std::fmt::Debug {}
+
+impl Region {
+    /// The `len` bytes at `offset`, kept from reuse by `hold`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`].
+    pub fn new(arena: Arc<Arena>, offset: u64, len: u64, hold: Arc<dyn Hold>) -> Result<Self, OutOfRange> {
+        arena.check(offset, len)?;
+        Ok(Self { arena, offset, len, _hold: hold })
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies all of `bytes`, which have the region's length, into it.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] if the lengths differ.
+    pub fn fill(&self, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.same_len(bytes.len())?;
+        self.arena.write(self.offset, bytes)
+    }
+
+    /// Copies the region to `bytes`, which have its length.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] if the lengths differ.
+    pub fn copy_to(&self, bytes: &mut [u8]) -> Result<(), OutOfRange> {
+        self.same_len(bytes.len())?;
+        self.arena.read(self.offset, bytes)
+    }
+
+    /// Reads from `file` at `file_offset` into the region from its byte `at` on, in one system call.
+    /// Returns how many bytes were read; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// The system's; `at` behind the end is an invalid input.
+    pub fn read_from(&self, at: u64, file: &File, file_offset: u64) -> io::Result<usize> {
+        let (address, len) = self.rest(at)?;
+        let file_offset = signed(file_offset)?;
+        // SAFETY: `rest` has checked the range, and the arena stays mapped as long as this value
+        // lives. Nobody else writes there: the region is lent to one load.
+        let read = unsafe { libc::pread(file.as_raw_fd(), address.cast(), len, file_offset) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes the region from its byte `at` on to `file` at `file_offset`, in one system call.
+    /// Returns how many bytes were written.
+    ///
+    /// # Errors
+    /// The system's; `at` behind the end is an invalid input.
+    pub fn write_to(&self, at: u64, file: &File, file_offset: u64) -> io::Result<usize> {
+        let (address, len) = self.rest(at)?;
+        let file_offset = signed(file_offset)?;
+        // SAFETY: as in `read_from`; the bytes are only read.
+        let written = unsafe { libc::pwrite(file.as_raw_fd(), address.cast(), len, file_offset) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn rest(&self, at: u64) -> io::Result<(*mut u8, usize)> {
+        let len = self.len.checked_sub(at).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.arena.mapping.at(self.offset + at, len), len as usize))
+    }
+
+    fn same_len(&self, len: usize) -> Result<(), OutOfRange> {
+        if len as u64 != self.len {
+            return Err(OutOfRange { offset: self.offset, len: len as u64, size: self.len });
+        }
+        Ok(())
+    }
+}
+
+fn signed(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}

@@ -1,0 +1,11 @@
+use super::{Arrival, PrefetchPolicy};
+
+/// What was loaded stays until eviction picks it.
+#[derive(Debug)]
+pub struct Retain;
+
+impl PrefetchPolicy for Retain {
+    fn retain(&self, arrival: &Arrival<'_>) -> Vec<bool> {
+        vec![true; arrival.keys.len()]
+    }
+}

@@ -1,0 +1,73 @@
+//! Which adapters get what is stored, and whether L1 keeps it then.
+
+mod default;
+mod skip_l1;
+
+use std::fmt::Debug;
+
+use larder_wire::object::ObjectKey;
+
+pub use default::DefaultPolicy;
+pub use skip_l1::SkipL1;
+
+use crate::l2::{AdapterDesc, AdapterId};
+
+/// What one adapter is to store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTarget {
+    /// The adapter.
+    pub adapter: AdapterId,
+    /// Indices of its keys.
+    pub keys: Vec<usize>,
+}
+
+/// Decides where stored objects go. Must not panic; one that does is taken to store nothing.
+pub trait StorePolicy: Send + Debug {
+    /// Which adapters store which of the keys. An adapter's number is its place in `adapters`.
+    fn targets(&self, keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<StoreTarget>;
+
+    /// Whether the object leaves L1 once every adapter that was to keep it has it.
+    fn leaves_l1(&self, key: &ObjectKey) -> bool;
+}
+
+/// Every key to every adapter.
+pub fn all_to_all(keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<StoreTarget> {
+    let ids = (0..adapters.len() as u32).map(AdapterId);
+    ids.map(|adapter| StoreTarget { adapter, keys: (0..keys.len()).collect() }).collect()
+}
+
+/// The store policies by name (`--l2-store-policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// `default`: everything goes everywhere, and stays in L1.
+    #[default]
+    Default,
+    /// `skip_l1`: everything goes everywhere, and leaves L1 once it is there.
+    SkipL1,
+}
+
+impl StoreKind {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Default, Self::SkipL1];
+
+    /// The name as flags and status reports write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::SkipL1 => "skip_l1",
+        }
+    }
+
+    /// The policy of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// A new policy.
+    pub fn create(self) -> Box<dyn StorePolicy> {
+        match self {
+            Self::Default => Box::new(DefaultPolicy),
+            Self::SkipL1 => Box::new(SkipL1),
+        }
+    }
+}
