@@ -67,7 +67,8 @@ pub struct CoreConfig {
     pub prefetch_bytes_max: u64,
     /// Batches that one adapter may be storing at once.
     pub write_back_tasks_max: usize,
-    /// Objects in one batch.
+    /// Objects in one batch. With [`write_back_tasks_max`](Self::write_back_tasks_max) it bounds the
+    /// objects that one adapter may be reading at once.
     pub write_back_objects_max: usize,
     /// Bytes that may be on their way to one adapter at once; or one object, if that is larger.
     pub write_back_bytes_max: u64,

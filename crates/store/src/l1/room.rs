@@ -11,8 +11,9 @@
 //! Where quotas are enforced, a salt at its limit first gives what it has to, coldest first, and the
 //! space of that counts as free for all of the above.
 //!
-//! Cost: O(log n) per chunk considered. With one size that is one chunk; a large object among many
-//! small ones considers many, and then takes the place of many.
+//! Cost: O(log n) per chunk considered. With one size that is one chunk, and those of the coldest
+//! that I/O works on; a large object among many small ones considers many, and then takes the place
+//! of many.
 
 use std::collections::BTreeMap;
 
@@ -52,6 +53,9 @@ impl L1 {
             let mut coldest = None;
             self.order.settle();
             self.order.coldest_first(&self.ledger, &mut |chunk| {
+                if self.is_lent(chunk) {
+                    return Verdict::Stays;
+                }
                 coldest = Some(chunk);
                 Verdict::Enough
             });
@@ -80,7 +84,7 @@ impl L1 {
             return (chunks, true);
         }
         self.order.coldest_of(salt, &mut |chunk| {
-            if self.is_protected(chunk) {
+            if self.is_protected(chunk) || self.is_lent(chunk) {
                 return Verdict::Stays;
             }
             chunks.push(chunk);
@@ -111,6 +115,11 @@ impl L1 {
         self.chunks[chunk.0 as usize].protected_by == self.operation
     }
 
+    /// Whether I/O works on it: its memory would not come back at once.
+    fn is_lent(&self, chunk: ChunkId) -> bool {
+        self.chunks[chunk.0 as usize].loans > 0
+    }
+
     /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and
     /// goes in any case, and as few others as will do.
     fn victims_for(&self, len: u64, mut own: Vec<ChunkId>) -> Option<Vec<ChunkId>> {
@@ -121,7 +130,7 @@ impl L1 {
         }
         if found.is_none() {
             self.order.coldest_first(&self.ledger, &mut |chunk| {
-                if self.is_protected(chunk) || own.binary_search(&chunk).is_ok() {
+                if self.is_protected(chunk) || self.is_lent(chunk) || own.binary_search(&chunk).is_ok() {
                     return Verdict::Stays;
                 }
                 // The usual case, objects of one size: the coldest chunk's place will do.
