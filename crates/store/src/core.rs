@@ -417,14 +417,15 @@ impl Core {
         assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
         self.models.check(&self.workers);
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
-        let timers = self.deadlines.iter().filter(|(_, d)| !matches!(d, Deadline::Worker(_))).count();
-        let expected = self.sessions.len()
+        let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
+        let expected = watched
+            + self.sessions.len()
             + self.sessions.values().filter(|s| s.lookup.is_some()).count()
             + self.stores.len()
             + self.retrieves.len()
             + self.peers.len()
             + self.prefetch.timers()
             + self.write_back.graces();
-        assert_eq!(timers, expected, "everything that is held has exactly one deadline");
+        assert_eq!(self.deadlines.len(), expected, "everything that is held has exactly one deadline");
     }
 }
