@@ -67,7 +67,8 @@ pub struct CoreConfig {
     pub prefetch_bytes_max: u64,
     /// Batches that one adapter may be storing at once.
     pub write_back_tasks_max: usize,
-    /// Objects in one batch.
+    /// Objects in one batch. With [`write_back_tasks_max`](Self::write_back_tasks_max) it bounds the
+    /// objects that one adapter may be reading at once.
     pub write_back_objects_max: usize,
     /// Bytes that may be on their way to one adapter at once; or one object, if that is larger.
     pub write_back_bytes_max: u64,
@@ -416,14 +417,15 @@ impl Core {
         assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
         self.models.check(&self.workers);
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
-        let timers = self.deadlines.iter().filter(|(_, d)| !matches!(d, Deadline::Worker(_))).count();
-        let expected = self.sessions.len()
+        let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
+        let expected = watched
+            + self.sessions.len()
             + self.sessions.values().filter(|s| s.lookup.is_some()).count()
             + self.stores.len()
             + self.retrieves.len()
             + self.peers.len()
             + self.prefetch.timers()
             + self.write_back.graces();
-        assert_eq!(timers, expected, "everything that is held has exactly one deadline");
+        assert_eq!(self.deadlines.len(), expected, "everything that is held has exactly one deadline");
     }
 }

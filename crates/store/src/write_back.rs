@@ -267,9 +267,12 @@ impl Core {
     /// Takes what one task may have from an adapter's queue, and lends its memory.
     fn gather(&mut self, task: TaskId, adapter: AdapterId) -> (Vec<u64>, Vec<IoItem>) {
         let (mut entries, mut items) = (Vec::new(), Vec::new());
-        while items.len() < self.config.write_back_objects_max.max(1) {
+        let batch = self.config.write_back_objects_max.max(1);
+        // I/O may go on after its task has been given up; it counts until it ends.
+        let under_way = (batch * self.config.write_back_tasks_max.max(1)) as u64;
+        while items.len() < batch {
             let lane = &self.write_back.lanes[adapter.0 as usize];
-            let Some(&id) = lane.queue.front() else { break };
+            let Some(&id) = lane.queue.front().filter(|_| lane.objects < under_way) else { break };
             let key = self.write_back.entries[&id].key.clone();
             let object = self.find_object(&key);
             let bytes = object.map_or(0, |o| self.l1.layout(o).bytes());

@@ -18,7 +18,11 @@
 //!   I/O. A staged object has one pin, its writer's. Loans are counted apart from pins: they keep the
 //!   memory, but not a temporary object.
 //! - A chunk is in the eviction order exactly if it has resident objects and none of them is
-//!   pinned or lent. So a pinned object cannot be evicted, and naming a victim never has to search.
+//!   pinned. So a pinned object cannot be evicted, and naming a victim never has to search for one
+//!   that nobody reads.
+//! - I/O is no use of a chunk: one that is lent keeps its place in the order, and moves when a request
+//!   uses it. It is stepped over when victims are named; the limits of write-back bound how many
+//!   there can be.
 //! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
 //! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
 //!   later chunk of a prompt never costs an earlier one of it.
@@ -110,14 +114,23 @@ struct Chunk {
     name: NameId,
     hash: ChunkHash,
     objects: SmallVec<[ObjectId; 2]>,
-    /// Pins and loans of the resident objects.
+    /// Pins of the resident objects.
     pins: u64,
+    /// Their loans.
+    loans: u64,
     resident: u32,
     resident_bytes: u64,
     /// In the eviction order.
     listed: bool,
     /// The last operation that must not lose this chunk.
     protected_by: u64,
+}
+
+impl Chunk {
+    /// Bytes that evicting it would give back at once.
+    fn evictable_bytes(&self) -> u64 {
+        if self.listed && self.loans == 0 { self.resident_bytes } else { 0 }
+    }
 }
 
 /// The memory tier.
@@ -331,8 +344,7 @@ impl L1 {
                 let shares = u64::from(shares);
                 object.state = State::Resident;
                 object.pins = shares;
-                let held = shares + object.loans;
-                let (chunk, len) = (object.chunk, object.extent.len);
+                let Object { chunk, loans, extent: Extent { len, .. }, .. } = *object;
                 self.staged -= 1;
                 self.staged_bytes -= len;
                 self.resident += 1;
@@ -341,7 +353,8 @@ impl L1 {
                 self.update(chunk, |c| {
                     c.resident += 1;
                     c.resident_bytes += len;
-                    c.pins += held;
+                    c.pins += shares;
+                    c.loans += loans;
                 });
                 true
             }
@@ -375,7 +388,8 @@ impl L1 {
                     c.objects.retain(|o| *o != id);
                     c.resident -= 1;
                     c.resident_bytes -= extent.len;
-                    c.pins -= pins + loans;
+                    c.pins -= pins;
+                    c.loans -= loans;
                 });
             }
         }
@@ -423,7 +437,7 @@ impl L1 {
         object.loans += 1;
         let Object { chunk, state, .. } = *object;
         if state == State::Resident {
-            self.update(chunk, |c| c.pins += 1);
+            self.update(chunk, |c| c.loans += 1);
         }
     }
 
@@ -433,7 +447,7 @@ impl L1 {
         object.loans -= 1;
         let Object { chunk, state, pins, loans, .. } = *object;
         match state {
-            State::Resident => self.update(chunk, |c| c.pins -= 1),
+            State::Resident => self.update(chunk, |c| c.loans -= 1),
             State::Unlinked if pins == 0 && loans == 0 => self.free(id),
             State::Unlinked | State::Staged => {}
         }
@@ -480,7 +494,7 @@ impl L1 {
         let ids: Vec<usize> = self.chunks.iter().map(|(i, _)| i).collect();
         for i in ids {
             let chunk = &self.chunks[i];
-            if chunk.pins > 0 && !force {
+            if chunk.pins + chunk.loans > 0 && !force {
                 continue;
             }
             for object in chunk.objects.clone() {
@@ -551,6 +565,7 @@ impl L1 {
             hash: *hash,
             objects: SmallVec::new(),
             pins: 0,
+            loans: 0,
             resident: 0,
             resident_bytes: 0,
             listed: false,
@@ -564,26 +579,26 @@ impl L1 {
     fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
         self.order.forget(id, &about(&self.names, &chunk), how);
-        debug_assert!(!chunk.listed && chunk.resident == 0 && chunk.pins == 0, "{chunk:?} removed");
+        debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
+        debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
         self.names.release(chunk.name);
     }
 
-    /// Changes a chunk and keeps the eviction order in step. A chunk that was evictable and still
-    /// is keeps its place.
+    /// Changes a chunk and keeps the eviction order in step. A chunk that was in it and still is
+    /// keeps its place.
     fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
         let chunk = &mut self.chunks[id.0 as usize];
-        let before = if chunk.listed { chunk.resident_bytes } else { 0 };
+        self.evictable_bytes -= chunk.evictable_bytes();
         change(chunk);
-        let evictable = chunk.resident > 0 && chunk.pins == 0;
-        let after = if evictable { chunk.resident_bytes } else { 0 };
-        self.evictable_bytes = self.evictable_bytes - before + after;
-        match (chunk.listed, evictable) {
+        let listed = chunk.resident > 0 && chunk.pins == 0;
+        match (chunk.listed, listed) {
             (false, true) => self.order.enter(id, &about(&self.names, chunk)),
             (true, false) => self.order.leave(id),
             _ => {}
         }
-        chunk.listed = evictable;
+        chunk.listed = listed;
+        self.evictable_bytes += chunk.evictable_bytes();
     }
 
     fn free(&mut self, id: ObjectId) {
@@ -599,7 +614,7 @@ impl L1 {
     /// # Panics
     /// If anything disagrees.
     pub fn check(&self) {
-        let mut pins = HashMap::<ChunkId, u64>::new();
+        let mut held = HashMap::<ChunkId, (u64, u64)>::new();
         let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
         let mut end = 0;
@@ -622,7 +637,8 @@ impl L1 {
                 }
                 State::Resident => {
                     resident += 1;
-                    *pins.entry(o.chunk).or_default() += o.pins + o.loans;
+                    let of_chunk = held.entry(o.chunk).or_default();
+                    *of_chunk = (of_chunk.0 + o.pins, of_chunk.1 + o.loans);
                     assert!(
                         o.pins > 0 || o.retention == Retention::Permanent,
                         "temporary object outlived its shares"
@@ -647,9 +663,10 @@ impl L1 {
             assert!(!c.objects.is_empty(), "empty chunk kept");
             let salt = self.names.salt(c.name);
             assert!(c.objects.iter().all(|o| self.object(*o).salt == salt), "salt of {id:?}");
-            assert_eq!(c.pins, pins.get(&id).copied().unwrap_or(0), "pins of {id:?}");
+            let (pins, loans) = held.get(&id).copied().unwrap_or_default();
+            assert_eq!((c.pins, c.loans), (pins, loans), "pins and loans of {id:?}");
             assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
-            evictable += if c.listed { c.resident_bytes } else { 0 };
+            evictable += c.evictable_bytes();
         }
         assert_eq!(evictable, self.evictable_bytes, "evictable bytes");
         assert_eq!(self.map.len(), self.chunks.len(), "one key per chunk");

@@ -11,8 +11,9 @@
 //! Where quotas are enforced, a salt at its limit first gives what it has to, coldest first, and the
 //! space of that counts as free for all of the above.
 //!
-//! Cost: O(log n) per chunk considered. With one size that is one chunk; a large object among many
-//! small ones considers many, and then takes the place of many.
+//! Cost: O(log n) per chunk considered. With one size that is one chunk, and those of the coldest
+//! that I/O works on; a large object among many small ones considers many, and then takes the place
+//! of many.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,10 @@ use crate::quota::SaltId;
 
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
+
+/// Of more victims than this, it is not asked of each whether the others would do. Its cost grows
+/// with the square of their number.
+const WEIGHED_MAX: usize = 64;
 
 impl L1 {
     /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
@@ -52,6 +57,9 @@ impl L1 {
             let mut coldest = None;
             self.order.settle();
             self.order.coldest_first(&self.ledger, &mut |chunk| {
+                if self.is_lent(chunk) {
+                    return Verdict::Stays;
+                }
                 coldest = Some(chunk);
                 Verdict::Enough
             });
@@ -80,7 +88,7 @@ impl L1 {
             return (chunks, true);
         }
         self.order.coldest_of(salt, &mut |chunk| {
-            if self.is_protected(chunk) {
+            if self.is_protected(chunk) || self.is_lent(chunk) {
                 return Verdict::Stays;
             }
             chunks.push(chunk);
@@ -111,6 +119,11 @@ impl L1 {
         self.chunks[chunk.0 as usize].protected_by == self.operation
     }
 
+    /// Whether I/O works on it: its memory would not come back at once.
+    fn is_lent(&self, chunk: ChunkId) -> bool {
+        self.chunks[chunk.0 as usize].loans > 0
+    }
+
     /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and
     /// goes in any case, and as few others as will do.
     fn victims_for(&self, len: u64, mut own: Vec<ChunkId>) -> Option<Vec<ChunkId>> {
@@ -121,7 +134,7 @@ impl L1 {
         }
         if found.is_none() {
             self.order.coldest_first(&self.ledger, &mut |chunk| {
-                if self.is_protected(chunk) || own.binary_search(&chunk).is_ok() {
+                if self.is_protected(chunk) || self.is_lent(chunk) || own.binary_search(&chunk).is_ok() {
                     return Verdict::Stays;
                 }
                 // The usual case, objects of one size: the coldest chunk's place will do.
@@ -140,8 +153,26 @@ impl L1 {
             return Some(vec![chunk]);
         }
         let mut victims = self.cheapest_part(found?, len, &own);
+        self.spare(&mut victims, len, &own);
         victims.append(&mut own);
         Some(victims)
+    }
+
+    /// Drops the victims that are not needed. A chunk leaves whole, so the objects that it has elsewhere
+    /// may make the room that others were named for.
+    fn spare(&self, victims: &mut Vec<ChunkId>, len: u64, own: &[ChunkId]) {
+        let one_each = victims.iter().all(|chunk| self.resident_extents(*chunk).count() == 1);
+        if one_each || victims.len() > WEIGHED_MAX {
+            return;
+        }
+        for at in (0..victims.len()).rev() {
+            let spared = victims.remove(at);
+            let mut runs = Runs::new();
+            let mut gone = own.iter().chain(&*victims);
+            if !gone.any(|chunk| self.add_chunk(&mut runs, *chunk, len).is_some()) {
+                victims.insert(at, spared);
+            }
+        }
     }
 
     /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.

@@ -1,6 +1,7 @@
 //! S1-S10: from L1 to L2.
 
 use larder_store::CoreConfig;
+use larder_store::l1::eviction::EvictionKind;
 use larder_store::l2::AdapterId;
 use larder_store::policy::{PrefetchKind, StoreKind};
 
@@ -266,4 +267,66 @@ fn eviction_stores_nothing() {
     rig.store(&prompt(2, 4), 0, 4);
     rig.settle();
     assert_eq!(rig.driver.adapters[0].stored.len(), 4);
+}
+
+/// Being copied to L2 is no use of a chunk: whatever the order in which adapters finish, the prompt is
+/// evicted from its end, and a prompt that was used meanwhile is warmer than one that was not.
+#[test]
+fn io_does_not_move_a_chunk_in_the_eviction_order() {
+    for eviction in [EvictionKind::Lru, EvictionKind::Arc, EvictionKind::S3Fifo, EvictionKind::IsolatedLru] {
+        let one_by_one = CoreConfig { eviction, write_back_objects_max: 1, ..config(8, 1) };
+        let mut rig = Rig::with(one_by_one);
+        let (used, unused) = (prompt(1, 4), prompt(2, 4));
+        rig.store(&used, 0, 4);
+        rig.store(&unused, 0, 4);
+        // Four at a time, the head of the prompt first, and used while it is being copied.
+        assert_eq!(rig.lookup("r", &used, 1).expect("in L1").chunks, 4);
+        rig.end("r");
+        rig.settle();
+        for (left, slots) in [(3, 1), (2, 1), (1, 1), (0, 1)] {
+            rig.store(&prompt(10 + left, 1), 0, slots);
+            rig.settle();
+            assert_eq!(rig.resident(&used), [0, 1, 2, 3], "{eviction:?}");
+            assert_eq!(rig.resident(&unused), (0..u32::from(left)).collect::<Vec<_>>(), "{eviction:?}");
+        }
+        rig.assert_idle();
+    }
+}
+
+/// Trimming and eviction step over what is being copied, and take it once the copy is done.
+#[test]
+fn what_is_being_stored_keeps_its_place_among_the_victims() {
+    let trim = larder_store::core::Trim { above: 0.5, release: 0.25 };
+    let hung =
+        CoreConfig { trim: Some(trim), write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) };
+    let mut rig = Rig::with(hung);
+    let (cold, warm) = (prompt(1, 2), prompt(2, 3));
+    rig.store(&cold, 0, 2);
+    rig.store(&warm, 0, 3);
+    assert_eq!((rig.resident(&cold), rig.resident(&warm)), (vec![0, 1], vec![]), "only what can go went");
+    rig.settle();
+    rig.store(&warm, 0, 3);
+    assert_eq!((rig.resident(&cold), rig.resident(&warm)), (vec![], vec![0, 1]), "the coldest first");
+    rig.settle();
+    rig.assert_idle();
+}
+
+/// A backend that gives its tasks up and still reads the memory gets no more of it.
+#[test]
+fn s10_io_that_outlives_its_task_counts_until_it_ends() {
+    let limits = CoreConfig {
+        write_back_tasks_max: 2,
+        write_back_objects_max: 3,
+        write_back_retries: 0,
+        ..config(64, 1)
+    };
+    let mut rig = Rig::with(limits);
+    rig.driver.apart = true;
+    rig.store(&prompt(1, 20), 0, 20);
+    while rig.step(|t| matches!(t, Todo::Store { .. } | Todo::Stored { .. })) {}
+    assert_eq!(rig.core.adapter_gauges(AdapterId(0)).storing_objects, 6, "two tasks of three");
+    assert_eq!(rig.evictable_pages(), 14);
+    rig.settle();
+    assert_eq!(rig.driver.adapters[0].stored.len(), 20);
+    rig.assert_idle();
 }

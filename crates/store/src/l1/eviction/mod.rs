@@ -3,9 +3,13 @@
 //! A policy is an order over chunks, not a cache: it is told what may be evicted, what was used and
 //! what is gone, and names who leaves next. [`L1`](super::L1) keeps the books and does the evicting.
 //! The order has only chunks that nobody holds: a chunk enters when its last share ends and leaves
-//! when somebody takes one, so naming a victim never has to skip what is held. What a policy knows
-//! of a chunk besides its place (that it was seen twice, say) stays while the chunk is held, until
-//! the chunk is gone.
+//! when somebody takes one, so naming a victim never has to skip what readers hold. What a policy
+//! knows of a chunk besides its place (that it was seen twice, say) stays while the chunk is held,
+//! until the chunk is gone.
+//!
+//! I/O is not a reader: a chunk that is copied to L2 stays in the order, at its place, and
+//! [stays](Verdict::Stays) when it is named. If it left the order for that time it would come back as
+//! the warmest, in the order in which adapters finish, and the tail of a prompt would outlive its head.
 //!
 //! ```text
 //!               enter                  leave, forget(Evicted)     key remembered by
@@ -92,7 +96,7 @@ pub enum Gone {
 pub enum Verdict {
     /// It goes, if enough others can go with it; this many bytes.
     Goes(u64),
-    /// It must stay.
+    /// It must stay: the operation itself needs it, or I/O works on it.
     Stays,
     /// Nobody more is needed.
     Enough,
