@@ -191,6 +191,7 @@ async fn what_l1_loses_comes_back_from_l2() {
             shared: false,
             eviction: None,
             persist: true,
+            checksum: false,
             serde: None,
             backend: l2::L2Backend::Fs(files),
         }];
