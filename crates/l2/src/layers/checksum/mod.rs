@@ -242,9 +242,10 @@ impl Shared {
     }
 }
 
-/// What would be read may be the old or the new bytes, so there is nothing to hold it against.
+/// What would be read may be the old or the new bytes, so there is nothing to hold it against. A moment
+/// later there is.
 fn being_stored() -> L2Error {
-    L2Error::temporary(ErrorKind::Busy, "the object is being stored")
+    L2Error::temporary(ErrorKind::NotFound, "the object is being stored")
 }
 
 impl Memory {

@@ -95,7 +95,8 @@ async fn what_is_being_stored_is_not_loaded() {
         tokio::task::yield_now().await;
     }
     let load = async || adapter.load(vec![bench.blank(1, 300)]).await.remove(0);
-    assert_eq!(load().await.unwrap_err().kind(), ErrorKind::Busy);
+    let error = load().await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::NotFound, crate::Retry::Temporary));
     assert!(again.await.unwrap()[0].is_ok());
     assert!(load().await.is_ok());
 }
