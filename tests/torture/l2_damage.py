@@ -8,7 +8,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,20 @@ def permission(path: Path, mode: int) -> Iterator[None]:
         yield
     finally:
         path.chmod(0o755)
+
+
+@contextmanager
+def files_unreadable(path: Path) -> Iterator[None]:
+    """The files that are there can be found, and not opened."""
+    files = [file for file in path.iterdir() if file.suffix == ".data"]
+    for file in files:
+        file.chmod(0)
+    try:
+        yield
+    finally:
+        for file in files:
+            with suppress(FileNotFoundError):
+                file.chmod(0o644)
 
 
 @contextmanager

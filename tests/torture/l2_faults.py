@@ -59,12 +59,19 @@ HELD = (
 
 @dataclass(frozen=True)
 class Fault:
-    """The storage fails as a whole, and which directions show it after one operation."""
+    """The storage fails as a whole, and which directions show it after one operation.
+
+    ``throughout``: no operation can succeed in these directions, so they show it until it is over.
+    """
 
     name: str
     during: Callable[[], AbstractContextManager[None]]
     reads: bool
     writes: bool
+    throughout: bool = True
+
+    def directions(self) -> list[str]:
+        return ["reads"] * self.reads + ["writes"] * self.writes
 
 
 class Rig:
@@ -192,7 +199,11 @@ def outage(rig: Rig, fault: Fault, seconds: float) -> None:
             rig.written_back()
             eventually(lambda: rig.shows("writes"), f"{fault.name}: writes on /readyz", SHOWN_S)
         with rig.crowd() as crowd:
-            crowd.go_on(seconds)
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and not crowd.problems:
+                hidden = [direction for direction in fault.directions() if not rig.shows(direction)]
+                assert not (fault.throughout and hidden), f"{fault.name}: meanwhile /readyz did not show {hidden}"
+                crowd.go_on(0.1)
     ended = time.monotonic()
     rig.take(crowd, f"during {fault.name}")
     with rig.crowd() as crowd:
@@ -219,6 +230,9 @@ def outages(rig: Rig, disk: Path | None) -> Iterator[Fault]:
     if rig.server.user is not None or os.geteuid() != 0:
         yield Fault("no permission", lambda: l2_damage.permission(path, 0o000), reads=True, writes=True)
         yield Fault("read-only", lambda: l2_damage.permission(path, 0o555), reads=False, writes=True)
+        yield Fault(
+            "files unreadable", lambda: l2_damage.files_unreadable(path), reads=True, writes=False, throughout=False
+        )
     if disk is not None:
         yield Fault("disk full", lambda: l2_damage.disk_full(disk), reads=False, writes=True)
     else:
