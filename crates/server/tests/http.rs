@@ -7,12 +7,11 @@ mod support;
 
 use bytes::Bytes;
 use larder_server::config::Secret;
-use larder_server::config::l2::{FsConfig, L2AdapterConfig, L2Backend};
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};
-use support::{Client, TestServer, config, fill, key, open_pool};
+use support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 
 const W: InstanceId = InstanceId(7);
 
@@ -28,18 +27,6 @@ async fn server_with_four_chunks(config: larder_server::config::Config) -> (Test
     let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
     assert_eq!(c.call(commit).await, Response::Bool(true));
     (server, c)
-}
-
-/// A configuration with one directory as L2.
-fn with_files(directory: &tempfile::TempDir) -> larder_server::config::Config {
-    let mut config = config();
-    config.l2.adapters = vec![L2AdapterConfig::new(L2Backend::Fs(FsConfig {
-        base_path: directory.path().to_owned(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-    }))];
-    config
 }
 
 async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -107,7 +94,7 @@ async fn what_changes_something_needs_the_token() {
 
 #[tokio::test]
 async fn objects_of_both_tiers_are_listed_and_deleted() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = Directory::new();
     let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
     server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
     // Page by page, over both tiers.
@@ -135,15 +122,13 @@ async fn objects_of_both_tiers_are_listed_and_deleted() {
     assert_eq!((code, answer), (200, json!({"deleted": 8, "skipped": 0, "ok": true})));
     assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
     assert_eq!(c.hit(&key("m", 1, 4, "again", None)).await, 0);
-    let files = std::fs::read_dir(directory.path()).unwrap();
-    let data = files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "data"));
-    assert_eq!(data.count(), 0, "no file is left");
+    assert_eq!(directory.objects(), 0, "no file is left");
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = Directory::new();
     let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
     server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
     assert_eq!(json(&server, "POST", "/cache/clear", Value::Null).await.0, 200);
