@@ -186,8 +186,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("http-port", PORT, Is("8080"),
             "TCP port of the admin API."),
         served("http-auth-token-file", Path, Unset,
-            "File whose text is the bearer token that changing calls must carry.").ours()
-            .ignored_for_now("this version serves no HTTP call that changes anything"),
+            "File whose text is the bearer token that changing calls must carry.").ours(),
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),
