@@ -185,13 +185,14 @@ async fn what_l1_loses_comes_back_from_l2() {
             relative_tmp_dir: None,
             read_ahead_bytes: None,
             use_odirect: false,
+            max_capacity_bytes: 0,
         };
         config.l2.adapters = vec![L2AdapterConfig {
             affinity_tag: config.l1.tag.clone(),
             shared: false,
             eviction: None,
             persist: true,
-            serde: None,
+            checksum: false,
             backend: l2::L2Backend::Fs(files),
         }];
         config.l2.prefetch_policy = policy;

@@ -67,6 +67,9 @@ pub struct Config {
     pub l1: L1Config,
     /// What leaves L1 when room is needed.
     pub eviction: EvictionConfig,
+    /// What a cache salt without a quota of its own may hold in each tier that enforces quotas; `None`:
+    /// no limit.
+    pub quota_default_bytes: Option<u64>,
     /// The second tier.
     pub l2: L2Config,
     /// When silent workers and idle sessions are given up.
@@ -99,6 +102,7 @@ impl Default for Config {
             separate_object_groups: false,
             l1: L1Config::default(),
             eviction: EvictionConfig::default(),
+            quota_default_bytes: None,
             l2: L2Config::default(),
             liveness: LivenessConfig::default(),
             kv_event_log_records: 32_768,
