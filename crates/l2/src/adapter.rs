@@ -109,6 +109,8 @@ pub enum Circuit {
     /// Calls go through.
     #[default]
     Closed,
+    /// Calls go through, and the last one failed.
+    Failing,
     /// Calls are refused at once, because too many have failed.
     Open,
     /// One call goes through, to see whether the backend is back.
@@ -120,6 +122,7 @@ impl Circuit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
+            Self::Failing => "failing",
             Self::Open => "open",
             Self::HalfOpen => "half_open",
         }

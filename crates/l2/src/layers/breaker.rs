@@ -10,6 +10,10 @@
 //!
 //! Only failures of the backend count ([`ErrorKind::is_backend_failure`]): an absent object is an answer.
 //! Reads and writes are judged apart, so that a disk that cannot be written to is still read.
+//!
+//! Health is stricter than the circuit: it shows from the first call that failed until the next one that
+//! did not. A full backend shows too, although it is not left alone: it answers at once, and space comes
+//! back without notice.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,9 +62,18 @@ struct Gate {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Instant, pause: Duration },
-    HalfOpen { pause: Duration },
+    /// `failing`: the last call did not do what was asked of the backend.
+    Closed {
+        failures: u32,
+        failing: bool,
+    },
+    Open {
+        until: Instant,
+        pause: Duration,
+    },
+    HalfOpen {
+        pause: Duration,
+    },
 }
 
 /// A call that was let through.
@@ -72,7 +85,7 @@ struct Pass<'a> {
 impl Breaker {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: BreakerConfig) -> Self {
-        let gate = |name| Gate { name, config, state: Mutex::new(State::Closed { failures: 0 }) };
+        let gate = |name| Gate { name, config, state: Mutex::new(State::WELL) };
         Self { inner, reads: gate("reads"), writes: gate("writes") }
     }
 
@@ -91,6 +104,10 @@ impl Breaker {
     }
 }
 
+impl State {
+    const WELL: Self = Self::Closed { failures: 0, failing: false };
+}
+
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,7 +115,8 @@ impl Gate {
 
     fn circuit(&self) -> Circuit {
         match *self.lock() {
-            State::Closed { .. } => Circuit::Closed,
+            State::Closed { failing: false, .. } => Circuit::Closed,
+            State::Closed { failing: true, .. } => Circuit::Failing,
             State::Open { .. } => Circuit::Open,
             State::HalfOpen { .. } => Circuit::HalfOpen,
         }
@@ -125,43 +143,71 @@ impl Gate {
     }
 
     /// A call that went through while the circuit was closed.
-    fn note(&self, failed: impl Iterator<Item = bool>) {
+    fn note<'e>(&self, errors: impl Iterator<Item = Option<&'e L2Error>>) {
         let mut state = self.lock();
         // Others may have opened it meanwhile; then only the probe counts.
-        let State::Closed { failures } = &mut *state else { return };
-        for failed in failed {
-            *failures = if failed { *failures + 1 } else { 0 };
-            if *failures >= self.config.failures.max(1) {
+        let State::Closed { mut failures, failing: failed_before } = *state else { return };
+        let mut first = None;
+        for error in errors {
+            let error = error.filter(|error| shows(error));
+            first = first.or(error);
+            failures = if error.is_some_and(counts) { failures + 1 } else { 0 };
+            if failures >= self.config.failures.max(1) {
                 *state = self.open(self.config.first_pause);
                 drop(state);
-                tracing::warn!(direction = self.name, "the L2 backend fails, it is left alone for a while");
+                let error = error.map(tracing::field::display);
+                tracing::warn!(
+                    direction = self.name,
+                    error,
+                    "the L2 backend fails, it is left alone for a while"
+                );
                 return;
             }
+        }
+        *state = State::Closed { failures, failing: first.is_some() };
+        drop(state);
+        match first {
+            Some(error) if !failed_before => {
+                tracing::warn!(direction = self.name, %error, "the L2 backend fails")
+            }
+            None if failed_before => tracing::info!(direction = self.name, "the L2 backend is well again"),
+            _ => {}
         }
     }
 
     /// The one call that went through while the circuit was half open.
-    fn conclude(&self, well: bool) {
+    fn conclude<'e>(&self, mut errors: impl Iterator<Item = Option<&'e L2Error>>) {
         let mut state = self.lock();
         let State::HalfOpen { pause } = *state else { return };
-        *state = if well { State::Closed { failures: 0 } } else { self.open(pause.saturating_mul(2)) };
+        // One that does not fail shows that the backend answers.
+        let Some(answered) = errors.find(|error| !error.is_some_and(counts)) else {
+            *state = self.open(pause.saturating_mul(2));
+            return;
+        };
+        let failing = std::iter::once(answered).chain(errors).flatten().any(shows);
+        *state = State::Closed { failures: 0, failing };
         drop(state);
-        if well {
-            tracing::info!(direction = self.name, "the L2 backend is back");
-        }
+        tracing::info!(direction = self.name, "the L2 backend is back");
     }
+}
+
+/// Whether a failure brings the circuit nearer to opening.
+fn counts(error: &L2Error) -> bool {
+    error.kind().is_backend_failure()
+}
+
+/// Whether a failure shows on the adapter's health.
+fn shows(error: &L2Error) -> bool {
+    counts(error) || error.kind() == ErrorKind::Full
 }
 
 impl Pass<'_> {
     fn leave<'e>(mut self, errors: impl Iterator<Item = Option<&'e L2Error>>) {
-        let mut failed = errors.map(|error| error.is_some_and(|error| error.kind().is_backend_failure()));
         if self.is_probe {
-            // One that succeeds shows that the backend answers.
-            let well = failed.any(|failed| !failed);
             self.is_probe = false;
-            self.gate.conclude(well);
+            self.gate.conclude(errors);
         } else {
-            self.gate.note(failed);
+            self.gate.note(errors);
         }
     }
 }
@@ -252,7 +298,7 @@ mod tests {
                 Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
             let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
             let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
-            Self { fault, breaker, bench: Bench::new(1 << 20) }
+            Self { fault, breaker, bench: Bench::new(4 << 20) }
         }
 
         fn fail(&self, error: f64) {
@@ -268,9 +314,11 @@ mod tests {
     async fn it_opens_probes_with_growing_pauses_and_closes() {
         let rig = Rig::new();
         rig.fail(1.0);
-        for _ in 0..5 {
-            assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+        for failures in 1..=5 {
             assert_eq!(rig.load().await, ErrorKind::Unavailable);
+            let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
+            assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
         }
         assert_eq!(rig.breaker.health(), Health { reads: Circuit::Open, writes: Circuit::Closed });
         let calls = rig.fault.calls();
@@ -310,5 +358,29 @@ mod tests {
         rig.fail(0.0);
         assert_eq!(rig.load().await, ErrorKind::NotFound);
         assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_shows_the_last_call_from_the_first_failure_on() {
+        let rig = Rig::new();
+        rig.fail(1.0);
+        rig.load().await;
+        assert_eq!(rig.breaker.health(), Health { reads: Circuit::Failing, writes: Circuit::Closed });
+        rig.fail(0.0);
+        assert_eq!(rig.load().await, ErrorKind::NotFound);
+        assert_eq!(rig.breaker.health(), Health::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_backend_shows_and_is_not_left_alone() {
+        let rig = Rig::new();
+        let large = || vec![rig.bench.object(1, 2 << 20)];
+        for _ in 0..20 {
+            let stored = rig.breaker.store(large()).await;
+            assert_eq!(stored[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
+            assert_eq!(rig.breaker.health().writes, Circuit::Failing);
+        }
+        assert!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].is_ok());
+        assert_eq!(rig.breaker.health(), Health::default());
     }
 }
