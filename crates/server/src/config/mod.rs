@@ -90,6 +90,14 @@ pub struct Config {
     pub shutdown_timeout: Duration,
 }
 
+impl Config {
+    /// Whether quotas of cache salts have an effect in any tier.
+    pub fn enforces_quotas(&self) -> bool {
+        self.eviction.policy == EvictionPolicy::IsolatedLru
+            || self.l2.adapters.iter().any(L2AdapterConfig::enforces_quotas)
+    }
+}
+
 impl Default for Config {
     /// What the bare command means, except for [`L1Config::bytes`]: the command line sizes L1 to the machine.
     fn default() -> Self {

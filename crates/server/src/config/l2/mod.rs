@@ -70,6 +70,17 @@ pub struct L2AdapterConfig {
 }
 
 impl L2AdapterConfig {
+    /// Whether a cache salt can have a quota here.
+    pub fn enforces_quotas(&self) -> bool {
+        match &self.backend {
+            L2Backend::Fs(_) | L2Backend::FsNative(_) => {
+                self.eviction.is_some_and(|eviction| eviction.policy == EvictionPolicy::IsolatedLru)
+            }
+            L2Backend::Mock(_) => false,
+            L2Backend::FaultInject(faulty) => faulty.inner.enforces_quotas(),
+        }
+    }
+
     /// What was asked for and is not done, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines = Vec::new();
