@@ -103,18 +103,18 @@ pub struct Capabilities {
     pub batched: bool,
 }
 
-/// How one direction of an adapter has fared lately.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How one direction of an adapter has fared lately, from best to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Circuit {
     /// Calls go through.
     #[default]
     Closed,
     /// Calls go through, and the last one failed.
     Failing,
-    /// Calls are refused at once, because too many have failed.
-    Open,
     /// One call goes through, to see whether the backend is back.
     HalfOpen,
+    /// Calls are refused at once, because too many have failed.
+    Open,
 }
 
 impl Circuit {
@@ -133,7 +133,7 @@ impl Circuit {
 /// always well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Lookups, loads and listings.
+    /// Lookups and listings, or loads, whichever fare worse.
     pub reads: Circuit,
     /// Stores and deletes.
     pub writes: Circuit,

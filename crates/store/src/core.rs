@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use larder_wire::object::ObjectKey;
 
 use crate::counters::{AdapterCounters, Counters};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
-use crate::l1::{L1, ObjectId, Usage};
+use crate::l1::{L1, ObjectId, Removal, Usage};
 use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
 use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
@@ -298,6 +299,12 @@ impl Core {
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
         self.l1.clear(force)
+    }
+
+    /// Removes single objects. Returns what came of each.
+    pub fn remove(&mut self, now: Time, keys: &[ObjectKey], force: bool) -> Vec<Removal> {
+        self.advance(now);
+        keys.iter().map(|key| self.l1.remove(key, force)).collect()
     }
 
     /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so

@@ -88,6 +88,7 @@ class ServerProcess:
     port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     reference: bool = REFERENCE
+    user: int | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +152,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                user=self.user,
                 preexec_fn=_die_with_parent,
             )
         return self

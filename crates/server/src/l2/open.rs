@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
-use larder_l2::layers::{AdapterConfig, Backend, FaultInjectConfig, LayersConfig, build};
+use larder_l2::layers::{AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build};
 use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
 
 use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};
@@ -44,6 +44,23 @@ fn adapter(config: &L2AdapterConfig, salts: SaltLimits) -> AdapterConfig {
     AdapterConfig { backend: backend(config, salts), layers }
 }
 
+/// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
+fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
+    let mut inner = adapter(&config.inner, salts);
+    let faults = &config.beneath;
+    inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
+        seed: config.seed.cast_unsigned(),
+        error: faults.error_rate,
+        hang: faults.hang_rate,
+        hang_time: faults.hang,
+        short_read: faults.short_read_rate,
+        bit_flip: faults.bit_flip_rate,
+        torn_write: faults.torn_write_rate,
+        ..FaultConfig::default()
+    });
+    inner
+}
+
 fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
     let files = |files: &l2::FsConfig| fs::FsConfig {
         base_path: files.base_path.clone(),
@@ -62,7 +79,7 @@ fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
             bandwidth_bytes_per_second: config.bandwidth_bytes_per_second,
         }),
         l2::L2Backend::FaultInject(config) => Backend::FaultInject(Box::new(FaultInjectConfig {
-            inner: adapter(&config.inner, salts),
+            inner: faulty(config, salts),
             faults: Faults {
                 rate: config.rate,
                 seed: config.seed,

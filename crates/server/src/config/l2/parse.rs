@@ -1,14 +1,15 @@
 //! From the JSON of `--l2-adapter` to an adapter's settings.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::super::json::{Fields, SpecError, parse_object};
 use super::super::{EvictionPolicy, suggest};
 use super::{
-    DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig, L2Backend,
-    MockConfig,
+    BackendFaults, DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig,
+    L2Backend, MockConfig,
 };
 
 /// The types this server has.
@@ -136,18 +137,33 @@ fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectCon
     let gap_tail_ratios = fields.list("gap_tail_ratios", "a list of numbers from 0 to 1", |value| {
         value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio))
     });
+    let beneath = backend_faults(fields);
     let Some(inner) = fields.object("inner") else {
         fields.conflict("inner must be the JSON object of another adapter");
         return None;
     };
     match adapter(&format!("{subject} ('fault_inject') inner"), inner) {
         Ok(inner) => {
-            Some(FaultInjectConfig { inner: Box::new(inner), rate, seed, gap_indices, gap_tail_ratios })
+            let inner = Box::new(inner);
+            Some(FaultInjectConfig { inner, beneath, rate, seed, gap_indices, gap_tail_ratios })
         }
         Err(faults) => {
             fields.adopt(faults);
             None
         }
+    }
+}
+
+/// Ours: the reference's loads are dropped, and nothing else goes wrong.
+fn backend_faults(fields: &mut Fields<'_>) -> BackendFaults {
+    let mut rate = |field| fields.fraction(field).unwrap_or(0.0);
+    BackendFaults {
+        error_rate: rate("error_rate"),
+        hang_rate: rate("hang_rate"),
+        short_read_rate: rate("short_read_rate"),
+        bit_flip_rate: rate("bit_flip_rate"),
+        torn_write_rate: rate("torn_write_rate"),
+        hang: Duration::from_secs(fields.positive("hang_seconds").unwrap_or(60)),
     }
 }
 
@@ -219,11 +235,19 @@ mod tests {
     #[test]
     fn test_adapters_take_all_their_fields() {
         let text = r#"{"type":"fault_inject","rate":0.25,"seed":-7,"gap_indices":[0,3],"gap_tail_ratios":[0,0.5],
+            "error_rate":0.5,"hang_seconds":7,"bit_flip_rate":1,
             "inner":{"type":"mock","max_size_gb":2,"mock_bandwidth_gb":1}}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let L2Backend::FaultInject(faulty) = adapter.backend else { panic!("{adapter:?}") };
         assert_eq!((faulty.rate, faulty.seed), (0.25, -7));
         assert_eq!((faulty.gap_indices, faulty.gap_tail_ratios), (vec![0, 3], vec![0.0, 0.5]));
+        let beneath = BackendFaults {
+            error_rate: 0.5,
+            hang: Duration::from_secs(7),
+            bit_flip_rate: 1.0,
+            ..BackendFaults::default()
+        };
+        assert_eq!(faulty.beneath, beneath);
         let mock = MockConfig { max_size_bytes: 2 << 30, bandwidth_bytes_per_second: 1 << 30 };
         assert_eq!(faulty.inner.backend, L2Backend::Mock(mock));
     }
@@ -263,6 +287,10 @@ mod tests {
                 r#"{"type":"fs","base_path":"/d","eviction":{"eviction_policy":"FIFO"}}"#,
                 "--l2-adapter #1 ('fs') eviction: eviction_policy must be 'LRU', 'ARC', 'IsolatedLRU', or 'noop', \
                  got \"FIFO\"",
+            ),
+            (
+                r#"{"type":"fault_inject","torn_write_rate":2,"inner":{"type":"fs","base_path":"/d"}}"#,
+                "--l2-adapter #1 ('fault_inject'): torn_write_rate must be a number from 0 to 1, got 2",
             ),
             (
                 r#"{"type":"fault_inject","inner":{"type":"fs"}}"#,
