@@ -1,5 +1,6 @@
 //! The whole server over real sockets, driven by our own client.
 
+mod quotas;
 mod support;
 
 use bytes::Bytes;

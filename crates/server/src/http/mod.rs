@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod cache;
 mod health;
+mod quota;
 mod status;
 mod version;
 
@@ -14,7 +15,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, middleware};
 use serde_json::json;
 
@@ -30,6 +31,7 @@ pub fn router(state: AppState) -> Router {
         .route("/api/clear-cache", post(cache::clear::clear))
         .route("/cache/objects", delete(cache::objects::delete))
         .route("/cache/prefetches", post(cache::prefetches::submit))
+        .route("/quota/{salt}", put(quota::put).delete(quota::delete))
         .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
@@ -50,6 +52,8 @@ pub fn router(state: AppState) -> Router {
         .route("/cache/objects", get(cache::objects::list))
         .route("/cache/prefetches/{request_id}", get(cache::prefetches::status))
         .route("/metrics", get(metrics))
+        .route("/quota", get(quota::list))
+        .route("/quota/{salt}", get(quota::get))
         // LMCache resets nothing either: its counters live elsewhere.
         .route("/metrics/reset", post(async || "ok"))
         .merge(changes)
