@@ -180,8 +180,6 @@ impl Scenario {
     pub fn draw(rng: &mut Rng) -> Self {
         let page = rng.pick(&[16, 64, 4096]);
         let engines = draw_engines(rng, page);
-        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
-        let pages = largest * rng.pick(&[1, 3, 6, 10, 20, 40]) + rng.below(largest + 1);
         let pace = rng.pick(&[2, 10, 30]);
         let models = engines.iter().map(|e| e.model).max().unwrap_or(0) + 1;
         let universe = Universe {
@@ -200,13 +198,17 @@ impl Scenario {
             // In what order a prefix that gets shorter and shorter took its memory cannot be seen.
             l2.load_bytes = u64::MAX;
         }
+        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
+        let sizes: &[u64] =
+            if l2.adapters.is_empty() { &[1, 3, 6, 10, 20, 40] } else { &[3, 6, 10, 20, 40, 60] };
+        let pages = largest * rng.pick(sizes) + rng.below(largest + 1);
         let scale = |rng: &mut Rng, choices: &[u64]| pace * rng.pick(choices);
         Self {
             universe,
             engines,
             page,
             capacity: pages * page + rng.below(page),
-            eviction: if rng.chance(55) { EvictionKind::Lru } else { rng.pick(EvictionKind::ALL) },
+            eviction: draw_eviction(rng),
             trim,
             read_ttl: scale(rng, &[3, 20, 100, 1000]),
             write_ttl: scale(rng, &[3, 20, 100, 1000]),
@@ -248,6 +250,15 @@ impl Scenario {
         let mut pages = self.engines.iter().map(|e| e.bytes.div_ceil(self.page));
         let first = pages.next();
         pages.all(|p| Some(p) == first)
+    }
+}
+
+/// LRU and its like most often: their order is checked to the last chunk.
+fn draw_eviction(rng: &mut Rng) -> EvictionKind {
+    match rng.below(10) {
+        0..5 => EvictionKind::Lru,
+        5..7 => EvictionKind::IsolatedLru,
+        _ => rng.pick(EvictionKind::ALL),
     }
 }
 

@@ -95,7 +95,7 @@ impl L2 {
             queue: rng.pick(&[2, 10, 1 << 16, 1 << 16]),
             retries: rng.pick(&[0, 1, 2, 2]),
             lazy: rng.pick(&[0, 0, 0, 10, 40]),
-            filled: rng.pick(&[0, 0, 30, 80, 100]),
+            filled: rng.pick(&[0, 30, 80, 100, 100]),
         }
     }
 }

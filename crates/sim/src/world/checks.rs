@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Whether quotas have a say in what is evicted.
-    fn quotas_matter(&self) -> bool {
+    pub(super) fn quotas_matter(&self) -> bool {
         let set = !self.model.limits.is_empty() || self.model.default_limit.is_some();
         set && self.scenario.eviction == EvictionKind::IsolatedLru
     }

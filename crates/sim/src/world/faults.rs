@@ -56,7 +56,7 @@ impl World {
             Fault::Quota => {
                 let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
                 let salt = self.rng.chance(70).then_some(salt);
-                let limit = self.rng.between(0, self.pages) * self.scenario.page;
+                let limit = self.rng.between(0, self.core.gauges().l1.used_bytes);
                 let limit = self.rng.chance(70).then_some(limit);
                 self.change_quota(salt, limit);
             }

@@ -78,6 +78,9 @@ impl World {
             }
             (Effect::WarmDone { id }, Expected::WarmDone { id: expected }) => {
                 assert_eq!(id, expected, "whose warm-up is done");
+                if let WarmStatus::Done(result) = self.model.warm_status(id) {
+                    self.seen.warm_objects += u64::from(result.l2_objects);
+                }
             }
             (effect, expected) => panic!("{effect:?} is to be done, expected {expected:?}"),
         }
@@ -193,10 +196,6 @@ impl World {
         self.begin(Call::WarmStatus { id });
         let status = self.core.warm_status(self.time(), id);
         assert_eq!(status, self.model.warm_status(id), "how a warm-up stands");
-        self.seen.warm_objects += match status {
-            WarmStatus::Done(result) => u64::from(result.l2_objects),
-            _ => 0,
-        };
         self.conclude();
     }
 

@@ -1,6 +1,7 @@
 //! The simulated node: clients, their copies, the arena's bytes, the core, and the model beside it.
 
 mod adapters;
+mod audit;
 mod calls;
 mod checks;
 mod clients;
@@ -153,7 +154,7 @@ pub struct Seen {
     pub hung: u64,
     /// Queries before there was a result.
     pub queries_pending: u64,
-    /// Objects that warm-ups loaded, each time somebody was told.
+    /// Objects that warm-ups loaded.
     pub warm_objects: u64,
     /// Deaths of the server.
     pub server_crashes: u64,
@@ -165,6 +166,8 @@ pub struct Seen {
     pub stores_dropped: u64,
     /// Found to be gone.
     pub stores_gone: u64,
+    /// Lookups whose hit was known from end to end.
+    pub lookups_audited: u64,
 }
 
 /// Everything there is in a run.
@@ -387,6 +390,7 @@ impl World {
         let busy = [gauges.prefetch_jobs, gauges.prefetch_waiting, gauges.write_back_pending];
         assert_eq!((busy, self.core.l1().temporary_objects()), ([0; 3], 0), "something goes on");
         assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "all that is left may be evicted");
+        self.audit();
         self.clear(true);
         assert_eq!(self.core.gauges().l1.used_bytes, 0, "memory was lost");
         self.note_adapters();
