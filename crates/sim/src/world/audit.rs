@@ -112,7 +112,7 @@ impl World {
             PrefetchKind::Retain => assert_eq!(after.len(), needed.len(), "what was loaded stays"),
             PrefetchKind::Default => assert!(after.is_subset(&before), "what was loaded goes"),
         }
-        assert_eq!(self.core.l1().temporary_objects(), 0, "a temporary object without a reader");
+        assert_eq!(self.core.gauges().l1.temporary_objects, 0, "a temporary object without a reader");
         assert_eq!(self.stored_objects(), stored, "what came from L2 was stored there again");
         self.unregister(instance);
     }

@@ -22,6 +22,8 @@ impl World {
         assert_eq!(l1.resident_objects, count(State::Resident), "readable objects");
         assert_eq!(l1.staged_objects, count(State::Staged), "objects being written");
         assert_eq!(l1.unlinked_objects, count(State::Unlinked), "objects kept for somebody");
+        let temporary = self.model.live.iter().filter(|u| self.model.allocs[**u].temporary).count();
+        assert_eq!(l1.temporary_objects, temporary as u64, "objects that go with their last share");
         assert_eq!(l1.used_bytes, self.model.used_pages() * page, "bytes used");
         assert_eq!(l1.capacity_bytes, self.pages * page, "size of the arena");
         let evictable: u64 = self.model.evictable.iter().map(|c| self.model.resident_pages(*c)).sum();

@@ -388,7 +388,7 @@ impl World {
             (0, 0, 0)
         );
         let busy = [gauges.prefetch_jobs, gauges.prefetch_waiting, gauges.write_back_pending];
-        assert_eq!((busy, self.core.l1().temporary_objects()), ([0; 3], 0), "something goes on");
+        assert_eq!((busy, gauges.l1.temporary_objects), ([0; 3], 0), "something goes on");
         assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "all that is left may be evicted");
         self.audit();
         self.clear(true);
