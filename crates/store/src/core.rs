@@ -267,9 +267,10 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
+            // What begins with it, a lease for one, begins then, however late this call is.
+            self.now = self.now.max(due);
             match what {
                 Deadline::Lookup(id) => self.lookup_expired(id),
                 Deadline::Session(id) => self.session_expired(id),
@@ -283,6 +284,7 @@ impl Core {
                 Deadline::Warm(id) => self.forget_warm(id),
             }
         }
+        self.now = self.now.max(now);
     }
 
     /// A connection is gone. What it held comes back: shares at once, memory that its worker may

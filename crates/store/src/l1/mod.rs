@@ -506,7 +506,7 @@ impl L1 {
     }
 
     /// The staged object in a cell.
-    pub(crate) fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    pub fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
