@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
-use larder_l2::{Adapter, Transfer};
+use larder_l2::{Adapter, Bounds, Transfer};
 use larder_store::arena::{Arena, Hold, Region};
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use rustix::fs::Advice;
@@ -157,10 +157,10 @@ impl Speed {
 
     async fn adapter(&self, use_odirect: bool) -> Fallible<()> {
         let base_path = self.directory.join(if use_odirect { "direct" } else { "buffered" });
-        let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect };
+        let bounds = Bounds::default();
+        let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect, bounds };
         let path = fs.base_path.clone();
-        let adapter =
-            Fs::open_native(FsNativeConfig { fs, num_workers: self.workers, max_capacity_bytes: 0 })?;
+        let adapter = Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?;
         let how = if use_odirect { "O_DIRECT" } else { "buffered" };
         let begun = Begun::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;

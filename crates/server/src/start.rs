@@ -17,7 +17,7 @@ use larder_store::arena::{Arena, ArenaError};
 use larder_store::core::Trim;
 use larder_store::l1::eviction::EvictionKind;
 use larder_store::policy::{PrefetchKind, StoreKind};
-use larder_store::{Core, CoreConfig};
+use larder_store::{Core, CoreConfig, Time};
 use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
@@ -129,8 +129,9 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters)?);
-        let core = Core::new(core_config(&config, &l2));
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
+        let mut core = Core::new(core_config(&config, &l2));
+        core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
         let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher) };
         let state = State::new(parts, tokio::runtime::Handle::current());
         Ok(Self { state, router, http, prometheus })
@@ -261,6 +262,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         eviction: match eviction.policy {
             EvictionPolicy::Lru => EvictionKind::Lru,
             EvictionPolicy::Arc => EvictionKind::Arc,
+            EvictionPolicy::S3Fifo => EvictionKind::S3Fifo,
             EvictionPolicy::IsolatedLru => EvictionKind::IsolatedLru,
             EvictionPolicy::Noop => EvictionKind::Noop,
         },

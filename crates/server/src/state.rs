@@ -37,6 +37,8 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
+    /// Held by whoever changes a quota, first in the core and then in L2.
+    pub quota_changes: tokio::sync::Mutex<()>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     core: Mutex<Core>,
@@ -76,6 +78,7 @@ impl State {
             chains,
             l2,
             waiting: Waiting::default(),
+            quota_changes: tokio::sync::Mutex::default(),
             metrics: Metrics::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod quotas;
 mod support;
 
 use bytes::Bytes;
@@ -185,6 +186,7 @@ async fn what_l1_loses_comes_back_from_l2() {
             relative_tmp_dir: None,
             read_ahead_bytes: None,
             use_odirect: false,
+            max_capacity_bytes: 0,
         };
         config.l2.adapters = vec![L2AdapterConfig {
             affinity_tag: config.l1.tag.clone(),
@@ -192,7 +194,6 @@ async fn what_l1_loses_comes_back_from_l2() {
             eviction: None,
             persist: true,
             checksum: false,
-            serde: None,
             backend: l2::L2Backend::Fs(files),
         }];
         config.l2.prefetch_policy = policy;

@@ -92,6 +92,8 @@ named_choice! {
         Lru = "LRU",
         /// Adaptive between recency and frequency.
         Arc = "ARC",
+        /// What nobody asks for again soon, before anything that was asked for.
+        S3Fifo = "S3FIFO",
         /// Least recently used first, for each cache salt by itself and against its quota.
         IsolatedLru = "IsolatedLRU",
         /// Nothing leaves.

@@ -1,6 +1,8 @@
 //! The HTTP side: what operators' tools, probes and Prometheus ask.
 
+mod auth;
 mod health;
+mod quota;
 mod version;
 
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, middleware};
 use serde_json::json;
 
@@ -19,6 +21,8 @@ type AppState = Arc<State>;
 
 /// Every path of the API.
 pub fn router(state: AppState) -> Router {
+    let token = middleware::from_fn_with_state(state.clone(), auth::require_token);
+    let change_quota = put(quota::put).delete(quota::delete).route_layer(token);
     Router::new()
         .route("/", get(async || Json(json!({"status": "ok", "service": "LMCache HTTP API"}))))
         .route("/healthcheck", get(health::healthcheck))
@@ -29,6 +33,8 @@ pub fn router(state: AppState) -> Router {
         .route("/commit_id", get(version::commit_id))
         .route("/config", get(config))
         .route("/metrics", get(metrics))
+        .route("/quota", get(quota::list))
+        .route("/quota/{salt}", get(quota::get).merge(change_quota))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), access_log))

@@ -75,9 +75,19 @@ impl TestServer {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.http("GET", path, &[], "").await
+    }
+
+    /// One call of the admin API.
+    pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n\
+             {body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();

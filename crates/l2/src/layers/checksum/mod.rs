@@ -345,6 +345,14 @@ impl Adapter for Checksum {
         self.shared.inner.usage()
     }
 
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.shared.inner.usage_by_salt()
+    }
+
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.shared.inner.limit_salt(salt, limit_bytes)
+    }
+
     fn health(&self) -> Health {
         self.shared.inner.health()
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::bounds::Bounds;
 use crate::fs::{Fs, FsConfig};
 use crate::layers::fault::{Fault, FaultConfig};
 use crate::mock::{Mock, MockConfig};
@@ -8,7 +9,13 @@ use crate::testing::{Bench, Directory, key};
 
 fn files(directory: &Directory) -> Arc<dyn Adapter> {
     let base_path = directory.path().to_owned();
-    let config = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect: false };
+    let config = FsConfig {
+        base_path,
+        relative_tmp_dir: None,
+        read_ahead_bytes: None,
+        use_odirect: false,
+        bounds: Bounds::default(),
+    };
     Arc::new(Fs::open(config).unwrap())
 }
 
