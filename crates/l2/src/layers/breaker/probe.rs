@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use larder_store::arena::{Arena, Hold, Region};
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
@@ -17,13 +18,16 @@ use crate::error::{ErrorKind, L2Error};
 const MODEL: &str = "larder-probe";
 const BYTES: u64 = 4096;
 
+/// The longest pause, where the circuit does not want a longer one. A probe costs next to nothing.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
 /// Tries to write until the gate is well, or the adapter is closed or gone.
 pub(super) async fn until_well(adapter: Weak<dyn Adapter>, gate: Weak<Gate>) {
     let Some(mut pause) = gate.upgrade().map(|gate| gate.config.first_pause) else { return };
     loop {
         tokio::time::sleep(pause).await;
         let (Some(adapter), Some(gate)) = (adapter.upgrade(), gate.upgrade()) else { return };
-        pause = pause.saturating_mul(2).min(gate.config.pause_max);
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
         if gate.circuit() == Circuit::Closed {
             gate.watched.store(false, Ordering::Release);
             // It may have failed again just before that.
