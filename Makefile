@@ -47,7 +47,7 @@ test-interop: build venv ## The unmodified LMCache client and recorded conversat
 test-engines: build venv ## Two real vLLM engines that share one server
 	$(PYTHON) bench/e2e_two_engines
 
-test-torture: build venv ## The short torture: clients killed, garbage sent, server killed
+test-torture: build venv ## The short torture: clients and servers killed, garbage sent, L2 failing
 	$(PYTHON) tests/torture/run.py --short
 
 torture: build venv ## The full torture (KILLS=1000); prints counters

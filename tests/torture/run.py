@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Torture a server: clients killed, garbage sent, the server itself killed under vLLM.
+"""Torture a server: clients killed, garbage sent, L2 failing, the server itself killed.
 
 Bounded, and it prints what it counted. Exit status 0 only if nothing went wrong.
 """
@@ -21,16 +21,27 @@ os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)  # for the processes started f
 from report import Report  # noqa: E402
 
 
+PARTS = ("kills", "garbage", "engine", "l2-faults", "l2-operations", "l2-kills")
+
+
 def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     import engine_restart
     import garbage
     import kills
+    import l2_faults
+    import l2_kills
 
-    return {
-        "kills": lambda: kills.run(30 if args.short else args.kills, args.seed),
-        "garbage": lambda: garbage.run(5.0 if args.short else 60.0, args.seed),
-        "engine": lambda: engine_restart.run(2 if args.short else 10),
+    short, seed = args.short, args.seed
+    found = {
+        "kills": lambda: kills.run(30 if short else args.kills, seed),
+        "garbage": lambda: garbage.run(5.0 if short else 60.0, seed),
+        "engine": lambda: engine_restart.run(2 if short else 10),
+        "l2-faults": lambda: l2_faults.storage_fails(1.0 if short else 20.0, seed),
+        "l2-operations": lambda: l2_faults.operations_fail(10.0 if short else 120.0, seed),
+        "l2-kills": lambda: l2_kills.run(20 if short else args.kills, seed),
     }
+    assert tuple(found) == PARTS
+    return found
 
 
 def carry_out(name: str, part: Callable[[], Report]) -> Report:
@@ -45,9 +56,9 @@ def carry_out(name: str, part: Callable[[], Report]) -> Report:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="the version that 'make test' runs")
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=1000, help="how many clients, and how many servers, to kill")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=("kills", "garbage", "engine"), help="one part alone")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
     args = parser.parse_args()
     reports = []
     for name, part in parts(args).items():

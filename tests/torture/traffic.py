@@ -47,14 +47,21 @@ class Counts:
 
 
 class Client:
-    """One engine worker over a raw socket. ``pause_s`` stretches its copies."""
+    """One engine worker over a raw socket.
 
-    def __init__(self, url: str, pause_s: float, seed: int) -> None:
+    ``pause_s`` stretches its copies, ``wait_s`` is how long it waits for the answer to a lookup.
+    """
+
+    def __init__(
+        self, url: str, pause_s: float, seed: int, *, wait_s: float = 10.0, geometry: wire.Geometry = GEOMETRY
+    ) -> None:
         self.rng = random.Random(seed)
         self.pause_s = pause_s
+        self.wait_s = wait_s
+        self.geometry = geometry
         self.counts = Counts()
         instance = os.getpid() << 20 | self.rng.getrandbits(20)
-        self.worker = wire.RawWorker(wire.RawClient(zmq.Context(), url), GEOMETRY, instance, DATA)
+        self.worker = wire.RawWorker(wire.RawClient(zmq.Context(), url), geometry, instance, DATA)
         self.instance = wire.enc(instance)
         self._requests = (f"{os.getpid()}-{seed}-{i}" for i in itertools.count())
 
@@ -72,49 +79,58 @@ class Client:
             time.sleep(self.rng.random() * self.pause_s)
 
     def _key(self, prompt: int, chunks: int, request: str, worker_id: int | None = 0) -> bytes:
-        return wire.make_key(GEOMETRY.model, PROMPT_SET[prompt], 0, chunks * CHUNK_TOKENS, request, worker_id)
+        return wire.make_key(self.geometry.model, PROMPT_SET[prompt], 0, chunks * CHUNK_TOKENS, request, worker_id)
 
-    def store(self, prompt: int) -> None:
+    def store(self, prompt: int) -> int:
+        """Store what is not there; how many chunks that were."""
+        key, slots = self.prepare(prompt)
+        if slots:
+            wire.check(self.worker.c.call("commit_store", key, self.instance, wire.enc(b"")) is True,
+                       "commit_store of a store this client had prepared: expected true")  # fmt: skip
+            self.counts.chunks_stored += slots
+        return slots
+
+    def prepare(self, prompt: int) -> tuple[bytes, int]:
+        """Reserve and fill what is not there; the key to commit, and how many chunks that are."""
         key = self._key(prompt, CHUNKS, next(self._requests))
         context = self.worker.c.call("prepare_store", key, self.instance)["context"]
         self.counts.stores += 1
         for slot, chunk in zip(context["slots"], context["chunk_indices"], strict=True):
             self._pause()
             self._write(slot, prompt, chunk)
-        if context["slots"]:
-            wire.check(self.worker.c.call("commit_store", key, self.instance, wire.enc(b"")) is True,
-                       "commit_store of a store this client had prepared: expected true")  # fmt: skip
-            self.counts.chunks_stored += len(context["slots"])
+        return key, len(context["slots"])
 
     def _write(self, slot: dict, prompt: int, chunk: int) -> None:
         """Two halves with a pause between: half a chunk is what a kill leaves behind."""
-        half = GEOMETRY.object_bytes // 2
-        source = DATA.chunk_addr(prompt, chunk, GEOMETRY.object_bytes)
+        half = self.geometry.object_bytes // 2
+        source = DATA.chunk_addr(prompt, chunk, self.geometry.object_bytes)
         target = self.worker.shm.addr + slot["offset"]
         wire.memcpy(target, source, half)
         self._pause()
         wire.memcpy(target + half, source + half, half)
 
-    def read(self, prompt: int) -> None:
+    def read(self, prompt: int) -> int:
+        """Look a prompt up and read what is there, comparing every byte; how many chunks that were."""
         request = next(self._requests)
         call = self.worker.c.call
         call("lookup", self._key(prompt, CHUNKS, request, None), wire.enc(1))
-        hit = call("wait_prefetch_status", wire.enc(request), wire.enc(10.0))
+        hit = call("wait_prefetch_status", wire.enc(request), wire.enc(self.wait_s), timeout_s=self.wait_s + 5)
         self.counts.lookups += 1
         wire.check(isinstance(hit, int) and 0 <= hit <= CHUNKS, f"wait_prefetch_status: {hit!r} of {CHUNKS} chunks")
         if hit:
             self._retrieve(prompt, hit, request)
         call("end_session", wire.enc(request))
+        return hit
 
     def _retrieve(self, prompt: int, hit: int, request: str) -> None:
         key = self._key(prompt, hit, request)
         answer = self.worker.c.call("prepare_retrieve", key, self.instance)
         wire.check(answer["success"] is True, "prepare_retrieve after a hit: expected success")
         self.counts.hits += 1
+        size = self.geometry.object_bytes
         for chunk, slot in enumerate(answer["context"]["slots"]):
             self._pause()
-            expected = DATA.chunk_addr(prompt, chunk, GEOMETRY.object_bytes)
-            if not wire.mem_equal(self.worker.shm.addr + slot["offset"], expected, GEOMETRY.object_bytes):
+            if not wire.mem_equal(self.worker.shm.addr + slot["offset"], DATA.chunk_addr(prompt, chunk, size), size):
                 raise WrongBytes(f"prompt {prompt}, chunk {chunk}: bytes differ from what was stored")
             self.counts.chunks_verified += 1
         wire.check(self.worker.c.call("commit_retrieve", key, self.instance) is True, "commit_retrieve: expected true")

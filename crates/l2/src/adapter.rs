@@ -102,16 +102,18 @@ pub struct Capabilities {
     pub batched: bool,
 }
 
-/// How one direction of an adapter has fared lately.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How one direction of an adapter has fared lately, from best to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Circuit {
     /// Calls go through.
     #[default]
     Closed,
-    /// Calls are refused at once, because too many have failed.
-    Open,
+    /// Calls go through, and the last one failed.
+    Failing,
     /// One call goes through, to see whether the backend is back.
     HalfOpen,
+    /// Calls are refused at once, because too many have failed.
+    Open,
 }
 
 impl Circuit {
@@ -119,6 +121,7 @@ impl Circuit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
+            Self::Failing => "failing",
             Self::Open => "open",
             Self::HalfOpen => "half_open",
         }
@@ -129,7 +132,7 @@ impl Circuit {
 /// always well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Lookups, loads and listings.
+    /// Lookups and listings, or loads, whichever fare worse.
     pub reads: Circuit,
     /// Stores and deletes.
     pub writes: Circuit,

@@ -65,12 +65,6 @@ impl ErrorKind {
             Self::Io => "io",
         }
     }
-
-    /// Whether the backend is to blame, not the key or the state of the object. What the
-    /// [`breaker`](crate::layers::breaker) counts.
-    pub const fn is_backend_failure(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Timeout | Self::Io)
-    }
 }
 
 impl fmt::Display for ErrorKind {

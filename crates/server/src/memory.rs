@@ -1,10 +1,10 @@
 //! Committing the arena's memory ahead of its use.
 //!
 //! The first touch of fresh memory is many times slower than any later one, and it would be a
-//! store that pays for it. So once a worker has registered, a thread keeps some memory beyond the
-//! last slot handed out ready, in steps of one huge page; then it sleeps until more is used. A
-//! server that nobody registers with commits nothing, and one that stays small commits no more than
-//! 1 GiB too much.
+//! store that pays for it. So once a worker has registered, a thread keeps memory beyond the last
+//! slot handed out ready, in steps of one huge page; then it sleeps until more is used. A server that
+//! nobody registers with commits nothing, and one that stays small commits no more than 4 GiB too
+//! much: a second or less of work, before the first prompt has been computed.
 //!
 //! A slot is handed out only when its memory is committed, so workers never meet a full `/dev/shm`.
 
@@ -14,10 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use larder_store::arena::Arena;
 
 /// Memory kept ready beyond what is used, at most, in bytes.
-const AHEAD_BYTES_MAX: u64 = 1 << 30;
-
-/// And at most this fraction of the arena.
-const AHEAD_PARTS: u64 = 4;
+const AHEAD_BYTES_MAX: u64 = 4 << 30;
 
 /// How far the arena should be committed.
 #[derive(Debug)]
@@ -37,7 +34,7 @@ struct Wanted {
 impl Memory {
     /// Nothing is committed yet.
     pub fn new(arena: Arc<Arena>) -> Self {
-        let ahead = (arena.size() / AHEAD_PARTS).min(AHEAD_BYTES_MAX);
+        let ahead = arena.size().min(AHEAD_BYTES_MAX);
         Self { arena, ahead, wanted: Mutex::default(), more: Condvar::new() }
     }
 

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use larder_wire::object::ObjectKey;
 
 use crate::counters::{AdapterCounters, Counters};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
-use crate::l1::{L1, ObjectId, Usage};
+use crate::l1::{L1, ObjectId, Removal, Usage};
 use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
 use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
@@ -300,6 +301,12 @@ impl Core {
         self.l1.clear(force)
     }
 
+    /// Removes single objects. Returns what came of each.
+    pub fn remove(&mut self, now: Time, keys: &[ObjectKey], force: bool) -> Vec<Removal> {
+        self.advance(now);
+        keys.iter().map(|key| self.l1.remove(key, force)).collect()
+    }
+
     /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so
     /// that room is made below it from now on.
     pub fn cut_memory(&mut self, end: u64) {
@@ -417,14 +424,15 @@ impl Core {
         assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
         self.models.check(&self.workers);
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
-        let timers = self.deadlines.iter().filter(|(_, d)| !matches!(d, Deadline::Worker(_))).count();
-        let expected = self.sessions.len()
+        let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
+        let expected = watched
+            + self.sessions.len()
             + self.sessions.values().filter(|s| s.lookup.is_some()).count()
             + self.stores.len()
             + self.retrieves.len()
             + self.peers.len()
             + self.prefetch.timers()
             + self.write_back.graces();
-        assert_eq!(timers, expected, "everything that is held has exactly one deadline");
+        assert_eq!(self.deadlines.len(), expected, "everything that is held has exactly one deadline");
     }
 }

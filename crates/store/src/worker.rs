@@ -39,6 +39,8 @@ pub struct WorkerSpec {
     pub model: Arc<str>,
     /// Pieces one chunk's KV is split into.
     pub world_size: u32,
+    /// Tokens per block of the engine's own cache, for reports; `None` if it did not say.
+    pub block_tokens: Option<u32>,
     /// Object groups, at least one, in the order of their numbers.
     pub groups: Vec<Group>,
 }
@@ -49,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) spec: WorkerSpec,
     last_seen: Time,
     has_pinged: bool,
+    /// When it is looked at next: its one deadline. Never later than when its silence would be up.
+    looked_at: Option<Time>,
 }
 
 /// The live workers of one model and world size.
@@ -153,12 +157,9 @@ impl Core {
         self.strangers.forget(spec.instance);
         self.models.join(&spec);
         let instance = spec.instance;
-        let worker = Worker { spec, last_seen: now, has_pinged: false };
-        let silent_at = self.silent_at(&worker);
+        let worker = Worker { spec, last_seen: now, has_pinged: false, looked_at: None };
         self.workers.insert(instance, worker);
-        if let Some(at) = silent_at {
-            self.deadlines.insert((at, Deadline::Worker(instance)));
-        }
+        self.look_at_worker_in_time(instance);
         true
     }
 
@@ -186,9 +187,7 @@ impl Core {
         if !worker.has_pinged {
             worker.has_pinged = true;
             // From now on the shorter timeout holds.
-            if let Some(at) = self.silent_at(&self.workers[&instance]) {
-                self.deadlines.insert((at, Deadline::Worker(instance)));
-            }
+            self.look_at_worker_in_time(instance);
         }
         true
     }
@@ -216,24 +215,37 @@ impl Core {
         Some(worker.last_seen + allowed)
     }
 
-    /// Looks at a worker whose time may be up. It may have been heard of since the deadline was
-    /// set, or another deadline of it may be set already.
+    /// Sets a worker's deadline, unless one is set that comes first: whoever is heard of costs no
+    /// more than that.
+    fn look_at_worker_in_time(&mut self, instance: InstanceId) {
+        let Some(at) = self.silent_at(&self.workers[&instance]) else { return };
+        let worker = self.workers.get_mut(&instance).expect("just seen");
+        if worker.looked_at.is_some_and(|set| set <= at) {
+            return;
+        }
+        if let Some(later) = worker.looked_at.replace(at) {
+            self.deadlines.remove(&(later, Deadline::Worker(instance)));
+        }
+        self.deadlines.insert((at, Deadline::Worker(instance)));
+    }
+
+    /// Looks at a worker whose time may be up. It may have been heard of since the deadline was set.
     pub(crate) fn worker_maybe_silent(&mut self, instance: InstanceId, due: Time) {
-        let Some(worker) = self.workers.get(&instance) else { return };
-        match self.silent_at(worker) {
-            Some(at) if at <= due => {
-                self.counters.workers_reaped += 1;
-                self.drop_worker(due, instance);
-            }
-            Some(at) => {
-                self.deadlines.insert((at, Deadline::Worker(instance)));
-            }
-            None => {}
+        let worker = self.workers.get_mut(&instance).expect("its deadline goes with it");
+        worker.looked_at = None;
+        if self.silent_at(&self.workers[&instance]).is_some_and(|at| at <= due) {
+            self.counters.workers_reaped += 1;
+            self.drop_worker(due, instance);
+        } else {
+            self.look_at_worker_in_time(instance);
         }
     }
 
     fn drop_worker(&mut self, now: Time, instance: InstanceId) -> bool {
         let Some(worker) = self.workers.remove(&instance) else { return false };
+        if let Some(set) = worker.looked_at {
+            self.deadlines.remove(&(set, Deadline::Worker(instance)));
+        }
         self.models.leave(&worker.spec);
         self.abandon_transfers(now, |_, who| who == instance);
         true

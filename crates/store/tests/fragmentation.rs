@@ -114,3 +114,33 @@ fn a_change_of_model() {
     assert_eq!(outcome.refused, 0);
     assert!(outcome.lowest >= 0.9, "{}", outcome.lowest);
 }
+
+/// A chunk leaves whole, so an object of it elsewhere may make all the room that is needed.
+#[test]
+fn nobody_goes_for_room_that_another_victim_makes() {
+    let mut l1 = L1::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
+    let name: Arc<str> = "m".into();
+    let reserve = |l1: &mut L1, chunk: u8, rank: u32, pages: u64| {
+        l1.begin();
+        let hash = ChunkHash::new(&[chunk]).expect("one byte");
+        let cell = Cell { rank: KvRank::new(2, rank), group: 0 };
+        let layout = Layout::new(&[pages * ALIGN], DType::UInt8).expect("not empty");
+        l1.reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("room")
+    };
+    // In the order of addresses: hole, hole, held, one of `twice`, hole, held.
+    let pages: Vec<ObjectId> = (0..6).map(|page| reserve(&mut l1, page, 0, 1)).collect();
+    assert!(pages.iter().zip(0..).all(|(id, page)| l1.offset(*id) == page * ALIGN));
+    let (twice, alone) = (3, 10);
+    l1.abort(pages[0]);
+    let other = reserve(&mut l1, twice, 1, 1);
+    l1.abort(pages[1]);
+    let cold = reserve(&mut l1, alone, 0, 1);
+    assert_eq!((l1.offset(other), l1.offset(cold)), (0, ALIGN));
+    l1.abort(pages[4]);
+    for id in [cold, pages[3], other] {
+        assert!(l1.admit(id, 0));
+    }
+    reserve(&mut l1, 11, 0, 2);
+    assert!(l1.is_resident(cold), "what `twice` leaves behind is enough");
+    l1.check();
+}

@@ -26,7 +26,8 @@ from typing import Any
 from .raw import RawConnection
 
 REFERENCE = os.environ.get("LARDER_TEST_REFERENCE", "") == "1"
-STARTUP_S = 120.0 if REFERENCE else 10.0
+STARTUP_S = 10.0
+REFERENCE_STARTUP_S = 120.0
 POOL_PREFIX = "lmcache_l1_pool_"
 
 _serial = itertools.count()
@@ -86,6 +87,8 @@ class ServerProcess:
     shm_name: str = field(default_factory=unique_name)
     port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
+    reference: bool = REFERENCE
+    user: int | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -108,7 +111,7 @@ class ServerProcess:
 
     # -- life -------------------------------------------------------------
     def command(self) -> list[str]:
-        if REFERENCE:
+        if self.reference:
             program = [
                 str(Path(sys.executable).parent / "lmcache"),
                 "server",
@@ -149,6 +152,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                user=self.user,
                 preexec_fn=_die_with_parent,
             )
         return self
@@ -156,7 +160,8 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Start the process and wait until it answers a ping."""
         self.spawn()
-        deadline = time.monotonic() + STARTUP_S
+        startup_s = REFERENCE_STARTUP_S if self.reference else STARTUP_S
+        deadline = time.monotonic() + startup_s
         with RawConnection(self.url) as probe:
             probe.send("ping", None)
             while probe.poll(0.02) is None:
@@ -166,7 +171,7 @@ class ServerProcess:
                     )
                 if time.monotonic() > deadline:
                     self.kill()
-                    raise TimeoutError(f"the server did not answer within {STARTUP_S:.0f} s:\n{self.log()}")
+                    raise TimeoutError(f"the server did not answer within {startup_s:.0f} s:\n{self.log()}")
         return self
 
     def terminate(self, timeout_s: float = 20.0) -> int:

@@ -21,17 +21,8 @@ pub(crate) struct Flag {
     pub(crate) ours: bool,
     /// Whether it makes sense on a command line only.
     pub(crate) typed_only: bool,
-    /// What a served flag still lacks in this version.
-    pub(crate) for_now: Option<ForNow>,
-}
-
-/// What a flag that is understood and checked still lacks in this version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ForNow {
-    /// It ends the start, for this reason.
-    Refused(&'static str),
-    /// It is set aside with a warning, for this reason.
-    Ignored(&'static str),
+    /// Why a flag that will be served is set aside, with a warning, in this version.
+    pub(crate) ignored_for_now: Option<&'static str>,
 }
 
 /// What becomes of a flag.
@@ -151,7 +142,7 @@ impl Flag {
             other_variable: None,
             ours: false,
             typed_only: false,
-            for_now: None,
+            ignored_for_now: None,
         }
     }
 
@@ -170,14 +161,9 @@ impl Flag {
         Self { typed_only: true, ..self }
     }
 
-    /// This version checks the flag and then refuses it.
-    pub(crate) const fn refused_for_now(self, why: &'static str) -> Self {
-        Self { for_now: Some(ForNow::Refused(why)), ..self }
-    }
-
     /// This version checks the flag and then sets it aside.
     pub(crate) const fn ignored_for_now(self, why: &'static str) -> Self {
-        Self { for_now: Some(ForNow::Ignored(why)), ..self }
+        Self { ignored_for_now: Some(why), ..self }
     }
 
     /// Why a value that is one of the flag's choices is refused, if it is.

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::flags::{Default, Flag, ForNow, Judgement, Kind};
+use super::flags::{Default, Flag, Judgement, Kind};
 use super::settings::Settings;
 use super::table::TABLE;
 
@@ -31,7 +31,7 @@ pub(crate) fn help() -> String {
     }
     text.push_str("\nNot served by this version yet:\n");
     let not_yet: Vec<_> =
-        super::table::flags().filter(|flag| flag.for_now.is_some()).map(Flag::dashed).collect();
+        super::table::flags().filter(|flag| flag.ignored_for_now.is_some()).map(Flag::dashed).collect();
     push_wrapped(&mut text, &not_yet.join(", "), 2);
     text.push_str("\nAccepted from the reference's command line and without effect here:\n");
     let ignored: Vec<_> = all_flags(Judgement::Ignored).map(Flag::dashed).collect();
@@ -152,10 +152,9 @@ fn push_row(text: &mut String, flag: &Flag) {
     variables.extend(flag.other_variable.map(str::to_owned));
     let variables: Vec<_> = variables.iter().map(|name| format!("`{name}`")).collect();
     let (fate, meaning) = match flag.judgement {
-        Judgement::Served => match flag.for_now {
+        Judgement::Served => match flag.ignored_for_now {
             None => ("served", flag.help.to_owned()),
-            Some(ForNow::Refused(why)) => ("not yet", format!("{} Refused for now: {why}.", flag.help)),
-            Some(ForNow::Ignored(why)) => ("not yet", format!("{} No effect for now: {why}.", flag.help)),
+            Some(why) => ("not yet", format!("{} No effect for now: {why}.", flag.help)),
         },
         Judgement::Ignored => ("ignored", format!("No effect: {}.", flag.help)),
         Judgement::Inert => ("accepted", flag.help.to_owned()),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use larder_server::config::secret::{REDACTED, names_a_secret, redact, redact_url};
 use larder_server::config::suggest;
 
-use super::flags::{Default, Flag, ForNow, Judgement, Kind};
+use super::flags::{Default, Flag, Judgement, Kind};
 use super::report::Report;
 use super::table::flags;
 
@@ -202,13 +202,11 @@ impl Settings {
             let setting = self.get(flag.name);
             let says_nothing = setting.is_none_or(|s| s.says_nothing(flag) || s.is_default(flag));
             let told = report.problems.iter().any(|line| line.contains(&flag.dashed()));
-            match flag.for_now {
-                _ if says_nothing || told => {}
-                Some(ForNow::Refused(why)) => report.problem(format!("{}: {why}", flag.dashed())),
-                Some(ForNow::Ignored(why)) => {
-                    report.warning(format!("{}: has no effect, {why}", flag.dashed()));
-                }
-                None => {}
+            if let Some(why) = flag.ignored_for_now
+                && !says_nothing
+                && !told
+            {
+                report.warning(format!("{}: has no effect, {why}", flag.dashed()));
             }
         }
     }

@@ -5,8 +5,8 @@
 //! or `old_name`. `yes` and `no` say the same of single values. The names are the reference's, so that a working
 //! command line keeps working; `.ours()` marks what the reference does not have.
 //!
-//! `.refused_for_now()`, `.ignored_for_now()` and `no(.., POLICY_NOT_YET)` mark what is understood and checked, but not served
-//! by this version. Whoever serves it deletes that mark, and nothing else.
+//! `.ignored_for_now()` and `no(.., POLICY_NOT_YET)` mark what is understood and checked, but not served by this
+//! version. Whoever serves it deletes that mark, and nothing else.
 //!
 //! Parsing, the environment, the configuration file, `--help`, `--check-config` and `docs/configuration.md` all
 //! follow from this table.

@@ -44,7 +44,7 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--l1-align-bytes", "3000"], "align_bytes must be a power of two"),
         (&["--l1-read-ttl-seconds", "0"], "must be a whole number from 1"),
         (&["--eviction-policy", "lru"], "did you mean 'LRU'?"),
-        (&["--eviction-policy", "ARC"], "not served by this version; use LRU or noop"),
+        (&["--eviction-policy", "IsolatedLRU"], "not served by this version, which has no quotas to set"),
         (&["--eviction-trigger-watermark", "7"], "must be a number above 0 and up to 1"),
         (&["--eviction-ratio", "-1"], "must be a number above 0 and up to 1"),
         (&["--l2-prefetch-policy", "retian"], "did you mean 'retain'?"),
@@ -95,9 +95,7 @@ fn no_number_may_be_infinite_or_none_at_all() {
 
 #[test]
 fn faults_in_json_are_one_line_each() {
-    let place = Place::new()
-        .file("good.json", r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1}"#)
-        .file("bad.json", r#"{"type":"fs"}"#);
+    let place = Place::new().file("bad.json", r#"{"type":"fs"}"#);
     let cases = [
         ("--l2-adapter", "{", "Invalid JSON for --l2-adapter #1: "),
         ("--l2-adapter", "[]", "--l2-adapter #1: expected a JSON object, got list"),
@@ -120,7 +118,6 @@ fn faults_in_json_are_one_line_each() {
         ),
         ("--l2-adapter", "@missing.json", "--l2-adapter #1 @missing.json: cannot be read"),
         ("--l2-adapter", "@bad.json", "--l2-adapter #1 ('fs'): base_path must be a non-empty string"),
-        ("--l2-adapter", "@good.json", "--l2-adapter: L2 adapters are not served by this version"),
         ("--l1-manager", r#"{"type":"RAM"}"#, "--l1-manager requires type DRAM, DEVDAX or GDS"),
         (
             "--l1-manager",
@@ -129,8 +126,8 @@ fn faults_in_json_are_one_line_each() {
         ),
         (
             "--l1-manager",
-            r#"{"type":"DRAM","tag":"_default","size_gb":0.03125,"eviction":{"eviction_policy":"ARC"}}"#,
-            "--l1-manager eviction_policy ARC: not served by this version",
+            r#"{"type":"DRAM","tag":"_default","size_gb":0.03125,"eviction":{"eviction_policy":"IsolatedLRU"}}"#,
+            "--l1-manager eviction_policy IsolatedLRU: not served by this version",
         ),
         (
             "--l1-manager",

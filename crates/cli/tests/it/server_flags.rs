@@ -88,13 +88,17 @@ const FLAGS: &[(&[&str], Fate)] = &[
     // Eviction
     (&["--eviction-policy", "LRU"], Is("\"LRU\"")),
     (&["--eviction-policy", "noop"], Is("\"noop\"")),
-    (&["--eviction-policy", "ARC"], Refused),
+    (&["--eviction-policy", "ARC"], Is("\"ARC\"")),
     (&["--eviction-policy", "IsolatedLRU"], Refused),
     (&["--eviction-trigger-watermark", "0.80"], Is("0.8")),
     (&["--eviction-trigger-watermark", "1"], Is("1")),
     (&["--eviction-ratio", "0.20"], Is("0.2")),
     // L2
-    (&["--l2-adapter", "{\"type\":\"fs\",\"base_path\":\"/data\"}"], Refused),
+    (
+        &["--l2-adapter", "{\"type\":\"fs\",\"base_path\":\"/data\"}"],
+        Is(r#"["{\"base_path\":\"/data\",\"type\":\"fs\"}"]"#),
+    ),
+    (&["--l2-adapter", "@l2.json"], Is("[\"@l2.json\"]")),
     (&["--l2-store-policy", "default"], Is("\"default\"")),
     (&["--l2-store-policy", "skip_l1"], Is("\"skip_l1\"")),
     (&["--l2-prefetch-policy", "default"], Is("\"default\"")),
@@ -160,7 +164,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
 
 #[test]
 fn each_flag_takes_its_documented_value_and_has_its_fate() {
-    let place = Place::new();
+    let place = Place::new().file("l2.json", r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1}"#);
     for (words, fate) in FLAGS {
         let ran = place.check(words, &[]);
         let name = words[0].trim_start_matches('-');

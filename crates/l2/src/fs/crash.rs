@@ -87,6 +87,12 @@ async fn what_a_killed_process_leaves_is_whole() {
         assert!(bytes <= CAPACITY, "round {round}: {bytes} bytes");
         let adapter = open(directory.path());
         adapter.counted().await;
+        let is_unfinished = |name: &str| name.ends_with(".tmp");
+        let mut names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(
+            !names.any(|name| is_unfinished(name.to_str().unwrap())),
+            "round {round}: unfinished files stay"
+        );
         let usage = adapter.usage();
         assert_eq!((usage.objects, usage.used_bytes), (objects, bytes), "round {round}");
         seen += objects;

@@ -39,7 +39,7 @@ use self::shelf::Shelf;
 /// Threads of an adapter that is not told how many.
 pub const DEFAULT_WORKERS: usize = 8;
 
-/// Unfinished files older than this belong to nobody.
+/// Unfinished files that nobody locks, as those of the reference, belong to nobody when they are older.
 const STALE_AFTER: Duration = Duration::from_secs(3600);
 
 /// Keys that one thread looks up in a row: each takes a microsecond or two.

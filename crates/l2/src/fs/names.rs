@@ -17,7 +17,7 @@ const NAME_BYTES_MAX: usize = 255;
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Begins the name of an unfinished file of ours.
-const TEMPORARY_PREFIX: &str = "larder-";
+pub(super) const TEMPORARY_PREFIX: &str = "larder-";
 
 /// A key and the file that is its own.
 #[derive(Clone, Debug)]

@@ -10,16 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use larder_wire::object::ObjectKey;
 
-use super::names::{is_temporary, object_in};
-use super::shelf::Shelf;
+use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
+use super::shelf::{Shelf, is_abandoned};
 use crate::adapter::{Cursor, Listed, Page};
 use crate::error::{ErrorKind, L2Error};
 
 /// The most objects in a page.
 const PAGE_OBJECTS_MAX: usize = 10_000;
 
-/// Takes into the books what earlier processes left, and removes unfinished files that are older than
-/// `stale_after`. `go_on` is asked between files.
+/// Takes into the books what earlier processes left, and removes unfinished files that nobody writes any
+/// more: ours by their locks, others once they are older than `stale_after`. `go_on` is asked between files.
 pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> bool) -> Result<(), L2Error> {
     let failed = |error| L2Error::system("read directory", error);
     let now = SystemTime::now();
@@ -37,7 +37,11 @@ pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> 
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             if is_temporary(name) {
-                remove_if_stale(&entry, now, stale_after);
+                let locks = name.starts_with(TEMPORARY_PREFIX);
+                let abandoned = locks.then(|| is_abandoned(&entry.path())).flatten();
+                if abandoned.unwrap_or_else(|| is_older(&entry, now, stale_after)) {
+                    remove_unfinished(&entry.path());
+                }
             } else if directory == shelf.base
                 && let Some(key) = object_in(name)
                 && let Some(used) = last_use(&entry)
@@ -58,15 +62,15 @@ fn last_use(entry: &DirEntry) -> Option<SystemTime> {
     Some(meta.accessed().map_or(modified, |accessed| accessed.max(modified)))
 }
 
-fn remove_if_stale(entry: &DirEntry, now: SystemTime, stale_after: Duration) {
+fn is_older(entry: &DirEntry, now: SystemTime, than: Duration) -> bool {
     let modified = entry.metadata().and_then(|meta| meta.modified());
-    let is_stale =
-        modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= stale_after));
-    if is_stale {
-        match fs::remove_file(entry.path()) {
-            Ok(()) => tracing::info!(file = %entry.path().display(), "removed an unfinished file"),
-            Err(error) => tracing::debug!(file = %entry.path().display(), %error, "keep an unfinished file"),
-        }
+    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= than))
+}
+
+fn remove_unfinished(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => tracing::info!(file = %path.display(), "removed an unfinished file"),
+        Err(error) => tracing::debug!(file = %path.display(), %error, "keep an unfinished file"),
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_store::arena::Region;
 use larder_wire::object::ObjectKey;
-use rustix::fs::{FileType, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::io::Errno;
 
 use super::file::Mode;
 use super::names::{Place, TemporaryNames};
@@ -215,19 +216,34 @@ impl Shelf {
     }
 
     fn write_unfinished(&self, region: &Region) -> Result<Unfinished, L2Error> {
-        let path = self.temporary.join(self.names.next());
         let len = region.len();
-        let created = match self.mode.create(&path, len) {
+        let unfinished = match self.create_unfinished(len) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_directories()?;
-                self.mode.create(&path, len)
+                self.create_unfinished(len)
             }
             other => other,
-        };
-        let file = created.map_err(|error| self.write_error("create file", error))?;
-        let unfinished = Unfinished { path, named: false };
-        self.mode.write(&file, region).map_err(|error| self.write_error("write object", error))?;
+        }
+        .map_err(|error| self.write_error("create file", error))?;
+        self.mode.write(&unfinished.file, region).map_err(|error| self.write_error("write object", error))?;
         Ok(unfinished)
+    }
+
+    /// A new file, locked until it is named, so that a server that starts can tell it from one whose
+    /// writer is dead ([`is_abandoned`]).
+    fn create_unfinished(&self, len: u64) -> io::Result<Unfinished> {
+        loop {
+            let path = self.temporary.join(self.names.next());
+            let file = self.mode.create(&path, len)?;
+            let unfinished = Unfinished { path, file, named: false };
+            let locked = flock(&unfinished.file, FlockOperation::NonBlockingLockExclusive);
+            // Between the two calls somebody may have looked, and taken the file for abandoned.
+            let taken =
+                locked == Err(Errno::WOULDBLOCK) || rustix::fs::fstat(&unfinished.file)?.st_nlink == 0;
+            if !taken {
+                return Ok(unfinished);
+            }
+        }
     }
 
     /// The commit point: from here on readers find the object.
@@ -331,6 +347,7 @@ impl Drop for Reservation<'_> {
 /// A file that nobody reads yet; removed unless it is named.
 struct Unfinished {
     path: PathBuf,
+    file: File,
     named: bool,
 }
 
@@ -343,11 +360,22 @@ impl Drop for Unfinished {
     }
 }
 
+/// Whether the writer of an unfinished file of ours is known to be gone. `None`: this file system does
+/// not tell.
+pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
+    let file = File::open(path).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Some(true),
+        Err(Errno::WOULDBLOCK) => Some(false),
+        Err(_) => None,
+    }
+}
+
 fn stored_bytes(path: &Path) -> Result<Option<u64>, L2Error> {
     match rustix::fs::stat(path) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(u64::try_from(stat.st_size).ok()),
         Ok(_) => Ok(None),
-        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(L2Error::system("look for object", error.into())),
     }
 }

@@ -2,6 +2,8 @@ use std::fs::{self, File, FileTimes};
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustix::fs::{FlockOperation, flock};
+
 use super::*;
 use crate::error::Retry;
 use crate::testing::{Bench, Directory, bytes, contents, key};
@@ -61,11 +63,13 @@ async fn unfinished_files_of_the_dead_are_removed() {
     let tmp = directory.path().join("tmp");
     fs::create_dir(&tmp).unwrap();
     let reference = key(1).file_name().replace(".data", ".tmp");
+    let written = directory.path().join("larder-1-2-5.tmp");
     let cases = [
-        (directory.path().join("larder-1-2-3.tmp"), 7200, false),
+        (directory.path().join("larder-1-2-3.tmp"), 0, false),
         (directory.path().join(&reference), 7200, false),
+        (directory.path().join(reference.replace("@0@", "@1@")), 60, true),
         (tmp.join("larder-1-2-4.tmp"), 7200, false),
-        (directory.path().join("larder-1-2-5.tmp"), 60, true),
+        (written.clone(), 7200, true),
         (directory.path().join("notes.tmp"), 7200, true),
         (file_of(directory.path(), 2), 7200, true),
     ];
@@ -73,6 +77,8 @@ async fn unfinished_files_of_the_dead_are_removed() {
         fs::write(path, b"x").unwrap();
         age(path, *seconds);
     }
+    let writer = File::open(&written).unwrap();
+    flock(&writer, FlockOperation::LockExclusive).unwrap();
     let relative_tmp_dir = Some("tmp".into());
     let adapter = Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).unwrap();
     adapter.counted().await;

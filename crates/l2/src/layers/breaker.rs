@@ -8,8 +8,14 @@
 //!    +---------------------------------------------------- it succeeds -------------------+
 //! ```
 //!
-//! Only failures of the backend count ([`ErrorKind::is_backend_failure`]): an absent object is an answer.
-//! Reads and writes are judged apart, so that a disk that cannot be written to is still read.
+//! Only failures of the backend count, not those of a key: an absent object is an answer.
+//! Questions, loads and stores are judged apart, so that a disk that cannot be written to is still read,
+//! and one whose files cannot be read does not look well because it knows their names. What did not
+//! reach the disk tells nothing, such as the store of an object that is there.
+//!
+//! Health is stricter than the circuit: it shows from the first call that failed until the next one that
+//! did not. A full backend shows too, although it is not left alone: it answers at once, and space comes
+//! back without notice.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,11 +50,12 @@ impl Default for BreakerConfig {
 #[derive(Debug)]
 pub struct Breaker {
     inner: Arc<dyn Adapter>,
-    reads: Gate,
+    questions: Gate,
+    loads: Gate,
     writes: Gate,
 }
 
-/// One direction.
+/// One kind of call.
 #[derive(Debug)]
 struct Gate {
     name: &'static str,
@@ -58,9 +65,18 @@ struct Gate {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Instant, pause: Duration },
-    HalfOpen { pause: Duration },
+    /// `failing`: the last call did not do what was asked of the backend.
+    Closed {
+        failures: u32,
+        failing: bool,
+    },
+    Open {
+        until: Instant,
+        pause: Duration,
+    },
+    HalfOpen {
+        pause: Duration,
+    },
 }
 
 /// A call that was let through.
@@ -72,11 +88,17 @@ struct Pass<'a> {
 impl Breaker {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: BreakerConfig) -> Self {
-        let gate = |name| Gate { name, config, state: Mutex::new(State::Closed { failures: 0 }) };
-        Self { inner, reads: gate("reads"), writes: gate("writes") }
+        let gate = |name| Gate { name, config, state: Mutex::new(State::WELL) };
+        Self { inner, questions: gate("lookups"), loads: gate("loads"), writes: gate("stores") }
     }
 
-    async fn each<T>(&self, gate: &Gate, count: usize, call: BoxFuture<'_, Results<T>>) -> Results<T> {
+    async fn each<T>(
+        &self,
+        gate: &Gate,
+        count: usize,
+        call: BoxFuture<'_, Results<T>>,
+        told: impl Fn(&T) -> bool,
+    ) -> Results<T> {
         if count == 0 {
             // Nothing was asked, so nothing would be learnt.
             return call.await;
@@ -86,9 +108,48 @@ impl Breaker {
             Err(error) => return std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
         };
         let results = call.await;
-        pass.leave(results.iter().map(|result| result.as_ref().err()));
+        pass.leave(results.iter().map(|result| match result {
+            Ok(value) if told(value) => Sign::Answered,
+            Ok(_) => Sign::Nothing,
+            Err(error) => Sign::of(error),
+        }));
         results
     }
+}
+
+/// What the result for one key tells of the backend.
+#[derive(Clone, Copy, Debug)]
+enum Sign<'e> {
+    Answered,
+    /// It never came to the backend.
+    Nothing,
+    /// It answers, and takes nothing more.
+    Full(&'e L2Error),
+    /// The backend is to blame, not the key or the state of the object.
+    Failed(&'e L2Error),
+}
+
+impl<'e> Sign<'e> {
+    fn of(error: &'e L2Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::WrongSize | ErrorKind::Corrupt => Self::Answered,
+            ErrorKind::Busy | ErrorKind::BadKey | ErrorKind::Unsupported | ErrorKind::Closed => Self::Nothing,
+            ErrorKind::Full => Self::Full(error),
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Io => Self::Failed(error),
+        }
+    }
+
+    /// What shows on the adapter's health.
+    fn complaint(self) -> Option<&'e L2Error> {
+        match self {
+            Self::Full(error) | Self::Failed(error) => Some(error),
+            Self::Answered | Self::Nothing => None,
+        }
+    }
+}
+
+impl State {
+    const WELL: Self = Self::Closed { failures: 0, failing: false };
 }
 
 impl Gate {
@@ -98,7 +159,8 @@ impl Gate {
 
     fn circuit(&self) -> Circuit {
         match *self.lock() {
-            State::Closed { .. } => Circuit::Closed,
+            State::Closed { failing: false, .. } => Circuit::Closed,
+            State::Closed { failing: true, .. } => Circuit::Failing,
             State::Open { .. } => Circuit::Open,
             State::HalfOpen { .. } => Circuit::HalfOpen,
         }
@@ -125,43 +187,70 @@ impl Gate {
     }
 
     /// A call that went through while the circuit was closed.
-    fn note(&self, failed: impl Iterator<Item = bool>) {
+    fn note<'e>(&self, signs: impl Iterator<Item = Sign<'e>>) {
         let mut state = self.lock();
         // Others may have opened it meanwhile; then only the probe counts.
-        let State::Closed { failures } = &mut *state else { return };
-        for failed in failed {
-            *failures = if failed { *failures + 1 } else { 0 };
-            if *failures >= self.config.failures.max(1) {
+        let State::Closed { mut failures, failing: failed_before } = *state else { return };
+        let (mut complaint, mut told) = (None, false);
+        for sign in signs {
+            complaint = complaint.or(sign.complaint());
+            told |= !matches!(sign, Sign::Nothing);
+            failures = match sign {
+                Sign::Failed(_) => failures + 1,
+                Sign::Answered | Sign::Full(_) => 0,
+                Sign::Nothing => failures,
+            };
+            if failures >= self.config.failures.max(1) {
                 *state = self.open(self.config.first_pause);
                 drop(state);
-                tracing::warn!(direction = self.name, "the L2 backend fails, it is left alone for a while");
+                let error = complaint.map(tracing::field::display);
+                tracing::warn!(error, "{} of the L2 backend fail, they are left out for a while", self.name);
                 return;
             }
+        }
+        let failing = complaint.is_some() || failed_before && !told;
+        *state = State::Closed { failures, failing };
+        drop(state);
+        match complaint {
+            Some(error) if !failed_before => tracing::warn!(%error, "{} of the L2 backend fail", self.name),
+            None if failed_before && !failing => {
+                tracing::info!("{} of the L2 backend go well again", self.name)
+            }
+            _ => {}
         }
     }
 
     /// The one call that went through while the circuit was half open.
-    fn conclude(&self, well: bool) {
+    fn conclude<'e>(&self, signs: impl Iterator<Item = Sign<'e>>) {
         let mut state = self.lock();
         let State::HalfOpen { pause } = *state else { return };
-        *state = if well { State::Closed { failures: 0 } } else { self.open(pause.saturating_mul(2)) };
+        let (mut answered, mut failed, mut failing) = (false, false, false);
+        for sign in signs {
+            answered |= matches!(sign, Sign::Answered | Sign::Full(_));
+            failed |= matches!(sign, Sign::Failed(_));
+            failing |= sign.complaint().is_some();
+        }
+        *state = match (answered, failed) {
+            // One that does not fail shows that the backend answers.
+            (true, _) => State::Closed { failures: 0, failing },
+            (false, true) => self.open(pause.saturating_mul(2)),
+            // The next one may try, at once.
+            (false, false) => State::Open { until: Instant::now(), pause },
+        };
         drop(state);
-        if well {
-            tracing::info!(direction = self.name, "the L2 backend is back");
+        if answered {
+            tracing::info!("{} of the L2 backend are back", self.name);
         }
     }
 }
 
 impl Pass<'_> {
-    fn leave<'e>(mut self, errors: impl Iterator<Item = Option<&'e L2Error>>) {
-        let mut failed = errors.map(|error| error.is_some_and(|error| error.kind().is_backend_failure()));
+    fn leave<'e>(mut self, signs: impl Iterator<Item = Sign<'e>>) {
         if self.is_probe {
-            // One that succeeds shows that the backend answers.
-            let well = failed.any(|failed| !failed);
             self.is_probe = false;
-            self.gate.conclude(well);
+            self.gate.conclude(signs);
         } else {
-            self.gate.note(failed);
+            self.gate.note(signs);
         }
     }
 }
@@ -188,26 +277,35 @@ impl Adapter for Breaker {
     }
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        Box::pin(async move { self.each(&self.reads, keys.len(), self.inner.lookup(keys)).await })
+        Box::pin(
+            async move { self.each(&self.questions, keys.len(), self.inner.lookup(keys), |_| true).await },
+        )
     }
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
-        Box::pin(async move { self.each(&self.reads, transfers.len(), self.inner.load(transfers)).await })
+        Box::pin(async move {
+            self.each(&self.loads, transfers.len(), self.inner.load(transfers), |()| true).await
+        })
     }
 
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
-        Box::pin(async move { self.each(&self.writes, transfers.len(), self.inner.store(transfers)).await })
+        Box::pin(async move {
+            let written = |stored: &Stored| stored.written_bytes > 0;
+            self.each(&self.writes, transfers.len(), self.inner.store(transfers), written).await
+        })
     }
 
     fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
-        Box::pin(async move { self.each(&self.writes, keys.len(), self.inner.delete(keys)).await })
+        Box::pin(async move {
+            self.each(&self.writes, keys.len(), self.inner.delete(keys), |deleted| *deleted).await
+        })
     }
 
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
         Box::pin(async move {
-            let pass = self.reads.enter()?;
+            let pass = self.questions.enter()?;
             let page = self.inner.list(cursor, limit).await;
-            pass.leave([page.as_ref().err()].into_iter());
+            pass.leave(std::iter::once(page.as_ref().map_or_else(Sign::of, |_| Sign::Answered)));
             page
         })
     }
@@ -217,7 +315,8 @@ impl Adapter for Breaker {
     }
 
     fn health(&self) -> Health {
-        Health { reads: self.reads.circuit(), writes: self.writes.circuit() }
+        let reads = self.questions.circuit().max(self.loads.circuit());
+        Health { reads, writes: self.writes.circuit() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -244,7 +343,7 @@ mod tests {
                 Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
             let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
             let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
-            Self { fault, breaker, bench: Bench::new(1 << 20) }
+            Self { fault, breaker, bench: Bench::new(4 << 20) }
         }
 
         fn fail(&self, error: f64) {
@@ -260,9 +359,11 @@ mod tests {
     async fn it_opens_probes_with_growing_pauses_and_closes() {
         let rig = Rig::new();
         rig.fail(1.0);
-        for _ in 0..5 {
-            assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+        for failures in 1..=5 {
             assert_eq!(rig.load().await, ErrorKind::Unavailable);
+            let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
+            assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
         }
         assert_eq!(rig.breaker.health(), Health { reads: Circuit::Open, writes: Circuit::Closed });
         let calls = rig.fault.calls();
@@ -294,13 +395,56 @@ mod tests {
         assert_eq!(rig.breaker.health().reads, Circuit::Open);
         tokio::time::advance(Duration::from_secs(1)).await;
         rig.fault.set(FaultConfig { hang: 1.0, ..FaultConfig::default() });
-        let mut probe = rig.breaker.load(vec![rig.bench.blank(1, 1)]);
+        let mut probe = rig.breaker.lookup(vec![key(1)]);
         let _ = tokio::time::timeout(Duration::from_millis(1), &mut probe).await;
         assert_eq!(rig.breaker.health().reads, Circuit::HalfOpen);
-        assert_eq!(rig.load().await, ErrorKind::Unavailable, "one probe at a time");
+        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_err(), "one probe at a time");
         drop(probe);
         rig.fail(0.0);
-        assert_eq!(rig.load().await, ErrorKind::NotFound);
+        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
         assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_shows_the_last_call_from_the_first_failure_on() {
+        let rig = Rig::new();
+        rig.fail(1.0);
+        rig.load().await;
+        assert_eq!(rig.breaker.health(), Health { reads: Circuit::Failing, writes: Circuit::Closed });
+        rig.fail(0.0);
+        assert_eq!(rig.load().await, ErrorKind::NotFound);
+        assert_eq!(rig.breaker.health(), Health::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_backend_shows_and_is_not_left_alone() {
+        let rig = Rig::new();
+        let large = || vec![rig.bench.object(1, 2 << 20)];
+        for _ in 0..20 {
+            let stored = rig.breaker.store(large()).await;
+            assert_eq!(stored[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
+            assert_eq!(rig.breaker.health().writes, Circuit::Failing);
+        }
+        assert!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].is_ok());
+        assert_eq!(rig.breaker.health(), Health::default());
+        rig.breaker.store(large()).await;
+        assert_eq!(
+            rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].as_ref().unwrap().written_bytes,
+            0
+        );
+        assert_eq!(rig.breaker.health().writes, Circuit::Failing, "nothing was written, so nothing is known");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_that_are_answered_do_not_hide_loads_that_fail() {
+        let rig = Rig::new();
+        for failures in 1..=5 {
+            rig.fail(1.0);
+            rig.load().await;
+            rig.fail(0.0);
+            assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
+            let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
+            assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
+        }
     }
 }

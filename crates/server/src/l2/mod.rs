@@ -67,9 +67,12 @@ impl L2 {
         for (AdapterId(i), adapter) in self.adapters() {
             let health = adapter.health();
             for (what, circuit) in [("reads", health.reads), ("writes", health.writes)] {
-                if circuit != Circuit::Closed {
-                    problems.push(format!("L2 adapter #{i} ({}): {what} have been failing", adapter.kind()));
-                }
+                let problem = match circuit {
+                    Circuit::Closed => continue,
+                    Circuit::Failing => "fail",
+                    Circuit::Open | Circuit::HalfOpen => "have failed too often and are refused for a while",
+                };
+                problems.push(format!("L2 adapter #{} ({}): {what} {problem}", i + 1, adapter.kind()));
             }
         }
         problems

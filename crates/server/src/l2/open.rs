@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
-use larder_l2::layers::{AdapterConfig, Backend, FaultInjectConfig, LayersConfig, build};
+use larder_l2::layers::{AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build};
 use larder_l2::{Adapter, L2Error, fs, mock};
 
 use crate::config::{L2AdapterConfig, l2};
@@ -36,7 +36,25 @@ pub fn open(configs: &[L2AdapterConfig]) -> Result<Vec<Arc<dyn Adapter>>, OpenEr
 }
 
 fn adapter(config: &L2AdapterConfig) -> AdapterConfig {
-    AdapterConfig { backend: backend(&config.backend), layers: LayersConfig::default() }
+    let layers = LayersConfig { checksum: config.checksum, ..LayersConfig::default() };
+    AdapterConfig { backend: backend(&config.backend), layers }
+}
+
+/// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
+fn faulty(config: &l2::FaultInjectConfig) -> AdapterConfig {
+    let mut inner = adapter(&config.inner);
+    let faults = &config.beneath;
+    inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
+        seed: config.seed.cast_unsigned(),
+        error: faults.error_rate,
+        hang: faults.hang_rate,
+        hang_time: faults.hang,
+        short_read: faults.short_read_rate,
+        bit_flip: faults.bit_flip_rate,
+        torn_write: faults.torn_write_rate,
+        ..FaultConfig::default()
+    });
+    inner
 }
 
 fn backend(backend: &l2::L2Backend) -> Backend {
@@ -52,7 +70,7 @@ fn backend(backend: &l2::L2Backend) -> Backend {
             bandwidth_bytes_per_second: config.bandwidth_bytes_per_second,
         }),
         l2::L2Backend::FaultInject(config) => Backend::FaultInject(Box::new(FaultInjectConfig {
-            inner: adapter(&config.inner),
+            inner: faulty(config),
             faults: Faults {
                 rate: config.rate,
                 seed: config.seed,

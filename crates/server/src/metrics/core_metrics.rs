@@ -148,7 +148,9 @@ fn holder_metrics(out: &mut Vec<Metric>, g: &Gauges) {
             "Objects whose memory a vanished worker may still use",
             g.quarantined_objects,
         ),
-        ("lmcache_mp_active_prefetch_jobs", "Lookups in progress", 0),
+        ("lmcache_mp_active_prefetch_jobs", "Lookups and warm-ups that are busy with L2", g.prefetch_jobs),
+        ("lmcache_mp_waiting_prefetch_jobs", "Lookups and warm-ups that wait for others", g.prefetch_waiting),
+        ("lmcache_mp_l2_store_pending_objects", "Objects that are to go to L2", g.write_back_pending),
     ];
     out.extend(rows.map(|(name, help, value)| gauge(name, help, "", value as f64)));
 }
@@ -178,12 +180,15 @@ fn adapter_metrics(out: &mut Vec<Metric>, adapters: &[AdapterFigures]) {
         out.push(Metric { name, help, kind: Kind::Counter, samples });
     }
     type Level = fn(&Arc<dyn Adapter>, &AdapterGauges) -> u64;
-    let gauges: [(&str, &str, Level); 4] = [
+    let gauges: [(&str, &str, Level); 5] = [
         ("lmcache_mp_l2_usage_bytes", "Bytes that L2 holds", |a, _| a.usage().used_bytes),
         ("lmcache_mp_num_inflight_l2_stores", "Stores that L2 is busy with", |_, g| g.storing_tasks),
         ("lmcache_mp_num_inflight_l2_loads", "Objects that L2 is loading", |_, g| g.loading_objects),
         ("lmcache_mp_inflight_load_memory_usage_bytes", "Bytes of L1 that L2 is loading into", |_, g| {
             g.loading_bytes
+        }),
+        ("lmcache_mp_inflight_store_memory_usage_bytes", "Bytes of L1 that L2 is storing", |_, g| {
+            g.storing_bytes
         }),
     ];
     for (name, help, read) in gauges {

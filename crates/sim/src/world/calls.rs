@@ -48,6 +48,7 @@ impl World {
             instance: InstanceId(instance),
             model: self.scenario.universe.models[usize::from(engine.model)].clone(),
             world_size: engine.world,
+            block_tokens: None,
             groups: vec![Group { id: 0, window: engine.window, layout }],
         };
         let new = self.core.register(self.time(), spec);

@@ -25,6 +25,10 @@ use crate::quota::SaltId;
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
 
+/// Of more victims than this, it is not asked of each whether the others would do. Its cost grows
+/// with the square of their number.
+const WEIGHED_MAX: usize = 64;
+
 impl L1 {
     /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
     /// evicted, if evicting everything that may be evicted for it would not be enough.
@@ -149,8 +153,26 @@ impl L1 {
             return Some(vec![chunk]);
         }
         let mut victims = self.cheapest_part(found?, len, &own);
+        self.spare(&mut victims, len, &own);
         victims.append(&mut own);
         Some(victims)
+    }
+
+    /// Drops the victims that are not needed. A chunk leaves whole, so the objects that it has elsewhere
+    /// may make the room that others were named for.
+    fn spare(&self, victims: &mut Vec<ChunkId>, len: u64, own: &[ChunkId]) {
+        let one_each = victims.iter().all(|chunk| self.resident_extents(*chunk).count() == 1);
+        if one_each || victims.len() > WEIGHED_MAX {
+            return;
+        }
+        for at in (0..victims.len()).rev() {
+            let spared = victims.remove(at);
+            let mut runs = Runs::new();
+            let mut gone = own.iter().chain(&*victims);
+            if !gone.any(|chunk| self.add_chunk(&mut runs, *chunk, len).is_some()) {
+                victims.insert(at, spared);
+            }
+        }
     }
 
     /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.

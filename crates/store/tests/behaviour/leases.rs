@@ -1,7 +1,7 @@
 //! Shares of readers: who holds what, and when it ends.
 
 use larder_store::prefetch::LookupStatus;
-use larder_store::{ConnectionId, InstanceId};
+use larder_store::{ConnectionId, InstanceId, Time};
 
 use crate::support::{
     Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
@@ -207,6 +207,28 @@ fn a_silent_worker_is_dropped() {
     assert!(!rig.core.ping(now, InstanceId(1)), "it should register again");
     assert!(rig.core.ping(now, InstanceId(1)), "told once");
     assert!(rig.register(1, "m", 1, 1));
+}
+
+/// `Core::check` counts the deadlines: one for each worker, however often it is heard of.
+#[test]
+fn a_worker_has_one_deadline_and_takes_it_along() {
+    let mut rig = Rig::new(2);
+    let registered = rig.core.next_deadline().expect("the worker of the rig");
+    for _ in 0..3 {
+        rig.wait(1);
+        assert!(rig.core.ping(rig.time(), InstanceId(1)));
+        rig.core.check();
+    }
+    assert_eq!(rig.core.next_deadline(), Some(registered), "it looks again when that comes");
+    for _ in 0..3 {
+        rig.wait(1);
+        assert!(rig.core.unregister(rig.time(), InstanceId(1)));
+        rig.core.check();
+        assert_eq!(rig.core.next_deadline(), None, "nothing is left to wait for");
+        assert!(rig.register(1, "m", 1, 1));
+        rig.core.check();
+        assert_eq!(rig.core.next_deadline(), Some(Time::from_millis(rig.now + REAP)));
+    }
 }
 
 #[test]

@@ -139,7 +139,13 @@ fn s8_objects_of_several_sizes_go_with_their_own() {
     let layout = larder_store::Layout::new(&[3, PAGE], larder_wire::dtype::DType::UInt8).expect("not empty");
     let groups = vec![larder_store::worker::Group { id: 0, window: None, layout }];
     let instance = larder_store::InstanceId(1);
-    let spec = larder_store::worker::WorkerSpec { instance, model: "m".into(), world_size: 1, groups };
+    let spec = larder_store::worker::WorkerSpec {
+        instance,
+        model: "m".into(),
+        world_size: 1,
+        block_tokens: None,
+        groups,
+    };
     rig.core.register(rig.time(), spec);
     rig.store(&b, 0, 1);
     rig.settle();

@@ -2,7 +2,8 @@
 //!
 //! A checksum of each object that passes is kept beside the data, never in it: the files stay those of
 //! the reference. A load that does not match is [`ErrorKind::Corrupt`], and the object is deleted so
-//! that it can be stored again. Objects without a checksum are accepted as they are.
+//! that it can be stored again. Objects without a checksum are accepted as they are. While an object is
+//! being stored it cannot be loaded: nothing would tell the old bytes, sound or not, from the new ones.
 //!
 //! The backend must belong to this server alone. Where others write too, an object of theirs does not
 //! match what we remember, and is deleted for nothing.
@@ -133,26 +134,34 @@ impl Shared {
             let memory = self.lock();
             transfers.iter().map(|transfer| memory.expected(transfer)).collect()
         };
-        let copies: Vec<_> = transfers.to_vec();
-        let mut results = self.inner.load(transfers).await;
-        let to_check: Vec<_> = (0..results.len().min(expected.len()))
-            .filter_map(|at| expected[at].filter(|_| results[at].is_ok()).map(|record| (at, record)))
+        let settled = transfers.iter().zip(&expected).filter(|(_, expected)| expected.is_ok());
+        let loads = settled.map(|(transfer, _)| transfer.clone()).collect();
+        let mut loaded = self.inner.load(loads).await.into_iter();
+        let result = |expected: &Result<_, L2Error>| match expected {
+            Ok(_) => loaded.next().unwrap_or_else(|| Err(job_failed())),
+            Err(unsettled) => Err(unsettled.clone()),
+        };
+        let mut results: Results<()> = expected.iter().map(result).collect();
+        let record = |at: usize| expected[at].as_ref().ok().copied().flatten();
+        let to_check: Vec<_> = (0..results.len())
+            .filter_map(|at| record(at).filter(|_| results[at].is_ok()).map(|record| (at, record)))
             .collect();
-        let sums = self.sums(to_check.iter().map(|(at, _)| copies[*at].region.clone()).collect()).await;
+        let sums = self.sums(to_check.iter().map(|(at, _)| transfers[*at].region.clone()).collect()).await;
         let mut corrupt = Vec::new();
         for ((at, record), sum) in to_check.into_iter().zip(sums) {
             match sum {
                 Ok(sum) if sum == record.sum => {}
                 Err(error) => results[at] = Err(error),
-                // Stored anew while we read: the bytes may be of either.
-                Ok(_) if self.lock().expected(&copies[at]) != Some(record) => {}
+                Ok(_) if self.lock().expected(&transfers[at]).ok().flatten() != Some(record) => {
+                    results[at] = Err(being_stored());
+                }
                 Ok(_) => {
                     results[at] = Err(L2Error::permanent(ErrorKind::Corrupt, "the checksum does not match"));
-                    corrupt.push(copies[at].key.clone());
+                    corrupt.push(transfers[at].key.clone());
                 }
             }
         }
-        drop(copies);
+        drop(transfers);
         if !corrupt.is_empty() {
             tracing::warn!(objects = corrupt.len(), "deleting objects whose checksums do not match");
             let _ = self.delete(corrupt).await;
@@ -233,11 +242,20 @@ impl Shared {
     }
 }
 
+/// What would be read may be the old or the new bytes, so there is nothing to hold it against. A moment
+/// later there is.
+fn being_stored() -> L2Error {
+    L2Error::temporary(ErrorKind::NotFound, "the object is being stored")
+}
+
 impl Memory {
-    fn expected(&self, transfer: &Transfer) -> Option<Record> {
-        let record = self.records.get(&transfer.key)?;
-        let settled = !self.storing.contains_key(&transfer.key);
-        Some(*record).filter(|record| settled && record.bytes == transfer.region.len())
+    /// What is known of an object: nothing, if others wrote it. An error while it is being stored.
+    fn expected(&self, transfer: &Transfer) -> Result<Option<Record>, L2Error> {
+        if self.storing.contains_key(&transfer.key) {
+            return Err(being_stored());
+        }
+        let record = self.records.get(&transfer.key);
+        Ok(record.copied().filter(|record| record.bytes == transfer.region.len()))
     }
 
     fn begin_stores(&mut self, keys: &[ObjectKey]) {

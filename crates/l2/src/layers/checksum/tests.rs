@@ -77,3 +77,26 @@ async fn checksums_of_objects_that_left_do_not_pile_up() {
     adapter.close().await;
     assert!(adapter.shared.lock().records.len() <= STALE_RECORDS + 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_stored_is_not_loaded() {
+    let bench = Bench::new(1 << 20);
+    let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+    let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
+    let adapter = Arc::new(Checksum::new(Arc::clone(&fault) as Arc<dyn Adapter>, None).unwrap());
+    assert!(adapter.store(vec![bench.object(1, 300)]).await[0].is_ok());
+    let calls = fault.calls();
+    fault.set(FaultConfig { delay: 1.0, ..FaultConfig::default() });
+    let again = tokio::spawn({
+        let (adapter, object) = (Arc::clone(&adapter), bench.object(1, 300));
+        async move { adapter.store(vec![object]).await }
+    });
+    while fault.calls() == calls {
+        tokio::task::yield_now().await;
+    }
+    let load = async || adapter.load(vec![bench.blank(1, 300)]).await.remove(0);
+    let error = load().await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::NotFound, crate::Retry::Temporary));
+    assert!(again.await.unwrap()[0].is_ok());
+    assert!(load().await.is_ok());
+}

@@ -2,7 +2,8 @@
 
 mod parse;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::l1::DEFAULT_TAG;
 use super::{EvictionConfig, named_choice};
@@ -63,6 +64,8 @@ pub struct L2AdapterConfig {
     pub eviction: Option<EvictionConfig>,
     /// Whether data is kept at shutdown and found again at start.
     pub persist: bool,
+    /// Whether every object gets a checksum, which its loads must match. Not where other servers write, too.
+    pub checksum: bool,
     /// How bytes are transformed on their way; `None`: they are not.
     pub serde: Option<SerdeConfig>,
     /// The backend.
@@ -90,6 +93,16 @@ impl L2Backend {
             Self::FsNative(_) => "fs_native",
             Self::Mock(_) => "mock",
             Self::FaultInject(_) => "fault_inject",
+        }
+    }
+
+    /// The directory of its files; `None` if it has none.
+    pub fn base_path(&self) -> Option<&Path> {
+        match self {
+            Self::Fs(fs) => Some(&fs.base_path),
+            Self::FsNative(native) => Some(&native.fs.base_path),
+            Self::Mock(_) => None,
+            Self::FaultInject(fault) => fault.inner.backend.base_path(),
         }
     }
 }
@@ -127,11 +140,13 @@ pub struct MockConfig {
     pub bandwidth_bytes_per_second: u64,
 }
 
-/// Another adapter whose loads fail on purpose.
+/// Another adapter whose loads fail on purpose, as the reference's do, or that misbehaves in more ways.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultInjectConfig {
     /// The adapter that does the work.
     pub inner: Box<L2AdapterConfig>,
+    /// What goes wrong next to the backend, below the checksums.
+    pub beneath: BackendFaults,
     /// Share of keys whose loads fail, in [0, 1].
     pub rate: f64,
     /// Chooses which keys these are.
@@ -140,6 +155,23 @@ pub struct FaultInjectConfig {
     pub gap_indices: Vec<usize>,
     /// For each ratio `r` the position `round((1 - r) x (n - 1))` of a load of `n` fails, in [0, 1].
     pub gap_tail_ratios: Vec<f64>,
+}
+
+/// What a backend does wrong on purpose. Rates are shares of operations on one key, in [0, 1].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendFaults {
+    /// Any operation fails at once.
+    pub error_rate: f64,
+    /// Any operation answers nothing for [`BackendFaults::hang`], then fails.
+    pub hang_rate: f64,
+    /// How long a hang lasts.
+    pub hang: Duration,
+    /// A load finds fewer bytes than there should be.
+    pub short_read_rate: f64,
+    /// A load succeeds with one wrong bit.
+    pub bit_flip_rate: f64,
+    /// A store succeeds, and only half of the bytes are there.
+    pub torn_write_rate: f64,
 }
 
 /// How bytes are transformed on their way to a backend.

@@ -1,14 +1,15 @@
 //! From the JSON of `--l2-adapter` to an adapter's settings.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::super::json::{Fields, SpecError, parse_object};
 use super::super::{EvictionPolicy, suggest};
 use super::{
-    DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig, L2Backend,
-    MockConfig, SerdeConfig,
+    BackendFaults, DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig,
+    L2Backend, MockConfig, SerdeConfig,
 };
 
 /// The types this server has.
@@ -51,13 +52,14 @@ fn adapter(subject: &str, map: &Map<String, Value>) -> Result<L2AdapterConfig, V
     let affinity_tag = fields.name("affinity_tag").unwrap_or(DEFAULT_TAG).to_owned();
     let shared = fields.boolean("shared", false);
     let persist = fields.boolean("persist_enabled", true);
+    let checksum = fields.boolean("checksum", false);
     let eviction = fields.object("eviction").and_then(|block| eviction(subject, &name, block, &mut fields));
     let serde = fields.object("serde").and_then(|block| serde(subject, &name, block, &mut fields));
     let backend = backend(subject, &name, &mut fields);
     let faults = fields.finish();
     match backend {
         Some(backend) if faults.is_empty() => {
-            Ok(L2AdapterConfig { affinity_tag, shared, eviction, persist, serde, backend })
+            Ok(L2AdapterConfig { affinity_tag, shared, eviction, persist, checksum, serde, backend })
         }
         _ => Err(faults),
     }
@@ -135,6 +137,7 @@ fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectCon
     let gap_tail_ratios = fields.list("gap_tail_ratios", "a list of numbers from 0 to 1", |value| {
         value.as_f64().filter(|ratio| (0.0..=1.0).contains(ratio))
     });
+    let beneath = backend_faults(fields);
     let Some(inner) = fields.object("inner") else {
         fields.conflict("inner must be the JSON object of another adapter");
         return None;
@@ -143,12 +146,25 @@ fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectCon
         // The bytes of the inner adapter are always raw.
         Ok(inner) => {
             let inner = Box::new(L2AdapterConfig { serde: None, ..inner });
-            Some(FaultInjectConfig { inner, rate, seed, gap_indices, gap_tail_ratios })
+            Some(FaultInjectConfig { inner, beneath, rate, seed, gap_indices, gap_tail_ratios })
         }
         Err(faults) => {
             fields.adopt(faults);
             None
         }
+    }
+}
+
+/// Ours: the reference's loads are dropped, and nothing else goes wrong.
+fn backend_faults(fields: &mut Fields<'_>) -> BackendFaults {
+    let mut rate = |field| fields.fraction(field).unwrap_or(0.0);
+    BackendFaults {
+        error_rate: rate("error_rate"),
+        hang_rate: rate("hang_rate"),
+        short_read_rate: rate("short_read_rate"),
+        bit_flip_rate: rate("bit_flip_rate"),
+        torn_write_rate: rate("torn_write_rate"),
+        hang: Duration::from_secs(fields.positive("hang_seconds").unwrap_or(60)),
     }
 }
 
@@ -229,7 +245,7 @@ mod tests {
     fn files_take_all_their_fields() {
         let text = r#"{"type":"fs_native","base_path":"/data","relative_tmp_dir":"tmp","read_ahead_size":4096,
             "use_odirect":true,"num_workers":8,"max_capacity_gb":1.5,"affinity_tag":"hot","shared":true,
-            "persist_enabled":false,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
+            "persist_enabled":false,"checksum":true,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
             "serde":{"type":"aesgcm","master_key_path":"/keys/master","aes_bits":256}}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let fs = FsConfig {
@@ -243,6 +259,7 @@ mod tests {
             shared: true,
             eviction: Some(EvictionConfig { ratio: 0.5, background_trim: true, ..EvictionConfig::default() }),
             persist: false,
+            checksum: true,
             serde: Some(SerdeConfig::AesGcm {
                 aes_bits: 256,
                 master_key_path: "/keys/master".into(),
@@ -260,11 +277,19 @@ mod tests {
     #[test]
     fn test_adapters_take_all_their_fields() {
         let text = r#"{"type":"fault_inject","rate":0.25,"seed":-7,"gap_indices":[0,3],"gap_tail_ratios":[0,0.5],
+            "error_rate":0.5,"hang_seconds":7,"bit_flip_rate":1,
             "inner":{"type":"mock","max_size_gb":2,"mock_bandwidth_gb":1,"serde":{"type":"fp8"}}}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let L2Backend::FaultInject(faulty) = adapter.backend else { panic!("{adapter:?}") };
         assert_eq!((faulty.rate, faulty.seed), (0.25, -7));
         assert_eq!((faulty.gap_indices, faulty.gap_tail_ratios), (vec![0, 3], vec![0.0, 0.5]));
+        let beneath = BackendFaults {
+            error_rate: 0.5,
+            hang: Duration::from_secs(7),
+            bit_flip_rate: 1.0,
+            ..BackendFaults::default()
+        };
+        assert_eq!(faulty.beneath, beneath);
         assert_eq!(faulty.inner.serde, None, "the inner adapter's serde is set aside");
         let mock = MockConfig { max_size_bytes: 2 << 30, bandwidth_bytes_per_second: 1 << 30 };
         assert_eq!(faulty.inner.backend, L2Backend::Mock(mock));
@@ -305,6 +330,10 @@ mod tests {
                 r#"{"type":"fs","base_path":"/d","eviction":{"eviction_policy":"FIFO"}}"#,
                 "--l2-adapter #1 ('fs') eviction: eviction_policy must be 'LRU', 'ARC', 'IsolatedLRU', or 'noop', \
                  got \"FIFO\"",
+            ),
+            (
+                r#"{"type":"fault_inject","torn_write_rate":2,"inner":{"type":"fs","base_path":"/d"}}"#,
+                "--l2-adapter #1 ('fault_inject'): torn_write_rate must be a number from 0 to 1, got 2",
             ),
             (
                 r#"{"type":"fault_inject","inner":{"type":"fs"}}"#,
