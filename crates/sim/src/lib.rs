@@ -18,6 +18,7 @@
 pub mod model;
 pub mod rng;
 pub mod scenario;
+pub mod simulate;
 pub mod trace;
 pub mod world;
 

@@ -56,6 +56,18 @@ pub use self::browse::{Listed, Page, Removal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub(crate) u32);
 
+impl ChunkId {
+    /// The chunk of that number, for those who drive an eviction policy without an [`L1`].
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// An object with memory, in any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(pub(crate) u32);
