@@ -1,7 +1,5 @@
 //! The HTTP API over a real socket, as tools and operators use it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[expect(dead_code, reason = "each test file uses its part of it")]
 mod support;
 

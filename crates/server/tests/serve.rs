@@ -1,7 +1,5 @@
 //! The whole server over real sockets, driven by our own client.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod quotas;
 mod support;
 

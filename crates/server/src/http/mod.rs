@@ -70,7 +70,7 @@ pub fn metrics_router(state: AppState) -> Router {
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
     if !state.config.metrics.enabled {
-        return error(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)");
+        return Refusal::new(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)").into_response();
     }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (content_type, crate::metrics::exposition(&state)).into_response()
@@ -96,17 +96,40 @@ async fn adapters(Shared(state): Shared<AppState>) -> Response {
     Json(json!({"adapters": adapters})).into_response()
 }
 
-/// An error under both names that stock tools look for.
-fn error(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({"detail": text, "error": text}))).into_response()
+/// A call that is not done, and why.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    body: serde_json::Value,
 }
 
-async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "Not Found")
+impl Refusal {
+    /// The reason under both names that stock tools look for.
+    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self { status, body: json!({"detail": reason, "error": reason}) }
+    }
+
+    fn bad_request<T: Into<String>>(reason: T) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason)
+    }
 }
 
-async fn method_not_allowed() -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// What a call gives.
+type Answer<T = Response> = Result<T, Refusal>;
+
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "Not Found")
+}
+
+async fn method_not_allowed() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
 async fn access_log(

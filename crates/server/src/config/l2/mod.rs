@@ -64,7 +64,7 @@ pub struct L2AdapterConfig {
     pub eviction: Option<EvictionConfig>,
     /// Whether data is to be kept at shutdown and found again at start. Files are, whatever it says.
     pub persist: bool,
-    /// Whether every object gets a checksum, which its loads must match. Not where other servers write, too.
+    /// Whether a checksum of each object is kept beside the data, and checked when it is loaded.
     pub checksum: bool,
     /// The backend.
     pub backend: L2Backend,
