@@ -91,7 +91,9 @@ fn s7_every_key_goes_to_every_adapter() {
 
 /// A store policy that answers as it is told to.
 #[derive(Debug)]
-struct Told(fn(&[ObjectKey]) -> Vec<StoreTarget>);
+struct Told(Answer);
+
+type Answer = fn(&[ObjectKey]) -> Vec<StoreTarget>;
 
 impl StorePolicy for Told {
     fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<StoreTarget> {
@@ -107,7 +109,7 @@ impl StorePolicy for Told {
 fn s7_a_policy_may_choose_and_one_that_fails_stores_nothing() {
     let p = prompt(1, 3);
     // What the policy answers for one store of three keys, and which columns the second adapter gets.
-    let cases: [(fn(&[ObjectKey]) -> Vec<StoreTarget>, &[u32], u64); 4] = [
+    let cases: [(Answer, &[u32], u64); 4] = [
         (|keys| vec![StoreTarget { adapter: AdapterId(1), keys: (1..keys.len()).collect() }], &[1, 2], 0),
         (|_| vec![], &[], 0),
         (|_| panic!("as the test wants"), &[], 1),
