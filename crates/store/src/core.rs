@@ -304,7 +304,8 @@ impl Core {
     }
 
     /// Removes everything that nobody holds or is writing; with `force`, everything. Memory that is
-    /// held stays until it is let go. Returns how many objects went.
+    /// held stays until it is let go. L2 is left as it is; what waited to be stored there is skipped, and
+    /// counted. Returns how many objects went.
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
         self.l1.clear(force)

@@ -256,6 +256,23 @@ fn a_forced_clear_leaves_the_memory_to_the_io() {
     assert_eq!(rig.used_pages(), 2);
 }
 
+/// What is under way to L2 gets there, what waits for its turn does not, and what is there stays.
+#[test]
+fn a_clear_is_of_l1_alone() {
+    let mut rig =
+        Rig::with(CoreConfig { write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) });
+    let p = prompt(1, 4);
+    rig.store(&p, 0, 4);
+    assert_eq!(rig.clear(false), 2, "two are being copied");
+    rig.settle();
+    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_gone_objects, 2);
+    assert_eq!(rig.clear(false), 2);
+    assert_eq!(rig.used_pages(), 0);
+    assert_eq!(rig.hit("r", &p, 1), 2, "from L2");
+    rig.end("r");
+    rig.assert_idle();
+}
+
 #[test]
 fn a_key_that_is_stored_again_meanwhile_is_queued_once() {
     let mut rig = Rig::simple(8);
