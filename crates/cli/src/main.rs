@@ -2,6 +2,7 @@
 
 mod logging;
 mod server;
+mod simulate;
 mod terminal;
 
 use std::ffi::OsString;
@@ -31,6 +32,12 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
+    /// Tell what policies and sizes would do on traces of real requests.
+    #[command(disable_help_flag = true)]
+    Simulate {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
 }
 
 /// How a job ended, for the exit status.
@@ -46,6 +53,7 @@ enum Outcome {
 fn main() -> ExitCode {
     let ended = match Larder::parse().job {
         Job::Server { words } => server::run(&words),
+        Job::Simulate { words } => simulate::run(&words),
     };
     match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

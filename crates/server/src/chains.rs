@@ -83,6 +83,12 @@ impl Chains {
         chain
     }
 
+    /// The hashes of the whole chunks of `tokens`, for nobody who will come back with them.
+    pub fn hash(&self, tokens: &[u32]) -> Chain {
+        let whole = tokens.len() - tokens.len() % self.hasher.chunk_tokens();
+        self.hasher.hash(&tokens[..whole]).into()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
         // A cache whose last change was cut short is still a cache.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,5 @@
 //! The whole server over real sockets, driven by our own client.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod quotas;
 mod support;
 
@@ -11,7 +9,9 @@ use larder_wire::pickle::{PickleWriter, read_tensors};
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
-use support::{CHUNK, Client, TestServer, config, fill, holds, key, open_pool, registration};
+use support::{
+    CHUNK, Client, Directory, TestServer, config, fill, holds, key, open_pool, registration, with_files,
+};
 
 const W: InstanceId = InstanceId(7);
 
@@ -151,51 +151,13 @@ async fn an_event_stream_says_that_it_is_off_and_ends() {
     server.stop().await;
 }
 
-/// A directory of its own, removed at the end.
-struct Directory(std::path::PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("larder_serve_{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    /// How many objects are stored in it.
-    fn objects(&self) -> usize {
-        let files = std::fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().file_name());
-        files.filter(|name| name.to_string_lossy().ends_with(".data")).count()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// What memory loses comes back from files, after a restart too; `retain` keeps it, `default` does not.
 #[tokio::test]
 async fn what_l1_loses_comes_back_from_l2() {
-    use larder_server::config::{L2AdapterConfig, PrefetchPolicy, l2};
+    use larder_server::config::PrefetchPolicy;
     let directory = Directory::new();
     let with_files = |policy| {
-        let mut config = config();
-        let files = l2::FsConfig {
-            base_path: directory.0.clone(),
-            relative_tmp_dir: None,
-            read_ahead_bytes: None,
-            use_odirect: false,
-            max_capacity_bytes: 0,
-        };
-        config.l2.adapters = vec![L2AdapterConfig {
-            affinity_tag: config.l1.tag.clone(),
-            shared: false,
-            eviction: None,
-            persist: true,
-            checksum: false,
-            backend: l2::L2Backend::Fs(files),
-        }];
+        let mut config = with_files(&directory);
         config.l2.prefetch_policy = policy;
         config
     };

@@ -52,7 +52,13 @@ impl Bench {
         let groups = vec![Group { id: 0, window: None, layout }];
         core.register(
             Time::ZERO,
-            WorkerSpec { instance: InstanceId(1), model: model.clone(), world_size: 1, groups },
+            WorkerSpec {
+                instance: InstanceId(1),
+                model: model.clone(),
+                world_size: 1,
+                block_tokens: None,
+                groups,
+            },
         );
         Self { core, now: 0, model, salt: "".into(), request: "request".into() }
     }

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use larder_wire::object::ObjectKey;
 
 use crate::counters::{AdapterCounters, Counters};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
-use crate::l1::{L1, ObjectId, Usage};
+use crate::l1::{L1, ObjectId, Removal, Usage};
 use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
 use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
@@ -266,9 +267,10 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
+            // What begins with it, a lease for one, begins then, however late this call is.
+            self.now = self.now.max(due);
             match what {
                 Deadline::Lookup(id) => self.lookup_expired(id),
                 Deadline::Session(id) => self.session_expired(id),
@@ -282,6 +284,7 @@ impl Core {
                 Deadline::Warm(id) => self.forget_warm(id),
             }
         }
+        self.now = self.now.max(now);
     }
 
     /// A connection is gone. What it held comes back: shares at once, memory that its worker may
@@ -298,6 +301,12 @@ impl Core {
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
         self.l1.clear(force)
+    }
+
+    /// Removes single objects. Returns what came of each.
+    pub fn remove(&mut self, now: Time, keys: &[ObjectKey], force: bool) -> Vec<Removal> {
+        self.advance(now);
+        keys.iter().map(|key| self.l1.remove(key, force)).collect()
     }
 
     /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so

@@ -13,7 +13,7 @@ pub struct L1Counters {
     pub evicted_objects: u64,
     /// Their bytes.
     pub evicted_bytes: u64,
-    /// Objects removed by a clear.
+    /// Objects removed by a clear or one by one.
     pub cleared_objects: u64,
     /// Objects that found no memory.
     pub refused_objects: u64,

@@ -108,7 +108,7 @@ impl Quotas {
 }
 
 /// A salt that owns memory; valid as long as it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SaltId(pub(crate) u32);
 
 /// What one salt holds.

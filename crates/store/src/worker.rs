@@ -39,6 +39,8 @@ pub struct WorkerSpec {
     pub model: Arc<str>,
     /// Pieces one chunk's KV is split into.
     pub world_size: u32,
+    /// Tokens per block of the engine's own cache, for reports; `None` if it did not say.
+    pub block_tokens: Option<u32>,
     /// Object groups, at least one, in the order of their numbers.
     pub groups: Vec<Group>,
 }

@@ -66,8 +66,8 @@ struct Lane {
 #[derive(Debug)]
 struct Task {
     adapter: AdapterId,
-    /// Numbers of the entries, in the order handed out.
-    entries: Vec<u64>,
+    /// Numbers of the entries and their bytes, in the order handed out.
+    entries: Vec<(u64, u64)>,
     /// Items whose I/O is not over.
     running: usize,
     /// All I/O is over and the result is not waited for beyond this.
@@ -138,7 +138,10 @@ impl WriteBack {
             queued += lane.queue.len();
         }
         for task in self.tasks.values() {
-            assert!(task.entries.iter().all(|e| in_state(e, task.adapter, State::Storing)), "stored twice");
+            assert!(
+                task.entries.iter().all(|(e, _)| in_state(e, task.adapter, State::Storing)),
+                "stored twice"
+            );
             storing += task.entries.len();
         }
         let targets = || self.entries.values().flat_map(|e| &e.targets);
@@ -265,7 +268,7 @@ impl Core {
     }
 
     /// Takes what one task may have from an adapter's queue, and lends its memory.
-    fn gather(&mut self, task: TaskId, adapter: AdapterId) -> (Vec<u64>, Vec<IoItem>) {
+    fn gather(&mut self, task: TaskId, adapter: AdapterId) -> (Vec<(u64, u64)>, Vec<IoItem>) {
         let (mut entries, mut items) = (Vec::new(), Vec::new());
         let batch = self.config.write_back_objects_max.max(1);
         // I/O may go on after its task has been given up; it counts until it ends.
@@ -290,7 +293,7 @@ impl Core {
             lane.objects += 1;
             let io = self.lend(object, adapter, task, bytes);
             self.write_back.target(id, adapter).expect("it was queued").state = State::Storing;
-            entries.push(id);
+            entries.push((id, bytes));
             items.push(IoItem { io, key, offset: self.l1.offset(object), bytes });
         }
         (entries, items)
@@ -317,10 +320,15 @@ impl Core {
         }
         let lane = task.adapter.0 as usize;
         self.write_back.lanes[lane].tasks -= 1;
-        for (i, entry) in task.entries.into_iter().enumerate() {
+        for (i, (entry, bytes)) in task.entries.into_iter().enumerate() {
             if stored.get(i) == Some(&true) {
                 self.adapter_counters[lane].stored_objects += 1;
-                self.store_settled(entry, task.adapter, State::Stored);
+                if self.is_outdated(entry, task.adapter, bytes) {
+                    self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
+                    self.write_back.lanes[lane].queue.push_back(entry);
+                } else {
+                    self.store_settled(entry, task.adapter, State::Stored);
+                }
                 continue;
             }
             let target = self.write_back.target(entry, task.adapter).expect("a task has it");
@@ -334,6 +342,14 @@ impl Core {
                 self.store_settled(entry, task.adapter, State::Missed);
             }
         }
+    }
+
+    /// Whether a worker has stored the object in another shape while `bytes` of it were on their way: the
+    /// adapter has what nobody will read.
+    fn is_outdated(&self, entry: u64, adapter: AdapterId, bytes: u64) -> bool {
+        let key = &self.write_back.entries[&entry].key;
+        let in_l1 = self.find_object(key).filter(|o| self.l1.origin(*o) != Some(adapter));
+        in_l1.is_some_and(|object| self.l1.layout(object).bytes() != bytes)
     }
 
     /// One item's I/O is over. The task's result may still be on its way.

@@ -23,6 +23,7 @@ pub mod object;
 pub mod operation;
 pub mod p2p;
 pub mod pickle;
+pub mod recording;
 pub mod registration;
 pub mod request;
 pub mod response;

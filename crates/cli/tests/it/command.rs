@@ -24,6 +24,11 @@ impl Place {
         self
     }
 
+    /// What a file in the directory says.
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.join(name)).expect("the file is there")
+    }
+
     /// Runs `larder` with these words and this environment.
     pub(crate) fn larder(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_larder"))

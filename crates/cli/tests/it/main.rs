@@ -4,3 +4,4 @@ mod command;
 mod server_errors;
 mod server_flags;
 mod server_sources;
+mod simulate;

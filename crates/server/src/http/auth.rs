@@ -1,36 +1,36 @@
 //! Who may change something.
 
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
-use super::{AppState, error};
+use super::{AppState, Refusal};
 
-/// Lets a request through that carries the operator's token (`--http-auth-token-file`), or every one if
-/// there is none.
+/// Lets a call through if it carries the token that the operator has set, or if there is none.
 pub(super) async fn require_token(Shared(state): Shared<AppState>, request: Request, next: Next) -> Response {
     let Some(token) = &state.config.http.auth_token else { return next.run(request).await };
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    if given.is_some_and(|given| same(given, token.expose().as_bytes())) {
+    if given.is_some_and(|given| is_same(given, token.expose().as_bytes())) {
         return next.run(request).await;
     }
-    let text =
-        "this call needs the header 'Authorization: Bearer TOKEN', with the token of --http-auth-token-file";
-    let mut answer = error(StatusCode::UNAUTHORIZED, text);
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    answer
+    let refusal = Refusal::new(
+        StatusCode::UNAUTHORIZED,
+        "this call needs the token of --http-auth-token-file, as 'Authorization: Bearer TOKEN'",
+    );
+    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
 }
 
-/// What follows the scheme, whose case does not matter.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+/// The token in an `Authorization` header.
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Compares in a time that tells nothing but the length.
-fn same(given: &[u8], token: &[u8]) -> bool {
-    given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+/// Compares in a time that tells nothing about where two of one length differ.
+fn is_same(given: &[u8], token: &[u8]) -> bool {
+    let differences = given.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == token.len() && std::hint::black_box(differences) == 0
 }
 
 #[cfg(test)]
@@ -38,11 +38,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_and_compared() {
-        assert_eq!(bearer(b"Bearer abc "), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bearer abc"), Some(&b"abc"[..]));
-        assert_eq!((bearer(b"Basic abc"), bearer(b""), bearer(b"Bearer")), (None, None, None));
-        assert!(same(b"abc", b"abc"));
-        assert!(!same(b"abd", b"abc") && !same(b"ab", b"abc") && !same(b"", b"abc"));
+    fn a_token_is_found_whatever_the_case_of_its_scheme() {
+        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"Basic abc"), None);
+        assert_eq!(bearer(b"Bearer"), None);
+    }
+
+    #[test]
+    fn only_the_whole_token_is_the_same() {
+        assert!(is_same(b"secret", b"secret"));
+        assert!(
+            !is_same(b"secre", b"secret")
+                && !is_same(b"secrets", b"secret")
+                && !is_same(b"Secret", b"secret")
+        );
     }
 }

@@ -1,17 +1,21 @@
 //! The HTTP side: what operators' tools, probes and Prometheus ask.
 
 mod auth;
+mod body;
+mod cache;
 mod health;
 mod quota;
+mod status;
 mod version;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, middleware};
 use serde_json::json;
 
@@ -21,20 +25,38 @@ type AppState = Arc<State>;
 
 /// Every path of the API.
 pub fn router(state: AppState) -> Router {
-    let token = middleware::from_fn_with_state(state.clone(), auth::require_token);
-    let change_quota = put(quota::put).delete(quota::delete).route_layer(token);
+    let changes = Router::new()
+        .route("/cache/clear", post(cache::clear::clear))
+        .route("/clear-cache", post(cache::clear::clear))
+        .route("/api/clear-cache", post(cache::clear::clear))
+        .route("/cache/objects", delete(cache::objects::delete))
+        .route("/cache/prefetches", post(cache::prefetches::submit))
+        .route("/quota/{salt}", put(quota::put).delete(quota::delete))
+        .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
         .route("/", get(async || Json(json!({"status": "ok", "service": "LMCache HTTP API"}))))
         .route("/healthcheck", get(health::healthcheck))
+        .route("/api/healthcheck", get(health::healthcheck))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .route("/status", get(status::status))
+        .route("/api/status", get(status::status))
+        .route("/workers", get(status::workers_only))
         .route("/version", get(version::version))
         .route("/lmc_version", get(version::lmcache_version))
         .route("/commit_id", get(version::commit_id))
         .route("/config", get(config))
+        .route("/conf", get(config))
+        .route("/config/adapters", get(adapters))
+        .route("/cache/objects", get(cache::objects::list))
+        .route("/cache/prefetches/{request_id}", get(cache::prefetches::status))
         .route("/metrics", get(metrics))
         .route("/quota", get(quota::list))
-        .route("/quota/{salt}", get(quota::get).merge(change_quota))
+        .route("/quota/{salt}", get(quota::get))
+        // LMCache resets nothing either: its counters live elsewhere.
+        .route("/metrics/reset", post(async || "ok"))
+        .merge(changes)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), access_log))
@@ -48,7 +70,7 @@ pub fn metrics_router(state: AppState) -> Router {
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
     if !state.config.metrics.enabled {
-        return error(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)");
+        return Refusal::new(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)").into_response();
     }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (content_type, crate::metrics::exposition(&state)).into_response()
@@ -60,17 +82,54 @@ async fn config(Shared(state): Shared<AppState>) -> Response {
     (content_type, body).into_response()
 }
 
-/// An error under both names that stock tools look for.
-fn error(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({"detail": text, "error": text}))).into_response()
+async fn adapters(Shared(state): Shared<AppState>) -> Response {
+    let adapters: Vec<_> = state
+        .l2
+        .adapters()
+        .map(|(id, adapter)| {
+            json!({
+                "index": id.0, "type_name": adapter.kind(), "tier": "l2", "primary": id.0 == 0,
+                "reconfigurable": false,
+            })
+        })
+        .collect();
+    Json(json!({"adapters": adapters})).into_response()
 }
 
-async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "Not Found")
+/// A call that is not done, and why.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    body: serde_json::Value,
 }
 
-async fn method_not_allowed() -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+impl Refusal {
+    /// The reason under both names that stock tools look for.
+    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self { status, body: json!({"detail": reason, "error": reason}) }
+    }
+
+    fn bad_request(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// What a call gives.
+type Answer<T = Response> = Result<T, Refusal>;
+
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "Not Found")
+}
+
+async fn method_not_allowed() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
 async fn access_log(

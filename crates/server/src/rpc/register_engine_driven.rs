@@ -62,6 +62,7 @@ fn worker(state: &State, registration: &EngineDrivenRegistration) -> Result<Work
         instance: registration.instance_id,
         model: registration.model_name.clone(),
         world_size,
+        block_tokens: u32::try_from(registration.block_size).ok().filter(|b| *b > 0),
         groups: vec![Group { id: 0, window: None, layout }],
     })
 }

@@ -1,7 +1,7 @@
 //! `/quota` over HTTP: its answers (`operations.md` 1.8), who may change one, and that it holds in both tiers.
 
-use crate::support::{CHUNK, Client, TestServer, config, fill, key, open_pool};
-use larder_server::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, Secret, l2};
+use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
+use larder_server::config::{EvictionConfig, EvictionPolicy, Secret};
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
@@ -13,7 +13,7 @@ const SLOT: u64 = 4096;
 const FILE: u64 = 768;
 
 async fn call(server: &TestServer, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let (status, text) = server.http(method, path, &[], body).await;
+    let (status, text) = server.http(method, path, "", body).await;
     (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("JSON, not {text}")))
 }
 
@@ -97,14 +97,14 @@ async fn changes_need_the_token_if_there_is_one() {
     config.http.auth_token = Some(Secret::new("sesame"));
     let server = TestServer::start(config).await;
     let body = r#"{"limit_gb":1}"#;
-    for header in [&[][..], &["Authorization: Bearer open"], &["Authorization: Basic sesame"]] {
+    for header in ["", "Authorization: Bearer open\r\n", "Authorization: Basic sesame\r\n"] {
         let (status, text) = server.http("PUT", "/quota/a", header, body).await;
-        assert_eq!(status, 401, "{header:?}");
+        assert_eq!(status, 401, "{header}");
         assert!(text.contains("--http-auth-token-file") && !text.contains("sesame"), "{text}");
         assert_eq!(server.http("DELETE", "/quota/a", header, "").await.0, 401);
     }
     assert_eq!(call(&server, "GET", "/quota/a", "").await.1["exists"], false, "reading is free");
-    let (status, _) = server.http("PUT", "/quota/a", &["Authorization: Bearer sesame"], body).await;
+    let (status, _) = server.http("PUT", "/quota/a", "Authorization: Bearer sesame\r\n", body).await;
     assert_eq!(status, 200);
     assert_eq!(call(&server, "GET", "/quota/a", "").await.1["exists"], true);
     server.stop().await;
@@ -140,29 +140,15 @@ async fn a_quota_holds_in_l1() {
 
 #[tokio::test]
 async fn a_quota_holds_in_l2() {
-    let directory = std::env::temp_dir().join(format!("larder-quotas-{}", std::process::id()));
-    let mut config = config();
-    let files = l2::FsConfig {
-        base_path: directory.clone(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-        max_capacity_bytes: 0,
-    };
-    config.l2.adapters = vec![L2AdapterConfig {
-        affinity_tag: config.l1.tag.clone(),
-        shared: false,
-        eviction: Some(isolated()),
-        persist: true,
-        checksum: false,
-        backend: l2::L2Backend::Fs(files),
-    }];
+    let directory = Directory::new();
+    let mut config = with_files(&directory);
+    config.l2.adapters[0].eviction = Some(isolated());
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     call(&server, "PUT", "/quota/a", &limit(3 * FILE)).await;
     let held = || {
-        let files = std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name());
+        let files = std::fs::read_dir(&directory.0).unwrap().map(|file| file.unwrap().file_name());
         let names: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
         let of = |salt: &str| names.iter().filter(|name| name.ends_with(&format!("@{salt}.data"))).count();
         (of("a"), of("b"))
@@ -180,5 +166,4 @@ async fn a_quota_holds_in_l2() {
     assert_eq!(server.state.core().gauges().l1.resident_objects, 10, "L1 has another policy");
     assert_eq!(CHUNK, 16, "the sizes above are those of its chunks");
     server.stop().await;
-    std::fs::remove_dir_all(directory).unwrap();
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use larder_server::Server;
-use larder_server::config::Config;
+use larder_server::config::{Config, L2AdapterConfig, l2};
 use larder_server::state::State;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
@@ -48,6 +48,52 @@ pub(crate) fn config() -> Config {
     config
 }
 
+/// A directory of its own, removed at the end.
+pub(crate) struct Directory(pub(crate) std::path::PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("larder_serve_{}_{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// How many objects are stored in it.
+    pub(crate) fn objects(&self) -> usize {
+        let files = std::fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().file_name());
+        files.filter(|name| name.to_string_lossy().ends_with(".data")).count()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A configuration whose L2 is a directory.
+pub(crate) fn with_files(directory: &Directory) -> Config {
+    let mut config = config();
+    let files = l2::FsConfig {
+        base_path: directory.0.clone(),
+        relative_tmp_dir: None,
+        read_ahead_bytes: None,
+        use_odirect: false,
+        max_capacity_bytes: 0,
+    };
+    config.l2.adapters = vec![L2AdapterConfig {
+        affinity_tag: config.l1.tag.clone(),
+        shared: false,
+        eviction: None,
+        persist: true,
+        checksum: false,
+        backend: l2::L2Backend::Fs(files),
+    }];
+    config
+}
+
 impl TestServer {
     pub(crate) async fn start(config: Config) -> Self {
         let server = Server::bind(config).await.expect("the server starts");
@@ -75,18 +121,16 @@ impl TestServer {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        self.http("GET", path, &[], "").await
+        self.http("GET", path, "", "").await
     }
 
-    /// One call of the admin API.
-    pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String) {
+    /// One HTTP call. `headers` are whole lines.
+    pub(crate) async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n\
-             {body}"
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();

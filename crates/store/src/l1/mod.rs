@@ -29,6 +29,7 @@
 //! - Every byte an object owns is on the account of its cache salt ([`quota`](crate::quota)).
 
 pub mod alloc;
+mod browse;
 pub mod eviction;
 mod names;
 mod room;
@@ -49,9 +50,23 @@ use crate::l2::AdapterId;
 use crate::layout::Layout;
 use crate::quota::{Ledger, SaltId};
 
+pub use self::browse::{Listed, Page, Removal};
+
 /// A chunk that has at least one object, staged or resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub(crate) u32);
+
+impl ChunkId {
+    /// The chunk of that number, for those who drive an eviction policy without an [`L1`].
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// An object with memory, in any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +146,11 @@ impl Chunk {
     fn evictable_bytes(&self) -> u64 {
         if self.listed && self.loans == 0 { self.resident_bytes } else { 0 }
     }
+
+    /// Readable objects that somebody keeps from eviction.
+    fn held_objects(&self) -> u64 {
+        if self.pins > 0 { u64::from(self.resident) } else { 0 }
+    }
 }
 
 /// The memory tier.
@@ -147,6 +167,8 @@ pub struct L1 {
     pub(crate) ledger: Ledger,
     operation: u64,
     evictable_bytes: u64,
+    held: u64,
+    temporary: u64,
     staged: u64,
     staged_bytes: u64,
     resident: u64,
@@ -170,6 +192,8 @@ impl L1 {
             order,
             operation: 0,
             evictable_bytes: 0,
+            held: 0,
+            temporary: 0,
             staged: 0,
             staged_bytes: 0,
             resident: 0,
@@ -313,6 +337,7 @@ impl L1 {
         };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
+        self.temporary += u64::from(retention == Retention::Temporary);
         let operation = self.operation;
         let chunk = self.chunk_mut(chunk);
         chunk.objects.push(id);
@@ -420,7 +445,11 @@ impl L1 {
         let Object { chunk, state, retention, pins, loans, .. } = *object;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
-                self.chunk_mut(chunk).pins -= shares;
+                // Not by `update`: it must not enter the order just to leave it.
+                let chunk = &mut self.chunks[chunk.0 as usize];
+                self.held -= chunk.held_objects();
+                chunk.pins -= shares;
+                self.held += chunk.held_objects();
                 self.unlink(id);
             }
             State::Resident => self.update(chunk, |c| c.pins -= shares),
@@ -455,16 +484,22 @@ impl L1 {
 
     /// A temporary object that anyone wants to keep becomes permanent.
     pub fn promote(&mut self, id: ObjectId) {
-        self.object_mut(id).retention = Retention::Permanent;
+        self.set_retention(id, Retention::Permanent);
     }
 
     /// Nobody needs the object in L1 any more: it goes, at the latest with its last share.
     pub(crate) fn let_go(&mut self, id: ObjectId) {
-        let object = self.object_mut(id);
-        object.retention = Retention::Temporary;
+        self.set_retention(id, Retention::Temporary);
+        let object = self.object(id);
         if object.state == State::Resident && object.pins == 0 {
             self.unlink(id);
         }
+    }
+
+    fn set_retention(&mut self, id: ObjectId, retention: Retention) {
+        let old = std::mem::replace(&mut self.object_mut(id).retention, retention);
+        self.temporary -= u64::from(old == Retention::Temporary);
+        self.temporary += u64::from(retention == Retention::Temporary);
     }
 
     /// How long an object stays.
@@ -483,7 +518,7 @@ impl L1 {
     }
 
     /// The staged object in a cell.
-    pub(crate) fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    pub fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
@@ -529,6 +564,8 @@ impl L1 {
             resident_objects: self.resident,
             staged_objects: self.staged,
             unlinked_objects: self.objects.len() as u64 - self.resident - self.staged,
+            held_objects: self.held,
+            temporary_objects: self.temporary,
         }
     }
 
@@ -590,6 +627,7 @@ impl L1 {
     fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
         let chunk = &mut self.chunks[id.0 as usize];
         self.evictable_bytes -= chunk.evictable_bytes();
+        self.held -= chunk.held_objects();
         change(chunk);
         let listed = chunk.resident > 0 && chunk.pins == 0;
         match (chunk.listed, listed) {
@@ -599,10 +637,12 @@ impl L1 {
         }
         chunk.listed = listed;
         self.evictable_bytes += chunk.evictable_bytes();
+        self.held += chunk.held_objects();
     }
 
     fn free(&mut self, id: ObjectId) {
         let object = self.objects.remove(id.0 as usize);
+        self.temporary -= u64::from(object.retention == Retention::Temporary);
         debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
         self.by_offset.remove(&object.extent.offset);
         self.ledger.credit(object.salt, object.extent.len);
@@ -652,7 +692,7 @@ impl L1 {
         assert_eq!((staged, resident), (self.staged, self.resident), "object counts");
         assert_eq!(staged_bytes, self.staged_bytes, "staged bytes");
         self.ledger.check(&by_salt);
-        let mut evictable = 0;
+        let (mut evictable, mut held_objects) = (0, 0);
         for (i, c) in &self.chunks {
             let id = ChunkId(i as u32);
             assert_eq!(
@@ -667,8 +707,12 @@ impl L1 {
             assert_eq!((c.pins, c.loans), (pins, loans), "pins and loans of {id:?}");
             assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
             evictable += c.evictable_bytes();
+            held_objects += c.held_objects();
         }
         assert_eq!(evictable, self.evictable_bytes, "evictable bytes");
+        assert_eq!(held_objects, self.held, "held objects");
+        let temporary = self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count();
+        assert_eq!(temporary as u64, self.temporary, "temporary objects");
         assert_eq!(self.map.len(), self.chunks.len(), "one key per chunk");
         assert!(self.names.len() <= self.chunks.len(), "names without chunks");
     }
@@ -687,11 +731,6 @@ impl L1 {
         }
         let known = |id: &ObjectId| self.objects.contains(id.0 as usize);
         assert!(held.keys().chain(lent.keys()).all(known), "somebody holds an object that is gone");
-    }
-
-    /// Temporary objects in any state. For tests: O(objects).
-    pub fn temporary_objects(&self) -> u64 {
-        self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count() as u64
     }
 }
 
@@ -719,4 +758,8 @@ pub struct Usage {
     pub staged_objects: u64,
     /// Objects no longer found whose memory somebody may still use.
     pub unlinked_objects: u64,
+    /// Readable objects that readers keep from eviction.
+    pub held_objects: u64,
+    /// Objects, in any state, that go with their last reader.
+    pub temporary_objects: u64,
 }

@@ -110,7 +110,13 @@ impl Rig {
 
     pub(crate) fn register(&mut self, instance: i64, model: &str, world_size: u32, pages: u64) -> bool {
         let groups = vec![Group { id: 0, window: None, layout: layout(pages) }];
-        let spec = WorkerSpec { instance: InstanceId(instance), model: model.into(), world_size, groups };
+        let spec = WorkerSpec {
+            instance: InstanceId(instance),
+            model: model.into(),
+            world_size,
+            block_tokens: None,
+            groups,
+        };
         self.core.register(self.time(), spec)
     }
 

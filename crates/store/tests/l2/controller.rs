@@ -370,7 +370,13 @@ fn an_unreadable_object_in_l1_is_replaced_by_a_load() {
     let layout = larder_store::Layout::new(&[3, PAGE], larder_wire::dtype::DType::UInt8).expect("not empty");
     let groups = vec![larder_store::worker::Group { id: 0, window: None, layout }];
     let instance = larder_store::InstanceId(1);
-    let spec = larder_store::worker::WorkerSpec { instance, model: "m".into(), world_size: 1, groups };
+    let spec = larder_store::worker::WorkerSpec {
+        instance,
+        model: "m".into(),
+        world_size: 1,
+        block_tokens: None,
+        groups,
+    };
     rig.core.register(rig.time(), spec);
     rig.driver.adapters[0].objects.insert(Rig::key(&p, 0, 0), 3 * PAGE);
     assert_eq!(rig.hit("r", &p, 1), 1);

@@ -80,7 +80,13 @@ impl Rig {
             layout: Layout::new(&[i as u64 + 1, PAGE], DType::UInt8).expect("not empty"),
         });
         let groups = groups.collect();
-        let spec = WorkerSpec { instance: InstanceId(instance), model: "m".into(), world_size: 1, groups };
+        let spec = WorkerSpec {
+            instance: InstanceId(instance),
+            model: "m".into(),
+            world_size: 1,
+            block_tokens: None,
+            groups,
+        };
         self.core.register(self.time(), spec);
     }
 
@@ -88,6 +94,16 @@ impl Rig {
     pub(crate) fn reregister(&mut self, windows: &[Option<u32>]) {
         self.core.unregister(self.time(), InstanceId(1));
         self.register(1, windows);
+    }
+
+    /// The worker's objects take so many pages from now on.
+    pub(crate) fn reregister_with(&mut self, pages: u64) {
+        self.core.unregister(self.time(), InstanceId(1));
+        let layout = Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty");
+        let groups = vec![Group { id: 0, window: None, layout }];
+        let instance = InstanceId(1);
+        let spec = WorkerSpec { instance, model: "m".into(), world_size: 1, block_tokens: None, groups };
+        self.core.register(self.time(), spec);
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -354,7 +370,7 @@ impl Rig {
         assert_eq!(gauges.l1.staged_bytes, 0, "staged bytes");
         assert_eq!(gauges.l1.unlinked_objects, 0, "memory of objects that are gone");
         assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "pins are left");
-        assert_eq!(self.core.l1().temporary_objects(), 0, "temporary objects");
+        assert_eq!(self.core.l1().usage().temporary_objects, 0, "temporary objects");
         assert_eq!(gauges.write_back_pending, 0, "write-back");
         for (id, _) in self.core.adapters() {
             assert_eq!(self.core.adapter_gauges(id), Default::default(), "{id:?}");

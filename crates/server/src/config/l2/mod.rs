@@ -2,7 +2,7 @@
 
 mod parse;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::l1::DEFAULT_TAG;
@@ -147,6 +147,16 @@ impl L2Backend {
             Self::FsNative(_) => "fs_native",
             Self::Mock(_) => "mock",
             Self::FaultInject(_) => "fault_inject",
+        }
+    }
+
+    /// The directory of its files; `None` if it has none.
+    pub fn base_path(&self) -> Option<&Path> {
+        match self {
+            Self::Fs(fs) => Some(&fs.base_path),
+            Self::FsNative(native) => Some(&native.fs.base_path),
+            Self::Mock(_) => None,
+            Self::FaultInject(fault) => fault.inner.backend.base_path(),
         }
     }
 }

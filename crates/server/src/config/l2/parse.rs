@@ -143,14 +143,10 @@ fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectCon
         return None;
     };
     match adapter(&format!("{subject} ('fault_inject') inner"), inner) {
-        Ok(inner) => Some(FaultInjectConfig {
-            inner: Box::new(inner),
-            beneath,
-            rate,
-            seed,
-            gap_indices,
-            gap_tail_ratios,
-        }),
+        Ok(inner) => {
+            let inner = Box::new(inner);
+            Some(FaultInjectConfig { inner, beneath, rate, seed, gap_indices, gap_tail_ratios })
+        }
         Err(faults) => {
             fields.adopt(faults);
             None

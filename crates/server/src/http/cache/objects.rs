@@ -1,0 +1,293 @@
+//! Which objects there are, and removing some of them.
+//!
+//! A page of `tier=all` is of one tier; the tiers follow each other: L1, then each adapter.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use larder_l2::{Adapter, Cursor};
+use larder_store::l1::Removal;
+use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use serde_json::{Value, json};
+
+use super::super::body::{Faults, Fields, object, query_whole, query_word};
+use super::super::{Answer, AppState, Refusal};
+use crate::state::State;
+
+/// The tiers that a call may name.
+const TIERS: &[&str] = &["l1", "l2", "all"];
+
+/// An adapter and its place among the adapters.
+type Numbered = (usize, Arc<dyn Adapter>);
+
+/// The most keys in one call.
+const KEYS_MAX: usize = 10_000;
+
+/// A place in a listing: a tier, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    L1(u64),
+    L2 { adapter: usize, cursor: Option<Cursor> },
+}
+
+impl Place {
+    fn token(&self) -> String {
+        match self {
+            Self::L1(from) => format!("l1:{from}"),
+            Self::L2 { adapter, cursor: None } => format!("l2:{adapter}"),
+            Self::L2 { adapter, cursor: Some(Cursor(cursor)) } => format!("l2:{adapter}:{cursor}"),
+        }
+    }
+
+    fn parse(token: &str) -> Option<Self> {
+        let (tier, rest) = token.split_once(':')?;
+        match tier {
+            "l1" => Some(Self::L1(rest.parse().ok()?)),
+            "l2" => {
+                let (adapter, cursor) = match rest.split_once(':') {
+                    Some((adapter, cursor)) => (adapter, Some(Cursor(cursor.to_owned()))),
+                    None => (rest, None),
+                };
+                Some(Self::L2 { adapter: adapter.parse().ok()?, cursor })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A page of the objects of a tier.
+pub(in crate::http) async fn list(
+    Shared(state): Shared<AppState>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Answer {
+    let (state, query) = (&*state, &query);
+    let mut faults = Faults::default();
+    let tier = query_word(&mut faults, query, "tier", TIERS, "l2");
+    let size = query_whole(&mut faults, query, "page_size", 500, 1..=5000);
+    faults.answer()?;
+    let model = query.get("model_name").map(String::as_str);
+    let wanted = query.get("adapter").map(String::as_str);
+    let adapters = adapters(state, tier, wanted)?;
+    let first = if tier == "l2" { Place::L2 { adapter: adapters[0].0, cursor: None } } else { Place::L1(0) };
+    let place = match query.get("page_token").filter(|token| !token.is_empty()) {
+        None => first,
+        Some(token) => Place::parse(token)
+            .ok_or_else(|| Refusal::bad_request(format!("page_token '{token}' is none of ours")))?,
+    };
+    let after = |number: Option<usize>| {
+        let mut later = adapters.iter().filter(|(i, _)| number.is_none_or(|n| *i > n) && tier != "l1");
+        later.next().map(|(i, _)| Place::L2 { adapter: *i, cursor: None })
+    };
+    let (name, objects, next): (_, Vec<(ObjectKey, u64)>, _) = match place {
+        Place::L1(from) => {
+            let page = state.core_for_report().l1().list(from, size);
+            let next = page.next.map(Place::L1).or_else(|| after(None));
+            ("l1", page.objects.into_iter().map(|o| (o.key, o.bytes)).collect(), next)
+        }
+        Place::L2 { adapter: number, cursor } => {
+            let adapter = adapters.iter().find(|(i, _)| *i == number).map(|(_, a)| a.clone());
+            let adapter = adapter.ok_or_else(|| Refusal::bad_request("page_token of another adapter"))?;
+            if !adapter.capabilities().list {
+                let text = format!("L2 adapter '{}' cannot be listed", adapter.kind());
+                return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
+            }
+            let limit = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
+            let page = adapter.list(cursor, limit).await;
+            let page = page.map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
+            let next = match page.next {
+                Some(cursor) => Some(Place::L2 { adapter: number, cursor: Some(cursor) }),
+                None => after(Some(number)),
+            };
+            let objects = page.objects.into_iter().map(|o| (o.key, o.stored_bytes)).collect();
+            (adapter.kind(), objects, next)
+        }
+    };
+    let entries: Vec<Value> = objects
+        .iter()
+        .filter(|(key, _)| model.is_none_or(|model| *key.model_name == *model))
+        .map(|(key, bytes)| json!({"key": key_json(key), "size_bytes": bytes}))
+        .collect();
+    let next = next.map(|place| place.token());
+    let body = json!({"adapter": name, "shared": false, "entries": entries, "next_page_token": next});
+    Ok(Json(body).into_response())
+}
+
+/// The adapters that a call is about, with their numbers.
+fn adapters(state: &State, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> {
+    let all: Vec<_> = state.l2.adapters().map(|(id, a)| (id.0 as usize, a.clone())).collect();
+    if tier == "l1" {
+        return Ok(all);
+    }
+    if tier == "l2" && all.is_empty() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no L2 adapters configured"));
+    }
+    let Some(wanted) = wanted else { return Ok(all) };
+    let named: Vec<_> = all.into_iter().filter(|(_, a)| a.kind() == wanted).collect();
+    match named.is_empty() {
+        true => Err(Refusal::new(StatusCode::NOT_FOUND, format!("no L2 adapter with type_name='{wanted}'"))),
+        false => Ok(named),
+    }
+}
+
+fn key_json(key: &ObjectKey) -> Value {
+    json!({
+        "chunk_hash_hex": key.chunk_hash.to_string(), "model_name": *key.model_name,
+        "kv_rank": key.kv_rank.0, "object_group_id": key.object_group, "cache_salt": *key.cache_salt,
+    })
+}
+
+/// What is to be removed.
+#[derive(Debug)]
+struct Deletion {
+    keys: Vec<ObjectKey>,
+    tier: String,
+    force: bool,
+    adapter: Option<String>,
+}
+
+/// Removes objects from the tiers named.
+pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+    let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
+    let adapters = adapters(&state, &tier, adapter.as_deref())?;
+    let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());
+    if tier != "l2" {
+        let removals = state.core().remove(state.clock.now(), &keys, force);
+        deleted += removals.iter().filter(|r| **r == Removal::Removed).count();
+        skipped += removals.iter().filter(|r| **r == Removal::Held).count();
+    }
+    if tier != "l1" {
+        for (_, adapter) in adapters {
+            for result in adapter.delete(keys.clone()).await {
+                match result {
+                    Ok(was_there) => deleted += usize::from(was_there),
+                    Err(problem) => problems.push(problem.to_string()),
+                }
+            }
+        }
+    }
+    let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": problems.is_empty()});
+    if let Some(problem) = problems.first() {
+        body["error"] = format!("{} of the keys failed, the first with: {problem}", problems.len()).into();
+    }
+    Ok(Json(body).into_response())
+}
+
+fn parse_deletion(body: &[u8]) -> Answer<Deletion> {
+    let map = object(body)?;
+    let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
+    fields.must_have(&mut faults, "keys");
+    let given = fields.list(&mut faults, "keys").map_or(&[][..], Vec::as_slice);
+    let tier = fields.text(&mut faults, "tier").unwrap_or("l2");
+    let force = fields.switch(&mut faults, "force").unwrap_or(false);
+    let adapter = fields.text_or_null(&mut faults, "adapter").map(str::to_owned);
+    if given.len() > KEYS_MAX {
+        let text = format!("too many keys in a single request (limit={KEYS_MAX}, got={})", given.len());
+        return Err(Refusal::bad_request(text));
+    }
+    let parts: Vec<_> = given.iter().enumerate().map(|(i, value)| key_parts(&mut faults, i, value)).collect();
+    faults.answer()?;
+    if !TIERS.contains(&tier) {
+        let text = format!("tier '{tier}' not supported; only {}", TIERS.join(", "));
+        return Err(Refusal::bad_request(text));
+    }
+    let mut keys = Vec::with_capacity(parts.len());
+    for (i, parts) in parts.into_iter().flatten().enumerate() {
+        let key = parts.key().map_err(|why| Refusal::bad_request(format!("keys[{i}]: {why}")))?;
+        keys.push(key);
+    }
+    Ok(Deletion { keys, tier: tier.to_owned(), force, adapter })
+}
+
+/// The fields of a key, each of the right type.
+#[derive(Debug)]
+struct KeyParts<'a> {
+    hash: &'a str,
+    model: &'a str,
+    rank: i64,
+    group: i64,
+    salt: &'a str,
+}
+
+fn key_parts<'a>(faults: &mut Faults, index: usize, value: &'a Value) -> Option<KeyParts<'a>> {
+    let Value::Object(map) = value else {
+        Fields::not_an_object(faults, "keys", index, value);
+        return None;
+    };
+    let fields = Fields::of_element(map, "keys", index);
+    for name in ["chunk_hash_hex", "model_name", "kv_rank"] {
+        fields.must_have(faults, name);
+    }
+    Some(KeyParts {
+        hash: fields.text(faults, "chunk_hash_hex").unwrap_or_default(),
+        model: fields.text(faults, "model_name").unwrap_or_default(),
+        rank: fields.whole(faults, "kv_rank", 0).unwrap_or_default(),
+        group: fields.whole(faults, "object_group_id", 0).unwrap_or_default(),
+        salt: fields.text(faults, "cache_salt").unwrap_or_default(),
+    })
+}
+
+impl KeyParts<'_> {
+    fn key(&self) -> Result<ObjectKey, String> {
+        let bytes = hex(self.hash).ok_or_else(|| format!("'{}' is not hexadecimal", self.hash))?;
+        let hash =
+            ChunkHash::new(&bytes).ok_or_else(|| format!("a hash has 1 to 32 bytes, not {}", bytes.len()))?;
+        let rank = u32::try_from(self.rank).map_err(|_| format!("kv_rank {} is too large", self.rank))?;
+        let group =
+            self.group.try_into().map_err(|_| format!("object_group_id {} is too large", self.group))?;
+        ObjectKey::new(hash, self.model, KvRank(rank), group, self.salt).map_err(|e| e.to_string())
+    }
+}
+
+/// The bytes that pairs of hexadecimal digits name.
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_its_token() {
+        let cursor = Some(Cursor("a:b/c".to_owned()));
+        for place in
+            [Place::L1(4096), Place::L2 { adapter: 2, cursor: None }, Place::L2 { adapter: 0, cursor }]
+        {
+            assert_eq!(Place::parse(&place.token()), Some(place));
+        }
+        assert_eq!(Place::parse("l3:1"), None);
+        assert_eq!(Place::parse("l1:x"), None);
+    }
+
+    #[test]
+    fn a_key_is_read_with_its_defaults() {
+        let body = br#"{"keys":[{"chunk_hash_hex":"2a01","model_name":"m","kv_rank":16777472}]}"#;
+        let deletion = parse_deletion(body).expect("a whole request");
+        assert_eq!(deletion.tier, "l2");
+        assert_eq!(deletion.keys[0].chunk_hash.as_bytes(), [0x2a, 1]);
+        assert_eq!((deletion.keys[0].object_group, &*deletion.keys[0].cache_salt), (0, ""));
+    }
+
+    #[test]
+    fn bad_keys_are_refused_with_their_place() {
+        for (body, status) in [
+            (r#"{"keys":[{"chunk_hash_hex":"zz","model_name":"m","kv_rank":1}]}"#, 400),
+            (r#"{"keys":[{"chunk_hash_hex":"2a","model_name":"m@n","kv_rank":1}]}"#, 400),
+            (r#"{"keys":[{"chunk_hash_hex":"2a","model_name":"m"}]}"#, 422),
+            (r#"{"keys":[7]}"#, 422),
+            (r#"{"keys":[],"tier":"l9"}"#, 400),
+            ("{}", 422),
+        ] {
+            let refusal = parse_deletion(body.as_bytes()).expect_err(body);
+            assert_eq!(refusal.status.as_u16(), status, "{body}");
+        }
+    }
+}

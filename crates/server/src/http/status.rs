@@ -1,0 +1,252 @@
+//! What the server is and does, in the shape that LMCache's tools read (`operations.md` 1.4).
+//!
+//! Reads the core's books once; nothing here grows with what is cached.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use larder_l2::{Adapter, Circuit};
+use larder_store::core::{AdapterGauges, Gauges};
+use larder_store::l2::AdapterId;
+use larder_store::worker::WorkerSpec;
+use serde_json::{Map, Value, json};
+
+use super::AppState;
+use crate::state::State;
+
+/// What a report needs of the core, read at one moment.
+struct Snapshot {
+    gauges: Gauges,
+    adapters: Vec<AdapterGauges>,
+    workers: Vec<(WorkerSpec, u64)>,
+    requested_chunks: u64,
+    hit_chunks: u64,
+    lookups: u64,
+}
+
+impl Snapshot {
+    fn of(state: &State) -> Self {
+        let core = state.core_for_report();
+        let now = state.clock.now();
+        let counters = core.counters();
+        let silent = |seen| now.as_millis().saturating_sub(larder_store::Time::as_millis(seen));
+        Self {
+            gauges: core.gauges(),
+            adapters: core.adapters().map(|(id, _)| core.adapter_gauges(id)).collect(),
+            workers: core.workers().map(|(spec, seen)| (spec.clone(), silent(seen))).collect(),
+            requested_chunks: counters.lookup_requested_chunks,
+            hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
+            lookups: counters.lookups,
+        }
+    }
+}
+
+/// The whole report. Always 200: `is_healthy` says whether all is well.
+pub(super) async fn status(Shared(state): Shared<AppState>) -> Response {
+    Json(report(&state)).into_response()
+}
+
+fn report(state: &State) -> Value {
+    let config = &state.config;
+    let snapshot = Snapshot::of(state);
+    let healthy = state.is_sound() && state.l2.problems().is_empty();
+    let liveness = &config.liveness;
+    let tokens = |chunks: u64| chunks * u64::from(config.chunk_tokens);
+    let hit_rate = snapshot.hit_chunks as f64 / (snapshot.requested_chunks as f64).max(1.0);
+    let (meta, plain_meta, instances) = workers(&snapshot, config.chunk_tokens);
+    let mut report = json!({
+        "is_healthy": healthy,
+        "engine_type": "MPCacheServer",
+        "chunk_size": config.chunk_tokens,
+        "hash_algorithm": config.hash_algorithm.name(),
+        "active_sessions": snapshot.gauges.sessions,
+        "storage_manager": storage(state, &snapshot, healthy),
+        "active_prefetch_jobs": snapshot.gauges.prefetch_jobs + snapshot.gauges.prefetch_waiting,
+        "active_p2p_lookup_jobs": snapshot.gauges.peer_leases,
+        "p2p_enabled": false,
+        "p2p_state": "unregistered",
+        "p2p_peer_count": 0,
+        "p2p_peers": [],
+        "worker_liveness": {
+            "enabled": liveness.worker_reap_timeout.is_some(),
+            "reap_timeout_seconds": liveness.worker_reap_timeout.map_or(0.0, |t| t.as_secs_f64()),
+            "registration_grace_seconds": liveness.worker_registration_grace.as_secs_f64(),
+            "tracked_instances": snapshot.workers.len(),
+        },
+        "cache_context_meta": meta,
+        "registered_gpu_ids": [],
+        "registered_non_cuda_instance_ids": instances,
+        "non_cuda_context_meta": plain_meta,
+        "pending_lookup_count": snapshot.gauges.prefetch_waiting,
+        "prefetch_job_ids": [],
+        "pending_request_ids": [],
+        "periodic_threads": {"total_count": 0, "running_count": 0, "active_count": 0},
+    });
+    report["kv_events"] = json!({
+        "enabled": false, "incarnation": "", "log_depth": 0, "log_capacity": 0, "next_seq": 0,
+        "lost_markers": 0, "unbound_stores": 0, "subscribers": 0,
+    });
+    report["hit_stats"] = json!({
+        "hit_rate": hit_rate,
+        "total_requests": snapshot.lookups,
+        "total_tokens": tokens(snapshot.requested_chunks),
+        "total_retrieved_tokens": tokens(snapshot.hit_chunks),
+    });
+    report
+}
+
+/// The registered workers, in both forms in which tools look for them.
+fn workers(snapshot: &Snapshot, chunk_tokens: u32) -> (Map<String, Value>, Map<String, Value>, Vec<i64>) {
+    let (mut meta, mut plain, mut instances) = (Map::new(), Map::new(), Vec::new());
+    for (spec, _) in &snapshot.workers {
+        let id = spec.instance.to_string();
+        let groups: Vec<Value> = spec.groups.iter().map(|group| group_json(spec, group)).collect();
+        let layers: u64 = spec.groups.iter().map(|group| layers(group.layout.shape())).sum();
+        let bytes: u64 = spec.groups.iter().map(|group| group.layout.bytes()).sum();
+        let use_mla = spec.groups.iter().all(|group| group.layout.shape().len() == 3);
+        meta.insert(
+            id.clone(),
+            json!({
+                "model_name": *spec.model, "world_size": spec.world_size,
+                "kv_cache_layout": {
+                    "num_layers": layers,
+                    "cache_size_per_token": bytes / u64::from(chunk_tokens),
+                    "kernel_groups": groups,
+                },
+            }),
+        );
+        plain.insert(
+            id,
+            json!({
+                "model_name": *spec.model, "world_size": spec.world_size,
+                "block_size": spec.block_tokens, "use_mla": use_mla,
+            }),
+        );
+        instances.push(spec.instance.0);
+    }
+    (meta, plain, instances)
+}
+
+/// Layers of an object of this shape: the axis before slots and elements.
+fn layers(shape: &[u64]) -> u64 {
+    shape.len().checked_sub(3).map_or(0, |axis| shape[axis])
+}
+
+fn group_json(spec: &WorkerSpec, group: &larder_store::worker::Group) -> Value {
+    let shape = group.layout.shape();
+    let layers = layers(shape);
+    json!({
+        "kernel_group_idx": group.id, "engine_group_idx": group.id, "object_group_idx": group.id,
+        "num_layers": layers,
+        "layer_indices": (0..layers).collect::<Vec<_>>(),
+        "tokens_per_block": spec.block_tokens,
+        "slots_per_block": spec.block_tokens,
+        "dtype": format!("torch.{}", group.layout.dtype().name()),
+        "chunk_shape": &**shape,
+        "is_mla": shape.len() == 3,
+    })
+}
+
+fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
+    let config = &state.config;
+    let gauges = &snapshot.gauges;
+    let (l1, count) = (&gauges.l1, snapshot.adapters.len());
+    let sum = |of: fn(&AdapterGauges) -> u64| snapshot.adapters.iter().map(of).sum::<u64>();
+    let l1_report = json!({
+        "is_healthy": state.is_sound(),
+        "total_object_count": l1.resident_objects + l1.staged_objects,
+        "write_locked_count": l1.staged_objects,
+        "read_locked_count": l1.held_objects,
+        "temporary_count": l1.temporary_objects,
+        "staging_object_count": l1.staged_objects,
+        "staging_bytes": l1.staged_bytes,
+        "memory_used_bytes": l1.used_bytes,
+        "memory_total_bytes": l1.capacity_bytes,
+        "memory_configured_bytes": config.l1.bytes,
+        "memory_committed_bytes": state.arena.populated(),
+        "capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
+        "memory_usage_ratio": l1.used_bytes as f64 / (l1.capacity_bytes as f64).max(1.0),
+        "write_ttl_seconds": config.l1.write_ttl.as_secs_f64(),
+        "read_ttl_seconds": config.l1.read_ttl.as_secs_f64(),
+    });
+    let store = json!({
+        "is_healthy": true, "thread_alive": true,
+        "pending_keys_count": gauges.write_back_pending,
+        "in_flight_task_count": sum(|a| a.storing_tasks),
+        "num_l2_adapters": count, "num_active_adapters": count, "num_draining_adapters": 0,
+    });
+    let eviction = json!({
+        "is_healthy": true, "thread_alive": true,
+        "eviction_policy": config.eviction.policy.name(),
+        "trigger_watermark": config.eviction.trigger_watermark,
+        "eviction_ratio": config.eviction.ratio,
+    });
+    let prefetch = json!({
+        "is_healthy": true, "thread_alive": true,
+        "policy": config.l2.prefetch_policy.name(),
+        "max_in_flight": config.l2.prefetch_max_in_flight,
+        "submission_queue_size": 0,
+        "pending_queue_size": gauges.prefetch_waiting,
+        "in_flight_request_count": gauges.prefetch_jobs,
+        "load_phase_count": sum(|a| u64::from(a.loading_objects > 0)),
+        "lookup_phase_count": gauges.prefetch_jobs,
+        "completed_results_count": 0,
+        "num_l2_adapters": count, "num_active_adapters": count, "num_draining_adapters": 0,
+    });
+    let tag = config.l1.tag.as_str();
+    json!({
+        "is_healthy": healthy,
+        "l1_managers": {tag: l1_report},
+        "store_controllers": {tag: store},
+        "l1_eviction_controllers": {tag: eviction},
+        "prefetch_controller": prefetch,
+        "l2_eviction_controller": {"is_healthy": true, "thread_alive": true, "adapters": []},
+        "l2_adapters": state.l2.adapters().map(|(id, adapter)| adapter_json(state, id, &**adapter)).collect::<Vec<_>>(),
+        "num_l2_adapters": count,
+        "l1_usage": [l1.used_bytes, l1.capacity_bytes],
+        "l1_capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
+        "l1_manager": l1_report,
+        "store_controller": store,
+        "l1_eviction_controller": eviction,
+        // `lmcache describe` looks for it here.
+        "eviction_controller": eviction,
+    })
+}
+
+fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapter) -> Value {
+    let (usage, health) = (adapter.usage(), adapter.health());
+    let mut report = json!({
+        "is_healthy": health.reads == Circuit::Closed && health.writes == Circuit::Closed,
+        "type": match adapter.kind() { "fs" => "FSL2Adapter", other => other },
+        "type_name": adapter.kind(),
+        "reads": health.reads.as_str(),
+        "writes": health.writes.as_str(),
+        "stored_object_count": usage.objects,
+        "current_size_bytes": usage.used_bytes,
+        "recovering": usage.recovering,
+    });
+    if let Some(capacity) = usage.capacity_bytes {
+        report["max_capacity_bytes"] = capacity.into();
+    }
+    if let Some(path) = state.config.l2.adapters.get(index as usize).and_then(|a| a.backend.base_path()) {
+        report["base_path"] = path.display().to_string().into();
+    }
+    report
+}
+
+/// The workers alone: who is registered, and when they were last heard of.
+pub(super) async fn workers_only(Shared(state): Shared<AppState>) -> Response {
+    let snapshot = Snapshot::of(&state);
+    let workers: Vec<Value> = snapshot
+        .workers
+        .iter()
+        .map(|(spec, silent_ms)| {
+            json!({
+                "instance_id": spec.instance.0, "model_name": *spec.model, "world_size": spec.world_size,
+                "transfer_mode": "engine_driven", "last_seen_seconds_ago": *silent_ms as f64 / 1000.0,
+                "chunk_bytes": spec.groups.iter().map(|g| g.layout.bytes()).sum::<u64>(),
+            })
+        })
+        .collect();
+    Json(json!({"workers": workers})).into_response()
+}

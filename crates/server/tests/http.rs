@@ -1,0 +1,183 @@
+//! The HTTP API over a real socket, as tools and operators use it.
+
+#[expect(dead_code, reason = "each test file uses its part of it")]
+mod support;
+
+use bytes::Bytes;
+use larder_server::config::Secret;
+use larder_wire::registration::InstanceId;
+use larder_wire::request::Request;
+use larder_wire::response::{Response, StorePlan};
+use serde_json::{Value, json};
+use support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
+
+const W: InstanceId = InstanceId(7);
+
+/// A server on which worker 7 has stored four chunks of prompt 1.
+async fn server_with_four_chunks(config: larder_server::config::Config) -> (TestServer, Client) {
+    let server = TestServer::start(config).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    let key = key("m", 1, 4, "store", Some(0));
+    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    fill(&pool, &slots, 10);
+    let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
+    assert_eq!(c.call(commit).await, Response::Bool(true));
+    (server, c)
+}
+
+async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, text) = server.http(method, path, "Content-Type: application/json\r\n", &body).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}")))
+}
+
+#[tokio::test]
+async fn status_tells_what_is_there() {
+    let (server, mut c) = server_with_four_chunks(config()).await;
+    assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
+    let (code, status) = json(&server, "GET", "/status", Value::Null).await;
+    assert_eq!(code, 200);
+    assert_eq!((&status["is_healthy"], &status["engine_type"]), (&json!(true), &json!("MPCacheServer")));
+    let l1 = &status["storage_manager"]["l1_manager"];
+    assert_eq!((&l1["total_object_count"], &l1["read_locked_count"]), (&json!(4), &json!(4)), "{l1}");
+    assert_eq!(status["storage_manager"]["eviction_controller"]["eviction_policy"], "LRU");
+    // What `bench engine` and the SDK need of a worker, although it copies by itself.
+    let worker = &status["cache_context_meta"]["7"];
+    assert_eq!((&worker["model_name"], &worker["world_size"]), (&json!("m"), &json!(1)));
+    assert_eq!(worker["kv_cache_layout"]["cache_size_per_token"], json!(768 / 16));
+    let group = &worker["kv_cache_layout"]["kernel_groups"][0];
+    assert_eq!((&group["dtype"], &group["tokens_per_block"]), (&json!("torch.float16"), &json!(4)));
+    assert_eq!(status["hit_stats"]["hit_rate"], json!(1.0));
+    assert_eq!(json(&server, "GET", "/api/status", Value::Null).await.0, 200);
+    let (_, workers) = json(&server, "GET", "/workers", Value::Null).await;
+    assert_eq!(workers["workers"][0]["instance_id"], 7);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clear_empties_l1_and_says_so() {
+    let (server, _c) = server_with_four_chunks(config()).await;
+    let (code, answer) = json(&server, "POST", "/cache/clear", json!({"tier": "l2"})).await;
+    assert_eq!((code, &answer["error"]), (400, &answer["detail"]), "{answer}");
+    assert_eq!(server.state.core().gauges().l1.resident_objects, 4);
+    let (code, answer) = json(&server, "POST", "/cache/clear", Value::Null).await;
+    assert_eq!((code, &answer["status"], &answer["cleared"]), (200, &json!("ok"), &json!({"tier": "l1"})));
+    assert_eq!(server.state.core().gauges().l1.resident_objects, 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_changes_something_needs_the_token() {
+    let mut config = config();
+    config.http.auth_token = Some(Secret::new("s3cret"));
+    let (server, _c) = server_with_four_chunks(config).await;
+    for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: Basic s3cret\r\n"] {
+        for (method, path) in [
+            ("POST", "/cache/clear"),
+            ("POST", "/clear-cache"),
+            ("DELETE", "/cache/objects"),
+            ("POST", "/cache/prefetches"),
+        ] {
+            assert_eq!(server.http(method, path, headers, "").await.0, 401, "{method} {path} {headers}");
+        }
+    }
+    assert_eq!(server.state.core().gauges().l1.resident_objects, 4);
+    assert_eq!(server.get("/status").await.0, 200);
+    let (code, _) = server.http("POST", "/cache/clear", "Authorization: Bearer s3cret\r\n", "").await;
+    assert_eq!((code, server.state.core().gauges().l1.resident_objects), (200, 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn objects_of_both_tiers_are_listed_and_deleted() {
+    let directory = Directory::new();
+    let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
+    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    // Page by page, over both tiers.
+    let (mut path, mut seen) = ("/cache/objects?tier=all&page_size=3".to_owned(), Vec::new());
+    loop {
+        let (code, page) = json(&server, "GET", &path, Value::Null).await;
+        assert_eq!(code, 200, "{page}");
+        let entries = page["entries"].as_array().unwrap().clone();
+        assert!(entries.len() <= 3 && entries.iter().all(|e| e["size_bytes"] == 768), "{page}");
+        seen.extend(entries.iter().map(|e| (page["adapter"].clone(), e["key"].clone())));
+        let Some(token) = page["next_page_token"].as_str() else { break };
+        path = format!("/cache/objects?tier=all&page_size=3&page_token={token}");
+    }
+    let of =
+        |tier: &str| seen.iter().filter(|(t, _)| t == tier).map(|(_, key)| key.clone()).collect::<Vec<_>>();
+    let (l1, l2) = (of("l1"), of("fs"));
+    assert_eq!((l1.len(), l2.len()), (4, 4));
+    assert!(l1.iter().all(|key| l2.contains(key)), "the same objects in both");
+    // One that a lookup holds is skipped; by force it goes.
+    assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
+    let (code, answer) = json(&server, "DELETE", "/cache/objects", json!({"keys": l1, "tier": "l1"})).await;
+    assert_eq!((code, answer), (200, json!({"deleted": 0, "skipped": 4, "ok": true})));
+    let all = json!({"keys": l1, "tier": "all", "force": true});
+    let (code, answer) = json(&server, "DELETE", "/cache/objects", all).await;
+    assert_eq!((code, answer), (200, json!({"deleted": 8, "skipped": 0, "ok": true})));
+    assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
+    assert_eq!(c.hit(&key("m", 1, 4, "again", None)).await, 0);
+    assert_eq!(directory.objects(), 0, "no file is left");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
+    let directory = Directory::new();
+    let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
+    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    assert_eq!(json(&server, "POST", "/cache/clear", Value::Null).await.0, 200);
+    let tokens: Vec<u32> = (0..64).map(|t| 100_000 + t).collect();
+    let ask = json!({"model_name": "m", "world_size": 1, "token_ids": tokens});
+    let (code, begun) = json(&server, "POST", "/cache/prefetches", ask).await;
+    assert_eq!((code, &begun["chunks"], &begun["status"]), (202, &json!(4), &json!("submitted")), "{begun}");
+    server.until("the chunks are loaded", |state| state.core().gauges().l1.resident_objects == 4).await;
+    server.until("the job has ended", |state| state.core().gauges().prefetch_jobs == 0).await;
+    let path = format!("/cache/prefetches/{}", begun["request_id"].as_str().unwrap());
+    for _ in 0..2 {
+        let (code, done) = json(&server, "GET", &path, Value::Null).await;
+        assert_eq!((code, &done["status"]), (200, &json!("completed")));
+        assert_eq!((&done["found_keys"], &done["total_keys"]), (&json!(4), &json!(4)));
+    }
+    // They stay, and nobody holds them.
+    assert_eq!(server.state.core().gauges().l1.held_objects, 0);
+    assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
+    for (body, code) in [
+        (json!({"model_name": "nope", "world_size": 1, "token_ids": [1]}), 503),
+        (json!({"model_name": "m", "world_size": 1, "token_ids": [-1]}), 400),
+        (json!({"model_name": "m", "world_size": 1, "token_ids": [], "target_tier": "l2"}), 400),
+        (json!({"model_name": "m", "world_size": 1, "token_ids": [], "cache_salt": "a/b"}), 400),
+        (json!({"world_size": 1}), 422),
+    ] {
+        assert_eq!(json(&server, "POST", "/cache/prefetches", body.clone()).await.0, code, "{body}");
+    }
+    let unknown = format!("/cache/prefetches/{:032x}", u64::MAX);
+    assert_eq!(json(&server, "GET", &unknown, Value::Null).await.0, 404);
+    assert_eq!(json(&server, "GET", "/cache/prefetches/none", Value::Null).await.0, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn calls_that_cannot_be_done_say_why() {
+    let (server, _c) = server_with_four_chunks(config()).await;
+    for (method, path, code) in [
+        ("GET", "/cache/objects", 503),
+        ("GET", "/cache/objects?tier=l3", 422),
+        ("GET", "/cache/objects?tier=l1&page_size=0", 422),
+        ("GET", "/cache/objects?tier=l1&page_token=x", 400),
+        ("GET", "/cache/objects?tier=all&adapter=nope", 404),
+        ("POST", "/status", 405),
+        ("GET", "/env", 404),
+        ("POST", "/run_script", 404),
+    ] {
+        let (status, answer) = json(&server, method, path, Value::Null).await;
+        assert_eq!(status, code, "{method} {path}: {answer}");
+        assert!(!answer["detail"].is_null(), "{answer}");
+    }
+    assert_eq!(server.http("POST", "/metrics/reset", "", "").await, (200, "ok".to_owned()));
+    assert_eq!(json(&server, "GET", "/config/adapters", Value::Null).await.1, json!({"adapters": []}));
+    server.stop().await;
+}

@@ -1,0 +1,103 @@
+"""`larder simulate` next to LMCache's own `lmcache tool cache-simulator`, on logs that LMCache's own logger wrote."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lmcache.tools.cache_simulator.simulator import load_lookup_events, simulate
+from lmcache.v1.mp_observability.event import Event, EventType
+from lmcache.v1.mp_observability.subscribers.logging.lookup_hash import (
+    LookupHashLogConfig,
+    LookupHashLoggingSubscriber,
+)
+
+LARDER = os.environ.get("LARDER_BIN", "larder")
+CUT = Path(__file__).parents[2] / "crates/sim/tests/traces/mooncake_cut.jsonl.gz"
+CHUNK_TOKENS = 512
+SHAPE, DTYPE = [2, 16, CHUNK_TOKENS, 8], "float16"
+CHUNK_BYTES = 2 * 16 * CHUNK_TOKENS * 8 * 2
+
+pytestmark = pytest.mark.ours
+
+
+def prompts() -> list[tuple[int, list[int]]]:
+    """Tokens and whole chunks of each request of the cut."""
+    with gzip.open(CUT, "rt") as lines:
+        requests = [json.loads(line) for line in lines]
+    return [(r["input_length"], r["hash_ids"][: r["input_length"] // CHUNK_TOKENS]) for r in requests]
+
+
+def log(folder: Path, requests: Iterable[tuple[int, list[int]]]) -> Path:
+    """The log that a reference server would have written of these lookups."""
+    logger = LookupHashLoggingSubscriber(LookupHashLogConfig(output_dir=str(folder)))
+    write = logger.get_subscriptions()[EventType.MP_LOOKUP]
+    for at, (tokens, chunks) in enumerate(requests):
+        lookup = {
+            "request_id": f"r{at}",
+            "model_name": "m",
+            "chunk_size": CHUNK_TOKENS,
+            "seq_len": tokens,
+            "dtypes": [DTYPE],
+            "shapes": [SHAPE],
+            "chunk_hashes": [chunk.to_bytes(32, "big") for chunk in chunks],
+        }
+        write(Event(EventType.MP_LOOKUP, timestamp=1_700_000_000.0 + at, metadata=lookup))
+    logger.shutdown()
+    return folder
+
+
+def ours(folder: Path, chunks: list[int]) -> list[dict[str, Any]]:
+    sizes = ",".join(f"{n * CHUNK_BYTES}B" for n in chunks)
+    command = [LARDER, "simulate", folder, "--l1", sizes, "--l2", "0", "--l2-prefetch-policy", "default", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def theirs(folder: Path, chunks: list[int]) -> list[dict[str, Any]]:
+    events = load_lookup_events([folder])
+    return [simulate(events, n * CHUNK_BYTES, CHUNK_BYTES, fast=True) for n in chunks]
+
+
+def test_chunk_by_chunk_the_hit_rates_are_equal(tmp_path: Path) -> None:
+    # One chunk per request leaves nothing of a request's inner order, only LRU.
+    single = [(CHUNK_TOKENS + 7, [chunk]) for _, chunks in prompts() for chunk in chunks]
+    folder, sizes = log(tmp_path, single), [1, 2, 50, 300, 1000, 4000, 20_000]
+    for mine, reference in zip(ours(folder, sizes), theirs(folder, sizes), strict=True):
+        assert mine["requests"] == reference["total_requests"]
+        assert mine["tokens"] == reference["total_tokens"]
+        assert mine["l1_hits"] * CHUNK_TOKENS == reference["total_hit_tokens"]
+        assert mine["l1_evictions"] == reference["eviction_count"]
+        assert mine["token_hit_rate"] == pytest.approx(reference["token_hit_rate"], abs=1e-6)
+
+
+def test_on_whole_prompts_the_hit_rates_agree(tmp_path: Path) -> None:
+    requests = prompts()
+    unique = len({chunk for _, chunks in requests for chunk in chunks})
+    sizes = [max(1, unique * percent // 100) for percent in (3, 5, 10, 20, 40, 100)]
+    folder = log(tmp_path, requests)
+    for mine, reference in zip(ours(folder, sizes), theirs(folder, sizes), strict=True):
+        # The reference uses a prompt from its head on and so loses the head first. We keep the head: that is
+        # never worse, and worth at most this much here.
+        gained = mine["token_hit_rate"] - reference["token_hit_rate"]
+        assert 0.0 <= gained + 1e-6 <= 0.01, (mine, reference["token_hit_rate"])
+        assert mine["tokens"] == reference["total_tokens"]
+    assert gained == pytest.approx(0.0, abs=1e-6), "with room for everything there is nothing to lose"
+
+
+def test_two_tiers_never_serve_less_than_one(tmp_path: Path) -> None:
+    folder = log(tmp_path, prompts())
+    command = [LARDER, "simulate", folder, "--l1", "4%..50%/5", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    best = theirs(folder, [10**6])[0]["token_hit_rate"]
+    assert {line["prefetch_policy"] for line in lines} >= {"default", "retain"}
+    for line in lines:
+        assert line["token_hit_rate"] == pytest.approx(best, abs=1e-6), line
+        assert line["l1_hits"] + line["l2_reads"] + line["misses"] == line["chunk_accesses"]
