@@ -20,6 +20,7 @@ use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
 use crate::l1::{L1, ObjectId, Removal, Usage};
 use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
+use crate::policy::reuse::{self, Reuse};
 use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
 use crate::session::{PeerLease, Session};
@@ -223,8 +224,14 @@ impl Core {
     /// An empty core.
     pub fn new(config: CoreConfig) -> Self {
         let adapters = config.adapters.clone();
+        let mut l1 = L1::new(config.capacity_bytes, config.align_bytes, config.eviction);
+        if let Some(reuse) =
+            Reuse::for_policies(config.eviction, config.prefetch_policy, !adapters.is_empty())
+        {
+            l1.learn(reuse);
+        }
         Self {
-            l1: L1::new(config.capacity_bytes, config.align_bytes, config.eviction),
+            l1,
             adapter_counters: vec![AdapterCounters::default(); adapters.len()],
             ios: IoTable::new(),
             prefetch: Prefetch::new(config.prefetch_policy.create(), adapters.len()),
@@ -318,6 +325,11 @@ impl Core {
     /// The memory tier, to look at.
     pub fn l1(&self) -> &L1 {
         &self.l1
+    }
+
+    /// What the adaptive policies have learned; `None` if none of them is in use.
+    pub fn learned(&self) -> Option<reuse::Snapshot> {
+        self.l1.reuse().map(Reuse::snapshot)
     }
 
     /// What happened since the start.

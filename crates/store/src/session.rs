@@ -124,12 +124,17 @@ impl Core {
     /// comes later, with [`Effect::LookupDone`](crate::l2::Effect::LookupDone).
     pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Option<Hit> {
         self.advance(now);
+        // A request that looks up again has been learned from.
+        let is_new = !self.session_ids.contains_key(spec.request_id);
         let id = self.open_session(now, spec);
         let Some(model) = self.models.get(spec.model, spec.world_size) else {
             self.counters.lookups_unregistered += 1;
             self.set_result(id, 0);
             return Some(Hit::default());
         };
+        if is_new {
+            self.l1.asked_for(now, spec.model, spec.salt, spec.chain);
+        }
         let cells = model.cells(spec.world_size, spec.worker_id);
         let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
         if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {

@@ -110,7 +110,7 @@ impl Refusal {
         Self { status, body: json!({"detail": reason, "error": reason}) }
     }
 
-    fn bad_request(reason: impl Into<String>) -> Self {
+    fn bad_request<T: Into<String>>(reason: T) -> Self {
         Self::new(StatusCode::BAD_REQUEST, reason)
     }
 }

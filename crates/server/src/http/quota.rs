@@ -10,13 +10,12 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_store::quota::TooManyQuotas;
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_wire::object::check_cache_salt;
 use serde_json::{Value, json};
 
-use super::{AppState, error};
+use super::{Answer, AppState, Refusal};
 use crate::config::{GIB, bytes_from_gib};
 use crate::state::State;
 
@@ -42,11 +41,8 @@ pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
 }
 
 /// One quota; of a salt without one, what it holds.
-pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Response {
-    let salt = match checked(&salt) {
-        Ok(salt) => salt,
-        Err(refusal) => return *refusal,
-    };
+pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+    let salt = checked(&salt)?;
     let limit = state.core_for_report().l1().ledger().quotas().get(&salt);
     let usage = Usage::of(&state);
     let answer = json!({
@@ -56,35 +52,27 @@ pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String
         "exists": limit.is_some(),
         "enforced": is_enforced(&state),
     });
-    Json(answer).into_response()
+    Ok(Json(answer).into_response())
 }
 
 /// Sets a quota. What is over it leaves at once.
-pub(super) async fn put(Shared(state): Shared<AppState>, Path(salt): Path<String>, body: Bytes) -> Response {
-    let (salt, limit_gb) = match checked(&salt).and_then(|salt| Ok((salt, limit_gb(&body)?))) {
-        Ok(asked) => asked,
-        Err(refusal) => return *refusal,
-    };
-    match change(&state, &salt, Some(bytes_from_gib(limit_gb))).await {
-        Ok(_) => {
-            let enforced = is_enforced(&state);
-            let answer = json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok", "enforced": enforced});
-            Json(answer).into_response()
-        }
-        Err(full) => error(StatusCode::BAD_REQUEST, &full.to_string()),
-    }
+pub(super) async fn put(Shared(state): Shared<AppState>, Path(salt): Path<String>, body: Bytes) -> Answer {
+    let (salt, limit_gb) = (checked(&salt)?, limit_gb(&body)?);
+    let set = change(&state, &salt, Some(bytes_from_gib(limit_gb))).await;
+    set.map_err(|full| Refusal::bad_request(full.to_string()))?;
+    let enforced = is_enforced(&state);
+    let answer =
+        json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok", "enforced": enforced});
+    Ok(Json(answer).into_response())
 }
 
 /// Takes a quota away. From now on the salt may hold what salts without one may (`--quota-default-gb`).
-pub(super) async fn delete(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Response {
-    let salt = match checked(&salt) {
-        Ok(salt) => salt,
-        Err(refusal) => return *refusal,
-    };
+pub(super) async fn delete(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+    let salt = checked(&salt)?;
     let was_there = matches!(change(&state, &salt, None).await, Ok(Some(_)));
     let status = if was_there { "removed" } else { "not_found" };
-    Json(json!({"cache_salt": name(&salt), "status": status, "enforced": is_enforced(&state)}))
-        .into_response()
+    let answer = json!({"cache_salt": name(&salt), "status": status, "enforced": is_enforced(&state)});
+    Ok(Json(answer).into_response())
 }
 
 /// Sets or removes a quota in both tiers. Returns the one there was.
@@ -131,19 +119,16 @@ fn name(salt: &str) -> &str {
     if salt.is_empty() { EMPTY_SALT } else { salt }
 }
 
-/// The salt of an address, if a key could have it. (A refusal is large and rare, hence the box.)
-fn checked(name: &str) -> Result<Arc<str>, Box<Response>> {
+/// The salt of an address, if a key could have it.
+fn checked(name: &str) -> Answer<Arc<str>> {
     let salt = if name == EMPTY_SALT { "" } else { name };
-    let hash = ChunkHash::new(&[0]).expect("one byte is a hash");
-    match ObjectKey::new(hash, "m", KvRank::new(1, 0), 0, salt) {
-        Ok(key) => Ok(key.cache_salt),
-        Err(fault) => Err(Box::new(error(StatusCode::BAD_REQUEST, &fault.to_string()))),
-    }
+    check_cache_salt(salt).map_err(|fault| Refusal::bad_request(fault.to_string()))?;
+    Ok(salt.into())
 }
 
 /// The limit in a body. Like the reference it takes a number in a string, too.
-fn limit_gb(body: &[u8]) -> Result<f64, Box<Response>> {
-    let refuse = |text: &str| Box::new(error(StatusCode::BAD_REQUEST, text));
+fn limit_gb(body: &[u8]) -> Answer<f64> {
+    let refuse = Refusal::bad_request::<&str>;
     let body: Value = serde_json::from_slice(body).map_err(|_| refuse("invalid JSON body"))?;
     let value = body.get("limit_gb").ok_or_else(|| refuse("body must be {'limit_gb': <float>}"))?;
     let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());

@@ -31,7 +31,7 @@
 pub mod alloc;
 mod browse;
 pub mod eviction;
-mod names;
+pub(crate) mod names;
 mod room;
 
 use std::collections::BTreeMap;
@@ -48,7 +48,9 @@ use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
+use crate::time::Time;
 
 pub use self::browse::{Listed, Page, Removal};
 
@@ -164,6 +166,8 @@ pub struct L1 {
     by_offset: BTreeMap<u64, ObjectId>,
     order: Box<dyn EvictionPolicy>,
     quotas_enforced: bool,
+    /// What is learned about reuse, if a policy wants to know.
+    reuse: Option<Reuse>,
     pub(crate) ledger: Ledger,
     operation: u64,
     evictable_bytes: u64,
@@ -190,6 +194,7 @@ impl L1 {
             quotas_enforced: order.enforces_quotas(),
             ledger: Ledger::default(),
             order,
+            reuse: None,
             operation: 0,
             evictable_bytes: 0,
             held: 0,
@@ -200,6 +205,27 @@ impl L1 {
             frontier: 0,
             counters: L1Counters::default(),
         }
+    }
+
+    /// Learns from requests from now on, for the policies that want to know.
+    pub fn learn(&mut self, reuse: Reuse) {
+        self.reuse = Some(reuse);
+    }
+
+    /// What was learned.
+    pub fn reuse(&self) -> Option<&Reuse> {
+        self.reuse.as_ref()
+    }
+
+    /// A request asks for a prompt. Before anything of it is pinned.
+    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) {
+        let Some(reuse) = &mut self.reuse else { return };
+        // Chunks of other models may be of other sizes: the mean is what counts.
+        let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
+        let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
+        let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let seed = names::name_digest(model, salt);
+        reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())));
     }
 
     /// Begins an operation: what it [protects](Self::protect) is safe from eviction until the next.
@@ -270,8 +296,9 @@ impl L1 {
 
     /// Marks a chunk as used just now. A pinned one becomes the warmest when its last pin goes.
     pub fn touch(&mut self, chunk: ChunkId) {
-        if self.chunks[chunk.0 as usize].listed {
-            self.order.used(chunk);
+        let entry = &self.chunks[chunk.0 as usize];
+        if entry.listed {
+            self.order.used(chunk, &about(&self.names, entry, self.reuse.as_ref()));
         }
     }
 
@@ -615,7 +642,7 @@ impl L1 {
 
     fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
-        self.order.forget(id, &about(&self.names, &chunk), how);
+        self.order.forget(id, &about(&self.names, &chunk, self.reuse.as_ref()), how);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
         debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
@@ -631,7 +658,7 @@ impl L1 {
         change(chunk);
         let listed = chunk.resident > 0 && chunk.pins == 0;
         match (chunk.listed, listed) {
-            (false, true) => self.order.enter(id, &about(&self.names, chunk)),
+            (false, true) => self.order.enter(id, &about(&self.names, chunk, self.reuse.as_ref())),
             (true, false) => self.order.leave(id),
             _ => {}
         }
@@ -735,8 +762,8 @@ impl L1 {
 }
 
 /// What a policy may want to know of a chunk.
-fn about<'a>(names: &Names, chunk: &'a Chunk) -> About<'a> {
-    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name) }
+fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a Reuse>) -> About<'a> {
+    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name), reuse }
 }
 
 /// What is in L1 at one moment.

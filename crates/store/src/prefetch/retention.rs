@@ -23,12 +23,18 @@ impl Core {
 
     /// For each key whether it stays. A policy that panics or answers for another number of keys
     /// retains nothing.
-    pub(crate) fn ask_to_retain(&mut self, arrival: &Arrival<'_>) -> Vec<bool> {
+    pub(crate) fn ask_to_retain(
+        &mut self,
+        keys: &[ObjectKey],
+        columns: &[u32],
+        adapter: AdapterId,
+    ) -> Vec<bool> {
+        let arrival = Arrival { keys, columns, l1: L1Id::default(), adapter, reuse: self.l1.reuse() };
         let policy = &self.prefetch.policy;
-        let answer = catch_unwind(AssertUnwindSafe(|| policy.retain(arrival))).ok();
-        answer.filter(|flags| flags.len() == arrival.keys.len()).unwrap_or_else(|| {
+        let answer = catch_unwind(AssertUnwindSafe(|| policy.retain(&arrival))).ok();
+        answer.filter(|flags| flags.len() == keys.len()).unwrap_or_else(|| {
             self.counters.l2.policy_faults += 1;
-            vec![false; arrival.keys.len()]
+            vec![false; keys.len()]
         })
     }
     /// Hits on objects that were in L1 and would go with their readers: the policy may want to keep them
@@ -50,9 +56,7 @@ impl Core {
         for group in asked.chunk_by(|a, b| a.0 == b.0) {
             let keys: Vec<ObjectKey> = group.iter().map(|(.., key)| key.clone()).collect();
             let columns: Vec<u32> = group.iter().map(|(_, column, ..)| *column).collect();
-            let l1 = L1Id::default();
-            let flags =
-                self.ask_to_retain(&Arrival { keys: &keys, columns: &columns, l1, adapter: group[0].0 });
+            let flags = self.ask_to_retain(&keys, &columns, group[0].0);
             for ((_, _, object, _), stays) in group.iter().zip(flags) {
                 self.promote_if(*object, stays);
             }

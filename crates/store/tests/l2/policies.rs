@@ -12,7 +12,13 @@ use crate::rig::{Rig, prompt};
 
 fn ask(policy: &dyn PrefetchPolicy, keys: &[ObjectKey], l1: u32, adapter: u32) -> Vec<bool> {
     let columns: Vec<u32> = (0..keys.len() as u32).collect();
-    policy.retain(&Arrival { keys, columns: &columns, l1: L1Id(l1), adapter: AdapterId(adapter) })
+    policy.retain(&Arrival {
+        keys,
+        columns: &columns,
+        l1: L1Id(l1),
+        adapter: AdapterId(adapter),
+        reuse: None,
+    })
 }
 
 #[test]
@@ -52,7 +58,10 @@ fn r6_both_make_the_same_plan() {
 
 #[test]
 fn r7_policies_are_found_by_name() {
-    assert_eq!(PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "retain"]);
+    assert_eq!(
+        PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(),
+        ["default", "retain", "adaptive"]
+    );
     assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1"]);
     for kind in PrefetchKind::ALL {
         assert_eq!(PrefetchKind::from_name(kind.name()), Some(*kind));

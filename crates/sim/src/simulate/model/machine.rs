@@ -77,7 +77,7 @@ impl<'a> Machine<'a> {
         let groups = vec![Group { id: 0, window: None, layout }];
         core.register(
             Time::ZERO,
-            WorkerSpec { instance: WORKER, model: model.clone(), world_size: 1, groups },
+            WorkerSpec { instance: WORKER, model: model.clone(), world_size: 1, block_tokens: None, groups },
         );
         let numbers = match l2 {
             Some(_) => trace.hashes().iter().copied().zip(0..).collect(),
