@@ -157,11 +157,13 @@ pub(crate) static TABLE: &[Group] = &[
             yes("ARC"),
             yes("S3FIFO"),
             yes("IsolatedLRU"),
+            yes("adaptive"),
             yes("noop"),
         ]), Is("LRU"),
             "What leaves L1 first when room is needed: what was not used for longest (LRU), with a balance between \
              recency and frequency (ARC), what nobody asks for again soon (S3FIFO), or as LRU with a quota for each \
-             cache salt (IsolatedLRU, see /quota). noop: nothing leaves."),
+             cache salt (IsolatedLRU, see /quota), or what is least worth keeping as learned from the requests (adaptive). \
+             noop: nothing leaves."),
         served("eviction-trigger-watermark", SHARE, Is("0.8"),
             "Share of L1 above which eviction starts."),
         served("eviction-ratio", SHARE, Is("0.2"),
@@ -177,8 +179,9 @@ pub(crate) static TABLE: &[Group] = &[
              holds one. May be repeated; the order is the adapters' index."),
         served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1")]), Is("default"),
             "What stays in L1 once it is stored in L2: everything (default), or nothing (skip_l1)."),
-        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain")]), Is("default"),
-            "What was fetched from L2 leaves L1 with its last reader (default), or stays until eviction (retain)."),
+        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
+            "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or what \
+             has lately been better (adaptive)."),
         served("l2-prefetch-max-in-flight", COUNT, Is("8"),
             "Lookups that may be loading from L2 at one time."),
         ignored("periodic-notifier-interval-ms", COUNT, Is("5"),

@@ -22,7 +22,7 @@ fn limit(bytes: u64) -> String {
 }
 
 fn bytes(gib: &Value) -> u64 {
-    (gib.as_f64().unwrap() * (1u64 << 30) as f64).round() as u64
+    (gib.as_f64().expect("a number") * (1u64 << 30) as f64).round() as u64
 }
 
 fn isolated() -> EvictionConfig {

@@ -371,10 +371,7 @@ impl Model {
 
     /// Whether the policy keeps what is loaded.
     pub(crate) fn retains(&self) -> bool {
-        match self.scenario.l2.prefetch {
-            PrefetchKind::Default => false,
-            PrefetchKind::Retain => true,
-        }
+        self.scenario.l2.prefetch == PrefetchKind::Retain
     }
 
     /// Somebody wants the object to stay. Says whether that is news.

@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::l1::DEFAULT_TAG;
-use super::{EvictionConfig, EvictionPolicy, named_choice};
+use super::{EvictionConfig, EvictionPolicy};
+
+/// What happens in L1 to what was fetched from L2.
+pub use larder_store::policy::PrefetchKind as PrefetchPolicy;
+/// What goes to L2, and whether it stays in L1.
+pub use larder_store::policy::StoreKind as StorePolicy;
 pub use parse::parse_adapter;
 
 /// Everything below L1.
@@ -30,26 +35,6 @@ impl Default for L2Config {
             prefetch_policy: PrefetchPolicy::Default,
             prefetch_max_in_flight: 8,
         }
-    }
-}
-
-named_choice! {
-    /// What goes to L2, and whether it stays in L1.
-    StorePolicy {
-        /// Everything goes to every adapter, and stays in L1.
-        Default = "default",
-        /// Everything goes to every adapter, and leaves L1 once it is there.
-        SkipL1 = "skip_l1",
-    }
-}
-
-named_choice! {
-    /// What happens in L1 to what was fetched from L2.
-    PrefetchPolicy {
-        /// It leaves L1 with its last reader.
-        Default = "default",
-        /// It stays in L1 until eviction takes it.
-        Retain = "retain",
     }
 }
 
@@ -119,7 +104,7 @@ impl FsConfig {
         if self.max_capacity_bytes == 0 && !by_salt {
             lines.push("eviction limits nothing without max_capacity_gb".into());
         }
-        if matches!(policy, EvictionPolicy::Arc | EvictionPolicy::S3Fifo) {
+        if matches!(policy, EvictionPolicy::Arc | EvictionPolicy::S3Fifo | EvictionPolicy::Adaptive) {
             lines.push(format!("eviction_policy {policy} is for L1; objects in files leave as with LRU"));
         }
         lines

@@ -132,7 +132,7 @@ impl<'a> Direct<'a> {
         for chunk in chunks.iter().rev() {
             let State { there, held, .. } = self.state(*chunk);
             if there && !held {
-                self.order.used(ChunkId::new(chunk.0));
+                self.order.used(ChunkId::new(chunk.0), &about(self.trace, *chunk));
             }
         }
     }
@@ -153,7 +153,8 @@ impl<'a> Direct<'a> {
         if self.evictable == 0 {
             return false;
         }
-        self.order.settle();
+        // The policies served here learn nothing of reuse.
+        self.order.settle(None);
         let (chunks, operation) = (&self.chunks, self.operation);
         let mut victim = None;
         self.order.coldest_first(&self.ledger, &mut |chunk| {
@@ -225,16 +226,14 @@ impl<'a> Direct<'a> {
     }
 
     /// Gets memory for what of the hit is in L2; shortens the hit if there is not enough.
-    fn load(&mut self, chain: &[ChunkNumber], mut hit: usize) -> usize {
+    fn load(&mut self, chain: &[ChunkNumber], found: usize) -> usize {
+        self.let_go(chain, found);
+        let mut lacking = (0..found).filter(|place| !self.in_l1[*place]).collect::<Vec<_>>().into_iter();
+        let Some(hit) = lacking.find(|place| !self.reserve(chain[*place], !self.retains)) else {
+            return found;
+        };
+        self.counts.no_room += 1 + lacking.count() as u64;
         self.let_go(chain, hit);
-        for place in 0..hit {
-            if !self.in_l1[place] && !self.reserve(chain[place], !self.retains) {
-                self.counts.no_room += self.in_l1[place..hit].iter().filter(|there| !**there).count() as u64;
-                hit = place;
-                self.let_go(chain, hit);
-                break;
-            }
-        }
         hit
     }
 
@@ -261,9 +260,9 @@ impl Serve for Direct<'_> {
         let found = self.look(chain);
         self.operation += 1;
         let hit = self.load(chain, found);
-        for place in 0..hit {
-            if self.in_l1[place] {
-                self.order.reused(ChunkId::new(chain[place].0));
+        for (chunk, in_l1) in chain[..hit].iter().zip(&self.in_l1) {
+            if *in_l1 {
+                self.order.reused(ChunkId::new(chunk.0));
                 self.counts.l1_hits += 1;
             } else {
                 self.counts.l2_hits += 1;
@@ -282,7 +281,7 @@ impl Serve for Direct<'_> {
             let state = self.state_mut(*chunk);
             state.protected_by = operation;
             if state.there && !state.held {
-                self.order.used(ChunkId::new(chunk.0));
+                self.order.used(ChunkId::new(chunk.0), &about(self.trace, *chunk));
             }
         }
         let mut stored = Vec::new();
@@ -324,5 +323,5 @@ impl Serve for Direct<'_> {
 
 /// What a policy may want to know of a chunk: that of the only model and salt.
 fn about(trace: &Trace, chunk: ChunkNumber) -> About<'_> {
-    About { hash: trace.hash(chunk), seed: 0, salt: SaltId::default() }
+    About { hash: trace.hash(chunk), seed: 0, salt: SaltId::default(), reuse: None }
 }

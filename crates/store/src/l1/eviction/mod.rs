@@ -201,23 +201,16 @@ impl EvictionKind {
     }
 }
 
-/// No policy has this name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown eviction policy '{given}': known are {}", names())]
-pub struct UnknownPolicy {
-    given: String,
+impl EvictionKind {
+    /// The policy of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
 }
 
-fn names() -> String {
-    EvictionKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
-}
-
-impl std::str::FromStr for EvictionKind {
-    type Err = UnknownPolicy;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
-        let known = Self::ALL.iter().find(|kind| kind.name() == name);
-        known.copied().ok_or_else(|| UnknownPolicy { given: name.to_owned() })
+impl std::fmt::Display for EvictionKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -50,6 +50,8 @@ use crate::time::Time;
 
 /// Length of a tick in milliseconds.
 const TICK_MS: u64 = 100;
+/// The same in seconds. Requests count as ticks, too, so ages are a little shorter than they say.
+pub const TICK_SECONDS: f64 = TICK_MS as f64 / 1000.0;
 /// Keys that are remembered for each chunk that L1 can hold.
 const KEYS_PER_CHUNK: usize = 16;
 /// The same in all, at least and at most.

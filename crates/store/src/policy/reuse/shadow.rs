@@ -41,6 +41,21 @@ pub struct Expert {
     pub keep: Keep,
 }
 
+impl std::fmt::Display for Expert {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rank = match self.rank {
+            Rank::Recency => "LRU",
+            Rank::Worth => "worth",
+        };
+        let keep = match self.keep {
+            Keep::Never => "default",
+            Keep::Always => "retain",
+            Keep::Judged => "judged",
+        };
+        write!(f, "{rank}+{keep}")
+    }
+}
+
 /// How long a chunk that nobody uses stays in an LRU: a moving average over evictions.
 const HORIZON_WEIGHT: f64 = 0.02;
 
