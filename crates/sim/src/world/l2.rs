@@ -109,7 +109,6 @@ impl World {
 
     /// What the core chose in reservations and by trimming was right.
     fn judge_choices(&mut self) {
-        let scenario = self.scenario.clone();
         for reserved in std::mem::take(&mut self.model.reserved) {
             self.seen.loads_reserved += reserved.new.len() as u64;
             self.judge_reserved(&reserved);
@@ -119,10 +118,8 @@ impl World {
                 self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX);
             }
         }
-        if std::mem::take(&mut self.model.answered) > 0 && scenario.trim.is_some() {
-            let view = View { l1: self.core.l1(), universe: &scenario.universe };
-            self.model.accept_evictions(&view);
-            self.model.settle();
+        if std::mem::take(&mut self.model.answered) > 0 {
+            self.judge_answer_trim();
         }
         if std::mem::take(&mut self.model.unclear_stops) > 0 {
             let counters = self.core.counters().l2;
