@@ -50,6 +50,8 @@ pub enum Fault {
     Warm,
     /// The quota of a salt is changed, or the limit of those without one.
     Quota,
+    /// The operator chooses other policies for L2.
+    Policy,
     /// An adapter starts anew: its I/O ends, its answers do not come.
     AdapterRestart,
     /// An adapter loses what it holds, or some of it.
@@ -59,7 +61,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::WorkerCrash,
         Self::WorkerFlap,
         Self::SchedulerLoss,
@@ -75,6 +77,7 @@ impl Fault {
         Self::Stranger,
         Self::Warm,
         Self::Quota,
+        Self::Policy,
         Self::AdapterRestart,
         Self::AdapterLoss,
         Self::ServerCrash,

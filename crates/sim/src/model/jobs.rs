@@ -371,7 +371,7 @@ impl Model {
 
     /// Whether the policy keeps what is loaded.
     pub(crate) fn retains(&self) -> bool {
-        match self.scenario.l2.prefetch {
+        match self.prefetch {
             PrefetchKind::Default => false,
             PrefetchKind::Retain => true,
         }

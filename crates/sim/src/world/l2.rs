@@ -1,6 +1,7 @@
 //! What the core wants done outside, and what it is told of it.
 
 use larder_store::l2::{AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_store::prefetch::plan::Fetch;
 use larder_store::prefetch::{LookupReport, WarmSpec, WarmStatus};
 use larder_wire::object::ObjectKey;
@@ -193,6 +194,16 @@ impl World {
         self.begin(Call::WarmStatus { id });
         let status = self.core.warm_status(self.time(), id);
         assert_eq!(status, self.model.warm_status(id), "how a warm-up stands");
+        self.conclude();
+    }
+
+    /// What has been planned or queued keeps to what was true then.
+    pub(super) fn choose_policies(&mut self, prefetch: PrefetchKind, store: StoreKind) {
+        self.advance();
+        self.begin(Call::Policies { prefetch: prefetch.name(), store: store.name() });
+        self.core.set_prefetch_policy(prefetch.create());
+        self.core.set_store_policy(store.create());
+        (self.model.prefetch, self.model.store) = (prefetch, store);
         self.conclude();
     }
 
