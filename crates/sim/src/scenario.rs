@@ -50,6 +50,8 @@ pub enum Fault {
     Warm,
     /// The quota of a salt is changed, or the limit of those without one.
     Quota,
+    /// The operator chooses other policies for L2.
+    Policy,
     /// An adapter starts anew: its I/O ends, its answers do not come.
     AdapterRestart,
     /// An adapter loses what it holds, or some of it.
@@ -59,7 +61,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::WorkerCrash,
         Self::WorkerFlap,
         Self::SchedulerLoss,
@@ -75,6 +77,7 @@ impl Fault {
         Self::Stranger,
         Self::Warm,
         Self::Quota,
+        Self::Policy,
         Self::AdapterRestart,
         Self::AdapterLoss,
         Self::ServerCrash,
@@ -293,9 +296,11 @@ fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
 }
 
 fn draw_prompts(rng: &mut Rng) -> Vec<Node> {
-    let count = rng.pick(&[3, 10, 25, 50]);
-    let straight = rng.pick(&[50, 80, 95]);
-    let longest = rng.pick(&[12, 12, 12, 12, 12, 12, 12, 50]);
+    // Now and then a prompt so long that adapters are asked three times.
+    let long = rng.chance(6);
+    let count = if long { 110 } else { rng.pick(&[3, 10, 25, 50]) };
+    let straight = if long { 99 } else { rng.pick(&[50, 80, 95]) };
+    let longest = if long { 110 } else { 12 };
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
     for i in 0..count as u16 {
         let parent = match i {

@@ -41,6 +41,7 @@ pub enum Call {
     Io { io: u64, write: bool, page: u64 },
     Warm(WarmCall),
     WarmStatus { id: u64 },
+    Policies { prefetch: &'static str, store: &'static str },
     Quota { salt: Option<u8>, limit: Option<u64> },
 }
 

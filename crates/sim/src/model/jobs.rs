@@ -371,7 +371,7 @@ impl Model {
 
     /// Whether the policy keeps what is loaded.
     pub(crate) fn retains(&self) -> bool {
-        self.scenario.l2.prefetch == PrefetchKind::Retain
+        self.prefetch == PrefetchKind::Retain
     }
 
     /// Somebody wants the object to stay. Says whether that is news.

@@ -193,6 +193,12 @@ impl Model {
         }
     }
 
+    /// Whether the core has not given up the load of an object whose memory is lent.
+    fn is_where_it_was(&self, uid: Uid, view: &View<'_>) -> bool {
+        let alloc = &self.allocs[uid];
+        view.object(alloc.key, true) == Some((alloc.offset, alloc.bytes))
+    }
+
     fn take_cell(
         &mut self,
         seq: u64,
@@ -218,6 +224,10 @@ impl Model {
                     self.loads.get_mut(&load).expect("just seen").waiters.push((seq, row, column));
                     job.cells[column][row] = Cell::Loading(load);
                     return Ok(());
+                }
+                // A shorter prefix than the core tried, perhaps: it never came here then.
+                Some(_) if job.window.is_some() && self.is_where_it_was(uid, view) => {
+                    return Err(Stop::NoRoom);
                 }
                 Some(load) => self.give_up_load(load),
                 None if job.sizes.contains(&self.allocs[uid].bytes) => {

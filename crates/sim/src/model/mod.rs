@@ -20,6 +20,7 @@ use std::rc::Rc;
 
 use larder_store::counters::{AdapterCounters, L2Counters};
 use larder_store::l1::{Cell, L1, ObjectId, Retention};
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_store::prefetch::{Hit, WarmResult};
 use larder_wire::object::KvRank;
 
@@ -262,6 +263,10 @@ pub struct Model {
     pub limits: BTreeMap<u8, u64>,
     /// The limit of the others.
     pub default_limit: Option<u64>,
+    /// Whether what is loaded stays, from now on.
+    pub prefetch: PrefetchKind,
+    /// Whether what is stored leaves L1, from now on.
+    pub store: StoreKind,
     pub(crate) jobs: BTreeMap<u64, Job>,
     questions: BTreeMap<u64, (u64, u32)>,
     pub(crate) loads: BTreeMap<u64, Load>,
@@ -295,6 +300,7 @@ impl Model {
     /// Nothing is stored, nobody is there.
     pub fn new(scenario: Rc<Scenario>) -> Self {
         let adapters = scenario.l2.adapters.len();
+        let (prefetch, store) = (scenario.l2.prefetch, scenario.l2.store);
         Self {
             scenario,
             allocs: Vec::new(),
@@ -317,6 +323,8 @@ impl Model {
             now: 0,
             limits: BTreeMap::new(),
             default_limit: None,
+            prefetch,
+            store,
             jobs: BTreeMap::new(),
             questions: BTreeMap::new(),
             loads: BTreeMap::new(),

@@ -28,6 +28,8 @@ struct Target {
 pub(crate) struct Entry {
     key: Key,
     targets: Vec<Target>,
+    /// It leaves L1 then.
+    leaves: bool,
 }
 
 /// A batch that an adapter has.
@@ -82,10 +84,15 @@ impl Model {
         let known = self.entries.iter().find(|(_, e)| e.key == key).map(|(seq, _)| *seq);
         let seq = known.unwrap_or_else(|| {
             let seq = self.next_seq();
-            self.entries.insert(seq, Entry { key, targets: Vec::new() });
+            self.entries.insert(seq, Entry { key, targets: Vec::new(), leaves: false });
             seq
         });
+        let leaves = match self.store {
+            StoreKind::Default => false,
+            StoreKind::SkipL1 => true,
+        };
         let entry = self.entries.get_mut(&seq).expect("found or made");
+        entry.leaves = leaves;
         let busy = |t: &Target| matches!(t.fate, Fate::Queued | Fate::Storing);
         if entry.targets.iter().any(|t| t.adapter == adapter && busy(t)) {
             return;
@@ -112,13 +119,9 @@ impl Model {
             return;
         }
         self.entries.remove(&seq);
-        let leaves = match self.scenario.l2.store {
-            StoreKind::Default => false,
-            StoreKind::SkipL1 => true,
-        };
         let persists = |t: &&Target| self.scenario.l2.adapters[t.adapter as usize].persists;
         let keepers: Vec<&Target> = entry.targets.iter().filter(persists).collect();
-        if leaves
+        if entry.leaves
             && !keepers.is_empty()
             && keepers.iter().all(|t| t.fate == Fate::Stored)
             && let Some(uid) = self.resident(entry.key)

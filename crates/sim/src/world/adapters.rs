@@ -193,6 +193,14 @@ impl World {
                     self.schedule(wait, Event::IoEnd(index));
                 }
             }
+            // Where only part of a prefix is needed, a load is told before its memory comes back: so that it
+            // is seen whether it was given up for another.
+            None if self.scenario.windowed() => {
+                self.on_io_result(index);
+                if let Some(wait) = wait {
+                    self.schedule(wait, Event::IoEnd(index));
+                }
+            }
             None => {
                 let lost = spec.loses > 0 && self.rng.chance(spec.loses);
                 if !lost {
@@ -287,7 +295,8 @@ impl World {
         }
         for index in 0..self.ios.len() {
             if self.ios[index].adapter == adapter && self.ios[index].lent {
-                if self.rng.chance(30) && self.ios[index].task.is_none() {
+                let told = self.rng.chance(30) || self.scenario.windowed();
+                if told && self.ios[index].task.is_none() {
                     self.on_io_result(index);
                 }
                 self.on_io_end(index);

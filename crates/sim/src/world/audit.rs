@@ -108,7 +108,7 @@ impl World {
         self.lose(connection);
         self.work_off();
         let after = self.resident_keys(needed);
-        if self.scenario.l2.prefetch == PrefetchKind::Retain {
+        if self.model.prefetch == PrefetchKind::Retain {
             assert_eq!(after.len(), needed.len(), "what was loaded stays");
         } else {
             assert!(after.is_subset(&before), "what was loaded goes");

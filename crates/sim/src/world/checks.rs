@@ -252,6 +252,19 @@ impl World {
         assert!(evicted.is_empty() || left + largest > target, "trimmed too much");
     }
 
+    /// What trimming evicted when a lookup ended. Several may have ended in one call, so how little would
+    /// have done is not known.
+    pub(super) fn judge_answer_trim(&mut self) {
+        let Some(trim) = self.scenario.trim else { return };
+        self.accept_evictions(&BTreeSet::new());
+        self.model.settle();
+        let page = self.scenario.page;
+        let above = (self.pages * page) as f64 * trim.above;
+        let used = (self.model.used_pages() * page) as f64;
+        let done = used <= above || self.model.evictable.is_empty();
+        assert!(done || self.scenario.eviction == EvictionKind::Noop, "not trimmed when a lookup ended");
+    }
+
     /// New reservations are whole pages of the arena that nobody else has.
     pub(super) fn check_new_slots(&self, new: &[Uid]) {
         self.judge_growth(new);

@@ -1,6 +1,7 @@
 //! What misbehaving clients, networks and operators do.
 
 use larder_store::Core;
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
@@ -59,6 +60,10 @@ impl World {
                 let limit = self.rng.between(0, self.core.gauges().l1.used_bytes);
                 let limit = self.rng.chance(70).then_some(limit);
                 self.change_quota(salt, limit);
+            }
+            Fault::Policy => {
+                let (prefetch, store) = (self.rng.pick(PrefetchKind::ALL), self.rng.pick(StoreKind::ALL));
+                self.choose_policies(prefetch, store);
             }
             Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}
             Fault::AdapterRestart => {

@@ -1,6 +1,7 @@
 //! What the core wants done outside, and what it is told of it.
 
 use larder_store::l2::{AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_store::prefetch::plan::Fetch;
 use larder_store::prefetch::{LookupReport, WarmSpec, WarmStatus};
 use larder_wire::object::ObjectKey;
@@ -109,7 +110,6 @@ impl World {
 
     /// What the core chose in reservations and by trimming was right.
     fn judge_choices(&mut self) {
-        let scenario = self.scenario.clone();
         for reserved in std::mem::take(&mut self.model.reserved) {
             self.seen.loads_reserved += reserved.new.len() as u64;
             self.judge_reserved(&reserved);
@@ -119,10 +119,8 @@ impl World {
                 self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX);
             }
         }
-        if std::mem::take(&mut self.model.answered) > 0 && scenario.trim.is_some() {
-            let view = View { l1: self.core.l1(), universe: &scenario.universe };
-            self.model.accept_evictions(&view);
-            self.model.settle();
+        if std::mem::take(&mut self.model.answered) > 0 {
+            self.judge_answer_trim();
         }
         if std::mem::take(&mut self.model.unclear_stops) > 0 {
             let counters = self.core.counters().l2;
@@ -196,6 +194,16 @@ impl World {
         self.begin(Call::WarmStatus { id });
         let status = self.core.warm_status(self.time(), id);
         assert_eq!(status, self.model.warm_status(id), "how a warm-up stands");
+        self.conclude();
+    }
+
+    /// What has been planned or queued keeps to what was true then.
+    pub(super) fn choose_policies(&mut self, prefetch: PrefetchKind, store: StoreKind) {
+        self.advance();
+        self.begin(Call::Policies { prefetch: prefetch.name(), store: store.name() });
+        self.core.set_prefetch_policy(prefetch.create());
+        self.core.set_store_policy(store.create());
+        (self.model.prefetch, self.model.store) = (prefetch, store);
         self.conclude();
     }
 
