@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::recording::Recorder;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
+    /// Who writes down what is asked, for `larder simulate`.
+    pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     core: Mutex<Core>,
@@ -62,12 +65,14 @@ pub struct Parts {
     pub l2: L2,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// Who writes down what is asked.
+    pub recorder: Option<Recorder>,
 }
 
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains } = parts;
+        let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -76,6 +81,7 @@ impl State {
             chains,
             l2,
             waiting: Waiting::default(),
+            recorder,
             metrics: Metrics::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
