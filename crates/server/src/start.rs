@@ -25,6 +25,7 @@ use crate::chains::Chains;
 use crate::config::{Config, MIB};
 use crate::l2::{L2, OpenError};
 use crate::memory::Memory;
+use crate::recording::Recorder;
 use crate::rpc::Rpc;
 use crate::state::{Parts, State};
 
@@ -66,6 +67,14 @@ pub enum StartError {
     /// An L2 adapter cannot be opened.
     #[error(transparent)]
     L2(#[from] OpenError),
+    /// What is asked cannot be recorded.
+    #[error("--record {path}: {source}")]
+    Record {
+        /// The file.
+        path: String,
+        /// Why it cannot be written.
+        source: io::Error,
+    },
     /// The hash algorithm cannot be used.
     #[error("--hash-algorithm: {0}")]
     Hash(#[from] HashAlgorithmError),
@@ -130,7 +139,8 @@ impl Server {
         let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
-        let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher) };
+        let recorder = recorder(&config)?;
+        let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher), recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
         Ok(Self { state, router, http, prometheus })
     }
@@ -206,6 +216,11 @@ impl Server {
         // A client that keeps an HTTP connection open must not keep the server alive.
         let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
         timekeeper.abort();
+        if state.recorder.is_some() {
+            let state = state.clone();
+            let _ =
+                tokio::task::spawn_blocking(move || state.recorder.iter().for_each(Recorder::close)).await;
+        }
         state.memory.stop();
         if let Ok(thread) = committer {
             let _ = thread.join();
@@ -219,6 +234,13 @@ fn human_bytes(bytes: u64) -> String {
         mib if mib < 1024.0 => format!("{mib:.0} MiB"),
         mib => format!("{:.1} GiB", mib / 1024.0),
     }
+}
+
+/// Who writes down what is asked, if anybody is to.
+fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
+    let Some(path) = &config.record else { return Ok(None) };
+    let recorder = Recorder::start(path, config.chunk_tokens);
+    recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
 }
 
 /// L1's memory, shared if it can be.

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::recording::Recorder;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct State {
     pub waiting: Waiting,
     /// Held by whoever changes a quota, first in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
+    /// Who writes down what is asked, for `larder simulate`.
+    pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     core: Mutex<Core>,
@@ -64,12 +67,14 @@ pub struct Parts {
     pub l2: L2,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// Who writes down what is asked.
+    pub recorder: Option<Recorder>,
 }
 
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains } = parts;
+        let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -79,6 +84,7 @@ impl State {
             l2,
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
+            recorder,
             metrics: Metrics::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),

@@ -212,6 +212,12 @@ impl Core {
         self.touch_prefix(&model, &salt, &chain[..freed]);
     }
 
+    /// The hit of a live request's last lookup, in chunks.
+    pub fn hit(&self, request_id: &str) -> u32 {
+        let session = self.session_ids.get(request_id).and_then(|id| self.sessions.get(id));
+        session.and_then(|session| session.lookup.as_ref()).map_or(0, |lookup| lookup.hit)
+    }
+
     /// The request is over: what it still holds is given back, what it used is warm.
     pub fn end_session(&mut self, now: Time, request_id: &str) {
         self.advance(now);

@@ -102,6 +102,17 @@ pub enum Line {
         #[serde(flatten)]
         chain: Chain,
     },
+    /// The first worker of a model has read chunks of a request's hit.
+    Retrieve {
+        /// When.
+        at: u64,
+        /// For which request.
+        request: Arc<str>,
+        /// The first chunk.
+        start: u32,
+        /// Behind the last chunk.
+        end: u32,
+    },
     /// A request ended.
     End {
         /// When.

@@ -238,6 +238,8 @@ pub(crate) static TABLE: &[Group] = &[
             "Start another of these files at this many bytes."),
         served("lookup-hash-log-max-files", COUNT, Is("100"),
             "Keep this many of these files."),
+        served("record", Path, Unset,
+            "Write each lookup, store and end to this file, for `larder simulate`. Grows it if it is there.").ours(),
         ignored("enable-gc-monitor", Switch, Is("off"),
             "it watches Python's garbage collector"),
         ignored("gc-monitor-min-pause-ms", SECONDS_OR_0, Is("1.0"),

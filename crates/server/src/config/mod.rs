@@ -24,6 +24,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use frontend::{
@@ -84,6 +85,8 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// One JSON line for each lookup, written to files; `None` when off.
     pub lookup_hash_log: Option<LookupHashLogConfig>,
+    /// Where what is asked is recorded, for `larder simulate`; `None` when it is not.
+    pub record: Option<PathBuf>,
     /// The fleet coordinator this server reports to.
     pub coordinator: CoordinatorConfig,
     /// How long a shutdown may take to finish what was accepted.
@@ -118,6 +121,7 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             logging: LoggingConfig::default(),
             lookup_hash_log: None,
+            record: None,
             coordinator: CoordinatorConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
         }

@@ -39,6 +39,18 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     request_metrics(&mut out, &counters);
     holder_metrics(&mut out, &gauges);
     adapter_metrics(&mut out, &adapters);
+    if let Some(recorder) = &state.recorder {
+        let (written, dropped) = recorder.lines();
+        out.extend([
+            counter("lmcache_mp_recording_lines_total", "Lines written to the file of --record", "", written),
+            counter(
+                "lmcache_mp_recording_dropped_total",
+                "Lines lost because it could not keep up",
+                "",
+                dropped,
+            ),
+        ]);
+    }
     out.push(Metric {
         name: "lmcache_mp_l1_committed_bytes",
         help: "Bytes of L1 that are backed by memory",

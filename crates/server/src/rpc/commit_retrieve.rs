@@ -11,6 +11,12 @@ use crate::state::State;
 /// anything else.
 pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
     let transfer = Transfer::new(state, connection, key, instance)?;
-    state.core().commit_retrieve(state.clock.now(), &transfer.spec());
+    let now = state.clock.now();
+    let mut core = state.core();
+    if core.commit_retrieve(now, &transfer.spec())
+        && let Some(recorder) = &state.recorder
+    {
+        recorder.retrieve(now, &transfer.spec());
+    }
     Ok(Response::Bool(true))
 }

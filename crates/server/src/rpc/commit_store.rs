@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use larder_store::ConnectionId;
-use larder_store::transfer::{Committed, NotRegistered};
+use larder_store::transfer::{Committed, NotRegistered, TransferSpec};
 use larder_wire::key::CacheKey;
 use larder_wire::pickle::{Tensor, read_tensors};
 use larder_wire::registration::InstanceId;
@@ -20,12 +20,8 @@ pub(super) fn serve(
     data: &Bytes,
 ) -> Answer {
     let transfer = Transfer::new(state, connection, key, instance)?;
-    let stored = if data.is_empty() {
-        let committed = state.core().commit_store(state.clock.now(), &transfer.spec());
-        matches!(committed, Committed::Published(_))
-    } else {
-        store_pickle(state, &transfer, data)?
-    };
+    let stored =
+        if data.is_empty() { commit(state, &transfer.spec()) } else { store_pickle(state, &transfer, data)? };
     Ok(Response::Bool(stored))
 }
 
@@ -68,6 +64,16 @@ fn store_chunk(
         }
         offset += run.len() as u64;
     }
-    let committed = state.core().commit_store(state.clock.now(), &spec);
-    Ok(matches!(committed, Committed::Published(_)))
+    Ok(commit(state, &spec))
+}
+
+/// Makes readable what was written. Whether it is.
+fn commit(state: &State, spec: &TransferSpec<'_>) -> bool {
+    let now = state.clock.now();
+    let mut core = state.core();
+    let published = matches!(core.commit_store(now, spec), Committed::Published(_));
+    if let Some(recorder) = state.recorder.as_ref().filter(|_| published) {
+        recorder.store(now, spec);
+    }
+    published
 }

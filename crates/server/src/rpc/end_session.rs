@@ -5,6 +5,11 @@ use crate::state::State;
 
 /// A request is over: what its lookup still holds is let go.
 pub(super) fn serve(state: &State, request_id: &str) -> Answer {
-    state.core().end_session(state.clock.now(), request_id);
+    let now = state.clock.now();
+    let mut core = state.core();
+    if let Some(recorder) = &state.recorder {
+        recorder.end(now, request_id, core.hit(request_id));
+    }
+    core.end_session(now, request_id);
     Ok(Response::Nil)
 }

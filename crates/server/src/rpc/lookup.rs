@@ -27,7 +27,15 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
         readers,
     };
     // Without an answer now, L2 is asked; it is counted when it is known.
-    if let Some(hit) = state.core().lookup(state.clock.now(), &spec) {
+    let now = state.clock.now();
+    let answer = {
+        let mut core = state.core();
+        if let Some(recorder) = &state.recorder {
+            recorder.lookup(now, &spec, key.tokens.len() as u64);
+        }
+        core.lookup(now, &spec)
+    };
+    if let Some(hit) = answer {
         state.metrics.lookup(
             &key.model_name,
             &key.cache_salt,

@@ -22,7 +22,13 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, ins
     }
     // The worker has its bytes with the answer, so nothing is held for it afterwards.
     let pickle = pickle(state, &slots);
-    state.core().commit_retrieve(state.clock.now(), &spec);
+    let now = state.clock.now();
+    let mut core = state.core();
+    core.commit_retrieve(now, &spec);
+    if let Some(recorder) = &state.recorder {
+        recorder.retrieve(now, &spec);
+    }
+    drop(core);
     Ok(Response::RetrievePlan(RetrievePlan::Pickle(pickle?)))
 }
 

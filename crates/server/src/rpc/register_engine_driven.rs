@@ -24,8 +24,11 @@ pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> A
         }
     };
     let bytes = spec.groups[0].layout.bytes();
+    let world_size = spec.world_size;
     if state.core().register(now, spec) {
-        let world_size = registration.world_size;
+        if let Some(recorder) = &state.recorder {
+            recorder.model(now, &registration.model_name, world_size, bytes);
+        }
         tracing::info!(
             %instance, model = &*registration.model_name, world_size, chunk_bytes = bytes,
             "worker registered"

@@ -2,6 +2,9 @@
 
 use larder_store::policy::{PrefetchKind, StoreKind};
 
+/// The policies whose answers the model beside the core can foretell.
+pub const FORETOLD: [PrefetchKind; 2] = [PrefetchKind::Default, PrefetchKind::Retain];
+
 use super::Millis;
 use crate::rng::Rng;
 
@@ -84,8 +87,7 @@ impl L2 {
         let adapters = rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 2, 3]);
         Self {
             adapters: (0..adapters).map(|_| AdapterSpec::draw(rng, pace)).collect(),
-            // What the model beside the core can foretell.
-            prefetch: rng.pick(&[PrefetchKind::Default, PrefetchKind::Retain]),
+            prefetch: rng.pick(&FORETOLD),
             store: if rng.chance(70) { StoreKind::Default } else { rng.pick(StoreKind::ALL) },
             load_deadline: pace * rng.pick(&[2, 10, 10, 40, 200]),
             jobs: rng.pick(&[1, 2, 8, 8]),

@@ -62,7 +62,7 @@ impl World {
                 self.change_quota(salt, limit);
             }
             Fault::Policy => {
-                let (prefetch, store) = (self.rng.pick(PrefetchKind::ALL), self.rng.pick(StoreKind::ALL));
+                let (prefetch, store) = (self.rng.pick(&FORETOLD), self.rng.pick(StoreKind::ALL));
                 self.choose_policies(prefetch, store);
             }
             Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}

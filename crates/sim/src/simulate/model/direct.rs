@@ -272,6 +272,9 @@ impl Serve for Direct<'_> {
         self.hit = hit as u32;
     }
 
+    /// Only recordings say when chunks have been read, and the core serves those.
+    fn retrieve(&mut self, _: usize, _: u32, _: u32) {}
+
     fn store(&mut self, request: usize, start: u32, end: u32) {
         let trace = self.trace;
         let chain = &trace.chunks(&trace.requests()[request])[..end as usize];

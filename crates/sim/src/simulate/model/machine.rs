@@ -158,22 +158,19 @@ impl Serve for Machine<'_> {
         self.open.insert(request, Open { name, chain, hit });
     }
 
-    fn store(&mut self, request: usize, start: u32, end: u32) {
-        let Some(Open { name, chain, .. }) = self.open.get(&request) else { return };
-        if start >= end {
-            return;
+    fn retrieve(&mut self, request: usize, start: u32, end: u32) {
+        let Some(open) = self.open.get(&request).filter(|_| start < end) else { return };
+        let spec = spec(open, (&self.model, &self.salt), start, end);
+        let slots = self.core.prepare_retrieve(self.now, &spec).expect("the worker is registered");
+        if slots.is_some() {
+            self.core.commit_retrieve(self.now, &spec);
         }
-        let spec = TransferSpec {
-            instance: WORKER,
-            connection: CONNECTION,
-            request_id: name,
-            model: &self.model,
-            rank: KvRank::new(1, 0),
-            salt: &self.salt,
-            chain,
-            start,
-            end,
-        };
+        self.carry_out();
+    }
+
+    fn store(&mut self, request: usize, start: u32, end: u32) {
+        let Some(open) = self.open.get(&request).filter(|_| start < end) else { return };
+        let spec = spec(open, (&self.model, &self.salt), start, end);
         let prepared = self.core.prepare_store(self.now, &spec).expect("the worker is registered");
         if !prepared.slots.is_empty() {
             self.core.commit_store(self.now, &spec);
@@ -207,5 +204,25 @@ impl Serve for Machine<'_> {
             l1_evictions: l1.evicted_chunks,
             l2_evictions: l2.map_or(0, |(_, evicted)| evicted),
         }
+    }
+}
+
+/// A copy of chunks `start..end` of a request.
+fn spec<'a>(
+    open: &'a Open,
+    (model, salt): (&'a Arc<str>, &'a Arc<str>),
+    start: u32,
+    end: u32,
+) -> TransferSpec<'a> {
+    TransferSpec {
+        instance: WORKER,
+        connection: CONNECTION,
+        request_id: &open.name,
+        model,
+        rank: KvRank::new(1, 0),
+        salt,
+        chain: &open.chain,
+        start,
+        end,
     }
 }

@@ -133,6 +133,9 @@ pub trait Serve {
     /// A request is looked up.
     fn lookup(&mut self, request: usize);
 
+    /// Chunks `start..end` of a request's hit have been read: it no longer holds them.
+    fn retrieve(&mut self, request: usize, start: u32, end: u32);
+
     /// What of chunks `start..end` of a request is not cached is stored.
     fn store(&mut self, request: usize, start: u32, end: u32);
 
@@ -190,6 +193,9 @@ fn replay(
     for event in events {
         match event {
             Event::Lookup(place) => lookup(server, *place),
+            Event::Retrieve(place, range) => {
+                server.retrieve(*place, range.start, range.end.min(server.hit(*place)));
+            }
             Event::Store(place, range) => {
                 let hit = server.hit(*place);
                 let first = !std::mem::replace(&mut stored[*place], true);

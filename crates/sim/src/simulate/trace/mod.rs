@@ -48,6 +48,8 @@ pub enum Event {
     Lookup(usize),
     /// Chunks of a request were stored.
     Store(usize, Range<u32>),
+    /// Chunks of a request's hit were read; nobody holds them for it any more.
+    Retrieve(usize, Range<u32>),
     /// A request ended.
     End(usize),
 }
@@ -122,7 +124,10 @@ impl Trace {
         self.hashes.truncate(unique);
         if let Some(events) = &mut self.events {
             events.retain(|event| match event {
-                Event::Lookup(place) | Event::Store(place, _) | Event::End(place) => *place < requests,
+                Event::Lookup(place)
+                | Event::Retrieve(place, _)
+                | Event::Store(place, _)
+                | Event::End(place) => *place < requests,
             });
         }
     }

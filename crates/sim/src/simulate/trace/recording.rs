@@ -4,18 +4,22 @@
 //! as skipped, with all that belongs to their request.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::BufRead;
 use std::sync::Arc;
 
 use larder_wire::object::ChunkHash;
 use larder_wire::recording::{Header, Line, Reader, VERSION};
+use serde::Deserialize;
 
 use super::file::{Lines, ReadError};
 use super::{Builder, Event, Trace, digest};
 
 /// The key that tells a recording from everything else.
 pub(super) const HEADER_KEY: &str = "larder_recording";
+
+/// A server ends a request that nobody ended after this long, unless it is told otherwise.
+const SESSION_MS: u64 = 600_000;
 
 /// A request that has not ended.
 struct Open {
@@ -49,9 +53,17 @@ pub(super) fn read(
         return Err(ReadError::Content("has chunks of no tokens".to_owned()));
     }
     let mut reading = Reading { model, ..Reading::default() };
-    while let Some(line) = lines.next_json::<Line>(&mut skipped)? {
-        reading.line(line, &mut skipped);
+    while let Some(line) = lines.next_json::<AnyLine>(&mut skipped)? {
+        match line {
+            AnyLine::Line(line) => reading.line(line, &mut skipped),
+            // A server that started again: nothing is open any more, and its clock begins anew.
+            AnyLine::Header(again) if again == header => reading.start_again(),
+            AnyLine::Header(_) => {
+                return Err(ReadError::Content("goes on with another chunk size or version".to_owned()));
+            }
+        }
     }
+    reading.end_before(u64::MAX);
     if reading.models.len() > 1 {
         return Err(ReadError::Content("has several models: choose one with --model".to_owned()));
     }
@@ -70,6 +82,14 @@ pub(super) fn read(
     Ok(builder.finish())
 }
 
+/// What the lines behind the first one are.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyLine {
+    Line(Line),
+    Header(Header),
+}
+
 #[derive(Default)]
 struct Reading<'a> {
     model: Option<&'a str>,
@@ -77,11 +97,30 @@ struct Reading<'a> {
     requests: Vec<Recorded>,
     events: Vec<Event>,
     open: HashMap<Arc<str>, Open>,
+    /// When each request came, in their order; those that have ended too.
+    came: VecDeque<(u64, Arc<str>, usize)>,
+    /// What is added to times: when the server that is speaking started.
+    started: u64,
     models: HashSet<Arc<str>>,
     chunk_bytes: Option<u64>,
 }
 
 impl Reading<'_> {
+    fn start_again(&mut self) {
+        self.end_before(u64::MAX);
+        self.started = self.requests.last().map_or(0, |last| last.at);
+    }
+
+    /// Ends requests that came before a time and that nobody ended.
+    fn end_before(&mut self, at: u64) {
+        while let Some((_, request, place)) = self.came.pop_front_if(|(came, ..)| *came < at) {
+            if self.open.get(&request).is_some_and(|open| open.place == place) {
+                self.open.remove(&request);
+                self.events.push(Event::End(place));
+            }
+        }
+    }
+
     fn line(&mut self, line: Line, skipped: &mut u64) {
         match line {
             Line::Model { model, chunk_bytes, .. } => {
@@ -99,9 +138,12 @@ impl Reading<'_> {
                     return;
                 }
                 self.models.insert(model);
+                let at = self.started + at;
+                self.end_before(at.saturating_sub(SESSION_MS));
                 let chain = salted(chain, &salt);
                 let place = self.requests.len();
                 self.requests.push(Recorded { at, tokens, looked_up: chain.len(), chain, hit: None });
+                self.came.push_back((at, request.clone(), place));
                 if let Some(before) = self.open.insert(request, Open { place }) {
                     // It was looked up again: the first lookup is given back.
                     self.events.push(Event::End(before.place));
@@ -123,6 +165,11 @@ impl Reading<'_> {
                         self.events.push(Event::Store(*place, start..end));
                     }
                     _ => *skipped += 1,
+                }
+            }
+            Line::Retrieve { request, start, end, .. } => {
+                if let Some(open) = self.open.get(&request) {
+                    self.events.push(Event::Retrieve(open.place, start..end));
                 }
             }
             Line::End { request, hit, .. } => {

@@ -1,0 +1,245 @@
+//! `--record`: what a real server was asked, asked again in the simulator, comes to the same.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use bytes::Bytes;
+use larder_server::config::{Config, EvictionPolicy, PrefetchPolicy, StorePolicy};
+use larder_sim::simulate::model::{Counts, L2Size, Machine, Setup, serve};
+use larder_sim::simulate::trace::{ChunkNumber, ReadOptions, read};
+use larder_store::l1::eviction::EvictionKind;
+use larder_store::l2::AdapterId;
+use larder_store::policy::{PrefetchKind, StoreKind};
+use larder_wire::key::CacheKey;
+use larder_wire::registration::InstanceId;
+use larder_wire::request::Request;
+use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use support::{CHUNK, Client, Directory, TestServer, config, with_files};
+
+const W: InstanceId = InstanceId(7);
+/// Chunks of 768 bytes lie 4096 apart.
+const L1_CHUNKS: u64 = 14;
+const REQUESTS: usize = 120;
+
+/// Numbers without a pattern, the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A request under way.
+struct Open {
+    name: String,
+    /// A token for each chunk; a chunk is that token sixteen times.
+    path: Vec<u32>,
+    hit: usize,
+}
+
+impl Open {
+    /// The key of a part of its prompt, in chunks; of worker 0, or of the scheduler.
+    fn key(&self, start: usize, worker: Option<u32>) -> CacheKey {
+        let tokens: Vec<u32> = self.path.iter().flat_map(|token| [*token; CHUNK]).collect();
+        CacheKey {
+            model_name: "m".into(),
+            world_size: 1,
+            worker_id: worker,
+            end: tokens.len() as u64,
+            tokens: tokens.into(),
+            start: (start * CHUNK) as u64,
+            request_id: self.name.as_str().into(),
+            cache_salt: "".into(),
+            request_configs: None,
+            num_kv_readers: Some(1),
+        }
+    }
+
+    async fn look_up(server: &TestServer, c: &mut Client, name: String, path: Vec<u32>) -> Self {
+        let mut open = Self { name, path, hit: 0 };
+        let lookup = Request::Lookup { key: open.key(0, None), tp_size: 1 };
+        assert_eq!(c.call(lookup).await, Response::Nil);
+        let request_id: std::sync::Arc<str> = open.name.as_str().into();
+        let timeout = std::time::Duration::from_secs(20);
+        let wait = Request::WaitPrefetchStatus { request_id, timeout };
+        let Response::Int(hit) = c.call(wait).await else { panic!("a hit") };
+        open.hit = usize::try_from(hit).unwrap();
+        quiet(server).await;
+        open
+    }
+
+    async fn retrieve(&self, c: &mut Client) {
+        let key = CacheKey { end: (self.hit * CHUNK) as u64, ..self.key(0, Some(0)) };
+        let plan = c.call(Request::PrepareRetrieve { key: key.clone(), instance_id: W }).await;
+        assert!(matches!(plan, Response::RetrievePlan(RetrievePlan::Slots(_))), "{plan:?}");
+        assert_eq!(c.call(Request::CommitRetrieve { key, instance_id: W }).await, Response::Bool(true));
+    }
+
+    async fn store_and_end(self, server: &TestServer, c: &mut Client) {
+        let key = self.key(self.hit, Some(0));
+        if self.hit < self.path.len() {
+            let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
+            let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+            if !slots.is_empty() {
+                let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
+                assert_eq!(c.call(commit).await, Response::Bool(true));
+            }
+            quiet(server).await;
+        }
+        let name: std::sync::Arc<str> = self.name.as_str().into();
+        assert_eq!(c.call(Request::EndSession { request_id: name }).await, Response::Nil);
+        quiet(server).await;
+    }
+}
+
+/// Waits until nothing is on its way between the tiers.
+async fn quiet(server: &TestServer) {
+    let idle = |state: &larder_server::state::State| {
+        let core = state.core();
+        let busy = core.adapters().map(|(id, _)| core.adapter_gauges(id));
+        let busy: u64 = busy.map(|g| g.loading_objects + g.storing_objects + g.queued_keys).sum();
+        busy + core.gauges().write_back_pending + core.gauges().prefetch_jobs == 0
+    };
+    server.until("the tiers are quiet", idle).await;
+}
+
+/// Prompts that share prefixes, one or two requests at a time, some read and some not.
+async fn drive(server: &TestServer, seed: u64) {
+    let mut c = server.client().await;
+    c.register(7, "m").await;
+    let mut dice = Dice(seed);
+    let mut open: Option<Open> = None;
+    for n in 0..REQUESTS {
+        let mut path = vec![dice.roll(4) as u32];
+        (0..dice.roll(6)).for_each(|_| path.push(dice.roll(2) as u32));
+        let next = Open::look_up(server, &mut c, format!("r{n}"), path).await;
+        if next.hit > 0 && dice.roll(3) > 0 {
+            next.retrieve(&mut c).await;
+        }
+        if let Some(before) = open.take() {
+            before.store_and_end(server, &mut c).await;
+        }
+        if dice.roll(4) == 0 {
+            open = Some(next);
+        } else {
+            next.store_and_end(server, &mut c).await;
+        }
+    }
+    if let Some(last) = open {
+        last.store_and_end(server, &mut c).await;
+    }
+}
+
+/// What the server's own books say.
+fn counted(server: &TestServer) -> Counts {
+    let core = server.state.core();
+    let (counters, l1) = (core.counters(), core.l1().counters());
+    let l2 = core.adapters().next().map(|_| core.adapter_counters(AdapterId(0)));
+    Counts {
+        requests: counters.lookups,
+        chunk_accesses: counters.lookup_requested_chunks,
+        tokens: counters.lookup_requested_chunks * CHUNK as u64,
+        l1_hits: counters.lookup_hit_objects - counters.l2.hit_objects,
+        l2_hits: counters.l2.hit_objects,
+        l2_reads: l2.map_or(0, |l2| l2.loaded_objects),
+        no_room: counters.l2.no_room_objects,
+        l2_writes: l2.map_or(0, |l2| l2.stored_objects),
+        l1_evictions: l1.evicted_chunks,
+        l2_evictions: 0,
+    }
+}
+
+/// Records a workload and asks the simulator the same. Counts and every chunk in L1 must be equal.
+async fn recorded_and_replayed(config: Config, setup: Setup, seed: u64) -> Counts {
+    let directory = Directory::new();
+    let file = directory.0.join("asked.jsonl");
+    let config = Config { record: Some(file.clone()), ..config };
+    let server = TestServer::start(config).await;
+    drive(&server, seed).await;
+    let (counts, state) = (counted(&server), server.state.clone());
+    server.stop().await;
+    assert_eq!(state.recorder.as_ref().unwrap().lines().1, 0, "nothing was dropped");
+    let trace = read(&file, &ReadOptions::default()).unwrap();
+    assert_eq!((trace.chunk_bytes, trace.skipped_lines), (Some(768), 0));
+    let mut machine = Machine::new(&trace, &setup);
+    assert_eq!(serve(&trace, &setup, &mut machine, &mut || {}), counts, "{setup:?}, seed {seed}");
+    let core = state.core();
+    for chunk in (0..trace.unique_chunks() as u32).map(ChunkNumber) {
+        let there = core.l1().chunk(&"m".into(), &"".into(), trace.hash(chunk)).is_some();
+        assert_eq!(machine.holds(chunk), there, "{chunk:?} of {setup:?}, seed {seed}");
+    }
+    counts
+}
+
+fn setup(l2: L2Size) -> Setup {
+    Setup {
+        l1_chunks: L1_CHUNKS,
+        l2,
+        prefetch: PrefetchKind::Default,
+        store: StoreKind::Default,
+        eviction: EvictionKind::Lru,
+        concurrency: 1,
+        warmup: 0.0,
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_workload_comes_to_the_same_in_the_simulator() {
+    let cases = [
+        (PrefetchPolicy::Default, PrefetchKind::Default, EvictionPolicy::Lru, EvictionKind::Lru),
+        (PrefetchPolicy::Retain, PrefetchKind::Retain, EvictionPolicy::Lru, EvictionKind::Lru),
+        (PrefetchPolicy::Retain, PrefetchKind::Retain, EvictionPolicy::Arc, EvictionKind::Arc),
+    ];
+    for (seed, (prefetch, prefetch_kind, eviction, eviction_kind)) in (1..).zip(cases) {
+        let directory = Directory::new();
+        let mut config = with_files(&directory);
+        config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
+        config.l2.prefetch_policy = prefetch;
+        config.eviction.policy = eviction;
+        let setup = Setup { prefetch: prefetch_kind, eviction: eviction_kind, ..setup(L2Size::Unbounded) };
+        let counts = recorded_and_replayed(config, setup, seed).await;
+        let busy = counts.l1_hits.min(counts.l2_reads).min(counts.l2_writes).min(counts.l1_evictions);
+        assert!(busy > 10, "a workload that tests something: {counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn so_it_does_without_l2_and_where_everything_leaves_l1() {
+    let mut config = config();
+    config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
+    let counts = recorded_and_replayed(config, setup(L2Size::None), 7).await;
+    assert!(counts.l1_hits > 10 && counts.l1_evictions > 10 && counts.l2_reads == 0, "{counts:?}");
+    let directory = Directory::new();
+    let mut config = with_files(&directory);
+    config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
+    config.l2.store_policy = StorePolicy::SkipL1;
+    let setup = Setup { store: StoreKind::SkipL1, ..setup(L2Size::Unbounded) };
+    let counts = recorded_and_replayed(config, setup, 8).await;
+    assert!(counts.l2_reads > 10 && counts.l2_writes > 10, "{counts:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_starts_again_goes_on_in_its_file() {
+    let directory = Directory::new();
+    let file = directory.0.join("asked.jsonl");
+    for _ in 0..2 {
+        let server = TestServer::start(Config { record: Some(file.clone()), ..config() }).await;
+        drive(&server, 3).await;
+        server.stop().await;
+    }
+    let trace = read(&file, &ReadOptions::default()).unwrap();
+    assert_eq!((trace.requests().len(), trace.skipped_lines), (2 * REQUESTS, 0));
+    assert!(trace.requests().is_sorted_by_key(|request| request.at_ms));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_known_at_the_start() {
+    for path in ["/no/such/folder/asked.jsonl", "/dev/full"] {
+        let config = Config { record: Some(path.into()), ..config() };
+        let error = larder_server::Server::bind(config).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("--record {path}: ")), "{error}");
+    }
+}
