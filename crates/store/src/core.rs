@@ -225,9 +225,12 @@ impl Core {
     pub fn new(config: CoreConfig) -> Self {
         let adapters = config.adapters.clone();
         let mut l1 = L1::new(config.capacity_bytes, config.align_bytes, config.eviction);
-        if let Some(reuse) =
-            Reuse::for_policies(config.eviction, config.prefetch_policy, !adapters.is_empty())
-        {
+        if let Some(reuse) = Reuse::for_policies(
+            config.eviction,
+            config.prefetch_policy,
+            config.store_policy,
+            !adapters.is_empty(),
+        ) {
             l1.learn(reuse);
         }
         Self {

@@ -34,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) job: Option<u64>,
     /// The hit that nobody has asked for yet.
     result: Option<u32>,
+    /// Leading chunks that had been asked for before, as far as that is learned.
+    known: u32,
     expires: Time,
 }
 
@@ -133,7 +135,8 @@ impl Core {
             return Some(Hit::default());
         };
         if is_new {
-            self.l1.asked_for(now, spec.model, spec.salt, spec.chain);
+            let known = self.l1.asked_for(now, spec.model, spec.salt, spec.chain);
+            self.sessions.get_mut(&id).expect("it was just opened").known = known;
         }
         let cells = model.cells(spec.world_size, spec.worker_id);
         let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
@@ -169,7 +172,9 @@ impl Core {
         let session = self.session_mut(id);
         session.job = None;
         session.result = Some(hit);
+        let known = std::mem::take(&mut session.known);
         let request_id = session.request_id.clone();
+        self.l1.answered(target.chain.len() as u32, known, hit);
         if hit > 0 {
             let deadline = now + self.config.read_ttl;
             let Target { model, salt, chain } = target;
@@ -307,8 +312,10 @@ impl Core {
         self.session_ids.insert(spec.request_id.clone(), id);
         let request_id = spec.request_id.clone();
         let owner = spec.connection;
-        self.sessions
-            .insert(id, Session { request_id, owner, lookup: None, job: None, result: None, expires });
+        self.sessions.insert(
+            id,
+            Session { request_id, owner, lookup: None, job: None, result: None, known: 0, expires },
+        );
         id
     }
 

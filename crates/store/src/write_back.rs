@@ -8,6 +8,9 @@
 //! Results are per key. A key that failed is tried again behind the others, a few times. What came
 //! from an adapter is never stored there again.
 //!
+//! The policy may let an object wait: it is asked about it again when a lookup finds it in L1. Until then
+//! it is in L1 alone, and lost if that evicts it.
+//!
 //! If the policy wants an object to leave L1 after that, it leaves once every adapter that was to keep
 //! it and [can](crate::l2::AdapterDesc::persists) has said so, and there is at least one.
 
@@ -161,27 +164,37 @@ impl Core {
         self.write_back.entries.len() as u64
     }
 
-    /// Objects became permanent by a worker's store: they go where the policy says.
+    /// Objects became permanent by a worker's store, or have waited for the use that there is now: they go
+    /// where the policy says.
     pub(crate) fn write_back(&mut self, keys: &[ObjectKey]) {
         if self.adapters.is_empty() || keys.is_empty() {
             return;
         }
-        let policy = &self.write_back.policy;
+        let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
+            let wait: Vec<bool> = keys.iter().map(|key| policy.waits(key, reuse)).collect();
             let leave: Vec<bool> = keys.iter().map(|key| policy.leaves_l1(key)).collect();
-            (policy.targets(keys, &self.adapters), leave)
+            (policy.targets(keys, &self.adapters), wait, leave)
         }));
-        let Ok((targets, leave)) = asked else {
+        let Ok((targets, wait, leave)) = asked else {
             self.counters.l2.policy_faults += 1;
             return;
         };
+        for (key, wait) in keys.iter().zip(&wait) {
+            let known = self.find_object(key).filter(|object| self.l1.is_deferred(*object) != *wait);
+            if let Some(object) = known {
+                self.l1.set_deferred(object, *wait);
+                self.counters.l2.deferred_objects += u64::from(*wait);
+            }
+        }
         for StoreTarget { adapter, keys: indices } in targets {
             if adapter.0 as usize >= self.adapters.len() {
                 self.counters.l2.policy_faults += 1;
                 continue;
             }
             for i in indices {
-                if let Some(key) = keys.get(i).filter(|key| !self.came_from(key, adapter)) {
+                let waits = wait.get(i).is_none_or(|wait| *wait);
+                if let Some(key) = keys.get(i).filter(|key| !waits && !self.came_from(key, adapter)) {
                     self.queue_store(key, adapter, leave[i]);
                 }
             }

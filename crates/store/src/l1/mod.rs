@@ -124,6 +124,8 @@ struct Object {
     loans: u64,
     /// The adapter that it was loaded from.
     origin: Option<AdapterId>,
+    /// Its way to L2 waits for its next use.
+    deferred: bool,
 }
 
 #[derive(Debug)]
@@ -217,15 +219,23 @@ impl L1 {
         self.reuse.as_ref()
     }
 
-    /// A request asks for a prompt. Before anything of it is pinned.
-    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) {
-        let Some(reuse) = &mut self.reuse else { return };
+    /// A request asks for a prompt. Before anything of it is pinned. Returns how many leading chunks are
+    /// known to have been asked for before.
+    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) -> u32 {
+        let Some(reuse) = &mut self.reuse else { return 0 };
         // Chunks of other models may be of other sizes: the mean is what counts.
         let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
         let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let seed = names::name_digest(model, salt);
-        reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())));
+        reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
+    }
+
+    /// What became of that.
+    pub(crate) fn answered(&mut self, asked: u32, known: u32, hit: u32) {
+        if let Some(reuse) = &mut self.reuse {
+            reuse.answered(asked, known, hit);
+        }
     }
 
     /// Begins an operation: what it [protects](Self::protect) is safe from eviction until the next.
@@ -361,6 +371,7 @@ impl L1 {
             pins: 1,
             loans: 0,
             origin: None,
+            deferred: false,
         };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
@@ -537,6 +548,16 @@ impl L1 {
     /// The adapter that an object was loaded from; `None` if a worker stored it.
     pub fn origin(&self, id: ObjectId) -> Option<AdapterId> {
         self.object(id).origin
+    }
+
+    /// Whether an object's way to L2 waits for its next use.
+    pub(crate) fn is_deferred(&self, id: ObjectId) -> bool {
+        self.object(id).deferred
+    }
+
+    /// See [`is_deferred`](Self::is_deferred).
+    pub(crate) fn set_deferred(&mut self, id: ObjectId, deferred: bool) {
+        self.object_mut(id).deferred = deferred;
     }
 
     /// A reserved object is going to be loaded from `adapter`.

@@ -62,7 +62,7 @@ fn r7_policies_are_found_by_name() {
         PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(),
         ["default", "retain", "adaptive"]
     );
-    assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1"]);
+    assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1", "gated"]);
     for kind in PrefetchKind::ALL {
         assert_eq!(PrefetchKind::from_name(kind.name()), Some(*kind));
     }

@@ -248,6 +248,18 @@ impl Ages {
         if kept > 0.0 { used / kept } else { 0.0 }
     }
 
+    /// The chance that a chunk that was just used is used again, but not within `horizon` ticks.
+    pub(super) fn later(&self, class: Class, horizon: f64) -> f64 {
+        let (mut left, mut left_then) = (1.0, 1.0);
+        for age in 0..AGES - 1 {
+            let hazard = self.hazard[place(class, age)];
+            let time = (horizon - f64::from(start_of(age))) / width_of(age);
+            left_then *= 1.0 - hazard * time.clamp(0.0, 1.0);
+            left *= 1.0 - hazard;
+        }
+        left_then - left
+    }
+
     /// The rate at which all chunks of some age pay, whatever their class.
     pub(super) fn common_rate(&self, ticks: u32) -> f64 {
         let age = age_of(ticks).min(AGES - 2);

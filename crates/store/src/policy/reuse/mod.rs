@@ -29,6 +29,7 @@
 //! keys under four experts; as many keys as [`KEYS_PER_CHUNK`] times what L1 can hold, within limits.
 
 mod ages;
+mod gate;
 mod keys;
 mod order;
 mod shadow;
@@ -39,13 +40,14 @@ use larder_wire::object::ObjectKey;
 use smallvec::SmallVec;
 
 use self::ages::{Ages, Class, age_of};
+use self::gate::Gate;
 use self::keys::Keys;
 pub(crate) use self::order::Order;
 pub use self::shadow::{Expert, Keep, Rank};
 use self::shadow::{Request, Shadow, judged};
 use crate::l1::eviction::{EvictionKind, digest};
 use crate::l1::names::name_digest;
-use crate::policy::PrefetchKind;
+use crate::policy::{PrefetchKind, StoreKind};
 use crate::time::Time;
 
 /// Length of a tick in milliseconds.
@@ -70,6 +72,7 @@ pub struct Reuse {
     shadows: Vec<Shadow>,
     leader: usize,
     changes: u64,
+    gate: Gate,
     l2: bool,
     now: u32,
     requests: u64,
@@ -88,6 +91,11 @@ pub struct Snapshot {
     pub leader_changes: u64,
     /// What each expert lost lately: chunks that it would have read from L2, or missed without one.
     pub losses: Vec<(Expert, f64)>,
+    /// The part of the chunks asked for that had been known and was nowhere any more.
+    pub lost_part: f64,
+    /// From what chance on of being asked for too late a chunk goes to L2 at its first use, under a store
+    /// policy that waits.
+    pub store_threshold: f64,
     /// How many chunks there lately were of each age (0, then powers of two, in ticks), and how many of
     /// them were used again before they got older.
     pub ages: Vec<(f64, f64)>,
@@ -95,8 +103,13 @@ pub struct Snapshot {
 
 impl Reuse {
     /// For the policies of a server, if one of them learns.
-    pub fn for_policies(eviction: EvictionKind, prefetch: PrefetchKind, l2: bool) -> Option<Self> {
-        if !(eviction.learns() || l2 && prefetch.learns()) {
+    pub fn for_policies(
+        eviction: EvictionKind,
+        prefetch: PrefetchKind,
+        store: StoreKind,
+        l2: bool,
+    ) -> Option<Self> {
+        if !(eviction.learns() || l2 && (prefetch.learns() || store.learns())) {
             return None;
         }
         let keeps = if l2 { prefetch.keeps() } else { &[Keep::Always] };
@@ -119,6 +132,7 @@ impl Reuse {
             shadows,
             leader: 0,
             changes: 0,
+            gate: Gate::default(),
             l2,
             now: 0,
             requests: 0,
@@ -126,8 +140,8 @@ impl Reuse {
     }
 
     /// A request asks for the chunks of these digests, from the start of its prompt. L1 can hold
-    /// `capacity` chunks.
-    pub fn request(&mut self, now: Time, capacity: usize, digests: impl IntoIterator<Item = u64>) {
+    /// `capacity` chunks. Returns how many leading chunks had been asked for before.
+    pub fn request(&mut self, now: Time, capacity: usize, digests: impl IntoIterator<Item = u64>) -> u32 {
         self.requests += 1;
         self.now = (now.as_millis() / TICK_MS).wrapping_add(self.requests) as u32;
         let keys_max = (capacity.saturating_mul(KEYS_PER_CHUNK)).clamp(KEYS_MIN, KEYS_MAX);
@@ -174,6 +188,7 @@ impl Reuse {
             shadow.loss = shadow.loss * fade + shadow.request(&request) as f64;
         }
         self.choose(capacity);
+        known as u32
     }
 
     /// Replaces a leader that has lost too much.
@@ -202,6 +217,20 @@ impl Reuse {
         }
     }
 
+    /// A request that asked for `asked` chunks, the first `known` of them not for the first time, found
+    /// `hit` in L1 or L2.
+    pub fn answered(&mut self, asked: u32, known: u32, hit: u32) {
+        self.gate.answered(known.saturating_sub(hit), asked);
+    }
+
+    /// Whether a chunk in L1 should go to L2 now, rather than when it is asked for again.
+    pub fn worth_storing(&self, digest: u64) -> bool {
+        let Some(slot) = self.keys.find(digest) else { return true };
+        let key = self.keys.get(slot);
+        let chance = || self.ages.later(key.class, self.shadows[0].horizon());
+        key.uses > 1 || !self.gate.lets_wait(chance())
+    }
+
     /// Puts a chunk that was used just now into an order that it is not in.
     pub(crate) fn push(&self, order: &mut Order, n: u32, digest: u64) {
         order.push(n, self.class(digest), self.now);
@@ -225,6 +254,8 @@ impl Reuse {
             leader: self.leader(),
             leader_changes: self.changes,
             losses: self.shadows.iter().map(|shadow| (shadow.expert, shadow.loss)).collect(),
+            lost_part: self.gate.loss(),
+            store_threshold: self.gate.threshold,
             ages: self.ages.totals().into_iter().map(|(events, exposed)| (exposed, events)).collect(),
         }
     }

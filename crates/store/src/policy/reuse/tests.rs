@@ -261,11 +261,13 @@ fn the_models_memory_is_bounded() {
 fn only_learning_policies_have_a_model() {
     use EvictionKind as E;
     use PrefetchKind as P;
-    let experts = |e, p, l2| Reuse::for_policies(e, p, l2).map(|r| r.shadows.len());
+    let experts = |e, p, l2| Reuse::for_policies(e, p, StoreKind::Default, l2).map(|r| r.shadows.len());
     assert_eq!(experts(E::Lru, P::Retain, true), None);
     assert_eq!(experts(E::Lru, P::Adaptive, false), None, "nothing to prefetch");
     assert_eq!(experts(E::Lru, P::Adaptive, true), Some(3));
     assert_eq!(experts(E::Adaptive, P::Default, true), Some(2));
     assert_eq!(experts(E::Adaptive, P::Adaptive, true), Some(4));
     assert_eq!(experts(E::Adaptive, P::Adaptive, false), Some(2));
+    let gated = |l2| Reuse::for_policies(E::Lru, P::Retain, StoreKind::Gated, l2).map(|r| r.shadows.len());
+    assert_eq!((gated(true), gated(false)), (Some(1), None));
 }
