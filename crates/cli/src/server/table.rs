@@ -177,8 +177,9 @@ pub(crate) static TABLE: &[Group] = &[
         served("l2-adapter", Objects, Unset,
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
              holds one. May be repeated; the order is the adapters' index."),
-        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1")]), Is("default"),
-            "What stays in L1 once it is stored in L2: everything (default), or nothing (skip_l1)."),
+        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1"), yes("gated")]), Is("default"),
+            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is used a second \
+             time and what is likely to be lost before (gated)."),
         served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
             "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or what \
              has lately been better (adaptive)."),

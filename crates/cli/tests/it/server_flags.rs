@@ -93,6 +93,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--eviction-policy", "S3FIFO"], Is("\"S3FIFO\"")),
     (&["--eviction-policy", "adaptive"], Is("\"adaptive\"")),
     (&["--l2-prefetch-policy", "adaptive"], Is("\"adaptive\"")),
+    (&["--l2-store-policy", "gated"], Is("\"gated\"")),
     (&["--eviction-trigger-watermark", "0.80"], Is("0.8")),
     (&["--eviction-trigger-watermark", "1"], Is("1")),
     (&["--eviction-ratio", "0.20"], Is("0.2")),

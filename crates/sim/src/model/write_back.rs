@@ -87,10 +87,7 @@ impl Model {
             self.entries.insert(seq, Entry { key, targets: Vec::new(), leaves: false });
             seq
         });
-        let leaves = match self.store {
-            StoreKind::Default => false,
-            StoreKind::SkipL1 => true,
-        };
+        let leaves = self.store == StoreKind::SkipL1;
         let entry = self.entries.get_mut(&seq).expect("found or made");
         entry.leaves = leaves;
         let busy = |t: &Target| matches!(t.fate, Fate::Queued | Fate::Storing);

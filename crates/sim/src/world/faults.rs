@@ -1,13 +1,12 @@
 //! What misbehaving clients, networks and operators do.
 
 use larder_store::Core;
-use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
 use super::{Event, PeerRequest, World};
 use crate::model::{ChunkKey, Key, Name, WarmCall};
-use crate::scenario::Fault;
+use crate::scenario::{Fault, PREFETCH_FORETOLD, STORE_FORETOLD};
 
 impl World {
     pub(super) fn on_fault(&mut self) {
@@ -62,7 +61,7 @@ impl World {
                 self.change_quota(salt, limit);
             }
             Fault::Policy => {
-                let (prefetch, store) = (self.rng.pick(&FORETOLD), self.rng.pick(StoreKind::ALL));
+                let (prefetch, store) = (self.rng.pick(&PREFETCH_FORETOLD), self.rng.pick(&STORE_FORETOLD));
                 self.choose_policies(prefetch, store);
             }
             Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}
