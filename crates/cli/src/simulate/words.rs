@@ -264,7 +264,7 @@ fn sizes(text: &str) -> Result<Vec<Size>, String> {
 /// A size that is in bytes, a bare number included.
 fn bytes(text: &str) -> Result<u64, String> {
     match text.parse() {
-        Ok(Size::Bytes(bytes) | Size::Chunks(bytes)) if bytes >= 1.0 && bytes < 1e15 => Ok(bytes as u64),
+        Ok(Size::Bytes(bytes) | Size::Chunks(bytes)) if (1.0..1e15).contains(&bytes) => Ok(bytes as u64),
         _ => Err(format!("'{text}' is no size in bytes, such as 2MiB")),
     }
 }

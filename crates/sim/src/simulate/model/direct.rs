@@ -194,16 +194,12 @@ impl<'a> Direct<'a> {
                 if self.asked.len() == window {
                     break;
                 }
-                let there = self.chunks[chunk.0 as usize].there;
-                if !there {
-                    self.asked.push(self.in_l1.len());
+                let there = self.state(*chunk).there;
+                match there {
+                    true => self.hold(*chunk),
+                    false => self.asked.push(self.in_l1.len()),
                 }
                 self.in_l1.push(there);
-            }
-            for (place, there) in (first..).zip(self.in_l1[first..].to_vec()) {
-                if there {
-                    self.hold(chain[place]);
-                }
             }
             if self.asked.is_empty() {
                 return self.in_l1.len();
@@ -225,17 +221,14 @@ impl<'a> Direct<'a> {
     }
 
     /// Gets memory for what of the hit is in L2; shortens the hit if there is not enough.
-    fn load(&mut self, chain: &[ChunkNumber], mut hit: usize) -> usize {
+    fn load(&mut self, chain: &[ChunkNumber], hit: usize) -> usize {
         self.let_go(chain, hit);
-        for place in 0..hit {
-            if !self.in_l1[place] && !self.reserve(chain[place], !self.retains) {
-                self.counts.no_room += self.in_l1[place..hit].iter().filter(|there| !**there).count() as u64;
-                hit = place;
-                self.let_go(chain, hit);
-                break;
-            }
-        }
-        hit
+        let lacks_room =
+            (0..hit).find(|place| !self.in_l1[*place] && !self.reserve(chain[*place], !self.retains));
+        let Some(reached) = lacks_room else { return hit };
+        self.counts.no_room += self.in_l1[reached..].iter().filter(|there| !**there).count() as u64;
+        self.let_go(chain, reached);
+        reached
     }
 
     /// Gives back what of L1 was held behind the hit.
@@ -261,9 +254,9 @@ impl Serve for Direct<'_> {
         let found = self.look(chain);
         self.operation += 1;
         let hit = self.load(chain, found);
-        for place in 0..hit {
-            if self.in_l1[place] {
-                self.order.reused(ChunkId::new(chain[place].0));
+        for (chunk, in_l1) in chain.iter().zip(&self.in_l1) {
+            if *in_l1 {
+                self.order.reused(ChunkId::new(chunk.0));
                 self.counts.l1_hits += 1;
             } else {
                 self.counts.l2_hits += 1;

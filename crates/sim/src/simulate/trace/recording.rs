@@ -72,7 +72,7 @@ pub(super) fn read(
     for request in requests {
         let place = builder.request(request.at, request.tokens, request.chain.iter().copied(), |hash| *hash);
         let made = &mut builder.trace().requests[place];
-        made.looked_up = request.looked_up as u32;
+        made.looked_up = made.looked_up.min(request.looked_up as u32);
         made.recorded_hit = request.hit;
     }
     let trace = builder.trace();
