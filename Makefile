@@ -44,7 +44,7 @@ test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LM
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
 	for file in tests/interop/test_*.py; do $(PYTEST) "$$file"; done
 
-test-engines: build venv ## Two real vLLM engines that share one server
+test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
 	$(PYTHON) bench/e2e_two_engines
 
 test-torture: build venv ## The short torture: clients and servers killed, garbage sent, L2 failing

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,12 +77,3 @@ def test_metrics_count_what_happened(server: ServerProcess, worker: Worker, toke
     assert gained("lmcache_mp_lookup_requested_tokens_total") == 64
     assert gained("lmcache_mp_lookup_hit_tokens_total") == 64
     assert gained("lmcache_mp_l1_memory_usage_bytes") == 4 * 4096, "four chunks, each rounded up to the alignment"
-
-
-def test_the_stock_command_line_pings_it(server: ServerProcess) -> None:
-    stock = Path(sys.executable).parent / "lmcache"
-    done = subprocess.run(
-        [str(stock), "ping", "kvcache", "--url", f"http://127.0.0.1:{server.http_port}"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "OK" in done.stdout, f"lmcache ping: {done.stdout}{done.stderr}"

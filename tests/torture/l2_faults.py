@@ -96,6 +96,11 @@ class Rig:
     def shows(self, direction: str) -> bool:
         return any(f": {direction} " in reason for reason in self.reasons())
 
+    def ready_again(self, fault: str, ended: float) -> None:
+        """Wait until /readyz says 200, and note how long that took since ``ended``."""
+        eventually(lambda: not self.reasons(), f"{fault} is over: /readyz says 200", RECOVERY_S, 0.05)
+        self.report.counters.setdefault(f"{fault}: ready again after (s)", round(time.monotonic() - ended, 2))
+
     def settle(self, what: str) -> None:
         """Wait until nothing is held by anybody."""
 
@@ -204,13 +209,12 @@ def outage(rig: Rig, fault: Fault, seconds: float) -> None:
                 hidden = [direction for direction in fault.directions() if not rig.shows(direction)]
                 assert not (fault.throughout and hidden), f"{fault.name}: meanwhile /readyz did not show {hidden}"
                 crowd.go_on(0.1)
-    ended = time.monotonic()
     rig.take(crowd, f"during {fault.name}")
+    ended = time.monotonic()
+    if not fault.reads:
+        rig.ready_again(fault.name, ended)  # by itself: nobody stores anything meanwhile
     with rig.crowd() as crowd:
-        eventually(
-            lambda: crowd.problems or not rig.reasons(), f"{fault.name} is over: /readyz says 200", RECOVERY_S, 0.05
-        )
-        rig.report.counters[f"{fault.name}: ready again after (s)"] = round(time.monotonic() - ended, 2)
+        rig.ready_again(fault.name, ended)
         crowd.go_on(seconds / 2)
     rig.take(crowd, f"after {fault.name}")
     rig.settle(f"after {fault.name}")

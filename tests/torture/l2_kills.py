@@ -83,8 +83,8 @@ class Killing:
         for stored in self.directory.objects():
             self.counters["files checked"] += 1
             if not self.directory.is_whole(stored):
-                kill = self.counters["kills"]
-                raise AssertionError(f"{self.name}: after kill {kill} {stored.path} is not what was stored under its name")
+                number = self.counters["kills"]
+                raise AssertionError(f"{self.name}: after kill {number} {stored.path} is not what was stored")
 
     def _thin_out(self) -> None:
         for stored in self.directory.sample(self.rng, 0.3):

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
-use larder_l2::{Adapter, Transfer};
+use larder_l2::layers::Checksum;
+use larder_l2::{Adapter, Bounds, Transfer};
 use larder_store::arena::{Arena, Hold, Region};
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use rustix::fs::Advice;
@@ -80,6 +81,7 @@ fn main() -> Fallible<()> {
     let outcome = speed.bounds().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(speed.adapter(false))?;
+        runtime.block_on(speed.checksums())?;
         runtime.block_on(speed.adapter(true))
     });
     fs::remove_dir_all(&speed.directory)?;
@@ -157,10 +159,10 @@ impl Speed {
 
     async fn adapter(&self, use_odirect: bool) -> Fallible<()> {
         let base_path = self.directory.join(if use_odirect { "direct" } else { "buffered" });
-        let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect };
+        let bounds = Bounds::default();
+        let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect, bounds };
         let path = fs.base_path.clone();
-        let adapter =
-            Fs::open_native(FsNativeConfig { fs, num_workers: self.workers, max_capacity_bytes: 0 })?;
+        let adapter = Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?;
         let how = if use_odirect { "O_DIRECT" } else { "buffered" };
         let begun = Begun::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -184,12 +186,33 @@ impl Speed {
         Ok(fs::remove_dir_all(path)?)
     }
 
-    async fn load(&self, adapter: &Fs) -> Fallible<()> {
+    /// What the checksum layer costs over the same files, all in the cache.
+    async fn checksums(&self) -> Fallible<()> {
+        let base_path = self.directory.join("checksums");
+        let bounds = Bounds::default();
+        let fs = FsConfig {
+            base_path: base_path.clone(),
+            relative_tmp_dir: None,
+            read_ahead_bytes: None,
+            use_odirect: false,
+            bounds,
+        };
+        let files = Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?);
+        let adapter = Checksum::new(files, Some(&base_path))?;
+        let begun = Begun::now();
+        adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        self.report("with checksums: store", begun);
+        self.load_again(&adapter, "with checksums: load").await?;
+        adapter.close().await;
+        Ok(fs::remove_dir_all(base_path)?)
+    }
+
+    async fn load(&self, adapter: &dyn Adapter) -> Fallible<()> {
         let loaded = adapter.load(self.transfers()?).await;
         Ok(loaded.into_iter().collect::<Result<(), _>>()?)
     }
 
-    async fn load_again(&self, adapter: &Fs, what: &str) -> Fallible<()> {
+    async fn load_again(&self, adapter: &dyn Adapter, what: &str) -> Fallible<()> {
         let mut best = (f64::INFINITY, f64::INFINITY);
         for _ in 0..PASSES {
             let begun = Begun::now();

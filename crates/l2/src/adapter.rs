@@ -18,6 +18,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use larder_store::arena::Region;
 use larder_wire::object::ObjectKey;
@@ -164,6 +165,14 @@ pub trait Adapter: Send + Sync + Debug {
 
     /// The books. Cheap: asks nobody.
     fn usage(&self) -> Usage;
+
+    /// Bytes of each cache salt that holds any, in no order. Cheap: asks nobody.
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)>;
+
+    /// Sets what a cache salt may hold; `None`: what salts without a limit of their own may. The limit
+    /// holds when the call returns; what was over it has left when the future ends. Without effect
+    /// unless the adapter [has limits for salts](crate::Bounds::quotas).
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()>;
 
     /// Whether the backend can be relied on. Cheap: asks nobody.
     fn health(&self) -> Health;

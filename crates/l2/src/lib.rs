@@ -1,6 +1,7 @@
 //! L2: the slower, larger tier behind the shared-memory arena.
 //!
 //! - [`adapter`]: the contract, [`Adapter`].
+//! - [`bounds`]: how much one may hold, and what leaves it.
 //! - [`error`]: why an operation on a key failed, and whether trying again may help.
 //! - [`layers`]: limits, deadlines, retries and the like, around any of them; [`layers::build`] stacks them.
 //! - `conformance`, `testing` (feature `testing`): one suite that they all pass.
@@ -9,6 +10,7 @@
 
 pub mod adapter;
 mod books;
+pub mod bounds;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod error;
@@ -26,4 +28,5 @@ pub use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Stored, Transfer,
     Usage, holds,
 };
+pub use crate::bounds::{Bounds, Marks, SaltLimits};
 pub use crate::error::{ErrorKind, L2Error, Retry};

@@ -14,6 +14,7 @@ use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Listed, Page, Results, Stored, Transfer, Usage, holds,
 };
 use crate::books::{Books, Room};
+use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
@@ -49,7 +50,8 @@ struct Memory {
 impl Mock {
     /// An empty one.
     pub fn new(config: &MockConfig) -> Self {
-        let memory = Memory { books: Books::new(Some(config.max_size_bytes)), objects: HashMap::new() };
+        let memory =
+            Memory { books: Books::new(Bounds::capacity(config.max_size_bytes)), objects: HashMap::new() };
         let bandwidth = config.bandwidth_bytes_per_second.max(1);
         Self {
             shared: Arc::new(Shared { bandwidth, memory: Mutex::new(memory) }),
@@ -123,19 +125,20 @@ impl Shared {
             return Ok(Stored { written_bytes: 0 });
         }
         memory.remove(&transfer.key);
+        let salt = &transfer.key.cache_salt;
         loop {
-            match memory.books.reserve(bytes) {
+            match memory.books.reserve(salt, bytes) {
                 Room::Reserved => break,
                 Room::Leaves(victim) => {
                     memory.books.evicted(&victim);
                     memory.objects.remove(&victim);
                 }
-                Room::None | Room::Never => {
+                Room::None | Room::Never(_) => {
                     return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));
                 }
             }
         }
-        memory.books.release(bytes);
+        memory.books.release(salt, bytes);
         let mut object = vec![0; transfer.region.len() as usize];
         let copied = transfer.region.copy_to(&mut object);
         copied.map_err(|error| L2Error::permanent(ErrorKind::Io, "copy object").with_source(error))?;
@@ -206,6 +209,14 @@ impl Adapter for Mock {
 
     fn usage(&self) -> Usage {
         self.shared.lock().books.usage(false)
+    }
+
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.shared.lock().books.usage_by_salt()
+    }
+
+    fn limit_salt(&self, _: &Arc<str>, _: Option<u64>) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     fn health(&self) -> Health {

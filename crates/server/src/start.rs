@@ -15,16 +15,14 @@ use std::time::Duration;
 
 use larder_store::arena::{Arena, ArenaError};
 use larder_store::core::Trim;
-use larder_store::l1::eviction::EvictionKind;
-use larder_store::policy::{PrefetchKind, StoreKind};
-use larder_store::{Core, CoreConfig};
+use larder_store::{Core, CoreConfig, Time};
 use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::chains::Chains;
-use crate::config::{Config, EvictionPolicy, MIB, PrefetchPolicy, StorePolicy};
+use crate::config::{Config, MIB};
 use crate::l2::{L2, OpenError};
 use crate::memory::Memory;
 use crate::recording::Recorder;
@@ -138,8 +136,9 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters)?);
-        let core = Core::new(core_config(&config, &l2));
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
+        let mut core = Core::new(core_config(&config, &l2));
+        core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
         let recorder = recorder(&config)?;
         let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher), recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
@@ -280,12 +279,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
     CoreConfig {
         capacity_bytes: config.l1.bytes,
         align_bytes: config.l1.align_bytes,
-        eviction: match eviction.policy {
-            EvictionPolicy::Lru => EvictionKind::Lru,
-            EvictionPolicy::Arc => EvictionKind::Arc,
-            EvictionPolicy::IsolatedLru => EvictionKind::IsolatedLru,
-            EvictionPolicy::Noop => EvictionKind::Noop,
-        },
+        eviction: eviction.policy,
         trim: eviction
             .background_trim
             .then_some(Trim { above: eviction.trigger_watermark, release: eviction.ratio }),
@@ -297,14 +291,8 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         worker_registration_grace: config.liveness.worker_registration_grace,
         quarantine: QUARANTINE,
         adapters: l2.descriptions(),
-        prefetch_policy: match config.l2.prefetch_policy {
-            PrefetchPolicy::Default => PrefetchKind::Default,
-            PrefetchPolicy::Retain => PrefetchKind::Retain,
-        },
-        store_policy: match config.l2.store_policy {
-            StorePolicy::Default => StoreKind::Default,
-            StorePolicy::SkipL1 => StoreKind::SkipL1,
-        },
+        prefetch_policy: config.l2.prefetch_policy,
+        store_policy: config.l2.store_policy,
         prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
         ..CoreConfig::default()
     }

@@ -38,6 +38,8 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
+    /// Held by whoever changes a quota, first in the core and then in L2.
+    pub quota_changes: tokio::sync::Mutex<()>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
@@ -81,6 +83,7 @@ impl State {
             chains,
             l2,
             waiting: Waiting::default(),
+            quota_changes: tokio::sync::Mutex::default(),
             recorder,
             metrics: Metrics::new(),
             core: Mutex::new(core),

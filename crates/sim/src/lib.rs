@@ -39,10 +39,8 @@ pub struct Report {
     pub steps: u64,
     /// Differs from another run's if anything happened differently.
     pub trace: u64,
-    /// What the core counted.
-    pub counters: Counters,
-    /// What its memory tier counted.
-    pub l1: L1Counters,
+    /// What the core and its memory tier counted; once more after each death of the server.
+    pub counted: Vec<(Counters, L1Counters)>,
     /// What the harness saw.
     pub seen: Seen,
 }
@@ -50,31 +48,61 @@ pub struct Report {
 impl Report {
     /// How often each thing worth seeing was seen. A harness that never sees one of them does not
     /// test it.
-    pub fn facts(&self) -> [(&'static str, u64); 22] {
-        let (c, l1, seen) = (&self.counters, &self.l1, &self.seen);
+    pub fn facts(&self) -> [(&'static str, u64); 47] {
+        let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
+        let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
+        let seen = &self.seen;
         [
-            ("chunks found", c.lookup_hit_chunks),
-            ("lookups of unknown models", c.lookups_unregistered),
-            ("stores committed", c.stores_committed),
-            ("stores abandoned", c.stores_abandoned),
+            ("chunks found", c(|c| c.lookup_hit_chunks)),
+            ("lookups of unknown models", c(|c| c.lookups_unregistered)),
+            ("stores committed", c(|c| c.stores_committed)),
+            ("stores abandoned", c(|c| c.stores_abandoned)),
             ("stores refused", seen.stores_refused),
             ("stores prepared under a name in use", seen.stores_equal),
             ("stores committed too late", seen.commits_late),
-            ("retrieves committed", c.retrieves_committed),
-            ("retrieves abandoned", c.retrieves_abandoned),
-            ("retrieves failed", c.retrieves_failed),
-            ("leases expired", c.leases_expired),
-            ("sessions expired", c.sessions_expired),
-            ("workers reaped", c.workers_reaped),
-            ("chunks evicted", l1.evicted_chunks),
-            ("chunks of several objects evicted", l1.evicted_objects.saturating_sub(l1.evicted_chunks)),
+            ("retrieves committed", c(|c| c.retrieves_committed)),
+            ("retrieves abandoned", c(|c| c.retrieves_abandoned)),
+            ("retrieves failed", c(|c| c.retrieves_failed)),
+            ("leases expired", c(|c| c.leases_expired)),
+            ("sessions expired", c(|c| c.sessions_expired)),
+            ("workers reaped", c(|c| c.workers_reaped)),
+            ("chunks evicted", l1(|l1| l1.evicted_chunks)),
+            (
+                "chunks of several objects evicted",
+                l1(|l1| l1.evicted_objects.saturating_sub(l1.evicted_chunks)),
+            ),
             ("evictions whose order was judged", seen.evictions_judged),
-            ("objects cleared", l1.cleared_objects),
+            ("chunks evicted for a quota", seen.evicted_for_quotas),
+            ("objects cleared", l1(|l1| l1.cleared_objects)),
             ("pages read", seen.pages_read),
             ("pages written", seen.pages_written),
             ("pages written by those who are gone", seen.orphan_pages_written),
             ("pages read by those who are gone", seen.orphan_pages_read),
             ("copies cut", seen.copies_cut),
+            ("lookups that L2 was asked for", c(|c| c.l2.jobs)),
+            ("of them cancelled", c(|c| c.l2.jobs_cancelled)),
+            ("of them answered at the deadline", c(|c| c.l2.jobs_overdue)),
+            ("queries before there was a result", seen.queries_pending),
+            ("chunks of hits that L2 added", c(|c| c.l2.hit_chunks)),
+            ("objects reserved to be loaded", seen.loads_reserved),
+            ("loads shared", c(|c| c.l2.loads_shared)),
+            ("objects not loaded for lack of room", c(|c| c.l2.no_room_objects)),
+            ("lack of room that was judged", seen.loads_refused),
+            ("objects not loaded as others write them", c(|c| c.l2.contended_objects)),
+            ("objects not loaded as the load failed", c(|c| c.l2.missing_objects)),
+            ("objects not loaded in time", c(|c| c.l2.late_objects)),
+            ("objects promoted", c(|c| c.l2.promoted_objects)),
+            ("objects that left L1 for L2", c(|c| c.l2.left_l1_objects)),
+            ("objects that warm-ups loaded", seen.warm_objects),
+            ("pages loaded", seen.pages_loaded),
+            ("pages stored", seen.pages_stored),
+            ("things that adapters never did", seen.hung),
+            ("stores tried again", seen.stores_retried),
+            ("stores given up", seen.stores_failed),
+            ("stores dropped from a full queue", seen.stores_dropped),
+            ("stores of what was gone", seen.stores_gone),
+            ("lookups whose hit was known from end to end", seen.lookups_audited),
+            ("deaths of the server", seen.server_crashes),
         ]
     }
 }
@@ -114,10 +142,7 @@ pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     let (trace, steps) = (world.trace.hash(), world.trace.steps());
     match outcome {
-        Ok(()) => {
-            let (counters, l1) = (*world.core().counters(), *world.core().l1().counters());
-            Ok(Report { seed, steps, trace, counters, l1, seen: world.seen() })
-        }
+        Ok(()) => Ok(Report { seed, steps, trace, counted: world.counted(), seen: world.seen() }),
         Err(panic) => {
             let scenario = world.scenario();
             let universe = &scenario.universe;

@@ -3,12 +3,15 @@
 //! Swarm testing: each fault is switched off in many seeds and frequent in some, so that faults meet
 //! in combinations that a single average rate would never bring together.
 
+mod l2;
+
 use std::sync::Arc;
 
 use larder_store::core::Trim;
 use larder_store::l1::eviction::EvictionKind;
 use larder_wire::object::ChunkHash;
 
+pub use self::l2::{AdapterSpec, L2, PREFETCH_FORETOLD, STORE_FORETOLD};
 use crate::rng::Rng;
 
 /// Milliseconds of simulated time.
@@ -43,10 +46,22 @@ pub enum Fault {
     Twins,
     /// Calls of an instance that is not registered.
     Stranger,
+    /// A prompt is warmed up, or somebody asks how that went.
+    Warm,
+    /// The quota of a salt is changed, or the limit of those without one.
+    Quota,
+    /// The operator chooses other policies for L2.
+    Policy,
+    /// An adapter starts anew: its I/O ends, its answers do not come.
+    AdapterRestart,
+    /// An adapter loses what it holds, or some of it.
+    AdapterLoss,
+    /// The server dies and comes back empty.
+    ServerCrash,
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 19] = [
         Self::WorkerCrash,
         Self::WorkerFlap,
         Self::SchedulerLoss,
@@ -60,6 +75,12 @@ impl Fault {
         Self::Peer,
         Self::Twins,
         Self::Stranger,
+        Self::Warm,
+        Self::Quota,
+        Self::Policy,
+        Self::AdapterRestart,
+        Self::AdapterLoss,
+        Self::ServerCrash,
     ];
 }
 
@@ -153,6 +174,8 @@ pub struct Scenario {
     pub fault_pace: Millis,
     /// Calls after which the clients stop.
     pub calls: u64,
+    /// The second tier.
+    pub l2: L2,
 }
 
 impl Scenario {
@@ -160,8 +183,6 @@ impl Scenario {
     pub fn draw(rng: &mut Rng) -> Self {
         let page = rng.pick(&[16, 64, 4096]);
         let engines = draw_engines(rng, page);
-        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
-        let pages = largest * rng.pick(&[1, 3, 6, 10, 20, 40]) + rng.below(largest + 1);
         let pace = rng.pick(&[2, 10, 30]);
         let models = engines.iter().map(|e| e.model).max().unwrap_or(0) + 1;
         let universe = Universe {
@@ -171,14 +192,27 @@ impl Scenario {
                 .collect(),
             nodes: draw_prompts(rng),
         };
+        let trim = rng.chance(25).then(|| draw_trim(rng));
+        let mut l2 = L2::draw(rng, pace);
+        if trim.is_some() {
+            (l2.lazy, l2.jobs) = (0, usize::MAX);
+        }
+        if engines.iter().any(|e| e.window.is_some()) {
+            // In what order a prefix that gets shorter and shorter took its memory cannot be seen.
+            l2.load_bytes = u64::MAX;
+        }
+        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
+        let sizes: &[u64] =
+            if l2.adapters.is_empty() { &[1, 3, 6, 10, 20, 40] } else { &[3, 6, 10, 20, 40, 60] };
+        let pages = largest * rng.pick(sizes) + rng.below(largest + 1);
         let scale = |rng: &mut Rng, choices: &[u64]| pace * rng.pick(choices);
         Self {
             universe,
             engines,
             page,
             capacity: pages * page + rng.below(page),
-            eviction: if rng.chance(92) { EvictionKind::Lru } else { EvictionKind::Noop },
-            trim: rng.chance(25).then(|| draw_trim(rng)),
+            eviction: draw_eviction(rng),
+            trim,
             read_ttl: scale(rng, &[3, 20, 100, 1000]),
             write_ttl: scale(rng, &[3, 20, 100, 1000]),
             session_ttl: scale(rng, &[5, 50, 1000]),
@@ -193,6 +227,7 @@ impl Scenario {
             faults: draw_faults(rng),
             fault_pace: pace * rng.pick(&[2, 8, 30]),
             calls: rng.pick(&[60, 120, 120, 200, 400]),
+            l2,
         }
     }
 
@@ -202,11 +237,31 @@ impl Scenario {
         Self { universe, ..self.clone() }
     }
 
+    /// Whether the core is woken at each of its deadlines by itself: trimming at the end of a lookup is
+    /// seen best that way.
+    pub fn stepped(&self) -> bool {
+        self.trim.is_some() && !self.l2.adapters.is_empty()
+    }
+
+    /// Whether some engine needs only part of a prefix.
+    pub fn windowed(&self) -> bool {
+        self.engines.iter().any(|e| e.window.is_some())
+    }
+
     /// Whether all objects take the same number of pages.
     pub fn uniform(&self) -> bool {
         let mut pages = self.engines.iter().map(|e| e.bytes.div_ceil(self.page));
         let first = pages.next();
         pages.all(|p| Some(p) == first)
+    }
+}
+
+/// LRU and its like most often: their order is checked to the last chunk.
+fn draw_eviction(rng: &mut Rng) -> EvictionKind {
+    match rng.below(10) {
+        0..5 => EvictionKind::Lru,
+        5..7 => EvictionKind::IsolatedLru,
+        _ => rng.pick(EvictionKind::ALL),
     }
 }
 
@@ -241,8 +296,11 @@ fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
 }
 
 fn draw_prompts(rng: &mut Rng) -> Vec<Node> {
-    let count = rng.pick(&[3, 10, 25, 50]);
-    let straight = rng.pick(&[50, 80, 95]);
+    // Now and then a prompt so long that adapters are asked three times.
+    let long = rng.chance(6);
+    let count = if long { 110 } else { rng.pick(&[3, 10, 25, 50]) };
+    let straight = if long { 99 } else { rng.pick(&[50, 80, 95]) };
+    let longest = if long { 110 } else { 12 };
     let mut nodes: Vec<Node> = Vec::with_capacity(count);
     for i in 0..count as u16 {
         let parent = match i {
@@ -251,7 +309,7 @@ fn draw_prompts(rng: &mut Rng) -> Vec<Node> {
             _ if rng.chance(30) => None,
             _ => Some(rng.index(usize::from(i))),
         };
-        let parent = parent.map(|p| &nodes[p]).filter(|p| p.path.len() < 12);
+        let parent = parent.map(|p| &nodes[p]).filter(|p| p.path.len() < longest);
         let before = parent.map_or((&[][..], &[][..]), |p| (&p.path, &p.chain));
         let hash = ChunkHash::new(&[1, (i >> 8) as u8, i as u8]).expect("three bytes");
         let path = before.0.iter().copied().chain([i]).collect();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::model::{LookupCall, Name};
+use crate::model::{LookupCall, Name, WarmCall};
 use crate::scenario::Millis;
 
 /// How many events are kept to show.
@@ -34,6 +34,15 @@ pub enum Call {
     PeerResult { id: u64 },
     PeerUnlock { owner: u64, keys: usize },
     Copy { seq: u64, write: bool, page: u64 },
+    Found { lookup: u64, found: usize },
+    Loaded { io: u64, ok: bool },
+    Stored { task: u64, stored: usize },
+    IoEnded { io: u64 },
+    Io { io: u64, write: bool, page: u64 },
+    Warm(WarmCall),
+    WarmStatus { id: u64 },
+    Policies { prefetch: &'static str, store: &'static str },
+    Quota { salt: Option<u8>, limit: Option<u64> },
 }
 
 /// A call and its answer.

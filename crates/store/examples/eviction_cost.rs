@@ -52,7 +52,8 @@ fn timed(what: &str, count: u64, mut each: impl FnMut(u64)) {
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let kind: EvictionKind = args.next().as_deref().unwrap_or("LRU").parse().expect("a policy's name");
+    let name = args.next();
+    let kind = EvictionKind::from_name(name.as_deref().unwrap_or("LRU")).expect("a policy's name");
     let count: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     let (model, salt): (Arc<str>, Arc<str>) = ("m".into(), "".into());
     let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");

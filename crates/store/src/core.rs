@@ -20,6 +20,7 @@ use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::eviction::EvictionKind;
 use crate::l1::{L1, ObjectId, Removal, Usage};
 use crate::l2::{AdapterDesc, AdapterId, Effect, IoId, IoTable, TaskId};
+use crate::policy::reuse::{self, Reuse};
 use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
 use crate::session::{PeerLease, Session};
@@ -223,8 +224,17 @@ impl Core {
     /// An empty core.
     pub fn new(config: CoreConfig) -> Self {
         let adapters = config.adapters.clone();
+        let mut l1 = L1::new(config.capacity_bytes, config.align_bytes, config.eviction);
+        if let Some(reuse) = Reuse::for_policies(
+            config.eviction,
+            config.prefetch_policy,
+            config.store_policy,
+            !adapters.is_empty(),
+        ) {
+            l1.learn(reuse);
+        }
         Self {
-            l1: L1::new(config.capacity_bytes, config.align_bytes, config.eviction),
+            l1,
             adapter_counters: vec![AdapterCounters::default(); adapters.len()],
             ios: IoTable::new(),
             prefetch: Prefetch::new(config.prefetch_policy.create(), adapters.len()),
@@ -267,9 +277,10 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
+            // What begins with it, a lease for one, begins then, however late this call is.
+            self.now = self.now.max(due);
             match what {
                 Deadline::Lookup(id) => self.lookup_expired(id),
                 Deadline::Session(id) => self.session_expired(id),
@@ -283,6 +294,7 @@ impl Core {
                 Deadline::Warm(id) => self.forget_warm(id),
             }
         }
+        self.now = self.now.max(now);
     }
 
     /// A connection is gone. What it held comes back: shares at once, memory that its worker may
@@ -295,7 +307,8 @@ impl Core {
     }
 
     /// Removes everything that nobody holds or is writing; with `force`, everything. Memory that is
-    /// held stays until it is let go. Returns how many objects went.
+    /// held stays until it is let go. L2 is left as it is; what waited to be stored there is skipped, and
+    /// counted. Returns how many objects went.
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
         self.l1.clear(force)
@@ -316,6 +329,11 @@ impl Core {
     /// The memory tier, to look at.
     pub fn l1(&self) -> &L1 {
         &self.l1
+    }
+
+    /// What the adaptive policies have learned; `None` if none of them is in use.
+    pub fn learned(&self) -> Option<reuse::Snapshot> {
+        self.l1.reuse().map(Reuse::snapshot)
     }
 
     /// What happened since the start.

@@ -91,6 +91,8 @@ pub struct L2Counters {
     pub promoted_objects: u64,
     /// Objects that left L1 because L2 has them (`skip_l1`).
     pub left_l1_objects: u64,
+    /// Objects whose way to L2 was put off until their next use.
+    pub deferred_objects: u64,
     /// Answers of policies that broke their rules: panics, wrong lengths, unknown adapters.
     pub policy_faults: u64,
 }

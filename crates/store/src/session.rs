@@ -34,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) job: Option<u64>,
     /// The hit that nobody has asked for yet.
     result: Option<u32>,
+    /// Leading chunks that had been asked for before, as far as that is learned.
+    known: u32,
     expires: Time,
 }
 
@@ -124,12 +126,18 @@ impl Core {
     /// comes later, with [`Effect::LookupDone`](crate::l2::Effect::LookupDone).
     pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Option<Hit> {
         self.advance(now);
+        // A request that looks up again has been learned from.
+        let is_new = !self.session_ids.contains_key(spec.request_id);
         let id = self.open_session(now, spec);
         let Some(model) = self.models.get(spec.model, spec.world_size) else {
             self.counters.lookups_unregistered += 1;
             self.set_result(id, 0);
             return Some(Hit::default());
         };
+        if is_new {
+            let known = self.l1.asked_for(now, spec.model, spec.salt, spec.chain);
+            self.sessions.get_mut(&id).expect("it was just opened").known = known;
+        }
         let cells = model.cells(spec.world_size, spec.worker_id);
         let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
         if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {
@@ -164,7 +172,9 @@ impl Core {
         let session = self.session_mut(id);
         session.job = None;
         session.result = Some(hit);
+        let known = std::mem::take(&mut session.known);
         let request_id = session.request_id.clone();
+        self.l1.answered(target.chain.len() as u32, known, hit);
         if hit > 0 {
             let deadline = now + self.config.read_ttl;
             let Target { model, salt, chain } = target;
@@ -302,8 +312,10 @@ impl Core {
         self.session_ids.insert(spec.request_id.clone(), id);
         let request_id = spec.request_id.clone();
         let owner = spec.connection;
-        self.sessions
-            .insert(id, Session { request_id, owner, lookup: None, job: None, result: None, expires });
+        self.sessions.insert(
+            id,
+            Session { request_id, owner, lookup: None, job: None, result: None, known: 0, expires },
+        );
         id
     }
 

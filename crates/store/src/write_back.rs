@@ -8,6 +8,9 @@
 //! Results are per key. A key that failed is tried again behind the others, a few times. What came
 //! from an adapter is never stored there again.
 //!
+//! The policy may let an object wait: it is asked about it again when a lookup finds it in L1. Until then
+//! it is in L1 alone, and lost if that evicts it.
+//!
 //! If the policy wants an object to leave L1 after that, it leaves once every adapter that was to keep
 //! it and [can](crate::l2::AdapterDesc::persists) has said so, and there is at least one.
 
@@ -66,8 +69,8 @@ struct Lane {
 #[derive(Debug)]
 struct Task {
     adapter: AdapterId,
-    /// Numbers of the entries, in the order handed out.
-    entries: Vec<u64>,
+    /// Numbers of the entries and their bytes, in the order handed out.
+    entries: Vec<(u64, u64)>,
     /// Items whose I/O is not over.
     running: usize,
     /// All I/O is over and the result is not waited for beyond this.
@@ -138,7 +141,10 @@ impl WriteBack {
             queued += lane.queue.len();
         }
         for task in self.tasks.values() {
-            assert!(task.entries.iter().all(|e| in_state(e, task.adapter, State::Storing)), "stored twice");
+            assert!(
+                task.entries.iter().all(|(e, _)| in_state(e, task.adapter, State::Storing)),
+                "stored twice"
+            );
             storing += task.entries.len();
         }
         let targets = || self.entries.values().flat_map(|e| &e.targets);
@@ -158,27 +164,37 @@ impl Core {
         self.write_back.entries.len() as u64
     }
 
-    /// Objects became permanent by a worker's store: they go where the policy says.
+    /// Objects became permanent by a worker's store, or have waited for the use that there is now: they go
+    /// where the policy says.
     pub(crate) fn write_back(&mut self, keys: &[ObjectKey]) {
         if self.adapters.is_empty() || keys.is_empty() {
             return;
         }
-        let policy = &self.write_back.policy;
+        let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
+            let wait: Vec<bool> = keys.iter().map(|key| policy.waits(key, reuse)).collect();
             let leave: Vec<bool> = keys.iter().map(|key| policy.leaves_l1(key)).collect();
-            (policy.targets(keys, &self.adapters), leave)
+            (policy.targets(keys, &self.adapters), wait, leave)
         }));
-        let Ok((targets, leave)) = asked else {
+        let Ok((targets, wait, leave)) = asked else {
             self.counters.l2.policy_faults += 1;
             return;
         };
+        for (key, wait) in keys.iter().zip(&wait) {
+            let known = self.find_object(key).filter(|object| self.l1.is_deferred(*object) != *wait);
+            if let Some(object) = known {
+                self.l1.set_deferred(object, *wait);
+                self.counters.l2.deferred_objects += u64::from(*wait);
+            }
+        }
         for StoreTarget { adapter, keys: indices } in targets {
             if adapter.0 as usize >= self.adapters.len() {
                 self.counters.l2.policy_faults += 1;
                 continue;
             }
             for i in indices {
-                if let Some(key) = keys.get(i).filter(|key| !self.came_from(key, adapter)) {
+                let waits = wait.get(i).is_none_or(|wait| *wait);
+                if let Some(key) = keys.get(i).filter(|key| !waits && !self.came_from(key, adapter)) {
                     self.queue_store(key, adapter, leave[i]);
                 }
             }
@@ -265,7 +281,7 @@ impl Core {
     }
 
     /// Takes what one task may have from an adapter's queue, and lends its memory.
-    fn gather(&mut self, task: TaskId, adapter: AdapterId) -> (Vec<u64>, Vec<IoItem>) {
+    fn gather(&mut self, task: TaskId, adapter: AdapterId) -> (Vec<(u64, u64)>, Vec<IoItem>) {
         let (mut entries, mut items) = (Vec::new(), Vec::new());
         let batch = self.config.write_back_objects_max.max(1);
         // I/O may go on after its task has been given up; it counts until it ends.
@@ -290,7 +306,7 @@ impl Core {
             lane.objects += 1;
             let io = self.lend(object, adapter, task, bytes);
             self.write_back.target(id, adapter).expect("it was queued").state = State::Storing;
-            entries.push(id);
+            entries.push((id, bytes));
             items.push(IoItem { io, key, offset: self.l1.offset(object), bytes });
         }
         (entries, items)
@@ -317,10 +333,15 @@ impl Core {
         }
         let lane = task.adapter.0 as usize;
         self.write_back.lanes[lane].tasks -= 1;
-        for (i, entry) in task.entries.into_iter().enumerate() {
+        for (i, (entry, bytes)) in task.entries.into_iter().enumerate() {
             if stored.get(i) == Some(&true) {
                 self.adapter_counters[lane].stored_objects += 1;
-                self.store_settled(entry, task.adapter, State::Stored);
+                if self.is_outdated(entry, task.adapter, bytes) {
+                    self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
+                    self.write_back.lanes[lane].queue.push_back(entry);
+                } else {
+                    self.store_settled(entry, task.adapter, State::Stored);
+                }
                 continue;
             }
             let target = self.write_back.target(entry, task.adapter).expect("a task has it");
@@ -334,6 +355,14 @@ impl Core {
                 self.store_settled(entry, task.adapter, State::Missed);
             }
         }
+    }
+
+    /// Whether a worker has stored the object in another shape while `bytes` of it were on their way: the
+    /// adapter has what nobody will read.
+    fn is_outdated(&self, entry: u64, adapter: AdapterId, bytes: u64) -> bool {
+        let key = &self.write_back.entries[&entry].key;
+        let in_l1 = self.find_object(key).filter(|o| self.l1.origin(*o) != Some(adapter));
+        in_l1.is_some_and(|object| self.l1.layout(object).bytes() != bytes)
     }
 
     /// One item's I/O is over. The task's result may still be on its way.

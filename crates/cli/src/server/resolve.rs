@@ -44,6 +44,7 @@ pub(crate) fn resolve(
     Config {
         instance_id: instance_id(settings),
         chunk_tokens,
+        quota_default_bytes: settings.number("quota-default-gb").map(bytes_from_gib),
         null_block_id: whole(settings, "null-block-id", default.null_block_id),
         hash_algorithm: chosen(settings, "hash-algorithm", HashAlgorithm::from_name, default.hash_algorithm),
         separate_object_groups: settings.on("separate-object-groups"),
@@ -354,13 +355,8 @@ fn check_adapter(position: usize, adapter: &l2::L2AdapterConfig, tag: &str, repo
             adapter.affinity_tag
         ));
     }
-    if let l2::L2Backend::FsNative(native) = &adapter.backend
-        && native.max_capacity_bytes > 0
-        && adapter.eviction.is_none()
-    {
-        report.warning(format!(
-            "--l2-adapter #{position}: max_capacity_gb limits nothing without an 'eviction' block"
-        ));
+    for warning in adapter.warnings() {
+        report.warning(format!("--l2-adapter #{position}: {warning}"));
     }
 }
 

@@ -5,8 +5,8 @@
 //! or `old_name`. `yes` and `no` say the same of single values. The names are the reference's, so that a working
 //! command line keeps working; `.ours()` marks what the reference does not have.
 //!
-//! `.ignored_for_now()` and `no(.., POLICY_NOT_YET)` mark what is understood and checked, but not served by this
-//! version. Whoever serves it deletes that mark, and nothing else.
+//! `.ignored_for_now()` marks what is understood and checked, but not served by this version. Whoever serves it
+//! deletes that mark, and nothing else.
 //!
 //! Parsing, the environment, the configuration file, `--help`, `--check-config` and `docs/configuration.md` all
 //! follow from this table.
@@ -28,9 +28,6 @@ const SECONDS: Kind = Number(Above0(1e9));
 const SECONDS_OR_0: Kind = Number(From0(1e9));
 const SHARE: Kind = Number(Above0(1.0));
 const GIB: Kind = Number(Above0(larder_server::config::SIZE_GIB_MAX));
-
-/// Why a policy that will be served is not yet.
-const POLICY_NOT_YET: &str = "not served by this version, which has no quotas to set; use LRU, ARC or noop";
 
 #[rustfmt::skip]
 pub(crate) static TABLE: &[Group] = &[
@@ -158,23 +155,34 @@ pub(crate) static TABLE: &[Group] = &[
         served("eviction-policy", OneOf(&[
             yes("LRU"),
             yes("ARC"),
-            no("IsolatedLRU", POLICY_NOT_YET),
+            yes("S3FIFO"),
+            yes("IsolatedLRU"),
+            yes("adaptive"),
             yes("noop"),
         ]), Is("LRU"),
-            "What leaves L1 first when room is needed. noop: nothing leaves."),
+            "What leaves L1 first when room is needed: what was not used for longest (LRU), with a balance between \
+             recency and frequency (ARC), what nobody asks for again soon (S3FIFO), or as LRU with a quota for each \
+             cache salt (IsolatedLRU, see /quota), or what is least worth keeping as learned from the requests (adaptive). \
+             noop: nothing leaves."),
         served("eviction-trigger-watermark", SHARE, Is("0.8"),
             "Share of L1 above which eviction starts."),
         served("eviction-ratio", SHARE, Is("0.2"),
             "Share of L1 to release once eviction has started."),
+        served("quota-default-gb", Number(From0(larder_server::config::SIZE_GIB_MAX)), Unset,
+            "What a cache salt without a quota of its own may hold in GiB, in L1 and in each L2 adapter whose eviction \
+             policy is IsolatedLRU. Without it there is no such limit; 0 admits only salts that have a quota, as \
+             LMCache does.").ours(),
     ]},
     Group { heading: "L2: storage behind L1", flags: &[
         served("l2-adapter", Objects, Unset,
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
              holds one. May be repeated; the order is the adapters' index."),
-        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1")]), Is("default"),
-            "What stays in L1 once it is stored in L2: everything (default), or nothing (skip_l1)."),
-        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain")]), Is("default"),
-            "What was fetched from L2 leaves L1 with its last reader (default), or stays until eviction (retain)."),
+        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1"), yes("gated")]), Is("default"),
+            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is used a second \
+             time and what is likely to be lost before (gated)."),
+        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
+            "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or what \
+             has lately been better (adaptive)."),
         served("l2-prefetch-max-in-flight", COUNT, Is("8"),
             "Lookups that may be loading from L2 at one time."),
         ignored("periodic-notifier-interval-ms", COUNT, Is("5"),
@@ -186,8 +194,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("http-port", PORT, Is("8080"),
             "TCP port of the admin API."),
         served("http-auth-token-file", Path, Unset,
-            "File whose text is the bearer token that changing calls must carry.").ours()
-            .ignored_for_now("this version serves no HTTP call that changes anything"),
+            "File whose text is the bearer token that changing calls must carry.").ours(),
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),

@@ -44,7 +44,8 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--l1-align-bytes", "3000"], "align_bytes must be a power of two"),
         (&["--l1-read-ttl-seconds", "0"], "must be a whole number from 1"),
         (&["--eviction-policy", "lru"], "did you mean 'LRU'?"),
-        (&["--eviction-policy", "IsolatedLRU"], "not served by this version, which has no quotas to set"),
+        (&["--eviction-policy", "S3-FIFO"], "did you mean 'S3FIFO'?"),
+        (&["--quota-default-gb", "-1"], "must be a number from 0"),
         (&["--eviction-trigger-watermark", "7"], "must be a number above 0 and up to 1"),
         (&["--eviction-ratio", "-1"], "must be a number above 0 and up to 1"),
         (&["--l2-prefetch-policy", "retian"], "did you mean 'retain'?"),
@@ -125,9 +126,9 @@ fn faults_in_json_are_one_line_each() {
             "--l1-manager: Unknown L1 fields: ['size']",
         ),
         (
-            "--l1-manager",
-            r#"{"type":"DRAM","tag":"_default","size_gb":0.03125,"eviction":{"eviction_policy":"IsolatedLRU"}}"#,
-            "--l1-manager eviction_policy IsolatedLRU: not served by this version",
+            "--l2-adapter",
+            r#"{"type":"fs","base_path":"/d","serde":{"type":"fp8"}}"#,
+            "--l2-adapter #1 ('fs'): serde is not part of this server",
         ),
         (
             "--l1-manager",

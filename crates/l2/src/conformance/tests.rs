@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::bounds::Bounds;
 use crate::fault_inject::{FaultInject, Faults};
 use crate::fs::{Fs, FsConfig, FsNativeConfig};
 use crate::layers::{
@@ -13,7 +14,14 @@ use crate::mock::{Mock, MockConfig};
 use crate::testing::Directory;
 
 fn fs_config(path: &Path, use_odirect: bool) -> FsConfig {
-    FsConfig { base_path: path.to_owned(), relative_tmp_dir: None, read_ahead_bytes: None, use_odirect }
+    let bounds = Bounds::default();
+    FsConfig {
+        base_path: path.to_owned(),
+        relative_tmp_dir: None,
+        read_ahead_bytes: None,
+        use_odirect,
+        bounds,
+    }
 }
 
 fn fs(path: &Path) -> Arc<dyn Adapter> {
@@ -21,9 +29,9 @@ fn fs(path: &Path) -> Arc<dyn Adapter> {
 }
 
 fn fs_native(path: &Path, use_odirect: bool, capacity: Option<u64>) -> Arc<dyn Adapter> {
-    let fs = fs_config(path, use_odirect);
-    let max_capacity_bytes = capacity.unwrap_or(0);
-    Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: 4, max_capacity_bytes }).unwrap())
+    let bounds = Bounds::capacity(capacity.unwrap_or(0));
+    let fs = FsConfig { bounds, ..fs_config(path, use_odirect) };
+    Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).unwrap())
 }
 
 fn mock_config() -> MockConfig {

@@ -11,7 +11,10 @@
 //!
 //! **Capacity** is exact: before an object is written, room for it is reserved, and whoever was not
 //! used for longest is removed until there is room. Objects that are being read stay. A bounded adapter
-//! stores nothing before it has counted what earlier processes left; loads do not wait for that.
+//! stores nothing before it has counted what earlier processes left; loads do not wait for that. The
+//! same holds for the limits of cache salts ([`Bounds::quotas`]). What a restart finds of a salt that is
+//! over its limit stays until the salt stores or its limit is set: limits are not kept over a restart,
+//! and nobody's data should go before its owner has been heard of.
 
 mod file;
 mod names;
@@ -30,6 +33,7 @@ use tokio::sync::watch;
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
 };
+use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
 use crate::pool::{Lane, Pool, job_failed};
 
@@ -57,6 +61,8 @@ pub struct FsConfig {
     pub read_ahead_bytes: Option<u64>,
     /// Whether to bypass the page cache where sizes allow it.
     pub use_odirect: bool,
+    /// How much the directory may hold, and what leaves it.
+    pub bounds: Bounds,
 }
 
 /// Settings of the `fs_native` adapter.
@@ -66,8 +72,6 @@ pub struct FsNativeConfig {
     pub fs: FsConfig,
     /// Concurrent file operations. At least 1.
     pub num_workers: usize,
-    /// Bytes the directory may hold; 0: no limit.
-    pub max_capacity_bytes: u64,
 }
 
 /// The `fs` and `fs_native` adapters.
@@ -81,16 +85,16 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// The `fs` adapter: no capacity, and no padding.
+    /// The `fs` adapter: no padding.
     ///
     /// # Errors
     /// The directory cannot be made, or the settings contradict themselves.
     pub fn open(config: FsConfig) -> Result<Self, L2Error> {
-        let config = FsNativeConfig { fs: config, num_workers: DEFAULT_WORKERS, max_capacity_bytes: 0 };
+        let config = FsNativeConfig { fs: config, num_workers: DEFAULT_WORKERS };
         Self::start("fs", config, false)
     }
 
-    /// The `fs_native` adapter: a capacity, and files padded to whole blocks under `use_odirect`.
+    /// The `fs_native` adapter: files padded to whole blocks under `use_odirect`.
     ///
     /// # Errors
     /// As [`Fs::open`].
@@ -99,7 +103,7 @@ impl Fs {
     }
 
     fn start(kind: &'static str, config: FsNativeConfig, pad: bool) -> Result<Self, L2Error> {
-        let FsNativeConfig { fs, num_workers, max_capacity_bytes } = config;
+        let FsNativeConfig { fs, num_workers } = config;
         let mode = Mode { direct: fs.use_odirect, pad, read_ahead: fs.read_ahead_bytes };
         let temporary = match &fs.relative_tmp_dir {
             Some(relative) if escapes(relative) => {
@@ -109,8 +113,7 @@ impl Fs {
             Some(relative) => fs.base_path.join(relative),
             None => fs.base_path.clone(),
         };
-        let capacity = Some(max_capacity_bytes).filter(|bytes| *bytes > 0);
-        let shelf = Arc::new(Shelf::new(fs.base_path, temporary, mode, capacity));
+        let shelf = Arc::new(Shelf::new(fs.base_path, temporary, mode, fs.bounds));
         shelf.make_directories()?;
         let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
         let counted = count_in_background(&shelf, &pool)?;
@@ -121,6 +124,15 @@ impl Fs {
     pub async fn counted(&self) {
         // An error means that the thread has ended, one way or the other.
         let _ = self.counted.clone().wait_for(|counted| *counted).await;
+    }
+
+    /// Notes a use of these objects, the chunks of a prompt in their order: the first is the last to
+    /// leave.
+    async fn used(&self, keys: Vec<ObjectKey>) {
+        if self.shelf.is_bounded() && !keys.is_empty() {
+            // It fails if the adapter is closed.
+            let _ = self.run(Lane::Ask, move |shelf| shelf.touch(&keys)).await;
+        }
     }
 
     async fn run<T: Send + 'static>(
@@ -138,7 +150,7 @@ fn count_in_background(shelf: &Arc<Shelf>, pool: &Arc<Pool>) -> Result<watch::Re
     let (shelf, pool) = (Arc::clone(shelf), Arc::clone(pool));
     let count = move || {
         let result = scan::recover(&shelf, STALE_AFTER, || !pool.is_closed() && !done.is_closed());
-        let result = result.and_then(|()| if shelf.is_bounded() { shelf.trim() } else { Ok(()) });
+        let result = result.and_then(|()| shelf.fit());
         if let Err(error) = result {
             let path = shelf.base.display();
             tracing::warn!(%path, %error, "the directory could not be counted; usage starts too low");
@@ -183,6 +195,8 @@ impl Adapter for Fs {
                     Err(error) => results.extend(std::iter::repeat_n(Err(error), len)),
                 }
             }
+            let found = keys.into_iter().zip(&results).filter(|(_, found)| matches!(found, Ok(Some(_))));
+            self.used(found.map(|(key, _)| key).collect()).await;
             results
         })
     }
@@ -200,11 +214,15 @@ impl Adapter for Fs {
             if self.shelf.is_bounded() {
                 self.counted().await;
             }
+            let keys: Vec<_> = transfers.iter().map(|transfer| transfer.key.clone()).collect();
             let jobs = transfers.into_iter().map(|transfer| {
                 let shelf = Arc::clone(&self.shelf);
                 move || shelf.store(&transfer)
             });
-            self.pool.run_each(Lane::Store, jobs).await
+            let results = self.pool.run_each(Lane::Store, jobs).await;
+            let stored = keys.into_iter().zip(&results).filter(|(_, stored)| stored.is_ok());
+            self.used(stored.map(|(key, _)| key).collect()).await;
+            results
         })
     }
 
@@ -225,6 +243,22 @@ impl Adapter for Fs {
     fn usage(&self) -> Usage {
         let recovering = !*self.counted.borrow();
         self.shelf.books().usage(recovering)
+    }
+
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.shelf.books().usage_by_salt()
+    }
+
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.shelf.books().limit(salt, limit_bytes);
+        let salt = salt.clone();
+        Box::pin(async move {
+            self.counted().await;
+            // It fails if the adapter is closed: then nothing leaves any more.
+            if let Ok(Err(error)) = self.run(Lane::Ask, move |shelf| shelf.fit_salt(&salt)).await {
+                tracing::warn!(%error, "a cache salt is over its quota and could not be trimmed");
+            }
+        })
     }
 
     fn health(&self) -> Health {

@@ -47,7 +47,7 @@ impl Place {
 }
 
 /// The key that the name of this key's file reads back as.
-fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
+pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
     if key.model_name.contains("-SEP-") {
         let model_name = key.model_name.replace("-SEP-", "/").into();
         return Cow::Owned(ObjectKey { model_name, ..key.clone() });

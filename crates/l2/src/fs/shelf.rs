@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_store::arena::Region;
@@ -16,12 +16,16 @@ use rustix::fs::{FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIM
 use rustix::io::Errno;
 
 use super::file::Mode;
-use super::names::{Place, TemporaryNames};
+use super::names::{Place, TemporaryNames, canonical};
 use crate::adapter::{Stored, Transfer, holds};
 use crate::books::{Books, Room};
+use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error, Retry};
 
 const STRIPES: usize = 256;
+
+/// Objects whose use is noted under one lock.
+const TOUCHED_AT_ONCE: usize = 256;
 
 /// A file's time of access is renewed once it is older than this: enough to order objects after a
 /// restart, on file systems that do not keep it themselves.
@@ -33,7 +37,7 @@ pub(super) struct Shelf {
     pub(super) base: PathBuf,
     pub(super) temporary: PathBuf,
     mode: Mode,
-    bounded: bool,
+    bounds: Bounds,
     books: Mutex<Books>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -42,13 +46,13 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, capacity: Option<u64>) -> Self {
+    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, bounds: Bounds) -> Self {
         Self {
             base,
             temporary,
             mode,
-            bounded: capacity.is_some(),
-            books: Mutex::new(Books::new(capacity)),
+            bounds,
+            books: Mutex::new(Books::new(bounds)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             names: TemporaryNames::new(),
@@ -57,7 +61,7 @@ impl Shelf {
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.bounded
+        self.bounds.limits_anything()
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
@@ -87,10 +91,17 @@ impl Shelf {
             // Others share the directory, or an eviction is on its way: settle it.
             return self.reconcile(&place);
         }
-        if stored.is_some() {
-            self.books().touch(&place.key);
-        }
         Ok(stored)
+    }
+
+    /// Notes a use of each, the last key first.
+    pub(super) fn touch(&self, keys: &[ObjectKey]) {
+        for part in keys.rchunks(TOUCHED_AT_ONCE) {
+            let mut books = self.books();
+            for key in part.iter().rev() {
+                books.touch(&canonical(key));
+            }
+        }
     }
 
     /// Makes the books say about one object what the directory says.
@@ -138,7 +149,7 @@ impl Shelf {
             io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, len).with_source(error),
             _ => L2Error::system("read object", error),
         })?;
-        if self.bounded {
+        if self.is_bounded() {
             renew_access(&file, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
         }
         if !pin.known {
@@ -154,9 +165,12 @@ impl Shelf {
         if self.is_there(&place, len)? {
             return Ok(Stored { written_bytes: 0 });
         }
-        let room = self.make_room(self.mode.stored_bytes(len))?;
+        let room = self.make_room(&place.key.cache_salt, self.mode.stored_bytes(len))?;
         let unfinished = self.write_unfinished(&transfer.region)?;
         self.publish(&place, unfinished, room)?;
+        if let Err(error) = self.trim() {
+            tracing::debug!(%error, "no room could be freed in advance");
+        }
         Ok(Stored { written_bytes: len })
     }
 
@@ -173,18 +187,18 @@ impl Shelf {
     }
 
     /// Reserves room in the books, removing whoever was not used for longest.
-    fn make_room(&self, bytes: u64) -> Result<Reservation<'_>, L2Error> {
+    fn make_room(&self, salt: &Arc<str>, bytes: u64) -> Result<Reservation<'_>, L2Error> {
         loop {
-            let room = self.books().reserve(bytes);
+            let room = self.books().reserve(salt, bytes);
             match room {
-                Room::Reserved => return Ok(Reservation { shelf: self, bytes }),
+                Room::Reserved => return Ok(Reservation { shelf: self, salt: salt.clone(), bytes }),
                 Room::Leaves(victim) => self.evict(&victim)?,
                 Room::None => {
                     let text = "everything that could leave is in use";
                     return Err(L2Error::temporary(ErrorKind::Full, text));
                 }
-                Room::Never => {
-                    let text = format!("an object of {bytes} bytes is larger than max_capacity_gb");
+                Room::Never(why) => {
+                    let text = format!("an object of {bytes} bytes {why}");
                     return Err(L2Error::permanent(ErrorKind::Full, text));
                 }
             }
@@ -211,8 +225,28 @@ impl Shelf {
     }
 
     /// Makes what is held fit the capacity, for a directory that was fuller before.
-    pub(super) fn trim(&self) -> Result<(), L2Error> {
-        self.make_room(0).map(drop)
+    pub(super) fn fit(&self) -> Result<(), L2Error> {
+        self.evict_all(Books::over_capacity)?;
+        self.trim()
+    }
+
+    /// Makes what a cache salt holds fit its limit.
+    pub(super) fn fit_salt(&self, salt: &str) -> Result<(), L2Error> {
+        self.evict_all(|books| books.over_limit(salt))
+    }
+
+    /// Frees some in advance, once the high mark is passed.
+    fn trim(&self) -> Result<(), L2Error> {
+        self.evict_all(Books::over_marks)
+    }
+
+    fn evict_all(&self, next: impl Fn(&mut Books) -> Option<ObjectKey>) -> Result<(), L2Error> {
+        loop {
+            // The lock is let go before the victim is: evicting takes it again.
+            let victim = next(&mut self.books());
+            let Some(victim) = victim else { return Ok(()) };
+            self.evict(&victim)?;
+        }
     }
 
     fn write_unfinished(&self, region: &Region) -> Result<Unfinished, L2Error> {
@@ -258,10 +292,10 @@ impl Shelf {
         unfinished.named = true;
         let bytes = room.bytes;
         let mut books = self.books();
-        books.release(bytes);
+        books.release(&room.salt, bytes);
         books.put(&place.key, bytes);
         drop(books);
-        std::mem::forget(room);
+        room.taken();
         Ok(())
     }
 
@@ -335,12 +369,22 @@ impl Drop for Pin<'_> {
 /// Room in the books for an object that is being written.
 struct Reservation<'a> {
     shelf: &'a Shelf,
+    salt: Arc<str>,
     bytes: u64,
+}
+
+impl Reservation<'_> {
+    /// The object is in the books by itself.
+    fn taken(mut self) {
+        self.bytes = 0;
+    }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.shelf.books().release(self.bytes);
+        if self.bytes > 0 {
+            self.shelf.books().release(&self.salt, self.bytes);
+        }
     }
 }
 

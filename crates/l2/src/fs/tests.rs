@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
+use crate::bounds::{Marks, SaltLimits};
 use crate::error::Retry;
 use crate::testing::{Bench, Directory, bytes, contents, key};
 
@@ -14,12 +15,22 @@ fn config(path: &Path) -> FsConfig {
         relative_tmp_dir: None,
         read_ahead_bytes: None,
         use_odirect: false,
+        bounds: Bounds::default(),
     }
 }
 
-fn native(path: &Path, max_capacity_bytes: u64, use_odirect: bool) -> Fs {
-    let fs = FsConfig { use_odirect, ..config(path) };
-    Fs::open_native(FsNativeConfig { fs, num_workers: 2, max_capacity_bytes }).unwrap()
+fn native(path: &Path, capacity: u64, use_odirect: bool) -> Fs {
+    let fs = FsConfig { use_odirect, bounds: Bounds::capacity(capacity), ..config(path) };
+    Fs::open_native(FsNativeConfig { fs, num_workers: 2 }).unwrap()
+}
+
+fn bounded(path: &Path, bounds: Bounds) -> Fs {
+    Fs::open(FsConfig { bounds, ..config(path) }).unwrap()
+}
+
+/// Which of the first objects of the test's kind are there.
+fn there(directory: &Path) -> Vec<u64> {
+    (0..20).filter(|n| file_of(directory, *n).exists()).collect()
 }
 
 fn file_of(directory: &Path, n: u64) -> PathBuf {
@@ -99,8 +110,9 @@ async fn the_order_of_use_survives_a_restart() {
     }
     let adapter = native(directory.path(), 3000, false);
     adapter.counted().await;
-    let there = || -> Vec<u64> { (0..10).filter(|n| file_of(directory.path(), *n).exists()).collect() };
+    let there = || there(directory.path());
     assert_eq!(there(), [0, 2, 3], "trimmed to its capacity at the start");
+    assert!(adapter.lookup(vec![key(2)]).await[0].as_ref().unwrap().is_some());
     assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
     assert_eq!(kind_of_store(&adapter, &bench, 5).await, None);
     assert_eq!(there(), [0, 2, 5]);
@@ -108,6 +120,99 @@ async fn the_order_of_use_survives_a_restart() {
     assert_eq!(kind_of_store(&adapter, &bench, 6).await, None);
     assert_eq!(there(), [0, 5, 6], "a lookup is a use");
     assert_eq!(adapter.usage().evicted_objects, 3);
+}
+
+/// E1 for L2: the watermark and the ratio of the reference's `eviction` block.
+#[tokio::test]
+async fn marks_free_room_in_advance() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("marks"));
+    let marks = Marks { above_bytes: 8000, down_to_bytes: 6000 };
+    let adapter = bounded(directory.path(), Bounds { trim: Some(marks), ..Bounds::capacity(10_000) });
+    for n in 0..8 {
+        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+    }
+    assert_eq!(there(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7], "not above the mark");
+    assert_eq!(kind_of_store(&adapter, &bench, 8).await, None);
+    assert_eq!(there(directory.path()), [3, 4, 5, 6, 7, 8]);
+}
+
+/// `eviction_policy` `noop`.
+#[tokio::test]
+async fn nothing_leaves_where_nothing_may() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("noop"));
+    let adapter = bounded(directory.path(), Bounds { evicts: false, ..Bounds::capacity(2000) });
+    for n in 0..2 {
+        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+    }
+    let full = adapter.store(vec![bench.object(2, 1000)]).await;
+    let error = full[0].as_ref().unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
+    assert_eq!(there(directory.path()), [0, 1]);
+}
+
+/// E2: of one batch, the chunks of a prompt in their order, the last is the first to leave, whichever
+/// was written or read first.
+#[tokio::test]
+async fn a_prompt_leaves_from_its_end() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("prompt"));
+    let adapter = native(directory.path(), 4000, false);
+    let batch = |numbers: std::ops::Range<u64>| numbers.map(|n| bench.object(n, 1000)).collect::<Vec<_>>();
+    assert!(adapter.store(batch(0..4)).await.iter().all(Result::is_ok));
+    assert_eq!(kind_of_store(&adapter, &bench, 10).await, None);
+    assert_eq!(there(directory.path()), [0, 1, 2, 10]);
+    assert!(adapter.lookup((0..3).map(key).collect()).await.iter().all(Result::is_ok));
+    for n in [2, 0, 1] {
+        assert!(adapter.load(vec![bench.blank(n, 1000)]).await[0].is_ok());
+    }
+    for n in 11..13 {
+        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+    }
+    assert_eq!(there(directory.path()), [0, 1, 11, 12]);
+}
+
+/// E4, E6: a cache salt at its quota makes room among its own, and costs nobody else anything.
+#[tokio::test]
+async fn a_salt_over_its_quota_pays_itself() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("quotas"));
+    let of = |salt: &str, n: u64| Transfer {
+        key: ObjectKey { cache_salt: salt.into(), ..key(n) },
+        ..bench.object(n, 1000)
+    };
+    let held = |adapter: &Fs| {
+        let mut held = adapter.usage_by_salt();
+        held.sort_unstable();
+        held.into_iter().map(|(salt, bytes)| (salt.to_string(), bytes)).collect::<Vec<_>>()
+    };
+    let bounds = Bounds { quotas: Some(SaltLimits::default()), ..Bounds::capacity(10_000) };
+    let adapter = bounded(directory.path(), bounds);
+    adapter.limit_salt(&"a".into(), Some(2000)).await;
+    for n in 0..4 {
+        let stored = adapter.store(vec![of("a", n), of("b", n)]).await;
+        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+    }
+    assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 4000)]);
+    let found = adapter.lookup((0..4).map(|n| of("a", n).key).collect()).await;
+    let found: Vec<bool> = found.into_iter().map(|found| found.unwrap().is_some()).collect();
+    assert_eq!(found, [false, false, true, true], "its coldest went");
+    adapter.limit_salt(&"b".into(), Some(1000)).await;
+    assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 1000)], "a lower quota holds at once");
+    adapter.limit_salt(&"a".into(), Some(0)).await;
+    let refused = adapter.store(vec![of("a", 5)]).await;
+    assert_eq!(refused[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(held(&adapter), [("b".into(), 1000)]);
+    adapter.close().await;
+    drop(adapter);
+    // An allow-list that nobody has repeated yet wipes nothing.
+    let default_limit_bytes = Some(0);
+    let bounds = Bounds { quotas: Some(SaltLimits { default_limit_bytes }), ..Bounds::default() };
+    let adapter = bounded(directory.path(), bounds);
+    adapter.counted().await;
+    assert_eq!(held(&adapter), [("b".into(), 1000)]);
+    assert!(adapter.store(vec![of("b", 6)]).await[0].is_err());
+    adapter.limit_salt(&"b".into(), Some(2000)).await;
+    assert!(adapter.store(vec![of("b", 6)]).await[0].is_ok());
+    adapter.limit_salt(&"b".into(), None).await;
+    assert_eq!(held(&adapter), [], "its quota was taken from it");
 }
 
 #[tokio::test]

@@ -258,6 +258,14 @@ impl Adapter for Fault {
         self.inner.usage()
     }
 
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.inner.usage_by_salt()
+    }
+
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.inner.limit_salt(salt, limit_bytes)
+    }
+
     fn health(&self) -> Health {
         self.inner.health()
     }

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::GIB;
 use super::json::{Fields, SpecError, parse_object};
-use super::{GIB, named_choice};
+
+/// The order in which objects leave a tier.
+pub use larder_store::l1::eviction::EvictionKind as EvictionPolicy;
 
 /// The tag of the only pool, unless `--l1-manager` names it otherwise.
 pub const DEFAULT_TAG: &str = "_default";
@@ -82,20 +85,6 @@ pub struct EvictionConfig {
 impl Default for EvictionConfig {
     fn default() -> Self {
         Self { policy: EvictionPolicy::Lru, trigger_watermark: 0.8, ratio: 0.2, background_trim: false }
-    }
-}
-
-named_choice! {
-    /// The order in which objects leave a tier.
-    EvictionPolicy {
-        /// Least recently used first.
-        Lru = "LRU",
-        /// Adaptive between recency and frequency.
-        Arc = "ARC",
-        /// Least recently used first, for each cache salt by itself and against its quota.
-        IsolatedLru = "IsolatedLRU",
-        /// Nothing leaves.
-        Noop = "noop",
     }
 }
 

@@ -68,6 +68,9 @@ pub struct Config {
     pub l1: L1Config,
     /// What leaves L1 when room is needed.
     pub eviction: EvictionConfig,
+    /// What a cache salt without a quota of its own may hold in each tier that enforces quotas; `None`:
+    /// no limit.
+    pub quota_default_bytes: Option<u64>,
     /// The second tier.
     pub l2: L2Config,
     /// When silent workers and idle sessions are given up.
@@ -90,6 +93,14 @@ pub struct Config {
     pub shutdown_timeout: Duration,
 }
 
+impl Config {
+    /// Whether quotas of cache salts have an effect in any tier.
+    pub fn enforces_quotas(&self) -> bool {
+        self.eviction.policy == EvictionPolicy::IsolatedLru
+            || self.l2.adapters.iter().any(L2AdapterConfig::enforces_quotas)
+    }
+}
+
 impl Default for Config {
     /// What the bare command means, except for [`L1Config::bytes`]: the command line sizes L1 to the machine.
     fn default() -> Self {
@@ -102,6 +113,7 @@ impl Default for Config {
             separate_object_groups: false,
             l1: L1Config::default(),
             eviction: EvictionConfig::default(),
+            quota_default_bytes: None,
             l2: L2Config::default(),
             liveness: LivenessConfig::default(),
             kv_event_log_records: 32_768,

@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::l2::{FsConfig, L2AdapterConfig, L2Backend, SerdeConfig};
+use super::l2::{FsConfig, L2AdapterConfig, L2Backend};
 use super::secret::{REDACTED, redact};
 use super::{Config, EvictionConfig, GIB};
 
@@ -106,6 +106,7 @@ impl Config {
             "l1_manager_configs": [l1.clone()],
             "l1_manager_config": l1,
             "eviction_config": eviction,
+            "quota_default_gb": self.quota_default_bytes.map(|bytes| bytes as f64 / GIB as f64),
             "l2_adapter_config": { "adapters": self.l2.adapters.iter().map(adapter).collect::<Vec<_>>() },
             "store_policy": self.l2.store_policy.name(),
             "prefetch_policy": self.l2.prefetch_policy.name(),
@@ -180,7 +181,8 @@ fn adapter(config: &L2AdapterConfig) -> Value {
     // The reference shows the text of an object here.
     let persist = if config.persist { "True" } else { "False" };
     value["persist_config"] = json!(format!("PersistConfig(persist_enabled={persist})"));
-    value["serde_config"] = config.serde.as_ref().map_or(Value::Null, serde_config);
+    value["serde_config"] = Value::Null;
+    value["checksum"] = json!(config.checksum);
     value
 }
 
@@ -190,7 +192,6 @@ fn backend(backend: &L2Backend) -> Value {
         L2Backend::FsNative(native) => {
             let mut value = files(&native.fs);
             value["num_workers"] = json!(native.num_workers);
-            value["max_capacity_gb"] = json!(native.max_capacity_bytes as f64 / GIB as f64);
             value
         }
         L2Backend::Mock(mock) => json!({
@@ -213,22 +214,8 @@ fn files(fs: &FsConfig) -> Value {
         "relative_tmp_dir": fs.relative_tmp_dir.as_ref().map(|dir| dir.to_string_lossy()),
         "read_ahead_size": fs.read_ahead_bytes,
         "use_odirect": fs.use_odirect,
+        "max_capacity_gb": fs.max_capacity_bytes as f64 / GIB as f64,
     })
-}
-
-fn serde_config(serde: &SerdeConfig) -> Value {
-    match serde {
-        SerdeConfig::Fp8 { dtype, max_workers } => {
-            json!({ "type": "fp8", "fp8_dtype": dtype, "max_workers": max_workers })
-        }
-        SerdeConfig::AesGcm { aes_bits, master_key_path, max_workers } => json!({
-            "type": "aesgcm",
-            "key_provider": "hkdf",
-            "aes_bits": aes_bits,
-            "master_key_path": master_key_path.to_string_lossy(),
-            "max_workers": max_workers,
-        }),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{AppState, error};
+use super::{AppState, Refusal};
 
 /// Lets a call through if it carries the token that the operator has set, or if there is none.
 pub(super) async fn require_token(Shared(state): Shared<AppState>, request: Request, next: Next) -> Response {
@@ -14,7 +14,7 @@ pub(super) async fn require_token(Shared(state): Shared<AppState>, request: Requ
     if given.is_some_and(|given| is_same(given, token.expose().as_bytes())) {
         return next.run(request).await;
     }
-    let refusal = error(
+    let refusal = Refusal::new(
         StatusCode::UNAUTHORIZED,
         "this call needs the token of --http-auth-token-file, as 'Authorization: Bearer TOKEN'",
     );

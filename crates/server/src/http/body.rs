@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use axum::Json;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+
+use super::{Answer, Refusal};
 
 /// Faults in the fields of a call, all of them together.
 #[derive(Debug, Default)]
@@ -19,11 +19,11 @@ impl Faults {
     }
 
     /// The answer, if there are any.
-    pub(super) fn answer(self) -> Result<(), Response> {
+    pub(super) fn answer(self) -> Answer<()> {
         if self.0.is_empty() {
             return Ok(());
         }
-        Err((StatusCode::UNPROCESSABLE_ENTITY, Json(json!({"detail": self.0}))).into_response())
+        Err(Refusal { status: StatusCode::UNPROCESSABLE_ENTITY, body: json!({"detail": self.0}) })
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Fields<'a> {
 }
 
 /// The JSON object in a body; an empty body is an empty object.
-pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Response> {
+pub(super) fn object(body: &[u8]) -> Answer<Map<String, Value>> {
     let mut faults = Faults::default();
     let text = if body.trim_ascii().is_empty() { b"{}" } else { body };
     match serde_json::from_slice(text) {

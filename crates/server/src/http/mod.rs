@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod cache;
 mod health;
+mod quota;
 mod status;
 mod version;
 
@@ -14,7 +15,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, middleware};
 use serde_json::json;
 
@@ -30,6 +31,7 @@ pub fn router(state: AppState) -> Router {
         .route("/api/clear-cache", post(cache::clear::clear))
         .route("/cache/objects", delete(cache::objects::delete))
         .route("/cache/prefetches", post(cache::prefetches::submit))
+        .route("/quota/{salt}", put(quota::put).delete(quota::delete))
         .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
@@ -50,6 +52,8 @@ pub fn router(state: AppState) -> Router {
         .route("/cache/objects", get(cache::objects::list))
         .route("/cache/prefetches/{request_id}", get(cache::prefetches::status))
         .route("/metrics", get(metrics))
+        .route("/quota", get(quota::list))
+        .route("/quota/{salt}", get(quota::get))
         // LMCache resets nothing either: its counters live elsewhere.
         .route("/metrics/reset", post(async || "ok"))
         .merge(changes)
@@ -66,7 +70,7 @@ pub fn metrics_router(state: AppState) -> Router {
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
     if !state.config.metrics.enabled {
-        return error(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)");
+        return Refusal::new(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)").into_response();
     }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (content_type, crate::metrics::exposition(&state)).into_response()
@@ -92,17 +96,40 @@ async fn adapters(Shared(state): Shared<AppState>) -> Response {
     Json(json!({"adapters": adapters})).into_response()
 }
 
-/// An error under both names that stock tools look for.
-fn error(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({"detail": text, "error": text}))).into_response()
+/// A call that is not done, and why.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    body: serde_json::Value,
 }
 
-async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "Not Found")
+impl Refusal {
+    /// The reason under both names that stock tools look for.
+    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self { status, body: json!({"detail": reason, "error": reason}) }
+    }
+
+    fn bad_request<T: Into<String>>(reason: T) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason)
+    }
 }
 
-async fn method_not_allowed() -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// What a call gives.
+type Answer<T = Response> = Result<T, Refusal>;
+
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "Not Found")
+}
+
+async fn method_not_allowed() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
 async fn access_log(

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use larder_l2::{Adapter, Circuit};
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::l2::AdapterId;
+use larder_store::policy::reuse;
 use larder_store::worker::WorkerSpec;
 use serde_json::{Map, Value, json};
 
@@ -22,6 +23,7 @@ struct Snapshot {
     requested_chunks: u64,
     hit_chunks: u64,
     lookups: u64,
+    learned: Option<reuse::Snapshot>,
 }
 
 impl Snapshot {
@@ -37,6 +39,7 @@ impl Snapshot {
             requested_chunks: counters.lookup_requested_chunks,
             hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
             lookups: counters.lookups,
+            learned: core.learned(),
         }
     }
 }
@@ -86,6 +89,9 @@ fn report(state: &State) -> Value {
         "enabled": false, "incarnation": "", "log_depth": 0, "log_capacity": 0, "next_seq": 0,
         "lost_markers": 0, "unbound_stores": 0, "subscribers": 0,
     });
+    if let Some(learned) = &snapshot.learned {
+        report["learned"] = learned_json(learned);
+    }
     report["hit_stats"] = json!({
         "hit_rate": hit_rate,
         "total_requests": snapshot.lookups,
@@ -93,6 +99,23 @@ fn report(state: &State) -> Value {
         "total_retrieved_tokens": tokens(snapshot.hit_chunks),
     });
     report
+}
+
+/// What the adaptive policies have learned, and who of their experts rules.
+fn learned_json(learned: &reuse::Snapshot) -> Value {
+    let losses = learned
+        .losses
+        .iter()
+        .map(|(expert, loss)| json!({"expert": expert.to_string(), "lost_chunks": loss}));
+    let ages = learned.ages.iter().enumerate().map(|(i, (seen, again))| {
+        let older_than_seconds = if i == 0 { 0.0 } else { 2f64.powi(i as i32 - 1) * reuse::TICK_SECONDS };
+        json!({"older_than_seconds": older_than_seconds, "chunks": seen, "used_again": again})
+    });
+    json!({
+        "requests": learned.requests, "keys": learned.keys, "leader": learned.leader.to_string(),
+        "leader_changes": learned.leader_changes, "experts": losses.collect::<Vec<_>>(),
+        "reuse_by_age": ages.collect::<Vec<_>>(),
+    })
 }
 
 /// The registered workers, in both forms in which tools look for them.

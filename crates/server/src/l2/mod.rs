@@ -78,6 +78,19 @@ impl L2 {
         problems
     }
 
+    /// What each cache salt holds in one adapter or another, in no order.
+    pub fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.adapters.iter().flat_map(|adapter| adapter.usage_by_salt()).collect()
+    }
+
+    /// Sets what a cache salt may hold in every adapter; they all know before the first is waited for.
+    pub async fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) {
+        let limited: Vec<_> = self.adapters.iter().map(|a| a.limit_salt(salt, limit_bytes)).collect();
+        for left in limited {
+            left.await;
+        }
+    }
+
     /// Refuses new work and waits for the I/O that runs.
     pub async fn close(&self) {
         for adapter in &self.adapters {

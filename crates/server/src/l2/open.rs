@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
 use larder_l2::layers::{AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build};
-use larder_l2::{Adapter, L2Error, fs, mock};
+use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
 
-use crate::config::{L2AdapterConfig, l2};
+use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};
 
 /// An adapter could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +24,13 @@ pub struct OpenError {
 ///
 /// # Errors
 /// The first that cannot be opened.
-pub fn open(configs: &[L2AdapterConfig]) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
+pub fn open(
+    configs: &[L2AdapterConfig],
+    quota_default_bytes: Option<u64>,
+) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
+    let salts = SaltLimits { default_limit_bytes: quota_default_bytes };
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
-        build(adapter(config)).map_err(|source| OpenError {
+        build(adapter(config, salts)).map_err(|source| OpenError {
             number: i + 1,
             kind: config.backend.type_name(),
             source,
@@ -35,14 +39,14 @@ pub fn open(configs: &[L2AdapterConfig]) -> Result<Vec<Arc<dyn Adapter>>, OpenEr
     configs.iter().enumerate().map(open_one).collect()
 }
 
-fn adapter(config: &L2AdapterConfig) -> AdapterConfig {
+fn adapter(config: &L2AdapterConfig, salts: SaltLimits) -> AdapterConfig {
     let layers = LayersConfig { checksum: config.checksum, ..LayersConfig::default() };
-    AdapterConfig { backend: backend(&config.backend), layers }
+    AdapterConfig { backend: backend(config, salts), layers }
 }
 
 /// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
-fn faulty(config: &l2::FaultInjectConfig) -> AdapterConfig {
-    let mut inner = adapter(&config.inner);
+fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
+    let mut inner = adapter(&config.inner, salts);
     let faults = &config.beneath;
     inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
         seed: config.seed.cast_unsigned(),
@@ -57,20 +61,25 @@ fn faulty(config: &l2::FaultInjectConfig) -> AdapterConfig {
     inner
 }
 
-fn backend(backend: &l2::L2Backend) -> Backend {
-    match backend {
+fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
+    let files = |files: &l2::FsConfig| fs::FsConfig {
+        base_path: files.base_path.clone(),
+        relative_tmp_dir: files.relative_tmp_dir.clone(),
+        read_ahead_bytes: files.read_ahead_bytes,
+        use_odirect: files.use_odirect,
+        bounds: bounds(files.max_capacity_bytes, config.eviction.as_ref(), salts),
+    };
+    match &config.backend {
         l2::L2Backend::Fs(config) => Backend::Fs(files(config)),
-        l2::L2Backend::FsNative(config) => Backend::FsNative(fs::FsNativeConfig {
-            fs: files(&config.fs),
-            num_workers: config.num_workers,
-            max_capacity_bytes: config.max_capacity_bytes,
-        }),
+        l2::L2Backend::FsNative(config) => {
+            Backend::FsNative(fs::FsNativeConfig { fs: files(&config.fs), num_workers: config.num_workers })
+        }
         l2::L2Backend::Mock(config) => Backend::Mock(mock::MockConfig {
             max_size_bytes: config.max_size_bytes,
             bandwidth_bytes_per_second: config.bandwidth_bytes_per_second,
         }),
         l2::L2Backend::FaultInject(config) => Backend::FaultInject(Box::new(FaultInjectConfig {
-            inner: faulty(config),
+            inner: faulty(config, salts),
             faults: Faults {
                 rate: config.rate,
                 seed: config.seed,
@@ -81,11 +90,19 @@ fn backend(backend: &l2::L2Backend) -> Backend {
     }
 }
 
-fn files(config: &l2::FsConfig) -> fs::FsConfig {
-    fs::FsConfig {
-        base_path: config.base_path.clone(),
-        relative_tmp_dir: config.relative_tmp_dir.clone(),
-        read_ahead_bytes: config.read_ahead_bytes,
-        use_odirect: config.use_odirect,
+/// A capacity holds with or without an `eviction` block, which says what leaves, and whether some of it
+/// in advance.
+fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: SaltLimits) -> Bounds {
+    let bounds = Bounds::capacity(capacity_bytes);
+    let Some(eviction) = eviction else { return bounds };
+    let share = |share: f64| (capacity_bytes as f64 * share.max(0.0)) as u64;
+    let EvictionConfig { policy, trigger_watermark: above, ratio, background_trim } = *eviction;
+    let evicts = policy != EvictionPolicy::Noop;
+    let marks = Marks { above_bytes: share(above), down_to_bytes: share(above - ratio) };
+    Bounds {
+        evicts,
+        trim: (evicts && background_trim && capacity_bytes > 0).then_some(marks),
+        quotas: (policy == EvictionPolicy::IsolatedLru).then_some(salts),
+        ..bounds
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use larder_store::prefetch::{LookupStatus, WarmResult, WarmStatus};
 use larder_wire::object::KvRank;
 
-use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid};
+use super::jobs::{Job, Owner, Phase, needed};
+use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
 use crate::scenario::Millis;
 
 /// A lookup's arguments.
@@ -28,6 +30,21 @@ pub struct LookupCall {
     pub readers: u32,
 }
 
+/// A warm-up's arguments.
+#[derive(Clone, Copy, Debug, Hash)]
+pub struct WarmCall {
+    /// The model.
+    pub model: u8,
+    /// Its pieces.
+    pub world: u32,
+    /// The salt.
+    pub salt: u8,
+    /// The last chunk of the prompt.
+    pub node: u16,
+    /// Gaps do not matter.
+    pub full: bool,
+}
+
 /// What a store should be given.
 #[derive(Clone, Debug, Default)]
 pub struct StorePlan {
@@ -35,6 +52,8 @@ pub struct StorePlan {
     pub missing: Vec<u32>,
     /// Objects that make way for them: nobody can read them any more. In step with `missing`.
     pub dropped: Vec<Option<Uid>>,
+    /// Objects that stay because of it, by the place of their chunk in the range.
+    pub kept: Vec<(u32, Uid)>,
     /// Chunks that must not be evicted for it.
     pub protected: BTreeSet<ChunkKey>,
     /// Bytes of each object.
@@ -65,51 +84,97 @@ impl Model {
     }
 
     /// The hit of a lookup: the longest prefix of which every row has what it needs, tried from the
-    /// longest down.
-    pub fn lookup(&mut self, now: Millis, call: &LookupCall) -> u32 {
+    /// longest down. `None` if L2 may have more.
+    pub fn lookup(&mut self, now: Millis, call: &LookupCall) -> Option<u32> {
         let i = self.open_session(now, call);
-        let sizes = self.sizes(call.model, call.world);
-        let last = self.workers.iter().rfind(|w| w.model == call.model && w.world == call.world);
-        let Some(window) = last.map(|w| w.window) else {
+        let owner = Owner::Request(call.request);
+        let prompt = (call.model, call.salt, call.node);
+        let Some(mut job) = self.job(owner, prompt, call.world, call.worker_id) else {
             self.sessions[i].result = Some(0);
-            return 0;
+            return Some(0);
         };
-        let ranks: Vec<KvRank> = (0..call.world)
-            .filter(|r| call.worker_id.is_none_or(|w| w == *r))
-            .map(|r| KvRank::new(call.world, r))
-            .collect();
-        let chunks = self.chunks(call.model, call.salt, call.node);
-        let needed = |hit: u32| window.map_or(0, |w| hit.saturating_sub(w))..hit;
-        let usable = |rank: KvRank, i: u32| {
-            let uid = self.resident(Key { chunk: chunks[i as usize], rank })?;
-            sizes.contains(&self.allocs[uid].bytes).then_some(uid)
-        };
-        let servable = |hit: &u32| ranks.iter().all(|r| needed(*hit).all(|i| usable(*r, i).is_some()));
-        let hit = (0..=chunks.len() as u32).rev().find(servable).expect("nothing is always servable");
+        job.shares = call.readers;
+        let hit = job.longest(job.chunks.len(), |r, c| self.readable(&job, r, c).is_some());
+        if (hit as usize) < job.chunks.len() && !self.scenario.l2.adapters.is_empty() {
+            self.sessions[i].job = Some(self.submit(job));
+            return None;
+        }
         if hit > 0 {
-            let grants =
-                |rank: KvRank| needed(hit).filter_map(|i| Some((usable(rank, i)?, call.readers))).collect();
-            let rows = ranks
-                .iter()
-                .map(|&rank| Row { rank, first: needed(hit).start, grants: grants(rank) })
-                .collect();
+            let range = needed(job.window, hit);
+            let grants = |row: usize| {
+                let uid = |c: u32| self.readable(&job, row, c as usize).expect("it is part of the hit");
+                range.clone().map(|c| (uid(c), call.readers)).collect::<Vec<(Uid, u32)>>()
+            };
+            let row =
+                |(row, rank): (usize, &KvRank)| Row { rank: *rank, first: range.start, grants: grants(row) };
+            let rows: Vec<Row> = job.ranks.iter().enumerate().map(row).collect();
             let deadline = now + self.scenario.read_ttl;
-            self.sessions[i].lookup = Some(Lookup { chunks, hit, rows, deadline });
+            rows.iter().flat_map(|r| &r.grants).for_each(|(uid, _)| self.keep_hit(*uid));
+            self.sessions[i].lookup = Some(Lookup { chunks: job.chunks, hit, rows, deadline });
         }
         self.sessions[i].result = Some(hit);
-        hit
+        Some(hit)
+    }
+
+    /// A job that has not begun. `None` if no worker serves the model.
+    fn job(
+        &self,
+        owner: Owner,
+        (model, salt, node): (u8, u8, u16),
+        world: u32,
+        worker_id: Option<u32>,
+    ) -> Option<Job> {
+        let last = self.workers.iter().rfind(|w| w.model == model && w.world == world)?;
+        let ranks = (0..world).filter(|r| worker_id.is_none_or(|w| w == *r));
+        Some(Job {
+            owner,
+            chunks: self.chunks(model, salt, node),
+            ranks: ranks.map(|r| KvRank::new(world, r)).collect(),
+            window: last.window,
+            bytes: last.bytes,
+            sizes: self.sizes(model, world),
+            full: false,
+            shares: 1,
+            deadline: self.now + self.scenario.l2.load_deadline,
+            phase: Phase::Waiting,
+            cells: Vec::new(),
+            found: std::collections::BTreeMap::new(),
+        })
+    }
+
+    /// A warm-up, under the number that the core gave it. Says whether there is one.
+    pub fn warm(&mut self, call: &WarmCall, id: Option<u64>, view: &View<'_>) -> bool {
+        let owner = Owner::Warm(id.unwrap_or(0));
+        let Some(mut job) = self.job(owner, (call.model, call.salt, call.node), call.world, None) else {
+            return false;
+        };
+        let Some(id) = id else { return true };
+        job.full = call.full;
+        self.warms.insert(id, None);
+        if call.full && job.window.is_some() {
+            let total_objects = (job.ranks.len() * job.chunks.len()) as u32;
+            self.warm_done(id, WarmResult { total_objects, ..WarmResult::default() });
+            return true;
+        }
+        let seq = self.submit(job);
+        if self.scenario.l2.adapters.is_empty() {
+            self.begin_job(seq, view);
+        }
+        true
     }
 
     fn open_session(&mut self, now: Millis, call: &LookupCall) -> usize {
         let expires = now + self.scenario.session_ttl;
         if let Some(i) = self.sessions.iter().position(|s| s.request == call.request) {
             self.drop_lookup(i);
+            self.settle();
             self.sessions[i].owner = call.connection;
             self.sessions[i].expires = expires;
             return i;
         }
         let (seq, request, owner) = (self.next_seq(), call.request, call.connection);
-        self.sessions.push(Session { seq, request, owner, expires, result: None, lookup: None });
+        let session = Session { seq, request, owner, expires, result: None, lookup: None, job: None };
+        self.sessions.push(session);
         self.sessions.len() - 1
     }
 
@@ -123,15 +188,30 @@ impl Model {
     }
 
     /// The result of a lookup, once.
-    pub fn take_result(&mut self, now: Millis, request: u32) -> Option<u32> {
-        let i = self.session(now, request)?;
-        self.sessions[i].result.take()
+    pub fn take_result(&mut self, now: Millis, request: u32) -> LookupStatus {
+        let Some(i) = self.session(now, request) else { return LookupStatus::Unknown };
+        if self.sessions[i].job.is_some() {
+            return LookupStatus::Pending;
+        }
+        self.sessions[i].result.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
+    }
+
+    /// How a warm-up stands.
+    pub fn warm_status(&self, id: u64) -> WarmStatus {
+        match self.warms.get(&id) {
+            Some(Some((result, _))) => WarmStatus::Done(*result),
+            Some(None) => WarmStatus::Pending,
+            None => WarmStatus::Unknown,
+        }
     }
 
     /// Releases a range of a lookup.
     pub fn free(&mut self, now: Millis, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
         let Some(i) = self.session(now, request) else { return };
         self.sessions[i].result = None;
+        if let Some(job) = self.sessions[i].job.take() {
+            return self.cancel_job(job);
+        }
         let Some(lookup) = &mut self.sessions[i].lookup else { return };
         for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.rank)) {
             for (i, grant) in row.grants.iter_mut().enumerate() {
@@ -169,16 +249,36 @@ impl Model {
             StorePlan { bytes, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
         for i in name.start..name.end {
             let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank });
-            let unreadable =
-                |u: &Uid| self.allocs[*u].state == State::Resident && !sizes.contains(&self.allocs[*u].bytes);
-            if found.is_none_or(|u| unreadable(&u)) {
-                plan.missing.push(i - name.start);
-                plan.dropped.push(found);
+            let makes_way = |u: &Uid| match self.allocs[*u].state {
+                State::Resident => !sizes.contains(&self.allocs[*u].bytes),
+                _ => self.orphan_of(*u),
+            };
+            match found.filter(|u| !makes_way(u)) {
+                Some(uid) => plan.kept.push((i - name.start, uid)),
+                None => {
+                    plan.missing.push(i - name.start);
+                    plan.dropped.push(found);
+                }
             }
         }
         self.touch(chunks);
         self.settle();
         Some(plan)
+    }
+
+    /// A store was given `given` of the slots it wanted: what was in their way is gone, and what it
+    /// would have written and is there already stays.
+    pub fn meet(&mut self, plan: &StorePlan, given: usize) {
+        plan.dropped.iter().take(given + 1).flatten().for_each(|uid| self.displace(*uid));
+        let reached = plan.missing.get(given).copied().unwrap_or(u32::MAX);
+        for (_, uid) in plan.kept.iter().filter(|(i, _)| *i < reached) {
+            if self.allocs[*uid].state == State::Staged {
+                self.allocs[*uid].temporary = false;
+            } else if self.promote(*uid) {
+                self.write_back(&[self.allocs[*uid].key]);
+            }
+        }
+        self.settle();
     }
 
     /// Notes the slots that a store was given: chunk and offset.
@@ -208,15 +308,16 @@ impl Model {
         if store.overdue {
             return Err(true);
         }
-        let mut published = 0;
+        let mut published = Vec::new();
         for uid in store.uids {
             if self.allocs[uid].state == State::Staged {
                 self.allocs[uid].state = State::Resident;
-                published += 1;
+                published.push(self.allocs[uid].key);
             }
         }
         self.touch(&store.prefix);
-        Ok(published)
+        self.write_back(&published);
+        Ok(published.len() as u32)
     }
 
     /// A store is given back.

@@ -6,16 +6,28 @@
 //! recency.
 
 mod calls;
+mod jobs;
+mod loads;
 mod time;
+mod write_back;
 
-pub use calls::{LookupCall, RetrieveOutcome, StorePlan};
+pub use calls::{LookupCall, RetrieveOutcome, StorePlan, WarmCall};
+pub use loads::Reserved;
+pub use write_back::Left;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use larder_store::counters::{AdapterCounters, L2Counters};
+use larder_store::l1::{Cell, L1, ObjectId, Retention};
+use larder_store::policy::{PrefetchKind, StoreKind};
+use larder_store::prefetch::{Hit, WarmResult};
 use larder_wire::object::KvRank;
 
-use crate::scenario::{Millis, Scenario};
+use self::jobs::Job;
+use self::loads::Load;
+use self::write_back::{Entry, Queues, Task};
+use crate::scenario::{Millis, Scenario, Universe};
 
 /// Names one reservation for ever.
 pub type Uid = usize;
@@ -66,6 +78,68 @@ pub struct Alloc {
     pub pages: u64,
     /// What has become of it.
     pub state: State,
+    /// It goes with its last share.
+    pub temporary: bool,
+    /// I/O that works on its memory.
+    pub loans: u32,
+    /// The adapter it was loaded from.
+    pub origin: Option<u32>,
+}
+
+/// What the core has, to look at: where it puts things and what it evicts are its own choice.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The memory tier.
+    pub l1: &'a L1,
+    /// Names.
+    pub universe: &'a Universe,
+}
+
+impl View<'_> {
+    /// Offset and size of the object of that name that is readable, or being written.
+    pub fn object(&self, key: Key, staged: bool) -> Option<(u64, u64)> {
+        self.find(key, staged).map(|o| (self.l1.offset(o), self.l1.layout(o).bytes()))
+    }
+
+    /// Whether the object of that name stays when nobody holds it.
+    pub fn stays(&self, key: Key, staged: bool) -> bool {
+        self.find(key, staged).is_some_and(|o| self.l1.retention(o) == Retention::Permanent)
+    }
+
+    fn find(&self, key: Key, staged: bool) -> Option<ObjectId> {
+        let model = &self.universe.models[usize::from(key.chunk.model)];
+        let salt = &self.universe.salts[usize::from(key.chunk.salt)];
+        let chunk = self.l1.chunk(model, salt, self.universe.hash(key.chunk.node))?;
+        let cell = Cell { rank: key.rank, group: 0 };
+        if staged { self.l1.staged(chunk, cell) } else { self.l1.resident(chunk, cell) }
+    }
+}
+
+/// What the core should have done outside.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "in step with the effects of the core; loads and stores name their I/O")]
+pub enum Expected {
+    Lookup { adapter: u32, job: u64, keys: Vec<Key> },
+    Load { adapter: u32, ios: Vec<u64> },
+    Store { adapter: u32, task: u64, ios: Vec<u64>, keys: Vec<Key> },
+    LookupDone { request: u32, chunk: Option<ChunkKey>, chunks: usize, hit: Option<Hit> },
+    WarmDone { id: u64 },
+}
+
+/// What some I/O is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IoFor {
+    Load(u64),
+    Store(u64),
+}
+
+/// Memory that an adapter works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Io {
+    /// Whose memory.
+    pub uid: Uid,
+    adapter: u32,
+    purpose: IoFor,
 }
 
 /// The name of a transfer.
@@ -137,6 +211,7 @@ pub(crate) struct Session {
     pub(crate) expires: Millis,
     pub(crate) result: Option<u32>,
     pub(crate) lookup: Option<Lookup>,
+    pub(crate) job: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -175,16 +250,57 @@ pub struct Model {
     pub stamps: BTreeMap<ChunkKey, u64>,
     /// Chunks that may be evicted.
     pub evictable: BTreeSet<ChunkKey>,
+    /// Those, and chunks that only I/O keeps.
+    listed: BTreeSet<ChunkKey>,
     touched: BTreeSet<ChunkKey>,
     event: u64,
     seq: u64,
     /// Workers dropped for their silence, and when, since somebody looked.
     pub reaped: Vec<(i64, Millis)>,
+    /// The latest time.
+    pub(crate) now: Millis,
+    /// Quotas of salts, in bytes.
+    pub limits: BTreeMap<u8, u64>,
+    /// The limit of the others.
+    pub default_limit: Option<u64>,
+    /// Whether what is loaded stays, from now on.
+    pub prefetch: PrefetchKind,
+    /// Whether what is stored leaves L1, from now on.
+    pub store: StoreKind,
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    questions: BTreeMap<u64, (u64, u32)>,
+    pub(crate) loads: BTreeMap<u64, Load>,
+    /// All I/O that is not over.
+    pub ios: BTreeMap<u64, Io>,
+    io_ids: BTreeMap<u64, u64>,
+    io_purposes: BTreeMap<u64, IoFor>,
+    entries: BTreeMap<u64, Entry>,
+    queues: Queues,
+    pub(crate) tasks: BTreeMap<u64, Task>,
+    task_ids: BTreeMap<u64, u64>,
+    /// Warm-ups: what they came to, and until when that is told.
+    pub(crate) warms: BTreeMap<u64, Option<(WarmResult, Millis)>>,
+    /// What the core should have done outside since somebody looked.
+    pub expected: Vec<Expected>,
+    /// Reservations since somebody looked.
+    pub reserved: Vec<Reserved>,
+    /// Objects that left for L2 since somebody looked.
+    pub left: Vec<Left>,
+    /// Jobs answered since somebody looked.
+    pub answered: u64,
+    /// Reservations that stopped for a reason that cannot be seen, since somebody looked.
+    pub unclear_stops: u64,
+    /// What happened between the tiers.
+    pub counters: L2Counters,
+    /// What happened at each adapter.
+    pub of_adapter: Vec<AdapterCounters>,
 }
 
 impl Model {
     /// Nothing is stored, nobody is there.
     pub fn new(scenario: Rc<Scenario>) -> Self {
+        let adapters = scenario.l2.adapters.len();
+        let (prefetch, store) = (scenario.l2.prefetch, scenario.l2.store);
         Self {
             scenario,
             allocs: Vec::new(),
@@ -199,11 +315,40 @@ impl Model {
             pins: Vec::new(),
             stamps: BTreeMap::new(),
             evictable: BTreeSet::new(),
+            listed: BTreeSet::new(),
             touched: BTreeSet::new(),
             event: 0,
             seq: 0,
             reaped: Vec::new(),
+            now: 0,
+            limits: BTreeMap::new(),
+            default_limit: None,
+            prefetch,
+            store,
+            jobs: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            ios: BTreeMap::new(),
+            io_ids: BTreeMap::new(),
+            io_purposes: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            queues: vec![Default::default(); adapters],
+            tasks: BTreeMap::new(),
+            task_ids: BTreeMap::new(),
+            warms: BTreeMap::new(),
+            expected: Vec::new(),
+            reserved: Vec::new(),
+            left: Vec::new(),
+            answered: 0,
+            unclear_stops: 0,
+            counters: L2Counters::default(),
+            of_adapter: vec![AdapterCounters::default(); adapters],
         }
+    }
+
+    /// The model of a server that starts when this one has died. Transfers keep their numbers apart.
+    pub fn restarted(&self) -> Self {
+        Self { seq: self.seq, now: self.now, ..Self::new(self.scenario.clone()) }
     }
 
     /// Shares of a reservation, its writer's included.
@@ -245,7 +390,8 @@ impl Model {
 
     pub(crate) fn reserve(&mut self, key: Key, offset: u64, bytes: u64) -> Uid {
         let pages = bytes.div_ceil(self.scenario.page);
-        self.allocs.push(Alloc { key, offset, bytes, pages, state: State::Staged });
+        let (temporary, loans, origin) = (false, 0, None);
+        self.allocs.push(Alloc { key, offset, bytes, pages, state: State::Staged, temporary, loans, origin });
         self.live.push(self.allocs.len() - 1);
         self.allocs.len() - 1
     }
@@ -265,25 +411,58 @@ impl Model {
         self.count_pins();
         let (allocs, pins) = (&mut self.allocs, &self.pins);
         self.live.retain(|&u| {
-            let free = allocs[u].state == State::Unlinked && pins[u] == 0;
+            let alloc = &mut allocs[u];
+            if alloc.state == State::Resident && alloc.temporary && pins[u] == 0 {
+                alloc.state = State::Unlinked;
+            }
+            let free = alloc.state == State::Unlinked && pins[u] == 0 && alloc.loans == 0;
             if free {
-                allocs[u].state = State::Free;
+                alloc.state = State::Free;
             }
             !free
         });
-        let mut chunks = BTreeMap::<ChunkKey, u32>::new();
+        let mut chunks = BTreeMap::<ChunkKey, (u32, u32)>::new();
         for uid in self.in_state(State::Resident) {
-            *chunks.entry(self.allocs[uid].key.chunk).or_default() += self.pins[uid];
+            let held = chunks.entry(self.allocs[uid].key.chunk).or_default();
+            *held = (held.0 + self.pins[uid], held.1 + self.allocs[uid].loans);
         }
-        let evictable: BTreeSet<ChunkKey> =
-            chunks.into_iter().filter(|(_, pins)| *pins == 0).map(|(chunk, _)| chunk).collect();
-        for chunk in &evictable {
-            if !self.evictable.contains(chunk) || self.touched.contains(chunk) {
+        chunks.retain(|_, (pins, _)| *pins == 0);
+        for chunk in chunks.keys() {
+            if !self.listed.contains(chunk) || self.touched.contains(chunk) {
                 self.stamps.insert(*chunk, self.event);
             }
         }
-        self.evictable = evictable;
+        let evictable = chunks.iter().filter(|(_, (_, loans))| *loans == 0);
+        self.evictable = evictable.map(|(chunk, _)| *chunk).collect();
+        self.listed = chunks.into_keys().collect();
         self.touched.clear();
+    }
+
+    /// Takes what was evicted out of the books, if it could be. Returns the chunks, with their pages.
+    pub fn accept_evictions(&mut self, view: &View<'_>) -> Vec<(ChunkKey, u64)> {
+        let gone = self.gone(view);
+        let chunks: BTreeSet<ChunkKey> = gone.iter().map(|u| self.allocs[*u].key.chunk).collect();
+        let mut evicted = Vec::new();
+        for chunk in chunks {
+            if !self.evictable.contains(&chunk) {
+                continue;
+            }
+            let of_chunk = |u: &Uid| self.allocs[*u].key.chunk == chunk;
+            let resident: Vec<Uid> = self.in_state(State::Resident).filter(of_chunk).collect();
+            assert!(resident.iter().all(|u| gone.contains(u)), "only part of {chunk:?} was evicted");
+            evicted.push((chunk, self.resident_pages(chunk)));
+            resident.iter().for_each(|u| self.unlink(*u));
+        }
+        evicted
+    }
+
+    /// Readable objects that the core does not have where it put them.
+    pub fn gone(&self, view: &View<'_>) -> Vec<Uid> {
+        let there = |uid: &Uid| {
+            let alloc = &self.allocs[*uid];
+            view.object(alloc.key, false) == Some((alloc.offset, alloc.bytes))
+        };
+        self.in_state(State::Resident).filter(|u| !there(u)).collect()
     }
 
     fn count_pins(&mut self) {
@@ -300,6 +479,10 @@ impl Model {
         for uid in self.stores.iter().chain(&self.retrieves).flat_map(|t| &t.uids) {
             pins[*uid] += 1;
         }
+        for job in self.jobs.values() {
+            job.holds().for_each(|uid| pins[uid] += job.shares);
+        }
+        self.loads.values().for_each(|load| pins[load.uid] += 1);
         self.pins = pins;
     }
 
@@ -330,5 +513,10 @@ impl Model {
             && self.stores.is_empty()
             && self.retrieves.is_empty()
             && self.peers.is_empty()
+            && self.jobs.is_empty()
+            && self.loads.is_empty()
+            && self.ios.is_empty()
+            && self.tasks.is_empty()
+            && self.warms.is_empty()
     }
 }

@@ -12,15 +12,21 @@ enum Due {
     Store(u64),
     Worker(i64),
     Peer(u64),
+    Job(u64),
+    Load(u64),
+    Task(u64),
+    Warm(u64),
 }
 
 impl Model {
     /// Lets everything run out that is due by `now`, in order.
     pub fn advance(&mut self, now: Millis) {
         while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= now) {
+            self.now = self.now.max(at);
             self.run_out(at, due);
             self.settle();
         }
+        self.now = self.now.max(now);
     }
 
     /// When something runs out next.
@@ -36,7 +42,12 @@ impl Model {
         let retrieves = self.retrieves.iter().map(|t| (t.deadline, Due::Retrieve(t.seq)));
         let peers = self.peers.iter().map(|p| (p.deadline, Due::Peer(p.id)));
         let workers = self.workers.iter().filter_map(|w| Some((self.silent_at(w)?, Due::Worker(w.instance))));
-        lookups.chain(sessions).chain(stores).chain(retrieves).chain(peers).chain(workers).min()
+        let jobs = self.jobs.iter().map(|(seq, job)| (job.deadline, Due::Job(*seq)));
+        let loads = self.loads.iter().filter_map(|(seq, load)| Some((load.grace?, Due::Load(*seq))));
+        let tasks = self.tasks.iter().filter_map(|(seq, task)| Some((task.grace?, Due::Task(*seq))));
+        let warms = self.warms.iter().filter_map(|(id, done)| Some(((*done)?.1, Due::Warm(*id))));
+        let of_clients = lookups.chain(sessions).chain(stores).chain(retrieves).chain(peers).chain(workers);
+        of_clients.chain(jobs).chain(loads).chain(tasks).chain(warms).min()
     }
 
     fn run_out(&mut self, at: Millis, due: Due) {
@@ -72,6 +83,10 @@ impl Model {
                 self.drop_worker(at, instance);
             }
             Due::Peer(id) => self.peers.retain(|p| p.id != id),
+            Due::Job(seq) => self.job_overdue(seq),
+            Due::Load(seq) => self.load_ended(seq, false),
+            Due::Task(seq) => self.store_ended(seq, &[]),
+            Due::Warm(id) => drop(self.warms.remove(&id)),
         }
     }
 
@@ -174,7 +189,10 @@ impl Model {
     pub(crate) fn drop_lookup(&mut self, i: usize) {
         let session: &mut Session = &mut self.sessions[i];
         session.result = None;
-        if let Some(lookup) = session.lookup.take() {
+        if let Some(job) = session.job.take() {
+            self.cancel_job(job);
+        }
+        if let Some(lookup) = self.sessions[i].lookup.take() {
             self.touch(&lookup.chunks[..lookup.hit as usize]);
         }
     }

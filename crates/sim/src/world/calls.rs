@@ -6,7 +6,7 @@ use larder_store::transfer::{Committed, TransferSpec};
 use larder_store::worker::{Group, WorkerSpec};
 use larder_store::{ConnectionId, Core, InstanceId, Layout, Time};
 use larder_wire::dtype::DType;
-use larder_wire::object::{KvRank, ObjectKey};
+use larder_wire::object::KvRank;
 
 use super::{Granted, Place, World};
 use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid};
@@ -23,7 +23,7 @@ pub(super) struct Context {
 
 impl World {
     /// Time has come to `now`, and a call is about to be made.
-    fn begin(&mut self, call: Call) {
+    pub(super) fn begin(&mut self, call: Call) {
         self.calls += 1;
         self.model.advance(self.now);
         self.cut_copies();
@@ -38,7 +38,7 @@ impl World {
     pub(super) fn advance(&mut self) {
         self.begin(Call::Advance);
         self.core.advance(self.time());
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn register(&mut self, instance: i64, engine: &EngineSpec) {
@@ -54,7 +54,7 @@ impl World {
         let new = self.core.register(self.time(), spec);
         let expected = self.model.register(self.now, instance, engine);
         self.agree(u64::from(new), u64::from(expected), "register");
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn unregister(&mut self, instance: i64) {
@@ -64,7 +64,7 @@ impl World {
         self.agree(u64::from(known), u64::from(expected), "unregister");
         self.limit_copies(self.now, |c| c.name.instance == instance);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn ping(&mut self, instance: i64) -> bool {
@@ -72,7 +72,7 @@ impl World {
         let known = self.core.ping(self.time(), InstanceId(instance));
         let expected = self.model.ping(self.now, instance);
         self.agree(u64::from(known), u64::from(expected), "ping");
-        self.verify();
+        self.conclude();
         known
     }
 
@@ -82,7 +82,7 @@ impl World {
         self.model.connection_lost(self.now, connection);
         self.limit_copies(self.now, |c| c.connection == connection);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn clear(&mut self, force: bool) {
@@ -91,7 +91,7 @@ impl World {
         let expected = self.model.clear(force);
         self.agree(removed, expected, "clear");
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     /// The machine has no memory behind page `end`.
@@ -101,10 +101,10 @@ impl World {
         self.core.cut_memory(end * self.scenario.page);
         let used = self.model.live.iter().map(|uid| self.place(*uid)).map(|p| p.page + p.pages).max();
         self.pages = self.pages.min(end.max(used.unwrap_or(0)));
-        self.verify();
+        self.conclude();
     }
 
-    pub(super) fn lookup(&mut self, call: &LookupCall) -> u32 {
+    pub(super) fn lookup(&mut self, call: &LookupCall) {
         self.begin(Call::Lookup(*call));
         let scenario = self.scenario.clone();
         let spec = LookupSpec {
@@ -117,25 +117,26 @@ impl World {
             chain: &scenario.universe.nodes[usize::from(call.node)].chain,
             readers: call.readers,
         };
-        let hit = self.core.lookup(self.time(), &spec).expect("there is no L2").chunks;
+        let hit = self.core.lookup(self.time(), &spec).map(|hit| hit.chunks);
         let expected = self.model.lookup(self.now, call);
-        self.agree(u64::from(hit), u64::from(expected), "hit");
+        let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
+        self.agree(number(hit), number(expected), "hit");
         self.model.settle();
-        self.verify();
-        hit
+        self.conclude();
     }
 
-    pub(super) fn query(&mut self, request: u32) -> Option<u32> {
+    pub(super) fn query(&mut self, request: u32) -> LookupStatus {
         self.begin(Call::Query { request });
-        let hit = match self.core.take_result(self.time(), &self.ids[request as usize].clone()) {
-            LookupStatus::Ready(hit) => Some(hit),
-            LookupStatus::Pending | LookupStatus::Unknown => None,
-        };
+        let status = self.core.take_result(self.time(), &self.ids[request as usize].clone());
         let expected = self.model.take_result(self.now, request);
-        let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
-        self.agree(number(hit), number(expected), "result of a lookup");
-        self.verify();
-        hit
+        let number = |status: LookupStatus| match status {
+            LookupStatus::Ready(hit) => u64::from(hit),
+            LookupStatus::Unknown => u64::MAX,
+            LookupStatus::Pending => u64::MAX - 1,
+        };
+        self.agree(number(status), number(expected), "result of a lookup");
+        self.conclude();
+        status
     }
 
     pub(super) fn free(&mut self, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
@@ -143,7 +144,7 @@ impl World {
         self.core.free(self.time(), &self.ids[request as usize].clone(), rank, start, end);
         self.model.free(self.now, request, rank, start, end);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn end_session(&mut self, request: u32) {
@@ -151,7 +152,7 @@ impl World {
         self.core.end_session(self.time(), &self.ids[request as usize].clone());
         self.model.end_session(request);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     /// Runs one of the four transfer calls on the core.
@@ -185,7 +186,7 @@ impl World {
         let (plan, prepared) = match (plan, got) {
             (Some(plan), Ok(prepared)) => (plan, prepared),
             (None, Err(_)) => {
-                self.verify();
+                self.conclude();
                 return None;
             }
             (plan, got) => panic!("prepare_store answered {got:?}, expected {plan:?}"),
@@ -204,16 +205,20 @@ impl World {
             seq = self.model.begin_store(self.now, place, name, plan.bytes, &slots);
         }
         self.model.settle();
-        self.check_new_slots(slots.len());
-        self.judge_refusal(&plan, slots.len());
-        self.verify();
         let total = self.model.allocs.len();
-        let places: Vec<Place> = (total - slots.len()..total).map(|uid| self.place(uid)).collect();
+        let new: Vec<Uid> = (total - slots.len()..total).collect();
+        self.check_new_slots(&new);
+        if slots.len() < plan.missing.len() {
+            self.seen.stores_refused += 1;
+            self.judge_refusal(&plan.protected, plan.bytes.div_ceil(self.scenario.page));
+        }
+        let places: Vec<Place> = new.iter().map(|uid| self.place(*uid)).collect();
+        self.conclude();
         (!places.is_empty()).then_some(Granted { seq, places })
     }
 
     /// Where a reservation lies.
-    fn place(&self, uid: Uid) -> Place {
+    pub(super) fn place(&self, uid: Uid) -> Place {
         let alloc = &self.model.allocs[uid];
         Place { page: alloc.offset / self.scenario.page, pages: alloc.pages, key: alloc.key }
     }
@@ -235,7 +240,7 @@ impl World {
         if let Committed::Published(_) = committed {
             self.judge_trim();
         }
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn abort_store(&mut self, context: Context, name: &Name) {
@@ -243,7 +248,7 @@ impl World {
         self.transfer(context, name, |core, now, spec| core.abort_store(now, spec));
         self.model.abort_store(name);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     /// Slots to read.
@@ -266,7 +271,7 @@ impl World {
         let places = held.map(|uids| uids.iter().map(|u| self.place(*u)).collect::<Vec<Place>>());
         self.trace.answer(places.as_ref().map_or(u64::MAX, |p| p.len() as u64));
         self.model.settle();
-        self.verify();
+        self.conclude();
         places.map(|places| Granted { seq, places })
     }
 
@@ -276,18 +281,7 @@ impl World {
         let expected = self.model.commit_retrieve(self.now, name);
         self.agree(u64::from(running), u64::from(expected), "commit of a retrieve");
         self.model.settle();
-        self.verify();
-    }
-
-    fn object_keys(&self, keys: &[Key]) -> Vec<ObjectKey> {
-        let universe = &self.scenario.universe;
-        let key = |k: &Key| {
-            let (model, salt) =
-                (&universe.models[usize::from(k.chunk.model)], &universe.salts[usize::from(k.chunk.salt)]);
-            ObjectKey::new(*universe.hash(k.chunk.node), model.clone(), k.rank, 0, salt.clone())
-                .expect("valid")
-        };
-        keys.iter().map(key).collect()
+        self.conclude();
     }
 
     pub(super) fn peer_lookup(&mut self, owner: u64, keys: &[Key]) -> u64 {
@@ -296,7 +290,7 @@ impl World {
         self.trace.answer(id);
         self.model.peer_lookup(self.now, id, owner, keys);
         self.model.settle();
-        self.verify();
+        self.conclude();
         id
     }
 
@@ -307,7 +301,7 @@ impl World {
         assert_eq!(found, expected, "what a peer holds");
         self.trace.answer(found.map_or(u64::MAX, |f| f.iter().flatten().count() as u64));
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 
     pub(super) fn peer_unlock(&mut self, owner: u64, keys: &[Key]) {
@@ -315,6 +309,6 @@ impl World {
         self.core.peer_unlock(self.time(), ConnectionId(owner), &self.object_keys(keys));
         self.model.peer_unlock(owner, keys);
         self.model.settle();
-        self.verify();
+        self.conclude();
     }
 }

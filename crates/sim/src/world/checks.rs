@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use larder_store::l1::Cell;
 use larder_store::l1::eviction::EvictionKind;
+use larder_store::l2::AdapterId;
 use larder_store::transfer::PreparedStore;
 
 use super::World;
-use crate::model::{ChunkKey, State, StorePlan, Uid};
+use crate::model::{ChunkKey, Reserved, State, StorePlan, Uid, View};
 use crate::scenario::Fault;
 
 impl World {
     /// Compares the whole core with the model.
     pub(super) fn verify(&self) {
         self.core.check();
-        let gone = self.gone();
+        let gone = self.model.gone(&View { l1: self.core.l1(), universe: &self.scenario.universe });
         assert!(gone.is_empty(), "readable objects vanished: {:?}", self.describe(&gone));
         let (gauges, page) = (self.core.gauges(), self.scenario.page);
         let l1 = gauges.l1;
@@ -22,6 +22,8 @@ impl World {
         assert_eq!(l1.resident_objects, count(State::Resident), "readable objects");
         assert_eq!(l1.staged_objects, count(State::Staged), "objects being written");
         assert_eq!(l1.unlinked_objects, count(State::Unlinked), "objects kept for somebody");
+        let temporary = self.model.live.iter().filter(|u| self.model.allocs[**u].temporary).count();
+        assert_eq!(l1.temporary_objects, temporary as u64, "objects that go with their last share");
         assert_eq!(l1.used_bytes, self.model.used_pages() * page, "bytes used");
         assert_eq!(l1.capacity_bytes, self.pages * page, "size of the arena");
         let evictable: u64 = self.model.evictable.iter().map(|c| self.model.resident_pages(*c)).sum();
@@ -39,6 +41,9 @@ impl World {
             m.stores.iter().filter(|t| !t.overdue).count(),
             m.retrieves.iter().filter(|t| !t.overdue).count(),
             m.peers.len(),
+            m.jobs() - m.waiting_jobs(),
+            m.waiting_jobs(),
+            m.write_back_pending(),
             overdue.map(|t| t.uids.len()).sum(),
         ];
         let ours = [
@@ -48,13 +53,25 @@ impl World {
             gauges.stores,
             gauges.retrieves,
             gauges.peer_leases,
+            gauges.prefetch_jobs,
+            gauges.prefetch_waiting,
+            gauges.write_back_pending,
             gauges.quarantined_objects,
         ];
         assert_eq!(
             ours,
             expected.map(|n| n as u64),
-            "workers, sessions, leases, stores, retrieves, peers, quarantine"
+            "workers, sessions, leases, stores, retrieves, peers, jobs, waiting, to be stored, quarantine"
         );
+        assert_eq!(self.core.counters().l2, m.counters, "what happened between the tiers");
+        for (i, expected) in m.of_adapter.iter().enumerate() {
+            let (id, i) = (AdapterId(i as u32), i as u32);
+            assert_eq!(self.core.adapter_counters(id), expected, "what happened at adapter {i}");
+            let ours = self.core.adapter_gauges(id);
+            assert_eq!((ours.loading_bytes, ours.loading_objects), m.lent(i, true), "loads of adapter {i}");
+            assert_eq!((ours.storing_bytes, ours.storing_objects), m.lent(i, false), "stores of adapter {i}");
+            assert_eq!((ours.storing_tasks, ours.queued_keys), m.storing(i), "tasks of adapter {i}");
+        }
         let due = self.core.next_deadline().map(|t| t.as_millis());
         assert!(due.is_none_or(|t| t > self.now), "the core has not dealt with all that is due");
         let expected = self.model.next_deadline();
@@ -62,21 +79,6 @@ impl World {
             expected.is_none_or(|e| due.is_some_and(|t| t <= e)),
             "the core will oversleep: {due:?}, {expected:?}"
         );
-    }
-
-    /// Readable objects that the core does not have where it put them.
-    fn gone(&self) -> Vec<Uid> {
-        let (l1, universe) = (self.core.l1(), &self.scenario.universe);
-        let there = |uid: &Uid| {
-            let alloc = &self.model.allocs[*uid];
-            let key = alloc.key;
-            let model = &universe.models[usize::from(key.chunk.model)];
-            let salt = &universe.salts[usize::from(key.chunk.salt)];
-            let chunk = l1.chunk(model, salt, universe.hash(key.chunk.node));
-            let object = chunk.and_then(|c| l1.resident(c, Cell { rank: key.rank, group: 0 }));
-            object.is_some_and(|o| l1.offset(o) == alloc.offset && l1.layout(o).bytes() == alloc.bytes)
-        };
-        self.model.in_state(State::Resident).filter(|u| !there(u)).collect()
     }
 
     fn describe(&self, uids: &[Uid]) -> Vec<String> {
@@ -87,19 +89,74 @@ impl World {
 
     /// Takes what was evicted out of the model, if it could be. Returns the chunks, with their pages.
     fn accept_evictions(&mut self, protected: &BTreeSet<ChunkKey>) -> Vec<(ChunkKey, u64)> {
-        let gone = self.gone();
-        let chunks: BTreeSet<ChunkKey> = gone.iter().map(|u| self.model.allocs[*u].key.chunk).collect();
-        let mut evicted = Vec::new();
-        for chunk in chunks {
-            let free = self.model.evictable.contains(&chunk) && !protected.contains(&chunk);
-            assert!(free, "evicted although held or needed: {:?}", self.describe(&gone));
-            let of_chunk = |u: &Uid| self.model.allocs[*u].key.chunk == chunk;
-            let resident: Vec<Uid> = self.model.in_state(State::Resident).filter(of_chunk).collect();
-            assert!(resident.iter().all(|u| gone.contains(u)), "only part of {chunk:?} was evicted");
-            evicted.push((chunk, self.model.resident_pages(chunk)));
-        }
-        gone.iter().for_each(|u| self.model.unlink(*u));
+        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let evicted = self.model.accept_evictions(&view);
+        let needed = evicted.iter().find(|(chunk, _)| protected.contains(chunk));
+        assert!(needed.is_none(), "evicted although it is needed: {needed:?}");
         evicted
+    }
+
+    /// Whether quotas have a say in what is evicted.
+    pub(super) fn quotas_matter(&self) -> bool {
+        let set = !self.model.limits.is_empty() || self.model.default_limit.is_some();
+        set && self.scenario.eviction == EvictionKind::IsolatedLru
+    }
+
+    /// Whether what is evicted is exactly known.
+    fn order_is_known(&self) -> bool {
+        let lru = matches!(self.scenario.eviction, EvictionKind::Lru | EvictionKind::IsolatedLru);
+        lru && self.scenario.uniform() && !self.quotas_matter()
+    }
+
+    /// A salt owns so many bytes.
+    fn owned(&self, salt: u8) -> u64 {
+        let own = self.model.live.iter().map(|u| &self.model.allocs[*u]).filter(|a| a.key.chunk.salt == salt);
+        own.map(|a| a.pages * self.scenario.page).sum()
+    }
+
+    /// Nobody takes memory beyond its quota.
+    fn judge_growth(&self, new: &[Uid]) {
+        if !self.quotas_matter() {
+            return;
+        }
+        for uid in new {
+            let salt = self.model.allocs[*uid].key.chunk.salt;
+            let limit = self.model.limits.get(&salt).copied().or(self.model.default_limit);
+            assert!(limit.is_none_or(|l| self.owned(salt) <= l), "salt {salt} grew beyond {limit:?}");
+        }
+    }
+
+    /// After a change of quotas: nobody is over one who could give something.
+    pub(super) fn judge_quotas(&mut self) {
+        if !self.quotas_matter() {
+            return;
+        }
+        let evicted = self.accept_evictions(&BTreeSet::new());
+        self.seen.evicted_for_quotas += evicted.len() as u64;
+        self.model.settle();
+        for salt in 0..self.scenario.universe.salts.len() as u8 {
+            let Some(limit) = self.model.limits.get(&salt).copied().or(self.model.default_limit) else {
+                continue;
+            };
+            let more = self.model.evictable.iter().any(|c| c.salt == salt);
+            assert!(self.owned(salt) <= limit || !more, "salt {salt} is over its quota");
+            let pages = evicted.iter().filter(|(c, _)| c.salt == salt).map(|(_, p)| *p).max();
+            let least = pages.map_or(0, |pages| pages * self.scenario.page);
+            assert!(least == 0 || self.owned(salt) + least > limit, "salt {salt} lost too much");
+        }
+    }
+
+    /// What loads evicted, and whether they had to do with less than was possible.
+    pub(super) fn judge_reserved(&mut self, reserved: &Reserved) {
+        let Reserved { protected, refused, exact, evicted, new } = reserved;
+        self.judge_growth(new);
+        if *exact && self.scenario.trim.is_none() && self.order_is_known() {
+            self.judge_order(evicted, protected);
+        }
+        if let Some(pages) = refused {
+            self.seen.loads_refused += 1;
+            self.judge_refusal(protected, *pages);
+        }
     }
 
     /// Exactly the least recently used chunks were evicted, of one prompt the tail first.
@@ -130,45 +187,47 @@ impl World {
         let given = prepared.slots.len();
         assert_eq!(prepared.chunks, plan.missing[..given.min(plan.missing.len())], "chunks to write");
         assert_eq!(prepared.no_room, given < plan.missing.len(), "whether memory ended");
-        let tried = (given + 1).min(plan.dropped.len());
-        plan.dropped[..tried].iter().flatten().for_each(|u| self.model.unlink(*u));
+        self.model.meet(plan, given);
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
-            self.judge_order(&evicted, &plan.protected);
+            if self.order_is_known() {
+                self.judge_order(&evicted, &plan.protected);
+            }
             let needed = given as u64 * plan.bytes.div_ceil(self.scenario.page);
             let used: u64 =
                 self.model.live.iter().filter(|u| self.stays(**u)).map(|u| self.model.allocs[*u].pages).sum();
             let largest = evicted.iter().map(|(_, pages)| *pages).max().unwrap_or(0);
-            assert!(self.pages - used - needed < largest, "more was evicted than needed");
+            let spare = self.pages - used - needed;
+            assert!(spare < largest || self.quotas_matter(), "more was evicted than needed");
         }
     }
 
     /// Whether memory is still in use once this event is settled.
     fn stays(&self, uid: Uid) -> bool {
-        self.model.allocs[uid].state != State::Unlinked || self.model.pins(uid) > 0
+        let alloc = &self.model.allocs[uid];
+        alloc.state != State::Unlinked || self.model.pins(uid) > 0 || alloc.loans > 0
     }
 
-    /// If a store got less than it wanted, no eviction could have made room for more.
-    pub(super) fn judge_refusal(&mut self, plan: &StorePlan, given: usize) {
-        if given == plan.missing.len() {
+    /// If somebody got less than it wanted, no eviction could have made room for more.
+    pub(super) fn judge_refusal(&mut self, protected: &BTreeSet<ChunkKey>, pages: u64) {
+        if self.quotas_matter() {
             return;
         }
-        self.seen.stores_refused += 1;
         let page = self.scenario.page;
         let mut busy = vec![false; self.pages as usize];
         for uid in &self.model.live {
             let alloc = &self.model.allocs[*uid];
             let chunk = alloc.key.chunk;
             let evictable = alloc.state == State::Resident
-                && self.scenario.eviction == EvictionKind::Lru
+                && self.scenario.eviction != EvictionKind::Noop
                 && self.model.evictable.contains(&chunk)
-                && !plan.protected.contains(&chunk);
+                && !protected.contains(&chunk);
             if !evictable {
                 busy[(alloc.offset / page) as usize..][..alloc.pages as usize].fill(true);
             }
         }
         let longest = busy.split(|b| *b).map(<[bool]>::len).max().unwrap_or(0) as u64;
-        assert!(longest < plan.bytes.div_ceil(page), "refused although {longest} pages could be had");
+        assert!(longest < pages, "refused although {longest} pages could be had");
     }
 
     /// What trimming evicted after a commit.
@@ -183,7 +242,9 @@ impl World {
         let target = (capacity * (trim.above - trim.release).max(0.0)) as u64;
         let none = BTreeSet::new();
         let evicted = self.accept_evictions(&none);
-        self.judge_order(&evicted, &none);
+        if self.order_is_known() {
+            self.judge_order(&evicted, &none);
+        }
         self.model.settle();
         let left = self.model.used_pages() * page;
         assert!(left <= target || self.model.evictable.is_empty(), "trimmed too little");
@@ -191,10 +252,24 @@ impl World {
         assert!(evicted.is_empty() || left + largest > target, "trimmed too much");
     }
 
-    /// The last `count` reservations are whole pages of the arena that nobody else has.
-    pub(super) fn check_new_slots(&self, count: usize) {
-        let (page, total) = (self.scenario.page, self.model.allocs.len());
-        for new in total - count..total {
+    /// What trimming evicted when a lookup ended. Several may have ended in one call, so how little would
+    /// have done is not known.
+    pub(super) fn judge_answer_trim(&mut self) {
+        let Some(trim) = self.scenario.trim else { return };
+        self.accept_evictions(&BTreeSet::new());
+        self.model.settle();
+        let page = self.scenario.page;
+        let above = (self.pages * page) as f64 * trim.above;
+        let used = (self.model.used_pages() * page) as f64;
+        let done = used <= above || self.model.evictable.is_empty();
+        assert!(done || self.scenario.eviction == EvictionKind::Noop, "not trimmed when a lookup ended");
+    }
+
+    /// New reservations are whole pages of the arena that nobody else has.
+    pub(super) fn check_new_slots(&self, new: &[Uid]) {
+        self.judge_growth(new);
+        let page = self.scenario.page;
+        for &new in new {
             let slot = &self.model.allocs[new];
             assert_eq!(slot.offset % page, 0, "a slot that is not aligned");
             let (start, end) = (slot.offset / page, slot.offset / page + slot.pages);
@@ -207,6 +282,10 @@ impl World {
             for copy in self.copies.iter().filter(|c| c.running) {
                 let clash = copy.places.iter().any(|p| start < p.page + p.pages && p.page < end);
                 assert!(!clash, "{slot:?} is still used by {copy:?}");
+            }
+            for io in self.ios.iter().filter(|io| io.lent) {
+                let p = &io.place;
+                assert!(start >= p.page + p.pages || p.page >= end, "{slot:?} is still used by {io:?}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What well-behaved clients do: the flow of requests, and copies page by page.
 
+use larder_store::prefetch::LookupStatus;
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
@@ -8,7 +9,7 @@ use crate::model::{Key, LookupCall, Name};
 use crate::scenario::Millis;
 
 /// What belongs into page `page` of an object.
-fn tag(key: Key, page: u64) -> u64 {
+pub(super) fn tag(key: Key, page: u64) -> u64 {
     let chunk = key.chunk;
     let object = (u64::from(chunk.model) << 8) | u64::from(chunk.salt);
     (((object << 16) | u64::from(chunk.node)) << 40 | u64::from(key.rank.0) << 8 | (page & 0xff))
@@ -19,6 +20,7 @@ impl World {
     /// Engines connect and their workers register.
     pub(super) fn start(&mut self) {
         let scenario = self.scenario.clone();
+        self.fill_adapters();
         for (engine, spec) in scenario.engines.iter().enumerate() {
             let connection = self.fresh();
             self.engines.push(Engine { spec: spec.clone(), connection, workers: Vec::new() });
@@ -54,6 +56,11 @@ impl World {
             Event::Commit(copy) => self.on_commit(copy),
             Event::Ping(worker) => self.on_ping(worker),
             Event::Fault => self.on_fault(),
+            Event::Answer(question) => self.on_answer(question),
+            Event::Io(io) => self.on_io(io),
+            Event::IoResult(io) => self.on_io_result(io),
+            Event::IoEnd(io) => self.on_io_end(io),
+            Event::TaskResult(task) => self.on_task_result(task),
         }
     }
 
@@ -99,7 +106,20 @@ impl World {
         let request = self.requests[index].clone();
         let total = self.scenario.universe.nodes[usize::from(request.node)].path.len() as u32;
         // Under a reused id the answer may be that to another prompt.
-        let hit = self.query(request.id).unwrap_or(0).min(total);
+        let hit = match self.query(request.id) {
+            LookupStatus::Ready(hit) => hit.min(total),
+            LookupStatus::Unknown => 0,
+            LookupStatus::Pending => {
+                self.seen.queries_pending += 1;
+                let wait = self.pause() + 1;
+                match self.rng.below(40) {
+                    0 => self.schedule(wait, Event::End(index)),
+                    1 => self.free(request.id, None, 0, 1),
+                    _ => self.schedule(wait, Event::Query(index)),
+                }
+                return;
+            }
+        };
         self.requests[index].hit = hit;
         let workers = self.engines[request.engine].workers.clone();
         let spec = self.engines[request.engine].spec.clone();

@@ -1,11 +1,12 @@
 //! What misbehaving clients, networks and operators do.
 
+use larder_store::Core;
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
 use super::{Event, PeerRequest, World};
-use crate::model::{ChunkKey, Key, Name};
-use crate::scenario::Fault;
+use crate::model::{ChunkKey, Key, Name, WarmCall};
+use crate::scenario::{Fault, PREFETCH_FORETOLD, STORE_FORETOLD};
 
 impl World {
     pub(super) fn on_fault(&mut self) {
@@ -51,6 +52,28 @@ impl World {
                 }
             }
             Fault::Stranger => self.act_as_stranger(),
+            Fault::Warm => self.warm_up(),
+            Fault::Quota => {
+                let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
+                let salt = self.rng.chance(70).then_some(salt);
+                let limit = self.rng.between(0, self.core.gauges().l1.used_bytes);
+                let limit = self.rng.chance(70).then_some(limit);
+                self.change_quota(salt, limit);
+            }
+            Fault::Policy => {
+                let (prefetch, store) = (self.rng.pick(&PREFETCH_FORETOLD), self.rng.pick(&STORE_FORETOLD));
+                self.choose_policies(prefetch, store);
+            }
+            Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}
+            Fault::AdapterRestart => {
+                let adapter = self.rng.index(self.adapters.len()) as u32;
+                self.restart_adapter(adapter);
+            }
+            Fault::AdapterLoss => {
+                let adapter = self.rng.index(self.adapters.len()) as u32;
+                self.lose_objects(adapter);
+            }
+            Fault::ServerCrash => self.crash_server(),
         }
         let wait = self.rng.between(0, 2 * self.scenario.fault_pace);
         self.schedule(wait, Event::Fault);
@@ -105,7 +128,7 @@ impl World {
         let rank = self.rng.chance(30).then(|| KvRank::new(2, self.rng.below(2) as u32));
         match self.rng.below(4) {
             0 => self.end_session(request),
-            1 => drop(self.query(request)),
+            1 => _ = self.query(request),
             2 => self.free(request, rank, start, u32::MAX),
             _ => self.free(request, rank, start, end),
         }
@@ -139,6 +162,41 @@ impl World {
                 }
             }
         }
+    }
+
+    fn warm_up(&mut self) {
+        if !self.warms.is_empty() && self.rng.chance(50) {
+            let id = self.rng.pick(&self.warms);
+            return self.warm_status(id);
+        }
+        let node = self.draw_node();
+        let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
+        let engine = self.rng.index(self.engines.len());
+        let (model, world) = (self.engines[engine].spec.model, self.engines[engine].spec.world);
+        let world = if self.rng.chance(3) { 5 } else { world };
+        let full = self.rng.chance(50);
+        self.warm(&WarmCall { model, world, salt, node, full });
+    }
+
+    /// The process is gone and another takes its place: what had its name in L2 is all there is.
+    fn crash_server(&mut self) {
+        self.seen.server_crashes += 1;
+        self.note_adapters();
+        self.ended.push((*self.core.counters(), *self.core.l1().counters()));
+        self.core = Core::new(World::config(&self.scenario));
+        self.model = self.model.restarted();
+        self.memory.fill(u64::MAX - 2);
+        self.pages = self.scenario.capacity / self.scenario.page;
+        self.peers.clear();
+        self.warms.clear();
+        self.cut_off_adapters();
+        for index in 0..self.copies.len() {
+            if std::mem::take(&mut self.copies[index].running) {
+                let wait = self.pause();
+                self.schedule(wait, Event::Commit(index));
+            }
+        }
+        self.advance();
     }
 
     fn act_as_stranger(&mut self) {

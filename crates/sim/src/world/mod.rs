@@ -1,9 +1,12 @@
 //! The simulated node: clients, their copies, the arena's bytes, the core, and the model beside it.
 
+mod adapters;
+mod audit;
 mod calls;
 mod checks;
 mod clients;
 mod faults;
+mod l2;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,9 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_store::counters::{Counters, L1Counters};
+use larder_store::l2::AdapterDesc;
 use larder_store::{Core, CoreConfig, Time};
 use larder_wire::object::KvRank;
 
+use self::adapters::{Adapter, Io, Question, Task};
 use crate::model::{Key, Model, Name};
 use crate::rng::Rng;
 use crate::scenario::{EngineSpec, Millis, Scenario};
@@ -31,6 +37,11 @@ enum Event {
     Commit(usize),
     Ping(usize),
     Fault,
+    Answer(usize),
+    Io(usize),
+    IoResult(usize),
+    IoEnd(usize),
+    TaskResult(usize),
 }
 
 /// A worker process and its place in an engine.
@@ -129,6 +140,34 @@ pub struct Seen {
     pub commits_late: u64,
     /// Chunks evicted by stores where the exact order was checked.
     pub evictions_judged: u64,
+    /// Chunks that went because a quota was lowered.
+    pub evicted_for_quotas: u64,
+    /// Objects reserved to be loaded.
+    pub loads_reserved: u64,
+    /// Jobs that memory could not be made for, where that was checked.
+    pub loads_refused: u64,
+    /// Pages that adapters wrote.
+    pub pages_loaded: u64,
+    /// Pages that adapters read and checked.
+    pub pages_stored: u64,
+    /// Things that adapters never did.
+    pub hung: u64,
+    /// Queries before there was a result.
+    pub queries_pending: u64,
+    /// Objects that warm-ups loaded.
+    pub warm_objects: u64,
+    /// Deaths of the server.
+    pub server_crashes: u64,
+    /// Stores to L2 tried again.
+    pub stores_retried: u64,
+    /// Given up.
+    pub stores_failed: u64,
+    /// Dropped from a full queue.
+    pub stores_dropped: u64,
+    /// Found to be gone.
+    pub stores_gone: u64,
+    /// Lookups whose hit was known from end to end.
+    pub lookups_audited: u64,
 }
 
 /// Everything there is in a run.
@@ -150,6 +189,13 @@ pub struct World {
     /// Request ids by number.
     ids: Vec<Arc<str>>,
     peers: Vec<PeerRequest>,
+    warms: Vec<u64>,
+    adapters: Vec<Adapter>,
+    questions: Vec<Question>,
+    ios: Vec<Io>,
+    tasks: Vec<Task>,
+    /// What the servers counted that have died.
+    ended: Vec<(Counters, L1Counters)>,
     queue: BinaryHeap<Reverse<(Millis, u64, Event)>>,
     scheduled: u64,
     calls: u64,
@@ -164,22 +210,9 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let scenario = Rc::new(Scenario::draw(&mut rng));
-        let config = CoreConfig {
-            capacity_bytes: scenario.capacity,
-            align_bytes: scenario.page,
-            eviction: scenario.eviction,
-            trim: scenario.trim,
-            read_ttl: Duration::from_millis(scenario.read_ttl),
-            write_ttl: Duration::from_millis(scenario.write_ttl),
-            session_ttl: Duration::from_millis(scenario.session_ttl),
-            sessions_max: usize::MAX,
-            worker_reap_timeout: scenario.reap.map(Duration::from_millis),
-            worker_registration_grace: Duration::from_millis(scenario.grace),
-            quarantine: Duration::from_millis(scenario.quarantine),
-            ..CoreConfig::default()
-        };
+        let scenario_adapters = scenario.l2.adapters.len();
         Self {
-            core: Core::new(config),
+            core: Core::new(Self::config(&scenario)),
             model: Model::new(scenario.clone()),
             memory: vec![0; (scenario.capacity / scenario.page) as usize],
             pages: scenario.capacity / scenario.page,
@@ -192,12 +225,51 @@ impl World {
             requests: Vec::new(),
             ids: Vec::new(),
             peers: Vec::new(),
+            warms: Vec::new(),
+            adapters: vec![Adapter::default(); scenario_adapters],
+            questions: Vec::new(),
+            ios: Vec::new(),
+            tasks: Vec::new(),
+            ended: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
             calls: 0,
             next_name: 1,
             seen: Seen::default(),
             trace: Trace::default(),
+        }
+    }
+
+    fn config(scenario: &Scenario) -> CoreConfig {
+        let l2 = &scenario.l2;
+        let adapters = l2
+            .adapters
+            .iter()
+            .enumerate()
+            .map(|(i, a)| AdapterDesc { name: format!("adapter-{i}").into(), persists: a.persists });
+        CoreConfig {
+            capacity_bytes: scenario.capacity,
+            align_bytes: scenario.page,
+            eviction: scenario.eviction,
+            trim: scenario.trim,
+            read_ttl: Duration::from_millis(scenario.read_ttl),
+            write_ttl: Duration::from_millis(scenario.write_ttl),
+            session_ttl: Duration::from_millis(scenario.session_ttl),
+            sessions_max: usize::MAX,
+            worker_reap_timeout: scenario.reap.map(Duration::from_millis),
+            worker_registration_grace: Duration::from_millis(scenario.grace),
+            quarantine: Duration::from_millis(scenario.quarantine),
+            adapters: adapters.collect(),
+            prefetch_policy: l2.prefetch,
+            store_policy: l2.store,
+            load_deadline: Duration::from_millis(l2.load_deadline),
+            prefetch_max_in_flight: l2.jobs,
+            prefetch_bytes_max: l2.load_bytes,
+            write_back_tasks_max: l2.tasks,
+            write_back_objects_max: l2.batch,
+            write_back_bytes_max: l2.store_bytes,
+            write_back_queue_max: l2.queue,
+            write_back_retries: l2.retries,
         }
     }
 
@@ -221,9 +293,25 @@ impl World {
         self.finish();
     }
 
+    /// What all servers counted, one after the other.
+    pub fn counted(&self) -> Vec<(Counters, L1Counters)> {
+        let last = (*self.core.counters(), *self.core.l1().counters());
+        self.ended.iter().copied().chain([last]).collect()
+    }
+
     /// What was seen.
     pub fn seen(&self) -> Seen {
         self.seen
+    }
+
+    /// Adds what the adapters of this server did to what was seen.
+    fn note_adapters(&mut self) {
+        for counters in &self.model.of_adapter {
+            self.seen.stores_retried += counters.store_retried_objects;
+            self.seen.stores_failed += counters.store_failed_objects;
+            self.seen.stores_dropped += counters.store_dropped_objects;
+            self.seen.stores_gone += counters.store_gone_objects;
+        }
     }
 
     /// The core, to look at.
@@ -258,10 +346,19 @@ impl World {
     /// Wakes the core if it asked for it before `at`, in runs in which somebody does.
     fn wake_before(&mut self, at: Millis) -> bool {
         let due = self.core.next_deadline().map(Time::as_millis);
-        let Some(due) = due.filter(|due| self.scenario.driven && *due < at) else { return false };
+        let wakes = |due: &Millis| self.scenario.driven && *due < at || self.scenario.stepped() && *due <= at;
+        let Some(due) = due.filter(wakes) else { return false };
         self.now = due;
         self.advance();
         true
+    }
+
+    /// Time goes by, and nobody does anything.
+    fn pass(&mut self, time: Millis) {
+        let until = self.now + time;
+        while self.scenario.stepped() && self.wake_before(until) {}
+        self.now = until;
+        self.advance();
     }
 
     /// All clients stop; nothing of them may remain.
@@ -274,11 +371,13 @@ impl World {
                 .chain(self.engines.clone().iter().map(|e| e.connection))
                 .for_each(|c| self.lose(c));
             self.peers.clone().iter().for_each(|p| self.lose(p.owner));
-            self.now += s.quarantine.max(2 * s.read_ttl);
-        } else {
-            self.now += s.session_ttl.max(2 * s.write_ttl).max(2 * s.read_ttl) + s.quarantine;
         }
-        self.advance();
+        let longest = s.session_ttl.max(2 * s.write_ttl).max(2 * s.read_ttl).max(s.l2.load_deadline);
+        // What an adapter never did is done now; what it never told is given up, and tried again.
+        for _ in 0..s.l2.retries + 3 {
+            self.work_off();
+            self.pass(longest + s.quarantine + 1001);
+        }
         assert!(self.model.is_idle(), "the model has let go of everything");
         let gauges = self.core.gauges();
         let held =
@@ -288,8 +387,12 @@ impl World {
             (gauges.quarantined_objects, gauges.l1.staged_objects, gauges.l1.unlinked_objects),
             (0, 0, 0)
         );
+        let busy = [gauges.prefetch_jobs, gauges.prefetch_waiting, gauges.write_back_pending];
+        assert_eq!((busy, gauges.l1.temporary_objects), ([0; 3], 0), "something goes on");
         assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "all that is left may be evicted");
+        self.audit();
         self.clear(true);
         assert_eq!(self.core.gauges().l1.used_bytes, 0, "memory was lost");
+        self.note_adapters();
     }
 }

@@ -31,7 +31,7 @@
 pub mod alloc;
 mod browse;
 pub mod eviction;
-mod names;
+pub(crate) mod names;
 mod room;
 
 use std::collections::BTreeMap;
@@ -48,7 +48,9 @@ use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
+use crate::time::Time;
 
 pub use self::browse::{Listed, Page, Removal};
 
@@ -122,6 +124,8 @@ struct Object {
     loans: u64,
     /// The adapter that it was loaded from.
     origin: Option<AdapterId>,
+    /// Its way to L2 waits for its next use.
+    deferred: bool,
 }
 
 #[derive(Debug)]
@@ -164,6 +168,8 @@ pub struct L1 {
     by_offset: BTreeMap<u64, ObjectId>,
     order: Box<dyn EvictionPolicy>,
     quotas_enforced: bool,
+    /// What is learned about reuse, if a policy wants to know.
+    reuse: Option<Reuse>,
     pub(crate) ledger: Ledger,
     operation: u64,
     evictable_bytes: u64,
@@ -190,6 +196,7 @@ impl L1 {
             quotas_enforced: order.enforces_quotas(),
             ledger: Ledger::default(),
             order,
+            reuse: None,
             operation: 0,
             evictable_bytes: 0,
             held: 0,
@@ -199,6 +206,35 @@ impl L1 {
             resident: 0,
             frontier: 0,
             counters: L1Counters::default(),
+        }
+    }
+
+    /// Learns from requests from now on, for the policies that want to know.
+    pub fn learn(&mut self, reuse: Reuse) {
+        self.reuse = Some(reuse);
+    }
+
+    /// What was learned.
+    pub fn reuse(&self) -> Option<&Reuse> {
+        self.reuse.as_ref()
+    }
+
+    /// A request asks for a prompt. Before anything of it is pinned. Returns how many leading chunks are
+    /// known to have been asked for before.
+    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) -> u32 {
+        let Some(reuse) = &mut self.reuse else { return 0 };
+        // Chunks of other models may be of other sizes: the mean is what counts.
+        let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
+        let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
+        let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let seed = names::name_digest(model, salt);
+        reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
+    }
+
+    /// What became of that.
+    pub(crate) fn answered(&mut self, asked: u32, known: u32, hit: u32) {
+        if let Some(reuse) = &mut self.reuse {
+            reuse.answered(asked, known, hit);
         }
     }
 
@@ -270,8 +306,9 @@ impl L1 {
 
     /// Marks a chunk as used just now. A pinned one becomes the warmest when its last pin goes.
     pub fn touch(&mut self, chunk: ChunkId) {
-        if self.chunks[chunk.0 as usize].listed {
-            self.order.used(chunk);
+        let entry = &self.chunks[chunk.0 as usize];
+        if entry.listed {
+            self.order.used(chunk, &about(&self.names, entry, self.reuse.as_ref()));
         }
     }
 
@@ -334,6 +371,7 @@ impl L1 {
             pins: 1,
             loans: 0,
             origin: None,
+            deferred: false,
         };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
@@ -512,13 +550,23 @@ impl L1 {
         self.object(id).origin
     }
 
+    /// Whether an object's way to L2 waits for its next use.
+    pub(crate) fn is_deferred(&self, id: ObjectId) -> bool {
+        self.object(id).deferred
+    }
+
+    /// See [`is_deferred`](Self::is_deferred).
+    pub(crate) fn set_deferred(&mut self, id: ObjectId, deferred: bool) {
+        self.object_mut(id).deferred = deferred;
+    }
+
     /// A reserved object is going to be loaded from `adapter`.
     pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
         self.object_mut(id).origin = Some(adapter);
     }
 
     /// The staged object in a cell.
-    pub(crate) fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    pub fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
@@ -615,7 +663,7 @@ impl L1 {
 
     fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
-        self.order.forget(id, &about(&self.names, &chunk), how);
+        self.order.forget(id, &about(&self.names, &chunk, self.reuse.as_ref()), how);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
         debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
@@ -631,7 +679,7 @@ impl L1 {
         change(chunk);
         let listed = chunk.resident > 0 && chunk.pins == 0;
         match (chunk.listed, listed) {
-            (false, true) => self.order.enter(id, &about(&self.names, chunk)),
+            (false, true) => self.order.enter(id, &about(&self.names, chunk, self.reuse.as_ref())),
             (true, false) => self.order.leave(id),
             _ => {}
         }
@@ -735,8 +783,8 @@ impl L1 {
 }
 
 /// What a policy may want to know of a chunk.
-fn about<'a>(names: &Names, chunk: &'a Chunk) -> About<'a> {
-    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name) }
+fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a Reuse>) -> About<'a> {
+    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name), reuse }
 }
 
 /// What is in L1 at one moment.

@@ -31,6 +31,11 @@ impl Hash for ChunkKey {
     }
 }
 
+/// A digest of a (model, salt) pair.
+pub(crate) fn name_digest(model: &str, salt: &str) -> u64 {
+    digest(digest(0, model.as_bytes()), salt.as_bytes())
+}
+
 /// A (model, salt) pair; valid as long as some chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NameId(u32);
@@ -83,7 +88,7 @@ impl Names {
     pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: SaltId) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
             let name = (model.clone(), salt.clone());
-            let digest = digest(digest(0, model.as_bytes()), salt.as_bytes());
+            let digest = name_digest(model, salt);
             let entry = Entry { name: name.clone(), chunks: 0, salt: account, digest };
             let id = NameId(self.entries.insert(entry) as u32);
             self.ids.insert(name, id);

@@ -42,7 +42,7 @@ impl L1 {
         if len > self.alloc.free_bytes() + self.evictable_bytes {
             return None;
         }
-        self.order.settle();
+        self.order.settle(self.reuse.as_ref());
         for chunk in self.victims_for(len, own)? {
             self.evict(chunk);
         }
@@ -55,7 +55,7 @@ impl L1 {
         let mut chunks = 0;
         while self.alloc.used_bytes() > bytes {
             let mut coldest = None;
-            self.order.settle();
+            self.order.settle(self.reuse.as_ref());
             self.order.coldest_first(&self.ledger, &mut |chunk| {
                 if self.is_lent(chunk) {
                     return Verdict::Stays;

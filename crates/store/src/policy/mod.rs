@@ -6,6 +6,7 @@
 //! Which chunk leaves when space is needed is decided in [`eviction`](crate::l1::eviction).
 
 pub mod prefetch;
+pub mod reuse;
 pub mod store;
 
 pub use prefetch::{PrefetchKind, PrefetchPolicy};

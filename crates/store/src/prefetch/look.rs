@@ -1,4 +1,8 @@
 //! Finding out what there is: L1 first, then the adapters, a window of chunks at a time.
+//!
+//! Every adapter is asked about a window at once. It ends when all have answered, or when the first ones
+//! have all of it: each cell comes from the first adapter that has it, so a slow or dead one behind them
+//! delays nobody. A late answer is dropped; nothing is held in L2 by asking.
 
 use smallvec::SmallVec;
 
@@ -59,16 +63,32 @@ impl Core {
                 found.insert(row, column);
             }
         }
-        if look.open.is_empty() {
+        if look.open.is_empty() || self.is_settled(id) {
             self.window_answered(id);
         }
     }
 
-    /// All adapters have answered about the window.
+    /// Whether the adapters that have yet to answer about the window can change nothing: the first ones
+    /// have it all.
+    fn is_settled(&self, id: u64) -> bool {
+        let job = &self.prefetch.jobs[&id];
+        let Phase::Looking(look) = &job.phase else { return false };
+        let open = |lookup: &LookupId| self.prefetch.lookups[lookup].1;
+        let first_open = look.open.iter().map(open).min();
+        let rows = job.rows.len() as u32;
+        let before = job.found.iter().filter(|(adapter, _)| Some(*adapter) < first_open);
+        let first: SmallVec<[&Grid; 2]> = before.map(|(_, found)| found).collect();
+        look.asked.iter().all(|i| first.iter().any(|found| found.contains(i % rows, i / rows)))
+    }
+
+    /// All adapters that matter have answered about the window.
     fn window_answered(&mut self, id: u64) {
         let job = self.prefetch.jobs.get_mut(&id).expect("job is alive");
         let columns = job.columns;
         let Phase::Looking(look) = &mut job.phase else { unreachable!("the job is looking") };
+        for lookup in look.open.drain(..) {
+            self.prefetch.lookups.remove(&lookup);
+        }
         look.window = look.window.saturating_mul(2);
         look.asked.clear();
         let rows = job.rows.len();

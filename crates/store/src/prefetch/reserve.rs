@@ -8,7 +8,6 @@ use super::plan::{Fetch, L1Id, PlanInput};
 use crate::core::Core;
 use crate::l1::{ObjectId, Refused, Retention};
 use crate::l2::{AdapterId, IoId};
-use crate::policy::prefetch::Arrival;
 
 /// What a job is to use: of L1, and of each adapter.
 struct Plan {
@@ -155,8 +154,7 @@ impl Core {
             } else {
                 let keys: Vec<_> = cells.iter().map(|(r, c)| job.key(*r, *c)).collect();
                 let columns: Vec<u32> = cells.iter().map(|(_, c)| *c).collect();
-                let l1 = L1Id::default();
-                self.ask_to_retain(&Arrival { keys: &keys, columns: &columns, l1, adapter: *adapter })
+                self.ask_to_retain(&keys, &columns, *adapter)
             };
             for ((row, column), stay) in cells.into_iter().zip(flags) {
                 asked.insert(row, column);

@@ -79,6 +79,45 @@ fn c7_several_adapters_load_each_key_once() {
     rig.assert_idle();
 }
 
+fn lookup_of(adapter: u32) -> impl Fn(&Todo) -> bool {
+    move |todo| matches!(todo, Todo::Lookup { adapter: asked, .. } if asked.0 == adapter)
+}
+
+/// The plan would not use the second one: nobody waits for it, in this window or the next.
+#[test]
+fn c7_an_adapter_that_can_change_nothing_is_not_waited_for() {
+    let mut rig = Rig::new(64, 2, PrefetchKind::Default);
+    let p = prompt(1, 40);
+    rig.put_all(0, &p);
+    rig.put_all(1, &p);
+    rig.lookup("r", &p, 1);
+    while rig.step(lookup_of(0)) {}
+    assert_eq!(rig.loads().len(), 40);
+    let late = rig.driver.todo.iter().filter(|todo| lookup_of(1)(todo)).count();
+    assert_eq!(late, 2, "it has not answered about either window");
+    rig.settle();
+    assert_eq!(rig.result("r"), LookupStatus::Ready(40));
+    assert_eq!((rig.loaded(0).len(), rig.loaded(1).len()), (40, 0));
+    rig.end("r");
+    rig.assert_idle();
+}
+
+#[test]
+fn c7_an_adapter_that_comes_first_is_waited_for() {
+    let mut rig = Rig::new(64, 2, PrefetchKind::Default);
+    let p = prompt(1, 4);
+    rig.put(0, &p, &[0, 1]);
+    rig.put_all(1, &p);
+    rig.lookup("r", &p, 1);
+    rig.step(lookup_of(1));
+    assert_eq!(rig.loads(), [], "the first may have it");
+    assert_eq!(rig.core.next_deadline(), Some(larder_store::Time::from_millis(LOAD_DEADLINE)));
+    rig.settle();
+    assert_eq!((rig.loaded(0).len(), rig.loaded(1).len()), (2, 2));
+    rig.end("r");
+    rig.assert_idle();
+}
+
 #[test]
 fn c8_only_what_l1_lacks_is_asked_for() {
     let mut rig = Rig::simple(8);

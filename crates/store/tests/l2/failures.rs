@@ -6,7 +6,7 @@ use larder_store::policy::PrefetchKind;
 use larder_store::prefetch::LookupStatus;
 
 use crate::driver::Todo;
-use crate::rig::{Chain, LOAD_DEADLINE, PAGE, Rig, config, prompt};
+use crate::rig::{Chain, LOAD_DEADLINE, PAGE, READ_TTL, Rig, config, prompt};
 
 /// A lookup of three chunks whose loads are under way.
 fn loading(policy: PrefetchKind) -> (Rig, Chain) {
@@ -316,4 +316,23 @@ fn a_job_that_is_cancelled_hands_out_nothing_more() {
     rig.settle();
     assert_eq!(rig.loaded(0).len(), 1);
     rig.assert_idle();
+}
+
+#[test]
+fn a_lookup_that_was_overdue_long_ago_holds_no_lease_that_begins_now() {
+    for woken in [true, false] {
+        let mut rig = Rig::simple(8);
+        let p = prompt(1, 2);
+        rig.store(&p, 0, 1);
+        rig.settle();
+        assert_eq!(rig.lookup("r", &p, 1), None, "the adapter is asked and says nothing");
+        if woken {
+            rig.wait(LOAD_DEADLINE);
+            assert_eq!(rig.core.gauges().lookup_leases, 1);
+            rig.wait(READ_TTL);
+        } else {
+            rig.wait(LOAD_DEADLINE + READ_TTL);
+        }
+        assert_eq!((rig.core.gauges().lookup_leases, rig.evictable_pages()), (0, 1), "woken: {woken}");
+    }
 }

@@ -3,7 +3,7 @@
 use larder_store::l2::{AdapterDesc, AdapterId};
 use larder_store::policy::prefetch::Arrival;
 use larder_store::policy::store::{StoreTarget, all_to_all};
-use larder_store::policy::{PrefetchKind, PrefetchPolicy, StoreKind};
+use larder_store::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use larder_store::prefetch::plan::{L1Id, LoadPlan, PlanInput};
 use larder_store::prefetch::{Fetch, Grid};
 use larder_wire::object::ObjectKey;
@@ -12,7 +12,13 @@ use crate::rig::{Rig, prompt};
 
 fn ask(policy: &dyn PrefetchPolicy, keys: &[ObjectKey], l1: u32, adapter: u32) -> Vec<bool> {
     let columns: Vec<u32> = (0..keys.len() as u32).collect();
-    policy.retain(&Arrival { keys, columns: &columns, l1: L1Id(l1), adapter: AdapterId(adapter) })
+    policy.retain(&Arrival {
+        keys,
+        columns: &columns,
+        l1: L1Id(l1),
+        adapter: AdapterId(adapter),
+        reuse: None,
+    })
 }
 
 #[test]
@@ -52,8 +58,11 @@ fn r6_both_make_the_same_plan() {
 
 #[test]
 fn r7_policies_are_found_by_name() {
-    assert_eq!(PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "retain"]);
-    assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1"]);
+    assert_eq!(
+        PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(),
+        ["default", "retain", "adaptive"]
+    );
+    assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1", "gated"]);
     for kind in PrefetchKind::ALL {
         assert_eq!(PrefetchKind::from_name(kind.name()), Some(*kind));
     }
@@ -78,6 +87,54 @@ fn s7_every_key_goes_to_every_adapter() {
         assert_eq!(policy.leaves_l1(&keys[0]), *kind == StoreKind::SkipL1);
     }
     assert_eq!(all_to_all(&[], &adapters)[0].keys, []);
+}
+
+/// A store policy that answers as it is told to.
+#[derive(Debug)]
+struct Told(Answer);
+
+type Answer = fn(&[ObjectKey]) -> Vec<StoreTarget>;
+
+impl StorePolicy for Told {
+    fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<StoreTarget> {
+        (self.0)(keys)
+    }
+
+    fn leaves_l1(&self, _: &ObjectKey) -> bool {
+        false
+    }
+}
+
+#[test]
+fn s7_a_policy_may_choose_and_one_that_fails_stores_nothing() {
+    let p = prompt(1, 3);
+    // What the policy answers for one store of three keys, and which columns the second adapter gets.
+    let cases: [(Answer, &[u32], u64); 4] = [
+        (|keys| vec![StoreTarget { adapter: AdapterId(1), keys: (1..keys.len()).collect() }], &[1, 2], 0),
+        (|_| vec![], &[], 0),
+        (|_| panic!("as the test wants"), &[], 1),
+        (|keys| vec![StoreTarget { adapter: AdapterId(7), keys: vec![0, keys.len()] }], &[], 1),
+    ];
+    for (policy, stored, faults) in cases {
+        let mut rig = Rig::new(8, 2, PrefetchKind::Default);
+        rig.core.set_store_policy(Box::new(Told(policy)));
+        rig.store(&p, 0, 3);
+        rig.settle();
+        let columns = Rig::keys(&p, stored);
+        assert_eq!(
+            (rig.driver.adapters[1].stored.clone(), rig.driver.adapters[0].stored.len()),
+            (columns, 0)
+        );
+        assert_eq!(rig.core.counters().l2.policy_faults, faults);
+        assert_eq!(rig.resident(&p), [0, 1, 2]);
+        rig.assert_idle();
+    }
+    let mut rig = Rig::new(8, 2, PrefetchKind::Default);
+    rig.core
+        .set_store_policy(Box::new(Told(|_| vec![StoreTarget { adapter: AdapterId(0), keys: vec![0, 9] }])));
+    rig.store(&p, 0, 3);
+    rig.settle();
+    assert_eq!(rig.driver.adapters[0].stored, Rig::keys(&p, &[0]), "a key that is not there is none");
 }
 
 /// A policy that answers as it is told to.

@@ -96,6 +96,16 @@ impl Rig {
         self.register(1, windows);
     }
 
+    /// The worker's objects take so many pages from now on.
+    pub(crate) fn reregister_with(&mut self, pages: u64) {
+        self.core.unregister(self.time(), InstanceId(1));
+        let layout = Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty");
+        let groups = vec![Group { id: 0, window: None, layout }];
+        let instance = InstanceId(1);
+        let spec = WorkerSpec { instance, model: "m".into(), world_size: 1, block_tokens: None, groups };
+        self.core.register(self.time(), spec);
+    }
+
     pub(crate) fn time(&self) -> Time {
         Time::from_millis(self.now)
     }

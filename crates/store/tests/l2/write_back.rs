@@ -135,22 +135,28 @@ fn s8_objects_of_several_sizes_go_with_their_own() {
     let mut rig = Rig::simple(16);
     let (a, b) = (prompt(1, 1), prompt(2, 1));
     rig.store(&a, 0, 1);
-    rig.core.unregister(rig.time(), larder_store::InstanceId(1));
-    let layout = larder_store::Layout::new(&[3, PAGE], larder_wire::dtype::DType::UInt8).expect("not empty");
-    let groups = vec![larder_store::worker::Group { id: 0, window: None, layout }];
-    let instance = larder_store::InstanceId(1);
-    let spec = larder_store::worker::WorkerSpec {
-        instance,
-        model: "m".into(),
-        world_size: 1,
-        block_tokens: None,
-        groups,
-    };
-    rig.core.register(rig.time(), spec);
+    rig.reregister_with(3);
     rig.store(&b, 0, 1);
     rig.settle();
     let objects = &rig.driver.adapters[0].objects;
     assert_eq!((objects[&Rig::key(&a, 0, 0)], objects[&Rig::key(&b, 0, 0)]), (PAGE, 3 * PAGE));
+}
+
+#[test]
+fn s8_an_object_stored_in_another_size_while_the_old_one_was_on_its_way_goes_too() {
+    for policy in [StoreKind::Default, StoreKind::SkipL1] {
+        let mut rig = Rig::storing(16, 1, policy);
+        let p = prompt(1, 1);
+        rig.store(&p, 0, 1);
+        let Some(Todo::Store { task, items, .. }) = rig.driver.todo.pop() else { panic!("a task") };
+        rig.reregister_with(3);
+        assert_eq!(rig.store(&p, 0, 1), 1, "nobody can read the old one");
+        rig.driver.todo.push(Todo::Store { adapter: AdapterId(0), task, items });
+        rig.settle();
+        assert_eq!(rig.driver.adapters[0].objects[&Rig::key(&p, 0, 0)], 3 * PAGE, "{policy:?}");
+        assert_eq!(rig.resident(&p).is_empty(), policy == StoreKind::SkipL1);
+        rig.assert_idle();
+    }
 }
 
 #[test]
@@ -248,6 +254,23 @@ fn a_forced_clear_leaves_the_memory_to_the_io() {
     assert_eq!(rig.prepare("w", &prompt(2, 4), 0, 4).slots.len(), 2);
     rig.settle();
     assert_eq!(rig.used_pages(), 2);
+}
+
+/// What is under way to L2 gets there, what waits for its turn does not, and what is there stays.
+#[test]
+fn a_clear_is_of_l1_alone() {
+    let mut rig =
+        Rig::with(CoreConfig { write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) });
+    let p = prompt(1, 4);
+    rig.store(&p, 0, 4);
+    assert_eq!(rig.clear(false), 2, "two are being copied");
+    rig.settle();
+    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_gone_objects, 2);
+    assert_eq!(rig.clear(false), 2);
+    assert_eq!(rig.used_pages(), 0);
+    assert_eq!(rig.hit("r", &p, 1), 2, "from L2");
+    rig.end("r");
+    rig.assert_idle();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A checksum of each object that passes is kept beside the data, never in it: the files stay those of
 //! the reference. A load that does not match is [`ErrorKind::Corrupt`], and the object is deleted so
 //! that it can be stored again. Objects without a checksum are accepted as they are. While an object is
-//! being stored it cannot be loaded: nothing would tell the old bytes, sound or not, from the new ones.
+//! being stored its loads wait: nothing would tell the old bytes, sound or not, from the new ones.
 //!
 //! The backend must belong to this server alone. Where others write too, an object of theirs does not
 //! match what we remember, and is deleted for nothing.
@@ -13,10 +13,12 @@ mod sidecar;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use larder_store::arena::Region;
 use larder_wire::object::ObjectKey;
+use tokio::sync::Notify;
 
 use self::sidecar::{Line, Record, Sidecar};
 use crate::adapter::{
@@ -51,6 +53,8 @@ struct Shared {
     /// Locked before `memory`, and by threads of the pool alone: it is held while the file is written.
     sidecar: Mutex<Option<Sidecar>>,
     in_flight: InFlight,
+    /// Rung when stores have ended.
+    settles: Notify,
 }
 
 #[derive(Debug)]
@@ -73,8 +77,8 @@ impl Checksum {
         };
         let memory = Mutex::new(Memory { records, storing: HashMap::new(), pruning: false });
         let pool = Pool::new("larder-l2-sum", WORKERS)?;
-        let (sidecar, in_flight) = (Mutex::new(sidecar), InFlight::new());
-        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight }) })
+        let (sidecar, in_flight, settles) = (Mutex::new(sidecar), InFlight::new(), Notify::new());
+        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight, settles }) })
     }
 
     /// Runs `work` to its end, whether or not anybody waits.
@@ -125,26 +129,36 @@ impl Shared {
         }
         self.write(lines).await;
         self.lock().end_stores(&keys);
+        self.settles.notify_waiters();
         self.prune_if_stale();
         stored
     }
 
+    /// What is known of the objects, once none of them is being stored.
+    async fn expected(&self, transfers: &[Transfer]) -> Vec<Option<Record>> {
+        loop {
+            let mut settles = pin!(self.settles.notified());
+            settles.as_mut().enable();
+            let expected = {
+                let memory = self.lock();
+                transfers.iter().map(|transfer| memory.expected(transfer)).collect::<Vec<_>>()
+            };
+            let settled = |expected| match expected {
+                Settled::Yes(record) => Some(record),
+                Settled::No => None,
+            };
+            if let Some(records) = expected.into_iter().map(settled).collect() {
+                return records;
+            }
+            settles.await;
+        }
+    }
+
     async fn load(self: Arc<Self>, transfers: Vec<Transfer>) -> Results<()> {
-        let expected: Vec<_> = {
-            let memory = self.lock();
-            transfers.iter().map(|transfer| memory.expected(transfer)).collect()
-        };
-        let settled = transfers.iter().zip(&expected).filter(|(_, expected)| expected.is_ok());
-        let loads = settled.map(|(transfer, _)| transfer.clone()).collect();
-        let mut loaded = self.inner.load(loads).await.into_iter();
-        let result = |expected: &Result<_, L2Error>| match expected {
-            Ok(_) => loaded.next().unwrap_or_else(|| Err(job_failed())),
-            Err(unsettled) => Err(unsettled.clone()),
-        };
-        let mut results: Results<()> = expected.iter().map(result).collect();
-        let record = |at: usize| expected[at].as_ref().ok().copied().flatten();
-        let to_check: Vec<_> = (0..results.len())
-            .filter_map(|at| record(at).filter(|_| results[at].is_ok()).map(|record| (at, record)))
+        let expected = self.expected(&transfers).await;
+        let mut results = self.inner.load(transfers.clone()).await;
+        let to_check: Vec<_> = (0..results.len().min(expected.len()))
+            .filter_map(|at| expected[at].filter(|_| results[at].is_ok()).map(|record| (at, record)))
             .collect();
         let sums = self.sums(to_check.iter().map(|(at, _)| transfers[*at].region.clone()).collect()).await;
         let mut corrupt = Vec::new();
@@ -152,8 +166,10 @@ impl Shared {
             match sum {
                 Ok(sum) if sum == record.sum => {}
                 Err(error) => results[at] = Err(error),
-                Ok(_) if self.lock().expected(&transfers[at]).ok().flatten() != Some(record) => {
-                    results[at] = Err(being_stored());
+                // Stored anew while we read: the bytes may be of either.
+                Ok(_) if self.lock().expected(&transfers[at]) != Settled::Yes(Some(record)) => {
+                    let text = "the object was stored anew while it was read";
+                    results[at] = Err(L2Error::temporary(ErrorKind::NotFound, text));
                 }
                 Ok(_) => {
                     results[at] = Err(L2Error::permanent(ErrorKind::Corrupt, "the checksum does not match"));
@@ -242,20 +258,22 @@ impl Shared {
     }
 }
 
-/// What would be read may be the old or the new bytes, so there is nothing to hold it against. A moment
-/// later there is.
-fn being_stored() -> L2Error {
-    L2Error::temporary(ErrorKind::NotFound, "the object is being stored")
+/// Whether what is known of an object holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// It does; nothing is known of what others wrote.
+    Yes(Option<Record>),
+    /// The object is being stored.
+    No,
 }
 
 impl Memory {
-    /// What is known of an object: nothing, if others wrote it. An error while it is being stored.
-    fn expected(&self, transfer: &Transfer) -> Result<Option<Record>, L2Error> {
+    fn expected(&self, transfer: &Transfer) -> Settled {
         if self.storing.contains_key(&transfer.key) {
-            return Err(being_stored());
+            return Settled::No;
         }
-        let record = self.records.get(&transfer.key);
-        Ok(record.copied().filter(|record| record.bytes == transfer.region.len()))
+        let record = self.records.get(&transfer.key).copied();
+        Settled::Yes(record.filter(|record| record.bytes == transfer.region.len()))
     }
 
     fn begin_stores(&mut self, keys: &[ObjectKey]) {
@@ -325,6 +343,14 @@ impl Adapter for Checksum {
 
     fn usage(&self) -> Usage {
         self.shared.inner.usage()
+    }
+
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.shared.inner.usage_by_salt()
+    }
+
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.shared.inner.limit_salt(salt, limit_bytes)
     }
 
     fn health(&self) -> Health {

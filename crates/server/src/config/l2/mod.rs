@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::l1::DEFAULT_TAG;
-use super::{EvictionConfig, named_choice};
+use super::{EvictionConfig, EvictionPolicy};
+
+/// What happens in L1 to what was fetched from L2.
+pub use larder_store::policy::PrefetchKind as PrefetchPolicy;
+/// What goes to L2, and whether it stays in L1.
+pub use larder_store::policy::StoreKind as StorePolicy;
 pub use parse::parse_adapter;
 
 /// Everything below L1.
@@ -33,26 +38,6 @@ impl Default for L2Config {
     }
 }
 
-named_choice! {
-    /// What goes to L2, and whether it stays in L1.
-    StorePolicy {
-        /// Everything goes to every adapter, and stays in L1.
-        Default = "default",
-        /// Everything goes to every adapter, and leaves L1 once it is there.
-        SkipL1 = "skip_l1",
-    }
-}
-
-named_choice! {
-    /// What happens in L1 to what was fetched from L2.
-    PrefetchPolicy {
-        /// It leaves L1 with its last reader.
-        Default = "default",
-        /// It stays in L1 until eviction takes it.
-        Retain = "retain",
-    }
-}
-
 /// One adapter: the backend, and what is common to all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct L2AdapterConfig {
@@ -60,16 +45,70 @@ pub struct L2AdapterConfig {
     pub affinity_tag: String,
     /// Whether the whole fleet sees this backend.
     pub shared: bool,
-    /// What leaves the backend when it is full; `None`: nothing does.
+    /// What leaves the backend when it is full; `None`: whoever was not used for longest.
     pub eviction: Option<EvictionConfig>,
-    /// Whether data is kept at shutdown and found again at start.
+    /// Whether data is to be kept at shutdown and found again at start. Files are, whatever it says.
     pub persist: bool,
-    /// Whether every object gets a checksum, which its loads must match. Not where other servers write, too.
+    /// Whether a checksum of each object is kept beside the data, and checked when it is loaded.
     pub checksum: bool,
-    /// How bytes are transformed on their way; `None`: they are not.
-    pub serde: Option<SerdeConfig>,
     /// The backend.
     pub backend: L2Backend,
+}
+
+impl L2AdapterConfig {
+    /// Whether a cache salt can have a quota here.
+    pub fn enforces_quotas(&self) -> bool {
+        match &self.backend {
+            L2Backend::Fs(_) | L2Backend::FsNative(_) => {
+                self.eviction.is_some_and(|eviction| eviction.policy == EvictionPolicy::IsolatedLru)
+            }
+            L2Backend::Mock(_) => false,
+            L2Backend::FaultInject(faulty) => faulty.inner.enforces_quotas(),
+        }
+    }
+
+    /// What was asked for and is not done, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match &self.backend {
+            L2Backend::Fs(fs) | L2Backend::FsNative(FsNativeConfig { fs, .. }) => {
+                if !self.persist {
+                    lines.push(
+                        "persist_enabled false is set aside: files stay, as LMCache leaves them".into(),
+                    );
+                }
+                if let Some(eviction) = &self.eviction {
+                    lines.extend(fs.eviction_warnings(eviction.policy));
+                }
+            }
+            L2Backend::Mock(_) if self.eviction.is_some() => {
+                lines.push("eviction is set aside: a 'mock' makes room at max_size_gb as LRU does".into());
+            }
+            L2Backend::Mock(_) => {}
+            L2Backend::FaultInject(faulty) => {
+                if self.eviction.is_some() || !self.persist {
+                    lines
+                        .push("eviction and persist_enabled are set aside here: they go into 'inner'".into());
+                }
+                lines.extend(faulty.inner.warnings().into_iter().map(|line| format!("inner: {line}")));
+            }
+        }
+        lines
+    }
+}
+
+impl FsConfig {
+    fn eviction_warnings(&self, policy: EvictionPolicy) -> Vec<String> {
+        let mut lines = Vec::new();
+        let by_salt = policy == EvictionPolicy::IsolatedLru;
+        if self.max_capacity_bytes == 0 && !by_salt {
+            lines.push("eviction limits nothing without max_capacity_gb".into());
+        }
+        if matches!(policy, EvictionPolicy::Arc | EvictionPolicy::S3Fifo | EvictionPolicy::Adaptive) {
+            lines.push(format!("eviction_policy {policy} is for L1; objects in files leave as with LRU"));
+        }
+        lines
+    }
 }
 
 /// A backend and its settings.
@@ -77,7 +116,7 @@ pub struct L2AdapterConfig {
 pub enum L2Backend {
     /// One file for each object.
     Fs(FsConfig),
-    /// The same files, with a worker pool and a capacity.
+    /// The same files, with a worker pool, and padded where the page cache is bypassed.
     FsNative(FsNativeConfig),
     /// Memory with a simulated bandwidth, for tests.
     Mock(MockConfig),
@@ -118,17 +157,17 @@ pub struct FsConfig {
     pub read_ahead_bytes: Option<u64>,
     /// Whether to bypass the page cache where sizes allow it.
     pub use_odirect: bool,
+    /// Bytes the directory may hold; 0: no limit.
+    pub max_capacity_bytes: u64,
 }
 
-/// Files, with a worker pool and a capacity.
+/// Files, with a worker pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FsNativeConfig {
     /// The files.
     pub fs: FsConfig,
     /// Concurrent file operations. At least 1.
     pub num_workers: usize,
-    /// Bytes the directory may hold; 0: no limit.
-    pub max_capacity_bytes: u64,
 }
 
 /// Memory with a simulated bandwidth.
@@ -172,25 +211,4 @@ pub struct BackendFaults {
     pub bit_flip_rate: f64,
     /// A store succeeds, and only half of the bytes are there.
     pub torn_write_rate: f64,
-}
-
-/// How bytes are transformed on their way to a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SerdeConfig {
-    /// Each element cast to one byte.
-    Fp8 {
-        /// The element type, such as `float8_e4m3fn`.
-        dtype: String,
-        /// Concurrent transformations. At least 1.
-        max_workers: usize,
-    },
-    /// AES-GCM with a key derived for each cache salt.
-    AesGcm {
-        /// Length of the derived keys, 128 or 256.
-        aes_bits: u16,
-        /// The file that holds the master key, all of its bytes.
-        master_key_path: PathBuf,
-        /// Concurrent transformations. At least 1.
-        max_workers: usize,
-    },
 }

@@ -9,7 +9,7 @@ use super::super::json::{Fields, SpecError, parse_object};
 use super::super::{EvictionPolicy, suggest};
 use super::{
     BackendFaults, DEFAULT_TAG, EvictionConfig, FaultInjectConfig, FsConfig, FsNativeConfig, L2AdapterConfig,
-    L2Backend, MockConfig, SerdeConfig,
+    L2Backend, MockConfig,
 };
 
 /// The types this server has.
@@ -52,14 +52,19 @@ fn adapter(subject: &str, map: &Map<String, Value>) -> Result<L2AdapterConfig, V
     let affinity_tag = fields.name("affinity_tag").unwrap_or(DEFAULT_TAG).to_owned();
     let shared = fields.boolean("shared", false);
     let persist = fields.boolean("persist_enabled", true);
-    let checksum = fields.boolean("checksum", false);
     let eviction = fields.object("eviction").and_then(|block| eviction(subject, &name, block, &mut fields));
-    let serde = fields.object("serde").and_then(|block| serde(subject, &name, block, &mut fields));
+    let checksum = fields.boolean("checksum", false);
+    if let Some(block) = fields.object("serde") {
+        fields.conflict(format!("serde is not part of this server; {}", instead_of_serde(block)));
+    }
+    if checksum && shared {
+        fields.conflict("checksum needs files of this server's own, and 'shared' says that others write too");
+    }
     let backend = backend(subject, &name, &mut fields);
     let faults = fields.finish();
     match backend {
         Some(backend) if faults.is_empty() => {
-            Ok(L2AdapterConfig { affinity_tag, shared, eviction, persist, checksum, serde, backend })
+            Ok(L2AdapterConfig { affinity_tag, shared, eviction, persist, checksum, backend })
         }
         _ => Err(faults),
     }
@@ -88,14 +93,8 @@ fn backend(subject: &str, name: &str, fields: &mut Fields<'_>) -> Option<L2Backe
     match name {
         "fs" => fs(fields).map(L2Backend::Fs),
         "fs_native" => {
-            let num_workers = fields.positive("num_workers").unwrap_or(4);
-            let max_capacity_bytes = fields.gib("max_capacity_gb").unwrap_or(0);
-            let fs = fs(fields)?;
-            Some(L2Backend::FsNative(FsNativeConfig {
-                fs,
-                num_workers: num_workers as usize,
-                max_capacity_bytes,
-            }))
+            let num_workers = fields.positive("num_workers").unwrap_or(4) as usize;
+            fs(fields).map(|fs| L2Backend::FsNative(FsNativeConfig { fs, num_workers }))
         }
         "mock" => {
             let max_size_bytes = fields.needed_gib("max_size_gb");
@@ -119,6 +118,7 @@ fn fs(fields: &mut Fields<'_>) -> Option<FsConfig> {
     Some(FsConfig {
         read_ahead_bytes: fields.positive("read_ahead_size"),
         use_odirect: fields.boolean("use_odirect", false),
+        max_capacity_bytes: fields.gib("max_capacity_gb").unwrap_or(0),
         base_path: base_path?.into(),
         relative_tmp_dir,
     })
@@ -143,9 +143,8 @@ fn fault_inject(subject: &str, fields: &mut Fields<'_>) -> Option<FaultInjectCon
         return None;
     };
     match adapter(&format!("{subject} ('fault_inject') inner"), inner) {
-        // The bytes of the inner adapter are always raw.
         Ok(inner) => {
-            let inner = Box::new(L2AdapterConfig { serde: None, ..inner });
+            let inner = Box::new(inner);
             Some(FaultInjectConfig { inner, beneath, rate, seed, gap_indices, gap_tail_ratios })
         }
         Err(faults) => {
@@ -188,48 +187,15 @@ fn eviction(
     Some(EvictionConfig { policy: policy?, trigger_watermark, ratio, background_trim })
 }
 
-fn serde(
-    subject: &str,
-    name: &str,
-    block: &Map<String, Value>,
-    outer: &mut Fields<'_>,
-) -> Option<SerdeConfig> {
-    let mut fields = Fields::new(format!("{subject} ('{name}') serde"), block);
-    let max_workers = |fields: &mut Fields<'_>| fields.positive("max_workers").unwrap_or(1) as usize;
-    let serde = match fields.needed_name("type") {
-        Some("fp8") => {
-            let dtype = fields.name("fp8_dtype").unwrap_or("float8_e4m3fn").to_owned();
-            Some(SerdeConfig::Fp8 { dtype, max_workers: max_workers(&mut fields) })
+/// What to do where the reference would transform bytes on their way.
+fn instead_of_serde(block: &Map<String, Value>) -> &'static str {
+    match block.get("type").and_then(Value::as_str) {
+        Some("fp8" | "turboquant") => {
+            "let the engine keep its KV cache in 8 bits (vLLM: --kv-cache-dtype fp8), which halves L1 as well"
         }
-        Some("aesgcm") => {
-            fields.choice("key_provider", "'hkdf'", |provider| (provider == "hkdf").then_some(()));
-            let aes_bits = fields.positive("aes_bits").unwrap_or(128);
-            if aes_bits != 128 && aes_bits != 256 {
-                fields.conflict(format!("aes_bits must be 128 or 256, got {aes_bits}"));
-            }
-            let master_key_path = fields.needed_name("master_key_path");
-            let max_workers = max_workers(&mut fields);
-            master_key_path.map(|path| SerdeConfig::AesGcm {
-                aes_bits: aes_bits as u16,
-                master_key_path: path.into(),
-                max_workers,
-            })
-        }
-        Some(other) => {
-            let fault = match other {
-                "turboquant" => {
-                    "'turboquant' runs on a GPU and is not part of this server; leave 'serde' out".to_owned()
-                }
-                _ => format!("unknown type '{other}'. Known: aesgcm, fp8"),
-            };
-            // What the fields of an unknown type should be, nobody knows.
-            outer.adopt([SpecError::Conflict { subject: format!("{subject} ('{name}') serde"), fault }]);
-            return None;
-        }
-        None => None,
-    };
-    outer.adopt(fields.finish());
-    serde
+        Some("aesgcm") => "put base_path on an encrypted file system (fscrypt, LUKS)",
+        _ => "leave it out, bytes are stored as they are",
+    }
 }
 
 #[cfg(test)]
@@ -244,32 +210,24 @@ mod tests {
     #[test]
     fn files_take_all_their_fields() {
         let text = r#"{"type":"fs_native","base_path":"/data","relative_tmp_dir":"tmp","read_ahead_size":4096,
-            "use_odirect":true,"num_workers":8,"max_capacity_gb":1.5,"affinity_tag":"hot","shared":true,
-            "persist_enabled":false,"checksum":true,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
-            "serde":{"type":"aesgcm","master_key_path":"/keys/master","aes_bits":256}}"#;
+            "use_odirect":true,"num_workers":8,"max_capacity_gb":1.5,"affinity_tag":"hot","shared":false,
+            "persist_enabled":false,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
+            "checksum":true}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let fs = FsConfig {
             base_path: "/data".into(),
             relative_tmp_dir: Some("tmp".into()),
             read_ahead_bytes: Some(4096),
             use_odirect: true,
+            max_capacity_bytes: bytes_from_gib(1.5),
         };
         let expected = L2AdapterConfig {
             affinity_tag: "hot".to_owned(),
-            shared: true,
+            shared: false,
             eviction: Some(EvictionConfig { ratio: 0.5, background_trim: true, ..EvictionConfig::default() }),
             persist: false,
             checksum: true,
-            serde: Some(SerdeConfig::AesGcm {
-                aes_bits: 256,
-                master_key_path: "/keys/master".into(),
-                max_workers: 1,
-            }),
-            backend: L2Backend::FsNative(FsNativeConfig {
-                fs,
-                num_workers: 8,
-                max_capacity_bytes: bytes_from_gib(1.5),
-            }),
+            backend: L2Backend::FsNative(FsNativeConfig { fs, num_workers: 8 }),
         };
         assert_eq!(adapter, expected);
     }
@@ -278,7 +236,7 @@ mod tests {
     fn test_adapters_take_all_their_fields() {
         let text = r#"{"type":"fault_inject","rate":0.25,"seed":-7,"gap_indices":[0,3],"gap_tail_ratios":[0,0.5],
             "error_rate":0.5,"hang_seconds":7,"bit_flip_rate":1,
-            "inner":{"type":"mock","max_size_gb":2,"mock_bandwidth_gb":1,"serde":{"type":"fp8"}}}"#;
+            "inner":{"type":"mock","max_size_gb":2,"mock_bandwidth_gb":1}}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let L2Backend::FaultInject(faulty) = adapter.backend else { panic!("{adapter:?}") };
         assert_eq!((faulty.rate, faulty.seed), (0.25, -7));
@@ -290,7 +248,6 @@ mod tests {
             ..BackendFaults::default()
         };
         assert_eq!(faulty.beneath, beneath);
-        assert_eq!(faulty.inner.serde, None, "the inner adapter's serde is set aside");
         let mock = MockConfig { max_size_bytes: 2 << 30, bandwidth_bytes_per_second: 1 << 30 };
         assert_eq!(faulty.inner.backend, L2Backend::Mock(mock));
     }
@@ -340,6 +297,21 @@ mod tests {
                 "--l2-adapter #1 ('fault_inject') inner ('fs'): base_path must be a non-empty string, got nothing",
             ),
             (
+                r#"{"type":"fs","base_path":"/d","shared":true,"checksum":true}"#,
+                "--l2-adapter #1 ('fs'): checksum needs files of this server's own, and 'shared' says that others \
+                 write too",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","serde":{"type":"fp8"}}"#,
+                "--l2-adapter #1 ('fs'): serde is not part of this server; let the engine keep its KV cache in 8 bits \
+                 (vLLM: --kv-cache-dtype fp8), which halves L1 as well",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","serde":{"type":"aesgcm","master_key_path":"/k"}}"#,
+                "--l2-adapter #1 ('fs'): serde is not part of this server; put base_path on an encrypted file system \
+                 (fscrypt, LUKS)",
+            ),
+            (
                 r#"{"type":"s3"}"#,
                 "--l2-adapter #1: this server has no 's3' adapter; use 'fs' or 'fs_native', on a network file system \
                  where servers share it",
@@ -354,6 +326,45 @@ mod tests {
     fn faults_are_told_together() {
         let text = r#"{"type":"fs","bse_path":"/d","use_odirect":"yes","shared":1}"#;
         assert_eq!(lines(text).len(), 4, "{:#?}", lines(text));
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_done_is_said() {
+        let cases: [(&str, &[&str]); 8] = [
+            (r#"{"type":"fs","base_path":"/d"}"#, &[]),
+            (
+                r#"{"type":"fs","base_path":"/d","max_capacity_gb":1,"eviction":{"eviction_policy":"LRU"}}"#,
+                &[],
+            ),
+            (r#"{"type":"fs","base_path":"/d","eviction":{"eviction_policy":"IsolatedLRU"}}"#, &[]),
+            (
+                r#"{"type":"fs_native","base_path":"/d","persist_enabled":false}"#,
+                &["persist_enabled false is set aside: files stay, as LMCache leaves them"],
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","eviction":{"eviction_policy":"LRU"}}"#,
+                &["eviction limits nothing without max_capacity_gb"],
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","max_capacity_gb":1,"eviction":{"eviction_policy":"ARC"}}"#,
+                &["eviction_policy ARC is for L1; objects in files leave as with LRU"],
+            ),
+            (
+                r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1,"eviction":{"eviction_policy":"LRU"}}"#,
+                &["eviction is set aside: a 'mock' makes room at max_size_gb as LRU does"],
+            ),
+            (
+                r#"{"type":"fault_inject","eviction":{"eviction_policy":"LRU"},
+                    "inner":{"type":"fs","base_path":"/d","persist_enabled":false}}"#,
+                &[
+                    "eviction and persist_enabled are set aside here: they go into 'inner'",
+                    "inner: persist_enabled false is set aside: files stay, as LMCache leaves them",
+                ],
+            ),
+        ];
+        for (text, lines) in cases {
+            assert_eq!(parse_adapter(1, text).expect("a valid adapter").warnings(), lines, "{text}");
+        }
     }
 
     #[test]

@@ -1,27 +1,22 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::super::body::{Faults, Fields, object};
-use super::super::{AppState, error};
+use super::super::{Answer, AppState, Refusal};
 
 /// Empties L1: of what nobody holds, or with `force` of everything.
-pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, body: Bytes) -> Response {
-    match parse(&body) {
-        Ok(force) => {
-            let objects = state.core().clear(state.clock.now(), force);
-            tracing::info!(objects, force, "cleared L1");
-            Json(json!({"status": "ok", "cleared": {"tier": "l1"}, "objects": objects})).into_response()
-        }
-        Err(refusal) => refusal,
-    }
+pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, body: Bytes) -> Answer<Response> {
+    let force = parse(&body)?;
+    let objects = state.core().clear(state.clock.now(), force);
+    tracing::info!(objects, force, "cleared L1");
+    Ok(Json(json!({"status": "ok", "cleared": {"tier": "l1"}, "objects": objects})).into_response())
 }
 
 /// Whether it is by force.
-fn parse(body: &[u8]) -> Result<bool, Response> {
+fn parse(body: &[u8]) -> Answer<bool> {
     let map = object(body)?;
     let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
     let tier = fields.text(&mut faults, "tier").unwrap_or("l1");
@@ -29,6 +24,6 @@ fn parse(body: &[u8]) -> Result<bool, Response> {
     faults.answer()?;
     match tier {
         "l1" => Ok(force),
-        other => Err(error(StatusCode::BAD_REQUEST, &format!("tier '{other}' not supported; only 'l1'"))),
+        other => Err(Refusal::bad_request(format!("tier '{other}' not supported; only 'l1'"))),
     }
 }

@@ -10,18 +10,21 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use larder_l2::{Adapter, Cursor};
 use larder_store::l1::Removal;
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
 use super::super::body::{Faults, Fields, object, query_whole, query_word};
-use super::super::{AppState, error};
+use super::super::{Answer, AppState, Refusal};
 use crate::state::State;
 
 /// The tiers that a call may name.
 const TIERS: &[&str] = &["l1", "l2", "all"];
+
+/// An adapter and its place among the adapters.
+type Numbered = (usize, Arc<dyn Adapter>);
 
 /// The most keys in one call.
 const KEYS_MAX: usize = 10_000;
@@ -62,11 +65,8 @@ impl Place {
 pub(in crate::http) async fn list(
     Shared(state): Shared<AppState>,
     Query(query): Query<HashMap<String, String>>,
-) -> Response {
-    page(&state, &query).await.unwrap_or_else(|refusal| refusal)
-}
-
-async fn page(state: &State, query: &HashMap<String, String>) -> Result<Response, Response> {
+) -> Answer {
+    let (state, query) = (&*state, &query);
     let mut faults = Faults::default();
     let tier = query_word(&mut faults, query, "tier", TIERS, "l2");
     let size = query_whole(&mut faults, query, "page_size", 500, 1..=5000);
@@ -77,9 +77,8 @@ async fn page(state: &State, query: &HashMap<String, String>) -> Result<Response
     let first = if tier == "l2" { Place::L2 { adapter: adapters[0].0, cursor: None } } else { Place::L1(0) };
     let place = match query.get("page_token").filter(|token| !token.is_empty()) {
         None => first,
-        Some(token) => Place::parse(token).ok_or_else(|| {
-            error(StatusCode::BAD_REQUEST, &format!("page_token '{token}' is none of ours"))
-        })?,
+        Some(token) => Place::parse(token)
+            .ok_or_else(|| Refusal::bad_request(format!("page_token '{token}' is none of ours")))?,
     };
     let after = |number: Option<usize>| {
         let mut later = adapters.iter().filter(|(i, _)| number.is_none_or(|n| *i > n) && tier != "l1");
@@ -93,15 +92,14 @@ async fn page(state: &State, query: &HashMap<String, String>) -> Result<Response
         }
         Place::L2 { adapter: number, cursor } => {
             let adapter = adapters.iter().find(|(i, _)| *i == number).map(|(_, a)| a.clone());
-            let adapter =
-                adapter.ok_or_else(|| error(StatusCode::BAD_REQUEST, "page_token of another adapter"))?;
+            let adapter = adapter.ok_or_else(|| Refusal::bad_request("page_token of another adapter"))?;
             if !adapter.capabilities().list {
                 let text = format!("L2 adapter '{}' cannot be listed", adapter.kind());
-                return Err(error(StatusCode::NOT_IMPLEMENTED, &text));
+                return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
             }
             let limit = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
             let page = adapter.list(cursor, limit).await;
-            let page = page.map_err(|e| error(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()))?;
+            let page = page.map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
             let next = match page.next {
                 Some(cursor) => Some(Place::L2 { adapter: number, cursor: Some(cursor) }),
                 None => after(Some(number)),
@@ -121,22 +119,18 @@ async fn page(state: &State, query: &HashMap<String, String>) -> Result<Response
 }
 
 /// The adapters that a call is about, with their numbers.
-fn adapters(
-    state: &State,
-    tier: &str,
-    wanted: Option<&str>,
-) -> Result<Vec<(usize, Arc<dyn Adapter>)>, Response> {
+fn adapters(state: &State, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> {
     let all: Vec<_> = state.l2.adapters().map(|(id, a)| (id.0 as usize, a.clone())).collect();
     if tier == "l1" {
         return Ok(all);
     }
     if tier == "l2" && all.is_empty() {
-        return Err(error(StatusCode::SERVICE_UNAVAILABLE, "no L2 adapters configured"));
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no L2 adapters configured"));
     }
     let Some(wanted) = wanted else { return Ok(all) };
     let named: Vec<_> = all.into_iter().filter(|(_, a)| a.kind() == wanted).collect();
     match named.is_empty() {
-        true => Err(error(StatusCode::NOT_FOUND, &format!("no L2 adapter with type_name='{wanted}'"))),
+        true => Err(Refusal::new(StatusCode::NOT_FOUND, format!("no L2 adapter with type_name='{wanted}'"))),
         false => Ok(named),
     }
 }
@@ -158,16 +152,9 @@ struct Deletion {
 }
 
 /// Removes objects from the tiers named.
-pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes) -> Response {
-    match parse_deletion(&body) {
-        Ok(deletion) => remove(&state, deletion).await.unwrap_or_else(|refusal| refusal),
-        Err(refusal) => refusal,
-    }
-}
-
-async fn remove(state: &State, deletion: Deletion) -> Result<Response, Response> {
-    let Deletion { keys, tier, force, adapter } = deletion;
-    let adapters = adapters(state, &tier, adapter.as_deref())?;
+pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+    let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
+    let adapters = adapters(&state, &tier, adapter.as_deref())?;
     let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());
     if tier != "l2" {
         let removals = state.core().remove(state.clock.now(), &keys, force);
@@ -191,7 +178,7 @@ async fn remove(state: &State, deletion: Deletion) -> Result<Response, Response>
     Ok(Json(body).into_response())
 }
 
-fn parse_deletion(body: &[u8]) -> Result<Deletion, Response> {
+fn parse_deletion(body: &[u8]) -> Answer<Deletion> {
     let map = object(body)?;
     let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
     fields.must_have(&mut faults, "keys");
@@ -201,17 +188,17 @@ fn parse_deletion(body: &[u8]) -> Result<Deletion, Response> {
     let adapter = fields.text_or_null(&mut faults, "adapter").map(str::to_owned);
     if given.len() > KEYS_MAX {
         let text = format!("too many keys in a single request (limit={KEYS_MAX}, got={})", given.len());
-        return Err(error(StatusCode::BAD_REQUEST, &text));
+        return Err(Refusal::bad_request(text));
     }
     let parts: Vec<_> = given.iter().enumerate().map(|(i, value)| key_parts(&mut faults, i, value)).collect();
     faults.answer()?;
     if !TIERS.contains(&tier) {
         let text = format!("tier '{tier}' not supported; only {}", TIERS.join(", "));
-        return Err(error(StatusCode::BAD_REQUEST, &text));
+        return Err(Refusal::bad_request(text));
     }
     let mut keys = Vec::with_capacity(parts.len());
     for (i, parts) in parts.into_iter().flatten().enumerate() {
-        let key = parts.key().map_err(|why| error(StatusCode::BAD_REQUEST, &format!("keys[{i}]: {why}")))?;
+        let key = parts.key().map_err(|why| Refusal::bad_request(format!("keys[{i}]: {why}")))?;
         keys.push(key);
     }
     Ok(Deletion { keys, tier: tier.to_owned(), force, adapter })
@@ -300,7 +287,7 @@ mod tests {
             ("{}", 422),
         ] {
             let refusal = parse_deletion(body.as_bytes()).expect_err(body);
-            assert_eq!(refusal.status().as_u16(), status, "{body}");
+            assert_eq!(refusal.status.as_u16(), status, "{body}");
         }
     }
 }

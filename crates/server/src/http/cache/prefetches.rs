@@ -4,40 +4,39 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use larder_store::prefetch::{Fetch, WarmRefused, WarmSpec, WarmStatus};
 use larder_wire::object::check_cache_salt;
 use serde_json::json;
 
 use super::super::body::{Faults, Fields, object};
-use super::super::{AppState, error};
+use super::super::{Answer, AppState, Refusal};
 use super::TOKENS_MAX;
-use crate::state::State;
-
-/// Begins to load a prompt from L2 into L1, where it stays.
-pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, body: Bytes) -> Response {
-    begin(&state, &body).unwrap_or_else(|refusal| refusal)
-}
 
 /// How that stands. May be asked again after it has ended, for as long as a session lives.
 pub(in crate::http) async fn status(
     Shared(state): Shared<AppState>,
     Path(request_id): Path<String>,
-) -> Response {
-    let unknown = || {
-        let text =
-            format!("unknown prefetch request_id='{request_id}' (never submitted, or completed long ago)");
-        error(StatusCode::NOT_FOUND, &text)
+) -> Answer {
+    let status = match id_of(&request_id) {
+        Some(id) => state.core().warm_status(state.clock.now(), id),
+        None => WarmStatus::Unknown,
     };
-    let Some(id) = id_of(&request_id) else { return unknown() };
-    match state.core().warm_status(state.clock.now(), id) {
-        WarmStatus::Unknown => unknown(),
-        WarmStatus::Pending => Json(json!({"request_id": request_id, "status": "pending"})).into_response(),
-        WarmStatus::Done(result) => Json(json!({
+    match status {
+        WarmStatus::Pending => {
+            Ok(Json(json!({"request_id": request_id, "status": "pending"})).into_response())
+        }
+        WarmStatus::Done(result) => Ok(Json(json!({
             "request_id": request_id, "status": "completed",
             "found_keys": result.l1_objects + result.l2_objects, "total_keys": result.total_objects,
         }))
-        .into_response(),
+        .into_response()),
+        WarmStatus::Unknown => {
+            let why = format!(
+                "unknown prefetch request_id='{request_id}' (never submitted, or completed long ago)"
+            );
+            Err(Refusal::new(StatusCode::NOT_FOUND, why))
+        }
     }
 }
 
@@ -51,8 +50,9 @@ fn id_of(name: &str) -> Option<u64> {
     digits.then(|| u128::from_str_radix(name, 16).ok()).flatten()?.try_into().ok()
 }
 
-fn begin(state: &State, body: &[u8]) -> Result<Response, Response> {
-    let map = object(body)?;
+/// Begins to load a prompt from L2 into L1, where it stays.
+pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+    let map = object(&body)?;
     let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
     for name in ["model_name", "world_size", "token_ids"] {
         fields.must_have(&mut faults, name);
@@ -64,22 +64,25 @@ fn begin(state: &State, body: &[u8]) -> Result<Response, Response> {
     let source = fields.text(&mut faults, "source_tier").unwrap_or("l2");
     let target = fields.text(&mut faults, "target_tier").unwrap_or("l1");
     faults.answer()?;
-    let bad = |text: &str| Err(error(StatusCode::BAD_REQUEST, text));
     if (source, target) != ("l2", "l1") {
-        return bad(&format!("unsupported prefetch direction '{source}'->'{target}'; only 'l2'->'l1'"));
+        return Err(Refusal::bad_request(format!(
+            "unsupported prefetch direction '{source}'->'{target}'; only 'l2'->'l1'"
+        )));
     }
     if given.len() > TOKENS_MAX {
         let got = given.len();
-        return bad(&format!("too many token_ids in a single request (limit={TOKENS_MAX}, got={got})"));
+        return Err(Refusal::bad_request(format!(
+            "too many token_ids in a single request (limit={TOKENS_MAX}, got={got})"
+        )));
     }
     if let Err(problem) = check_cache_salt(&salt) {
-        return bad(&problem.to_string());
+        return Err(Refusal::bad_request(problem.to_string()));
     }
     let mut tokens = Vec::with_capacity(given.len());
     for (i, token) in given.iter().enumerate() {
         match token.as_u64().and_then(|token| u32::try_from(token).ok()) {
             Some(token) => tokens.push(token),
-            None => return bad(&format!("token_ids[{i}]: {token} is not a token id")),
+            None => return Err(Refusal::bad_request(format!("token_ids[{i}]: {token} is not a token id"))),
         }
     }
     let chain = state.chains.hash(&tokens);
@@ -98,7 +101,7 @@ fn begin(state: &State, body: &[u8]) -> Result<Response, Response> {
             }
             WarmRefused::TooMany => refused.to_string(),
         };
-        error(StatusCode::SERVICE_UNAVAILABLE, &text)
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
     let status = if chain.is_empty() { "noop" } else { "submitted" };
     let body = json!({"request_id": name_of(id), "chunks": chain.len(), "status": status});

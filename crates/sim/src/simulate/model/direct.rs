@@ -132,7 +132,7 @@ impl<'a> Direct<'a> {
         for chunk in chunks.iter().rev() {
             let State { there, held, .. } = self.state(*chunk);
             if there && !held {
-                self.order.used(ChunkId::new(chunk.0));
+                self.order.used(ChunkId::new(chunk.0), &about(self.trace, *chunk));
             }
         }
     }
@@ -153,7 +153,8 @@ impl<'a> Direct<'a> {
         if self.evictable == 0 {
             return false;
         }
-        self.order.settle();
+        // The policies served here learn nothing of reuse.
+        self.order.settle(None);
         let (chunks, operation) = (&self.chunks, self.operation);
         let mut victim = None;
         self.order.coldest_first(&self.ledger, &mut |chunk| {
@@ -254,7 +255,7 @@ impl Serve for Direct<'_> {
         let found = self.look(chain);
         self.operation += 1;
         let hit = self.load(chain, found);
-        for (chunk, in_l1) in chain.iter().zip(&self.in_l1) {
+        for (chunk, in_l1) in chain[..hit].iter().zip(&self.in_l1) {
             if *in_l1 {
                 self.order.reused(ChunkId::new(chunk.0));
                 self.counts.l1_hits += 1;
@@ -278,7 +279,7 @@ impl Serve for Direct<'_> {
             let state = self.state_mut(*chunk);
             state.protected_by = operation;
             if state.there && !state.held {
-                self.order.used(ChunkId::new(chunk.0));
+                self.order.used(ChunkId::new(chunk.0), &about(self.trace, *chunk));
             }
         }
         let mut stored = Vec::new();
@@ -320,5 +321,5 @@ impl Serve for Direct<'_> {
 
 /// What a policy may want to know of a chunk: that of the only model and salt.
 fn about(trace: &Trace, chunk: ChunkNumber) -> About<'_> {
-    About { hash: trace.hash(chunk), seed: 0, salt: SaltId::default() }
+    About { hash: trace.hash(chunk), seed: 0, salt: SaltId::default(), reuse: None }
 }

@@ -130,6 +130,11 @@ impl Arc {
             excess.ghosts.drop_oldest();
         }
     }
+
+    fn refresh(&mut self, chunk: ChunkId) {
+        let (links, list) = self.list(self.place(chunk));
+        links.refresh(list, chunk.0);
+    }
 }
 
 impl EvictionPolicy for Arc {
@@ -151,9 +156,8 @@ impl EvictionPolicy for Arc {
         links.unlink(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId) {
-        let (links, list) = self.list(self.place(chunk));
-        links.refresh(list, chunk.0);
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
+        self.refresh(chunk);
     }
 
     fn reused(&mut self, chunk: ChunkId) {
@@ -168,7 +172,7 @@ impl EvictionPolicy for Arc {
                     self.links.push(&mut self.again.list, chunk.0);
                 }
             }
-            Place::Again if self.links.has(chunk.0) => self.used(chunk),
+            Place::Again if self.links.has(chunk.0) => self.refresh(chunk),
             Place::Again | Place::Wanted => {}
         }
     }

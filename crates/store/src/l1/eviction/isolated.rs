@@ -123,7 +123,7 @@ impl EvictionPolicy for IsolatedLru {
         links.unlink(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId) {
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
         self.all_links.refresh(&mut self.all, chunk.0);
         let (links, list) = self.own(self.salt(chunk));
         links.refresh(list, chunk.0);

@@ -16,11 +16,11 @@ struct Link {
 
 /// The links of any number of lists.
 #[derive(Debug, Default)]
-pub(super) struct Links(Vec<Link>);
+pub(crate) struct Links(Vec<Link>);
 
 /// One list; its links are in a table.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct List {
+pub(crate) struct List {
     coldest: u32,
     warmest: u32,
     len: u32,
@@ -33,22 +33,22 @@ impl Default for List {
 }
 
 impl List {
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         u64::from(self.len)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(super) fn coldest(&self) -> Option<u32> {
+    pub(crate) fn coldest(&self) -> Option<u32> {
         Some(self.coldest).filter(|n| *n != NONE)
     }
 }
 
 impl Links {
     /// Puts `n` at the warm end of `list`.
-    pub(super) fn push(&mut self, list: &mut List, n: u32) {
+    pub(crate) fn push(&mut self, list: &mut List, n: u32) {
         if self.0.len() <= n as usize {
             self.0.resize(n as usize + 1, ABSENT);
         }
@@ -63,7 +63,7 @@ impl Links {
     }
 
     /// Takes `n` out of `list`, in which it is.
-    pub(super) fn unlink(&mut self, list: &mut List, n: u32) {
+    pub(crate) fn unlink(&mut self, list: &mut List, n: u32) {
         let link = std::mem::replace(&mut self.0[n as usize], ABSENT);
         debug_assert_ne!(link, ABSENT, "{n} is in no list");
         match link.older {
@@ -78,7 +78,7 @@ impl Links {
     }
 
     /// Moves `n` to the warm end of `list`, in which it is.
-    pub(super) fn refresh(&mut self, list: &mut List, n: u32) {
+    pub(crate) fn refresh(&mut self, list: &mut List, n: u32) {
         if list.warmest != n {
             self.unlink(list, n);
             self.push(list, n);
@@ -86,17 +86,17 @@ impl Links {
     }
 
     /// Whether `n` is in any list.
-    pub(super) fn has(&self, n: u32) -> bool {
+    pub(crate) fn has(&self, n: u32) -> bool {
         self.0.get(n as usize).is_some_and(|link| *link != ABSENT)
     }
 
     /// Who comes after `n` in its list.
-    pub(super) fn newer(&self, n: u32) -> Option<u32> {
+    pub(crate) fn newer(&self, n: u32) -> Option<u32> {
         Some(self.0[n as usize].newer).filter(|n| *n != NONE)
     }
 
     /// `list` from its cold end.
-    pub(super) fn iter(&self, list: &List) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn iter(&self, list: &List) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(list.coldest(), |n| self.newer(*n))
     }
 }

@@ -27,7 +27,7 @@ impl EvictionPolicy for Lru {
         self.links.unlink(&mut self.order, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId) {
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
         self.links.refresh(&mut self.order, chunk.0);
     }
 

@@ -34,10 +34,11 @@
 //! One file beside this one and one line in the table at `policies!` below, which gives it its name
 //! for flags and status reports.
 
+mod adaptive;
 mod arc;
 mod ghosts;
 mod isolated;
-mod list;
+pub(crate) mod list;
 mod lru;
 mod noop;
 mod s3fifo;
@@ -45,6 +46,7 @@ mod s3fifo;
 use larder_wire::object::ChunkHash;
 
 use super::ChunkId;
+use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
 
 /// What a policy may want to know of a chunk. Cheap to make; what costs is computed on demand.
@@ -56,6 +58,8 @@ pub struct About<'a> {
     pub seed: u64,
     /// Whose it is.
     pub salt: SaltId,
+    /// What was learned, if [some policy](EvictionKind::learns) wants to know.
+    pub reuse: Option<&'a Reuse>,
 }
 
 impl About<'_> {
@@ -67,7 +71,7 @@ impl About<'_> {
 
 /// A 64-bit digest, good enough for tables that a collision does not break. Every step is a full
 /// 128-bit product folded in two, so every bit of the input moves every bit of the result.
-pub(super) fn digest(seed: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn digest(seed: u64, bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let fold = |sum: u64, word: u64| {
         let product = u128::from(sum ^ word ^ ODD) * u128::from(ODD.rotate_left(31) | 1);
@@ -118,7 +122,7 @@ pub trait EvictionPolicy: Send + std::fmt::Debug {
     fn leave(&mut self, chunk: ChunkId);
 
     /// `chunk`, which is in the order, was used just now.
-    fn used(&mut self, chunk: ChunkId);
+    fn used(&mut self, chunk: ChunkId, about: &About<'_>);
 
     /// A lookup found `chunk`, which need not be in the order nor ever have entered it.
     fn reused(&mut self, _chunk: ChunkId) {}
@@ -127,7 +131,7 @@ pub trait EvictionPolicy: Send + std::fmt::Debug {
     fn forget(&mut self, _chunk: ChunkId, _about: &About<'_>, _how: Gone) {}
 
     /// The order will be asked for next.
-    fn settle(&mut self) {}
+    fn settle(&mut self, _reuse: Option<&Reuse>) {}
 
     /// Names the chunks in the order to evict them, as if every one that [goes](Verdict::Goes) were
     /// gone, until one is [enough](Verdict::Enough) or all are named.
@@ -181,29 +185,32 @@ policies! {
     Arc = "ARC", arc::Arc;
     /// `S3FIFO`: what nobody asks for again soon goes before anything that was asked for.
     S3Fifo = "S3FIFO", s3fifo::S3Fifo;
+    /// `adaptive`: what is least worth keeping by what was learned about reuse, or LRU where that is
+    /// better.
+    Adaptive = "adaptive", adaptive::Adaptive;
     /// `IsolatedLRU`: LRU with a quota for each cache salt.
     IsolatedLru = "IsolatedLRU", isolated::IsolatedLru;
     /// `noop`: nothing is evicted; a full L1 refuses stores.
     Noop = "noop", noop::Noop;
 }
 
-/// No policy has this name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown eviction policy '{given}': known are {}", names())]
-pub struct UnknownPolicy {
-    given: String,
+impl EvictionKind {
+    /// Whether it wants a model of [reuse](crate::policy::reuse).
+    pub const fn learns(self) -> bool {
+        matches!(self, Self::Adaptive)
+    }
 }
 
-fn names() -> String {
-    EvictionKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+impl EvictionKind {
+    /// The policy of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
 }
 
-impl std::str::FromStr for EvictionKind {
-    type Err = UnknownPolicy;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
-        let known = Self::ALL.iter().find(|kind| kind.name() == name);
-        known.copied().ok_or_else(|| UnknownPolicy { given: name.to_owned() })
+impl std::fmt::Display for EvictionKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

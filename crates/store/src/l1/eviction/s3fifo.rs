@@ -33,6 +33,7 @@ use super::ghosts::Ghosts;
 use super::list::{Links, List};
 use super::{About, EvictionPolicy, Gone, Verdict, Visit};
 use crate::l1::ChunkId;
+use crate::policy::reuse::Reuse;
 use crate::quota::Ledger;
 
 /// The small queue's part of all chunks is one of so many.
@@ -135,7 +136,7 @@ impl EvictionPolicy for S3Fifo {
         links.unlink(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId) {
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
         let queue = self.entry(chunk).queue;
         let (links, list) = self.queue(queue);
         links.refresh(list, chunk.0);
@@ -164,7 +165,7 @@ impl EvictionPolicy for S3Fifo {
     }
 
     /// Gives the coldest chunks of the main queue the rounds they have earned.
-    fn settle(&mut self) {
+    fn settle(&mut self, _: Option<&Reuse>) {
         if Self::small_is_full(self.small_chunks, self.main_chunks) && !self.small.is_empty() {
             return;
         }

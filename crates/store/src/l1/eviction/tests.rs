@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::{About, EvictionKind, EvictionPolicy, Gone, Verdict};
 use crate::l1::ChunkId;
+use crate::policy::reuse::{Expert, Keep, Rank, Reuse};
 use crate::quota::{Ledger, SaltId};
+use crate::time::Time;
 
 /// A policy, told what [`L1`](crate::l1::L1) would tell it. Chunks are named by keys and get the
 /// lowest free id, as there, so ids are used again. Every chunk has one byte.
@@ -16,6 +18,8 @@ pub(super) struct Rig<P: EvictionPolicy + ?Sized = dyn EvictionPolicy> {
     pub(super) policy: Box<P>,
     pub(super) ledger: Ledger,
     chunks: Vec<Option<Known>>,
+    /// For a policy that learns, and always follows what was learned.
+    reuse: Option<Reuse>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,25 +29,27 @@ struct Known {
     listed: bool,
 }
 
-fn with_about<T>(key: u32, salt: SaltId, tell: impl FnOnce(&About<'_>) -> T) -> T {
+fn with_about<T>(key: u32, salt: SaltId, reuse: Option<&Reuse>, tell: impl FnOnce(&About<'_>) -> T) -> T {
     let hash = ChunkHash::new(&key.to_le_bytes()).unwrap();
-    tell(&About { hash: &hash, seed: 0, salt })
+    tell(&About { hash: &hash, seed: 0, salt, reuse })
 }
 
 fn key_digest(key: u32) -> u64 {
-    with_about(key, SaltId(0), |about| about.key())
+    with_about(key, SaltId(0), None, |about| about.key())
 }
 
 impl Rig {
     pub(super) fn new(kind: EvictionKind) -> Self {
-        Self { policy: kind.create(), ledger: Ledger::default(), chunks: Vec::new() }
+        let worth = Expert { rank: Rank::Worth, keep: Keep::Always };
+        let reuse = kind.learns().then(|| Reuse::new([worth], false));
+        Self { policy: kind.create(), ledger: Ledger::default(), chunks: Vec::new(), reuse }
     }
 }
 
 impl<P: EvictionPolicy + Default> Rig<P> {
     /// With a policy that can be looked into.
     pub(super) fn open() -> Self {
-        Self { policy: Box::default(), ledger: Ledger::default(), chunks: Vec::new() }
+        Self { policy: Box::default(), ledger: Ledger::default(), chunks: Vec::new(), reuse: None }
     }
 }
 
@@ -60,6 +66,13 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
 
     pub(super) fn listed(&self, key: u32) -> bool {
         self.chunks.iter().flatten().any(|c| c.key == key && c.listed)
+    }
+
+    /// Somebody asks for a prompt, which is not told to policies that do not learn.
+    fn ask(&mut self, chain: &[u32]) {
+        if let Some(reuse) = &mut self.reuse {
+            reuse.request(Time::ZERO, 64, chain.iter().map(|key| key_digest(*key)));
+        }
     }
 
     /// A chunk that somebody holds from the start.
@@ -86,7 +99,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         let (id, known) = self.known(key);
         known.listed = true;
         let salt = known.salt;
-        with_about(key, salt, |about| self.policy.enter(id, about));
+        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.enter(id, about));
     }
 
     pub(super) fn hold(&mut self, key: u32) {
@@ -97,8 +110,9 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
 
     pub(super) fn touch(&mut self, key: u32) {
         let (id, known) = self.known(key);
-        if known.listed {
-            self.policy.used(id);
+        let Known { salt, listed, .. } = *known;
+        if listed {
+            with_about(key, salt, self.reuse.as_ref(), |about| self.policy.used(id, about));
         }
     }
 
@@ -116,7 +130,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         if listed {
             self.policy.leave(id);
         }
-        with_about(key, salt, |about| self.policy.forget(id, about, how));
+        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.forget(id, about, how));
         self.chunks[id.0 as usize] = None;
         self.ledger.credit(salt, 1);
     }
@@ -124,7 +138,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     /// The keys in the order, as if each named one went.
     pub(super) fn order(&mut self) -> Vec<u32> {
         let mut order = Vec::new();
-        self.policy.settle();
+        self.policy.settle(self.reuse.as_ref());
         self.policy.coldest_first(&self.ledger, &mut |chunk| {
             order.push(self.chunks[chunk.0 as usize].expect("a chunk that is there").key);
             Verdict::Goes(1)
@@ -141,6 +155,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
 
     /// Stores a prompt in one call, as a session does: from its end, then all of it is touched.
     pub(super) fn store_prompt(&mut self, chain: &[u32]) {
+        self.ask(chain);
         let new: Vec<u32> = chain.iter().copied().filter(|k| self.id(*k).is_none()).collect();
         new.iter().rev().for_each(|k| self.store(*k));
         chain.iter().rev().for_each(|k| self.touch(*k));
@@ -148,6 +163,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
 
     /// Finds and reads what leads a prompt. Returns how much of it was there.
     pub(super) fn read_prompt(&mut self, chain: &[u32]) -> usize {
+        self.ask(chain);
         let hit: Vec<u32> = chain.iter().copied().take_while(|k| self.listed(*k)).collect();
         hit.iter().for_each(|k| self.find(*k));
         hit.iter().for_each(|k| self.hold(*k));
@@ -193,12 +209,18 @@ pub(super) fn step<P: EvictionPolicy + ?Sized>(rig: &mut Rig<P>, (op, key): Op) 
         _ => Step::Nothing,
     };
     match step {
-        Step::Store(k) => rig.store(k),
+        Step::Store(k) => {
+            rig.ask(&[k]);
+            rig.store(k);
+        }
         Step::Load(k) => rig.load(k, ""),
         Step::Hold(k) => rig.hold(k),
         Step::Release(k) => rig.release(k),
         Step::Touch(k) => rig.touch(k),
-        Step::Find(k) => rig.find(k),
+        Step::Find(k) => {
+            rig.ask(&[k]);
+            rig.find(k);
+        }
         Step::Remove(k) => rig.end(k, Gone::Removed),
         Step::Evict(k) => rig.end(k, Gone::Evicted),
         Step::Nothing => {}
@@ -218,6 +240,7 @@ proptest! {
                 let mut order = rig.order();
                 order.sort_unstable();
                 let mut staying = Vec::new();
+                rig.policy.settle(rig.reuse.as_ref());
                 rig.policy.coldest_first(&rig.ledger, &mut |chunk| {
                     staying.push(rig.chunks[chunk.0 as usize].unwrap().key);
                     Verdict::Stays
@@ -260,6 +283,7 @@ fn hot_chunks_left_by_a_scan(kind: EvictionKind) -> usize {
             rig.evict().expect("somebody leaves");
             chunks -= 1;
         }
+        rig.ask(&[key]);
         rig.store(key);
         chunks += 1;
     }
@@ -270,16 +294,16 @@ fn hot_chunks_left_by_a_scan(kind: EvictionKind) -> usize {
 fn a_scan_does_not_flush_what_is_asked_for_again() {
     assert_eq!(hot_chunks_left_by_a_scan(EvictionKind::Arc), 32);
     assert_eq!(hot_chunks_left_by_a_scan(EvictionKind::S3Fifo), 32);
+    assert_eq!(hot_chunks_left_by_a_scan(EvictionKind::Adaptive), 32);
     assert_eq!(hot_chunks_left_by_a_scan(EvictionKind::Lru), 0, "or the test shows nothing");
 }
 
 #[test]
 fn policies_are_found_by_name_and_by_no_other() {
     for kind in EvictionKind::ALL {
-        assert_eq!(kind.name().parse(), Ok(*kind));
+        assert_eq!(EvictionKind::from_name(kind.name()), Some(*kind));
     }
-    let error = "FIFO".parse::<EvictionKind>().unwrap_err().to_string();
-    assert_eq!(error, "unknown eviction policy 'FIFO': known are LRU, ARC, S3FIFO, IsolatedLRU, noop");
+    assert_eq!(EvictionKind::from_name("FIFO"), None);
 }
 
 #[test]

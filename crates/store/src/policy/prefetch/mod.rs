@@ -1,5 +1,6 @@
 //! Where each cell of a lookup comes from, and whether what was loaded from L2 stays in L1.
 
+mod adaptive;
 mod default;
 mod retain;
 
@@ -7,10 +8,12 @@ use std::fmt::Debug;
 
 use larder_wire::object::ObjectKey;
 
+pub use adaptive::Adaptive;
 pub use default::DefaultPolicy;
 pub use retain::Retain;
 
 use crate::l2::AdapterId;
+use crate::policy::reuse::{Keep, Reuse};
 use crate::prefetch::plan::{L1Id, LoadPlan, PlanInput, plan_load};
 
 /// Objects that are about to be loaded from one adapter into one pool of L1.
@@ -24,6 +27,8 @@ pub struct Arrival<'a> {
     pub l1: L1Id,
     /// Where they come from.
     pub adapter: AdapterId,
+    /// What was learned, if [some policy](PrefetchKind::learns) wants to know.
+    pub reuse: Option<&'a Reuse>,
 }
 
 /// Decides about loads from L2. Must not panic; one that does is taken to retain nothing and to load
@@ -47,17 +52,20 @@ pub enum PrefetchKind {
     Default,
     /// `retain`: what was loaded stays until eviction picks it.
     Retain,
+    /// `adaptive`: whichever of the two is better, or a choice for each chunk by what was learned.
+    Adaptive,
 }
 
 impl PrefetchKind {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Default, Self::Retain];
+    pub const ALL: &'static [Self] = &[Self::Default, Self::Retain, Self::Adaptive];
 
     /// The name as flags and status reports write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::Retain => "retain",
+            Self::Adaptive => "adaptive",
         }
     }
 
@@ -66,11 +74,32 @@ impl PrefetchKind {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
+    /// What it may let stay.
+    pub(crate) const fn keeps(self) -> &'static [Keep] {
+        match self {
+            Self::Default => &[Keep::Never],
+            Self::Retain => &[Keep::Always],
+            Self::Adaptive => &[Keep::Always, Keep::Never, Keep::Judged],
+        }
+    }
+
+    /// Whether it wants a model of [reuse](crate::policy::reuse).
+    pub const fn learns(self) -> bool {
+        matches!(self, Self::Adaptive)
+    }
+
     /// A new policy.
     pub fn create(self) -> Box<dyn PrefetchPolicy> {
         match self {
             Self::Default => Box::new(DefaultPolicy),
             Self::Retain => Box::new(Retain),
+            Self::Adaptive => Box::new(Adaptive),
         }
+    }
+}
+
+impl std::fmt::Display for PrefetchKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }

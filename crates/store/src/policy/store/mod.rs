@@ -1,6 +1,7 @@
 //! Which adapters get what is stored, and whether L1 keeps it then.
 
 mod default;
+mod gated;
 mod skip_l1;
 
 use std::fmt::Debug;
@@ -8,9 +9,11 @@ use std::fmt::Debug;
 use larder_wire::object::ObjectKey;
 
 pub use default::DefaultPolicy;
+pub use gated::Gated;
 pub use skip_l1::SkipL1;
 
 use crate::l2::{AdapterDesc, AdapterId};
+use crate::policy::reuse::Reuse;
 
 /// What one adapter is to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,11 @@ pub trait StorePolicy: Send + Debug {
 
     /// Whether the object leaves L1 once every adapter that was to keep it has it.
     fn leaves_l1(&self, key: &ObjectKey) -> bool;
+
+    /// Whether the object waits in L1 for its next use, when this is asked again.
+    fn waits(&self, _key: &ObjectKey, _reuse: Option<&Reuse>) -> bool {
+        false
+    }
 }
 
 /// Every key to every adapter.
@@ -44,17 +52,20 @@ pub enum StoreKind {
     Default,
     /// `skip_l1`: everything goes everywhere, and leaves L1 once it is there.
     SkipL1,
+    /// `gated`: everything goes everywhere when it is used again, or at once if that would be too late.
+    Gated,
 }
 
 impl StoreKind {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Default, Self::SkipL1];
+    pub const ALL: &'static [Self] = &[Self::Default, Self::SkipL1, Self::Gated];
 
     /// The name as flags and status reports write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::SkipL1 => "skip_l1",
+            Self::Gated => "gated",
         }
     }
 
@@ -63,11 +74,23 @@ impl StoreKind {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
+    /// Whether it wants a model of [reuse](crate::policy::reuse).
+    pub const fn learns(self) -> bool {
+        matches!(self, Self::Gated)
+    }
+
     /// A new policy.
     pub fn create(self) -> Box<dyn StorePolicy> {
         match self {
             Self::Default => Box::new(DefaultPolicy),
             Self::SkipL1 => Box::new(SkipL1),
+            Self::Gated => Box::new(Gated),
         }
+    }
+}
+
+impl std::fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }

@@ -1,18 +1,14 @@
 //! The whole server over real sockets, driven by our own client.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
+use crate::support::{
+    CHUNK, Client, Directory, TestServer, config, fill, holds, key, open_pool, registration, with_files,
+};
 use bytes::Bytes;
 use larder_wire::operation::Operation;
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
-use support::{
-    CHUNK, Client, Directory, TestServer, config, fill, holds, key, open_pool, registration, with_files,
-};
 
 const W: InstanceId = InstanceId(7);
 

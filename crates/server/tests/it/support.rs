@@ -81,6 +81,7 @@ pub(crate) fn with_files(directory: &Directory) -> Config {
         relative_tmp_dir: None,
         read_ahead_bytes: None,
         use_odirect: false,
+        max_capacity_bytes: 0,
     };
     config.l2.adapters = vec![L2AdapterConfig {
         affinity_tag: config.l1.tag.clone(),
@@ -88,7 +89,6 @@ pub(crate) fn with_files(directory: &Directory) -> Config {
         eviction: None,
         persist: true,
         checksum: false,
-        serde: None,
         backend: l2::L2Backend::Fs(files),
     }];
     config

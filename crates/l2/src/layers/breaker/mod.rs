@@ -13,11 +13,17 @@
 //! and one whose files cannot be read does not look well because it knows their names. What did not
 //! reach the disk tells nothing, such as the store of an object that is there.
 //!
+//! Engines keep asking and loading, and so find out when reading works again. They may have nothing new to
+//! store for long, so while writes fail a small object of our own is written from time to time (`probe`).
+//!
 //! Health is stricter than the circuit: it shows from the first call that failed until the next one that
 //! did not. A full backend shows too, although it is not left alone: it answers at once, and space comes
 //! back without notice.
 
+mod probe;
+
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,7 +58,7 @@ pub struct Breaker {
     inner: Arc<dyn Adapter>,
     questions: Gate,
     loads: Gate,
-    writes: Gate,
+    writes: Arc<Gate>,
 }
 
 /// One kind of call.
@@ -61,6 +67,8 @@ struct Gate {
     name: &'static str,
     config: BreakerConfig,
     state: Mutex<State>,
+    /// Somebody sees to it that it closes again.
+    watched: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,8 +96,9 @@ struct Pass<'a> {
 impl Breaker {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: BreakerConfig) -> Self {
-        let gate = |name| Gate { name, config, state: Mutex::new(State::WELL) };
-        Self { inner, questions: gate("lookups"), loads: gate("loads"), writes: gate("stores") }
+        let gate =
+            |name| Gate { name, config, state: Mutex::new(State::WELL), watched: AtomicBool::new(false) };
+        Self { inner, questions: gate("lookups"), loads: gate("loads"), writes: Arc::new(gate("stores")) }
     }
 
     async fn each<T>(
@@ -115,6 +124,18 @@ impl Breaker {
         }));
         results
     }
+
+    /// Has failing writes tried until they succeed, unless that goes on already.
+    fn watch_writes(&self) {
+        if self.writes.begins_watch() {
+            tokio::spawn(probe::until_well(Arc::downgrade(&self.inner), Arc::downgrade(&self.writes)));
+        }
+    }
+}
+
+/// Whether a store has come to the backend.
+fn was_written(stored: &Stored) -> bool {
+    stored.written_bytes > 0
 }
 
 /// What the result for one key tells of the backend.
@@ -164,6 +185,11 @@ impl Gate {
             State::Open { .. } => Circuit::Open,
             State::HalfOpen { .. } => Circuit::HalfOpen,
         }
+    }
+
+    /// Whether it is not well and nobody watches it yet. The caller does from now on.
+    fn begins_watch(&self) -> bool {
+        self.circuit() != Circuit::Closed && !self.watched.swap(true, Ordering::AcqRel)
     }
 
     fn enter(&self) -> Result<Pass<'_>, L2Error> {
@@ -290,8 +316,10 @@ impl Adapter for Breaker {
 
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
         Box::pin(async move {
-            let written = |stored: &Stored| stored.written_bytes > 0;
-            self.each(&self.writes, transfers.len(), self.inner.store(transfers), written).await
+            let stored =
+                self.each(&self.writes, transfers.len(), self.inner.store(transfers), was_written).await;
+            self.watch_writes();
+            stored
         })
     }
 
@@ -314,6 +342,14 @@ impl Adapter for Breaker {
         self.inner.usage()
     }
 
+    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
+        self.inner.usage_by_salt()
+    }
+
+    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.inner.limit_salt(salt, limit_bytes)
+    }
+
     fn health(&self) -> Health {
         let reads = self.questions.circuit().max(self.loads.circuit());
         Health { reads, writes: self.writes.circuit() }
@@ -325,126 +361,4 @@ impl Adapter for Breaker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layers::fault::{Fault, FaultConfig};
-    use crate::mock::{Mock, MockConfig};
-    use crate::testing::{Bench, key};
-
-    struct Rig {
-        fault: Arc<Fault>,
-        breaker: Breaker,
-        bench: Bench,
-    }
-
-    impl Rig {
-        fn new() -> Self {
-            let mock =
-                Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
-            let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
-            let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
-            Self { fault, breaker, bench: Bench::new(4 << 20) }
-        }
-
-        fn fail(&self, error: f64) {
-            self.fault.set(FaultConfig { error, ..FaultConfig::default() });
-        }
-
-        async fn load(&self) -> ErrorKind {
-            self.breaker.load(vec![self.bench.blank(1, 1)]).await[0].as_ref().unwrap_err().kind()
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn it_opens_probes_with_growing_pauses_and_closes() {
-        let rig = Rig::new();
-        rig.fail(1.0);
-        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
-        for failures in 1..=5 {
-            assert_eq!(rig.load().await, ErrorKind::Unavailable);
-            let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
-            assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
-        }
-        assert_eq!(rig.breaker.health(), Health { reads: Circuit::Open, writes: Circuit::Closed });
-        let calls = rig.fault.calls();
-        for pause in [1, 2, 4, 8, 16, 30, 30] {
-            tokio::time::advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
-            let before = rig.fault.calls();
-            assert_eq!(rig.load().await, ErrorKind::Unavailable);
-            assert_eq!(rig.fault.calls(), before, "nothing goes through before {pause} s are over");
-            tokio::time::advance(Duration::from_millis(1)).await;
-            rig.load().await;
-            assert_eq!(rig.fault.calls(), before + 1, "one call goes through after {pause} s");
-        }
-        assert_eq!(rig.fault.calls(), calls + 7);
-        rig.fail(0.0);
-        tokio::time::advance(Duration::from_secs(30)).await;
-        assert_eq!(rig.load().await, ErrorKind::NotFound, "an absent object is an answer");
-        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn misses_do_not_open_it_and_an_abandoned_probe_does_not_lock_it() {
-        let rig = Rig::new();
-        for _ in 0..20 {
-            assert_eq!(rig.load().await, ErrorKind::NotFound);
-        }
-        rig.fail(1.0);
-        let lost = rig.breaker.lookup((0..5).map(key).collect()).await;
-        assert!(lost.iter().all(Result::is_err));
-        assert_eq!(rig.breaker.health().reads, Circuit::Open);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        rig.fault.set(FaultConfig { hang: 1.0, ..FaultConfig::default() });
-        let mut probe = rig.breaker.lookup(vec![key(1)]);
-        let _ = tokio::time::timeout(Duration::from_millis(1), &mut probe).await;
-        assert_eq!(rig.breaker.health().reads, Circuit::HalfOpen);
-        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_err(), "one probe at a time");
-        drop(probe);
-        rig.fail(0.0);
-        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
-        assert_eq!(rig.breaker.health().reads, Circuit::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn health_shows_the_last_call_from_the_first_failure_on() {
-        let rig = Rig::new();
-        rig.fail(1.0);
-        rig.load().await;
-        assert_eq!(rig.breaker.health(), Health { reads: Circuit::Failing, writes: Circuit::Closed });
-        rig.fail(0.0);
-        assert_eq!(rig.load().await, ErrorKind::NotFound);
-        assert_eq!(rig.breaker.health(), Health::default());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_backend_shows_and_is_not_left_alone() {
-        let rig = Rig::new();
-        let large = || vec![rig.bench.object(1, 2 << 20)];
-        for _ in 0..20 {
-            let stored = rig.breaker.store(large()).await;
-            assert_eq!(stored[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
-            assert_eq!(rig.breaker.health().writes, Circuit::Failing);
-        }
-        assert!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].is_ok());
-        assert_eq!(rig.breaker.health(), Health::default());
-        rig.breaker.store(large()).await;
-        assert_eq!(
-            rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].as_ref().unwrap().written_bytes,
-            0
-        );
-        assert_eq!(rig.breaker.health().writes, Circuit::Failing, "nothing was written, so nothing is known");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn questions_that_are_answered_do_not_hide_loads_that_fail() {
-        let rig = Rig::new();
-        for failures in 1..=5 {
-            rig.fail(1.0);
-            rig.load().await;
-            rig.fail(0.0);
-            assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
-            let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
-            assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
-        }
-    }
-}
+mod tests;

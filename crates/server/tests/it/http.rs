@@ -1,17 +1,12 @@
 //! The HTTP API over a real socket, as tools and operators use it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses its part of it")]
-mod support;
-
+use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use bytes::Bytes;
 use larder_server::config::Secret;
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};
-use support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 
 const W: InstanceId = InstanceId(7);
 

@@ -2,9 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[expect(dead_code, reason = "each test file uses its part of it")]
-mod support;
-
+use crate::support::{CHUNK, Client, Directory, TestServer, config, with_files};
 use bytes::Bytes;
 use larder_server::config::{Config, EvictionPolicy, PrefetchPolicy, StorePolicy};
 use larder_sim::simulate::model::{Counts, L2Size, Machine, Setup, serve};
@@ -16,7 +14,6 @@ use larder_wire::key::CacheKey;
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
-use support::{CHUNK, Client, Directory, TestServer, config, with_files};
 
 const W: InstanceId = InstanceId(7);
 /// Chunks of 768 bytes lie 4096 apart.

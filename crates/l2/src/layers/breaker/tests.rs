@@ -1,0 +1,140 @@
+use super::*;
+use crate::layers::fault::{Fault, FaultConfig};
+use crate::mock::{Mock, MockConfig};
+use crate::testing::{Bench, key};
+
+struct Rig {
+    fault: Arc<Fault>,
+    breaker: Breaker,
+    bench: Bench,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+        let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
+        let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
+        Self { fault, breaker, bench: Bench::new(4 << 20) }
+    }
+
+    fn fail(&self, error: f64) {
+        self.fault.set(FaultConfig { error, ..FaultConfig::default() });
+    }
+
+    async fn load(&self) -> ErrorKind {
+        self.breaker.load(vec![self.bench.blank(1, 1)]).await[0].as_ref().unwrap_err().kind()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_opens_probes_with_growing_pauses_and_closes() {
+    let rig = Rig::new();
+    rig.fail(1.0);
+    assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+    for failures in 1..=5 {
+        assert_eq!(rig.load().await, ErrorKind::Unavailable);
+        let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
+        assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
+    }
+    assert_eq!(rig.breaker.health(), Health { reads: Circuit::Open, writes: Circuit::Closed });
+    let calls = rig.fault.calls();
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        tokio::time::advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
+        let before = rig.fault.calls();
+        assert_eq!(rig.load().await, ErrorKind::Unavailable);
+        assert_eq!(rig.fault.calls(), before, "nothing goes through before {pause} s are over");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        rig.load().await;
+        assert_eq!(rig.fault.calls(), before + 1, "one call goes through after {pause} s");
+    }
+    assert_eq!(rig.fault.calls(), calls + 7);
+    rig.fail(0.0);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!(rig.load().await, ErrorKind::NotFound, "an absent object is an answer");
+    assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn misses_do_not_open_it_and_an_abandoned_probe_does_not_lock_it() {
+    let rig = Rig::new();
+    for _ in 0..20 {
+        assert_eq!(rig.load().await, ErrorKind::NotFound);
+    }
+    rig.fail(1.0);
+    let lost = rig.breaker.lookup((0..5).map(key).collect()).await;
+    assert!(lost.iter().all(Result::is_err));
+    assert_eq!(rig.breaker.health().reads, Circuit::Open);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    rig.fault.set(FaultConfig { hang: 1.0, ..FaultConfig::default() });
+    let mut probe = rig.breaker.lookup(vec![key(1)]);
+    let _ = tokio::time::timeout(Duration::from_millis(1), &mut probe).await;
+    assert_eq!(rig.breaker.health().reads, Circuit::HalfOpen);
+    assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_err(), "one probe at a time");
+    drop(probe);
+    rig.fail(0.0);
+    assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
+    assert_eq!(rig.breaker.health().reads, Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_shows_the_last_call_from_the_first_failure_on() {
+    let rig = Rig::new();
+    rig.fail(1.0);
+    rig.load().await;
+    assert_eq!(rig.breaker.health(), Health { reads: Circuit::Failing, writes: Circuit::Closed });
+    rig.fail(0.0);
+    assert_eq!(rig.load().await, ErrorKind::NotFound);
+    assert_eq!(rig.breaker.health(), Health::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_backend_shows_and_is_not_left_alone() {
+    let rig = Rig::new();
+    let large = || vec![rig.bench.object(1, 2 << 20)];
+    for _ in 0..20 {
+        let stored = rig.breaker.store(large()).await;
+        assert_eq!(stored[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(rig.breaker.health().writes, Circuit::Failing);
+    }
+    assert!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].is_ok());
+    assert_eq!(rig.breaker.health(), Health::default());
+    rig.breaker.store(large()).await;
+    assert_eq!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].as_ref().unwrap().written_bytes, 0);
+    assert_eq!(rig.breaker.health().writes, Circuit::Failing, "nothing was written, so nothing is known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_that_are_answered_do_not_hide_loads_that_fail() {
+    let rig = Rig::new();
+    for failures in 1..=5 {
+        rig.fail(1.0);
+        rig.load().await;
+        rig.fail(0.0);
+        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_ok());
+        let expected = if failures < 5 { Circuit::Failing } else { Circuit::Open };
+        assert_eq!(rig.breaker.health().reads, expected, "after {failures} failures");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_come_back_although_nobody_stores() {
+    let rig = Rig::new();
+    let store = async |len| rig.breaker.store(vec![rig.bench.object(1, len)]).await.remove(0);
+    rig.fail(1.0);
+    for _ in 0..9 {
+        assert!(store(64).await.is_err());
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(rig.breaker.health().writes, Circuit::Open, "it still fails");
+    rig.fail(0.0);
+    tokio::time::sleep(BreakerConfig::default().pause_max * 2).await;
+    assert_eq!(rig.breaker.health(), Health::default());
+    assert_eq!(rig.breaker.usage().objects, 0, "the probe is gone");
+    let calls = rig.fault.calls();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(rig.fault.calls(), calls, "nothing is tried while all is well");
+    assert_eq!(store(2 << 20).await.unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(rig.breaker.health().writes, Circuit::Failing);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.breaker.health(), Health::default(), "there is room for the probe");
+}

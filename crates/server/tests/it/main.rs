@@ -1,0 +1,7 @@
+//! The whole server in this process, over real sockets.
+
+mod http;
+mod quotas;
+mod record;
+mod serve;
+mod support;

@@ -1,0 +1,373 @@
+//! Simulated adapters: slow, forgetful, lying, torn; but they touch lent memory only, and only while
+//! it is lent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::clients::tag;
+use super::{Event, Place, World};
+use crate::model::{ChunkKey, Key};
+use crate::scenario::{AdapterSpec, Millis};
+use larder_wire::object::KvRank;
+
+/// What an adapter holds. It outlives the server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Adapter {
+    /// Sizes of its objects.
+    pub(super) objects: BTreeMap<Key, u64>,
+    /// What it has lost or torn since it said that it had it.
+    pub(super) damaged: BTreeSet<Key>,
+}
+
+/// A question to an adapter.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    id: u64,
+    adapter: u32,
+    keys: Vec<Key>,
+    /// The answer, if the adapter made it up when it was asked.
+    sizes: Option<Vec<Option<u64>>>,
+    open: bool,
+}
+
+/// One object on its way between an adapter and the arena.
+#[derive(Clone, Debug)]
+pub(super) struct Io {
+    id: u64,
+    adapter: u32,
+    pub(super) place: Place,
+    bytes: u64,
+    /// Its task, if it is stored.
+    task: Option<usize>,
+    /// Pages copied.
+    at: u64,
+    stride: u64,
+    fails: bool,
+    /// How it went.
+    ok: Option<bool>,
+    /// The memory is lent.
+    pub(super) lent: bool,
+    /// The core waits for the result.
+    untold: bool,
+}
+
+/// A batch of stores.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    id: u64,
+    adapter: u32,
+    ios: Vec<usize>,
+    untold: bool,
+}
+
+impl World {
+    fn adapter(&self, adapter: u32) -> AdapterSpec {
+        self.scenario.l2.adapters[adapter as usize].clone()
+    }
+
+    /// Until an adapter's next step; `None` if it hangs.
+    fn adapter_wait(&mut self, spec: &AdapterSpec) -> Option<Millis> {
+        if spec.hangs > 0 && self.rng.chance(spec.hangs) {
+            self.seen.hung += 1;
+            return None;
+        }
+        let late = spec.late > 0 && self.rng.chance(spec.late);
+        let wait = self.rng.between(0, 2 * spec.pace);
+        Some(if late { wait + self.scenario.l2.load_deadline } else { wait })
+    }
+
+    /// Fills the adapters with what other servers stored there.
+    pub(super) fn fill_adapters(&mut self) {
+        let scenario = self.scenario.clone();
+        if scenario.l2.filled == 0 {
+            return;
+        }
+        for adapter in 0..scenario.l2.adapters.len() {
+            for engine in &scenario.engines {
+                for salt in 0..scenario.universe.salts.len() as u8 {
+                    for node in 0..scenario.universe.nodes.len() as u16 {
+                        for rank in 0..engine.world {
+                            let chunk = ChunkKey { model: engine.model, salt, node };
+                            let key = Key { chunk, rank: KvRank::new(engine.world, rank) };
+                            if scenario.l2.adapters[adapter].persists && self.rng.chance(scenario.l2.filled) {
+                                self.adapters[adapter].objects.insert(key, engine.bytes);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// An adapter is asked what it has.
+    pub(super) fn ask(&mut self, adapter: u32, id: u64, keys: Vec<Key>) {
+        let spec = self.adapter(adapter);
+        let lies = spec.lies > 0 && self.rng.chance(spec.lies);
+        let sizes = lies.then(|| self.sizes(adapter, &keys, true));
+        self.questions.push(Question { id, adapter, keys, sizes, open: true });
+        if let Some(wait) = self.adapter_wait(&spec) {
+            self.schedule(wait, Event::Answer(self.questions.len() - 1));
+        }
+    }
+
+    /// What an adapter says of keys.
+    fn sizes(&mut self, adapter: u32, keys: &[Key], lies: bool) -> Vec<Option<u64>> {
+        let spec = self.adapter(adapter);
+        let mut sizes = Vec::new();
+        for key in keys {
+            let mut size = self.adapters[adapter as usize].objects.get(key).copied();
+            if lies && self.rng.chance(30) {
+                let bytes =
+                    self.scenario.engines.iter().find(|e| e.model == key.chunk.model).map(|e| e.bytes);
+                let off = self.rng.pick(&[0, 0, 1, 4096]);
+                size = bytes.filter(|_| self.rng.chance(80)).map(|b| b + off);
+            }
+            sizes.push(if spec.pads { size.map(|s| s.next_multiple_of(4096)) } else { size });
+        }
+        if lies && self.rng.chance(20) {
+            sizes.truncate(self.rng.index(keys.len() + 1));
+        }
+        sizes
+    }
+
+    pub(super) fn on_answer(&mut self, index: usize) {
+        let question = self.questions[index].clone();
+        if !question.open {
+            return;
+        }
+        self.questions[index].open = false;
+        let sizes = question.sizes.unwrap_or_else(|| self.sizes(question.adapter, &question.keys, false));
+        self.l2_found(question.id, &sizes);
+    }
+
+    pub(super) fn begin_task(&mut self, adapter: u32, id: u64) -> usize {
+        self.tasks.push(Task { id, adapter, ios: Vec::new(), untold: true });
+        self.tasks.len() - 1
+    }
+
+    pub(super) fn begin_io(&mut self, adapter: u32, id: u64, place: Place, bytes: u64, task: Option<usize>) {
+        let spec = self.adapter(adapter);
+        let clash = self.ios.iter().any(|io| io.lent && io.id == id);
+        assert!(!clash, "two loans of one name");
+        let stride = place.pages.div_ceil(self.rng.between(1, 3));
+        let fails = spec.fails > 0 && self.rng.chance(spec.fails);
+        let io =
+            Io { id, adapter, place, bytes, task, at: 0, stride, fails, ok: None, lent: true, untold: true };
+        self.ios.push(io);
+        let index = self.ios.len() - 1;
+        if let Some(task) = task {
+            self.tasks[task].ios.push(index);
+        }
+        if let Some(wait) = self.adapter_wait(&spec) {
+            self.schedule(wait, Event::Io(index));
+        }
+    }
+
+    /// A step of an adapter's copy, or its end.
+    pub(super) fn on_io(&mut self, index: usize) {
+        let io = self.ios[index].clone();
+        if !io.lent || io.ok.is_some() {
+            return;
+        }
+        let spec = self.adapter(io.adapter);
+        if io.at < io.place.pages {
+            self.io_step(index);
+            let wait = self.rng.between(0, 2 * spec.pace);
+            return self.schedule(wait, Event::Io(index));
+        }
+        let ok = match io.task {
+            Some(_) => self.complete_store(&io),
+            None => self.loadable(&io),
+        };
+        self.ios[index].ok = Some(ok);
+        let wait = self.adapter_wait(&spec);
+        match io.task {
+            Some(task) => {
+                let done = self.tasks[task].ios.iter().all(|io| self.ios[*io].ok.is_some());
+                // The result is told before or after the memory is given back, or not at all.
+                let lost = spec.loses > 0 && self.rng.chance(spec.loses);
+                if done && !lost {
+                    let wait = self.rng.between(0, 2 * spec.pace);
+                    self.schedule(wait, Event::TaskResult(task));
+                }
+                if let Some(wait) = wait {
+                    self.schedule(wait, Event::IoEnd(index));
+                }
+            }
+            // Where only part of a prefix is needed, a load is told before its memory comes back: so that it
+            // is seen whether it was given up for another.
+            None if self.scenario.windowed() => {
+                self.on_io_result(index);
+                if let Some(wait) = wait {
+                    self.schedule(wait, Event::IoEnd(index));
+                }
+            }
+            None => {
+                let lost = spec.loses > 0 && self.rng.chance(spec.loses);
+                if !lost {
+                    let wait = self.rng.between(0, 2 * spec.pace);
+                    self.schedule(wait, Event::IoResult(index));
+                }
+                if let Some(wait) = wait {
+                    self.schedule(wait, Event::IoEnd(index));
+                }
+            }
+        }
+    }
+
+    fn loadable(&self, io: &Io) -> bool {
+        !io.fails && self.adapters[io.adapter as usize].objects.get(&io.place.key) == Some(&io.bytes)
+    }
+
+    /// Some pages. What cannot be loaded leaves garbage behind.
+    fn io_step(&mut self, index: usize) {
+        let io = self.ios[index].clone();
+        let write = io.task.is_none();
+        self.trace.call(self.now, crate::trace::Call::Io { io: io.id, write, page: io.at });
+        let end = (io.at + io.stride).min(io.place.pages);
+        let good = self.loadable(&io);
+        for page in io.at..end {
+            let (at, tag) = ((io.place.page + page) as usize, tag(io.place.key, page));
+            if write {
+                self.memory[at] = if good { tag } else { u64::MAX - 1 };
+                self.seen.pages_loaded += 1;
+            } else {
+                assert_eq!(self.memory[at], tag, "wrong bytes in page {at}, stored by {io:?}");
+                self.seen.pages_stored += 1;
+            }
+        }
+        self.ios[index].at = end;
+    }
+
+    /// The object gets its name; or it is left torn, or as it was.
+    fn complete_store(&mut self, io: &Io) -> bool {
+        let persists = self.adapter(io.adapter).persists;
+        let torn = io.fails && self.rng.chance(30);
+        let adapter = &mut self.adapters[io.adapter as usize];
+        if !persists {
+            return !io.fails;
+        }
+        if torn {
+            adapter.objects.insert(io.place.key, io.bytes + 1);
+            adapter.damaged.insert(io.place.key);
+        } else if !io.fails {
+            adapter.objects.insert(io.place.key, io.bytes);
+            adapter.damaged.remove(&io.place.key);
+        }
+        !io.fails
+    }
+
+    pub(super) fn on_io_result(&mut self, index: usize) {
+        let io = self.ios[index].clone();
+        if std::mem::take(&mut self.ios[index].untold) {
+            self.l2_loaded(io.id, io.ok.unwrap_or(false));
+        }
+    }
+
+    pub(super) fn on_io_end(&mut self, index: usize) {
+        let id = self.ios[index].id;
+        if std::mem::take(&mut self.ios[index].lent) {
+            self.io_ended(id);
+        }
+    }
+
+    pub(super) fn on_task_result(&mut self, index: usize) {
+        let task = self.tasks[index].clone();
+        if !std::mem::take(&mut self.tasks[index].untold) {
+            return;
+        }
+        let mut stored: Vec<bool> = task.ios.iter().map(|io| self.ios[*io].ok.unwrap_or(false)).collect();
+        let spec = self.adapter(task.adapter);
+        if spec.lies > 0 && self.rng.chance(spec.lies / 2) {
+            // It says less than it did.
+            stored.truncate(self.rng.index(stored.len() + 1));
+        }
+        self.l2_stored(task.id, &stored);
+    }
+
+    /// An adapter starts anew: nothing that it was doing goes on, and its memory comes back.
+    pub(super) fn restart_adapter(&mut self, adapter: u32) {
+        for index in 0..self.questions.len() {
+            let question = &mut self.questions[index];
+            if question.adapter == adapter && std::mem::take(&mut question.open) && self.rng.chance(50) {
+                let id = question.id;
+                self.l2_found(id, &[]);
+            }
+        }
+        for index in 0..self.ios.len() {
+            if self.ios[index].adapter == adapter && self.ios[index].lent {
+                let told = self.rng.chance(30) || self.scenario.windowed();
+                if told && self.ios[index].task.is_none() {
+                    self.on_io_result(index);
+                }
+                self.on_io_end(index);
+            }
+        }
+        for index in 0..self.tasks.len() {
+            if self.tasks[index].adapter == adapter && self.tasks[index].untold && self.rng.chance(50) {
+                self.on_task_result(index);
+            }
+        }
+    }
+
+    /// An adapter loses all that it holds, or some.
+    pub(super) fn lose_objects(&mut self, adapter: u32) {
+        let all = self.rng.chance(30);
+        let keys: Vec<Key> = self.adapters[adapter as usize].objects.keys().copied().collect();
+        for key in keys {
+            if all || self.rng.chance(30) {
+                let adapter = &mut self.adapters[adapter as usize];
+                adapter.objects.remove(&key);
+                adapter.damaged.insert(key);
+            }
+        }
+    }
+
+    /// The server is gone: nobody is told anything. What has its name is there and whole; what was
+    /// on its way may still get it if all of it was read.
+    pub(super) fn cut_off_adapters(&mut self) {
+        self.questions.iter_mut().for_each(|q| q.open = false);
+        self.tasks.iter_mut().for_each(|t| t.untold = false);
+        for index in 0..self.ios.len() {
+            let io = self.ios[index].clone();
+            if io.lent
+                && io.task.is_some()
+                && io.ok.is_none()
+                && io.at == io.place.pages
+                && self.rng.chance(50)
+            {
+                self.complete_store(&io);
+            }
+            self.ios[index].lent = false;
+            self.ios[index].untold = false;
+        }
+    }
+
+    /// All adapters work off what they have been given, promptly. Says whether there was anything.
+    pub(super) fn work_off(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            self.collect();
+            if let Some(index) = self.questions.iter().position(|q| q.open) {
+                self.on_answer(index);
+            } else if let Some(index) = self.ios.iter().position(|io| io.lent) {
+                while self.ios[index].at < self.ios[index].place.pages && self.ios[index].ok.is_none() {
+                    self.io_step(index);
+                }
+                let io = self.ios[index].clone();
+                if io.ok.is_none() {
+                    let ok = if io.task.is_some() { self.complete_store(&io) } else { self.loadable(&io) };
+                    self.ios[index].ok = Some(ok);
+                }
+                if io.task.is_none() {
+                    self.on_io_result(index);
+                }
+                self.on_io_end(index);
+            } else if let Some(index) = self.tasks.iter().position(|t| t.untold) {
+                self.on_task_result(index);
+            } else {
+                return any;
+            }
+            any = true;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What must be true from end to end when all is quiet, judged without the model's idea of how.
+
+use std::collections::BTreeSet;
+
+use larder_store::l1::eviction::EvictionKind;
+use larder_store::l2::AdapterId;
+use larder_store::policy::PrefetchKind;
+use larder_store::prefetch::LookupStatus;
+use larder_wire::object::KvRank;
+
+use super::clients::tag;
+use super::{Adapter, Worker, World};
+use crate::model::{ChunkKey, Key, LookupCall, State, View};
+use crate::scenario::EngineSpec;
+
+impl World {
+    /// Nobody holds anything and no I/O is left. What was stored has arrived; what is there is found.
+    pub(super) fn audit(&mut self) {
+        self.audit_stores();
+        let scenario = self.scenario.clone();
+        let l2 = &scenario.l2;
+        if l2.adapters.is_empty() || !l2.adapters.iter().all(|a| a.is_perfect()) || scenario.trim.is_some() {
+            return;
+        }
+        for _ in 0..2 {
+            let engine = &scenario.engines[self.rng.index(scenario.engines.len())];
+            let node = self.rng.index(scenario.universe.nodes.len()) as u16;
+            // Where workers of a model differ, what some can read is of no use to others.
+            let differs = |w: &Worker| w.spec.model == engine.model && w.spec.bytes != engine.bytes;
+            if !self.workers.iter().any(differs) {
+                self.audit_lookup(engine, node);
+            }
+        }
+    }
+
+    /// What workers stored and L1 still has is at every adapter that is in order.
+    fn audit_stores(&self) {
+        let stored = |uid: &usize| {
+            let alloc = &self.model.allocs[*uid];
+            alloc.origin.is_none() && !alloc.temporary
+        };
+        let stored: Vec<usize> = self.model.in_state(State::Resident).filter(stored).collect();
+        for (i, spec) in self.scenario.l2.adapters.iter().enumerate() {
+            let counters = self.core.adapter_counters(AdapterId(i as u32));
+            if !spec.is_perfect() || counters.store_dropped_objects + counters.store_failed_objects > 0 {
+                continue;
+            }
+            let Adapter { objects, damaged } = &self.adapters[i];
+            for alloc in stored.iter().map(|uid| &self.model.allocs[*uid]) {
+                let there = objects.get(&alloc.key) == Some(&alloc.bytes) || damaged.contains(&alloc.key);
+                assert!(there, "{:?} never came to adapter {i}", alloc.key);
+            }
+        }
+    }
+
+    fn resident_keys(&self, keys: &[Key]) -> BTreeSet<Key> {
+        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        keys.iter().copied().filter(|key| view.object(*key, false).is_some()).collect()
+    }
+
+    /// A prompt is looked up: all of its leading chunks that L1 or L2 has are found, with their bytes.
+    fn audit_lookup(&mut self, engine: &EngineSpec, node: u16) {
+        let (instance, connection) = (self.fresh() as i64, self.fresh());
+        self.register(instance, engine);
+        let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
+        let chunk = |node: &u16| ChunkKey { model: engine.model, salt: 0, node: *node };
+        let row = |chunk: ChunkKey| {
+            (0..engine.world).map(move |rank| Key { chunk, rank: KvRank::new(engine.world, rank) })
+        };
+        let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
+        let before = self.resident_keys(&keys);
+        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let there = |key: &Key| {
+            let loadable = self.adapters.iter().any(|a| a.objects.get(key) == Some(&engine.bytes));
+            loadable || view.object(*key, false).is_some_and(|(_, bytes)| bytes == engine.bytes)
+        };
+        let columns: Vec<bool> = path.iter().map(|n| row(chunk(n)).all(|key| there(&key))).collect();
+        let window = engine.window.map_or(columns.len(), |w| w as usize);
+        let servable = |hit: &usize| columns[hit.saturating_sub(window)..*hit].iter().all(|there| *there);
+        let expected = (0..=columns.len()).rev().find(servable).expect("nothing is servable");
+        // With objects of one size there is room for as many as fit, whatever else lies around.
+        let slots = self.pages / engine.bytes.div_ceil(self.scenario.page);
+        let others = |uid: usize| {
+            let key = self.model.allocs[uid].key;
+            keys.iter().any(|k| k.chunk == key.chunk) && !keys.contains(&key)
+        };
+        // A chunk leaves whole: pieces of these chunks for other engines keep their place.
+        let alone = !self.model.in_state(State::Resident).any(others);
+        let room = alone && self.order_is_simple() && (expected * engine.world as usize) as u64 <= slots;
+        let stored = self.stored_objects();
+
+        self.ids.push(format!("audit-{node}-{instance}").into());
+        let request = self.ids.len() as u32 - 1;
+        let (model, world) = (engine.model, engine.world);
+        let call =
+            LookupCall { request, connection, model, world, worker_id: None, salt: 0, node, readers: 1 };
+        self.lookup(&call);
+        self.work_off();
+        let LookupStatus::Ready(hit) = self.query(request) else { panic!("all adapters have answered") };
+        if room {
+            self.seen.lookups_audited += 1;
+            assert_eq!(hit as usize, expected, "what L1 and L2 have of {keys:?}");
+        }
+        assert!(hit as usize <= expected, "more than there is");
+        let needed = &keys[(hit as usize).saturating_sub(window) * world as usize..][..];
+        let needed = &needed[..(hit as usize).min(window) * world as usize];
+        self.audit_bytes(needed);
+        self.lose(connection);
+        self.work_off();
+        let after = self.resident_keys(needed);
+        if self.model.prefetch == PrefetchKind::Retain {
+            assert_eq!(after.len(), needed.len(), "what was loaded stays");
+        } else {
+            assert!(after.is_subset(&before), "what was loaded goes");
+        }
+        assert_eq!(self.core.gauges().l1.temporary_objects, 0, "a temporary object without a reader");
+        assert_eq!(self.stored_objects(), stored, "what came from L2 was stored there again");
+        self.unregister(instance);
+    }
+
+    fn audit_bytes(&self, keys: &[Key]) {
+        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        for key in keys {
+            let (offset, bytes) = view.object(*key, false).expect("it is part of the hit");
+            for page in 0..bytes.div_ceil(self.scenario.page) {
+                let at = (offset / self.scenario.page + page) as usize;
+                assert_eq!(self.memory[at], tag(*key, page), "wrong bytes in a hit: {key:?}");
+            }
+        }
+    }
+
+    /// Whether the only limit of L1 is its size.
+    fn order_is_simple(&self) -> bool {
+        self.scenario.uniform() && !self.quotas_matter() && self.scenario.eviction != EvictionKind::Noop
+    }
+
+    fn stored_objects(&self) -> u64 {
+        let adapters = 0..self.adapters.len() as u32;
+        adapters.map(|i| self.core.adapter_counters(AdapterId(i)).store_objects).sum()
+    }
+}

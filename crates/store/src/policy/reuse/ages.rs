@@ -1,0 +1,281 @@
+//! At what age chunks are used again: a histogram for each class, and what follows from it.
+//!
+//! Every request leaves a *cohort* behind: how many chunks of each class it used last. Chunks leave
+//! their cohort when they are used again, which is one event of their class at that age; cohorts that
+//! get older pass from one age to the next, which exposes all who are left to that age. Events over
+//! exposures are the hazard of an age: the chance that a chunk that has got so old is used again before
+//! it gets older. As chunks are followed whether they are in L1 or not, the histogram does not depend on
+//! who was evicted.
+//!
+//! The *worth* of a chunk is the best rate at which keeping it can pay: over all horizons, the chance
+//! that it is used again within the horizon, by the time that it is kept for that. This is the Gittins
+//! index of the chunk (J. Gittins, "Bandit processes and dynamic allocation indices", 1979); with the
+//! horizon at the time of eviction it is the hit density of N. Beckmann, H. Chen and A. Cidon, "LHD:
+//! Improving cache hit rate by maximizing hit density" (NSDI 2018).
+//!
+//! Cost: for each request O(classes in it + [`AGES`]) amortised, and a refresh of all worths every
+//! [`REFRESH_REQUESTS`]: some 50 µs. Memory: 50 KiB, and about 50 bytes for each of the
+//! [`COHORTS_MAX`] requests.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+/// Ages are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
+pub(super) const AGES: usize = 24;
+/// Classes of chunks that are told apart.
+pub(super) const CLASSES: usize = 48;
+/// Pairs of class and age.
+pub(super) const PLACES: usize = CLASSES * AGES;
+/// Requests whose chunks are followed.
+const COHORTS_MAX: usize = 1 << 16;
+/// Worths are computed anew after so many requests; at the start more often.
+const REFRESH_REQUESTS: u64 = 64;
+/// After so many requests the past counts [`DECAY`] times as much.
+const DECAY_REQUESTS: u64 = 512;
+const DECAY: f64 = 0.9;
+/// A class is taken to behave like all chunks until it has been seen in about so many requests.
+const PRIOR_REQUESTS: f64 = 2.0;
+
+/// A class of chunks that are expected to behave alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Class(pub(super) u8);
+
+/// A class and an age of it, or their rank among all by worth.
+pub(super) type Place = u16;
+
+/// All places, the least worth first, and the rank of each.
+#[derive(Clone, Debug)]
+pub(super) struct Ranks {
+    by_rank: Vec<Place>,
+    rank: Vec<Place>,
+    version: u64,
+}
+
+impl Default for Ranks {
+    fn default() -> Self {
+        let in_order: Vec<Place> = (0..PLACES as Place).collect();
+        Self { by_rank: in_order.clone(), rank: in_order, version: 0 }
+    }
+}
+
+impl Ranks {
+    /// Becomes `other`. Says whether anything changed.
+    pub(super) fn update(&mut self, other: &Self) -> bool {
+        let changed = self.version != other.version;
+        if changed {
+            self.clone_from(other);
+        }
+        changed
+    }
+
+    pub(super) fn rank(&self, place: Place) -> Place {
+        self.rank[usize::from(place)]
+    }
+
+    pub(super) fn place(&self, rank: Place) -> Place {
+        self.by_rank[usize::from(rank)]
+    }
+}
+
+/// What one request used last and nobody has used since.
+#[derive(Debug)]
+struct Cohort {
+    tick: u32,
+    left: SmallVec<[(Class, u32); 4]>,
+}
+
+/// See the [module](self). Ticks wrap: an age of 2^32 ticks looks young again.
+#[derive(Debug)]
+pub(super) struct Ages {
+    events: Vec<f64>,
+    exposed: Vec<f64>,
+    hazard: Vec<f64>,
+    worth: Vec<f64>,
+    ranks: Ranks,
+    cohorts: VecDeque<Cohort>,
+    /// Requests seen; the number of the next cohort.
+    requests: u64,
+    /// For each age the number of the first cohort that has not reached it.
+    reached: [u64; AGES],
+    mean_chunks: f64,
+}
+
+/// The age class of a time in ticks.
+pub(super) const fn age_of(ticks: u32) -> usize {
+    let age = (u32::BITS - ticks.leading_zeros()) as usize;
+    if age < AGES { age } else { AGES - 1 }
+}
+
+/// The first tick of an age.
+const fn start_of(age: usize) -> u32 {
+    if age == 0 { 0 } else { 1 << (age - 1) }
+}
+
+/// How many ticks an age has.
+fn width_of(age: usize) -> f64 {
+    f64::from(start_of(age).max(1))
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        let mut this = Self {
+            events: vec![0.0; PLACES],
+            exposed: vec![0.0; PLACES],
+            hazard: vec![0.0; PLACES],
+            worth: vec![0.0; PLACES],
+            ranks: Ranks::default(),
+            cohorts: VecDeque::new(),
+            requests: 0,
+            reached: [0; AGES],
+            mean_chunks: 1.0,
+        };
+        this.refresh();
+        this
+    }
+}
+
+impl Ages {
+    /// The number that the cohort of the running request will have.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// When a cohort was made; those that are forgotten count as just older than the others.
+    pub(super) fn tick_of(&self, cohort: u64) -> u32 {
+        let first = self.requests - self.cohorts.len() as u64;
+        let at = cohort.saturating_sub(first) as usize;
+        self.cohorts.get(at).map_or(0, |c| c.tick)
+    }
+
+    /// A chunk that `cohort` had used last is used again `ticks` later.
+    pub(super) fn used_again(&mut self, class: Class, cohort: u64, ticks: u32) {
+        let first = self.requests - self.cohorts.len() as u64;
+        let Some(at) = cohort.checked_sub(first) else { return };
+        let left = self.cohorts[at as usize].left.iter_mut().find(|(c, _)| *c == class);
+        left.expect("every chunk is in its cohort").1 -= 1;
+        self.events[place(class, age_of(ticks))] += 1.0;
+    }
+
+    /// A request is over: how many chunks of which class it used.
+    pub(super) fn add_cohort(&mut self, tick: u32, left: SmallVec<[(Class, u32); 4]>) {
+        let chunks: u32 = left.iter().map(|(_, n)| n).sum();
+        self.mean_chunks += 0.01 * (f64::from(chunks) - self.mean_chunks);
+        for (class, n) in &left {
+            self.exposed[place(*class, 0)] += f64::from(*n);
+        }
+        self.cohorts.push_back(Cohort { tick, left });
+        self.requests += 1;
+        if self.cohorts.len() > COHORTS_MAX {
+            self.cohorts.pop_front();
+        }
+        self.grow_older(tick);
+        if self.requests.is_multiple_of(DECAY_REQUESTS) {
+            self.events.iter_mut().chain(&mut self.exposed).for_each(|n| *n *= DECAY);
+        }
+        let often = if self.requests < REFRESH_REQUESTS { 8 } else { REFRESH_REQUESTS };
+        if self.requests.is_multiple_of(often) {
+            self.refresh();
+        }
+    }
+
+    fn grow_older(&mut self, now: u32) {
+        let first = self.requests - self.cohorts.len() as u64;
+        for age in 1..AGES {
+            let mut next = self.reached[age].max(first);
+            while let Some(cohort) = self.cohorts.get((next - first) as usize)
+                && now.wrapping_sub(cohort.tick) >= start_of(age)
+            {
+                for (class, n) in &cohort.left {
+                    self.exposed[place(*class, age)] += f64::from(*n);
+                }
+                next += 1;
+            }
+            self.reached[age] = next;
+        }
+    }
+
+    /// Computes hazards, worths and ranks from the counts.
+    fn refresh(&mut self) {
+        let prior = PRIOR_REQUESTS * self.mean_chunks;
+        for age in 0..AGES {
+            let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
+            let (events, exposed) = (all(&self.events), all(&self.exposed));
+            let common = (events / (exposed + 1.0)).min(1.0);
+            for p in (age..PLACES).step_by(AGES) {
+                let hazard = (self.events[p] + prior * common) / (self.exposed[p] + prior);
+                self.hazard[p] = hazard.min(1.0);
+            }
+        }
+        for p in 0..PLACES {
+            let hazards = &self.hazard[p..p / AGES * AGES + AGES - 1];
+            let (mut left, mut used, mut kept, mut best) = (1.0, 0.0, 0.0, 0.0_f64);
+            for (age, hazard) in (p % AGES..).zip(hazards) {
+                used += left * hazard;
+                kept += left * width_of(age) * (1.0 - hazard / 2.0);
+                left *= 1.0 - hazard;
+                best = best.max(used / kept);
+            }
+            self.worth[p] = best;
+        }
+        let Ranks { by_rank, rank, version } = &mut self.ranks;
+        let worth = &self.worth;
+        by_rank.sort_by(|a, b| worth[usize::from(*a)].total_cmp(&worth[usize::from(*b)]).then(a.cmp(b)));
+        for (n, p) in by_rank.iter().enumerate() {
+            rank[usize::from(*p)] = n as Place;
+        }
+        *version += 1;
+    }
+
+    /// All places by worth.
+    pub(super) fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+
+    /// The rate at which a chunk that was just used pays if it is kept for `horizon` ticks at most.
+    pub(super) fn density(&self, class: Class, horizon: f64) -> f64 {
+        let (mut left, mut used, mut kept) = (1.0, 0.0, 0.0);
+        for age in 0..AGES - 1 {
+            let time = (horizon - f64::from(start_of(age))).min(width_of(age));
+            if time <= 0.0 {
+                break;
+            }
+            let hazard = self.hazard[place(class, age)] * time / width_of(age);
+            used += left * hazard;
+            kept += left * time * (1.0 - hazard / 2.0);
+            left *= 1.0 - hazard;
+        }
+        if kept > 0.0 { used / kept } else { 0.0 }
+    }
+
+    /// The chance that a chunk that was just used is used again, but not within `horizon` ticks.
+    pub(super) fn later(&self, class: Class, horizon: f64) -> f64 {
+        let (mut left, mut left_then) = (1.0, 1.0);
+        for age in 0..AGES - 1 {
+            let hazard = self.hazard[place(class, age)];
+            let time = (horizon - f64::from(start_of(age))) / width_of(age);
+            left_then *= 1.0 - hazard * time.clamp(0.0, 1.0);
+            left *= 1.0 - hazard;
+        }
+        left_then - left
+    }
+
+    /// The rate at which all chunks of some age pay, whatever their class.
+    pub(super) fn common_rate(&self, ticks: u32) -> f64 {
+        let age = age_of(ticks).min(AGES - 2);
+        let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
+        all(&self.events) / all(&self.exposed).max(1.0) / width_of(age)
+    }
+
+    /// Events and exposures of each age, all classes together.
+    pub(super) fn totals(&self) -> [(f64, f64); AGES] {
+        std::array::from_fn(|age| {
+            let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
+            (all(&self.events), all(&self.exposed))
+        })
+    }
+}
+
+pub(super) const fn place(class: Class, age: usize) -> usize {
+    class.0 as usize * AGES + age
+}

@@ -1,0 +1,273 @@
+use proptest::prelude::*;
+use smallvec::smallvec;
+
+use super::ages::{AGES, Ages, CLASSES, Class, age_of, place};
+use super::keys::Keys;
+use super::*;
+
+fn expert(rank: Rank, keep: Keep) -> Expert {
+    Expert { rank, keep }
+}
+
+/// A model told of requests as lists of numbers, one every 100 ms.
+fn learned_from<'a>(
+    experts: &[Expert],
+    l2: bool,
+    capacity: usize,
+    requests: impl IntoIterator<Item = &'a Vec<u64>>,
+) -> Reuse {
+    let mut reuse = Reuse::new(experts.iter().copied(), l2);
+    for (i, request) in requests.into_iter().enumerate() {
+        reuse.request(Time::from_millis(100 * i as u64), capacity, request.iter().copied());
+    }
+    reuse
+}
+
+fn losses(reuse: &Reuse) -> Vec<f64> {
+    reuse.snapshot().losses.into_iter().map(|(_, loss)| loss).collect()
+}
+
+#[test]
+fn ages_are_powers_of_two() {
+    let ages: Vec<usize> = [0, 1, 2, 3, 4, 7, 8, u32::MAX].map(age_of).to_vec();
+    assert_eq!(ages, [0, 1, 2, 2, 3, 3, 4, AGES - 1]);
+}
+
+#[test]
+fn a_hazard_is_events_by_exposures() {
+    let (a, b) = (Class(1), Class(2));
+    let mut ages = Ages::default();
+    // Of four chunks of a, three are used again one tick later and one never; of b none are.
+    ages.add_cohort(1, smallvec![(a, 4), (b, 4)]);
+    (0..3).for_each(|_| ages.used_again(a, 0, 1));
+    ages.add_cohort(2, smallvec![]);
+    ages.add_cohort(9, smallvec![]);
+    let totals = ages.totals();
+    assert_eq!(totals[..5], [(0.0, 8.0), (3.0, 5.0), (0.0, 5.0), (0.0, 5.0), (0.0, 5.0)]);
+    // Three events, though the exposure is counted when a cohort has reached an age: at tick 2.
+    assert_eq!(totals.iter().map(|(events, _)| events).sum::<f64>(), 3.0);
+}
+
+#[test]
+fn what_comes_back_soon_is_worth_more_than_what_does_not() {
+    let mut ages = Ages::default();
+    let (soon, never) = (Class(1), Class(2));
+    for i in 0..200 {
+        if i > 0 {
+            (0..4).for_each(|_| ages.used_again(soon, i - 1, 1));
+        }
+        ages.add_cohort(i as u32, smallvec![(soon, 4), (never, 4)]);
+    }
+    let rank = |class| ages.ranks().rank(place(class, 0) as u16);
+    assert!(rank(soon) > rank(never));
+    assert!(ages.density(soon, 8.0) > ages.common_rate(8));
+    assert!(ages.density(never, 8.0) < ages.common_rate(1));
+}
+
+#[test]
+fn a_cohort_that_is_forgotten_is_an_old_one() {
+    let mut ages = Ages::default();
+    let requests = 70_000_u32;
+    for i in 0..requests {
+        ages.add_cohort(i, smallvec![(Class(3), 1)]);
+    }
+    ages.used_again(Class(3), 0, requests);
+    assert_eq!(ages.tick_of(0), requests - (1 << 16));
+    assert_eq!(ages.tick_of(u64::from(requests) - 1), requests - 1);
+}
+
+proptest! {
+    #[test]
+    fn keys_agree_with_a_vector(ops in prop::collection::vec((0u8..4, 0u64..20), 1..300)) {
+        let mut keys = Keys::default();
+        let mut naive: Vec<u64> = Vec::new();
+        let mut slots = std::collections::HashMap::new();
+        for (op, digest) in ops {
+            if op < 3 {
+                let (slot, known) = keys.touch(digest);
+                prop_assert_eq!(known, naive.contains(&digest));
+                naive.retain(|d| *d != digest);
+                naive.push(digest);
+                slots.insert(digest, slot);
+            } else {
+                let oldest = (!naive.is_empty()).then(|| naive.remove(0));
+                prop_assert_eq!(keys.forget_oldest(), oldest.map(|d| slots[&d]));
+            }
+            prop_assert_eq!(keys.len(), naive.len());
+            for d in 0..20 {
+                prop_assert_eq!(keys.find(d), naive.contains(&d).then(|| slots[&d]));
+            }
+        }
+    }
+
+    /// An order against a vector of (number, class, tick) that is sorted each time.
+    #[test]
+    fn an_order_agrees_with_sorting(
+        ops in prop::collection::vec((0u8..6, 0u32..24, 0..CLASSES as u8, 0u32..40), 1..200),
+    ) {
+        let mut ages = Ages::default();
+        let mut order = Order::default();
+        let mut naive: Vec<(u32, Class, u32)> = Vec::new();
+        let mut now = 0;
+        for (op, n, class, ticks) in ops {
+            let class = Class(class);
+            match op {
+                0..=2 => {
+                    naive.retain(|(m, ..)| *m != n);
+                    naive.push((n, class, now));
+                    if order.has(n) {
+                        order.unlink(n);
+                    }
+                    order.push(n, class, now);
+                }
+                3 => {
+                    prop_assert_eq!(order.has(n), naive.iter().any(|(m, ..)| *m == n));
+                    if order.has(n) {
+                        order.unlink(n);
+                    }
+                    naive.retain(|(m, ..)| *m != n);
+                }
+                4 => now += ticks,
+                // Something is learned, so that ranks change.
+                _ => {
+                    ages.add_cohort(now, smallvec![(class, 5)]);
+                    (0..n % 6).for_each(|_| ages.used_again(class, ages.requests() - 1, ticks));
+                    (0..7).for_each(|_| ages.add_cohort(now, smallvec![]));
+                }
+            }
+            order.settle(now, &ages);
+            let rank = |class, tick: u32| ages.ranks().rank(place(class, age_of(now - tick)) as u16);
+            let mut expected = naive.clone();
+            expected.sort_by_key(|(_, class, tick)| rank(*class, *tick));
+            let expected: Vec<u32> = expected.into_iter().map(|(n, ..)| n).collect();
+            prop_assert_eq!(order.worst_first().collect::<Vec<_>>(), expected);
+        }
+    }
+
+    /// Shadows of the fixed policies against a vector, coldest first. The model loses no key here, so
+    /// what was asked for once can be read from L2.
+    #[test]
+    fn shadows_agree_with_a_vector(
+        requests in prop::collection::vec((0u64..6, 1u64..12), 1..80),
+        capacity in 1usize..24,
+    ) {
+        let chain = |(branch, len): (u64, u64)| -> Vec<u64> {
+            (0..len).map(|i| if i < 4 { branch / 2 * 100 + i } else { 1000 + branch * 100 + i }).collect()
+        };
+        let requests: Vec<Vec<u64>> = requests.into_iter().map(chain).collect();
+        for (l2, keep) in [(false, Keep::Always), (true, Keep::Always), (true, Keep::Never)] {
+            let (mut l1, mut seen): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
+            let mut reuse = Reuse::new([expert(Rank::Recency, keep)], l2);
+            for request in &requests {
+                let found = request.iter().take_while(|k| l1.contains(k) || l2 && seen.contains(k)).count();
+                let there = request[..found].iter().filter(|k| l1.contains(k)).count();
+                let lost = if l2 { found - there } else { request.len() - there };
+                let mut held = Vec::new();
+                let mut read = Vec::new();
+                for part in [&request[..found], &request[found..]] {
+                    let (here, missing): (Vec<u64>, Vec<u64>) = part.iter().partition(|k| l1.contains(k));
+                    l1.retain(|k| !here.contains(k));
+                    held.extend(here);
+                    for key in missing {
+                        if l1.len() + held.len() + read.len() >= capacity {
+                            if l1.is_empty() {
+                                break;
+                            }
+                            l1.remove(0);
+                        }
+                        if found > 0 && request[..found].contains(&key) { read.push(key) } else { held.push(key) }
+                    }
+                }
+                if keep == Keep::Always {
+                    held.append(&mut read);
+                }
+                l1.extend(request.iter().rev().filter(|k| held.contains(k)));
+                seen.extend(request);
+                let before = losses(&reuse)[0];
+                reuse.request(Time::ZERO, capacity, request.iter().copied());
+                let fade = (1.0 - request.len() as f64 / (WINDOW_TURNS * capacity as f64 + 1.0)).max(0.5);
+                prop_assert_eq!(losses(&reuse)[0], before * fade + lost as f64);
+            }
+        }
+    }
+
+    /// Whatever is asked for: nothing panics, no more keys are remembered than may be, and the same
+    /// requests teach the same.
+    #[test]
+    fn learning_is_deterministic(
+        requests in prop::collection::vec((prop::collection::vec(0u64..60, 0..30), 0u64..100_000), 1..150),
+        capacity in 0usize..80,
+    ) {
+        let all = [Keep::Always, Keep::Never, Keep::Judged].map(|keep| expert(Rank::Recency, keep));
+        let experts = all.into_iter().chain([expert(Rank::Worth, Keep::Always)]);
+        let (mut a, mut b) = (Reuse::new(experts.clone(), true), Reuse::new(experts, true));
+        let mut now = 0;
+        for (request, ms) in requests {
+            now += ms;
+            for reuse in [&mut a, &mut b] {
+                reuse.request(Time::from_millis(now), capacity, request.iter().copied());
+            }
+            prop_assert_eq!(a.snapshot(), b.snapshot());
+            prop_assert!((0..60).all(|k| a.keeps(k) == b.keeps(k)));
+            prop_assert!(a.snapshot().keys <= 60);
+        }
+    }
+}
+
+/// Prompts that go round and round and do not fit.
+fn round_robin(prompts: u64, rounds: u64) -> Vec<Vec<u64>> {
+    let prompt = |i: u64| (0..10).map(|j| i * 10 + j).collect();
+    (0..prompts * rounds).map(|i| prompt(i % prompts)).collect()
+}
+
+#[test]
+fn a_loop_that_does_not_fit_is_not_retained() {
+    let (always, never) = (expert(Rank::Recency, Keep::Always), expert(Rank::Recency, Keep::Never));
+    let requests = round_robin(10, 20);
+    let reuse = learned_from(&[always, never], true, 60, &requests);
+    assert_eq!(reuse.leader(), never);
+    assert!(!reuse.keeps(5));
+    let fits = learned_from(&[always, never], true, 120, &requests);
+    assert_eq!((fits.leader(), fits.snapshot().leader_changes), (always, 0), "the first of equals rules");
+    assert!(fits.keeps(5));
+}
+
+#[test]
+fn one_scan_in_three_requests_is_what_lru_cannot_see() {
+    let (recency, worth) = (expert(Rank::Recency, Keep::Always), expert(Rank::Worth, Keep::Always));
+    let requests: Vec<Vec<u64>> = (0..1500)
+        .map(|i| match i % 3 {
+            // Four prompts that come back, and documents that do not.
+            0 | 1 => (0..10).map(|j| (i / 3 % 4) * 10 + j).collect(),
+            _ => (0..20).map(|j| 10_000 + i * 20 + j).collect(),
+        })
+        .collect();
+    let reuse = learned_from(&[recency, worth], true, 60, &requests);
+    assert_eq!(reuse.leader(), worth);
+    let losses = losses(&reuse);
+    assert!(losses[1] * 4.0 < losses[0], "{losses:?}");
+}
+
+#[test]
+fn the_models_memory_is_bounded() {
+    let mut reuse = Reuse::new([expert(Rank::Recency, Keep::Always)], true);
+    for i in 0..5_000_u64 {
+        reuse.request(Time::ZERO, 100, (0..100).map(|j| i * 100 + j));
+    }
+    assert_eq!(reuse.snapshot().keys, KEYS_MIN as u64);
+}
+
+#[test]
+fn only_learning_policies_have_a_model() {
+    use EvictionKind as E;
+    use PrefetchKind as P;
+    let experts = |e, p, l2| Reuse::for_policies(e, p, StoreKind::Default, l2).map(|r| r.shadows.len());
+    assert_eq!(experts(E::Lru, P::Retain, true), None);
+    assert_eq!(experts(E::Lru, P::Adaptive, false), None, "nothing to prefetch");
+    assert_eq!(experts(E::Lru, P::Adaptive, true), Some(3));
+    assert_eq!(experts(E::Adaptive, P::Default, true), Some(2));
+    assert_eq!(experts(E::Adaptive, P::Adaptive, true), Some(4));
+    assert_eq!(experts(E::Adaptive, P::Adaptive, false), Some(2));
+    let gated = |l2| Reuse::for_policies(E::Lru, P::Retain, StoreKind::Gated, l2).map(|r| r.shadows.len());
+    assert_eq!((gated(true), gated(false)), (Some(1), None));
+}
