@@ -16,6 +16,7 @@ pub mod recording;
 
 use std::hash::Hash;
 use std::ops::Range;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use larder_wire::object::ChunkHash;
@@ -59,6 +60,8 @@ pub enum Event {
 pub struct Trace {
     /// What it is called in reports.
     pub name: String,
+    /// The model that it was asked of, where the trace tells: policies may look at whole names.
+    pub model: Option<Arc<str>>,
     /// Tokens per chunk.
     pub chunk_tokens: u32,
     /// Bytes per chunk, where the trace tells.
@@ -157,6 +160,7 @@ impl<K: Hash + Eq + Copy> Builder<K> {
     pub(crate) fn new(name: &str, chunk_tokens: u32) -> Self {
         let trace = Trace {
             name: name.to_owned(),
+            model: None,
             chunk_tokens,
             chunk_bytes: None,
             skipped_lines: 0,
