@@ -4,7 +4,7 @@
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, with_files};
 use bytes::Bytes;
-use larder_server::config::{Config, EvictionPolicy, PrefetchPolicy, StorePolicy};
+use larder_server::config::Config;
 use larder_sim::simulate::model::{Counts, L2Size, Machine, Setup, serve};
 use larder_sim::simulate::trace::{ChunkNumber, ReadOptions, read};
 use larder_store::l1::eviction::EvictionKind;
@@ -184,39 +184,43 @@ fn setup(l2: L2Size) -> Setup {
     }
 }
 
-#[tokio::test]
-async fn a_recorded_workload_comes_to_the_same_in_the_simulator() {
-    let cases = [
-        (PrefetchPolicy::Default, PrefetchKind::Default, EvictionPolicy::Lru, EvictionKind::Lru),
-        (PrefetchPolicy::Retain, PrefetchKind::Retain, EvictionPolicy::Lru, EvictionKind::Lru),
-        (PrefetchPolicy::Retain, PrefetchKind::Retain, EvictionPolicy::Arc, EvictionKind::Arc),
-    ];
-    for (seed, (prefetch, prefetch_kind, eviction, eviction_kind)) in (1..).zip(cases) {
-        let directory = Directory::new();
-        let mut config = with_files(&directory);
-        config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
-        config.l2.prefetch_policy = prefetch;
-        config.eviction.policy = eviction;
-        let setup = Setup { prefetch: prefetch_kind, eviction: eviction_kind, ..setup(L2Size::Unbounded) };
-        let counts = recorded_and_replayed(config, setup, seed).await;
-        let busy = counts.l1_hits.min(counts.l2_reads).min(counts.l2_writes).min(counts.l1_evictions);
-        assert!(busy > 10, "a workload that tests something: {counts:?}");
-    }
+/// The same on both sides: a server with files behind it, and what it should come to.
+async fn compared(directory: &Directory, setup: Setup, seed: u64) -> Counts {
+    let mut config = if setup.l2 == L2Size::None { config() } else { with_files(directory) };
+    config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
+    config.l2.prefetch_policy = setup.prefetch;
+    config.l2.store_policy = setup.store;
+    config.eviction.policy = setup.eviction;
+    recorded_and_replayed(config, setup, seed).await
 }
 
 #[tokio::test]
-async fn so_it_does_without_l2_and_where_everything_leaves_l1() {
-    let mut config = config();
-    config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
-    let counts = recorded_and_replayed(config, setup(L2Size::None), 7).await;
-    assert!(counts.l1_hits > 10 && counts.l1_evictions > 10 && counts.l2_reads == 0, "{counts:?}");
-    let directory = Directory::new();
-    let mut config = with_files(&directory);
-    config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
-    config.l2.store_policy = StorePolicy::SkipL1;
-    let setup = Setup { store: StoreKind::SkipL1, ..setup(L2Size::Unbounded) };
-    let counts = recorded_and_replayed(config, setup, 8).await;
-    assert!(counts.l2_reads > 10 && counts.l2_writes > 10, "{counts:?}");
+async fn a_recorded_workload_comes_to_the_same_in_the_simulator() {
+    for (seed, prefetch) in (1..).zip(PrefetchKind::ALL) {
+        let setup = Setup { prefetch: *prefetch, ..setup(L2Size::Unbounded) };
+        let counts = compared(&Directory::new(), setup, seed).await;
+        let busy = counts.l1_hits.min(counts.l2_reads).min(counts.l2_writes).min(counts.l1_evictions);
+        assert!(busy > 10, "a workload that tests something: {counts:?}");
+    }
+    for (seed, eviction) in (11..).zip(EvictionKind::ALL) {
+        for (prefetch, l2) in
+            [(PrefetchKind::Retain, L2Size::Unbounded), (PrefetchKind::Default, L2Size::None)]
+        {
+            compared(&Directory::new(), Setup { eviction: *eviction, prefetch, ..setup(l2) }, seed).await;
+        }
+    }
+    for (seed, store) in (21..).zip(StoreKind::ALL) {
+        let setup = Setup { store: *store, ..setup(L2Size::Unbounded) };
+        let counts = compared(&Directory::new(), setup, seed).await;
+        assert!(counts.l2_reads > 10 && counts.l2_writes > 10, "{setup:?}: {counts:?}");
+    }
+    let learning = Setup {
+        prefetch: PrefetchKind::Adaptive,
+        eviction: EvictionKind::Adaptive,
+        store: StoreKind::Gated,
+        ..setup(L2Size::Unbounded)
+    };
+    compared(&Directory::new(), learning, 31).await;
 }
 
 #[tokio::test]

@@ -102,8 +102,8 @@ impl Size {
         let (first, last): (Self, Self) = (first.parse()?, last.parse()?);
         let same_unit = std::mem::discriminant(&first) == std::mem::discriminant(&last);
         let (low, high) = (first.amount(), last.amount());
-        let makes_sense = same_unit && low > 0.0 && low < high;
-        if !makes_sense || !(2..=CURVE_POINTS_MAX).contains(&points) {
+        let rising = low > 0.0 && low < high;
+        if !(same_unit && rising && (2..=CURVE_POINTS_MAX).contains(&points)) {
             return Err(no_range());
         }
         let step = (high / low).ln() / (points - 1) as f64;

@@ -21,6 +21,11 @@ pub(crate) fn prompts(most: usize, deep: usize) -> impl Strategy<Value = Vec<Vec
     prop::collection::vec(path, 1..most).prop_map(|paths| paths.iter().map(|path| named(path)).collect())
 }
 
+/// Prompts as no model has them: anything after anything, the same chunk twice.
+pub(crate) fn unchained(most: usize) -> impl Strategy<Value = Vec<Vec<u64>>> {
+    prop::collection::vec(prop::collection::vec(0u64..60, 0..80), 1..most)
+}
+
 /// The names of the chunks along a path.
 fn named(path: &[u64]) -> Vec<u64> {
     let name = |path: &[u64]| {

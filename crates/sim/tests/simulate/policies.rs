@@ -8,7 +8,7 @@ use larder_store::l1::eviction::EvictionKind;
 use larder_store::policy::{PrefetchKind, StoreKind};
 use proptest::prelude::*;
 
-use crate::{l2_sizes, naive, prompts, setup};
+use crate::{l2_sizes, naive, prompts, setup, unchained};
 
 /// Every combination of registered policies.
 fn all_policies(base: Setup) -> impl Iterator<Item = Setup> {
@@ -64,7 +64,7 @@ proptest! {
     /// Prompts long enough for L2 to be asked more than once.
     #[test]
     fn both_ways_of_serving_count_the_same(
-        requests in prompts(30, 90),
+        requests in prop_oneof![3 => prompts(30, 90), 1 => unchained(30)],
         l1_chunks in 1u64..120,
         l2 in prop_oneof![Just(L2Size::Unbounded), Just(L2Size::None), (1u64..200).prop_map(L2Size::Chunks)],
         warmup in 0.0..1.0,

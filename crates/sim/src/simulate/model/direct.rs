@@ -195,16 +195,12 @@ impl<'a> Direct<'a> {
                 if self.asked.len() == window {
                     break;
                 }
-                let there = self.chunks[chunk.0 as usize].there;
-                if !there {
-                    self.asked.push(self.in_l1.len());
+                let there = self.state(*chunk).there;
+                match there {
+                    true => self.hold(*chunk),
+                    false => self.asked.push(self.in_l1.len()),
                 }
                 self.in_l1.push(there);
-            }
-            for (place, there) in (first..).zip(self.in_l1[first..].to_vec()) {
-                if there {
-                    self.hold(chain[place]);
-                }
             }
             if self.asked.is_empty() {
                 return self.in_l1.len();
@@ -226,15 +222,14 @@ impl<'a> Direct<'a> {
     }
 
     /// Gets memory for what of the hit is in L2; shortens the hit if there is not enough.
-    fn load(&mut self, chain: &[ChunkNumber], found: usize) -> usize {
-        self.let_go(chain, found);
-        let mut lacking = (0..found).filter(|place| !self.in_l1[*place]).collect::<Vec<_>>().into_iter();
-        let Some(hit) = lacking.find(|place| !self.reserve(chain[*place], !self.retains)) else {
-            return found;
-        };
-        self.counts.no_room += 1 + lacking.count() as u64;
+    fn load(&mut self, chain: &[ChunkNumber], hit: usize) -> usize {
         self.let_go(chain, hit);
-        hit
+        let lacks_room =
+            (0..hit).find(|place| !self.in_l1[*place] && !self.reserve(chain[*place], !self.retains));
+        let Some(reached) = lacks_room else { return hit };
+        self.counts.no_room += self.in_l1[reached..].iter().filter(|there| !**there).count() as u64;
+        self.let_go(chain, reached);
+        reached
     }
 
     /// Gives back what of L1 was held behind the hit.

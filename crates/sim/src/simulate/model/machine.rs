@@ -72,7 +72,7 @@ impl<'a> Machine<'a> {
             write_back_queue_max: usize::MAX,
             ..CoreConfig::default()
         });
-        let model: Arc<str> = "model".into();
+        let model: Arc<str> = trace.model.clone().unwrap_or_else(|| "model".into());
         let layout = Layout::new(&[1], DType::UInt8).expect("one byte");
         let groups = vec![Group { id: 0, window: None, layout }];
         core.register(

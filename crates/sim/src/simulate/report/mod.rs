@@ -1,6 +1,6 @@
 //! What came of a sweep: as a table, JSON lines, CSV or a picture.
 //!
-//! [`fields`] names what scripts may rely on; JSON and CSV are two ways to write the same.
+//! `fields` names what scripts may rely on; JSON and CSV are two ways to write the same.
 
 mod csv;
 mod json;

@@ -16,6 +16,7 @@ pub mod recording;
 
 use std::hash::Hash;
 use std::ops::Range;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use larder_wire::object::ChunkHash;
@@ -59,6 +60,8 @@ pub enum Event {
 pub struct Trace {
     /// What it is called in reports.
     pub name: String,
+    /// The model that it was asked of, where the trace tells: policies may look at whole names.
+    pub model: Option<Arc<str>>,
     /// Tokens per chunk.
     pub chunk_tokens: u32,
     /// Bytes per chunk, where the trace tells.
@@ -149,12 +152,15 @@ impl Trace {
 pub(crate) struct Builder<K> {
     trace: Trace,
     known: HashMap<K, ChunkNumber>,
+    /// Of each chunk the last request that has it.
+    last: Vec<usize>,
 }
 
 impl<K: Hash + Eq + Copy> Builder<K> {
     pub(crate) fn new(name: &str, chunk_tokens: u32) -> Self {
         let trace = Trace {
             name: name.to_owned(),
+            model: None,
             chunk_tokens,
             chunk_bytes: None,
             skipped_lines: 0,
@@ -163,10 +169,11 @@ impl<K: Hash + Eq + Copy> Builder<K> {
             hashes: Vec::new(),
             events: None,
         };
-        Self { trace, known: HashMap::new() }
+        Self { trace, known: HashMap::new(), last: Vec::new() }
     }
 
-    /// Adds a request that looks up all its chunks. `hash` names a chunk that was not seen before.
+    /// Adds a request that looks up all its chunks. `hash` names a chunk that was not seen before. A name
+    /// stands for all before it, so one that comes twice makes no sense: the prompt ends there.
     pub(crate) fn request(
         &mut self,
         at_ms: u64,
@@ -175,20 +182,24 @@ impl<K: Hash + Eq + Copy> Builder<K> {
         hash: impl Fn(&K) -> ChunkHash,
     ) -> usize {
         let trace = &mut self.trace;
-        let first = trace.numbers.len();
+        let (first, place) = (trace.numbers.len(), trace.requests.len());
         for key in chunks {
             let number = *self.known.entry(key).or_insert_with(|| {
                 trace.hashes.push(hash(&key));
                 // The files that can be read at all are far from 2^32 distinct chunks.
                 ChunkNumber(u32::try_from(trace.hashes.len() - 1).expect("fewer than 2^32 chunks"))
             });
+            self.last.resize(trace.hashes.len(), usize::MAX);
+            if std::mem::replace(&mut self.last[number.0 as usize], place) == place {
+                break;
+            }
             trace.numbers.push(number);
         }
         let chunks = first..trace.numbers.len();
         let looked_up = chunks.len() as u32;
         let at_ms = trace.requests.last().map_or(0, |last| last.at_ms).max(at_ms);
         trace.requests.push(Request { at_ms, tokens, chunks, looked_up, recorded_hit: None });
-        trace.requests.len() - 1
+        place
     }
 
     pub(crate) fn trace(&mut self) -> &mut Trace {

@@ -68,15 +68,16 @@ pub(super) fn read(
         return Err(ReadError::Content("has several models: choose one with --model".to_owned()));
     }
     let mut builder = Builder::new(name, header.chunk_tokens);
-    let Reading { requests, events, chunk_bytes, .. } = reading;
+    let Reading { requests, events, chunk_bytes, models, .. } = reading;
     for request in requests {
         let place = builder.request(request.at, request.tokens, request.chain.iter().copied(), |hash| *hash);
         let made = &mut builder.trace().requests[place];
-        made.looked_up = request.looked_up as u32;
+        made.looked_up = made.looked_up.min(request.looked_up as u32);
         made.recorded_hit = request.hit;
     }
     let trace = builder.trace();
     trace.events = Some(events);
+    trace.model = models.into_iter().next();
     trace.chunk_bytes = chunk_bytes;
     trace.skipped_lines = skipped;
     Ok(builder.finish())
