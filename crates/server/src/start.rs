@@ -261,6 +261,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         eviction: match eviction.policy {
             EvictionPolicy::Lru => EvictionKind::Lru,
             EvictionPolicy::Arc => EvictionKind::Arc,
+            EvictionPolicy::Adaptive => EvictionKind::Adaptive,
             EvictionPolicy::IsolatedLru => EvictionKind::IsolatedLru,
             EvictionPolicy::Noop => EvictionKind::Noop,
         },
@@ -278,10 +279,12 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         prefetch_policy: match config.l2.prefetch_policy {
             PrefetchPolicy::Default => PrefetchKind::Default,
             PrefetchPolicy::Retain => PrefetchKind::Retain,
+            PrefetchPolicy::Adaptive => PrefetchKind::Adaptive,
         },
         store_policy: match config.l2.store_policy {
             StorePolicy::Default => StoreKind::Default,
             StorePolicy::SkipL1 => StoreKind::SkipL1,
+            StorePolicy::Gated => StoreKind::Gated,
         },
         prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
         ..CoreConfig::default()

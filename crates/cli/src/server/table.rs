@@ -158,6 +158,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("eviction-policy", OneOf(&[
             yes("LRU"),
             yes("ARC"),
+            yes("adaptive"),
             no("IsolatedLRU", POLICY_NOT_YET),
             yes("noop"),
         ]), Is("LRU"),
@@ -171,10 +172,10 @@ pub(crate) static TABLE: &[Group] = &[
         served("l2-adapter", Objects, Unset,
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
              holds one. May be repeated; the order is the adapters' index."),
-        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1")]), Is("default"),
-            "What stays in L1 once it is stored in L2: everything (default), or nothing (skip_l1)."),
-        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain")]), Is("default"),
-            "What was fetched from L2 leaves L1 with its last reader (default), or stays until eviction (retain)."),
+        served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1"), yes("gated")]), Is("default"),
+            "What goes to L2 and stays in L1: everything (default), nothing stays (skip_l1), or only what is used again goes (gated)."),
+        served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
+            "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or whichever is better (adaptive)."),
         served("l2-prefetch-max-in-flight", COUNT, Is("8"),
             "Lookups that may be loading from L2 at one time."),
         ignored("periodic-notifier-interval-ms", COUNT, Is("5"),

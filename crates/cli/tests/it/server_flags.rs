@@ -88,6 +88,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     // Eviction
     (&["--eviction-policy", "LRU"], Is("\"LRU\"")),
     (&["--eviction-policy", "noop"], Is("\"noop\"")),
+    (&["--eviction-policy", "adaptive"], Is("\"adaptive\"")),
     (&["--eviction-policy", "ARC"], Refused),
     (&["--eviction-policy", "IsolatedLRU"], Refused),
     (&["--eviction-trigger-watermark", "0.80"], Is("0.8")),
@@ -97,8 +98,10 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--l2-adapter", "{\"type\":\"fs\",\"base_path\":\"/data\"}"], Refused),
     (&["--l2-store-policy", "default"], Is("\"default\"")),
     (&["--l2-store-policy", "skip_l1"], Is("\"skip_l1\"")),
+    (&["--l2-store-policy", "gated"], Is("\"gated\"")),
     (&["--l2-prefetch-policy", "default"], Is("\"default\"")),
     (&["--l2-prefetch-policy", "retain"], Is("\"retain\"")),
+    (&["--l2-prefetch-policy", "adaptive"], Is("\"adaptive\"")),
     (&["--l2-prefetch-max-in-flight", "16"], Is("16")),
     (&["--periodic-notifier-interval-ms", "5"], Ignored),
     // HTTP

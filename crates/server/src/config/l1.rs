@@ -92,6 +92,8 @@ named_choice! {
         Lru = "LRU",
         /// Adaptive between recency and frequency.
         Arc = "ARC",
+        /// What is least worth keeping by what was learned, or LRU where that is better.
+        Adaptive = "adaptive",
         /// Least recently used first, for each cache salt by itself and against its quota.
         IsolatedLru = "IsolatedLRU",
         /// Nothing leaves.
@@ -139,7 +141,7 @@ pub fn parse_manager(
 
 fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, outer: &mut Fields<'_>) {
     let mut fields = Fields::new("--l1-manager eviction", block);
-    let names = "'LRU', 'ARC', 'IsolatedLRU', or 'noop'";
+    let names = "'LRU', 'ARC', 'adaptive', 'IsolatedLRU', or 'noop'";
     eviction.policy =
         fields.choice("eviction_policy", names, EvictionPolicy::from_name).unwrap_or(eviction.policy);
     eviction.trigger_watermark = fields.share("trigger_watermark").unwrap_or(eviction.trigger_watermark);

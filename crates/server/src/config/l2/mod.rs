@@ -39,6 +39,8 @@ named_choice! {
         Default = "default",
         /// Everything goes to every adapter, and leaves L1 once it is there.
         SkipL1 = "skip_l1",
+        /// Everything goes to every adapter at its second use, or at once if that would be too late.
+        Gated = "gated",
     }
 }
 
@@ -49,6 +51,8 @@ named_choice! {
         Default = "default",
         /// It stays in L1 until eviction takes it.
         Retain = "retain",
+        /// Whichever of the two is better, or a choice for each chunk by what was learned.
+        Adaptive = "adaptive",
     }
 }
 
