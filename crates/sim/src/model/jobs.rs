@@ -201,10 +201,16 @@ impl Model {
                 found.insert(*cell);
             }
         }
-        if !open.is_empty() {
+        // Each cell comes from the first adapter that has it: once the first ones have all, nobody waits.
+        let first_open = open.iter().min().copied();
+        let has = |cell| job.found.iter().any(|(a, found)| Some(*a) < first_open && found.contains(cell));
+        if !open.is_empty() && !asked.iter().all(has) {
             return;
         }
+        open.clear();
         *window = window.saturating_mul(2);
+        self.questions.retain(|_, (job, _)| *job != seq);
+        let job = &self.jobs[&seq];
         let all = || (0..job.cells.len()).flat_map(|c| (0..job.ranks.len()).map(move |r| (r, c)));
         let gap = job.window.is_none() && all().any(|(r, c)| !job.is_known(r, c));
         if gap && !job.full {
