@@ -128,7 +128,7 @@ pub fn parse_manager(
 
 fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, outer: &mut Fields<'_>) {
     let mut fields = Fields::new("--l1-manager eviction", block);
-    let names = "'LRU', 'ARC', 'IsolatedLRU', or 'noop'";
+    let names = "'LRU', 'ARC', 'adaptive', 'IsolatedLRU', or 'noop'";
     eviction.policy =
         fields.choice("eviction_policy", names, EvictionPolicy::from_name).unwrap_or(eviction.policy);
     eviction.trigger_watermark = fields.share("trigger_watermark").unwrap_or(eviction.trigger_watermark);

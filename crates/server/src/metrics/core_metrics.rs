@@ -6,6 +6,7 @@ use larder_l2::Adapter;
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::counters::{AdapterCounters, Counters, L1Counters};
 use larder_store::l2::AdapterId;
+use larder_store::policy::reuse;
 
 use crate::state::State;
 
@@ -27,11 +28,11 @@ pub(super) enum Kind {
 
 /// Reads the core, once.
 pub(super) fn snapshot(state: &State) -> Vec<Metric> {
-    let (counters, l1, gauges, adapters) = {
+    let (counters, l1, gauges, adapters, learned) = {
         let core = state.core_for_report();
         let of = |id| (*core.adapter_counters(id), core.adapter_gauges(id));
         let adapters: Vec<_> = state.l2.adapters().map(|(id, a)| (id, a.clone(), of(id))).collect();
-        (*core.counters(), *core.l1().counters(), core.gauges(), adapters)
+        (*core.counters(), *core.l1().counters(), core.gauges(), adapters, core.learned())
     };
     let tag = &state.config.l1.tag;
     let mut out = Vec::new();
@@ -50,6 +51,9 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
                 dropped,
             ),
         ]);
+    }
+    if let Some(learned) = learned {
+        learned_metrics(&mut out, &learned);
     }
     out.push(Metric {
         name: "lmcache_mp_l1_committed_bytes",
@@ -207,6 +211,36 @@ fn adapter_metrics(out: &mut Vec<Metric>, adapters: &[AdapterFigures]) {
         let samples = adapters.iter().map(|(id, a, (_, g))| (labels(id, a), read(a, g) as f64)).collect();
         out.push(Metric { name, help, kind: Kind::Gauge, samples });
     }
+}
+
+/// What the adaptive policies have learned, if any is in use.
+fn learned_metrics(out: &mut Vec<Metric>, learned: &reuse::Snapshot) {
+    let labels = |e: &reuse::Expert| format!("{{order=\"{}\",retains=\"{}\"}}", e.rank.name(), e.keep.name());
+    let each = |value: &dyn Fn(&(reuse::Expert, f64)) -> f64| {
+        learned.losses.iter().map(|expert| (labels(&expert.0), value(expert))).collect()
+    };
+    let name = "lmcache_mp_policy_expert_loss_chunks";
+    let help = "Chunks that a pair of policies would have lacked in L1 lately";
+    out.push(Metric { name, help, kind: Kind::Gauge, samples: each(&|(_, loss)| *loss) });
+    let name = "lmcache_mp_policy_expert_rules";
+    let help = "1 for the pair of policies whose decisions are followed";
+    let rules = |(expert, _): &(reuse::Expert, f64)| f64::from(u8::from(*expert == learned.leader));
+    out.push(Metric { name, help, kind: Kind::Gauge, samples: each(&rules) });
+    out.extend([
+        counter(
+            "lmcache_mp_policy_expert_changes_total",
+            "Changes of the pair of policies that is followed",
+            "",
+            learned.leader_changes,
+        ),
+        gauge("lmcache_mp_policy_known_keys", "Chunks that are remembered", "", learned.keys as f64),
+        gauge(
+            "lmcache_mp_policy_lost_ratio",
+            "Part of the chunks asked for lately that had been known and was nowhere",
+            "",
+            learned.lost_part,
+        ),
+    ]);
 }
 
 /// A label value as the text format wants it.

@@ -50,10 +50,6 @@ pub struct WarmCall {
 pub struct StorePlan {
     /// Chunks to write, by their place in the range.
     pub missing: Vec<u32>,
-    /// Objects that make way for them: nobody can read them any more. In step with `missing`.
-    pub dropped: Vec<Option<Uid>>,
-    /// Objects that stay because of it, by the place of their chunk in the range.
-    pub kept: Vec<(u32, Uid)>,
     /// Chunks that must not be evicted for it.
     pub protected: BTreeSet<ChunkKey>,
     /// Bytes of each object.
@@ -237,16 +233,27 @@ impl Model {
         (worker.model == model && worker.world == name.rank.world_size()).then_some(worker.bytes)
     }
 
-    /// What a store should be given if memory lasts; `None` if the worker is not registered.
-    pub fn plan_store(&mut self, now: Millis, model: u8, name: &Name, node: u16) -> Option<StorePlan> {
+    /// What a store that was given so many slots should have been given, and one more if there is more
+    /// that it wanted; `None` if the worker is not registered. What is in its way goes, what it would have
+    /// written and is there already stays.
+    pub fn plan_store(
+        &mut self,
+        now: Millis,
+        model: u8,
+        name: &Name,
+        node: u16,
+        given: usize,
+    ) -> Option<StorePlan> {
         let bytes = self.registered(now, model, name)?;
         if self.stores.iter().any(|t| t.name == *name) {
             return Some(StorePlan { bytes, ..StorePlan::default() });
         }
-        let chunks = &self.chunks(model, name.salt, node)[..name.end as usize];
+        let chunks = self.chunks(model, name.salt, node)[..name.end as usize].to_vec();
         let sizes = self.sizes(model, name.rank.world_size());
         let mut plan =
             StorePlan { bytes, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
+        self.touch(&chunks[..]);
+        self.settle();
         for i in name.start..name.end {
             let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank });
             let makes_way = |u: &Uid| match self.allocs[*u].state {
@@ -254,31 +261,23 @@ impl Model {
                 _ => self.orphan_of(*u),
             };
             match found.filter(|u| !makes_way(u)) {
-                Some(uid) => plan.kept.push((i - name.start, uid)),
+                Some(uid) if self.allocs[uid].state == State::Staged => self.allocs[uid].temporary = false,
+                Some(uid) => {
+                    if self.promote(uid) {
+                        self.write_back(&[self.allocs[uid].key]);
+                    }
+                }
                 None => {
                     plan.missing.push(i - name.start);
-                    plan.dropped.push(found);
+                    found.into_iter().for_each(|uid| self.displace(uid));
+                    if plan.missing.len() > given {
+                        break;
+                    }
                 }
             }
         }
-        self.touch(chunks);
         self.settle();
         Some(plan)
-    }
-
-    /// A store was given `given` of the slots it wanted: what was in their way is gone, and what it
-    /// would have written and is there already stays.
-    pub fn meet(&mut self, plan: &StorePlan, given: usize) {
-        plan.dropped.iter().take(given + 1).flatten().for_each(|uid| self.displace(*uid));
-        let reached = plan.missing.get(given).copied().unwrap_or(u32::MAX);
-        for (_, uid) in plan.kept.iter().filter(|(i, _)| *i < reached) {
-            if self.allocs[*uid].state == State::Staged {
-                self.allocs[*uid].temporary = false;
-            } else if self.promote(*uid) {
-                self.write_back(&[self.allocs[*uid].key]);
-            }
-        }
-        self.settle();
     }
 
     /// Notes the slots that a store was given: chunk and offset.

@@ -80,10 +80,13 @@ impl Model {
         if released_late {
             judged.refused = None;
         }
-        self.reserved.push(judged);
         let job = self.jobs.get_mut(&seq).expect("it is alive");
         job.phase = Phase::Loading;
-        if !job.cells.iter().flatten().any(|c| matches!(c, Cell::Loading(_))) {
+        let over = !job.cells.iter().flatten().any(|c| matches!(c, Cell::Loading(_)));
+        // What it lets go at its end, and what is trimmed then, was not to be had before.
+        judged.refused = judged.refused.filter(|_| !over);
+        self.reserved.push(judged);
+        if over {
             self.finish_job(seq);
         }
     }

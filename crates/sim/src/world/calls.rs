@@ -181,8 +181,9 @@ impl World {
     pub(super) fn prepare_store(&mut self, context: Context, name: Name) -> Option<Granted> {
         self.begin(Call::PrepareStore(name));
         self.seen.stores_equal += u64::from(self.model.knows(&name));
-        let plan = self.model.plan_store(self.now, context.model, &name, context.node);
         let got = self.transfer(context, &name, |core, now, spec| core.prepare_store(now, spec));
+        let given = got.as_ref().map_or(0, |prepared| prepared.slots.len());
+        let plan = self.model.plan_store(self.now, context.model, &name, context.node, given);
         let (plan, prepared) = match (plan, got) {
             (Some(plan), Ok(prepared)) => (plan, prepared),
             (None, Err(_)) => {

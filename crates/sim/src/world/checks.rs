@@ -187,7 +187,6 @@ impl World {
         let given = prepared.slots.len();
         assert_eq!(prepared.chunks, plan.missing[..given.min(plan.missing.len())], "chunks to write");
         assert_eq!(prepared.no_room, given < plan.missing.len(), "whether memory ended");
-        self.model.meet(plan, given);
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
             if self.order_is_known() {

@@ -174,8 +174,9 @@ fn eviction(
     outer: &mut Fields<'_>,
 ) -> Option<EvictionConfig> {
     let mut fields = Fields::new(format!("{subject} ('{name}') eviction"), block);
-    let policy =
-        fields.choice("eviction_policy", "'LRU', 'ARC', 'IsolatedLRU', or 'noop'", EvictionPolicy::from_name);
+    // What is learned is learned about L1.
+    let known = |name: &str| EvictionPolicy::from_name(name).filter(|p| *p != EvictionPolicy::Adaptive);
+    let policy = fields.choice("eviction_policy", "'LRU', 'ARC', 'IsolatedLRU', or 'noop'", known);
     if !block.contains_key("eviction_policy") {
         fields.conflict("eviction_policy must be given: 'LRU', 'ARC', 'IsolatedLRU', or 'noop'");
     }

@@ -21,6 +21,27 @@ pub enum Rank {
     Worth,
 }
 
+impl Rank {
+    /// A word for status reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Recency => "recency",
+            Self::Worth => "worth",
+        }
+    }
+}
+
+impl Keep {
+    /// A word for status reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Always => "always",
+            Self::Judged => "judged",
+        }
+    }
+}
+
 /// What stays of what was read from L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
