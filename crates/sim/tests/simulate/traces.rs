@@ -42,6 +42,19 @@ fn packed_cuts_are_read_and_tell_their_chunk_size() {
     assert!(few.unique_chunks() < mooncake.unique_chunks());
 }
 
+#[test]
+fn packed_files_that_were_joined_are_read_to_their_end() {
+    for name in ["mooncake_cut.jsonl.gz", "claude_code_cut.jsonl.zst"] {
+        let (once, bytes) =
+            (read(&cut(name), &ReadOptions::default()).unwrap(), fs::read(cut(name)).unwrap());
+        let twice = file(name, "");
+        fs::write(&twice, [&bytes[..], &bytes[..]].concat()).unwrap();
+        let twice = read(&twice, &ReadOptions::default()).unwrap();
+        assert_eq!(twice.requests().len(), 2 * once.requests().len());
+        assert_eq!(twice.unique_chunks(), once.unique_chunks());
+    }
+}
+
 /// As counted by hand: the whole chunks of all lines.
 const MOONCAKE_ACCESSES: u64 = 10_949;
 const CLAUDE_ACCESSES: u64 = 21_531;

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use serde::de::DeserializeOwned;
 
 use super::{Trace, lookup_log, mooncake, recording};
@@ -125,12 +126,31 @@ impl Lines<Box<dyn BufRead>> {
         let reader: Box<dyn BufRead> = if begins.starts_with(&[0x1f, 0x8b]) {
             Box::new(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(file)))
         } else if begins.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(file).map_err(io::Error::other)?;
-            Box::new(BufReader::with_capacity(1 << 16, decoder))
+            let decoder = StreamingDecoder::new(file).map_err(io::Error::other)?;
+            Box::new(BufReader::with_capacity(1 << 16, Frames(Some(decoder))))
         } else {
             Box::new(file)
         };
         Ok(Self { reader, line: Vec::new(), number: 0, peeked: false })
+    }
+}
+
+/// All frames of a zstd file, one after the other: files that were packed apart may be joined.
+struct Frames<R: BufRead>(Option<StreamingDecoder<R, FrameDecoder>>);
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(frame) = &mut self.0 {
+            let read = frame.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let mut rest = self.0.take().expect("just seen").into_inner();
+            if !rest.fill_buf()?.is_empty() {
+                self.0 = Some(StreamingDecoder::new(rest).map_err(io::Error::other)?);
+            }
+        }
+        Ok(0)
     }
 }
 
