@@ -77,7 +77,7 @@ impl World {
         let adapters = rng.pick(&[1, 1, 2, 3]);
         let pages = 2 + rng.below(40);
         let mut config = CoreConfig {
-            eviction: rng.pick(&[EvictionKind::Lru, EvictionKind::Lru, EvictionKind::Noop]),
+            eviction: rng.pick(&[EvictionKind::Lru, EvictionKind::Adaptive, EvictionKind::Noop]),
             prefetch_policy: rng.pick(PrefetchKind::ALL),
             store_policy: rng.pick(StoreKind::ALL),
             prefetch_max_in_flight: rng.pick(&[1, 2, 8]),

@@ -7,12 +7,12 @@
 //! is better, or nothing has been learned yet, the order is that of LRU.
 //!
 //! Keeps: both orders over the same chunks. Cost: O(1) for each operation and for each chunk named,
-//! amortised, and a look-up in the model for each use. Memory: 24 bytes for each chunk id, and that of the
+//! amortised, and a look-up in the model for each use. Memory: 32 bytes for each chunk id, and that of the
 //! model.
 //!
-//! Guarantee: what LRU guarantees, while LRU rules. While worth rules, of the chunks that one request used
-//! last and that are of one class, the last of the prompt goes first. (A chunk in the middle of a prompt
-//! has been used at least as often as those behind it, so it is rarely worth less.)
+//! Guarantee: while LRU rules, what LRU guarantees. While worth rules, what one request used last leaves
+//! from its end. (What only an earlier request used lies behind that, in other prompts that begin alike.
+//! It can be worth more and stay, to be found again when somebody has brought back what is before it.)
 
 use super::list::{Links, List};
 use super::{About, EvictionPolicy, Verdict, Visit};
@@ -60,7 +60,8 @@ impl EvictionPolicy for Adaptive {
         let mut visit = |n| visit(ChunkId(n)) == Verdict::Enough;
         // Any, to stop at the first that is enough.
         if self.learned {
-            self.by_worth.worst_first().any(&mut visit);
+            let usual = self.by_worth.worst().is_none_or(&mut visit);
+            let _ = usual || self.by_worth.worst_first().skip(1).any(&mut visit);
         } else {
             self.links.iter(&self.by_recency).any(&mut visit);
         }

@@ -8,12 +8,12 @@
 
 /// Chunks that may be lost, as a part of all that are asked for. Leaves room below the two points of token
 /// hit rate that users are promised.
-const BUDGET: f64 = 0.015;
+const BUDGET: f64 = 0.0125;
 /// After each request the past counts so much of what it did.
 const FADE: f64 = 0.999;
 /// How the threshold moves with each request while losses are within the budget, and beyond.
-const RISE: f64 = 1.003;
-const FALL: f64 = 0.97;
+const RISE: f64 = 1.002;
+const FALL: f64 = 0.95;
 const THRESHOLD_MIN: f64 = 0.001;
 /// Nothing waits before so many requests have been learned from.
 const LEARNING_REQUESTS: u64 = 256;

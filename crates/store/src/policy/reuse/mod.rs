@@ -1,7 +1,7 @@
 //! What the adaptive policies learn, and from what.
 //!
 //! One model, in the core, told of every request: which chunks it asks for, and when. From that it knows
-//! for each chunk how often and at what [age](ages) it was used again, wherever it was by then, and so
+//! for each chunk how often and at what age it was used again, wherever it was by then, and so
 //! what keeping a chunk of that class is worth. Chunks of a prompt share their future: those that a
 //! request adds to a prompt are taken to come back as what they continue did.
 //!
@@ -12,13 +12,13 @@
 //! | used again | by how often (2, 3 to 4, 5 to 8, more), and by the age of the last time |
 //!
 //! Learned policies are good on average and bad at times, so none of them rules by right. For each pair
-//! of an eviction order and a retention rule, an [`Expert`], a [shadow](shadow) of L1 says what would have
-//! been read from L2 (without one: missed) had it ruled. The one that lost least over the last
-//! [`WINDOW_TURNS`] fillings of L1 is the [leader](Reuse::leader), and what it says is done. The fixed
-//! policies are among the experts, so what the mix loses to the best of them is bounded: by what the
-//! leader may lose before it is replaced ([`MARGIN`]), and one filling of L1 for each change of leaders.
-//! After N. Megiddo and D. Modha's idea of letting ghosts decide (ARC, FAST 2003) and of M. Herbster and
-//! M. Warmuth, "Tracking the best expert" (1998).
+//! of an eviction order and a retention rule, an [`Expert`], a shadow of L1 says what would have been read
+//! from L2 (without one: missed) had it ruled. The one that lost least over the last 64 fillings of L1 is
+//! the [leader](Reuse::leader), and what it says is done. The fixed policies are among the experts, so what
+//! the mix loses to the best of them is bounded: by what a leader may lose before it is replaced (1 % more,
+//! and a 64th of L1), and one filling of L1 for each change of leaders. After N. Megiddo and D. Modha's
+//! idea of letting ghosts decide (ARC, FAST 2003) and of M. Herbster and M. Warmuth, "Tracking the best
+//! expert" (1998).
 //!
 //! Time runs in ticks: tenths of a second plus requests. So what comes back after a pause of its user is
 //! recognised whatever the load, and without a clock there is still an order of events. Everything is
@@ -26,8 +26,8 @@
 //!
 //! Cost for a chunk of a request: one look-up and a few list operations for each expert, about half a
 //! microsecond where none of a million keys is in the processor's cache; for a decision one look-up.
-//! Memory for a million keys: 55 MB under one expert, 120 MB under four. There are as many keys as
-//! [`KEYS_PER_CHUNK`] times what L1 can hold, within limits.
+//! Memory for a million keys: 55 MB under one expert, 130 MB under four. There are as many keys as
+//! 16 times what L1 can hold, within limits.
 
 mod ages;
 mod gate;
@@ -62,8 +62,10 @@ const KEYS_MIN: usize = 1 << 16;
 const KEYS_MAX: usize = 1 << 20;
 /// Experts are compared by what they lost while about so many times L1's chunks were asked for.
 const WINDOW_TURNS: f64 = 64.0;
-/// A leader may have lost this part more than the best expert.
+/// A leader may have lost this part more than the best expert, and besides, as a new leader begins with the
+/// L1 of another one, this part of what L1 can hold.
 const MARGIN: f64 = 0.01;
+const MARGIN_OF_CAPACITY: f64 = 1.0 / 64.0;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -197,7 +199,7 @@ impl Reuse {
         let losses = self.shadows.iter().map(|shadow| shadow.loss).enumerate();
         let best = losses.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are experts");
         let leader = self.shadows[self.leader].loss;
-        if leader > best.1 * (1.0 + MARGIN) + capacity as f64 / 64.0 {
+        if leader > best.1 * (1.0 + MARGIN) + capacity as f64 * MARGIN_OF_CAPACITY {
             self.leader = best.0;
             self.changes += 1;
         }

@@ -1,10 +1,17 @@
 //! An order by worth over anything with a class and a time of use.
 //!
 //! One list for each class and age, in the order of use, of those that have that age: all in it are
-//! worth the same. The next victim is the first of the worst list that has any. Members move to the list
-//! of the next age when they reach it, a few times in their life. A map of the lists that have members,
-//! by rank, finds the worst in a few words, so that every operation is O(1), amortised. Memory: 16 bytes
-//! for each number up to the largest.
+//! worth the same. Members move to the list of the next age when they reach it, a few times in their life.
+//! A map of the lists that have members, by rank, finds the worst in a few words.
+//!
+//! What was used at one time is one *batch*: the chunks of a request, its last first. Whoever of a batch
+//! is worth least, the first of the batch goes instead: a chunk is of no use to a request that does not
+//! find those before it, so it cannot be worth more than they are, whatever was estimated.
+//!
+//! Every operation is O(1), amortised. Memory: 24 bytes for each number up to the largest, and about 20
+//! for each time at which some member was used.
+
+use hashbrown::{HashMap, HashSet};
 
 use super::ages::{AGES, Ages, Class, PLACES, Place, Ranks, age_of, place};
 use crate::l1::eviction::list::{Links, List};
@@ -42,6 +49,9 @@ pub(crate) struct Order {
     links: Links,
     lists: Vec<List>,
     members: Vec<Member>,
+    /// Members that were used at one tick, in the order of use.
+    together: Links,
+    batches: HashMap<u32, List>,
     /// Places with members, and the same by rank.
     filled: Places,
     ranked: Places,
@@ -55,6 +65,8 @@ impl Default for Order {
             links: Links::default(),
             lists: vec![List::default(); PLACES],
             members: Vec::new(),
+            together: Links::default(),
+            batches: HashMap::new(),
             filled: Places([0; WORDS]),
             ranked: Places([0; WORDS]),
             ranks: Ranks::default(),
@@ -74,6 +86,7 @@ impl Order {
         }
         let place = place(class, 0) as Place;
         self.members[n as usize] = Member { tick: now, place };
+        self.together.push(self.batches.entry(now).or_default(), n);
         self.put(n, place);
     }
 
@@ -88,6 +101,17 @@ impl Order {
 
     /// Takes a member out.
     pub(crate) fn unlink(&mut self, n: u32) {
+        let tick = self.members[n as usize].tick;
+        let batch = self.batches.get_mut(&tick).expect("every member is in its batch");
+        self.together.unlink(batch, n);
+        if batch.is_empty() {
+            self.batches.remove(&tick);
+        }
+        self.take(n);
+    }
+
+    /// Takes a member out of its list.
+    fn take(&mut self, n: u32) {
         let place = self.members[n as usize].place;
         let list = &mut self.lists[usize::from(place)];
         self.links.unlink(list, n);
@@ -109,7 +133,7 @@ impl Order {
                 if is <= age {
                     break;
                 }
-                self.unlink(n);
+                self.take(n);
                 let place = from - age as Place + is as Place;
                 self.members[n as usize].place = place;
                 self.put(n, place);
@@ -123,13 +147,30 @@ impl Order {
     }
 
     /// The next victim.
-    pub(super) fn worst(&self) -> Option<u32> {
-        self.worst_first().next()
+    pub(crate) fn worst(&self) -> Option<u32> {
+        self.by_worth().next().and_then(|n| self.batch_of(n).next())
     }
 
-    /// All members. Ages and ranks are those of the last time that the order was settled.
+    /// All members, the next victim first. Ages and ranks are those of the last time that the order was
+    /// settled.
     pub(crate) fn worst_first(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut gone = HashSet::new();
+        self.by_worth().flat_map(move |n| {
+            let mut victims = Vec::new();
+            if !gone.contains(&n) {
+                let batch = self.batch_of(n).take_while(|first| *first != n).chain([n]);
+                victims.extend(batch.filter(|n| gone.insert(*n)));
+            }
+            victims
+        })
+    }
+
+    fn by_worth(&self) -> impl Iterator<Item = u32> + '_ {
         let places = self.ranked.iter().map(|rank| self.ranks.place(rank));
         places.flat_map(|place| self.links.iter(&self.lists[usize::from(place)]))
+    }
+
+    fn batch_of(&self, n: u32) -> impl Iterator<Item = u32> + '_ {
+        self.together.iter(&self.batches[&self.members[n as usize].tick])
     }
 }

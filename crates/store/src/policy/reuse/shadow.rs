@@ -169,7 +169,7 @@ impl Shadow {
                 self.enter(slot, request);
             }
         }
-        if l2 { known - there } else { chain.len() - there }
+        known - there
     }
 
     /// Holds a part of a prompt: what is there leaves the order, what is not takes room, as far as there

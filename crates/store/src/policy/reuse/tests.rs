@@ -137,9 +137,18 @@ proptest! {
             }
             order.settle(now, &ages);
             let rank = |class, tick: u32| ages.ranks().rank(place(class, age_of(now - tick)) as u16);
-            let mut expected = naive.clone();
-            expected.sort_by_key(|(_, class, tick)| rank(*class, *tick));
-            let expected: Vec<u32> = expected.into_iter().map(|(n, ..)| n).collect();
+            let mut by_worth = naive.clone();
+            by_worth.sort_by_key(|(_, class, tick)| rank(*class, *tick));
+            let mut expected: Vec<u32> = Vec::new();
+            for (worst, _, tick) in by_worth {
+                // What was used together goes in the order of use, up to the one that is worth least.
+                let batch: Vec<u32> = naive.iter().filter(|m| m.2 == tick).map(|m| m.0).collect();
+                let upto = batch.iter().position(|n| *n == worst).expect("it is in its batch");
+                if !expected.contains(&worst) {
+                    expected.extend(batch[..=upto].iter().filter(|n| !expected.contains(n)).collect::<Vec<_>>());
+                }
+            }
+            prop_assert_eq!(order.worst(), expected.first().copied());
             prop_assert_eq!(order.worst_first().collect::<Vec<_>>(), expected);
         }
     }
@@ -161,7 +170,7 @@ proptest! {
             for request in &requests {
                 let found = request.iter().take_while(|k| l1.contains(k) || l2 && seen.contains(k)).count();
                 let there = request[..found].iter().filter(|k| l1.contains(k)).count();
-                let lost = if l2 { found - there } else { request.len() - there };
+                let lost = request.iter().take_while(|k| seen.contains(k)).count() - there;
                 let mut held = Vec::new();
                 let mut read = Vec::new();
                 for part in [&request[..found], &request[found..]] {
@@ -270,4 +279,36 @@ fn only_learning_policies_have_a_model() {
     assert_eq!(experts(E::Adaptive, P::Adaptive, false), Some(2));
     let gated = |l2| Reuse::for_policies(E::Lru, P::Retain, StoreKind::Gated, l2).map(|r| r.shadows.len());
     assert_eq!((gated(true), gated(false)), (Some(1), None));
+}
+
+#[test]
+fn the_gate_closes_while_nothing_is_lost_and_opens_when_too_much_is() {
+    let mut gate = Gate::default();
+    assert!(!gate.lets_wait(0.0), "it has learned nothing");
+    (0..1_000).for_each(|_| gate.answered(0, 10));
+    assert!(gate.lets_wait(0.5), "{gate:?}");
+    // One chunk in forty is lost by waiting.
+    (0..1_000).for_each(|i| gate.answered(u32::from(i % 4 == 0), 10));
+    assert!(!gate.lets_wait(0.01) && gate.loss() > 0.015, "{gate:?}");
+}
+
+#[test]
+fn of_one_request_the_last_chunk_goes_first_whatever_they_are_worth() {
+    let mut ages = Ages::default();
+    let (soon, never) = (Class(1), Class(2));
+    for i in 0..100 {
+        if i > 0 {
+            (0..4).for_each(|_| ages.used_again(soon, i - 1, 1));
+        }
+        ages.add_cohort(i as u32, smallvec![(soon, 4), (never, 4)]);
+    }
+    let mut order = Order::default();
+    // A prompt 1, 2, 3 whose middle looks worthless, and an older chunk that is worth more than it.
+    order.push(9, soon, 99);
+    [(3, soon), (2, never), (1, soon)].iter().for_each(|(n, class)| order.push(*n, *class, 100));
+    order.settle(100, &ages);
+    assert_eq!(order.worst(), Some(3));
+    let all: Vec<u32> = order.worst_first().collect();
+    assert_eq!(all[..2], [3, 2]);
+    assert!(all.iter().position(|n| *n == 1) > all.iter().position(|n| *n == 2));
 }

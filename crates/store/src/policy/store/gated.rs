@@ -8,7 +8,7 @@ use crate::policy::reuse::{Reuse, object_digest};
 /// its first. All of it stays in L1.
 ///
 /// How likely is said by the [model of reuse](crate::policy::reuse), and what is likely enough is set so
-/// that at most 1.5 % of the chunks asked for are lost by waiting. Without a model nothing waits.
+/// that some 1.25 % of the chunks asked for are lost by waiting. Without a model nothing waits.
 #[derive(Debug)]
 pub struct Gated;
 
