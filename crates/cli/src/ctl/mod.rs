@@ -13,7 +13,6 @@ mod words;
 
 use std::ffi::OsString;
 
-use anyhow::bail;
 use serde_json::Value;
 
 use self::client::{Answer, Client, Failure};
@@ -46,6 +45,10 @@ fn ask(typed: &Typed, token: Option<String>) -> anyhow::Result<Outcome> {
             {
                 say(&line(raw))?;
             }
+            if error.is::<Unusable>() {
+                tell("error", &[error.to_string()]);
+                return Ok(Outcome::Usage);
+            }
             Err(error)
         }
     }
@@ -64,7 +67,10 @@ fn line(raw: &str) -> String {
     format!("{}\n", raw.trim_end())
 }
 
-/// Ends a command whose input cannot be used.
-fn unusable<T>(what: &str, why: &str) -> anyhow::Result<T> {
-    bail!("{what}: {why}")
+/// Input that cannot be used: a mistake of whoever typed it, not the server's refusal.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+struct Unusable {
+    what: String,
+    why: String,
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use larder_wire::names::{FILE_SUFFIX, ObjectKeyJson};
 use larder_wire::object::ObjectKey;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,7 +11,7 @@ use ureq::http::Method;
 
 use super::client::Client;
 use super::words::{Objects, Tier, Typed};
-use super::{line, unusable};
+use super::{Unusable, line};
 use crate::Outcome;
 use crate::terminal::{say, tell};
 
@@ -102,7 +102,10 @@ fn key(word: &str) -> anyhow::Result<ObjectKeyJson> {
     let stem = word.strip_suffix(FILE_SUFFIX).unwrap_or(word);
     match ObjectKey::from_file_name(&format!("{stem}{FILE_SUFFIX}")) {
         Ok(key) => Ok(ObjectKeyJson::from(&key)),
-        Err(error) => unusable(word, &format!("is no key (MODEL@RANK@GROUP@HASH[@SALT]): {error}")),
+        Err(error) => {
+            let why = format!("is no key (MODEL@RANK@GROUP@HASH[@SALT]): {error}");
+            Err(Unusable { what: word.to_owned(), why }.into())
+        }
     }
 }
 
@@ -117,7 +120,7 @@ fn delete(client: &Client, typed: &Typed, keys: &[ObjectKeyJson], how: &Value) -
         }
         if answer.value["ok"] == false {
             let why = answer.value["error"].as_str().unwrap_or("L2 failed");
-            return unusable("not all were removed", why);
+            bail!("not all were removed: {why}");
         }
         deleted += answer.value["deleted"].as_u64().unwrap_or_default();
         held += answer.value["skipped"].as_u64().unwrap_or_default();

@@ -11,7 +11,7 @@ use ureq::http::Method;
 
 use super::client::Client;
 use super::words::{Prefetch, Typed};
-use super::{show, unusable};
+use super::{Unusable, show};
 use crate::Outcome;
 
 /// How often the server is asked whether it is done.
@@ -51,11 +51,9 @@ pub(super) fn run(client: &Client, typed: &Typed, prefetch: &Prefetch) -> anyhow
 fn read(path: &Path) -> anyhow::Result<Vec<u32>> {
     let text =
         if path == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(path) };
-    let text = text.with_context(|| path.display().to_string())?;
-    match parse(&text) {
-        Ok(tokens) => Ok(tokens),
-        Err(why) => unusable(&path.display().to_string(), &why),
-    }
+    let unusable = |why| Unusable { what: path.display().to_string(), why };
+    let text = text.map_err(|error| unusable(format!("cannot be read: {error}")))?;
+    Ok(parse(&text).map_err(unusable)?)
 }
 
 /// Token ids as a JSON list, or parted by white space or commas.
