@@ -5,6 +5,7 @@
 //! server's `Config`: [`resolve`] fills in and checks what depends on more than one flag. Only that leaves here.
 //! [`table`] holds every flag; no other place knows one by more than its name.
 
+mod command;
 mod environment;
 mod file;
 mod flags;
@@ -23,6 +24,7 @@ use std::path::Path;
 use larder_server::config::Config;
 use settings::{Layer, Settings};
 
+pub(crate) use self::command::command;
 use self::environment::Variables;
 use self::machine::Machine;
 use self::report::Report;

@@ -14,6 +14,7 @@ use larder_sim::simulate::report;
 use larder_sim::simulate::sweep::{Outcome as Answer, requests};
 use larder_sim::simulate::trace::{Trace, read};
 
+pub(crate) use self::words::command;
 use self::words::{Format, Question, Words};
 use crate::Outcome;
 use crate::terminal::{say, tell};

@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 
-use clap::Parser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use larder_server::config::suggest;
 use larder_sim::simulate::size::Size;
 use larder_sim::simulate::sweep::Sweep;
 use larder_sim::simulate::trace::ReadOptions;
 use larder_store::l1::eviction::EvictionKind;
 use larder_store::policy::{PrefetchKind, StoreKind};
+
+use crate::usage;
 
 /// Sizes that show the whole way from short memory to plenty.
 const L1_SIZES: &str = "0.5%,1%,2.5%,5%,10%,20%,40%";
@@ -118,29 +120,18 @@ impl Words {
     }
 }
 
-/// What clap says, without its advice on several lines.
+/// All words there are, for completions.
+pub(crate) fn command() -> clap::Command {
+    Typed::command()
+}
+
+/// What is wrong, in one line.
 fn one_line(error: &clap::Error) -> String {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
-        _ => None,
-    };
-    let flag = text(ContextKind::InvalidArg).unwrap_or_default();
     match error.kind() {
-        ErrorKind::UnknownArgument => {
-            let hint = text(ContextKind::SuggestedArg).map(|flag| format!(", did you mean '{flag}'?"));
-            format!("{flag}: no such flag{}", hint.unwrap_or_default())
-        }
         ErrorKind::MissingRequiredArgument => {
             "no trace: give a file, larder simulate TRACE... (--help tells more)".to_owned()
         }
-        ErrorKind::ArgumentConflict => {
-            format!("{flag}: cannot be used with {}", text(ContextKind::PriorArg).unwrap_or_default())
-        }
-        _ => {
-            let said = error.to_string();
-            said.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        }
+        _ => usage::one_line(error, "larder simulate --help"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs the binary in a fresh directory and an empty environment.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,8 +21,18 @@ impl Place {
 
     /// A file in the directory.
     pub(crate) fn file(self, name: &str, text: &str) -> Self {
-        std::fs::write(self.dir.join(name), text).expect("a file in it");
+        self.write(name, text);
         self
+    }
+
+    /// Where `name` in the directory is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Writes a file in the directory.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.join(name), text).expect("a file in it");
     }
 
     /// What a file in the directory says.
@@ -31,14 +42,21 @@ impl Place {
 
     /// Runs `larder` with these words and this environment.
     pub(crate) fn larder(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_larder"))
-            .args(words)
-            .current_dir(&self.dir)
-            .env_clear()
-            .envs(variables.iter().copied())
-            .output()
-            .expect("the binary runs");
-        Ran::new(output)
+        let output = self.command(words).envs(variables.iter().copied()).output();
+        Ran::new(output.expect("the binary runs"))
+    }
+
+    /// Runs `larder` with these words and this on stdin.
+    pub(crate) fn larder_reading(&self, words: &[&str], input: &str) -> Ran {
+        self.write("stdin", input);
+        let input = File::open(self.dir.join("stdin")).expect("the file just written");
+        Ran::new(self.command(words).stdin(input).output().expect("the binary runs"))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(words).current_dir(&self.dir).env_clear();
+        command
     }
 
     /// Runs `larder server --check-config`, with an L1 small enough for any `/dev/shm`.

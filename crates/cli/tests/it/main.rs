@@ -1,6 +1,8 @@
 //! Tests of the `larder` binary, as its users meet it: words in, text and exit status out.
 
 mod command;
+mod ctl;
+mod running;
 mod server_errors;
 mod server_flags;
 mod server_sources;

@@ -1,0 +1,129 @@
+//! A server on free ports in this process, for the binary to speak to.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use larder_server::Server;
+use larder_server::config::l2::{FsConfig, L2Backend};
+use larder_server::config::{Config, L2AdapterConfig};
+use larder_server::state::State;
+use larder_store::layout::Layout;
+use larder_store::worker::{Group, WorkerSpec};
+use larder_wire::dtype::DType;
+use tokio::sync::oneshot;
+
+use crate::command::{Place, Ran};
+
+/// Tokens in a chunk of the servers here.
+pub(crate) const CHUNK: u32 = 16;
+
+/// A server; it stops when dropped.
+pub(crate) struct Running {
+    pub(crate) state: Arc<State>,
+    pub(crate) url: String,
+    pub(crate) place: Place,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// A server with L1 alone, as `change` wants it.
+    pub(crate) fn with(change: impl FnOnce(&mut Config, &Place)) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let place = Place::new();
+        let mut config = Config::default();
+        config.rpc.host = "127.0.0.1".to_owned();
+        config.rpc.port = 0;
+        config.http.port = 0;
+        config.chunk_tokens = CHUNK;
+        config.l1.bytes = 1 << 20;
+        let name = format!("larder_ctl_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        config.l1.shm_name = Some(name);
+        change(&mut config, &place);
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let server = Server::bind(config).await.expect("the server starts");
+                let http = server.http_address().expect("http is bound");
+                tell.send((server.state().clone(), http)).expect("the test waits");
+                server.serve(async { drop(stopped.await) }).await;
+            });
+        });
+        let (state, http) = told.recv().expect("the server starts");
+        Self { state, url: format!("http://{http}"), place, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// A server with L1 alone.
+    pub(crate) fn new() -> Self {
+        Self::with(|_, _| {})
+    }
+
+    /// A server whose L2 is the directory `l2` of its place.
+    pub(crate) fn with_files() -> Self {
+        Self::with(|config, place| {
+            let files = FsConfig {
+                base_path: place.path("l2"),
+                relative_tmp_dir: None,
+                read_ahead_bytes: None,
+                use_odirect: false,
+                max_capacity_bytes: 0,
+            };
+            config.l2.adapters = vec![L2AdapterConfig {
+                affinity_tag: config.l1.tag.clone(),
+                shared: false,
+                eviction: None,
+                persist: true,
+                checksum: false,
+                backend: L2Backend::Fs(files),
+            }];
+        })
+    }
+
+    /// Runs `larder ctl` with these words against the server.
+    pub(crate) fn ctl(&self, words: &[&str]) -> Ran {
+        self.place.larder(&[&["ctl", "--url", &self.url], words].concat(), &[])
+    }
+
+    /// The same, and it must go well without a word on stderr.
+    pub(crate) fn said(&self, words: &[&str]) -> String {
+        let ran = self.ctl(words);
+        assert_eq!((ran.status, &*ran.stderr), (Some(0), ""), "{words:?}: {ran:#?}");
+        ran.stdout
+    }
+
+    /// Registers a worker of `model`. Returns how many bytes an object of it has.
+    pub(crate) fn register(&self, model: &str) -> u64 {
+        let layout = Layout::new(&[2, 1, u64::from(CHUNK), 8], DType::Float16).expect("a layout");
+        let bytes = layout.bytes();
+        let spec = WorkerSpec {
+            instance: larder_store::InstanceId(7),
+            model: model.into(),
+            world_size: 1,
+            block_tokens: Some(CHUNK),
+            groups: vec![Group { id: 0, window: None, layout }],
+        };
+        assert!(self.state.core().register(self.state.clock.now(), spec));
+        bytes
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the server ends in order");
+        }
+    }
+}
+
+/// An address where nobody listens: the port was free a moment ago, and all others here use 127.0.0.1.
+pub(crate) fn nobody() -> String {
+    let listener = TcpListener::bind("127.77.0.1:0").expect("a free port");
+    format!("http://{}", listener.local_addr().expect("its address"))
+}
