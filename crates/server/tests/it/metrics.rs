@@ -299,7 +299,6 @@ async fn the_docs_list_what_there_is() {
     let server = TestServer::start(config).await;
     traffic(&mut server.client().await).await;
     let scrape = Scrape::of(&server).await;
-    std::fs::write("/tmp/m_scrape.txt", server.get("/metrics").await.1).unwrap(); // TEMPORARY
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
     let docs = std::fs::read_to_string(docs).unwrap();
     let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -388,13 +387,19 @@ async fn with_100_000_objects_a_scrape_still_answers() {
     };
     let gauges = times(&|| drop(server.state.core_for_report().gauges()));
     let scrape = times(&|| drop(larder_server::metrics::exposition(&server.state)));
-    let started = std::time::Instant::now();
-    let (code, _) = server.get("/status").await;
-    println!("gauges {gauges:?}, scrape {scrape:?}, one GET /status {:?}", started.elapsed());
-    let started = std::time::Instant::now();
+    println!("100,000 objects, 65,500 sessions: gauges {gauges:?}, scrape {scrape:?}");
+    for path in ["/status", "/metrics"] {
+        let mut times = Vec::new();
+        for _ in 0..21 {
+            let started = std::time::Instant::now();
+            assert_eq!(server.get(path).await.0, 200);
+            times.push(started.elapsed());
+        }
+        times.sort();
+        println!("GET {path}, connection included: {:?} (worst {:?})", times[10], times[20]);
+    }
     let (_, text) = server.get("/metrics").await;
-    println!("one GET /metrics {:?}, {} bytes", started.elapsed(), text.len());
-    assert_eq!(code, 200);
+    println!("{} bytes", text.len());
     assert_eq!(Scrape::parse(&text).get("lmcache_mp_lookup_leases", &[]), 65_500.0);
     server.stop().await;
 }
