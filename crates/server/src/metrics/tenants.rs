@@ -73,6 +73,8 @@ struct ModelLabels {
     model_name: String,
 }
 
+/// Model and cache salt.
+type TenantName = (Arc<str>, Arc<str>);
 type ByTenant = Family<TenantLabels, Counter<u64, AtomicU64>>;
 type Speeds = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
@@ -114,7 +116,7 @@ struct Tenant {
 #[derive(Debug)]
 pub(super) struct Tenants {
     families: Families,
-    known: RwLock<HashMap<(Arc<str>, Arc<str>), Tenant>>,
+    known: RwLock<HashMap<TenantName, Tenant>>,
     others: Tenant,
 }
 
