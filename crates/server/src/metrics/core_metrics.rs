@@ -7,7 +7,7 @@ use larder_store::counters::{AdapterCounters, Counters, L1Counters};
 use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
-use super::{DEVICE, OTHERS, core_l2};
+use super::{DEVICE, OTHERS, core_l2, process};
 use crate::state::State;
 
 /// One name with its samples.
@@ -68,6 +68,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     learned_metrics(&mut out, snapshot.learned.as_ref());
     server_metrics(&mut out, state);
     constants(&mut out);
+    process::metrics(&mut out);
     out
 }
 

@@ -10,6 +10,7 @@ mod copies;
 mod core_l2;
 mod core_metrics;
 mod exposition;
+mod process;
 mod tenants;
 
 use std::sync::{Arc, OnceLock};

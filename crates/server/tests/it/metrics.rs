@@ -86,6 +86,12 @@ lmcache_mp_workers_reaped_total counter
 lmcache_mp_sessions gauge
 lmcache_mp_build_info gauge commit,version
 target_info gauge service_instance_id,service_name
+process_cpu_seconds_total counter
+process_resident_memory_bytes gauge
+process_virtual_memory_bytes gauge
+process_start_time_seconds gauge
+process_open_fds gauge
+process_max_fds gauge
 ";
 
 /// One family of a scrape.
@@ -182,9 +188,12 @@ async fn the_first_scrape_has_every_name_with_its_type_and_labels() {
         assert_eq!(family.labels, BTreeSet::from([set(labels)]), "labels of {name}");
     }
     let counts = scrape.samples.iter().filter(|(name, _)| name.contains("_total") || name.contains("_count"));
-    for (series, value) in counts {
+    for (series, value) in counts.filter(|(series, _)| !series.starts_with("process_")) {
         assert_eq!(*value, 0.0, "{series}");
     }
+    assert!(
+        scrape.get("process_resident_memory_bytes", &[]) > 1e6 && scrape.get("process_open_fds", &[]) > 2.0
+    );
     assert!(!scrape.samples.keys().any(|series| series.contains("\": \"\"")), "no label is empty");
     server.stop().await;
 }
