@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::recording::Recorder;
 
 /// The running server's state.
@@ -75,6 +75,8 @@ impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
         let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
+        let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
+        let metrics = Metrics::new(&names, metrics::instance_label(&config));
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -85,7 +87,7 @@ impl State {
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
             recorder,
-            metrics: Metrics::new(),
+            metrics,
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),

@@ -25,7 +25,7 @@ use crate::policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
 use crate::prefetch::Prefetch;
 use crate::session::{PeerLease, Session};
 use crate::time::Time;
-use crate::transfer::{Equals, Retrieve, Store, TransferKey};
+use crate::transfer::{Equals, Overdue, Retrieve, Store, TransferKey};
 use crate::worker::{Models, StrangerPings, Worker};
 use crate::write_back::WriteBack;
 
@@ -157,11 +157,14 @@ pub struct Core {
     pub(crate) sessions: BTreeMap<u64, Session>,
     pub(crate) session_ids: HashMap<Arc<str>, u64>,
     pub(crate) peers: BTreeMap<u64, PeerLease>,
+    /// Sessions that hold shares.
+    pub(crate) leases: u64,
 
     pub(crate) stores: BTreeMap<u64, Store>,
     pub(crate) store_ids: HashMap<TransferKey, u64>,
     pub(crate) retrieves: BTreeMap<u64, Retrieve>,
     pub(crate) retrieve_ids: HashMap<TransferKey, Equals>,
+    pub(crate) overdue: Overdue,
 
     pub(crate) adapters: Vec<AdapterDesc>,
     pub(crate) adapter_counters: Vec<AdapterCounters>,
@@ -249,10 +252,12 @@ impl Core {
             sessions: BTreeMap::new(),
             session_ids: HashMap::new(),
             peers: BTreeMap::new(),
+            leases: 0,
             stores: BTreeMap::new(),
             store_ids: HashMap::new(),
             retrieves: BTreeMap::new(),
             retrieve_ids: HashMap::new(),
+            overdue: Overdue::default(),
             deadlines: BTreeSet::new(),
             now: Time::ZERO,
             next_id: 0,
@@ -341,20 +346,17 @@ impl Core {
         &self.counters
     }
 
-    /// How much of everything there is right now.
+    /// How much of everything there is right now. Cheap: reads the books.
     pub fn gauges(&self) -> Gauges {
-        let overdue_stores = self.stores.values().filter(|s| s.overdue);
-        let overdue_retrieves = self.retrieves.values().filter(|r| r.overdue);
-        let quarantined = overdue_stores.map(|s| &s.objects).chain(overdue_retrieves.map(|r| &r.objects));
         Gauges {
             l1: self.l1.usage(),
             workers: self.workers.len() as u64,
             sessions: self.sessions.len() as u64,
-            lookup_leases: self.sessions.values().filter(|s| s.holds_shares()).count() as u64,
-            stores: self.stores.values().filter(|s| !s.overdue).count() as u64,
-            retrieves: self.retrieves.values().filter(|r| !r.overdue).count() as u64,
+            lookup_leases: self.leases,
+            stores: self.stores.len() as u64 - self.overdue.stores,
+            retrieves: self.retrieves.len() as u64 - self.overdue.retrieves,
             peer_leases: self.peers.len() as u64,
-            quarantined_objects: quarantined.map(|objects| objects.len() as u64).sum(),
+            quarantined_objects: self.overdue.objects,
             prefetch_jobs: self.prefetch.running() as u64,
             prefetch_waiting: self.prefetch.waiting.len() as u64,
             write_back_pending: self.write_back_pending(),
@@ -441,6 +443,9 @@ impl Core {
         let found: usize = self.retrieve_ids.values().map(|e| e.ids.len()).sum();
         assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
         self.models.check(&self.workers);
+        let leases = self.sessions.values().filter(|s| s.holds_shares()).count();
+        assert_eq!(leases as u64, self.leases, "sessions that hold shares");
+        self.check_overdue();
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
         let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
         let expected = watched

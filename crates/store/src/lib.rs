@@ -13,6 +13,7 @@
 //! - [`lease`]: shares of objects held for readers, and when they end.
 //! - [`l2`]: what adapters are asked for and what they answer.
 //! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
+//! - [`counters`], [`tally`]: what happened, in all and to whom.
 //! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
@@ -32,6 +33,7 @@ pub mod policy;
 pub mod prefetch;
 pub mod quota;
 pub mod session;
+pub mod tally;
 pub mod time;
 pub mod transfer;
 pub mod worker;

@@ -48,6 +48,8 @@ pub(crate) struct Lookup {
     pub(crate) chain: Arc<[ChunkHash]>,
     pub(crate) hit: u32,
     pub(crate) rows: Vec<Row>,
+    /// It is counted among those that hold shares.
+    counted: bool,
     deadline: Time,
 }
 
@@ -178,8 +180,10 @@ impl Core {
         if hit > 0 {
             let deadline = now + self.config.read_ttl;
             let Target { model, salt, chain } = target;
-            self.session_mut(id).lookup = Some(Lookup { model, salt, chain, hit, rows, deadline });
+            let lookup = Lookup { model, salt, chain, hit, rows, counted: false, deadline };
+            self.session_mut(id).lookup = Some(lookup);
             self.deadlines.insert((deadline, Deadline::Lookup(id)));
+            self.recount_lease(id);
         }
         request_id
     }
@@ -214,6 +218,7 @@ impl Core {
         }
         let (model, salt, chain) = (lookup.model.clone(), lookup.salt.clone(), lookup.chain.clone());
         let freed = end.min(lookup.hit) as usize;
+        self.recount_lease(id);
         self.touch_prefix(&model, &salt, &chain[..freed]);
     }
 
@@ -354,8 +359,20 @@ impl Core {
         }
         let Some(mut lookup) = self.session_mut(id).lookup.take() else { return };
         self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
+        self.leases -= u64::from(lookup.counted);
         lookup.release_all(&mut self.l1);
         self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chain[..lookup.hit as usize]);
+    }
+
+    /// Shares of a session's lookup came or went. What the search for one that is left costs has been paid
+    /// by those that went before it.
+    pub(crate) fn recount_lease(&mut self, id: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let holds = session.holds_shares();
+        let Some(lookup) = &mut session.lookup else { return };
+        self.leases -= u64::from(lookup.counted);
+        self.leases += u64::from(holds);
+        lookup.counted = holds;
     }
 
     fn close_session(&mut self, id: u64) {

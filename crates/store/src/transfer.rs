@@ -132,6 +132,15 @@ pub(crate) struct Retrieve {
 /// The leading `len` chunks of a prompt.
 type Prefix = (Arc<[ChunkHash]>, u32);
 
+/// Transfers that are overdue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub(crate) stores: u64,
+    pub(crate) retrieves: u64,
+    /// Objects whose memory they may still be using.
+    pub(crate) objects: u64,
+}
+
 /// Retrieves of one name.
 #[derive(Debug, Default)]
 pub(crate) struct Equals {
@@ -193,6 +202,8 @@ impl Core {
                 // What follows a missing chunk could not be found.
                 Err(Refused::NoRoom) => {
                     prepared.no_room = true;
+                    let left = spec.range().len() - i;
+                    self.l1.tally.models.of(spec.model).store_no_room += left as u64;
                     break;
                 }
             }
@@ -257,6 +268,7 @@ impl Core {
         let layout = self.transfer_layout(now, spec)?;
         let Some((objects, prefix)) = self.take_retrieve_shares(now, spec, &layout) else {
             self.counters.retrieves_failed += 1;
+            self.l1.tally.models.of(spec.model).retrieve_missing += spec.range().len() as u64;
             return Ok(None);
         };
         let slots =
@@ -297,6 +309,7 @@ impl Core {
                     self.counters.retrieves_committed += 1;
                     self.counters.retrieved_objects += retrieve.objects.len() as u64;
                     self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
+                    self.l1.tally.salts.of(&key.salt).read += retrieve.objects.len() as u64;
                 }
                 self.release_retrieved(id);
                 self.remove_retrieve(id);
@@ -402,24 +415,35 @@ impl Core {
             grants.len() == spec.range().len() && grants.iter().all(|g| g.shares > 0 && readable(g.object));
         if !whole {
             grants.iter_mut().rev().for_each(|g| g.release_one(&mut self.l1));
+            self.recount_lease(id);
             self.touch_prefix(spec.model, spec.salt, &spec.chain[..covered]);
             return None;
         }
         grants.iter_mut().for_each(|g| g.shares -= 1);
         let objects = grants.iter().map(|g| g.object).collect();
-        Some((objects, (lookup.chain.clone(), lookup.hit)))
+        let prefix = (lookup.chain.clone(), lookup.hit);
+        self.recount_lease(id);
+        Some((objects, prefix))
     }
 
     fn remove_store(&mut self, id: u64) -> Store {
         let store = self.stores.remove(&id).expect("ids name live stores");
         self.deadlines.remove(&(store.deadline, Deadline::Store(id)));
         self.store_ids.remove(&store.key);
+        if store.overdue {
+            self.overdue.stores -= 1;
+            self.overdue.objects -= store.objects.len() as u64;
+        }
         store
     }
 
     fn remove_retrieve(&mut self, id: u64) {
         let retrieve = self.retrieves.remove(&id).expect("ids name live retrieves");
         self.deadlines.remove(&(retrieve.deadline, Deadline::Retrieve(id)));
+        if retrieve.overdue {
+            self.overdue.retrieves -= 1;
+            self.overdue.objects -= retrieve.objects.len() as u64;
+        }
         let equals = self.retrieve_ids.get_mut(&retrieve.key).expect("every retrieve is found by its key");
         equals.ids.retain(|i| *i != id);
         equals.done = equals.done.saturating_sub(1);
@@ -437,6 +461,7 @@ impl Core {
     fn release_retrieved(&mut self, id: u64) {
         let retrieve = self.retrieves.get_mut(&id).expect("ids name live retrieves");
         let objects = std::mem::take(&mut retrieve.objects);
+        self.overdue.objects -= if retrieve.overdue { objects.len() as u64 } else { 0 };
         if objects.is_empty() {
             return;
         }
@@ -475,6 +500,8 @@ impl Core {
         self.deadlines.insert((store.deadline, Deadline::Store(id)));
         if !store.overdue {
             store.overdue = true;
+            self.overdue.stores += 1;
+            self.overdue.objects += store.objects.len() as u64;
             self.counters.stores_abandoned += 1;
             store.objects.iter().for_each(|o| self.l1.unlink(*o));
         }
@@ -489,8 +516,23 @@ impl Core {
         self.deadlines.insert((retrieve.deadline, Deadline::Retrieve(id)));
         if !retrieve.overdue {
             retrieve.overdue = true;
+            self.overdue.retrieves += 1;
+            self.overdue.objects += retrieve.objects.len() as u64;
             self.counters.retrieves_abandoned += 1;
         }
+    }
+
+    /// Recomputes what is overdue. For tests.
+    pub(crate) fn check_overdue(&self) {
+        let stores = || self.stores.values().filter(|s| s.overdue);
+        let retrieves = || self.retrieves.values().filter(|r| r.overdue);
+        let objects = stores().map(|s| s.objects.len()).chain(retrieves().map(|r| r.objects.len()));
+        let overdue = Overdue {
+            objects: objects.sum::<usize>() as u64,
+            stores: stores().count() as u64,
+            retrieves: retrieves().count() as u64,
+        };
+        assert_eq!(overdue, self.overdue, "overdue transfers");
     }
 
     /// Ends the transfers of somebody who is gone. Stores are never published; the memory of both

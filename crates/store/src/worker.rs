@@ -197,6 +197,11 @@ impl Core {
         self.workers.values().map(|w| (&w.spec, w.last_seen))
     }
 
+    /// Whether some worker of this model and world size is registered.
+    pub fn serves(&self, model: &Arc<str>, world_size: u32) -> bool {
+        self.models.get(model, world_size).is_some()
+    }
+
     /// The layout of the objects that a worker stores, of its first group.
     pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
         Some(self.workers.get(&instance)?.spec.groups.first()?.layout.clone())

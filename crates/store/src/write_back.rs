@@ -272,6 +272,9 @@ impl Core {
                 let counters = &mut self.adapter_counters[adapter.0 as usize];
                 counters.store_requests += 1;
                 counters.store_objects += items.len() as u64;
+                for item in &items {
+                    self.l1.tally.salts.of(&item.key.cache_salt).l2_to_store += 1;
+                }
                 self.write_back.lanes[adapter.0 as usize].tasks += 1;
                 let running = items.len();
                 self.write_back.tasks.insert(task, Task { adapter, entries, running, grace: None });
@@ -299,6 +302,7 @@ impl Core {
             lane.queue.pop_front();
             let Some(object) = object else {
                 self.adapter_counters[adapter.0 as usize].store_gone_objects += 1;
+                self.l1.tally.models.of(&key.model_name).write_back_gone += 1;
                 self.store_settled(id, adapter, State::Missed);
                 continue;
             };
@@ -336,6 +340,8 @@ impl Core {
         for (i, (entry, bytes)) in task.entries.into_iter().enumerate() {
             if stored.get(i) == Some(&true) {
                 self.adapter_counters[lane].stored_objects += 1;
+                let salt = &self.write_back.entries[&entry].key.cache_salt;
+                self.l1.tally.salts.of(salt).l2_stored += 1;
                 if self.is_outdated(entry, task.adapter, bytes) {
                     self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
                     self.write_back.lanes[lane].queue.push_back(entry);

@@ -21,6 +21,8 @@ use serde_json::json;
 
 use crate::state::State;
 
+pub(crate) use self::version::COMMIT;
+
 type AppState = Arc<State>;
 
 /// Every path of the API.

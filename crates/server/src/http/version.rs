@@ -6,7 +6,7 @@ use axum::Json;
 const LMCACHE_VERSION: &str = "0.5.6";
 
 /// The commit this was built from, if the build said so.
-const COMMIT: Option<&str> = option_env!("LARDER_COMMIT");
+pub(crate) const COMMIT: Option<&str> = option_env!("LARDER_COMMIT");
 
 /// LMCache's version first, so that checks on it pass, then ours.
 pub(super) async fn version() -> Json<String> {

@@ -9,11 +9,13 @@ mod open;
 mod waiting;
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
-use larder_l2::{Adapter, Circuit, Transfer};
+use larder_l2::{Adapter, Circuit, L2Error, Transfer};
 use larder_store::arena::{Hold, Region};
 use larder_store::l2::{AdapterDesc, AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
 
+use crate::metrics::Batch;
 use crate::state::State;
 
 pub use self::open::{OpenError, open};
@@ -120,15 +122,10 @@ pub fn carry_out(state: &Arc<State>, effects: Vec<Effect>) {
                 state.spawn(future);
             }
             Effect::LookupDone(report) => {
-                let chunk_tokens = state.chains.chunk_tokens() as u64;
-                if let Some(hit) = report.hit {
-                    state.metrics.lookup(
-                        &report.model,
-                        &report.salt,
-                        u64::from(report.requested_chunks) * chunk_tokens,
-                        u64::from(hit.l1_chunks) * chunk_tokens,
-                        u64::from(hit.chunks - hit.l1_chunks) * chunk_tokens,
-                    );
+                if let Some(hit) = &report.hit {
+                    let chunk_tokens = state.chains.chunk_tokens() as u64;
+                    let requested = u64::from(report.requested_chunks);
+                    state.metrics.lookup(&report.model, &report.salt, requested, hit, chunk_tokens);
                 }
                 state.waiting.wake(&report.request_id);
             }
@@ -153,7 +150,9 @@ async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
     let end = items.iter().map(|i| i.offset + i.bytes).max().unwrap_or(0);
     // Memory for what is about to be loaded, as for a store.
     let backed = state.memory.need(end);
+    let sizes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
     let transfers = transfers(&state, items);
+    let started = Instant::now();
     let results = match backed {
         Ok(()) => state.l2.get(adapter).load(transfers).await,
         Err(error) => {
@@ -162,6 +161,7 @@ async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
             Vec::new()
         }
     };
+    state.metrics.l2_loaded(adapter, &batch(&sizes, &results, started));
     let now = state.clock.now();
     let mut core = state.core();
     for (i, io) in ios.into_iter().enumerate() {
@@ -174,13 +174,26 @@ async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
 }
 
 async fn store(state: Arc<State>, adapter: AdapterId, task: TaskId, items: Vec<IoItem>) {
+    let sizes: Vec<u64> = items.iter().map(|i| i.bytes).collect();
     let transfers = transfers(&state, items);
+    let started = Instant::now();
     let results = state.l2.get(adapter).store(transfers).await;
+    state.metrics.l2_stored(adapter, &batch(&sizes, &results, started));
     for error in results.iter().filter_map(|r| r.as_ref().err()) {
         tracing::debug!(adapter = adapter.0, %error, "store failed");
     }
     let stored: Vec<bool> = results.iter().map(Result::is_ok).collect();
     state.core().l2_stored(state.clock.now(), task, &stored);
+}
+
+/// How a batch went, for the metrics.
+fn batch<T>(sizes: &[u64], results: &[Result<T, L2Error>], started: Instant) -> Batch {
+    let stored = sizes.iter().zip(results).filter(|(_, result)| result.is_ok());
+    Batch {
+        bytes: stored.map(|(bytes, _)| bytes).sum(),
+        failures: results.iter().filter_map(|r| r.as_ref().err().map(L2Error::kind)).collect(),
+        time: started.elapsed(),
+    }
 }
 
 fn transfers(state: &Arc<State>, items: Vec<IoItem>) -> Vec<Transfer> {

@@ -1,13 +1,13 @@
-//! The core's counters and gauges as metrics.
+//! The core's counters and gauges as metrics: L1, requests, holders, what was learned.
 
 use std::sync::Arc;
 
-use larder_l2::Adapter;
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::counters::{AdapterCounters, Counters, L1Counters};
-use larder_store::l2::AdapterId;
 use larder_store::policy::reuse;
+use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
+use super::{DEVICE, OTHERS, core_l2, process};
 use crate::state::State;
 
 /// One name with its samples.
@@ -16,7 +16,7 @@ pub(super) struct Metric {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    /// Labels in braces, or nothing, and the value.
+    /// Labels without braces, and the value.
     pub(super) samples: Vec<(String, f64)>,
 }
 
@@ -26,74 +26,128 @@ pub(super) enum Kind {
     Gauge,
 }
 
+/// What a scrape reads of the core, at one moment.
+pub(super) struct Snapshot {
+    pub(super) counters: Counters,
+    l1: L1Counters,
+    pub(super) gauges: Gauges,
+    pub(super) tally: Tally,
+    pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
+    learned: Option<reuse::Snapshot>,
+    /// How long the worker that has been silent longest has been so.
+    silent_ms: u64,
+}
+
+impl Snapshot {
+    fn of(state: &State) -> Self {
+        let core = state.core_for_report();
+        let now = state.clock.now().as_millis();
+        let seen = core.workers().map(|(_, seen)| seen.as_millis()).min();
+        let adapter = |(id, _)| (*core.adapter_counters(id), core.adapter_gauges(id));
+        Self {
+            counters: *core.counters(),
+            l1: *core.l1().counters(),
+            gauges: core.gauges(),
+            tally: core.l1().tally().clone(),
+            adapters: core.adapters().map(adapter).collect(),
+            learned: core.learned(),
+            silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
+        }
+    }
+}
+
 /// Reads the core, once.
 pub(super) fn snapshot(state: &State) -> Vec<Metric> {
-    let (counters, l1, gauges, adapters, learned) = {
-        let core = state.core_for_report();
-        let of = |id| (*core.adapter_counters(id), core.adapter_gauges(id));
-        let adapters: Vec<_> = state.l2.adapters().map(|(id, a)| (id, a.clone(), of(id))).collect();
-        (*core.counters(), *core.l1().counters(), core.gauges(), adapters, core.learned())
-    };
-    let tag = &state.config.l1.tag;
+    let snapshot = Snapshot::of(state);
     let mut out = Vec::new();
-    l1_metrics(&mut out, tag, &counters, &l1, &gauges);
-    request_metrics(&mut out, &counters);
-    holder_metrics(&mut out, &gauges);
-    adapter_metrics(&mut out, &adapters);
-    if let Some(recorder) = &state.recorder {
-        let (written, dropped) = recorder.lines();
-        out.extend([
-            counter("lmcache_mp_recording_lines_total", "Lines written to the file of --record", "", written),
-            counter(
-                "lmcache_mp_recording_dropped_total",
-                "Lines lost because it could not keep up",
-                "",
-                dropped,
-            ),
-        ]);
-    }
-    if let Some(learned) = learned {
-        learned_metrics(&mut out, &learned);
-    }
-    out.push(Metric {
-        name: "lmcache_mp_l1_committed_bytes",
-        help: "Bytes of L1 that are backed by memory",
-        kind: Kind::Gauge,
-        samples: vec![(String::new(), state.arena.populated() as f64)],
-    });
-    out.push(Metric {
-        name: "lmcache_mp_build_info",
-        help: "Version of the server",
-        kind: Kind::Gauge,
-        samples: vec![(format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0)],
-    });
+    l1_metrics(&mut out, &state.config.l1.tag, &snapshot);
+    request_metrics(&mut out, &snapshot.counters);
+    failure_metrics(&mut out, &snapshot.tally.models);
+    holder_metrics(&mut out, &snapshot);
+    core_l2::metrics(&mut out, state, &snapshot);
+    learned_metrics(&mut out, snapshot.learned.as_ref());
+    server_metrics(&mut out, state);
+    constants(&mut out);
+    process::metrics(&mut out);
     out
 }
 
-fn counter(name: &'static str, help: &'static str, labels: &str, value: u64) -> Metric {
+/// A counter with one sample.
+pub(super) fn counter(name: &'static str, help: &'static str, labels: &str, value: u64) -> Metric {
     Metric { name, help, kind: Kind::Counter, samples: vec![(labels.to_owned(), value as f64)] }
 }
 
-fn gauge(name: &'static str, help: &'static str, labels: &str, value: f64) -> Metric {
+/// A gauge with one sample.
+pub(super) fn gauge(name: &'static str, help: &'static str, labels: &str, value: f64) -> Metric {
     Metric { name, help, kind: Kind::Gauge, samples: vec![(labels.to_owned(), value)] }
 }
 
-fn l1_metrics(out: &mut Vec<Metric>, tag: &str, counters: &Counters, l1: &L1Counters, gauges: &Gauges) {
-    let tag = escape(tag);
-    let tagged = format!("{{l1_tag=\"{tag}\"}}");
-    let backend = format!("{{backend=\"dram\",l1_tag=\"{tag}\"}}");
-    let usage = &gauges.l1;
+/// Labels as the text format wants them.
+pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
+    let escape = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<String> =
+        pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    pairs.join(",")
+}
+
+/// A counter by cache salt. As in LMCache, objects without a salt are counted without the label. `fixed`
+/// labels come first.
+pub(super) fn by_salt(
+    name: &'static str,
+    help: &'static str,
+    fixed: &[(&str, &str)],
+    salts: &ByName<SaltCounts>,
+    read: fn(&SaltCounts) -> u64,
+) -> Metric {
+    let with = |salt: &str| labels(&[fixed, &[("cache_salt", salt)]].concat());
+    let unsalted = salts.named().find(|(salt, _)| salt.is_empty()).map_or(0, |(_, counts)| read(counts));
+    let mut samples = vec![(labels(fixed), unsalted as f64)];
+    let salted = salts.named().filter(|(salt, _)| !salt.is_empty());
+    samples.extend(salted.map(|(salt, counts)| (with(salt), read(counts) as f64)));
+    if *salts.others() != SaltCounts::default() {
+        samples.push((with(OTHERS), read(salts.others()) as f64));
+    }
+    Metric { name, help, kind: Kind::Counter, samples }
+}
+
+fn l1_metrics(out: &mut Vec<Metric>, tag: &str, snapshot: &Snapshot) {
+    let Snapshot { l1, tally, gauges, .. } = snapshot;
+    let (tag, usage) = ([("l1_tag", tag)], &gauges.l1);
+    let tagged = labels(&tag);
+    let backend = labels(&[("backend", "dram"), tag[0]]);
     let ratio = usage.used_bytes as f64 / (usage.capacity_bytes as f64).max(1.0);
+    let salts = &tally.salts;
     out.extend([
-        counter(
-            "lmcache_mp_l1_read_chunks_total",
-            "Objects whose read from L1 finished",
-            &tagged,
-            counters.retrieved_objects,
+        by_salt("lmcache_mp_l1_read_chunks_total", "Objects whose read from L1 finished", &tag, salts, |c| {
+            c.read
+        }),
+        by_salt("lmcache_mp_l1_write_chunks_total", "Objects committed to L1", &tag, salts, |c| c.written),
+        by_salt(
+            "lmcache_mp_l1_evicted_chunks_total",
+            "Objects evicted from L1, or gone from it with their last reader",
+            &tag,
+            salts,
+            |c| c.evicted,
         ),
-        counter("lmcache_mp_l1_write_chunks_total", "Objects committed to L1", &tagged, l1.admitted_objects),
-        counter("lmcache_mp_l1_evicted_chunks_total", "Objects evicted from L1", &tagged, l1.evicted_objects),
-        counter("lmcache_mp_l1_evicted_bytes_total", "Bytes evicted from L1", &tagged, l1.evicted_bytes),
+        counter("lmcache_mp_l1_evicted_bytes_total", "Bytes evicted to make room", &tagged, l1.evicted_bytes),
+        counter(
+            "lmcache_mp_l1_eviction_loop_ticks_total",
+            "How often L1 looked whether something has to be evicted",
+            "",
+            tally.eviction_checks,
+        ),
+        counter(
+            "lmcache_mp_l1_eviction_loop_triggered_total",
+            "How often something was evicted then",
+            "",
+            tally.eviction_rounds,
+        ),
+        counter(
+            "lmcache_mp_l1_cleared_chunks_total",
+            "Objects removed on request",
+            &tagged,
+            l1.cleared_objects,
+        ),
         gauge("lmcache_mp_l1_memory_usage_bytes", "Bytes allocated in L1", &backend, usage.used_bytes as f64),
         gauge("lmcache_mp_l1_capacity_bytes", "Size of L1", &backend, usage.capacity_bytes as f64),
         gauge("lmcache_mp_l1_usage_ratio", "Allocated part of L1", &backend, ratio),
@@ -104,6 +158,12 @@ fn l1_metrics(out: &mut Vec<Metric>, tag: &str, counters: &Counters, l1: &L1Coun
             usage.staged_bytes as f64,
         ),
         gauge("lmcache_mp_l1_objects", "Readable objects in L1", &tagged, usage.resident_objects as f64),
+        gauge(
+            "lmcache_mp_l1_held_objects",
+            "Readable objects that readers keep from eviction",
+            &tagged,
+            usage.held_objects as f64,
+        ),
         gauge("lmcache_mp_l1_staging_objects", "Objects being written", &tagged, usage.staged_objects as f64),
         gauge(
             "lmcache_mp_l1_unlinked_objects",
@@ -111,29 +171,20 @@ fn l1_metrics(out: &mut Vec<Metric>, tag: &str, counters: &Counters, l1: &L1Coun
             &tagged,
             usage.unlinked_objects as f64,
         ),
-        counter(
-            "lmcache_mp_l1_allocation_failure_chunks_total",
-            "Objects that found no room in L1",
-            "{during=\"l1_store\",model_name=\"\"}",
-            l1.refused_objects,
-        ),
     ]);
 }
 
 fn request_metrics(out: &mut Vec<Metric>, c: &Counters) {
-    let device = "{device=\"cpu\"}";
+    let device = labels(&[("device", DEVICE)]);
+    let device = device.as_str();
+    // As in LMCache, what failed has finished too; the difference is what is under way.
+    let stores = c.stores_committed + c.stores_abandoned;
+    let retrieves = c.retrieves_committed + c.retrieves_abandoned;
     let rows = [
-        ("lmcache_mp_lookup_hit_l1_keys_total", "Objects found in L1", "", c.lookup_hit_objects),
-        (
-            "lmcache_mp_lookup_early_exit_requests_total",
-            "Lookups that never looked",
-            "{reason=\"no_gpu_context\"}",
-            c.lookups_unregistered,
-        ),
         ("lmcache_mp_num_submitted_stores_total", "Stores given slots", device, c.stores_prepared),
-        ("lmcache_mp_num_finished_stores_total", "Stores committed", device, c.stores_committed),
+        ("lmcache_mp_num_finished_stores_total", "Stores committed or abandoned", device, stores),
         ("lmcache_mp_num_submitted_retrieves_total", "Retrieves given slots", device, c.retrieves_prepared),
-        ("lmcache_mp_num_finished_retrieves_total", "Retrieves committed", device, c.retrieves_committed),
+        ("lmcache_mp_num_finished_retrieves_total", "Retrieves committed or abandoned", device, retrieves),
         ("lmcache_mp_stores_abandoned_total", "Stores that were never committed", "", c.stores_abandoned),
         ("lmcache_mp_retrieves_failed_total", "Retrieves of something missing", "", c.retrieves_failed),
         (
@@ -142,16 +193,67 @@ fn request_metrics(out: &mut Vec<Metric>, c: &Counters) {
             "",
             c.retrieves_abandoned,
         ),
-        ("lmcache_mp_stored_bytes_total", "Bytes stored by workers", "", c.stored_bytes),
-        ("lmcache_mp_retrieved_bytes_total", "Bytes retrieved by workers", "", c.retrieved_bytes),
         ("lmcache_mp_leases_expired_total", "Lookups whose hold ran out unused", "", c.leases_expired),
         ("lmcache_mp_sessions_expired_total", "Sessions ended by their time limit", "", c.sessions_expired),
         ("lmcache_mp_workers_reaped_total", "Workers given up as silent", "", c.workers_reaped),
     ];
     out.extend(rows.map(|(name, help, labels, value)| counter(name, help, labels, value)));
+    let late = labels(&[("exception_type", "TimeoutError")]);
+    out.push(counter(
+        "lmcache_mp_timeouts_total",
+        "Lookups answered at their deadline, with what was there",
+        &late,
+        c.l2.jobs_overdue,
+    ));
 }
 
-fn holder_metrics(out: &mut Vec<Metric>, g: &Gauges) {
+/// Objects with which something went wrong, by model.
+fn failure_metrics(out: &mut Vec<Metric>, models: &ByName<ModelCounts>) {
+    type Read = fn(&ModelCounts) -> u64;
+    type Series<'a> = (&'a [(&'a str, &'a str)], Read);
+    let others: Arc<str> = OTHERS.into();
+    let mut add = |name, help, series: &[Series<'_>]| {
+        let mut samples = Vec::new();
+        for (model, counts) in models.named().chain([(&others, models.others())]) {
+            for (fixed, read) in series {
+                samples.push((labels(&[*fixed, &[("model_name", model)]].concat()), read(counts) as f64));
+            }
+        }
+        out.push(Metric { name, help, kind: Kind::Counter, samples });
+    };
+    add(
+        "lmcache_mp_l1_allocation_failure_chunks_total",
+        "Objects that found no room in L1",
+        &[
+            (&[("during", "l1_store")], |c| c.store_no_room),
+            (&[("during", "l2_prefetch")], |c| c.load_no_room),
+        ],
+    );
+    // A reader never meets an object that is being written: it is not found before it is whole.
+    add(
+        "lmcache_mp_l1_read_failure_chunks_total",
+        "Objects that were gone when they were to be read",
+        &[
+            (&[("during", "l1_retrieve"), ("reason", "not_found")], |c| c.retrieve_missing),
+            (&[("during", "l1_retrieve"), ("reason", "write_locked")], |_| 0),
+            (&[("during", "l2_store"), ("reason", "not_found")], |c| c.write_back_gone),
+            (&[("during", "l2_store"), ("reason", "write_locked")], |_| 0),
+        ],
+    );
+    add(
+        "lmcache_mp_l2_prefetch_failure_chunks_total",
+        "Objects that L2 has and that were not delivered",
+        &[
+            (&[("reason", "l1_oom")], |c| c.load_no_room),
+            (&[("reason", "l1_contended")], |c| c.load_contended),
+            (&[("reason", "not_found")], |c| c.load_missing),
+            (&[("reason", "late")], |c| c.load_late),
+        ],
+    );
+}
+
+fn holder_metrics(out: &mut Vec<Metric>, snapshot: &Snapshot) {
+    let g = &snapshot.gauges;
     let rows = [
         ("lmcache_mp_workers", "Registered workers", g.workers),
         ("lmcache_mp_sessions", "Open request sessions", g.sessions),
@@ -169,81 +271,75 @@ fn holder_metrics(out: &mut Vec<Metric>, g: &Gauges) {
         ("lmcache_mp_l2_store_pending_objects", "Objects that are to go to L2", g.write_back_pending),
     ];
     out.extend(rows.map(|(name, help, value)| gauge(name, help, "", value as f64)));
+    out.push(gauge(
+        "lmcache_mp_worker_silence_seconds",
+        "How long the most silent worker has not been heard of",
+        "",
+        snapshot.silent_ms as f64 / 1000.0,
+    ));
 }
 
-/// What the core knows of one adapter.
-type AdapterFigures = (AdapterId, Arc<dyn Adapter>, (AdapterCounters, AdapterGauges));
-
-/// One sample per adapter for each name.
-fn adapter_metrics(out: &mut Vec<Metric>, adapters: &[AdapterFigures]) {
-    type Read = fn(&AdapterCounters) -> u64;
-    let counters: [(&str, &str, Read); 9] = [
-        ("lmcache_mp_l2_prefetch_lookup_requests_total", "Questions what L2 has", |c| c.lookups),
-        ("lmcache_mp_l2_prefetch_lookup_objects_chunks_total", "Objects asked for", |c| c.lookup_objects),
-        ("lmcache_mp_l2_prefetch_load_submitted_requests_total", "Loads handed to L2", |c| c.load_requests),
-        ("lmcache_mp_l2_prefetch_load_submitted_objects_chunks_total", "Objects in them", |c| c.load_objects),
-        ("lmcache_mp_l2_prefetch_load_completed_chunks_total", "Objects loaded", |c| c.loaded_objects),
-        ("lmcache_mp_l2_load_failure_chunks_total", "Objects not loaded", |c| c.load_failed_objects),
-        ("lmcache_mp_l2_store_submitted_requests_total", "Stores handed to L2", |c| c.store_requests),
-        ("lmcache_mp_l2_store_completed_objects_chunks_total", "Objects stored", |c| c.stored_objects),
-        ("lmcache_mp_l2_store_failure_chunks_total", "Objects given up", |c| c.store_failed_objects),
-    ];
-    let labels = |id: &AdapterId, adapter: &Arc<dyn Adapter>| {
-        format!("{{l2_name=\"{}\",adapter_index=\"{}\"}}", escape(adapter.kind()), id.0)
+/// What the adaptive policies have learned, if there are any.
+fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
+    let Some(learned) = learned else { return };
+    let of = |expert: &reuse::Expert| labels(&[("expert", &expert.to_string())]);
+    let leads = |expert| f64::from(u8::from(expert == learned.leader));
+    let experts = |name, help, value: &dyn Fn(&(reuse::Expert, f64)) -> f64| Metric {
+        name,
+        help,
+        kind: Kind::Gauge,
+        samples: learned.losses.iter().map(|entry| (of(&entry.0), value(entry))).collect(),
     };
-    for (name, help, read) in counters {
-        let samples = adapters.iter().map(|(id, a, (c, _))| (labels(id, a), read(c) as f64)).collect();
-        out.push(Metric { name, help, kind: Kind::Counter, samples });
-    }
-    type Level = fn(&Arc<dyn Adapter>, &AdapterGauges) -> u64;
-    let gauges: [(&str, &str, Level); 5] = [
-        ("lmcache_mp_l2_usage_bytes", "Bytes that L2 holds", |a, _| a.usage().used_bytes),
-        ("lmcache_mp_num_inflight_l2_stores", "Stores that L2 is busy with", |_, g| g.storing_tasks),
-        ("lmcache_mp_num_inflight_l2_loads", "Objects that L2 is loading", |_, g| g.loading_objects),
-        ("lmcache_mp_inflight_load_memory_usage_bytes", "Bytes of L1 that L2 is loading into", |_, g| {
-            g.loading_bytes
-        }),
-        ("lmcache_mp_inflight_store_memory_usage_bytes", "Bytes of L1 that L2 is storing", |_, g| {
-            g.storing_bytes
-        }),
-    ];
-    for (name, help, read) in gauges {
-        let samples = adapters.iter().map(|(id, a, (_, g))| (labels(id, a), read(a, g) as f64)).collect();
-        out.push(Metric { name, help, kind: Kind::Gauge, samples });
-    }
-}
-
-/// What the adaptive policies have learned, if any is in use.
-fn learned_metrics(out: &mut Vec<Metric>, learned: &reuse::Snapshot) {
-    let labels = |e: &reuse::Expert| format!("{{order=\"{}\",retains=\"{}\"}}", e.rank.name(), e.keep.name());
-    let each = |value: &dyn Fn(&(reuse::Expert, f64)) -> f64| {
-        learned.losses.iter().map(|expert| (labels(&expert.0), value(expert))).collect()
-    };
-    let name = "lmcache_mp_policy_expert_loss_chunks";
-    let help = "Chunks that a pair of policies would have lacked in L1 lately";
-    out.push(Metric { name, help, kind: Kind::Gauge, samples: each(&|(_, loss)| *loss) });
-    let name = "lmcache_mp_policy_expert_rules";
-    let help = "1 for the pair of policies whose decisions are followed";
-    let rules = |(expert, _): &(reuse::Expert, f64)| f64::from(u8::from(*expert == learned.leader));
-    out.push(Metric { name, help, kind: Kind::Gauge, samples: each(&rules) });
     out.extend([
+        experts("lmcache_mp_policy_leader", "1 for the expert whose decisions are carried out", &|(
+            expert,
+            _,
+        )| {
+            leads(*expert)
+        }),
+        experts(
+            "lmcache_mp_policy_lost_chunks",
+            "Chunks that each expert would have lost lately",
+            &|(_, loss)| *loss,
+        ),
         counter(
-            "lmcache_mp_policy_expert_changes_total",
-            "Changes of the pair of policies that is followed",
+            "lmcache_mp_policy_leader_changes_total",
+            "How often another expert took over",
             "",
             learned.leader_changes,
         ),
-        gauge("lmcache_mp_policy_known_keys", "Chunks that are remembered", "", learned.keys as f64),
-        gauge(
-            "lmcache_mp_policy_lost_ratio",
-            "Part of the chunks asked for lately that had been known and was nowhere",
-            "",
-            learned.lost_part,
-        ),
+        counter("lmcache_mp_policy_requests_total", "Requests learned from", "", learned.requests),
+        gauge("lmcache_mp_policy_keys", "Chunks whose past is remembered", "", learned.keys as f64),
     ]);
 }
 
-/// A label value as the text format wants it.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+fn server_metrics(out: &mut Vec<Metric>, state: &State) {
+    if let Some(recorder) = &state.recorder {
+        let (written, dropped) = recorder.lines();
+        let name = "lmcache_mp_recording_lines_total";
+        out.push(counter(name, "Lines written to the file of --record", "", written));
+        let name = "lmcache_mp_recording_dropped_total";
+        out.push(counter(name, "Lines lost because it could not keep up", "", dropped));
+    }
+    let committed = state.arena.populated() as f64;
+    out.push(gauge("lmcache_mp_l1_committed_bytes", "Bytes of L1 that are backed by memory", "", committed));
+    let build =
+        [("version", env!("CARGO_PKG_VERSION")), ("commit", crate::http::COMMIT.unwrap_or("unknown"))];
+    out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
+    let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
+    out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
+}
+
+/// What LMCache's dashboards ask for and what is always the same here: no event waits, none is lost.
+fn constants(out: &mut Vec<Metric>) {
+    for (name, help) in [
+        ("lmcache_mp_active_p2p_lookup_jobs", "Lookups at other servers, of which there are none"),
+        ("lmcache_mp_kv_events_log_depth", "Cache events kept for subscribers"),
+        ("lmcache_mp_event_bus_queue_depth", "Observations that wait; counting never waits here"),
+        ("lmcache_mp_event_bus_drain_lag_seconds", "How long they wait"),
+    ] {
+        out.push(gauge(name, help, "", 0.0));
+    }
+    let name = "lmcache_mp_event_bus_dropped_events_total";
+    out.push(counter(name, "Observations lost; none ever is here", "", 0));
 }

@@ -5,14 +5,17 @@ use std::fmt::Write as _;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use super::core_metrics::{Kind, Metric};
+use super::INSTANCE_LABEL;
+use super::core_metrics::{Kind, Metric, labels};
 
 /// The registry's metrics and those read from the core.
 ///
 /// The encoder speaks OpenMetrics, whose counters are announced without their `_total` suffix and
 /// which ends in a marker. LMCache serves the older text format, in which a name is announced as it
 /// is written, and so do we.
-pub(super) fn render(registry: &Registry, metrics: &[Metric]) -> String {
+/// With an `instance`, each series of the core says so, as those of the registry do by themselves.
+pub(super) fn render(registry: &Registry, metrics: &[Metric], instance: Option<&str>) -> String {
+    let instance = instance.map(|id| labels(&[(INSTANCE_LABEL, id)]));
     let mut open = String::new();
     // Writing into a string cannot fail; a scrape of what was written is better than none.
     let _ = encode(&mut open, registry);
@@ -41,12 +44,12 @@ pub(super) fn render(registry: &Registry, metrics: &[Metric]) -> String {
         text.push('\n');
     }
     for metric in metrics {
-        write(&mut text, metric);
+        write(&mut text, metric, instance.as_deref());
     }
     text
 }
 
-fn write(text: &mut String, metric: &Metric) {
+fn write(text: &mut String, metric: &Metric, instance: Option<&str>) {
     let Metric { name, help, kind, samples } = metric;
     let kind = match kind {
         Kind::Counter => "counter",
@@ -54,6 +57,13 @@ fn write(text: &mut String, metric: &Metric) {
     };
     let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
     for (labels, value) in samples {
-        let _ = writeln!(text, "{name}{labels} {value}");
+        // One metric is about the instance in any case.
+        let instance = instance.filter(|_| !labels.contains(INSTANCE_LABEL));
+        let labels: Vec<&str> =
+            instance.into_iter().chain([labels.as_str()]).filter(|l| !l.is_empty()).collect();
+        let _ = match &*labels {
+            [] => writeln!(text, "{name} {value}"),
+            _ => writeln!(text, "{name}{{{}}} {value}", labels.join(",")),
+        };
     }
 }

@@ -1,17 +1,24 @@
 //! What is counted, under LMCache's names where it has one.
 //!
-//! Two sources: counters that requests bump as they pass ([`Metrics`]), and the core's own counters
-//! and gauges, read once per scrape so that one scrape is one moment. Label values are bounded:
-//! operations and outcomes by their enums, models and salts by a fixed number of pairs.
+//! Two sources: what requests and background work count as they pass ([`Metrics`]), and the core's own
+//! counters and gauges, read once per scrape so that one scrape is one moment. Label values are bounded:
+//! operations, outcomes and reasons by their enums, models and salts by a number of each, behind which
+//! all share one. `docs/metrics.md` is the whole list; a test compares it with a scrape.
 
+mod adapters;
+mod copies;
+mod core_l2;
 mod core_metrics;
 mod exposition;
+mod process;
+mod tenants;
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use larder_store::l2::AdapterId;
+use larder_store::prefetch::Hit;
+use larder_store::transfer::TransferSpec;
 use larder_wire::operation::Operation;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -20,16 +27,44 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::adapters::Adapters;
+use self::copies::Copies;
+use self::tenants::Tenants;
+use crate::config::Config;
 use crate::state::State;
+
+pub use self::adapters::Batch;
+pub use self::tenants::{Direction, EarlyExit};
 
 /// What every name begins with.
 const PREFIX: &str = "lmcache_mp";
 
-/// Distinct (model, salt) pairs that get series of their own; the others share one.
-const TENANTS_MAX: usize = 256;
+/// The label of every series, if asked for.
+const INSTANCE_LABEL: &str = "service_instance_id";
 
-/// The label value that those beyond [`TENANTS_MAX`] share.
-const OTHER_TENANTS: &str = "(other)";
+/// The label value that those share who came after the bound was reached. It is there from the start, so
+/// that every name has its labels in the first scrape.
+const OTHERS: &str = "(other)";
+
+/// Where workers copy to and from. There is only one such place so far.
+const DEVICE: &str = "cpu";
+
+/// Operations whose durations are in the first scrape; those of the others come with the first request.
+const EVERYDAY: [Operation; 10] = [
+    Operation::Lookup,
+    Operation::QueryPrefetchStatus,
+    Operation::FreeLookupLocks,
+    Operation::EndSession,
+    Operation::PrepareStore,
+    Operation::CommitStore,
+    Operation::PrepareRetrieve,
+    Operation::CommitRetrieve,
+    Operation::RegisterEngineDriven,
+    Operation::Ping,
+];
+
+/// Upper bounds of speeds, in gigabytes per second.
+const SPEED_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0];
 
 /// Upper bounds of request durations, in seconds.
 const DURATION_BUCKETS: [f64; 15] =
@@ -65,23 +100,7 @@ struct RequestLabels {
     outcome: Outcome,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TenantLabels {
-    model_name: String,
-    cache_salt: String,
-}
-
-/// Counters of one (model, salt) pair.
-#[derive(Clone, Debug)]
-struct Tenant {
-    lookups: Counter,
-    requested_tokens: Counter,
-    hit_tokens: Counter,
-    hit_l1_tokens: Counter,
-    hit_l2_tokens: Counter,
-}
-
-/// Counters that requests bump.
+/// What requests and background work count as they pass.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -93,61 +112,17 @@ pub struct Metrics {
     pub unsent_replies: Counter,
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
     by_operation: Vec<[OnceLock<Histogram>; OUTCOMES]>,
-    tenant_families: TenantFamilies,
-    tenants: RwLock<HashMap<TenantName, Tenant>>,
-}
-
-/// Model and cache salt.
-type TenantName = (Arc<str>, Arc<str>);
-
-type TenantFamily = Family<TenantLabels, Counter<u64, AtomicU64>>;
-
-#[derive(Debug, Default)]
-struct TenantFamilies {
-    lookups: TenantFamily,
-    requested_tokens: TenantFamily,
-    hit_tokens: TenantFamily,
-    hit_l1_tokens: TenantFamily,
-    hit_l2_tokens: TenantFamily,
-}
-
-impl TenantFamilies {
-    fn register(&self, registry: &mut Registry) {
-        let families = [
-            ("lookups_requests", "Finished lookups", &self.lookups),
-            ("lookup_requested_tokens", "Tokens looked up, in whole chunks", &self.requested_tokens),
-            ("lookup_hit_tokens", "Tokens of the prefixes found", &self.hit_tokens),
-            ("lookup_hit_l1_tokens", "The part of them that L1 could serve alone", &self.hit_l1_tokens),
-            ("lookup_hit_l2_tokens", "The part of them that L2 added", &self.hit_l2_tokens),
-        ];
-        for (name, help, family) in families {
-            registry.register(name, help, family.clone());
-        }
-    }
-
-    fn tenant(&self, model_name: &str, cache_salt: &str) -> Tenant {
-        let labels = TenantLabels { model_name: model_name.to_owned(), cache_salt: cache_salt.to_owned() };
-        let counter = |family: &TenantFamily| family.get_or_create(&labels).clone();
-        Tenant {
-            lookups: counter(&self.lookups),
-            requested_tokens: counter(&self.requested_tokens),
-            hit_tokens: counter(&self.hit_tokens),
-            hit_l1_tokens: counter(&self.hit_l1_tokens),
-            hit_l2_tokens: counter(&self.hit_l2_tokens),
-        }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
+    tenants: Tenants,
+    copies: Copies,
+    adapters: Adapters,
 }
 
 impl Metrics {
-    /// Everything at zero.
-    pub fn new() -> Self {
-        let mut registry = Registry::with_prefix(PREFIX);
+    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers; with an
+    /// `instance`, every series is labelled with it.
+    pub fn new(adapters: &[&str], instance: Option<&str>) -> Self {
+        let labels = instance.map(|id| (INSTANCE_LABEL.into(), id.to_owned().into()));
+        let mut registry = Registry::with_prefix_and_labels(PREFIX, labels.into_iter());
         let connections = Gauge::default();
         registry.register("connections", "Connected request peers", connections.clone());
         let dropped_messages = Counter::default();
@@ -169,57 +144,90 @@ impl Metrics {
             "Time from a request's arrival to its answer",
             durations.clone(),
         );
-        let tenant_families = TenantFamilies::default();
-        tenant_families.register(&mut registry);
-        Self {
-            registry,
+        let metrics = Self {
             connections,
             dropped_messages,
             unsent_replies,
             durations,
             by_operation: Operation::ALL.iter().map(|_| Default::default()).collect(),
-            tenant_families,
-            tenants: RwLock::default(),
+            tenants: Tenants::register(&mut registry),
+            copies: Copies::default(),
+            adapters: Adapters::register(&mut registry, adapters),
+            registry,
+        };
+        for operation in EVERYDAY {
+            metrics.duration(operation, Outcome::Ok);
         }
+        metrics
     }
 
     /// A request that arrived at `started` has ended.
     pub fn request(&self, operation: Operation, outcome: Outcome, started: Instant) {
+        self.duration(operation, outcome).observe(started.elapsed().as_secs_f64());
+    }
+
+    fn duration(&self, operation: Operation, outcome: Outcome) -> &Histogram {
         let cell = &self.by_operation[operation as usize][outcome as usize];
-        let histogram = cell.get_or_init(|| {
+        cell.get_or_init(|| {
             self.durations.get_or_create(&RequestLabels { operation: operation.name(), outcome }).clone()
-        });
-        histogram.observe(started.elapsed().as_secs_f64());
+        })
     }
 
-    /// A lookup of `requested` tokens has found the first `l1` of them in L1 and the next `l2` in L2.
-    pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, l1: u64, l2: u64) {
-        let tenant = self.tenant(model, salt);
-        tenant.lookups.inc();
-        tenant.requested_tokens.inc_by(requested);
-        tenant.hit_tokens.inc_by(l1 + l2);
-        tenant.hit_l1_tokens.inc_by(l1);
-        tenant.hit_l2_tokens.inc_by(l2);
+    /// A worker of this model has registered.
+    pub fn expect(&self, model: &Arc<str>) {
+        self.tenants.expect(model);
     }
 
-    fn tenant(&self, model: &Arc<str>, salt: &Arc<str>) -> Tenant {
-        let key = (model.clone(), salt.clone());
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = tenants.get(&key) {
-            return tenant.clone();
-        }
-        let is_full = tenants.len() >= TENANTS_MAX;
-        drop(tenants);
-        if is_full {
-            return self.tenant_families.tenant(OTHER_TENANTS, OTHER_TENANTS);
-        }
-        let tenant = self.tenant_families.tenant(model, salt);
-        self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(key, tenant.clone());
-        tenant
+    /// A lookup of `requested` chunks has ended.
+    pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
+        self.tenants.lookup(model, salt, requested, hit, chunk_tokens);
     }
+
+    /// A lookup has ended before it looked.
+    pub fn early_exit(&self, model: &Arc<str>, salt: &Arc<str>, why: EarlyExit) {
+        self.tenants.early_exit(model, salt, why);
+    }
+
+    /// A worker begins to copy.
+    pub fn copy_begins(&self, direction: Direction, spec: &TransferSpec<'_>) {
+        self.copies.begin(direction, spec);
+    }
+
+    /// A worker has copied so many objects, of so many bytes in all.
+    pub fn copied(&self, direction: Direction, spec: &TransferSpec<'_>, (objects, bytes): (u64, u64)) {
+        let time = self.copies.end(direction, spec);
+        let speed = time.filter(|_| bytes > 0).map(|time| gigabytes_per_second(bytes, time));
+        let rank = spec.rank.0 & 0xff;
+        self.tenants.copied((spec.model, spec.salt, rank), direction, (objects, bytes), speed);
+    }
+
+    /// An adapter has answered a batch of stores.
+    pub fn l2_stored(&self, adapter: AdapterId, batch: &Batch) {
+        self.adapters.stored(adapter, batch);
+    }
+
+    /// An adapter has answered a batch of loads.
+    pub fn l2_loaded(&self, adapter: AdapterId, batch: &Batch) {
+        self.adapters.loaded(adapter, batch);
+    }
+}
+
+/// An empty histogram of speeds.
+fn speeds() -> Histogram {
+    Histogram::new(SPEED_BUCKETS)
+}
+
+fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9)
 }
 
 /// Everything, in the text format that Prometheus scrapes.
 pub fn exposition(state: &State) -> String {
-    exposition::render(&state.metrics.registry, &core_metrics::snapshot(state))
+    let instance = instance_label(&state.config);
+    exposition::render(&state.metrics.registry, &core_metrics::snapshot(state), instance)
+}
+
+/// Who this server is, if every series is to say so.
+pub fn instance_label(config: &Config) -> Option<&str> {
+    config.metrics.instance_label.then_some(config.instance_id.as_str())
 }

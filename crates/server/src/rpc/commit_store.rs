@@ -9,6 +9,7 @@ use larder_wire::response::Response;
 use super::prepare_store::reserve;
 use super::transfer::Transfer;
 use super::{Answer, Failure};
+use crate::metrics::Direction;
 use crate::state::State;
 
 /// Publishes the slots that a worker has filled, or the chunks that it brings along.
@@ -71,9 +72,17 @@ fn store_chunk(
 fn commit(state: &State, spec: &TransferSpec<'_>) -> bool {
     let now = state.clock.now();
     let mut core = state.core();
+    let before = *core.counters();
     let published = matches!(core.commit_store(now, spec), Committed::Published(_));
+    let after = *core.counters();
     if let Some(recorder) = state.recorder.as_ref().filter(|_| published) {
         recorder.store(now, spec);
+    }
+    drop(core);
+    if published {
+        let objects = after.stored_objects - before.stored_objects;
+        let bytes = after.stored_bytes - before.stored_bytes;
+        state.metrics.copied(Direction::Store, spec, (objects, bytes));
     }
     published
 }

@@ -5,6 +5,7 @@ use larder_wire::object::check_model_name;
 use larder_wire::response::Response;
 
 use super::Answer;
+use crate::metrics::EarlyExit;
 use crate::state::State;
 
 /// Looks a prompt up and holds what is found for its readers. The hit is told by
@@ -28,21 +29,20 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     };
     // Without an answer now, L2 is asked; it is counted when it is known.
     let now = state.clock.now();
-    let answer = {
+    let (answer, served) = {
         let mut core = state.core();
         if let Some(recorder) = &state.recorder {
             recorder.lookup(now, &spec, key.tokens.len() as u64);
         }
-        core.lookup(now, &spec)
+        let served = core.serves(&key.model_name, key.world_size);
+        (core.lookup(now, &spec), served)
     };
-    if let Some(hit) = answer {
-        state.metrics.lookup(
-            &key.model_name,
-            &key.cache_salt,
-            chain.len() as u64 * chunk_tokens as u64,
-            u64::from(hit.chunks) * chunk_tokens as u64,
-            0,
-        );
+    let (model, salt, metrics) = (&key.model_name, &key.cache_salt, &state.metrics);
+    match answer {
+        None => {}
+        Some(_) if !served => metrics.early_exit(model, salt, EarlyExit::NoWorker),
+        Some(_) if chain.is_empty() => metrics.early_exit(model, salt, EarlyExit::NoChunk),
+        Some(hit) => metrics.lookup(model, salt, chain.len() as u64, &hit, chunk_tokens as u64),
     }
     Ok(Response::Nil)
 }

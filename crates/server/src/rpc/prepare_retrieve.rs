@@ -6,7 +6,8 @@ use larder_wire::registration::InstanceId;
 use larder_wire::response::{Response, RetrievePlan};
 
 use super::transfer::{Transfer, wire_slot};
-use super::{Answer, Failure};
+use super::{Answer, Failure, commit_retrieve};
+use crate::metrics::Direction;
 use crate::state::State;
 
 /// Tells a worker where the chunks of a hit lie, and holds them until it commits. A worker without a
@@ -17,18 +18,13 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, ins
     let Some(slots) = state.core().prepare_retrieve(state.clock.now(), &spec)? else {
         return Ok(Response::RetrievePlan(RetrievePlan::Missing));
     };
+    state.metrics.copy_begins(Direction::Retrieve, &spec);
     if state.arena.name().is_some() {
         return Ok(Response::RetrievePlan(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())));
     }
     // The worker has its bytes with the answer, so nothing is held for it afterwards.
     let pickle = pickle(state, &slots);
-    let now = state.clock.now();
-    let mut core = state.core();
-    core.commit_retrieve(now, &spec);
-    if let Some(recorder) = &state.recorder {
-        recorder.retrieve(now, &spec);
-    }
-    drop(core);
+    commit_retrieve::commit(state, &spec);
     Ok(Response::RetrievePlan(RetrievePlan::Pickle(pickle?)))
 }
 

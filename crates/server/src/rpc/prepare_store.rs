@@ -6,6 +6,7 @@ use larder_wire::response::{Response, StorePlan};
 
 use super::transfer::{Transfer, wire_slot};
 use super::{Answer, Failure};
+use crate::metrics::Direction;
 use crate::state::State;
 
 /// Reserves slots for the chunks that are not cached yet. A worker without a common arena is told to
@@ -40,6 +41,9 @@ pub(super) fn reserve(
         core.abort_store(state.clock.now(), &spec);
         core.cut_memory(state.arena.populated());
         return Err(error.into());
+    }
+    if !prepared.slots.is_empty() {
+        state.metrics.copy_begins(Direction::Store, &spec);
     }
     Ok(prepared)
 }

@@ -26,6 +26,7 @@ pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> A
     let bytes = spec.groups[0].layout.bytes();
     let world_size = spec.world_size;
     if state.core().register(now, spec) {
+        state.metrics.expect(&registration.model_name);
         if let Some(recorder) = &state.recorder {
             recorder.model(now, &registration.model_name, world_size, bytes);
         }

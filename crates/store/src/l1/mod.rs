@@ -50,6 +50,7 @@ use crate::l2::AdapterId;
 use crate::layout::Layout;
 use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
+use crate::tally::{SaltCounts, Tally};
 use crate::time::Time;
 
 pub use self::browse::{Listed, Page, Removal};
@@ -171,6 +172,7 @@ pub struct L1 {
     /// What is learned about reuse, if a policy wants to know.
     reuse: Option<Reuse>,
     pub(crate) ledger: Ledger,
+    pub(crate) tally: Tally,
     operation: u64,
     evictable_bytes: u64,
     held: u64,
@@ -195,6 +197,7 @@ impl L1 {
             by_offset: BTreeMap::new(),
             quotas_enforced: order.enforces_quotas(),
             ledger: Ledger::default(),
+            tally: Tally::default(),
             order,
             reuse: None,
             operation: 0,
@@ -352,7 +355,11 @@ impl L1 {
             None => self.ledger.open(salt),
         };
         self.ledger.join(account);
-        let Some(extent) = self.make_room(layout.bytes(), account) else {
+        let evicted = self.counters.evicted_chunks;
+        let room = self.make_room(layout.bytes(), account);
+        self.tally.eviction_checks += 1;
+        self.tally.eviction_rounds += u64::from(self.counters.evicted_chunks > evicted);
+        let Some(extent) = room else {
             self.ledger.credit(account, 0);
             self.counters.refused_objects += 1;
             return Err(Refused::NoRoom);
@@ -413,6 +420,7 @@ impl L1 {
                 self.resident += 1;
                 self.counters.admitted_objects += 1;
                 self.counters.admitted_bytes += len;
+                self.count(chunk, |counts| counts.written += 1);
                 self.update(chunk, |c| {
                     c.resident += 1;
                     c.resident_bytes += len;
@@ -484,10 +492,11 @@ impl L1 {
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
                 // Not by `update`: it must not enter the order just to leave it.
-                let chunk = &mut self.chunks[chunk.0 as usize];
-                self.held -= chunk.held_objects();
-                chunk.pins -= shares;
-                self.held += chunk.held_objects();
+                let entry = &mut self.chunks[chunk.0 as usize];
+                self.held -= entry.held_objects();
+                entry.pins -= shares;
+                self.held += entry.held_objects();
+                self.count(chunk, |counts| counts.evicted += 1);
                 self.unlink(id);
             }
             State::Resident => self.update(chunk, |c| c.pins -= shares),
@@ -622,6 +631,11 @@ impl L1 {
         self.quotas_enforced
     }
 
+    /// What happened to whom since the start, in L1 and between it and everybody else.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// What happened in L1 since the start.
     pub fn counters(&self) -> &L1Counters {
         &self.counters
@@ -633,6 +647,12 @@ impl L1 {
 
     fn object_mut(&mut self, id: ObjectId) -> &mut Object {
         &mut self.objects[id.0 as usize]
+    }
+
+    /// Counts something for the salt of a chunk.
+    fn count(&mut self, chunk: ChunkId, count: impl FnOnce(&mut SaltCounts)) {
+        let (_, salt) = self.names.get(self.chunks[chunk.0 as usize].name);
+        count(self.tally.salts.of(salt));
     }
 
     fn chunk_mut(&mut self, id: ChunkId) -> &mut Chunk {

@@ -53,6 +53,7 @@ impl L1 {
     /// how many chunks went.
     pub fn trim(&mut self, bytes: u64) -> u64 {
         let mut chunks = 0;
+        self.tally.eviction_checks += 1;
         while self.alloc.used_bytes() > bytes {
             let mut coldest = None;
             self.order.settle(self.reuse.as_ref());
@@ -67,6 +68,7 @@ impl L1 {
             self.evict(victim);
             chunks += 1;
         }
+        self.tally.eviction_rounds += u64::from(chunks > 0);
         chunks
     }
 
@@ -110,6 +112,7 @@ impl L1 {
             if self.object(object).state == State::Resident {
                 self.counters.evicted_objects += 1;
                 self.counters.evicted_bytes += self.object(object).extent.len;
+                self.count(id, |counts| counts.evicted += 1);
                 self.unlink_as(object, Gone::Evicted);
             }
         }

@@ -104,6 +104,7 @@ impl Core {
         let job = &self.prefetch.jobs[&id];
         let late = job.cells.iter().filter(|c| matches!(c, CellState::Loading(_))).count();
         self.counters.l2.late_objects += late as u64;
+        self.l1.tally.models.of(&job.target.model).load_late += late as u64;
         if matches!(job.phase, Phase::Waiting) {
             self.hold_l1_prefix(id);
         }

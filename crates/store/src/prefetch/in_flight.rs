@@ -217,6 +217,7 @@ impl Core {
         counters.loaded_objects += u64::from(ok);
         counters.loaded_bytes += if ok { load.bytes } else { 0 };
         counters.load_failed_objects += u64::from(!ok);
+        self.l1.tally.salts.of(&load.key.cache_salt).l2_loaded += u64::from(ok);
         let shares = |w: &Waiter| self.prefetch.jobs[&w.job].shares;
         let shares = load.waiters.iter().map(shares).sum();
         let admitted = ok && self.l1.admit(load.object, shares);
@@ -228,6 +229,7 @@ impl Core {
             job.cells[cell as usize] =
                 if admitted { CellState::Loaded(load.object) } else { CellState::Absent };
             self.counters.l2.missing_objects += u64::from(!admitted);
+            self.l1.tally.models.of(&load.key.model_name).load_missing += u64::from(!admitted);
             self.cell_settled(id);
         }
     }
@@ -282,6 +284,9 @@ impl Core {
                 let counters = &mut self.adapter_counters[adapter];
                 counters.load_requests += 1;
                 counters.load_objects += items.len() as u64;
+                for item in &items {
+                    self.l1.tally.salts.of(&item.key.cache_salt).l2_to_load += 1;
+                }
                 self.effects.push(Effect::Load { adapter: AdapterId(adapter as u32), items });
             }
         }

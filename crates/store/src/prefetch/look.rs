@@ -127,6 +127,9 @@ impl Core {
             self.prefetch.lookups.insert(lookup, (id, adapter));
             self.adapter_counters[adapter.0 as usize].lookups += 1;
             self.adapter_counters[adapter.0 as usize].lookup_objects += keys.len() as u64;
+            if let Some(key) = keys.first() {
+                self.l1.tally.salts.of(&key.cache_salt).l2_asked += keys.len() as u64;
+            }
             self.effects.push(Effect::Lookup { lookup, adapter, keys: keys.clone() });
         }
         self.prefetch.jobs.insert(id, job);

@@ -195,8 +195,15 @@ impl Core {
             cells.filter(|(r, c)| *c >= from && job.state(*r, *c) == CellState::Absent).count() as u64
         };
         match stop {
-            Stop::NoRoom => self.counters.l2.no_room_objects += without_memory(),
-            Stop::Contended => self.counters.l2.contended_objects += 1,
+            Stop::NoRoom => {
+                let objects = without_memory();
+                self.counters.l2.no_room_objects += objects;
+                self.l1.tally.models.of(&job.target.model).load_no_room += objects;
+            }
+            Stop::Contended => {
+                self.counters.l2.contended_objects += 1;
+                self.l1.tally.models.of(&job.target.model).load_contended += 1;
+            }
         }
     }
 

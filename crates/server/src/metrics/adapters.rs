@@ -1,0 +1,105 @@
+//! What the server sees of L2's adapters at work: how fast they are and why they fail.
+
+use std::time::Duration;
+
+use larder_l2::ErrorKind;
+use larder_store::l2::AdapterId;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::{gigabytes_per_second, speeds};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabels {
+    l2_name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    l2_name: String,
+    reason: &'static str,
+}
+
+type Done = Family<NameLabels, Counter>;
+type Failures = Family<FailureLabels, Counter>;
+type Speeds = Family<NameLabels, Histogram, fn() -> Histogram>;
+
+/// One way of one kind of adapter.
+#[derive(Debug)]
+struct Way {
+    done: Counter,
+    failures: [Counter; ErrorKind::ALL.len()],
+    speed: Histogram,
+}
+
+/// Both ways of every adapter, in the order of their numbers. Adapters of one name share their series.
+#[derive(Debug)]
+pub(super) struct Adapters {
+    stores: Vec<Way>,
+    loads: Vec<Way>,
+}
+
+impl Adapters {
+    pub(super) fn register(registry: &mut Registry, names: &[&str]) -> Self {
+        Self { stores: ways(registry, names, "store"), loads: ways(registry, names, "load") }
+    }
+
+    pub(super) fn stored(&self, adapter: AdapterId, batch: &Batch) {
+        self.stores[adapter.0 as usize].count(batch);
+    }
+
+    pub(super) fn loaded(&self, adapter: AdapterId, batch: &Batch) {
+        self.loads[adapter.0 as usize].count(batch);
+    }
+}
+
+/// How a batch went.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Bytes of the objects that succeeded.
+    pub bytes: u64,
+    /// Why the others did not.
+    pub failures: Vec<ErrorKind>,
+    /// From the adapter's call to its answer.
+    pub time: Duration,
+}
+
+impl Way {
+    fn count(&self, batch: &Batch) {
+        self.done.inc();
+        for kind in &batch.failures {
+            self.failures[ErrorKind::ALL.iter().position(|k| k == kind).expect("all kinds")].inc();
+        }
+        if batch.bytes > 0 {
+            self.speed.observe(gigabytes_per_second(batch.bytes, batch.time));
+        }
+    }
+}
+
+fn ways(registry: &mut Registry, names: &[&str], way: &str) -> Vec<Way> {
+    let (done, failures): (Done, Failures) = Default::default();
+    let speed: Speeds = Family::new_with_constructor(speeds);
+    let name = format!("l2_{way}_completed_requests");
+    registry.register(name, format!("Batches that L2 has answered, {way}s, failed ones too"), done.clone());
+    let name = format!("l2_{way}_failure_chunks");
+    registry.register(name, format!("Objects whose {way} failed, each attempt"), failures.clone());
+    let name = format!("l2_{way}_throughput_GB_per_second");
+    registry.register(name, format!("Bytes of a batch by the time L2 took, {way}s"), speed.clone());
+    let way = |name: &&str| {
+        let l2_name = (*name).to_owned();
+        let labels = NameLabels { l2_name: l2_name.clone() };
+        let failure = |kind: ErrorKind| {
+            let labels = FailureLabels { l2_name: l2_name.clone(), reason: kind.as_str() };
+            failures.get_or_create(&labels).clone()
+        };
+        Way {
+            done: done.get_or_create(&labels).clone(),
+            failures: ErrorKind::ALL.map(failure),
+            speed: speed.get_or_create(&labels).clone(),
+        }
+    };
+    names.iter().map(way).collect()
+}
