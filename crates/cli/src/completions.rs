@@ -4,7 +4,7 @@ use clap::{Command, ValueEnum};
 use clap_complete::{generate, shells};
 
 use crate::terminal::say;
-use crate::{Outcome, ctl, server, simulate};
+use crate::{Outcome, ctl, doctor, server, simulate};
 
 /// A shell with completions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -20,7 +20,8 @@ pub(crate) fn run(shell: Shell, outside: Command) -> anyhow::Result<Outcome> {
     let mut whole = outside
         .mut_subcommand("server", |_| server::command().name("server"))
         .mut_subcommand("simulate", |_| simulate::command().name("simulate"))
-        .mut_subcommand("ctl", |_| ctl::command().name("ctl"));
+        .mut_subcommand("ctl", |_| ctl::command().name("ctl"))
+        .mut_subcommand("doctor", |_| doctor::command().name("doctor"));
     let mut script = Vec::new();
     match shell {
         Shell::Bash => generate(shells::Bash, &mut whole, "larder", &mut script),

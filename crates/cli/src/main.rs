@@ -2,6 +2,7 @@
 
 mod completions;
 mod ctl;
+mod doctor;
 mod logging;
 mod server;
 mod simulate;
@@ -47,6 +48,12 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
+    /// Check whether this node is fit for a server.
+    #[command(disable_help_flag = true)]
+    Doctor {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
         Job::Server { words } => server::run(&words),
         Job::Simulate { words } => simulate::run(&words),
         Job::Ctl { words } => ctl::run(&words),
+        Job::Doctor { words } => doctor::run(&words),
         Job::Completions { shell } => completions::run(shell, Larder::command()),
     };
     match ended {

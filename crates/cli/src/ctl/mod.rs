@@ -20,6 +20,7 @@ use self::words::{Typed, Words};
 use crate::Outcome;
 use crate::terminal::{say, tell};
 
+pub(crate) use self::report::bytes;
 pub(crate) use self::words::command;
 
 /// Runs `larder ctl` with these words.

@@ -147,7 +147,7 @@ fn number(value: &Value) -> Option<String> {
 }
 
 /// Bytes with a unit that suits them.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut size = bytes as f64;
     let mut unit = "B";
     for larger in ["KiB", "MiB", "GiB", "TiB"] {

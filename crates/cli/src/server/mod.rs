@@ -26,7 +26,7 @@ use settings::{Layer, Settings};
 
 pub(crate) use self::command::command;
 use self::environment::Variables;
-use self::machine::Machine;
+pub(crate) use self::machine::Machine;
 use self::report::Report;
 use crate::Outcome;
 use crate::terminal::{say, tell};

@@ -2,6 +2,7 @@
 
 mod command;
 mod ctl;
+mod doctor;
 mod running;
 mod server_errors;
 mod server_flags;
