@@ -18,8 +18,8 @@ mod region;
 mod segment;
 
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use self::region::{Hold, Region};
 
@@ -91,8 +91,18 @@ pub struct Arena {
     mapping: Mapping,
     segment: Option<Segment>,
     populated: AtomicU64,
-    /// Whether the kernel is worth asking for huge pages; locked by whoever makes pages.
-    huge: Mutex<bool>,
+    maker: Mutex<Maker>,
+    /// A step has been made, or has failed.
+    stepped: Condvar,
+}
+
+/// Who makes pages.
+#[derive(Debug, Default)]
+struct Maker {
+    /// Somebody is making a step.
+    is_busy: bool,
+    /// The kernel is not worth asking for huge pages.
+    no_huge: bool,
 }
 
 impl Arena {
@@ -126,7 +136,13 @@ impl Arena {
     }
 
     fn new(mapping: Mapping, segment: Option<Segment>) -> Self {
-        Self { mapping, segment, populated: AtomicU64::new(0), huge: Mutex::new(true) }
+        Self {
+            mapping,
+            segment,
+            populated: AtomicU64::new(0),
+            maker: Mutex::default(),
+            stepped: Condvar::new(),
+        }
     }
 
     /// The name workers map the arena by, without a leading slash. `None` if it is private.
@@ -145,7 +161,8 @@ impl Arena {
     }
 
     /// Backs everything below `end` with pages, and the rest of the step that `end` lies in.
-    /// Cheap if that is done already. Callers on several threads take turns.
+    /// Cheap if that is done already. One caller at a time makes pages; the others wait for what they
+    /// need and no longer, however much more it goes on to make.
     ///
     /// # Errors
     /// If the system has no memory left; what was backed before stays so.
@@ -154,26 +171,45 @@ impl Arena {
         if self.populated() >= target {
             return Ok(());
         }
-        let mut huge = self.huge.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Not a lock around the whole: whoever makes step after step would take it again before anybody
+        // who waits for it has woken up.
+        let mut maker = self.maker();
         while self.populated() < target {
+            if maker.is_busy {
+                maker = self.stepped.wait(maker).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            maker.is_busy = true;
+            let mut no_huge = maker.no_huge;
+            drop(maker);
             let from = self.populated();
             let len = POPULATE_STEP.min(self.size() - from);
-            self.populate_step(&mut huge, from, len)?;
-            self.populated.store(from + len, Ordering::Release);
+            let made = self.populate_step(&mut no_huge, from, len);
+            if made.is_ok() {
+                self.populated.store(from + len, Ordering::Release);
+            }
+            maker = self.maker();
+            *maker = Maker { is_busy: false, no_huge };
+            self.stepped.notify_all();
+            made?;
         }
         Ok(())
     }
 
-    fn populate_step(&self, huge: &mut bool, offset: u64, len: u64) -> io::Result<()> {
+    fn maker(&self) -> MutexGuard<'_, Maker> {
+        self.maker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn populate_step(&self, no_huge: &mut bool, offset: u64, len: u64) -> io::Result<()> {
         match self.mapping.backing(offset, len)? {
             // Somebody else has been here: a worker that backs the whole pool when it maps it.
             Backing::All => return Ok(()),
             Backing::Some => {}
             // Only an empty range is worth a huge page: collapsing pages that exist copies them.
-            Backing::None if *huge && len == POPULATE_STEP => match self.mapping.make_huge(offset, len) {
+            Backing::None if !*no_huge && len == POPULATE_STEP => match self.mapping.make_huge(offset, len) {
                 Ok(()) => return Ok(()),
                 // Not this time (no free huge page, or a page in use) or not with this kernel.
-                Err(e) => *huge = e.kind() != io::ErrorKind::InvalidInput,
+                Err(e) => *no_huge = e.kind() == io::ErrorKind::InvalidInput,
             },
             Backing::None => {}
         }
