@@ -2,7 +2,7 @@
 //!
 //! Each [`Effect`] becomes a task of its own. Regions of the arena go to the adapter by value; when
 //! the last clone of one is dropped the core learns that its memory is no longer touched
-//! ([`Lent`]), whether or not anybody still waits for the result. So no timeout, cancellation or
+//! (`Lent`), whether or not anybody still waits for the result. So no timeout, cancellation or
 //! panic on this side can free memory under I/O.
 
 mod open;
