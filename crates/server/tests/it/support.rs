@@ -169,11 +169,11 @@ impl Client {
         self.call(Request::RegisterEngineDriven(registration(instance, model))).await
     }
 
-    /// Looks up and asks for the result.
+    /// Looks up and waits for the result.
     pub(crate) async fn hit(&mut self, key: &CacheKey) -> i64 {
         assert_eq!(self.call(Request::Lookup { key: key.clone(), tp_size: 1 }).await, Response::Nil);
-        let request_id = key.request_id.clone();
-        match self.call(Request::QueryPrefetchStatus { request_id }).await {
+        let wait = Request::WaitPrefetchStatus { request_id: key.request_id.clone(), timeout: PATIENCE };
+        match self.call(wait).await {
             Response::Int(chunks) => chunks,
             other => panic!("a hit, not {other:?}"),
         }
