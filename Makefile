@@ -39,10 +39,8 @@ test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LM
 	LARDER_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked \
 		--features larder-wire/interop,larder-zmtp/interop
 
-# A process for each file: the stock client polls all its connections on one thread per process, and
-# a server killed under one of them can keep that thread from the others.
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
-	for file in tests/interop/test_*.py; do $(PYTEST) "$$file"; done
+	scripts/interop $(PYTEST)
 
 test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
 	$(PYTHON) bench/e2e_two_engines
