@@ -12,7 +12,8 @@
 //! it is in L1 alone, and lost if that evicts it.
 //!
 //! If the policy wants an object to leave L1 after that, it leaves once every adapter that was to keep
-//! it and [can](crate::l2::AdapterDesc::persists) has said so, and there is at least one.
+//! it and [can](crate::l2::AdapterDesc::persists) has said so of the size it has in L1, and there is at
+//! least one. (Engines that disagree about a model's shape store one key in several sizes.)
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,7 +50,8 @@ struct Target {
 enum State {
     Queued,
     Storing,
-    Stored,
+    /// The adapter has this many bytes of it.
+    Stored(u64),
     /// Given up: failed too often, dropped, or gone from L1 before its turn.
     Missed,
 }
@@ -244,13 +246,11 @@ impl Core {
         }
         let entry = self.write_back.entries.remove(&id).expect("just seen");
         self.write_back.by_key.remove(&entry.key);
+        let Some(object) = self.find_object(&entry.key).filter(|_| entry.leaves_l1) else { return };
+        let whole = State::Stored(self.l1.layout(object).bytes());
         let mut keepers =
             entry.targets.iter().filter(|t| self.adapters[t.adapter.0 as usize].persists).peekable();
-        let kept = keepers.peek().is_some() && keepers.all(|t| t.state == State::Stored);
-        if entry.leaves_l1
-            && kept
-            && let Some(object) = self.find_object(&entry.key)
-        {
+        if keepers.peek().is_some() && keepers.all(|t| t.state == whole) {
             self.l1.let_go(object);
             self.counters.l2.left_l1_objects += 1;
         }
@@ -346,7 +346,7 @@ impl Core {
                     self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
                     self.write_back.lanes[lane].queue.push_back(entry);
                 } else {
-                    self.store_settled(entry, task.adapter, State::Stored);
+                    self.store_settled(entry, task.adapter, State::Stored(bytes));
                 }
                 continue;
             }

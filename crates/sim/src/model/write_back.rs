@@ -12,7 +12,8 @@ use crate::scenario::Millis;
 enum Fate {
     Queued,
     Storing,
-    Stored,
+    /// So many bytes.
+    Stored(u64),
     Missed,
 }
 
@@ -120,8 +121,8 @@ impl Model {
         let keepers: Vec<&Target> = entry.targets.iter().filter(persists).collect();
         if entry.leaves
             && !keepers.is_empty()
-            && keepers.iter().all(|t| t.fate == Fate::Stored)
             && let Some(uid) = self.resident(entry.key)
+            && keepers.iter().all(|t| t.fate == Fate::Stored(self.allocs[uid].bytes))
         {
             let keepers = keepers.iter().map(|t| t.adapter).collect();
             self.left.push(Left { key: entry.key, bytes: self.allocs[uid].bytes, keepers });
@@ -205,7 +206,7 @@ impl Model {
                     self.target(entry, task.adapter).fate = Fate::Queued;
                     self.queues[adapter].push_back(entry);
                 } else {
-                    self.store_settled(entry, task.adapter, Fate::Stored);
+                    self.store_settled(entry, task.adapter, Fate::Stored(bytes));
                 }
             } else if self.target(entry, task.adapter).attempts < self.scenario.l2.retries {
                 self.target(entry, task.adapter).attempts += 1;
