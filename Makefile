@@ -42,8 +42,9 @@ test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LM
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
 	scripts/interop $(PYTEST)
 
-test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
+test-engines: build venv ## Real vLLM engines share a server, are served from L2 after its restarts, and publish its KV events
 	$(PYTHON) bench/e2e_two_engines
+	$(PYTHON) bench/e2e_kv_events
 
 test-torture: build venv ## The short torture: clients and servers killed, garbage sent, L2 failing
 	$(PYTHON) tests/torture/run.py --short

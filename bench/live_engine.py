@@ -50,13 +50,15 @@ class LiveEngine:
         prompts: int = 4,
         tokens: int = 1500,
         prompt_seed: int = 7,
+        kv_events: str | None = None,
     ) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "live_engine.py"), "--port", str(port), "--model-dir", model_dir,
              "--prompts", str(prompts), "--tokens", str(tokens), "--prompt-seed", str(prompt_seed),
-             "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s)],
+             "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s),
+             *(["--kv-events", kv_events] if kv_events else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
 

@@ -136,12 +136,14 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
+        let owner = Arc::new(crate::l2::Owner::default());
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes, &owner)?);
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
         let recorder = recorder(&config)?;
         let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher), recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
+        owner.is(&state);
         Ok(Self { state, router, http, prometheus })
     }
 
@@ -198,6 +200,7 @@ impl Server {
             let state = state.clone();
             async move { state.keep_time().await }
         });
+        let publisher = tokio::spawn(crate::events::publish(state.clone()));
         let mut https =
             vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
         if let Some(listener) = prometheus {
@@ -216,6 +219,7 @@ impl Server {
         // A client that keeps an HTTP connection open must not keep the server alive.
         let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
         timekeeper.abort();
+        publisher.abort();
         if state.recorder.is_some() {
             let state = state.clone();
             let _ =

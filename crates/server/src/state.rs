@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
@@ -38,6 +39,8 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
+    /// Who follows what can be found, and how far they are told.
+    pub events: EventStreams,
     /// Held by whoever changes a quota, first in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
     /// Who writes down what is asked, for `larder simulate`.
@@ -77,6 +80,7 @@ impl State {
         let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
+        let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -85,6 +89,7 @@ impl State {
             chains,
             l2,
             waiting: Waiting::default(),
+            events: EventStreams::new(records),
             quota_changes: tokio::sync::Mutex::default(),
             recorder,
             metrics,
@@ -141,8 +146,8 @@ impl State {
     }
 }
 
-/// The locked core. When it is let go, what it wants of L2 is carried out and the timekeeper learns
-/// of an earlier deadline.
+/// The locked core. When it is let go, what it wants of L2 is carried out, and the timekeeper learns of an
+/// earlier deadline and event streams of something to tell.
 #[derive(Debug)]
 pub struct CoreGuard<'a> {
     /// Always there but for the end of `drop`.
@@ -172,6 +177,7 @@ impl Drop for CoreGuard<'_> {
         }
         let effects = core.take_effects();
         let next = core.next_deadline();
+        self.state.events.watch(&core);
         drop(core);
         if let Some(state) = self.state.this.upgrade().filter(|_| !effects.is_empty()) {
             l2::carry_out(&state, effects);

@@ -88,8 +88,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("session-ttl-seconds", SECONDS, Is("600"),
             "End a request session nobody used for this long. Above the longest time a request queues in the engine."),
         served("kv-event-log-size", COUNT_OR_0, Is("32768"),
-            "Store and eviction records kept for KV-event subscribers; 0 turns them off.")
-            .ignored_for_now("this version streams no KV events"),
+            "Store and eviction records kept for KV-event subscribers, once there are any; 0 turns event streams off."),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
         ignored("enable", Words, Unset,

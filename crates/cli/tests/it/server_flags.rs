@@ -47,7 +47,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--worker-reap-timeout-seconds", "0"], Is("0")),
     (&["--session-ttl-seconds", "1.5"], Is("1.5")),
     (&["--worker-registration-grace-seconds", "120"], Is("120")),
-    (&["--kv-event-log-size", "0"], Ignored),
+    (&["--kv-event-log-size", "0"], Is("0")),
     (&["--enable"], Silent),
     (&["--enable", "transfer_query"], Ignored),
     (&["--enable-segmented-prefix"], Ignored),

@@ -24,6 +24,8 @@ struct Snapshot {
     hit_chunks: u64,
     lookups: u64,
     learned: Option<reuse::Snapshot>,
+    /// Event records kept, and the number of the last one.
+    events: (usize, u64),
 }
 
 impl Snapshot {
@@ -40,6 +42,7 @@ impl Snapshot {
             hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
             lookups: counters.lookups,
             learned: core.learned(),
+            events: (core.chunk_events().len(), core.chunk_events().last()),
         }
     }
 }
@@ -85,9 +88,12 @@ fn report(state: &State) -> Value {
         "pending_request_ids": [],
         "periodic_threads": {"total_count": 0, "running_count": 0, "active_count": 0},
     });
+    let events = state.events.gauges();
     report["kv_events"] = json!({
-        "enabled": false, "incarnation": "", "log_depth": 0, "log_capacity": 0, "next_seq": 0,
-        "lost_markers": 0, "unbound_stores": 0, "subscribers": 0,
+        "enabled": state.events.are_served(), "incarnation": state.events.incarnation(),
+        "log_depth": snapshot.events.0, "log_capacity": state.events.capacity(),
+        "next_seq": snapshot.events.1 + 1, "lost_markers": 0, "unbound_stores": events.unbound,
+        "subscribers": events.subscribers,
     });
     if let Some(learned) = &snapshot.learned {
         report["learned"] = learned_json(learned);

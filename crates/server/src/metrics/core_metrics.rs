@@ -34,6 +34,8 @@ pub(super) struct Snapshot {
     pub(super) tally: Tally,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
+    /// Event records kept.
+    events: usize,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
 }
@@ -51,6 +53,7 @@ impl Snapshot {
             tally: core.l1().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
+            events: core.chunk_events().len(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
         }
     }
@@ -66,6 +69,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
+    event_metrics(&mut out, state, snapshot.events);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
@@ -313,6 +317,17 @@ fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
     ]);
 }
 
+fn event_metrics(out: &mut Vec<Metric>, state: &State, kept: usize) {
+    let name = "lmcache_mp_kv_events_log_depth";
+    out.push(gauge(name, "Cache events kept for subscribers", "", kept as f64));
+    let streams = state.events.gauges();
+    let name = "lmcache_mp_kv_events_subscribers";
+    out.push(gauge(name, "Instances that follow cache events", "", streams.subscribers as f64));
+    let name = "lmcache_mp_kv_events_unbound_stores_total";
+    let help = "Stored chunks that subscribers were not told of, for want of their tokens";
+    out.push(counter(name, help, "", streams.unbound));
+}
+
 fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     if let Some(recorder) = &state.recorder {
         let (written, dropped) = recorder.lines();
@@ -334,7 +349,6 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
 fn constants(out: &mut Vec<Metric>) {
     for (name, help) in [
         ("lmcache_mp_active_p2p_lookup_jobs", "Lookups at other servers, of which there are none"),
-        ("lmcache_mp_kv_events_log_depth", "Cache events kept for subscribers"),
         ("lmcache_mp_event_bus_queue_depth", "Observations that wait; counting never waits here"),
         ("lmcache_mp_event_bus_drain_lag_seconds", "How long they wait"),
     ] {

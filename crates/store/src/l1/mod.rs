@@ -33,6 +33,7 @@ mod browse;
 pub mod eviction;
 pub(crate) mod names;
 mod room;
+mod visible;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use self::alloc::{Allocator, Extent};
 use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
 use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
+use crate::events::Events;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
 use crate::policy::reuse::Reuse;
@@ -144,6 +146,8 @@ struct Chunk {
     listed: bool,
     /// The last operation that must not lose this chunk.
     protected_by: u64,
+    /// The recording in which it was told of and not withdrawn; 0: none.
+    told_in: u32,
 }
 
 impl Chunk {
@@ -173,6 +177,7 @@ pub struct L1 {
     reuse: Option<Reuse>,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
+    pub(crate) events: Events,
     operation: u64,
     evictable_bytes: u64,
     held: u64,
@@ -198,6 +203,7 @@ impl L1 {
             quotas_enforced: order.enforces_quotas(),
             ledger: Ledger::default(),
             tally: Tally::default(),
+            events: Events::default(),
             order,
             reuse: None,
             operation: 0,
@@ -427,6 +433,7 @@ impl L1 {
                     c.pins += shares;
                     c.loans += loans;
                 });
+                self.note_readable(id);
                 true
             }
         }
@@ -462,6 +469,7 @@ impl L1 {
                     c.pins -= pins;
                     c.loans -= loans;
                 });
+                self.note_gone(id);
             }
         }
         self.object_mut(id).state = State::Unlinked;
@@ -675,6 +683,7 @@ impl L1 {
             resident_bytes: 0,
             listed: false,
             protected_by: self.operation,
+            told_in: 0,
         };
         let id = ChunkId(self.chunks.insert(chunk) as u32);
         self.map.insert(ChunkKey { name, hash: *hash }, id);
@@ -722,6 +731,7 @@ impl L1 {
     /// # Panics
     /// If anything disagrees.
     pub fn check(&self) {
+        self.check_told();
         let mut held = HashMap::<ChunkId, (u64, u64)>::new();
         let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
