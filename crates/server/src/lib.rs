@@ -11,6 +11,7 @@
 pub mod chains;
 pub mod clock;
 pub mod config;
+pub mod coordinator;
 pub mod events;
 pub mod http;
 pub mod l2;

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::chains::Chains;
 use crate::config::{Config, MIB};
+use crate::coordinator::Reporting;
 use crate::l2::{L2, OpenError};
 use crate::memory::Memory;
 use crate::recording::Recorder;
@@ -201,6 +202,8 @@ impl Server {
             async move { state.keep_time().await }
         });
         let publisher = tokio::spawn(crate::events::publish(state.clone()));
+        let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
+        let reporting = Reporting::start(&state, http_port);
         let mut https =
             vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
         if let Some(listener) = prometheus {
@@ -210,6 +213,9 @@ impl Server {
         router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
         tracing::info!("stopping");
         drain(&state).await;
+        if let Some(reporting) = reporting {
+            reporting.end().await;
+        }
         let _ = stopping.send(true);
         let drained = async {
             for task in https {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::coordinator::Standing;
 use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
@@ -41,6 +42,8 @@ pub struct State {
     pub waiting: Waiting,
     /// Who follows what can be found, and how far they are told.
     pub events: EventStreams,
+    /// How the reporting to a coordinator stands.
+    pub reporting: Standing,
     /// Held by whoever changes a quota, first in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
     /// Who writes down what is asked, for `larder simulate`.
@@ -90,6 +93,7 @@ impl State {
             l2,
             waiting: Waiting::default(),
             events: EventStreams::new(records),
+            reporting: Standing::default(),
             quota_changes: tokio::sync::Mutex::default(),
             recorder,
             metrics,

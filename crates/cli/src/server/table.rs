@@ -258,8 +258,7 @@ pub(crate) static TABLE: &[Group] = &[
     ]},
     Group { heading: "Coordinator", flags: &[
         served("coordinator-url", Text, Unset,
-            "Base address of the fleet's coordinator.").or_variable("LMCACHE_COORDINATOR_URL")
-            .ignored_for_now("this version does not report to a coordinator"),
+            "Base address of the fleet's coordinator, http://HOST:PORT.").or_variable("LMCACHE_COORDINATOR_URL"),
         served("coordinator-advertise-ip", Text, Auto("the outbound address"),
             "Address at which the coordinator reaches this server.").or_variable("LMCACHE_COORDINATOR_ADVERTISE_IP"),
         served("coordinator-heartbeat-interval", SECONDS, Is("5"),

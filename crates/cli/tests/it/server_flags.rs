@@ -136,7 +136,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--trace-level", "events"], Ignored),
     (&["--trace-output", "/trace.lct"], Ignored),
     // Coordinator
-    (&["--coordinator-url", "http://coordinator:9300"], Ignored),
+    (&["--coordinator-url", "http://coordinator:9300"], Is("\"http://coordinator:9300\"")),
     (&["--coordinator-advertise-ip", "10.0.0.5"], Is("\"10.0.0.5\"")),
     (&["--coordinator-heartbeat-interval", "2.5"], Is("2.5")),
     (&["--coordinator-event-reporting"], Is("true")),

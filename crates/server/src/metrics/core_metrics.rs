@@ -70,6 +70,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
     event_metrics(&mut out, state, snapshot.events);
+    coordinator_metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
@@ -326,6 +327,22 @@ fn event_metrics(out: &mut Vec<Metric>, state: &State, kept: usize) {
     let name = "lmcache_mp_kv_events_unbound_stores_total";
     let help = "Stored chunks that subscribers were not told of, for want of their tokens";
     out.push(counter(name, help, "", streams.unbound));
+}
+
+fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
+    if state.config.coordinator.url.is_none() {
+        return;
+    }
+    let counts = state.reporting.counts();
+    let help = "Whether this server is registered with the coordinator";
+    out.push(gauge("lmcache_mp_coordinator_registered", help, "", f64::from(u8::from(counts.registered))));
+    for (name, help, value) in [
+        ("lmcache_mp_coordinator_failures_total", "Calls that it did not answer or refused", counts.failures),
+        ("lmcache_mp_coordinator_reported_events_total", "Object events that it has", counts.reported),
+        ("lmcache_mp_coordinator_lost_events_total", "Object events that it will never have", counts.lost),
+    ] {
+        out.push(counter(name, help, "", value));
+    }
 }
 
 fn server_metrics(out: &mut Vec<Metric>, state: &State) {
