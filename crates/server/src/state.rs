@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
+use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 
 /// The running server's state.
@@ -38,8 +39,10 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
-    /// Held by whoever changes a quota, first in the core and then in L2.
+    /// Held by whoever changes a quota, first in its file, then in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
+    /// Where quotas are kept; `None`: they end with the server.
+    pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
@@ -67,6 +70,8 @@ pub struct Parts {
     pub l2: L2,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// Where quotas are kept.
+    pub quota_file: Option<QuotaFile>,
     /// Who writes down what is asked.
     pub recorder: Option<Recorder>,
 }
@@ -74,7 +79,7 @@ pub struct Parts {
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
+        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
         Arc::new_cyclic(|this| Self {
@@ -86,6 +91,7 @@ impl State {
             l2,
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
+            quota_file: quota_file.map(Arc::new),
             recorder,
             metrics,
             core: Mutex::new(core),

@@ -92,6 +92,9 @@ pub(crate) static TABLE: &[Group] = &[
             .ignored_for_now("this version streams no KV events"),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
+        served("state-dir", Path, Unset,
+            "Directory for what has to outlast a restart: the quotas set over /quota. Made if it is not there; one \
+             server at a time uses it. Without it quotas end with the server.").ours(),
         ignored("enable", Words, Unset,
             "the experimental transfer modules are not part of this server"),
         ignored("enable-segmented-prefix", Switch, Is("off"),
