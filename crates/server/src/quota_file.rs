@@ -127,7 +127,6 @@ fn move_aside(path: &Path) -> io::Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 

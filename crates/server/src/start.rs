@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::chains::Chains;
 use crate::config::{Config, MIB};
 use crate::l2::{L2, OpenError};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
@@ -107,11 +108,11 @@ pub struct Server {
     prometheus: Option<TcpListener>,
 }
 
-/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`.
+/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`. `log` changes what is logged.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let threads = config.rpc.worker_threads.cpu;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -121,6 +122,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     runtime.block_on(async {
         let stop = signals()?;
         let server = Server::bind(config).await?;
+        let _ = server.state.log.set(log);
         server.announce();
         server.serve(stop).await;
         Ok(())
@@ -202,8 +204,11 @@ impl Server {
         let Self { state, router, http, prometheus } = self;
         let (stopping, stopped) = watch::channel(false);
         let committer = {
-            let memory = state.memory.clone();
-            std::thread::Builder::new().name("memory".to_owned()).spawn(move || memory.run())
+            let state = state.clone();
+            std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
+                let _running = state.tasks.memory.begin();
+                state.memory.run(|| state.tasks.memory.woke(state.clock.now()));
+            })
         };
         if let Err(error) = &committer {
             // Memory is then committed by the stores that need it.

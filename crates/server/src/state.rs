@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use larder_store::arena::Arena;
 use larder_store::{Core, Time};
@@ -17,10 +17,12 @@ use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
+use crate::tasks::Tasks;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -47,6 +49,10 @@ pub struct State {
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// What goes on beside requests.
+    pub tasks: Tasks,
+    /// The level of what is logged, if the process lets it be changed.
+    pub log: OnceLock<LogControl>,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
@@ -94,6 +100,8 @@ impl State {
             quota_file: quota_file.map(Arc::new),
             recorder,
             metrics,
+            tasks: Tasks::default(),
+            log: OnceLock::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),
@@ -127,10 +135,13 @@ impl State {
 
     /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
     pub async fn keep_time(&self) {
+        let _running = self.tasks.timekeeper.begin();
         loop {
             let next = {
+                let now = self.clock.now();
+                self.tasks.timekeeper.woke(now);
                 let mut core = self.core();
-                core.advance(self.clock.now());
+                core.advance(now);
                 let next = core.next_deadline();
                 self.alarm.store(next.map_or(u64::MAX, Time::as_millis), Ordering::Relaxed);
                 next

@@ -388,6 +388,11 @@ impl Core {
         &self.adapter_counters[adapter.0 as usize]
     }
 
+    /// The name that was given last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.next_id
+    }
+
     /// A name for something new, in the order of making.
     pub(crate) fn new_id(&mut self) -> u64 {
         self.next_id += 1;

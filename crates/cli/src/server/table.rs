@@ -201,8 +201,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),
-            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours()
-            .ignored_for_now("this version has no such endpoints"),
+            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours(),
     ]},
     Group { heading: "Metrics and logs", flags: &[
         served("disable-observability", Switch, Is("off"),
@@ -225,8 +224,7 @@ pub(crate) static TABLE: &[Group] = &[
             "Share of chunks whose life is followed in histograms.")
             .ignored_for_now("this version samples nothing"),
         served("metrics-instance-label", Switch, Is("off"),
-            "Put the instance id on every series, as service_instance_id.").ours()
-            .ignored_for_now("this version adds no such label"),
+            "Put the instance id on every series, as service_instance_id.").ours(),
         ignored("enable-tracing", Switch, Is("off"),
             "this version writes no traces"),
         ignored("otlp-endpoint", Text, Unset,

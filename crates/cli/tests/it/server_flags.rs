@@ -160,10 +160,11 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--shm-fallback"], Is("true")),
     (&["--shutdown-timeout", "2.5"], Is("2.5")),
     (&["--access-log"], Is("true")),
-    (&["--enable-debug-endpoints"], Ignored),
+    (&["--enable-debug-endpoints"], Is("true")),
     (&["--log-level", "debug"], Is("\"debug\"")),
     (&["--log-format", "json"], Is("\"json\"")),
-    (&["--metrics-instance-label"], Ignored),
+    (&["--metrics-instance-label"], Is("true")),
+    (&["--state-dir", "/var/lib/larder"], Is("\"/var/lib/larder\"")),
 ];
 
 #[test]

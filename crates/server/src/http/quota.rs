@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_wire::object::check_cache_salt;
 use serde_json::{Value, json};
 
+use super::extract::{Body, Segment};
 use super::{Answer, AppState, Refusal};
 use crate::config::{GIB, bytes_from_gib};
 use crate::quota_file::{Limits, QuotaFile};
@@ -43,7 +43,7 @@ pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
 }
 
 /// One quota; of a salt without one, what it holds.
-pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+pub(super) async fn get(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
     let limit = state.core_for_report().l1().ledger().quotas().get(&salt);
     let usage = Usage::of(&state);
@@ -57,7 +57,7 @@ pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String
 }
 
 /// Sets a quota. What is over it leaves at once.
-pub(super) async fn put(Shared(state): Shared<AppState>, Path(salt): Path<String>, body: Bytes) -> Answer {
+pub(super) async fn put(Shared(state): Shared<AppState>, Segment(salt): Segment, Body(body): Body) -> Answer {
     let (salt, limit_gb) = (checked(&salt)?, limit_gb(&body)?);
     change(&state, &salt, Some(bytes_from_gib(limit_gb))).await?;
     let answer = json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok"});
@@ -65,7 +65,7 @@ pub(super) async fn put(Shared(state): Shared<AppState>, Path(salt): Path<String
 }
 
 /// Takes a quota away. From now on the salt may hold what salts without one may (`--quota-default-gb`).
-pub(super) async fn delete(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+pub(super) async fn delete(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
     let status = if change(&state, &salt, None).await?.is_some() { "removed" } else { "not_found" };
     let answer = json!({"cache_salt": name(&salt), "status": status});

@@ -1,5 +1,6 @@
 //! The whole server in this process, over real sockets.
 
+mod api;
 mod http;
 mod metrics;
 mod quotas;
