@@ -327,6 +327,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         prefetch_policy: config.l2.prefetch_policy,
         store_policy: config.l2.store_policy,
         prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
+        life_share: if config.metrics.enabled { config.metrics.sample_rate } else { 0.0 },
         ..CoreConfig::default()
     }
 }

@@ -221,8 +221,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("prometheus-port", PORT, Unset,
             "A port of its own for /metrics, on --http-host, beside the one of the admin API."),
         served("metrics-sample-rate", SHARE, Is("0.01"),
-            "Share of chunks whose life is followed in histograms.")
-            .ignored_for_now("this version samples nothing"),
+            "Share of chunks whose life is followed in histograms."),
         served("metrics-instance-label", Switch, Is("off"),
             "Put the instance id on every series, as service_instance_id.").ours(),
         ignored("enable-tracing", Switch, Is("off"),

@@ -122,7 +122,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--otlp-endpoint", "http://localhost:4317"], Ignored),
     (&["--event-bus-queue-size", "10000"], Ignored),
     (&["--prometheus-port", "9090"], Is("9090")),
-    (&["--metrics-sample-rate", "1"], Ignored),
+    (&["--metrics-sample-rate", "1"], Is("1")),
     (&["--lookup-hash-log-dir", "/logs"], Ignored),
     (&["--lookup-hash-log-rotation-interval", "60"], Is("60")),
     (&["--lookup-hash-log-rotation-max-size", "1000"], Is("1000")),

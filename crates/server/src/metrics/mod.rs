@@ -10,6 +10,7 @@ mod copies;
 mod core_l2;
 mod core_metrics;
 mod exposition;
+mod life;
 mod process;
 mod recent;
 mod tenants;
@@ -241,7 +242,8 @@ fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
 /// Everything, in the text format that Prometheus scrapes.
 pub fn exposition(state: &State) -> String {
     let instance = instance_label(&state.config);
-    exposition::render(&state.metrics.registry, &core_metrics::snapshot(state), instance)
+    let (metrics, distributions) = core_metrics::snapshot(state);
+    exposition::render(&state.metrics.registry, &metrics, &distributions, instance)
 }
 
 /// Who this server is, if every series is to say so.
