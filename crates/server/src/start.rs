@@ -39,9 +39,6 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 /// leave them to the session TTL.
 const SESSIONS_MAX: usize = 1 << 16;
 
-/// How often a shutdown looks whether everything is in L2.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
-
 /// How long a shutdown waits for HTTP answers that are under way.
 const HTTP_LINGER: Duration = Duration::from_secs(1);
 
@@ -295,9 +292,14 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
 
 /// Lets what was stored reach L2, within the shutdown timeout.
 async fn drain(state: &State) {
+    state.core().stop_waiting(state.clock.now());
     let drained = async {
-        while state.core().write_back_pending() > 0 {
-            tokio::time::sleep(DRAIN_LOOK).await;
+        loop {
+            let written = state.written_back();
+            if state.core().write_back_pending() == 0 {
+                break;
+            }
+            written.await;
         }
     };
     if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {

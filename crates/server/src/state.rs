@@ -12,6 +12,7 @@ use larder_store::arena::Arena;
 use larder_store::{Core, Time};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::chains::Chains;
 use crate::clock::Clock;
@@ -57,6 +58,7 @@ pub struct State {
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
     earlier_alarm: Notify,
+    written_back: Notify,
     runtime: Handle,
     this: Weak<State>,
 }
@@ -105,6 +107,7 @@ impl State {
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),
+            written_back: Notify::new(),
             runtime,
             this: this.clone(),
         })
@@ -131,6 +134,11 @@ impl State {
     /// Whether the core still serves.
     pub fn is_sound(&self) -> bool {
         !self.core.is_poisoned()
+    }
+
+    /// Completes when everything that is to go to L2 is there, if it is not now.
+    pub fn written_back(&self) -> Notified<'_> {
+        self.written_back.notified()
     }
 
     /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
@@ -189,7 +197,11 @@ impl Drop for CoreGuard<'_> {
         }
         let effects = core.take_effects();
         let next = core.next_deadline();
+        let written_back = core.write_back_pending() == 0;
         drop(core);
+        if written_back {
+            self.state.written_back.notify_waiters();
+        }
         if let Some(state) = self.state.this.upgrade().filter(|_| !effects.is_empty()) {
             l2::carry_out(&state, effects);
         }

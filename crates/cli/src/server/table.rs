@@ -181,8 +181,8 @@ pub(crate) static TABLE: &[Group] = &[
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
              holds one. May be repeated; the order is the adapters' index."),
         served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1"), yes("gated")]), Is("default"),
-            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is used a second \
-             time and what is likely to be lost before (gated)."),
+            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is about to \
+             leave L1 and likely to be asked for again (gated)."),
         served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
             "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or what \
              has lately been better (adaptive)."),

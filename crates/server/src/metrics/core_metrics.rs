@@ -31,7 +31,7 @@ pub(super) enum Kind {
 /// What a scrape reads of the core, at one moment.
 pub(super) struct Snapshot {
     pub(super) counters: Counters,
-    l1: L1Counters,
+    pub(super) l1: L1Counters,
     pub(super) gauges: Gauges,
     pub(super) tally: Tally,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
