@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_l2::SaltLimits;
 use larder_store::arena::{Arena, ArenaError};
 use larder_store::core::Trim;
-use larder_store::{Core, CoreConfig, Time};
+use larder_store::{Core, CoreConfig, Quotas, Time};
 use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
@@ -24,7 +25,9 @@ use tokio::sync::watch;
 use crate::chains::Chains;
 use crate::config::{Config, MIB};
 use crate::l2::{L2, OpenError};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
+use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::rpc::Rpc;
 use crate::state::{Parts, State};
@@ -64,6 +67,14 @@ pub enum StartError {
     /// An L2 adapter cannot be opened.
     #[error(transparent)]
     L2(#[from] OpenError),
+    /// What has to outlast the server cannot be kept.
+    #[error("--state-dir {path}: {source}")]
+    StateDir {
+        /// The directory.
+        path: String,
+        /// Why it cannot be used.
+        source: io::Error,
+    },
     /// What is asked cannot be recorded.
     #[error("--record {path}: {source}")]
     Record {
@@ -94,11 +105,11 @@ pub struct Server {
     prometheus: Option<TcpListener>,
 }
 
-/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`.
+/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`. `log` changes what is logged.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let threads = config.rpc.worker_threads.cpu;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -108,6 +119,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     runtime.block_on(async {
         let stop = signals()?;
         let server = Server::bind(config).await?;
+        let _ = server.state.log.set(log);
         server.announce();
         server.serve(stop).await;
         Ok(())
@@ -133,11 +145,16 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
+        let (quota_file, quotas) = kept_quotas(&config)?;
+        let salts = SaltLimits {
+            default_limit_bytes: config.quota_default_bytes,
+            limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
+        };
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts)?);
         let mut core = Core::new(core_config(&config, &l2));
-        core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
-        let recorder = recorder(&config)?;
-        let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher), recorder };
+        core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
+        let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
+        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
         Ok(Self { state, router, http, prometheus })
     }
@@ -184,8 +201,11 @@ impl Server {
         let Self { state, router, http, prometheus } = self;
         let (stopping, stopped) = watch::channel(false);
         let committer = {
-            let memory = state.memory.clone();
-            std::thread::Builder::new().name("memory".to_owned()).spawn(move || memory.run())
+            let state = state.clone();
+            std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
+                let _running = state.tasks.memory.begin();
+                state.memory.run(|| state.tasks.memory.woke(state.clock.now()));
+            })
         };
         if let Err(error) = &committer {
             // Memory is then committed by the stores that need it.
@@ -231,6 +251,19 @@ fn human_bytes(bytes: u64) -> String {
         mib if mib < 1024.0 => format!("{mib:.0} MiB"),
         mib => format!("{:.1} GiB", mib / 1024.0),
     }
+}
+
+/// The quotas to begin with, and where they are kept, if they are.
+fn kept_quotas(config: &Config) -> Result<(Option<QuotaFile>, Quotas), StartError> {
+    let mut quotas = Quotas::new(config.quota_default_bytes);
+    let Some(directory) = &config.state_dir else { return Ok((None, quotas)) };
+    let failed = |source| StartError::StateDir { path: directory.display().to_string(), source };
+    let (file, limits) = QuotaFile::open(directory).map_err(failed)?;
+    for (salt, bytes) in &limits {
+        // The file holds no more than there may be.
+        let _ = quotas.set(salt, *bytes);
+    }
+    Ok((Some(file), quotas))
 }
 
 /// Who writes down what is asked, if anybody is to.
@@ -296,6 +329,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         prefetch_policy: config.l2.prefetch_policy,
         store_policy: config.l2.store_policy,
         prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
+        life_share: if config.metrics.enabled { config.metrics.sample_rate } else { 0.0 },
         ..CoreConfig::default()
     }
 }

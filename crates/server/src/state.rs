@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use larder_store::arena::Arena;
 use larder_store::{Core, Time};
@@ -18,9 +18,12 @@ use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
+use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
+use crate::tasks::Tasks;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -39,12 +42,18 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
-    /// Held by whoever changes a quota, first in the core and then in L2.
+    /// Held by whoever changes a quota, first in its file, then in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
+    /// Where quotas are kept; `None`: they end with the server.
+    pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// What goes on beside requests.
+    pub tasks: Tasks,
+    /// The level of what is logged, if the process lets it be changed.
+    pub log: OnceLock<LogControl>,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
@@ -69,6 +78,8 @@ pub struct Parts {
     pub l2: L2,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// Where quotas are kept.
+    pub quota_file: Option<QuotaFile>,
     /// Who writes down what is asked.
     pub recorder: Option<Recorder>,
 }
@@ -76,7 +87,7 @@ pub struct Parts {
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
+        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
         Arc::new_cyclic(|this| Self {
@@ -88,8 +99,11 @@ impl State {
             l2,
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
+            quota_file: quota_file.map(Arc::new),
             recorder,
             metrics,
+            tasks: Tasks::default(),
+            log: OnceLock::new(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),
@@ -129,10 +143,13 @@ impl State {
 
     /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
     pub async fn keep_time(&self) {
+        let _running = self.tasks.timekeeper.begin();
         loop {
             let next = {
+                let now = self.clock.now();
+                self.tasks.timekeeper.woke(now);
                 let mut core = self.core();
-                core.advance(self.clock.now());
+                core.advance(now);
                 let next = core.next_deadline();
                 self.alarm.store(next.map_or(u64::MAX, Time::as_millis), Ordering::Relaxed);
                 next

@@ -92,6 +92,9 @@ pub(crate) static TABLE: &[Group] = &[
             .ignored_for_now("this version streams no KV events"),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
+        served("state-dir", Path, Unset,
+            "Directory for what has to outlast a restart: the quotas set over /quota. Made if it is not there; one \
+             server at a time uses it. Without it quotas end with the server.").ours(),
         ignored("enable", Words, Unset,
             "the experimental transfer modules are not part of this server"),
         ignored("enable-segmented-prefix", Switch, Is("off"),
@@ -198,8 +201,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),
-            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours()
-            .ignored_for_now("this version has no such endpoints"),
+            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours(),
     ]},
     Group { heading: "Metrics and logs", flags: &[
         served("disable-observability", Switch, Is("off"),
@@ -219,11 +221,9 @@ pub(crate) static TABLE: &[Group] = &[
         served("prometheus-port", PORT, Unset,
             "A port of its own for /metrics, on --http-host, beside the one of the admin API."),
         served("metrics-sample-rate", SHARE, Is("0.01"),
-            "Share of chunks whose life is followed in histograms.")
-            .ignored_for_now("this version samples nothing"),
+            "Share of chunks whose life is followed in histograms."),
         served("metrics-instance-label", Switch, Is("off"),
-            "Put the instance id on every series, as service_instance_id.").ours()
-            .ignored_for_now("this version adds no such label"),
+            "Put the instance id on every series, as service_instance_id.").ours(),
         ignored("enable-tracing", Switch, Is("off"),
             "this version writes no traces"),
         ignored("otlp-endpoint", Text, Unset,

@@ -51,6 +51,7 @@ use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::life::Lives;
 use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
 use crate::tally::{SaltCounts, Tally};
@@ -174,6 +175,8 @@ pub struct L1 {
     quotas_enforced: bool,
     /// What is learned about reuse, if a policy wants to know.
     reuse: Option<Reuse>,
+    /// How long chunks live, for people.
+    pub(crate) lives: Lives,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
     operation: u64,
@@ -205,6 +208,7 @@ impl L1 {
             tally: Tally::default(),
             order,
             reuse: None,
+            lives: Lives::new(0.0),
             operation: 0,
             evictable_bytes: 0,
             held: 0,
@@ -231,13 +235,20 @@ impl L1 {
 
     /// A request asks for a prompt. Before anything of it is pinned. Returns how many leading chunks are
     /// known to have been asked for before.
-    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) -> u32 {
+    pub(crate) fn asked_for(
+        &mut self,
+        now: Time,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        chain: &[ChunkHash],
+    ) -> u32 {
+        let seed = names::name_digest(model, salt);
+        self.lives.asked(salt, chain, |hash| eviction::digest(seed, hash.as_bytes()));
         let Some(reuse) = &mut self.reuse else { return 0 };
         // Chunks of other models may be of other sizes: the mean is what counts.
         let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
         let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let seed = names::name_digest(model, salt);
         reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
     }
 
@@ -327,6 +338,8 @@ impl L1 {
     /// one request does several times, does not say so.
     pub fn found(&mut self, chunk: ChunkId) {
         self.order.reused(chunk);
+        let entry = &self.chunks[chunk.0 as usize];
+        self.lives.used(&entry.hash, || about(&self.names, entry, None).key());
     }
 
     /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
@@ -670,6 +683,7 @@ impl L1 {
 
     fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash, account: SaltId) -> ChunkId {
         let name = self.names.acquire(model, salt, account);
+        self.lives.born(hash, eviction::digest(self.names.digest(name), hash.as_bytes()));
         let chunk = Chunk {
             name,
             hash: *hash,
@@ -688,7 +702,9 @@ impl L1 {
 
     fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
-        self.order.forget(id, &about(&self.names, &chunk, self.reuse.as_ref()), how);
+        let about = about(&self.names, &chunk, self.reuse.as_ref());
+        self.order.forget(id, &about, how);
+        self.lives.left(&chunk.hash, about.key(), how == Gone::Evicted);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
         debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
