@@ -15,6 +15,7 @@ pub mod http;
 pub mod l2;
 pub mod memory;
 pub mod metrics;
+pub mod presence;
 pub mod recording;
 pub mod rpc;
 pub mod start;

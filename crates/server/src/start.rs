@@ -4,8 +4,8 @@
 //! arena is mapped and locked, and only then are requests read. A port that is taken is known within
 //! milliseconds.
 //!
-//! Shutdown: stop accepting, send the replies that are waiting, let the arena go. A second signal
-//! ends the process at once.
+//! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
+//! are waiting, let the arena go. A second signal ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -204,7 +204,7 @@ impl Server {
             let router = crate::http::metrics_router(state.clone());
             https.push(tokio::spawn(serve_http(listener, router, stopped.clone())));
         }
-        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
         tracing::info!("stopping");
         drain(&state).await;
         let _ = stopping.send(true);
@@ -257,6 +257,18 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
             Arena::private(l1.bytes)
         }
         other => other,
+    }
+}
+
+/// Completes at `stop`, or once everybody has left, if the server is to end then.
+async fn end(stop: impl Future<Output = ()>, state: &State) {
+    let Some(patience) = state.config.exit_when_idle else { return stop.await };
+    tokio::select! {
+        () = stop => {}
+        () = state.presence.deserted(patience) => {
+            let seconds = patience.as_secs_f64();
+            tracing::info!(seconds, "nobody is connected any more, as --exit-when-idle-seconds says: ending");
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
+use crate::presence::Presence;
 use crate::recording::Recorder;
 
 /// The running server's state.
@@ -44,6 +45,8 @@ pub struct State {
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// Who is connected.
+    pub presence: Presence,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
@@ -88,6 +91,7 @@ impl State {
             quota_changes: tokio::sync::Mutex::default(),
             recorder,
             metrics,
+            presence: Presence::default(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),

@@ -92,6 +92,8 @@ pub(crate) static TABLE: &[Group] = &[
             .ignored_for_now("this version streams no KV events"),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
+        served("exit-when-idle-seconds", SECONDS, Unset,
+            "End once no engine has been connected for this long: for a server that an engine started for itself.").ours(),
         ignored("enable", Words, Unset,
             "the experimental transfer modules are not part of this server"),
         ignored("enable-segmented-prefix", Switch, Is("off"),

@@ -79,6 +79,7 @@ impl Config {
             "null_block_id": self.null_block_id,
             "server_modules": [],
             "shutdown_timeout_seconds": self.shutdown_timeout.as_secs_f64(),
+            "exit_when_idle_seconds": self.exit_when_idle.map(|idle| idle.as_secs_f64()),
         })
     }
 
