@@ -275,12 +275,13 @@ async fn end(stop: impl Future<Output = ()>, state: &State) {
 /// Lets what was stored reach L2, within the shutdown timeout.
 async fn drain(state: &State) {
     let drained = async {
-        while state.core().write_back_pending() > 0 {
+        // A core that has found a bug in itself stores nothing any more.
+        while state.is_sound() && state.core().write_back_pending() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };
     if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {
-        let objects = state.core().write_back_pending();
+        let objects = state.core_for_report().write_back_pending();
         tracing::warn!(objects, "not yet in L2 when the shutdown timeout was over: lost");
     }
     let _ = tokio::time::timeout(state.config.shutdown_timeout, state.l2.close()).await;
