@@ -64,7 +64,9 @@ impl Model {
             }
             self.jobs.insert(seq, job);
             self.settle();
-            judged.evicted.extend(self.accept_evictions(view));
+            if !self.trimmed_afterwards(seq, &plan, view) {
+                judged.evicted.extend(self.accept_evictions(view));
+            }
             let stop = self.take_planned(seq, &plan, round > 0, view, &mut judged.new);
             self.settle();
             let job = &self.jobs[&seq];
@@ -89,6 +91,20 @@ impl Model {
         if over {
             self.finish_job(seq);
         }
+    }
+
+    /// Whether what is gone was there as long as the job looked: it has reserved nothing, so it has evicted
+    /// nothing, but what it found was all it wanted, and after it had been answered L1 was trimmed.
+    fn trimmed_afterwards(&self, seq: u64, plan: &BTreeSet<(usize, usize)>, view: &View<'_>) -> bool {
+        let job = &self.jobs[&seq];
+        // With several rows or a window memory may have been taken and given back.
+        let simple = job.ranks.len() == 1 && job.window.is_none();
+        let is_new = |(row, column): &(usize, usize)| {
+            let key = job.key(*row, *column);
+            let staged = self.linked(key).is_some_and(|uid| self.allocs[uid].state == State::Staged);
+            !staged && view.object(key, true).is_some()
+        };
+        self.scenario.trim.is_some() && simple && !plan.iter().any(is_new)
     }
 
     /// The cells that the job has a use for.
