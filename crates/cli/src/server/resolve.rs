@@ -52,6 +52,7 @@ pub(crate) fn resolve(
         kv_event_log_records: whole(settings, "kv-event-log-size", default.kv_event_log_records),
         logging: logging(settings, &metrics, report),
         lookup_hash_log: lookup_hash_log(settings),
+        state_dir: settings.text("state-dir").map(PathBuf::from),
         record: settings.text("record").map(PathBuf::from),
         coordinator: coordinator(settings, &metrics, report),
         shutdown_timeout: seconds(settings, "shutdown-timeout", default.shutdown_timeout),

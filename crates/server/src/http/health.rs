@@ -1,14 +1,13 @@
 //! Whether the server lives, and whether it serves.
 
-use std::collections::HashMap;
-
 use axum::Json;
-use axum::extract::{Query, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::AppState;
+use super::extract::Query;
 use crate::state::State;
 
 /// What only a new process can mend.
@@ -29,10 +28,7 @@ fn unhealthy(reason: &str) -> Response {
 }
 
 /// The stock probe: L1 is served. With `deep=1` it means what `/readyz` means.
-pub(super) async fn healthcheck(
-    Shared(state): Shared<AppState>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Response {
+pub(super) async fn healthcheck(Shared(state): Shared<AppState>, Query(query): Query) -> Response {
     let problems = problems(&state);
     if query.get("deep").is_some_and(|d| d == "1" || d == "true") && !problems.is_empty() {
         return unhealthy(&problems.join("; "));
