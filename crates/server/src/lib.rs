@@ -5,8 +5,9 @@
 //! - [`rpc`]: requests over ZMTP, one file per operation.
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
+//! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
-//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
+//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
 
 pub mod chains;
 pub mod clock;
@@ -15,11 +16,15 @@ pub mod coordinator;
 pub mod events;
 pub mod http;
 pub mod l2;
+pub mod log_control;
 pub mod memory;
 pub mod metrics;
+pub mod presence;
+pub mod quota_file;
 pub mod recording;
 pub mod rpc;
 pub mod start;
 pub mod state;
+pub mod tasks;
 
 pub use start::{Server, StartError, run};

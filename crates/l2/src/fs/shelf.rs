@@ -39,7 +39,7 @@ pub(super) struct Shelf {
     pub(super) base: PathBuf,
     pub(super) temporary: PathBuf,
     mode: Mode,
-    bounds: Bounds,
+    bounded: bool,
     books: Mutex<Books>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -54,7 +54,7 @@ impl Shelf {
             base,
             temporary,
             mode,
-            bounds,
+            bounded: bounds.limits_anything(),
             books: Mutex::new(Books::new(bounds)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
@@ -65,7 +65,7 @@ impl Shelf {
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.bounds.limits_anything()
+        self.bounded
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
