@@ -231,7 +231,7 @@ impl Server {
         tracing::info!("stopping");
         drain(&state).await;
         if let Some(reporting) = reporting {
-            reporting.end().await;
+            let _ = tokio::time::timeout(state.config.shutdown_timeout, reporting.end()).await;
         }
         let _ = stopping.send(true);
         let drained = async {
