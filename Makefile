@@ -45,8 +45,9 @@ test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LM
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
 	scripts/interop $(PYTEST)
 
-test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
+test-engines: build venv ## Real vLLM engines share a server, are served from L2 after its restarts, and publish its KV events
 	$(PYTHON) bench/e2e_two_engines
+	$(PYTHON) bench/e2e_kv_events
 
 test-wheel: wheel venv ## The Python package, and a vLLM that starts the server through it
 	$(PYTEST) packaging/python/tests

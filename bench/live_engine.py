@@ -54,6 +54,7 @@ class LiveEngine:
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
         extra_config: Mapping[str, object] | None = None,
+        kv_events: str | None = None,
     ) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")
@@ -61,7 +62,8 @@ class LiveEngine:
             [python, str(HERE / "live_engine.py"), "--port", str(port), "--model-dir", model_dir,
              "--prompts", str(prompts), "--tokens", str(tokens), "--prompt-seed", str(prompt_seed),
              "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s),
-             "--extra-config", json.dumps(dict(extra_config or {}))],
+             "--extra-config", json.dumps(dict(extra_config or {})),
+             *(["--kv-events", kv_events] if kv_events else [])],
             env=dict(os.environ, **(environment or {})),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip

@@ -12,6 +12,8 @@
 pub mod chains;
 pub mod clock;
 pub mod config;
+pub mod coordinator;
+pub mod events;
 pub mod http;
 pub mod l2;
 pub mod log_control;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::chains::Chains;
 use crate::config::{Config, MIB};
+use crate::coordinator::Reporting;
 use crate::l2::{L2, OpenError};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
@@ -150,12 +151,14 @@ impl Server {
             default_limit_bytes: config.quota_default_bytes,
             limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
         };
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts)?);
+        let owner = Arc::new(crate::l2::Owner::default());
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts, &owner)?);
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
         let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
         let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
+        owner.is(&state);
         Ok(Self { state, router, http, prometheus })
     }
 
@@ -215,6 +218,9 @@ impl Server {
             let state = state.clone();
             async move { state.keep_time().await }
         });
+        let publisher = tokio::spawn(crate::events::publish(state.clone()));
+        let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
+        let reporting = Reporting::start(&state, http_port);
         let mut https =
             vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
         if let Some(listener) = prometheus {
@@ -224,6 +230,9 @@ impl Server {
         router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
         tracing::info!("stopping");
         drain(&state).await;
+        if let Some(reporting) = reporting {
+            reporting.end().await;
+        }
         let _ = stopping.send(true);
         let drained = async {
             for task in https {
@@ -233,6 +242,7 @@ impl Server {
         // A client that keeps an HTTP connection open must not keep the server alive.
         let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
         timekeeper.abort();
+        publisher.abort();
         if state.recorder.is_some() {
             let state = state.clone();
             let _ =

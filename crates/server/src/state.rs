@@ -17,6 +17,8 @@ use tokio::sync::futures::Notified;
 use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::coordinator::Standing;
+use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
@@ -43,6 +45,10 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
+    /// Who follows what can be found, and how far they are told.
+    pub events: EventStreams,
+    /// How the reporting to a coordinator stands.
+    pub reporting: Standing,
     /// Held by whoever changes a quota, first in its file, then in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
     /// Where quotas are kept; `None`: they end with the server.
@@ -93,6 +99,7 @@ impl State {
         let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
+        let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -101,6 +108,8 @@ impl State {
             chains,
             l2,
             waiting: Waiting::default(),
+            events: EventStreams::new(records),
+            reporting: Standing::default(),
             quota_changes: tokio::sync::Mutex::default(),
             quota_file: quota_file.map(Arc::new),
             recorder,
@@ -170,8 +179,8 @@ impl State {
     }
 }
 
-/// The locked core. When it is let go, what it wants of L2 is carried out and the timekeeper learns
-/// of an earlier deadline.
+/// The locked core. When it is let go, what it wants of L2 is carried out, and the timekeeper learns of an
+/// earlier deadline and event streams of something to tell.
 #[derive(Debug)]
 pub struct CoreGuard<'a> {
     /// Always there but for the end of `drop`.
@@ -202,6 +211,7 @@ impl Drop for CoreGuard<'_> {
         let effects = core.take_effects();
         let next = core.next_deadline();
         let written_back = core.write_back_pending() == 0;
+        self.state.events.watch(&core);
         drop(core);
         if written_back {
             self.state.written_back.notify_waiters();

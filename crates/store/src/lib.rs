@@ -14,6 +14,7 @@
 //! - [`l2`]: what adapters are asked for and what they answer.
 //! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
 //! - [`counters`], [`tally`], [`life`]: what happened, in all, to whom, and how long chunks live.
+//! - [`events`]: what became visible and what ceased to be, for those who follow it.
 //! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
@@ -23,6 +24,7 @@
 pub mod arena;
 pub mod core;
 pub mod counters;
+pub mod events;
 pub mod fold;
 pub mod ids;
 pub mod l1;

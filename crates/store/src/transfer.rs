@@ -228,6 +228,7 @@ impl Core {
         }
         let mut published = 0;
         let mut stored = Vec::new();
+        let told = self.l1.events.last();
         // From the end, so that the first chunk is the warmest.
         for object in store.objects.iter().rev() {
             let bytes = self.l1.layout(*object).bytes();
@@ -238,6 +239,8 @@ impl Core {
                 self.counters.stored_bytes += bytes;
             }
         }
+        // But who follows the prompt is told of it from its start.
+        self.l1.events.reverse_after(told);
         self.counters.stores_committed += 1;
         self.touch_prefix(&store.model, &store.key.salt, &store.chain);
         self.write_back_stored(&stored);
@@ -311,6 +314,7 @@ impl Core {
                     self.counters.retrieved_objects += retrieve.objects.len() as u64;
                     self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
                     self.l1.tally.salts.of(&key.salt).read += retrieve.objects.len() as u64;
+                    retrieve.objects.iter().for_each(|object| self.l1.note_used(*object));
                 }
                 self.release_retrieved(id);
                 self.remove_retrieve(id);

@@ -23,6 +23,7 @@ use larder_wire::object::ObjectKey;
 use smallvec::SmallVec;
 
 use crate::core::{Core, Deadline};
+use crate::events::Change;
 use crate::l1::ObjectId;
 use crate::l2::{AdapterId, Effect, Io, IoId, IoItem, Purpose, TaskId};
 use crate::policy::StorePolicy;
@@ -357,8 +358,9 @@ impl Core {
         for (i, (entry, bytes)) in task.entries.into_iter().enumerate() {
             if stored.get(i) == Some(&true) {
                 self.adapter_counters[lane].stored_objects += 1;
-                let salt = &self.write_back.entries[&entry].key.cache_salt;
-                self.l1.tally.salts.of(salt).l2_stored += 1;
+                let key = &self.write_back.entries[&entry].key;
+                self.l1.tally.salts.of(&key.cache_salt).l2_stored += 1;
+                self.l1.events.in_l2(task.adapter, Change::Stored, key, bytes);
                 if self.is_outdated(entry, task.adapter, bytes) {
                     self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
                     self.write_back.lanes[lane].queue.push_back(entry);

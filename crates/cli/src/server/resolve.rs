@@ -472,9 +472,9 @@ fn lookup_hash_log(settings: &Settings) -> Option<LookupHashLogConfig> {
 fn coordinator(settings: &Settings, metrics: &MetricsConfig, report: &mut Report) -> CoordinatorConfig {
     let default = CoordinatorConfig::default();
     let url = some_text(settings, "coordinator-url");
-    if url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        report
-            .problem(format!("{}: must begin with http:// or https://", settings.subject("coordinator-url")));
+    if url.as_deref().is_some_and(|url| !url.starts_with("http://")) {
+        let subject = settings.subject("coordinator-url");
+        report.problem(format!("{subject}: must begin with http://; TLS is left to a proxy on this node"));
     }
     let event_reporting = settings.on("coordinator-event-reporting");
     if event_reporting && !metrics.observability {

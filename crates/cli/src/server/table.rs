@@ -88,8 +88,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("session-ttl-seconds", SECONDS, Is("600"),
             "End a request session nobody used for this long. Above the longest time a request queues in the engine."),
         served("kv-event-log-size", COUNT_OR_0, Is("32768"),
-            "Store and eviction records kept for KV-event subscribers; 0 turns them off.")
-            .ignored_for_now("this version streams no KV events"),
+            "Store and eviction records kept for KV-event subscribers, once there are any; 0 turns event streams off."),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
         served("state-dir", Path, Unset,
@@ -261,8 +260,7 @@ pub(crate) static TABLE: &[Group] = &[
     ]},
     Group { heading: "Coordinator", flags: &[
         served("coordinator-url", Text, Unset,
-            "Base address of the fleet's coordinator.").or_variable("LMCACHE_COORDINATOR_URL")
-            .ignored_for_now("this version does not report to a coordinator"),
+            "Base address of the fleet's coordinator, http://HOST:PORT.").or_variable("LMCACHE_COORDINATOR_URL"),
         served("coordinator-advertise-ip", Text, Auto("the outbound address"),
             "Address at which the coordinator reaches this server.").or_variable("LMCACHE_COORDINATOR_ADVERTISE_IP"),
         served("coordinator-heartbeat-interval", SECONDS, Is("5"),

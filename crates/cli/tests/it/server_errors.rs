@@ -52,6 +52,7 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--l2-prefetch-max-in-flight", "0"], "must be a whole number from 1"),
         (&["--metrics-sample-rate", "0"], "must be a number above 0 and up to 1"),
         (&["--coordinator-url", "coordinator:9300"], "must begin with http://"),
+        (&["--coordinator-url", "https://coordinator:9300"], "TLS is left to a proxy"),
         (&["--coordinator-heartbeat-interval", "0"], "must be a number above 0"),
         (&["--http-auth-token-file", "missing"], "cannot be read"),
         (&["--http-auth-token-file", "empty"], "must hold the token"),

@@ -47,7 +47,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--worker-reap-timeout-seconds", "0"], Is("0")),
     (&["--session-ttl-seconds", "1.5"], Is("1.5")),
     (&["--worker-registration-grace-seconds", "120"], Is("120")),
-    (&["--kv-event-log-size", "0"], Ignored),
+    (&["--kv-event-log-size", "0"], Is("0")),
     (&["--enable"], Silent),
     (&["--enable", "transfer_query"], Ignored),
     (&["--enable-segmented-prefix"], Ignored),
@@ -136,7 +136,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--trace-level", "events"], Ignored),
     (&["--trace-output", "/trace.lct"], Ignored),
     // Coordinator
-    (&["--coordinator-url", "http://coordinator:9300"], Ignored),
+    (&["--coordinator-url", "http://coordinator:9300"], Is("\"http://coordinator:9300\"")),
     (&["--coordinator-advertise-ip", "10.0.0.5"], Is("\"10.0.0.5\"")),
     (&["--coordinator-heartbeat-interval", "2.5"], Is("2.5")),
     (&["--coordinator-event-reporting"], Is("true")),

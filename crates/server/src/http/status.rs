@@ -30,6 +30,8 @@ struct Snapshot {
     lookups: u64,
     learned: Option<reuse::Snapshot>,
     jobs: JobNames,
+    /// Event records kept, and the number of the last one.
+    events: (usize, u64),
 }
 
 impl Snapshot {
@@ -47,6 +49,7 @@ impl Snapshot {
             lookups: counters.lookups,
             learned: core.learned(),
             jobs: core.prefetch_job_names(JOBS_SHOWN_MAX),
+            events: (core.chunk_events().len(), core.chunk_events().last()),
         }
     }
 }
@@ -93,9 +96,12 @@ fn report(state: &State) -> Value {
         "pending_request_ids": snapshot.jobs.requests.iter().map(|id| &**id).collect::<Vec<_>>(),
         "periodic_threads": tasks::summary(state),
     });
+    let events = state.events.gauges();
     report["kv_events"] = json!({
-        "enabled": false, "incarnation": 0, "log_depth": 0, "log_capacity": 0, "next_seq": 0,
-        "lost_markers": 0, "unbound_stores": 0, "subscribers": 0,
+        "enabled": state.events.are_served(), "incarnation": state.events.incarnation(),
+        "log_depth": snapshot.events.0, "log_capacity": state.events.capacity(),
+        "next_seq": snapshot.events.1 + 1, "lost_markers": 0, "unbound_stores": events.unbound,
+        "subscribers": events.subscribers,
     });
     if let Some(learned) = &snapshot.learned {
         report["learned"] = learned_json(learned);

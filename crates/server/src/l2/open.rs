@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
-use larder_l2::layers::{AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build};
+use larder_l2::layers::{
+    AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build_watched,
+};
 use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
+use larder_store::l2::AdapterId;
 
+use super::removals::{Owner, Removals};
 use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};
 
 /// An adapter could not be opened.
@@ -20,13 +24,19 @@ pub struct OpenError {
     source: L2Error,
 }
 
-/// Opens the adapters in their order. Those that enforce quotas begin with `salts`.
+/// Opens the adapters in their order. Those that enforce quotas begin with `salts`. What they remove by
+/// themselves is told to `owner`'s core.
 ///
 /// # Errors
 /// The first that cannot be opened.
-pub fn open(configs: &[L2AdapterConfig], salts: &SaltLimits) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
+pub fn open(
+    configs: &[L2AdapterConfig],
+    salts: &SaltLimits,
+    owner: &Arc<Owner>,
+) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
-        build(adapter(config, salts)).map_err(|source| OpenError {
+        let watch = Removals::new(owner.clone(), AdapterId(i as u32));
+        build_watched(adapter(config, salts), Some(Arc::new(watch))).map_err(|source| OpenError {
             number: i + 1,
             kind: config.backend.type_name(),
             source,

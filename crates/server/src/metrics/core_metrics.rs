@@ -37,6 +37,8 @@ pub(super) struct Snapshot {
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
     life: LifeStats,
+    /// Event records kept.
+    events: usize,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
 }
@@ -55,6 +57,7 @@ impl Snapshot {
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
             life: core.l1().life().clone(),
+            events: core.chunk_events().len(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
         }
     }
@@ -72,6 +75,8 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
+    event_metrics(&mut out, state, snapshot.events);
+    coordinator_metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
@@ -319,6 +324,33 @@ fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
     ]);
 }
 
+fn event_metrics(out: &mut Vec<Metric>, state: &State, kept: usize) {
+    let name = "lmcache_mp_kv_events_log_depth";
+    out.push(gauge(name, "Cache events kept for subscribers", "", kept as f64));
+    let streams = state.events.gauges();
+    let name = "lmcache_mp_kv_events_subscribers";
+    out.push(gauge(name, "Instances that follow cache events", "", streams.subscribers as f64));
+    let name = "lmcache_mp_kv_events_unbound_stores_total";
+    let help = "Stored chunks that subscribers were not told of, for want of their tokens";
+    out.push(counter(name, help, "", streams.unbound));
+}
+
+fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
+    if state.config.coordinator.url.is_none() {
+        return;
+    }
+    let counts = state.reporting.counts();
+    let help = "Whether this server is registered with the coordinator";
+    out.push(gauge("lmcache_mp_coordinator_registered", help, "", f64::from(u8::from(counts.registered))));
+    for (name, help, value) in [
+        ("lmcache_mp_coordinator_failures_total", "Calls that it did not answer or refused", counts.failures),
+        ("lmcache_mp_coordinator_reported_events_total", "Object events that it has", counts.reported),
+        ("lmcache_mp_coordinator_lost_events_total", "Object events that it will never have", counts.lost),
+    ] {
+        out.push(counter(name, help, "", value));
+    }
+}
+
 fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     if let Some(recorder) = &state.recorder {
         let (written, dropped) = recorder.lines();
@@ -340,7 +372,6 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
 fn constants(out: &mut Vec<Metric>) {
     for (name, help) in [
         ("lmcache_mp_active_p2p_lookup_jobs", "Lookups at other servers, of which there are none"),
-        ("lmcache_mp_kv_events_log_depth", "Cache events kept for subscribers"),
         ("lmcache_mp_event_bus_queue_depth", "Observations that wait; counting never waits here"),
         ("lmcache_mp_event_bus_drain_lag_seconds", "How long they wait"),
     ] {

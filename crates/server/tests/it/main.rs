@@ -2,6 +2,7 @@
 
 mod api;
 mod dashboard;
+mod events;
 mod http;
 mod metrics;
 mod quotas;

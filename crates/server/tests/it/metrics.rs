@@ -357,6 +357,8 @@ async fn the_docs_list_what_there_is() {
     config.eviction.policy = EvictionPolicy::Adaptive;
     config.l2.prefetch_policy = PrefetchPolicy::Adaptive;
     config.record = Some(directory.0.join("trace.jsonl"));
+    // Nobody listens there.
+    config.coordinator.url = Some("http://127.0.0.1:1".to_owned());
     let server = TestServer::start(config).await;
     traffic(&mut server.client().await).await;
     let scrape = Scrape::of(&server).await;

@@ -14,6 +14,7 @@ impl L1 {
     /// # Panics
     /// If anything disagrees.
     pub fn check(&self) {
+        self.check_told();
         let mut held = HashMap::<ChunkId, (u64, u64)>::new();
         let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);

@@ -35,6 +35,7 @@ pub mod eviction;
 mod leaving;
 pub(crate) mod names;
 mod room;
+mod visible;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
 use self::leaving::Pace;
 use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
+use crate::events::Events;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
 use crate::life::Lives;
@@ -148,6 +150,8 @@ struct Chunk {
     listed: bool,
     /// The last operation that must not lose this chunk.
     protected_by: u64,
+    /// The recording in which it was told of and not withdrawn; 0: none.
+    told_in: u32,
 }
 
 impl Chunk {
@@ -179,6 +183,7 @@ pub struct L1 {
     pub(crate) lives: Lives,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
+    pub(crate) events: Events,
     operation: u64,
     evictable_bytes: u64,
     held: u64,
@@ -206,6 +211,7 @@ impl L1 {
             quotas_enforced: order.enforces_quotas(),
             ledger: Ledger::default(),
             tally: Tally::default(),
+            events: Events::default(),
             order,
             reuse: None,
             lives: Lives::new(0.0),
@@ -449,6 +455,7 @@ impl L1 {
                     c.pins += shares;
                     c.loans += loans;
                 });
+                self.note_readable(id);
                 true
             }
         }
@@ -484,6 +491,7 @@ impl L1 {
                     c.pins -= pins;
                     c.loans -= loans;
                 });
+                self.note_gone(id);
             }
         }
         self.object_mut(id).state = State::Unlinked;
@@ -694,6 +702,7 @@ impl L1 {
             resident_bytes: 0,
             listed: false,
             protected_by: self.operation,
+            told_in: 0,
         };
         let id = ChunkId(self.chunks.insert(chunk) as u32);
         self.map.insert(ChunkKey { name, hash: *hash }, id);

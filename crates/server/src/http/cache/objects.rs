@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_l2::{Adapter, Cursor};
 use larder_store::l1::Removal;
+use larder_store::l2::AdapterId;
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
@@ -158,13 +159,17 @@ pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body):
         skipped += removals.iter().filter(|r| **r == Removal::Held).count();
     }
     if tier != "l1" {
-        for (_, adapter) in adapters {
-            for result in adapter.delete(keys.clone()).await {
+        for (number, adapter) in adapters {
+            let mut gone = Vec::new();
+            for (key, result) in keys.iter().zip(adapter.delete(keys.clone()).await) {
                 match result {
-                    Ok(was_there) => deleted += usize::from(was_there),
+                    Ok(true) => gone.push(key.clone()),
+                    Ok(false) => {}
                     Err(problem) => problems.push(problem.to_string()),
                 }
             }
+            deleted += gone.len();
+            state.core().l2_removed(state.clock.now(), AdapterId(number as u32), &gone);
         }
     }
     let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": problems.is_empty()});

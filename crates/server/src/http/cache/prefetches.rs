@@ -83,6 +83,7 @@ pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, Body(body):
         }
     }
     let chain = state.chains.hash(&tokens);
+    state.events.bind(&chain, &tokens, state.chains.chunk_tokens(), 0);
     let spec = WarmSpec {
         model: &model,
         world_size: u32::try_from(world_size).unwrap_or(u32::MAX),
