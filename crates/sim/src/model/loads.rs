@@ -167,9 +167,10 @@ impl Model {
                     _ if job.ranks.len() > 1 || job.window.is_some() => {
                         self.unclear_stops += 1;
                         self.follow_column(&job, row, column, view);
-                        // And for later chunks, before a shorter prefix was tried.
+                        // And for other chunks, when a prefix was tried that ends between those tried here.
                         let more = if job.window.is_some() { job.cells.len() } else { 0 };
-                        (column + 1..more).for_each(|column| self.follow_column(&job, 0, column, view));
+                        let others = (0..more).filter(|other| *other != column);
+                        others.for_each(|column| self.follow_column(&job, 0, column, view));
                     }
                     Stop::NoRoom => self.counters.no_room_objects += absent as u64,
                     Stop::Contended => self.counters.contended_objects += 1,
