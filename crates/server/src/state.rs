@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::tasks::Tasks;
@@ -89,7 +89,7 @@ impl State {
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
         let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
-        let metrics = Metrics::new(&names, metrics::instance_label(&config));
+        let metrics = Metrics::new(&names, &config);
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
