@@ -17,6 +17,7 @@ pub mod l2;
 pub mod log_control;
 pub mod memory;
 pub mod metrics;
+pub mod presence;
 pub mod quota_file;
 pub mod recording;
 pub mod rpc;

@@ -4,8 +4,8 @@
 //! arena is mapped and locked, and only then are requests read. A port that is taken is known within
 //! milliseconds.
 //!
-//! Shutdown: stop accepting, send the replies that are waiting, let the arena go. A second signal
-//! ends the process at once.
+//! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
+//! are waiting, let the arena go. A second signal ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -221,7 +221,7 @@ impl Server {
             let router = crate::http::metrics_router(state.clone());
             https.push(tokio::spawn(serve_http(listener, router, stopped.clone())));
         }
-        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
         tracing::info!("stopping");
         drain(&state).await;
         let _ = stopping.send(true);
@@ -290,8 +290,24 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
     }
 }
 
+/// Completes at `stop`, or once everybody has left, if the server is to end then.
+async fn end(stop: impl Future<Output = ()>, state: &State) {
+    let Some(patience) = state.config.exit_when_idle else { return stop.await };
+    tokio::select! {
+        () = stop => {}
+        () = state.presence.deserted(patience) => {
+            let seconds = patience.as_secs_f64();
+            tracing::info!(seconds, "nobody is connected any more, as --exit-when-idle-seconds says: ending");
+        }
+    }
+}
+
 /// Lets what was stored reach L2, within the shutdown timeout.
 async fn drain(state: &State) {
+    // A core that has found a bug in itself stores nothing any more.
+    if !state.is_sound() {
+        return;
+    }
     state.core().stop_waiting(state.clock.now());
     let drained = async {
         loop {
@@ -303,7 +319,7 @@ async fn drain(state: &State) {
         }
     };
     if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {
-        let objects = state.core().write_back_pending();
+        let objects = state.core_for_report().write_back_pending();
         tracing::warn!(objects, "not yet in L2 when the shutdown timeout was over: lost");
     }
     let _ = tokio::time::timeout(state.config.shutdown_timeout, state.l2.close()).await;

@@ -21,6 +21,7 @@ use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::tasks::Tasks;
@@ -54,6 +55,8 @@ pub struct State {
     pub tasks: Tasks,
     /// The level of what is logged, if the process lets it be changed.
     pub log: OnceLock<LogControl>,
+    /// Who is connected.
+    pub presence: Presence,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
@@ -104,6 +107,7 @@ impl State {
             metrics,
             tasks: Tasks::default(),
             log: OnceLock::new(),
+            presence: Presence::default(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),

@@ -56,6 +56,7 @@ pub(crate) fn resolve(
         record: settings.text("record").map(PathBuf::from),
         coordinator: coordinator(settings, &metrics, report),
         shutdown_timeout: seconds(settings, "shutdown-timeout", default.shutdown_timeout),
+        exit_when_idle: settings.number("exit-when-idle-seconds").map(Duration::from_secs_f64),
         rpc,
         l1,
         eviction,

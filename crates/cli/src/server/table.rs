@@ -95,6 +95,8 @@ pub(crate) static TABLE: &[Group] = &[
         served("state-dir", Path, Unset,
             "Directory for what has to outlast a restart: the quotas set over /quota. Made if it is not there; one \
              server at a time uses it. Without it quotas end with the server.").ours(),
+        served("exit-when-idle-seconds", SECONDS, Unset,
+            "End once no engine has been connected for this long: for a server that an engine started for itself.").ours(),
         ignored("enable", Words, Unset,
             "the experimental transfer modules are not part of this server"),
         ignored("enable-segmented-prefix", Switch, Is("off"),

@@ -159,6 +159,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--listen", "ipc:///tmp/lmcache.sock"], Is("[\"ipc:///tmp/lmcache.sock\"]")),
     (&["--shm-fallback"], Is("true")),
     (&["--shutdown-timeout", "2.5"], Is("2.5")),
+    (&["--exit-when-idle-seconds", "60"], Is("60")),
     (&["--access-log"], Is("true")),
     (&["--enable-debug-endpoints"], Is("true")),
     (&["--log-level", "debug"], Is("\"debug\"")),

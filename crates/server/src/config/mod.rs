@@ -93,6 +93,8 @@ pub struct Config {
     pub coordinator: CoordinatorConfig,
     /// How long a shutdown may take to finish what was accepted.
     pub shutdown_timeout: Duration,
+    /// The server ends once nobody has been connected for this long; `None`: it stays.
+    pub exit_when_idle: Option<Duration>,
 }
 
 impl Config {
@@ -132,6 +134,7 @@ impl Default for Config {
             record: None,
             coordinator: CoordinatorConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
+            exit_when_idle: None,
         }
     }
 }

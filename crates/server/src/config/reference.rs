@@ -80,6 +80,7 @@ impl Config {
             "server_modules": [],
             "state_dir": self.state_dir.as_ref().map(|dir| dir.to_string_lossy()),
             "shutdown_timeout_seconds": self.shutdown_timeout.as_secs_f64(),
+            "exit_when_idle_seconds": self.exit_when_idle.map(|idle| idle.as_secs_f64()),
         })
     }
 
