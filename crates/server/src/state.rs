@@ -22,7 +22,7 @@ use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
@@ -98,8 +98,8 @@ impl State {
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
         let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
-        let metrics = Metrics::new(&names, metrics::instance_label(&config));
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
+        let metrics = Metrics::new(&names, &config);
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),

@@ -364,6 +364,8 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     let build =
         [("version", env!("CARGO_PKG_VERSION")), ("commit", crate::http::COMMIT.unwrap_or("unknown"))];
     out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
+    let hash = labels(&[("hash", state.metrics.config_hash.as_str())]);
+    out.push(gauge("lmcache_mp_config_info", "The configuration", &hash, 1.0));
     let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
     out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
 }
