@@ -100,7 +100,7 @@ fn objects_are_followed_through_their_lives() {
     rig.end("a");
     rig.clear(false);
     let key = rig.key(chain[0]);
-    rig.core.l2_removed(rig.time(), AdapterId(3), &[key.clone()]);
+    rig.core.l2_removed(rig.time(), AdapterId(3), std::slice::from_ref(&key));
     let events = rig.core.object_events().after(0, usize::MAX).records;
     assert!(events.iter().all(|(_, event)| event.key == key));
     let seen: Vec<_> = events.iter().map(|(_, e)| (e.tier, e.change, e.bytes > 0)).collect();
