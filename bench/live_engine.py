@@ -51,10 +51,10 @@ class LiveEngine:
         prompts: int = 4,
         tokens: int = 1500,
         prompt_seed: int = 7,
+        kv_events: str | None = None,
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
         extra_config: Mapping[str, object] | None = None,
-        kv_events: str | None = None,
     ) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")

@@ -146,12 +146,12 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
+        let owner = Arc::new(crate::l2::Owner::default());
         let (quota_file, quotas) = kept_quotas(&config)?;
         let salts = SaltLimits {
             default_limit_bytes: config.quota_default_bytes,
             limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
         };
-        let owner = Arc::new(crate::l2::Owner::default());
         let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts, &owner)?);
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);

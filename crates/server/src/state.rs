@@ -210,8 +210,8 @@ impl Drop for CoreGuard<'_> {
         }
         let effects = core.take_effects();
         let next = core.next_deadline();
-        let written_back = core.write_back_pending() == 0;
         self.state.events.watch(&core);
+        let written_back = core.write_back_pending() == 0;
         drop(core);
         if written_back {
             self.state.written_back.notify_waiters();

@@ -29,9 +29,9 @@ struct Snapshot {
     hit_chunks: u64,
     lookups: u64,
     learned: Option<reuse::Snapshot>,
-    jobs: JobNames,
     /// Event records kept, and the number of the last one.
     events: (usize, u64),
+    jobs: JobNames,
 }
 
 impl Snapshot {
@@ -48,8 +48,8 @@ impl Snapshot {
             hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
             lookups: counters.lookups,
             learned: core.learned(),
-            jobs: core.prefetch_job_names(JOBS_SHOWN_MAX),
             events: (core.chunk_events().len(), core.chunk_events().last()),
+            jobs: core.prefetch_job_names(JOBS_SHOWN_MAX),
         }
     }
 }

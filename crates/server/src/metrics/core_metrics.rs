@@ -36,9 +36,9 @@ pub(super) struct Snapshot {
     pub(super) tally: Tally,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
-    life: LifeStats,
     /// Event records kept.
     events: usize,
+    life: LifeStats,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
 }
@@ -56,8 +56,8 @@ impl Snapshot {
             tally: core.l1().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
-            life: core.l1().life().clone(),
             events: core.chunk_events().len(),
+            life: core.l1().life().clone(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
         }
     }
