@@ -6,6 +6,7 @@
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
+//! - [`whatif`]: what other sizes and policies would do with it.
 //! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
 
 pub mod chains;
@@ -19,5 +20,6 @@ pub mod recording;
 pub mod rpc;
 pub mod start;
 pub mod state;
+pub mod whatif;
 
 pub use start::{Server, StartError, run};

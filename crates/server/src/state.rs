@@ -20,6 +20,7 @@ use crate::l2::{self, L2, Waiting};
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
 use crate::recording::Recorder;
+use crate::whatif::WhatIf;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct State {
     pub quota_changes: tokio::sync::Mutex<()>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
+    /// Who knows what other sizes and policies would do.
+    pub whatif: Option<WhatIf>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     core: Mutex<Core>,
@@ -77,6 +80,7 @@ impl State {
         let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
+        let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -87,6 +91,7 @@ impl State {
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
             recorder,
+            whatif,
             metrics,
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),

@@ -53,6 +53,7 @@ pub(crate) fn resolve(
         logging: logging(settings, &metrics, report),
         lookup_hash_log: lookup_hash_log(settings),
         record: settings.text("record").map(PathBuf::from),
+        whatif: !settings.on("disable-whatif"),
         coordinator: coordinator(settings, &metrics, report),
         shutdown_timeout: seconds(settings, "shutdown-timeout", default.shutdown_timeout),
         rpc,

@@ -53,6 +53,7 @@ pub fn router(state: AppState) -> Router {
         .route("/config/adapters", get(adapters))
         .route("/cache/objects", get(cache::objects::list))
         .route("/cache/prefetches/{request_id}", get(cache::prefetches::status))
+        .route("/cache/whatif", get(cache::whatif::whatif))
         .route("/metrics", get(metrics))
         .route("/quota", get(quota::list))
         .route("/quota/{salt}", get(quota::get))

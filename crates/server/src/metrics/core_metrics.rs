@@ -7,7 +7,7 @@ use larder_store::counters::{AdapterCounters, Counters, L1Counters};
 use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
-use super::{DEVICE, OTHERS, core_l2, process};
+use super::{DEVICE, OTHERS, core_l2, process, whatif};
 use crate::state::State;
 
 /// One name with its samples.
@@ -66,6 +66,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
+    whatif::metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);

@@ -12,6 +12,7 @@ mod core_metrics;
 mod exposition;
 mod process;
 mod tenants;
+mod whatif;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -6,3 +6,4 @@ mod quotas;
 mod record;
 mod serve;
 mod support;
+mod whatif;
