@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.golden import NIL
+from support.golden import NIL, Batch
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ NO_SLOTS = {"context": {"slots": [], "chunk_indices": []}}
 FAILED_READ = {"success": False, "data": b"", "context": {}}
 REFUSED = [b"", False]
 NO_POOL = {"shm_name": "", "pool_size": 0}
-NOT_ENABLED = {"enabled": False, "incarnation": "<incarnation>", "next_cursor": 0, "lost": False, "events": []}
+EVENTS = ["kv_event_stream"]
+STORED = tuple(f"{i}: 1 stored" for i in range(1, 7))
 
 
 def slots(*indices: int, length: int = 768, shape: tuple[int, ...] = (2, 16, 12)) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def slots(*indices: int, length: int = 768, shape: tuple[int, ...] = (2, 16, 12)
 ANSWERED = "a request that fails is answered with its failure value instead of silence"
 STRANGER = "the first ping of an unknown instance is false, so that workers notice a restart"
 UNSERVED = "copies by the server are not served yet: refused at once, and the engine computes"
-NO_EVENTS = "the event stream is not served yet: one batch that says so, then its end"
+OWN_EVENTS = "stores of engines are told of too, and the recording begins with the first subscription"
 NO_BLEND = "blend and query stores are not served"
 OLDER = "older clients' forms are understood"
 DISCARDED = "a store left open by a worker that went is discarded, not published"
@@ -49,22 +50,18 @@ OWN_SHAPE = "objects of another size count as missing: the reader could not copy
 UNCACHED = "an engine whose registration is refused runs without the cache instead of failing to start"
 
 
-FEATURES = Difference("get_experimental", [[]], NO_EVENTS)
-
 OPERATIONS: dict[int, Difference] = {
-    2: FEATURES,
     4: Difference("ping from an unknown instance", [False], STRANGER),
-    64: Difference("subscribe_kv_events: first batch, then the client's ack", [NOT_ENABLED, NIL], NO_EVENTS),
+    64: Difference("subscribe_kv_events: first batch, then the client's ack", [Batch(6, STORED)], OWN_EVENTS),
     65: Difference("store: events are pushed on the open stream", [REFUSED], UNSERVED),
     68: Difference("query", [0], UNSERVED),
     69: Difference("retrieve into other blocks, skipping the first block", [REFUSED], UNSERVED),
-    70: Difference("clear removes the chunks", [NIL], NO_EVENTS),
-    72: Difference("stream: client cancels, the server ends the stream", [], NO_EVENTS),
+    70: Difference("clear removes the chunks", [NIL, Batch(12, ("12: 6 removed",))], OWN_EVENTS),
     73: Difference("store with too few block ids is refused", [REFUSED], UNSERVED),
     74: Difference("store, one chunk all null blocks and one real", [REFUSED], UNSERVED),
     76: Difference("retrieve without a lookup fails but is answered", [REFUSED], UNSERVED),
     80: Difference("register with no tensors is not answered (client gives up)", [NIL], UNCACHED),
-    82: Difference("get_experimental id of 0.5.3 and 0.5.4", [[]], OLDER),
+    82: Difference("get_experimental id of 0.5.3 and 0.5.4", [EVENTS], OLDER),
     85: Difference("too few payloads (clear as 0.5.5 sends it)", [NIL], OLDER),
     99: Difference("engine-driven call for an unregistered instance", [NO_SLOTS], ANSWERED),
     101: Difference("blend operation on a default server", [[0, False]], NO_BLEND),
@@ -72,7 +69,7 @@ OPERATIONS: dict[int, Difference] = {
     103: Difference(
         "server_module_call without plugins", [{"success": False, "payload": b"", "error": "<text>"}], ANSWERED
     ),
-    104: Difference("subscribe with a bad page size", [NOT_ENABLED, NIL], NO_EVENTS),
+    104: Difference("subscribe with a bad page size", [NIL], ANSWERED),
     107: Difference("lookup without num_kv_readers (clients before 0.5.5)", [NIL], OLDER),
     108: Difference("prepare_store with worker_id null", [NO_SLOTS], ANSWERED),
     109: Difference("prepare_store with an unaligned range", [NO_SLOTS], ANSWERED),
@@ -87,10 +84,9 @@ PICKLE: dict[int, Difference] = {
 }
 
 OPTIONAL: dict[int, Difference] = {
-    0: Difference("blend: get_experimental", [[]], NO_EVENTS),
     1: Difference("blend: handshake, matching version", [[0, False]], NO_BLEND),
     2: Difference("blend: handshake, other version", [[0, False]], NO_BLEND),
-    6: Difference("query store: get_experimental", [[]], NO_BLEND),
+    6: Difference("query store: get_experimental", [EVENTS], NO_BLEND),
     7: Difference("query store: register the query ring (a CPU server fails and does not answer)", [NIL], UNCACHED),
     8: Difference("query store: store two chunks (not registered: not answered)", [REFUSED], ANSWERED),
 }
@@ -120,12 +116,14 @@ SCENARIOS: dict[int, Difference] = {
     108: Difference("which leaves room", [NO_SLOTS], "as step 103"),
     109: Difference("commit", [False], "step 108 got no slot"),
     116: Difference("instance 7 reads what 6 wrote: the slot has the writer's size", [FAILED_READ], OWN_SHAPE),
-    120: Difference("subscribe", [NOT_ENABLED, NIL], NO_EVENTS),
+    120: Difference("subscribe", [Batch(5)], OWN_EVENTS),
+    123: Difference("engine-driven stores push nothing", [Batch(6, ("6: 1 stored",))], OWN_EVENTS),
     125: Difference("handle store of three chunks by worker 0", [REFUSED], UNSERVED),
-    126: Difference("take a page of two", [], NO_EVENTS),
-    128: Difference("a second subscription of the instance ends the first", [NOT_ENABLED, NIL], NO_EVENTS),
-    129: Difference("subscribe at a cursor ahead of the log", [NOT_ENABLED, NIL], NO_EVENTS),
-    130: Difference("cancel both", [], NO_EVENTS),
+    126: Difference("take a page of two", [], "step 125 stored nothing"),
+    128: Difference(
+        "a second subscription of the instance ends the first", [NIL, Batch(6, ("6: 1 stored",))], OWN_EVENTS,
+    ),
+    129: Difference("subscribe at a cursor ahead of the log", [Batch(6, lost=True)], OWN_EVENTS),
 }  # fmt: skip
 
 DIFFERENCES: dict[str, dict[int, Difference]] = {
@@ -133,19 +131,13 @@ DIFFERENCES: dict[str, dict[int, Difference]] = {
     "frames_operations_pickle.json": PICKLE,
     "frames_optional_operations.json": OPTIONAL,
     "frames_scenarios.json": SCENARIOS,
-    "frames_vllm_engine_driven_shm.json": {1: FEATURES},
-    "frames_vllm_prefix_caching.json": {1: FEATURES},
     "frames_vllm_lmcache_driven_cpu_shm.json": {
-        1: FEATURES,
         9: Difference("store", [REFUSED], UNSERVED),
         12: Difference("query_prefetch_status", [0], UNSERVED),
         13: Difference("retrieve", [REFUSED], UNSERVED),
     },
     "frames_vllm_kv_events.json": {
-        1: FEATURES,
-        5: Difference("subscribe_kv_events", [NOT_ENABLED, NIL], NO_EVENTS),
         11: Difference("store", [REFUSED], UNSERVED),
         15: Difference("query_prefetch_status", [0], UNSERVED),
-        19: Difference("stream control", [], NO_EVENTS),
     },
 }

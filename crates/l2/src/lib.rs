@@ -2,6 +2,7 @@
 //!
 //! - [`adapter`]: the contract, [`Adapter`].
 //! - [`bounds`]: how much one may hold, and what leaves it.
+//! - [`watch`]: being told of what leaves.
 //! - [`error`]: why an operation on a key failed, and whether trying again may help.
 //! - [`layers`]: limits, deadlines, retries and the like, around any of them; [`layers::build`] stacks them.
 //! - `conformance`, `testing` (feature `testing`): one suite that they all pass.
@@ -23,6 +24,7 @@ mod pool;
 mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod watch;
 
 pub use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Stored, Transfer,
@@ -30,3 +32,4 @@ pub use crate::adapter::{
 };
 pub use crate::bounds::{Bounds, Marks, SaltLimits};
 pub use crate::error::{ErrorKind, L2Error, Retry};
+pub use crate::watch::Watch;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use larder_wire::object::ObjectKey;
@@ -18,6 +18,7 @@ use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
+use crate::watch::Watch;
 
 /// Settings of the `mock` adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub struct Mock {
 struct Shared {
     bandwidth: u64,
     memory: Mutex<Memory>,
+    watch: OnceLock<Arc<dyn Watch>>,
 }
 
 #[derive(Debug)]
@@ -53,10 +55,13 @@ impl Mock {
         let memory =
             Memory { books: Books::new(Bounds::capacity(config.max_size_bytes)), objects: HashMap::new() };
         let bandwidth = config.bandwidth_bytes_per_second.max(1);
-        Self {
-            shared: Arc::new(Shared { bandwidth, memory: Mutex::new(memory) }),
-            in_flight: InFlight::new(),
-        }
+        let shared = Shared { bandwidth, memory: Mutex::new(memory), watch: OnceLock::new() };
+        Self { shared: Arc::new(shared), in_flight: InFlight::new() }
+    }
+
+    /// Tells `watch` of what leaves from now on. The first one stays.
+    pub fn watch(&self, watch: Arc<dyn Watch>) {
+        let _ = self.shared.watch.set(watch);
     }
 
     /// Moves the bytes in a task of its own, so that it ends whether or not anybody waits.
@@ -132,6 +137,7 @@ impl Shared {
                 Room::Leaves(victim) => {
                     memory.books.evicted(&victim);
                     memory.objects.remove(&victim);
+                    self.watch.get().inspect(|watch| watch.removed(&victim));
                 }
                 Room::None | Room::Never(_) => {
                     return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));

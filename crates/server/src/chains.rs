@@ -37,9 +37,9 @@ struct Recent {
 
 /// Whole chunks of tokens and their hashes.
 #[derive(Debug)]
-struct Prompt {
-    tokens: Box<[u32]>,
-    chain: Chain,
+pub(crate) struct Prompt {
+    pub(crate) tokens: Box<[u32]>,
+    pub(crate) chain: Chain,
 }
 
 impl Chains {
@@ -87,6 +87,12 @@ impl Chains {
     pub fn hash(&self, tokens: &[u32]) -> Chain {
         let whole = tokens.len() - tokens.len() % self.hasher.chunk_tokens();
         self.hasher.hash(&tokens[..whole]).into()
+    }
+
+    /// The prompts that are remembered, the one used longest ago first.
+    pub(crate) fn recent(&self) -> Vec<Arc<Prompt>> {
+        let recent = self.lock();
+        recent.by_age.values().filter_map(|id| Some(recent.by_request.get(id)?.1.clone())).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {

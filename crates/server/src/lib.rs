@@ -5,21 +5,28 @@
 //! - [`rpc`]: requests over ZMTP, one file per operation.
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
+//! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
 //! - [`whatif`]: what other sizes and policies would do with it.
-//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
+//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
 
 pub mod chains;
 pub mod clock;
 pub mod config;
+pub mod coordinator;
+pub mod events;
 pub mod http;
 pub mod l2;
+pub mod log_control;
 pub mod memory;
 pub mod metrics;
+pub mod presence;
+pub mod quota_file;
 pub mod recording;
 pub mod rpc;
 pub mod start;
 pub mod state;
+pub mod tasks;
 pub mod whatif;
 
 pub use start::{Server, StartError, run};

@@ -13,7 +13,8 @@
 //! - [`lease`]: shares of objects held for readers, and when they end.
 //! - [`l2`]: what adapters are asked for and what they answer.
 //! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
-//! - [`counters`], [`tally`]: what happened, in all and to whom.
+//! - [`counters`], [`tally`], [`life`]: what happened, in all, to whom, and how long chunks live.
+//! - [`events`]: what became visible and what ceased to be, for those who follow it.
 //! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
@@ -24,6 +25,7 @@
 pub mod arena;
 pub mod core;
 pub mod counters;
+pub mod events;
 pub mod fold;
 pub mod ids;
 mod keys;
@@ -31,6 +33,7 @@ pub mod l1;
 pub mod l2;
 pub mod layout;
 pub mod lease;
+pub mod life;
 pub mod policy;
 pub mod prefetch;
 pub mod quota;

@@ -25,6 +25,7 @@ use crate::core::{Core, Deadline};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::{Cell, ObjectId, Refused, Retention};
 use crate::layout::Layout;
+use crate::policy::store::Moment;
 use crate::time::Time;
 
 /// Where one object's bytes are.
@@ -227,6 +228,7 @@ impl Core {
         }
         let mut published = 0;
         let mut stored = Vec::new();
+        let told = self.l1.events.last();
         // From the end, so that the first chunk is the warmest.
         for object in store.objects.iter().rev() {
             let bytes = self.l1.layout(*object).bytes();
@@ -237,6 +239,8 @@ impl Core {
                 self.counters.stored_bytes += bytes;
             }
         }
+        // But who follows the prompt is told of it from its start.
+        self.l1.events.reverse_after(told);
         self.counters.stores_committed += 1;
         self.touch_prefix(&store.model, &store.key.salt, &store.chain);
         self.write_back_stored(&stored);
@@ -310,6 +314,7 @@ impl Core {
                     self.counters.retrieved_objects += retrieve.objects.len() as u64;
                     self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
                     self.l1.tally.salts.of(&key.salt).read += retrieve.objects.len() as u64;
+                    retrieve.objects.iter().for_each(|object| self.l1.note_used(*object));
                 }
                 self.release_retrieved(id);
                 self.remove_retrieve(id);
@@ -351,7 +356,7 @@ impl Core {
             self.l1.unlink(object);
         } else if self.promote_if(object, true) {
             // Adapters other than the one it came from may lack it.
-            self.write_back(&[self.l1.key(object)]);
+            self.write_back(&[self.l1.key(object)], Moment::Stored);
         }
     }
 
@@ -362,7 +367,7 @@ impl Core {
         }
         // The first chunk first: without it the others are worth nothing.
         let keys: Vec<_> = objects.iter().rev().map(|o| self.l1.key(*o)).collect();
-        self.write_back(&keys);
+        self.write_back(&keys, Moment::Stored);
     }
 
     fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {

@@ -15,8 +15,11 @@ pub const EVENT_HASHES_MAX: usize = 1 << 20;
 /// Events of one batch that this side reads; clients ask for at most 1024.
 const EVENTS_MAX: usize = 1 << 16;
 
-/// The medium of every event.
+/// The medium of what is in host memory. Stock clients read events of no other.
 pub const MEDIUM_CPU: &str = "CPU";
+
+/// The medium of what is in L2, in vLLM's word for it. The reference tells nothing of that.
+pub const MEDIUM_STORAGE: &str = "STORAGE";
 
 text_enum! {
     /// What happened.
@@ -35,7 +38,7 @@ pub struct Event {
     pub seq: u64,
     /// What happened.
     pub kind: EventKind,
-    /// Where, see [`MEDIUM_CPU`].
+    /// Where: [`MEDIUM_CPU`] or [`MEDIUM_STORAGE`].
     pub medium: Arc<str>,
     /// The model.
     pub model_name: Arc<str>,

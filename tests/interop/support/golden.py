@@ -144,6 +144,28 @@ def _tensors(pickled: bytes) -> list[Any]:
     return [[str(t.dtype), list(t.shape), t.contiguous().flatten().tolist()] for t in pickle.loads(pickled)]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch of events in few words, equal to any batch that says the same."""
+
+    next_cursor: int
+    events: tuple[str, ...] = ()
+    lost: bool = False
+
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> Batch:
+        words = tuple(f"{e['seq']}: {len(e['block_hashes'])} {e['kind']}" for e in answer["events"])
+        return cls(answer["next_cursor"], words, answer["lost"])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, dict) and "events" in other:
+            other = Batch.of(other)
+        mine = (self.next_cursor, self.events, self.lost)
+        return isinstance(other, Batch) and mine == (other.next_cursor, other.events, other.lost)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 # -- replaying --------------------------------------------------------------------
 class Replay:
     """One pass over a recording against a running server."""
@@ -237,8 +259,10 @@ def describe(outcome: Outcome) -> str:
 
 
 def _short(answer: Any) -> str:
+    if isinstance(answer, dict) and "events" in answer:
+        answer = Batch.of(answer)
     text = answer if isinstance(answer, str) else repr(answer)
     return text if len(text) < 400 else text[:400] + "..."
 
 
-__all__ = ["NIL", "Outcome", "Recording", "Replay", "Step", "comparable", "describe", "load"]
+__all__ = ["NIL", "Batch", "Outcome", "Recording", "Replay", "Step", "comparable", "describe", "load"]

@@ -52,10 +52,12 @@ pub(crate) fn resolve(
         kv_event_log_records: whole(settings, "kv-event-log-size", default.kv_event_log_records),
         logging: logging(settings, &metrics, report),
         lookup_hash_log: lookup_hash_log(settings),
+        state_dir: settings.text("state-dir").map(PathBuf::from),
         record: settings.text("record").map(PathBuf::from),
         whatif: !settings.on("disable-whatif"),
         coordinator: coordinator(settings, &metrics, report),
         shutdown_timeout: seconds(settings, "shutdown-timeout", default.shutdown_timeout),
+        exit_when_idle: settings.number("exit-when-idle-seconds").map(Duration::from_secs_f64),
         rpc,
         l1,
         eviction,
@@ -471,9 +473,9 @@ fn lookup_hash_log(settings: &Settings) -> Option<LookupHashLogConfig> {
 fn coordinator(settings: &Settings, metrics: &MetricsConfig, report: &mut Report) -> CoordinatorConfig {
     let default = CoordinatorConfig::default();
     let url = some_text(settings, "coordinator-url");
-    if url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        report
-            .problem(format!("{}: must begin with http:// or https://", settings.subject("coordinator-url")));
+    if url.as_deref().is_some_and(|url| !url.starts_with("http://")) {
+        let subject = settings.subject("coordinator-url");
+        report.problem(format!("{subject}: must begin with http://; TLS is left to a proxy on this node"));
     }
     let event_reporting = settings.on("coordinator-event-reporting");
     if event_reporting && !metrics.observability {

@@ -117,7 +117,10 @@ fn secrets_are_not_printed() {
     assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"), "{ran:#?}");
     assert_eq!(ran.effective("coordinator-url").0, "\"http://***@c:9300\"");
     let ran = place.check(&["--coordinator-url=me:hunter2@c"], &[]);
-    assert_eq!(ran.stderr, "error: --coordinator-url ***@c: must begin with http:// or https://\n");
+    assert_eq!(
+        ran.stderr,
+        "error: --coordinator-url ***@c: must begin with http://; TLS is left to a proxy on this node\n"
+    );
 }
 
 /// The whole of it, for a fully chosen configuration: what changes here, changes for people who read or diff it.

@@ -36,6 +36,7 @@ use crate::adapter::{
 use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
 use crate::pool::{Lane, Pool, job_failed};
+use crate::watch::Watch;
 
 use self::file::Mode;
 use self::shelf::Shelf;
@@ -124,6 +125,11 @@ impl Fs {
     pub async fn counted(&self) {
         // An error means that the thread has ended, one way or the other.
         let _ = self.counted.clone().wait_for(|counted| *counted).await;
+    }
+
+    /// Tells `watch` of what leaves from now on. The first one stays.
+    pub fn watch(&self, watch: Arc<dyn Watch>) {
+        let _ = self.shelf.watch.set(watch);
     }
 
     /// Notes a use of these objects, the chunks of a prompt in their order: the first is the last to

@@ -1,13 +1,14 @@
 //! The directory and the books about it: what happens to one object, in calls that block.
 //!
 //! Locks: a stripe guards the agreement between one file and its entry in the books; it is held for a
-//! few system calls, never while bytes move. Order: stripe, then books. Nobody holds two stripes.
+//! few system calls, never while bytes move. Order: stripe, then books, or stripe, then what a
+//! [`Watch`] takes. Nobody holds two stripes.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_store::arena::Region;
@@ -21,6 +22,7 @@ use crate::adapter::{Stored, Transfer, holds};
 use crate::books::{Books, Room};
 use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error, Retry};
+use crate::watch::Watch;
 
 const STRIPES: usize = 256;
 
@@ -37,12 +39,13 @@ pub(super) struct Shelf {
     pub(super) base: PathBuf,
     pub(super) temporary: PathBuf,
     mode: Mode,
-    bounds: Bounds,
+    bounded: bool,
     books: Mutex<Books>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
     names: TemporaryNames,
     recreate: Mutex<()>,
+    pub(super) watch: OnceLock<Arc<dyn Watch>>,
 }
 
 impl Shelf {
@@ -51,17 +54,18 @@ impl Shelf {
             base,
             temporary,
             mode,
-            bounds,
+            bounded: bounds.limits_anything(),
             books: Mutex::new(Books::new(bounds)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             names: TemporaryNames::new(),
             recreate: Mutex::new(()),
+            watch: OnceLock::new(),
         }
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.bounds.limits_anything()
+        self.bounded
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
@@ -110,7 +114,10 @@ impl Shelf {
         let stored = stored_bytes(&place.path)?;
         match stored {
             Some(bytes) => self.books().put(&place.key, bytes),
-            None => drop(self.books().remove(&place.key)),
+            None => {
+                let was_known = self.books().remove(&place.key).is_some();
+                self.tell_removed(&place.key, was_known);
+            }
         }
         Ok(stored)
     }
@@ -215,12 +222,20 @@ impl Shelf {
         match remove_if_there(&place.path) {
             Ok(_) => {
                 self.books().evicted(victim);
+                self.tell_removed(victim, true);
                 Ok(())
             }
             Err(error) => {
                 self.books().keep(victim);
                 Err(L2Error::system("remove the oldest object", error))
             }
+        }
+    }
+
+    /// Under the object's stripe, so that nobody stores it anew before this is told.
+    fn tell_removed(&self, key: &ObjectKey, was_there: bool) {
+        if let Some(watch) = self.watch.get().filter(|_| was_there) {
+            watch.removed(key);
         }
     }
 

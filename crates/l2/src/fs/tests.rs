@@ -204,7 +204,8 @@ async fn a_salt_over_its_quota_pays_itself() {
     drop(adapter);
     // An allow-list that nobody has repeated yet wipes nothing.
     let default_limit_bytes = Some(0);
-    let bounds = Bounds { quotas: Some(SaltLimits { default_limit_bytes }), ..Bounds::default() };
+    let salts = SaltLimits { default_limit_bytes, ..SaltLimits::default() };
+    let bounds = Bounds { quotas: Some(salts), ..Bounds::default() };
     let adapter = bounded(directory.path(), bounds);
     adapter.counted().await;
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
@@ -308,4 +309,30 @@ fn settings_that_lead_outside_are_refused() {
         let relative_tmp_dir = Some(path.into());
         assert!(Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).is_err(), "{path}");
     }
+}
+
+/// The keys that it was told of.
+#[derive(Debug, Default)]
+struct Told(std::sync::Mutex<Vec<ObjectKey>>);
+
+impl Watch for Told {
+    fn removed(&self, key: &ObjectKey) {
+        self.0.lock().unwrap().push(key.clone());
+    }
+}
+
+#[tokio::test]
+async fn whoever_watches_is_told_of_what_leaves() {
+    let (bench, directory) = (Bench::new(1 << 20), Directory::new("watched"));
+    let files = native(directory.path(), 8192, false);
+    let told = Arc::new(Told::default());
+    files.watch(told.clone());
+    for n in 1..=3 {
+        assert!(files.store(vec![bench.object(n, 4096)]).await[0].is_ok());
+    }
+    fs::remove_file(file_of(directory.path(), 3)).unwrap();
+    assert!(files.lookup(vec![key(3), key(9)]).await.iter().all(|found| matches!(found, Ok(None))));
+    // What its caller asked for, its caller knows.
+    assert!(matches!(files.delete(vec![key(2)]).await[..], [Ok(true)]));
+    assert_eq!(*told.0.lock().unwrap(), [key(1), key(3)], "evicted, and found to be gone");
 }

@@ -14,6 +14,7 @@ use crate::error::L2Error;
 use crate::fault_inject::{FaultInject, Faults};
 use crate::fs::{Fs, FsConfig, FsNativeConfig};
 use crate::mock::{Mock, MockConfig};
+use crate::watch::Watch;
 
 /// A backend and what wraps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,8 +89,20 @@ impl LayersConfig {
 /// # Errors
 /// The backend cannot be opened, or its checksums cannot.
 pub fn build(config: AdapterConfig) -> Result<Arc<dyn Adapter>, L2Error> {
+    build_watched(config, None)
+}
+
+/// The same, with somebody who is told of what leaves the backend. Backends that remove nothing by
+/// themselves tell nothing.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_watched(
+    config: AdapterConfig,
+    watch: Option<Arc<dyn Watch>>,
+) -> Result<Arc<dyn Adapter>, L2Error> {
     let AdapterConfig { backend, layers } = config;
-    let (mut adapter, directory) = open(backend)?;
+    let (mut adapter, directory) = open(backend, watch)?;
     if let Some(fault) = layers.fault {
         adapter = Arc::new(Fault::new(adapter, fault));
     }
@@ -112,20 +125,31 @@ pub fn build(config: AdapterConfig) -> Result<Arc<dyn Adapter>, L2Error> {
 }
 
 /// The backend, and the directory in which it keeps its objects.
-fn open(backend: Backend) -> Result<(Arc<dyn Adapter>, Option<PathBuf>), L2Error> {
+fn open(
+    backend: Backend,
+    watch: Option<Arc<dyn Watch>>,
+) -> Result<(Arc<dyn Adapter>, Option<PathBuf>), L2Error> {
+    let files = |fs: Fs, directory| -> (Arc<dyn Adapter>, _) {
+        watch.iter().for_each(|watch| fs.watch(watch.clone()));
+        (Arc::new(fs), Some(directory))
+    };
     Ok(match backend {
         Backend::Fs(config) => {
             let directory = config.base_path.clone();
-            (Arc::new(Fs::open(config)?), Some(directory))
+            files(Fs::open(config)?, directory)
         }
         Backend::FsNative(config) => {
             let directory = config.fs.base_path.clone();
-            (Arc::new(Fs::open_native(config)?), Some(directory))
+            files(Fs::open_native(config)?, directory)
         }
-        Backend::Mock(config) => (Arc::new(Mock::new(&config)), None),
+        Backend::Mock(config) => {
+            let mock = Mock::new(&config);
+            watch.into_iter().for_each(|watch| mock.watch(watch));
+            (Arc::new(mock), None)
+        }
         Backend::FaultInject(config) => {
             let FaultInjectConfig { inner, faults } = *config;
-            (Arc::new(FaultInject::new(build(inner)?, faults)), None)
+            (Arc::new(FaultInject::new(build_watched(inner, watch)?, faults)), None)
         }
     })
 }

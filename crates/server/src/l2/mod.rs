@@ -6,6 +6,7 @@
 //! panic on this side can free memory under I/O.
 
 mod open;
+mod removals;
 mod waiting;
 
 use std::sync::{Arc, Weak};
@@ -19,6 +20,7 @@ use crate::metrics::Batch;
 use crate::state::State;
 
 pub use self::open::{OpenError, open};
+pub use self::removals::Owner;
 pub use self::waiting::Waiting;
 
 /// The adapters, in the order of their numbers.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
-use larder_l2::layers::{AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build};
+use larder_l2::layers::{
+    AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build_watched,
+};
 use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
+use larder_store::l2::AdapterId;
 
+use super::removals::{Owner, Removals};
 use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};
 
 /// An adapter could not be opened.
@@ -20,17 +24,19 @@ pub struct OpenError {
     source: L2Error,
 }
 
-/// Opens the adapters in their order.
+/// Opens the adapters in their order. Those that enforce quotas begin with `salts`. What they remove by
+/// themselves is told to `owner`'s core.
 ///
 /// # Errors
 /// The first that cannot be opened.
 pub fn open(
     configs: &[L2AdapterConfig],
-    quota_default_bytes: Option<u64>,
+    salts: &SaltLimits,
+    owner: &Arc<Owner>,
 ) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
-    let salts = SaltLimits { default_limit_bytes: quota_default_bytes };
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
-        build(adapter(config, salts)).map_err(|source| OpenError {
+        let watch = Removals::new(owner.clone(), AdapterId(i as u32));
+        build_watched(adapter(config, salts), Some(Arc::new(watch))).map_err(|source| OpenError {
             number: i + 1,
             kind: config.backend.type_name(),
             source,
@@ -39,13 +45,13 @@ pub fn open(
     configs.iter().enumerate().map(open_one).collect()
 }
 
-fn adapter(config: &L2AdapterConfig, salts: SaltLimits) -> AdapterConfig {
+fn adapter(config: &L2AdapterConfig, salts: &SaltLimits) -> AdapterConfig {
     let layers = LayersConfig { checksum: config.checksum, ..LayersConfig::default() };
     AdapterConfig { backend: backend(config, salts), layers }
 }
 
 /// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
-fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
+fn faulty(config: &l2::FaultInjectConfig, salts: &SaltLimits) -> AdapterConfig {
     let mut inner = adapter(&config.inner, salts);
     let faults = &config.beneath;
     inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
@@ -61,7 +67,7 @@ fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
     inner
 }
 
-fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
+fn backend(config: &L2AdapterConfig, salts: &SaltLimits) -> Backend {
     let files = |files: &l2::FsConfig| fs::FsConfig {
         base_path: files.base_path.clone(),
         relative_tmp_dir: files.relative_tmp_dir.clone(),
@@ -92,7 +98,7 @@ fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
 
 /// A capacity holds with or without an `eviction` block, which says what leaves, and whether some of it
 /// in advance.
-fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: SaltLimits) -> Bounds {
+fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: &SaltLimits) -> Bounds {
     let bounds = Bounds::capacity(capacity_bytes);
     let Some(eviction) = eviction else { return bounds };
     let share = |share: f64| (capacity_bytes as f64 * share.max(0.0)) as u64;
@@ -102,7 +108,7 @@ fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: SaltLim
     Bounds {
         evicts,
         trim: (evicts && background_trim && capacity_bytes > 0).then_some(marks),
-        quotas: (policy == EvictionPolicy::IsolatedLru).then_some(salts),
+        quotas: (policy == EvictionPolicy::IsolatedLru).then(|| salts.clone()),
         ..bounds
     }
 }

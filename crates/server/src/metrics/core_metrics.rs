@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::counters::{AdapterCounters, Counters, L1Counters};
+use larder_store::life::LifeStats;
 use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
+use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process, whatif};
 use crate::state::State;
 
@@ -29,11 +31,14 @@ pub(super) enum Kind {
 /// What a scrape reads of the core, at one moment.
 pub(super) struct Snapshot {
     pub(super) counters: Counters,
-    l1: L1Counters,
+    pub(super) l1: L1Counters,
     pub(super) gauges: Gauges,
     pub(super) tally: Tally,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
+    life: LifeStats,
+    /// Event records kept.
+    events: usize,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
 }
@@ -51,26 +56,32 @@ impl Snapshot {
             tally: core.l1().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
+            life: core.l1().life().clone(),
+            events: core.chunk_events().len(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
         }
     }
 }
 
-/// Reads the core, once.
-pub(super) fn snapshot(state: &State) -> Vec<Metric> {
+/// Reads the core, once: what has one value, and what is distributed.
+pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     let snapshot = Snapshot::of(state);
     let mut out = Vec::new();
-    l1_metrics(&mut out, &state.config.l1.tag, &snapshot);
+    let tag = &state.config.l1.tag;
+    l1_metrics(&mut out, tag, &snapshot);
+    out.push(life::premature_evictions(&snapshot.life, tag));
     request_metrics(&mut out, &snapshot.counters);
     failure_metrics(&mut out, &snapshot.tally.models);
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
     whatif::metrics(&mut out, state);
+    event_metrics(&mut out, state, snapshot.events);
+    coordinator_metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
-    out
+    (out, life::distributions(&snapshot.life, tag))
 }
 
 /// A counter with one sample.
@@ -314,6 +325,33 @@ fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
     ]);
 }
 
+fn event_metrics(out: &mut Vec<Metric>, state: &State, kept: usize) {
+    let name = "lmcache_mp_kv_events_log_depth";
+    out.push(gauge(name, "Cache events kept for subscribers", "", kept as f64));
+    let streams = state.events.gauges();
+    let name = "lmcache_mp_kv_events_subscribers";
+    out.push(gauge(name, "Instances that follow cache events", "", streams.subscribers as f64));
+    let name = "lmcache_mp_kv_events_unbound_stores_total";
+    let help = "Stored chunks that subscribers were not told of, for want of their tokens";
+    out.push(counter(name, help, "", streams.unbound));
+}
+
+fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
+    if state.config.coordinator.url.is_none() {
+        return;
+    }
+    let counts = state.reporting.counts();
+    let help = "Whether this server is registered with the coordinator";
+    out.push(gauge("lmcache_mp_coordinator_registered", help, "", f64::from(u8::from(counts.registered))));
+    for (name, help, value) in [
+        ("lmcache_mp_coordinator_failures_total", "Calls that it did not answer or refused", counts.failures),
+        ("lmcache_mp_coordinator_reported_events_total", "Object events that it has", counts.reported),
+        ("lmcache_mp_coordinator_lost_events_total", "Object events that it will never have", counts.lost),
+    ] {
+        out.push(counter(name, help, "", value));
+    }
+}
+
 fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     if let Some(recorder) = &state.recorder {
         let (written, dropped) = recorder.lines();
@@ -327,6 +365,8 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     let build =
         [("version", env!("CARGO_PKG_VERSION")), ("commit", crate::http::COMMIT.unwrap_or("unknown"))];
     out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
+    let hash = labels(&[("hash", state.metrics.config_hash.as_str())]);
+    out.push(gauge("lmcache_mp_config_info", "The configuration", &hash, 1.0));
     let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
     out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
 }
@@ -335,12 +375,15 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
 fn constants(out: &mut Vec<Metric>) {
     for (name, help) in [
         ("lmcache_mp_active_p2p_lookup_jobs", "Lookups at other servers, of which there are none"),
-        ("lmcache_mp_kv_events_log_depth", "Cache events kept for subscribers"),
         ("lmcache_mp_event_bus_queue_depth", "Observations that wait; counting never waits here"),
         ("lmcache_mp_event_bus_drain_lag_seconds", "How long they wait"),
     ] {
         out.push(gauge(name, help, "", 0.0));
     }
-    let name = "lmcache_mp_event_bus_dropped_events_total";
-    out.push(counter(name, "Observations lost; none ever is here", "", 0));
+    for (name, help) in [
+        ("lmcache_mp_event_bus_dropped_events_total", "Observations lost; none ever is here"),
+        ("lmcache_mp_event_bus_subscriber_exceptions_total", "Failures to count; there are none here"),
+    ] {
+        out.push(counter(name, help, "", 0));
+    }
 }

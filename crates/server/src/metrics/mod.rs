@@ -10,7 +10,9 @@ mod copies;
 mod core_l2;
 mod core_metrics;
 mod exposition;
+mod life;
 mod process;
+mod recent;
 mod tenants;
 mod whatif;
 
@@ -30,6 +32,7 @@ use prometheus_client::registry::Registry;
 
 use self::adapters::Adapters;
 use self::copies::Copies;
+use self::recent::{Recent, Timed};
 use self::tenants::Tenants;
 use crate::config::Config;
 use crate::state::State;
@@ -116,12 +119,14 @@ pub struct Metrics {
     tenants: Tenants,
     copies: Copies,
     adapters: Adapters,
+    recent: Recent,
+    config_hash: String,
 }
 
 impl Metrics {
-    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers; with an
-    /// `instance`, every series is labelled with it.
-    pub fn new(adapters: &[&str], instance: Option<&str>) -> Self {
+    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers.
+    pub fn new(adapters: &[&str], config: &Config) -> Self {
+        let instance = instance_label(config);
         let labels = instance.map(|id| (INSTANCE_LABEL.into(), id.to_owned().into()));
         let mut registry = Registry::with_prefix_and_labels(PREFIX, labels.into_iter());
         let connections = Gauge::default();
@@ -153,6 +158,8 @@ impl Metrics {
             by_operation: Operation::ALL.iter().map(|_| Default::default()).collect(),
             tenants: Tenants::register(&mut registry),
             copies: Copies::default(),
+            recent: Recent::default(),
+            config_hash: hash(config),
             adapters: Adapters::register(&mut registry, adapters),
             registry,
         };
@@ -182,6 +189,7 @@ impl Metrics {
     /// A lookup of `requested` chunks has ended.
     pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
         self.tenants.lookup(model, salt, requested, hit, chunk_tokens);
+        self.recent.lookup(requested, hit, chunk_tokens);
     }
 
     /// A lookup has ended before it looked.
@@ -197,6 +205,11 @@ impl Metrics {
     /// A worker has copied so many objects, of so many bytes in all.
     pub fn copied(&self, direction: Direction, spec: &TransferSpec<'_>, (objects, bytes): (u64, u64)) {
         let time = self.copies.end(direction, spec);
+        let what = match direction {
+            Direction::Store => Timed::L1Store,
+            Direction::Retrieve => Timed::L1Retrieve,
+        };
+        self.recent.moved(what, bytes, time);
         let speed = time.filter(|_| bytes > 0).map(|time| gigabytes_per_second(bytes, time));
         let rank = spec.rank.0 & 0xff;
         self.tenants.copied((spec.model, spec.salt, rank), direction, (objects, bytes), speed);
@@ -205,11 +218,18 @@ impl Metrics {
     /// An adapter has answered a batch of stores.
     pub fn l2_stored(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.stored(adapter, batch);
+        self.recent.moved(Timed::L2Store, batch.bytes, Some(batch.time));
     }
 
     /// An adapter has answered a batch of loads.
     pub fn l2_loaded(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.loaded(adapter, batch);
+        self.recent.moved(Timed::L2Load, batch.bytes, Some(batch.time));
+    }
+
+    /// What happened in the last 1, 5 and 15 minutes, as `GET /cache/stats` tells it.
+    pub fn recent(&self) -> serde_json::Value {
+        self.recent.report()
     }
 }
 
@@ -225,10 +245,20 @@ fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
 /// Everything, in the text format that Prometheus scrapes.
 pub fn exposition(state: &State) -> String {
     let instance = instance_label(&state.config);
-    exposition::render(&state.metrics.registry, &core_metrics::snapshot(state), instance)
+    let (metrics, distributions) = core_metrics::snapshot(state);
+    exposition::render(&state.metrics.registry, &metrics, &distributions, instance)
+}
+
+/// A hash of all that was configured, but for the server's own name: the same on servers that are meant
+/// to be the same.
+fn hash(config: &Config) -> String {
+    let mut json = config.to_reference_json();
+    json["mp"]["instance_id"] = "".into();
+    json["observability"]["service_instance_id"] = "".into();
+    blake3::hash(json.to_string().as_bytes()).to_hex()[..16].to_owned()
 }
 
 /// Who this server is, if every series is to say so.
-pub fn instance_label(config: &Config) -> Option<&str> {
+fn instance_label(config: &Config) -> Option<&str> {
     config.metrics.instance_label.then_some(config.instance_id.as_str())
 }

@@ -17,6 +17,10 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     let chunk_tokens = state.chains.chunk_tokens();
     let tokens = key.tokens.hashable(key.lookup_chunks(chunk_tokens) * chunk_tokens)?;
     let chain = state.chains.chain(&key.request_id, tokens);
+    if state.l2.adapters().next().is_some() {
+        // It may bring chunks back from L2.
+        state.events.bind(&chain, tokens, chunk_tokens, 0);
+    }
     let spec = LookupSpec {
         request_id: &key.request_id,
         connection,

@@ -17,6 +17,7 @@ mod prepare_retrieve;
 mod prepare_store;
 mod query_prefetch_status;
 mod register_engine_driven;
+mod subscribe_kv_events;
 mod transfer;
 mod unregister_engine_driven;
 mod unserved;
@@ -36,6 +37,9 @@ use larder_zmtp::{Peer, PeerId, Service};
 
 use crate::metrics::Outcome;
 use crate::state::State;
+
+/// The optional feature that this server has.
+const EVENT_STREAM: &str = "kv_event_stream";
 
 /// Why a request could not be done. The peer gets its operation's failure value, the log this.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +99,9 @@ impl Rpc {
             Request::WaitPrefetchStatus { request_id, timeout } => {
                 wait_prefetch_status::serve(&self.state, peer, envelope, request_id, *timeout)
             }
+            Request::SubscribeKvEvents(subscription) => {
+                subscribe_kv_events::serve(&self.state, peer, envelope, subscription).map(Ok)
+            }
             _ => Some(self.serve(connection(peer.id()), request)),
         };
         // An answer that comes later is counted as waiting, not as work.
@@ -140,6 +147,10 @@ impl Rpc {
             Request::Clear { force } => clear::serve(state, force),
             Request::Ping { instance_id } => ping::serve(state, instance_id),
             Request::GetChunkSize => Ok(Response::Int(i64::from(state.config.chunk_tokens))),
+            Request::GetExperimental => {
+                let stream = state.events.are_served().then(|| EVENT_STREAM.to_owned());
+                Ok(Response::Features(stream.into_iter().collect()))
+            }
             Request::Noop => Ok(Response::Text("OK".to_owned())),
             Request::ReportBlockAllocation { .. } => Ok(Response::Nil),
             Request::P2pLookupAndLock { keys, .. } => peer_to_peer::lookup(state, connection, &keys),
@@ -150,16 +161,6 @@ impl Rpc {
     }
 
     fn answer(&self, peer: &Peer, envelope: &Envelope, response: &Response) {
-        self.send(peer, envelope, response);
-        // An event stream that is off is one batch that says so, and its end.
-        if let Response::Events(batch) = response
-            && !batch.enabled
-        {
-            self.send(peer, envelope, &Response::Nil);
-        }
-    }
-
-    fn send(&self, peer: &Peer, envelope: &Envelope, response: &Response) {
         let frames = envelope.response(response.encode());
         if let Err(error) = peer.send(frames) {
             self.state.metrics.unsent_replies.inc();
@@ -177,23 +178,27 @@ impl Rpc {
 impl Service for Rpc {
     fn connected(&self, peer: &Peer) {
         self.state.metrics.connections.inc();
+        self.state.presence.arrived();
         tracing::debug!(peer = %peer.id(), remote = peer.remote(), "peer connected");
     }
 
     fn message(&self, peer: &Peer, parts: larder_zmtp::Message) {
         match Incoming::from_frames(parts) {
             Ok(Incoming::Request { envelope, payloads }) => self.request(peer, &envelope, &payloads),
-            // No stream stays open, so no control can mean anything.
-            Ok(Incoming::Stream { .. }) => {}
+            Ok(Incoming::Stream { uid, control }) => {
+                self.state.events.control(&self.state, peer.id(), &uid, control);
+            }
             Err(error) => self.dropped(peer, &error),
         }
     }
 
     fn gone(&self, peer: PeerId) {
         self.state.metrics.connections.dec();
+        self.state.presence.left();
         tracing::debug!(%peer, "peer gone");
         // A core that has found a bug in itself serves nobody any more.
         if self.state.is_sound() {
+            self.state.events.gone(&self.state, peer);
             self.state.core().connection_lost(self.state.clock.now(), connection(peer));
         }
     }

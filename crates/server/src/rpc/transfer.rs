@@ -38,6 +38,7 @@ impl<'a> Transfer<'a> {
         let range = key.worker_chunks(chunk_tokens)?;
         let tokens = key.tokens.hashable(range.end * chunk_tokens)?;
         let chain = state.chains.chain(&key.request_id, tokens);
+        state.events.bind(&chain, tokens, chunk_tokens, range.start);
         // A frame holds fewer tokens than fit into 32 bits.
         let (start, end) = (range.start as u32, range.end as u32);
         Ok(Self { key, instance, connection, rank, chain, start, end })

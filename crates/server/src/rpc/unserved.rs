@@ -1,7 +1,6 @@
 //! Operations that this server does not do, each answered at once with what its client takes for
 //! "no": an engine that asks for one runs on without the cache.
 
-use larder_wire::event::EventBatch;
 use larder_wire::request::Request;
 use larder_wire::response::Response;
 
@@ -24,15 +23,6 @@ pub(super) fn serve(state: &State, request: Request) -> Answer {
             state.core().register_unserved(state.clock.now(), instance);
             Ok(Response::Nil)
         }
-        // No optional feature is on, in particular no event stream.
-        Request::GetExperimental => Ok(Response::Features(Vec::new())),
-        Request::SubscribeKvEvents(_) => Ok(Response::Events(EventBatch {
-            enabled: false,
-            incarnation: 0,
-            next_cursor: 0,
-            lost: false,
-            events: Vec::new(),
-        })),
         Request::CbProtocolHandshake { .. } => {
             Ok(Response::Handshake { server_version: BLEND_VERSION_NONE, matches: false })
         }

@@ -1,5 +1,8 @@
 //! The whole server in this process, over real sockets.
 
+mod api;
+mod dashboard;
+mod events;
 mod http;
 mod metrics;
 mod quotas;

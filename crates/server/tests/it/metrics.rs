@@ -27,6 +27,15 @@ lmcache_mp_l1_eviction_loop_ticks_total counter
 lmcache_mp_l1_eviction_loop_triggered_total counter
 lmcache_mp_l1_memory_usage_bytes gauge backend,l1_tag
 lmcache_mp_l1_usage_ratio gauge backend,l1_tag
+lmcache_mp_l1_chunk_lifetime_seconds histogram l1_tag
+lmcache_mp_l1_chunk_idle_before_evict_seconds histogram l1_tag
+lmcache_mp_l1_chunk_reuse_gap_seconds histogram l1_tag
+lmcache_mp_l1_chunk_evict_reuse_gap_seconds histogram l1_tag
+lmcache_mp_l1_premature_eviction_chunks_total counter l1_tag
+lmcache_mp_real_reuse_gap_seconds histogram cache_salt
+lmcache_mp_real_reuse_gap_objects histogram cache_salt
+lmcache_mp_real_reuse_gap_objects_chunks histogram cache_salt
+lmcache_mp_event_bus_subscriber_exceptions_total counter
 lmcache_mp_l1_staging_bytes gauge backend,l1_tag
 lmcache_mp_l1_allocation_failure_chunks_total counter during,model_name
 lmcache_mp_l1_read_failure_chunks_total counter during,model_name,reason
@@ -85,6 +94,7 @@ lmcache_mp_worker_silence_seconds gauge
 lmcache_mp_workers_reaped_total counter
 lmcache_mp_sessions gauge
 lmcache_mp_build_info gauge commit,version
+lmcache_mp_config_info gauge hash
 target_info gauge service_instance_id,service_name
 process_cpu_seconds_total counter
 process_resident_memory_bytes gauge
@@ -287,6 +297,46 @@ async fn two_scrapes_tell_what_happened_between_them() {
 }
 
 #[tokio::test]
+async fn lives_of_chunks_are_told() {
+    let mut config = config();
+    // Room for the four chunks of one prompt.
+    config.l1.bytes = 4 * 4096;
+    config.metrics.sample_rate = 1.0;
+    let server = TestServer::start(config).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    for (seed, request) in [(1, "a"), (2, "b"), (1, "c")] {
+        assert_eq!(c.hit(&key("m", seed, 4, request, None)).await, 0);
+        let stored = key("m", seed, 4, request, Some(0));
+        let plan = c.call(Request::PrepareStore { key: stored.clone(), instance_id: W }).await;
+        let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+        fill(&pool, &slots, 10);
+        let commit = Request::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
+        assert_eq!(c.call(commit).await, Response::Bool(true));
+    }
+    assert_eq!(c.hit(&key("m", 1, 4, "d", None)).await, 4);
+    let scrape = Scrape::of(&server).await;
+    let (tag, salt) = ([("l1_tag", "_default")], [("cache_salt", "")]);
+    let infinite = |labels: [(&'static str, &'static str); 1]| [labels[0], ("le", "+Inf")];
+    for (name, labels, value) in [
+        ("lmcache_mp_l1_premature_eviction_chunks_total", &tag[..], 4.0),
+        ("lmcache_mp_l1_chunk_lifetime_seconds_count", &tag, 8.0),
+        ("lmcache_mp_l1_chunk_lifetime_seconds_bucket", &infinite(tag), 8.0),
+        ("lmcache_mp_l1_chunk_idle_before_evict_seconds_count", &tag, 8.0),
+        ("lmcache_mp_l1_chunk_evict_reuse_gap_seconds_count", &tag, 4.0),
+        ("lmcache_mp_l1_chunk_reuse_gap_seconds_count", &tag, 4.0),
+        // The first prompt was asked for three times.
+        ("lmcache_mp_real_reuse_gap_seconds_count", &salt, 8.0),
+        ("lmcache_mp_real_reuse_gap_objects_count", &salt, 8.0),
+        ("lmcache_mp_real_reuse_gap_objects_sum", &salt, 4.0 * 8.0 + 4.0 * 4.0),
+        ("lmcache_mp_real_reuse_gap_objects_chunks_sum", &salt, 4.0 * 8.0 + 4.0 * 4.0),
+    ] {
+        assert_eq!(scrape.get(name, labels), value, "{name}{labels:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn every_series_can_name_its_server() {
     let mut config = config();
     config.metrics.instance_label = true;
@@ -300,6 +350,23 @@ async fn every_series_can_name_its_server() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn the_configurations_hash_depends_on_all_but_the_servers_name() {
+    let hash = async |change: fn(&mut larder_server::config::Config)| {
+        let mut config = config();
+        config.l1.shm_name = None;
+        change(&mut config);
+        let server = TestServer::start(config).await;
+        let (_, text) = server.get("/metrics").await;
+        server.stop().await;
+        text.lines().find(|line| line.starts_with("lmcache_mp_config_info{")).map(str::to_owned)
+    };
+    let one = hash(|config| config.instance_id = "a".to_owned()).await;
+    assert!(one.is_some());
+    assert_eq!(one, hash(|config| config.instance_id = "b".to_owned()).await);
+    assert_ne!(one, hash(|config| config.l1.bytes *= 2).await);
+}
+
 /// `docs/metrics.md` and a scrape after some traffic, with everything on, are the same list.
 #[tokio::test]
 async fn the_docs_list_what_there_is() {
@@ -308,6 +375,8 @@ async fn the_docs_list_what_there_is() {
     config.eviction.policy = EvictionPolicy::Adaptive;
     config.l2.prefetch_policy = PrefetchPolicy::Adaptive;
     config.record = Some(directory.0.join("trace.jsonl"));
+    // Nobody listens there.
+    config.coordinator.url = Some("http://127.0.0.1:1".to_owned());
     let server = TestServer::start(config).await;
     traffic(&mut server.client().await).await;
     let scrape = Scrape::of(&server).await;

@@ -4,7 +4,6 @@ use crate::support::{
     CHUNK, Client, Directory, TestServer, config, fill, holds, key, open_pool, registration, with_files,
 };
 use bytes::Bytes;
-use larder_wire::operation::Operation;
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
@@ -42,6 +41,16 @@ async fn what_was_stored_is_found_and_read_back() {
     assert_eq!(gauges.l1.resident_objects, 4);
     let name = server.state.arena.name().unwrap().to_owned();
     server.stop().await;
+    assert!(!std::path::Path::new(&format!("/dev/shm/{name}")).exists(), "the segment is gone");
+}
+
+#[tokio::test]
+async fn a_server_that_is_to_leave_with_its_engines_leaves() {
+    let mut config = config();
+    config.exit_when_idle = Some(std::time::Duration::from_millis(1));
+    let server = TestServer::start(config).await;
+    let name = server.state.arena.name().unwrap().to_owned();
+    server.ended().await;
     assert!(!std::path::Path::new(&format!("/dev/shm/{name}")).exists(), "the segment is gone");
 }
 
@@ -112,7 +121,7 @@ async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
         (Request::EndSession { request_id: "x".into() }, Response::Nil),
         (Request::QueryPrefetchStatus { request_id: "x".into() }, Response::Int(0)),
         (Request::GetChunkSize, Response::Int(CHUNK as i64)),
-        (Request::GetExperimental, Response::Features(vec![])),
+        (Request::GetExperimental, Response::Features(vec!["kv_event_stream".to_owned()])),
         (Request::Noop, Response::Text("OK".to_owned())),
         (Request::Ping { instance_id: None }, Response::Bool(true)),
         // After a restart a worker is told once that it is not known.
@@ -128,23 +137,6 @@ async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
     for (request, expected) in cases {
         assert_eq!(c.call(request.clone()).await, expected, "{request:?}");
     }
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn an_event_stream_says_that_it_is_off_and_ends() {
-    let server = TestServer::start(config()).await;
-    let mut c = server.client().await;
-    let subscription = larder_wire::request::Subscription {
-        instance_id: W,
-        model_name: "m".into(),
-        cursor: 0,
-        max_events: 8,
-    };
-    let response = c.call(Request::SubscribeKvEvents(subscription)).await;
-    assert!(matches!(&response, Response::Events(batch) if !batch.enabled), "{response:?}");
-    let end = c.answer().await;
-    assert_eq!(end.decode(Operation::SubscribeKvEvents).unwrap(), Response::Nil);
     server.stop().await;
 }
 

@@ -139,6 +139,12 @@ impl TestServer {
         (status, text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
     }
 
+    /// Waits for the server to end by itself.
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("the server ends");
+        ended.expect("it ends without a panic");
+    }
+
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.expect("the server ends without a panic");

@@ -74,7 +74,8 @@ impl Model {
         path.iter().map(|&node| ChunkKey { model, salt, node }).collect()
     }
 
-    fn sizes(&self, model: u8, world: u32) -> Vec<u64> {
+    /// The sizes of objects that the model's workers say it has, one for each worker.
+    pub fn sizes(&self, model: u8, world: u32) -> Vec<u64> {
         let same = self.workers.iter().filter(|w| w.model == model && w.world == world);
         same.map(|w| w.bytes).collect()
     }

@@ -70,9 +70,12 @@ impl World {
         let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
         let before = self.resident_keys(&keys);
         let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        // Workers that are still registered may have another idea of the model's shape.
+        let sizes = self.model.sizes(engine.model, engine.world);
         let there = |key: &Key| {
-            let loadable = self.adapters.iter().any(|a| a.objects.get(key) == Some(&engine.bytes));
-            loadable || view.object(*key, false).is_some_and(|(_, bytes)| bytes == engine.bytes)
+            let loadable = self.adapters.iter().filter_map(|a| a.objects.get(key));
+            let in_l1 = view.object(*key, false).map(|(_, bytes)| bytes);
+            loadable.copied().chain(in_l1).any(|bytes| sizes.contains(&bytes))
         };
         let columns: Vec<bool> = path.iter().map(|n| row(chunk(n)).all(|key| there(&key))).collect();
         let window = engine.window.map_or(columns.len(), |w| w as usize);
@@ -86,7 +89,10 @@ impl World {
         };
         // A chunk leaves whole: pieces of these chunks for other engines keep their place.
         let alone = !self.model.in_state(State::Resident).any(others);
-        let room = alone && self.order_is_simple() && (expected * engine.world as usize) as u64 <= slots;
+        let room = alone
+            && sizes == [engine.bytes]
+            && self.order_is_simple()
+            && (expected * engine.world as usize) as u64 <= slots;
         let stored = self.stored_objects();
 
         self.ids.push(format!("audit-{node}-{instance}").into());

@@ -12,8 +12,9 @@ use crate::scenario::Fault;
 
 impl World {
     /// Compares the whole core with the model.
-    pub(super) fn verify(&self) {
+    pub(super) fn verify(&mut self) {
         self.core.check();
+        self.follower.verify(&self.core);
         let gone = self.model.gone(&View { l1: self.core.l1(), universe: &self.scenario.universe });
         assert!(gone.is_empty(), "readable objects vanished: {:?}", self.describe(&gone));
         let (gauges, page) = (self.core.gauges(), self.scenario.page);

@@ -4,6 +4,7 @@ use larder_store::Core;
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
+use super::events::Follower;
 use super::{Event, PeerRequest, World};
 use crate::model::{ChunkKey, Key, Name, WarmCall};
 use crate::scenario::{Fault, PREFETCH_FORETOLD, STORE_FORETOLD};
@@ -184,6 +185,7 @@ impl World {
         self.note_adapters();
         self.ended.push((*self.core.counters(), *self.core.l1().counters()));
         self.core = Core::new(World::config(&self.scenario));
+        self.follower = Follower::new(&mut self.core);
         self.model = self.model.restarted();
         self.memory.fill(u64::MAX - 2);
         self.pages = self.scenario.capacity / self.scenario.page;

@@ -5,6 +5,7 @@ mod audit;
 mod calls;
 mod checks;
 mod clients;
+mod events;
 mod faults;
 mod l2;
 
@@ -20,6 +21,7 @@ use larder_store::{Core, CoreConfig, Time};
 use larder_wire::object::KvRank;
 
 use self::adapters::{Adapter, Io, Question, Task};
+use self::events::Follower;
 use crate::model::{Key, Model, Name};
 use crate::rng::Rng;
 use crate::scenario::{EngineSpec, Millis, Scenario};
@@ -177,6 +179,8 @@ pub struct World {
     rng: Rng,
     now: Millis,
     core: Core,
+    /// Somebody who reads the core's event logs.
+    follower: Follower,
     model: Model,
     /// What lies in each page: whose bytes, and which of them.
     memory: Vec<u64>,
@@ -211,8 +215,10 @@ impl World {
         let mut rng = Rng::new(seed);
         let scenario = Rc::new(Scenario::draw(&mut rng));
         let scenario_adapters = scenario.l2.adapters.len();
+        let mut core = Core::new(Self::config(&scenario));
         Self {
-            core: Core::new(Self::config(&scenario)),
+            follower: Follower::new(&mut core),
+            core,
             model: Model::new(scenario.clone()),
             memory: vec![0; (scenario.capacity / scenario.page) as usize],
             pages: scenario.capacity / scenario.page,
@@ -270,6 +276,7 @@ impl World {
             write_back_bytes_max: l2.store_bytes,
             write_back_queue_max: l2.queue,
             write_back_retries: l2.retries,
+            life_share: 1.0,
         }
     }
 

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::job::CellState;
 use crate::core::{Core, Deadline};
+use crate::events::Change;
 use crate::l1::{ObjectId, Retention};
 use crate::l2::{AdapterId, Effect, Io, IoId, IoItem, Purpose};
 use crate::time::Time;
@@ -218,6 +219,9 @@ impl Core {
         counters.loaded_bytes += if ok { load.bytes } else { 0 };
         counters.load_failed_objects += u64::from(!ok);
         self.l1.tally.salts.of(&load.key.cache_salt).l2_loaded += u64::from(ok);
+        if ok {
+            self.l1.events.in_l2(load.adapter, Change::Used, &load.key, 0);
+        }
         let shares = |w: &Waiter| self.prefetch.jobs[&w.job].shares;
         let shares = load.waiters.iter().map(shares).sum();
         let admitted = ok && self.l1.admit(load.object, shares);

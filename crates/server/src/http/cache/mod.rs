@@ -1,6 +1,7 @@
 //! What operators and coordinators do with the cache: look through it, remove from it, warm it up, ask what
 //! another one would do.
 
+pub(super) mod checksums;
 pub(super) mod clear;
 pub(super) mod objects;
 pub(super) mod prefetches;

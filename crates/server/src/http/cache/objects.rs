@@ -2,21 +2,21 @@
 //!
 //! A page of `tier=all` is of one tier; the tiers follow each other: L1, then each adapter.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Query, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_l2::{Adapter, Cursor};
 use larder_store::l1::Removal;
+use larder_store::l2::AdapterId;
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
 use super::super::body::{Faults, Fields, object, query_whole, query_word};
+use super::super::extract::{Body, Query};
 use super::super::{Answer, AppState, Refusal};
 use crate::state::State;
 
@@ -62,10 +62,7 @@ impl Place {
 }
 
 /// A page of the objects of a tier.
-pub(in crate::http) async fn list(
-    Shared(state): Shared<AppState>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Answer {
+pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -> Answer {
     let (state, query) = (&*state, &query);
     let mut faults = Faults::default();
     let tier = query_word(&mut faults, query, "tier", TIERS, "l2");
@@ -152,7 +149,7 @@ struct Deletion {
 }
 
 /// Removes objects from the tiers named.
-pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body): Body) -> Answer {
     let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
     let adapters = adapters(&state, &tier, adapter.as_deref())?;
     let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());
@@ -162,13 +159,17 @@ pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes
         skipped += removals.iter().filter(|r| **r == Removal::Held).count();
     }
     if tier != "l1" {
-        for (_, adapter) in adapters {
-            for result in adapter.delete(keys.clone()).await {
+        for (number, adapter) in adapters {
+            let mut gone = Vec::new();
+            for (key, result) in keys.iter().zip(adapter.delete(keys.clone()).await) {
                 match result {
-                    Ok(was_there) => deleted += usize::from(was_there),
+                    Ok(true) => gone.push(key.clone()),
+                    Ok(false) => {}
                     Err(problem) => problems.push(problem.to_string()),
                 }
             }
+            deleted += gone.len();
+            state.core().l2_removed(state.clock.now(), AdapterId(number as u32), &gone);
         }
     }
     let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": problems.is_empty()});
