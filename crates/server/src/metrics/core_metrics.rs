@@ -9,7 +9,7 @@ use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
 use super::life::{self, Distribution};
-use super::{DEVICE, OTHERS, core_l2, process};
+use super::{DEVICE, OTHERS, core_l2, process, whatif};
 use crate::state::State;
 
 /// One name with its samples.
@@ -75,6 +75,7 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
+    whatif::metrics(&mut out, state);
     event_metrics(&mut out, state, snapshot.events);
     coordinator_metrics(&mut out, state);
     server_metrics(&mut out, state);

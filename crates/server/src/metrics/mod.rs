@@ -14,6 +14,7 @@ mod life;
 mod process;
 mod recent;
 mod tenants;
+mod whatif;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
