@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.process import ServerProcess, eventually, unique_name
 from support.raw import key, registration
-from support.stock import ANSWER_S, Worker, fresh_instance, fresh_model, fresh_request, prompt, stock_client
+from support.stock import ANSWER_S, Shape, Worker, fresh_instance, fresh_model, fresh_request, prompt, stock_client
 
 pytestmark = pytest.mark.ours
 
@@ -39,6 +41,16 @@ def test_sigterm_is_prompt_with_work_in_hand(start: Callable[..., ServerProcess]
     server.terminate()
     assert time.monotonic() - began < 5, "SIGTERM with leases and reservations open: expected an end within 5 s"
     assert not server.pool_path.exists()
+    client.close()
+
+
+def test_what_waits_for_l2_is_stored_before_the_end(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    server = start(flags=("--l2-adapter", json.dumps({"type": "fs", "base_path": str(tmp_path)})))
+    client = stock_client(server.url)
+    worker = Worker(client, fresh_model(), shape=Shape(hidden=1024)).register()
+    stored = worker.store(prompt(3, 512 * server.chunk_size))  # 32 MiB, much more than can be on the disk by now
+    assert server.terminate() == 0
+    assert len(list(tmp_path.glob("*.data"))) == len(stored) == 512
     client.close()
 
 

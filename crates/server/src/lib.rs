@@ -7,6 +7,7 @@
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
 //! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
+//! - [`whatif`]: what other sizes and policies would do with it.
 //! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
 
 pub mod chains;
@@ -26,5 +27,6 @@ pub mod rpc;
 pub mod start;
 pub mod state;
 pub mod tasks;
+pub mod whatif;
 
 pub use start::{Server, StartError, run};

@@ -255,7 +255,7 @@ impl Pen {
 }
 
 /// Whether this is the first of a model's workers.
-fn is_first(spec: &TransferSpec<'_>) -> bool {
+pub(crate) fn is_first(spec: &TransferSpec<'_>) -> bool {
     spec.rank == KvRank::new(spec.rank.world_size(), 0)
 }
 

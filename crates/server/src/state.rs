@@ -22,11 +22,12 @@ use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
 use crate::memory::Memory;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::tasks::Tasks;
+use crate::whatif::WhatIf;
 
 /// The running server's state.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct State {
     pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
+    /// Who knows what other sizes and policies would do.
+    pub whatif: Option<WhatIf>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
     /// What goes on beside requests.
@@ -98,8 +101,9 @@ impl State {
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
         let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
-        let metrics = Metrics::new(&names, metrics::instance_label(&config));
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
+        let metrics = Metrics::new(&names, &config);
+        let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -113,6 +117,7 @@ impl State {
             quota_changes: tokio::sync::Mutex::default(),
             quota_file: quota_file.map(Arc::new),
             recorder,
+            whatif,
             metrics,
             tasks: Tasks::default(),
             log: OnceLock::new(),

@@ -15,6 +15,8 @@ const KEPT: &[u64] = &[
     9,         // a hit told to another prompt under the same id
     250,       // a refused store of one rank warmed the prompt from its head on
     908,       // time must not run backwards
+    1_785_329, // an object that nobody could read made way for a load, the rest of its chunk stayed
+    1_744_358, // of windows that overlap, the model tried others than the core
     1_269_857, // found with the shape of another engine of the model
     1_161_658, // memory taken in a second round of a lookup, from what it had let go
     1_136_329, // L1 trimmed after a lookup that had just found its chunk there

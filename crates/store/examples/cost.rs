@@ -45,7 +45,8 @@ struct Bench {
 
 impl Bench {
     fn new(chunks: u64) -> Self {
-        let config = CoreConfig { capacity_bytes: chunks * OBJECT, ..CoreConfig::default() };
+        let config =
+            CoreConfig { capacity_bytes: chunks * OBJECT, life_share: 0.01, ..CoreConfig::default() };
         let mut core = Core::new(config);
         let layout = Layout::new(&[OBJECT], DType::UInt8).expect("not empty");
         let model: Arc<str> = "org/model-of-usual-name".into();

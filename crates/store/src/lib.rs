@@ -18,6 +18,7 @@
 //! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
+//! - [`whatif`]: what other sizes and policies would have done, on a sample of what was asked for.
 //! - [`core`]: the whole, one call per event.
 //! - [`arena`]: the shared memory itself (the only unsafe code).
 
@@ -27,6 +28,7 @@ pub mod counters;
 pub mod events;
 pub mod fold;
 pub mod ids;
+mod keys;
 pub mod l1;
 pub mod l2;
 pub mod layout;
@@ -39,6 +41,7 @@ pub mod session;
 pub mod tally;
 pub mod time;
 pub mod transfer;
+pub mod whatif;
 pub mod worker;
 pub mod write_back;
 

@@ -2,13 +2,14 @@
 //! size L1. Nothing is decided by them.
 //!
 //! Of all chunks a share is followed, chosen by their hash, so that the same chunks are followed wherever
-//! they come up. Each is remembered with the times of what last happened to it, in L1 or not. Evictions
-//! that came too early are counted for every chunk: one is, if the chunk comes back to L1 while it is
-//! among the last [`REMEMBERED`] to be evicted.
+//! they come up. Each is remembered with the times of what last happened to it, in L1 or not: of
+//! [`REMEMBERED`] chunks at most is anything known, and the longest untouched are forgotten first, half of
+//! them at a time. Evictions that came too early are counted for every chunk: one is, if the chunk comes
+//! back to L1 while its eviction is remembered. There is one place for each of [`REMEMBERED`] evictions,
+//! chosen by the chunk, so after as many others a third are still remembered.
 //!
-//! Cost: an event of a chunk that is not followed is one comparison; of one that is, a few look-ups of a
-//! hash map. Memory is bounded: of [`REMEMBERED`] chunks at most is anything known, and the longest
-//! untouched are forgotten first, half of them at a time.
+//! Cost: when a chunk comes to L1 or is evicted, its place is looked at. Any other event is one comparison
+//! of a chunk that is not followed, and a few look-ups of a hash map of one that is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::l1::L1;
 use crate::tally::ByName;
 use crate::time::Time;
 
-/// Chunks whose past is remembered: as many followed ones, and as many evicted ones.
+/// Chunks whose past is remembered: at most as many followed ones, and as many evicted ones.
 pub const REMEMBERED: usize = 1 << 16;
 
 /// Upper bounds of times in L1, in seconds, as LMCache has them.
@@ -108,7 +109,7 @@ pub struct LifeStats {
     pub evict_reuse_gap: Histogram<13>,
     /// Between two requests for a chunk, wherever it was, by cache salt.
     pub request_gaps: ByName<Gaps>,
-    /// Chunks, of all, that came back to L1 soon after their eviction.
+    /// Chunks, of all, that came back to L1 while their eviction was remembered.
     pub premature_evictions: u64,
 }
 
@@ -150,7 +151,7 @@ pub(crate) struct Lives {
     /// Chunks asked for, in all.
     asked: u64,
     known: Remembered<Life>,
-    evicted: Remembered<()>,
+    evicted: Evicted,
     stats: LifeStats,
 }
 
@@ -163,7 +164,7 @@ impl Lives {
             threshold: (share * u64::MAX as f64) as u64,
             asked: 0,
             known: Remembered::default(),
-            evicted: Remembered::default(),
+            evicted: Evicted::default(),
             stats: LifeStats::default(),
         }
     }
@@ -206,7 +207,7 @@ impl Lives {
 
     /// A chunk comes to L1: its first object is reserved.
     pub(crate) fn born(&mut self, hash: &ChunkHash, digest: Digest) {
-        if self.evicted.take(digest).is_some() {
+        if self.evicted.forget(digest) {
             self.stats.premature_evictions += 1;
         }
         if self.follows(hash) {
@@ -233,7 +234,7 @@ impl Lives {
     /// A chunk has left L1; `evicted` to make room, or for another reason.
     pub(crate) fn left(&mut self, hash: &ChunkHash, digest: Digest, evicted: bool) {
         if evicted {
-            self.evicted.entry(digest);
+            self.evicted.remember(digest);
         }
         if !self.follows(hash) {
             return;
@@ -270,6 +271,35 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
+/// Evictions, each in the place that its chunk's digest names, until another needs it.
+#[derive(Debug)]
+struct Evicted(Box<[Digest]>);
+
+impl Default for Evicted {
+    fn default() -> Self {
+        // No digest is all zeros but by a chance that statistics can live with.
+        Self(vec![0; REMEMBERED].into())
+    }
+}
+
+impl Evicted {
+    fn place(&mut self, digest: Digest) -> &mut Digest {
+        &mut self.0[digest as usize % REMEMBERED]
+    }
+
+    fn remember(&mut self, digest: Digest) {
+        *self.place(digest) = digest;
+    }
+
+    /// Whether it was remembered.
+    fn forget(&mut self, digest: Digest) -> bool {
+        let place = self.place(digest);
+        let known = *place == digest && digest != 0;
+        *place = if known { 0 } else { *place };
+        known
+    }
+}
+
 /// The entries touched last, between half of [`REMEMBERED`] and all of it: when the younger half is full,
 /// the older one goes.
 #[derive(Debug)]
@@ -284,7 +314,7 @@ impl<V> Default for Remembered<V> {
     }
 }
 
-impl<V: Default> Remembered<V> {
+impl<V: Copy + Default> Remembered<V> {
     /// What is known under a digest, from now on at least nothing.
     fn entry(&mut self, digest: Digest) -> &mut V {
         if !self.young.contains_key(&digest) {
@@ -298,9 +328,10 @@ impl<V: Default> Remembered<V> {
         self.young.get_mut(&digest).expect("it was just seen or made")
     }
 
-    /// Forgets an entry.
-    fn take(&mut self, digest: Digest) -> Option<V> {
-        self.young.remove(&digest).or_else(|| self.old.remove(&digest))
+    /// What is known under a digest, if anything is.
+    #[cfg(test)]
+    fn get(&self, digest: Digest) -> Option<V> {
+        self.young.get(&digest).or_else(|| self.old.get(&digest)).copied()
     }
 }
 
@@ -359,9 +390,10 @@ mod tests {
     fn a_share_is_followed_and_every_premature_eviction_counted() {
         let mut lives = Lives::new(0.5);
         for n in [0, 100, 200, 255] {
-            lives.born(&hash(n), u64::from(n));
-            lives.left(&hash(n), u64::from(n), true);
-            lives.born(&hash(n), u64::from(n));
+            let digest = u64::from(n) + 1;
+            lives.born(&hash(n), digest);
+            lives.left(&hash(n), digest, true);
+            lives.born(&hash(n), digest);
         }
         assert_eq!((lives.stats().lifetime.count(), lives.stats().premature_evictions), (2, 4));
         let mut none = Lives::new(0.0);
@@ -379,8 +411,20 @@ mod tests {
             assert!(remembered.young.len() + remembered.old.len() <= REMEMBERED);
         }
         let last = 3 * REMEMBERED as u64 - 1;
-        assert_eq!((remembered.take(last), remembered.take(1)), (Some(last), None));
-        assert_eq!(remembered.take(0), Some(last + 1), "always touched, never forgotten");
+        assert_eq!((remembered.get(last), remembered.get(1)), (Some(last), None));
+        assert_eq!(remembered.get(0), Some(last + 1), "always touched, never forgotten");
+    }
+
+    #[test]
+    fn an_eviction_is_remembered_until_another_takes_its_place() {
+        let mut evicted = Evicted::default();
+        let rival = 7 + REMEMBERED as u64;
+        evicted.remember(7);
+        assert!(!evicted.forget(rival) && evicted.forget(7), "a rival that comes disturbs nothing");
+        assert!(!evicted.forget(7), "it has come back");
+        evicted.remember(7);
+        evicted.remember(rival);
+        assert!(!evicted.forget(7) && evicted.forget(rival));
     }
 
     #[test]

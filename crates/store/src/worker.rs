@@ -202,6 +202,21 @@ impl Core {
         self.models.get(model, world_size).is_some()
     }
 
+    /// How many chunks L1 has room for: of that model, if it alone is served, otherwise of the size that those
+    /// in L1 have on average. At least 1.
+    pub fn l1_chunks(&self, model: &Arc<str>, world_size: u32) -> u64 {
+        let (capacity_bytes, align_bytes) = (self.config.capacity_bytes, self.config.align_bytes);
+        let own = || {
+            let groups = self.models.get(model, world_size)?.members.last().map(|(_, groups)| groups)?;
+            let bytes = |group: &Group| group.layout.bytes().checked_next_multiple_of(align_bytes);
+            let chunk = groups.iter().try_fold(0u64, |sum, group| sum.checked_add(bytes(group)?))?;
+            capacity_bytes.checked_div(chunk.checked_mul(u64::from(world_size))?)
+        };
+        let mean = || self.l1.capacity_chunks();
+        let chunks = if self.models.0.len() == 1 { own().or_else(mean) } else { mean().or_else(own) };
+        chunks.unwrap_or(0).max(1)
+    }
+
     /// The layout of the objects that a worker stores, of its first group.
     pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
         Some(self.workers.get(&instance)?.spec.groups.first()?.layout.clone())

@@ -9,7 +9,7 @@ use ureq::http::Method;
 
 use super::client::{Answer, Client};
 use super::words::{Job, Quota, Typed};
-use super::{objects, prefetch, report, show};
+use super::{objects, prefetch, report, show, whatif};
 use crate::Outcome;
 use crate::terminal::tell;
 
@@ -22,6 +22,7 @@ pub(super) fn run(client: &Client, typed: &Typed) -> anyhow::Result<Outcome> {
         Job::Ping { ready } => ping(client, typed, *ready),
         Job::Status => show(typed, &client.get("/status")?, report::status),
         Job::Describe => describe(client, typed),
+        Job::Whatif => show(typed, &client.get("/cache/whatif")?, whatif::table),
         Job::Clear { force } => clear(client, typed, *force),
         Job::Quota(quota) => self::quota(client, typed, quota),
         Job::Objects(objects) => objects::run(client, typed, objects),

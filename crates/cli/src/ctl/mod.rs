@@ -9,6 +9,7 @@ mod jobs;
 mod objects;
 mod prefetch;
 mod report;
+mod whatif;
 mod words;
 
 use std::ffi::OsString;

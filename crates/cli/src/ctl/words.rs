@@ -53,6 +53,8 @@ pub(super) enum Job {
     Status,
     /// What it is: version, configuration, L2 adapters, workers and their models
     Describe,
+    /// What other sizes of L1 and other policies would have done with what was asked
+    Whatif,
     /// Empty L1 of what nobody holds; L2 is left as it is
     Clear {
         /// Also remove what is held

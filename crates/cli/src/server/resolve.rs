@@ -54,6 +54,7 @@ pub(crate) fn resolve(
         lookup_hash_log: lookup_hash_log(settings),
         state_dir: settings.text("state-dir").map(PathBuf::from),
         record: settings.text("record").map(PathBuf::from),
+        whatif: !settings.on("disable-whatif"),
         coordinator: coordinator(settings, &metrics, report),
         shutdown_timeout: seconds(settings, "shutdown-timeout", default.shutdown_timeout),
         exit_when_idle: settings.number("exit-when-idle-seconds").map(Duration::from_secs_f64),

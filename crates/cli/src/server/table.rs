@@ -242,6 +242,8 @@ pub(crate) static TABLE: &[Group] = &[
             "Keep this many of these files."),
         served("record", Path, Unset,
             "Write each lookup, store and end to this file, for `larder simulate`. Grows it if it is there.").ours(),
+        served("disable-whatif", Switch, Is("off"),
+            "Do not try other sizes of L1 and other policies on a sample of what is asked (GET /cache/whatif).").ours(),
         ignored("enable-gc-monitor", Switch, Is("off"),
             "it watches Python's garbage collector"),
         ignored("gc-monitor-min-pause-ms", SECONDS_OR_0, Is("1.0"),

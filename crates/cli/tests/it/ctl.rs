@@ -250,3 +250,21 @@ fn shells_learn_every_command_and_flag() {
         }
     }
 }
+
+#[test]
+fn what_another_size_or_policy_would_do_is_a_table() {
+    let server = Running::with_files();
+    let said = server.said(&["whatif"]);
+    assert!(
+        said.starts_with("0 requests in 0.0 minutes; 1 in 1 chunks looked at; L1 is 1.0 MiB\n"),
+        "{said}"
+    );
+    assert!(said.contains("\n* default + LRU") && said.contains("\nread from L2"), "{said}");
+    let answer = json(&server.said(&["whatif", "--json"]));
+    // Default, retain and adaptive by three evictions and five sizes.
+    assert_eq!(answer["estimates"].as_array().map(Vec::len), Some(45), "{answer}");
+    let server = Running::with(|config, _| config.whatif = false);
+    let ran = server.ctl(&["whatif"]);
+    assert_eq!((ran.status, ran.lines().len()), (Some(1), 1), "{ran:#?}");
+    assert!(ran.stderr.contains("--disable-whatif"), "{ran:#?}");
+}

@@ -89,6 +89,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Where what is asked is recorded, for `larder simulate`; `None` when it is not.
     pub record: Option<PathBuf>,
+    /// Whether other sizes and policies are tried on a sample of what is asked (`GET /cache/whatif`).
+    pub whatif: bool,
     /// The fleet coordinator this server reports to.
     pub coordinator: CoordinatorConfig,
     /// How long a shutdown may take to finish what was accepted.
@@ -132,6 +134,7 @@ impl Default for Config {
             lookup_hash_log: None,
             state_dir: None,
             record: None,
+            whatif: true,
             coordinator: CoordinatorConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
             exit_when_idle: None,

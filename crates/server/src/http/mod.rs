@@ -59,6 +59,7 @@ fn open_routes() -> Routes {
         .get("/cache/objects", cache::objects::list)
         .get("/cache/stats", async |Shared(state): Shared<AppState>| Json(state.metrics.recent()))
         .get("/cache/prefetches/{request_id}", cache::prefetches::status)
+        .get("/cache/whatif", cache::whatif::whatif)
         .post("/cache/checksums", cache::checksums::checksums)
         .get("/metrics", metrics)
         // LMCache resets nothing either: its counters live elsewhere.

@@ -9,7 +9,7 @@ use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
 use super::life::{self, Distribution};
-use super::{DEVICE, OTHERS, core_l2, process};
+use super::{DEVICE, OTHERS, core_l2, process, whatif};
 use crate::state::State;
 
 /// One name with its samples.
@@ -75,6 +75,7 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     holder_metrics(&mut out, &snapshot);
     core_l2::metrics(&mut out, state, &snapshot);
     learned_metrics(&mut out, snapshot.learned.as_ref());
+    whatif::metrics(&mut out, state);
     event_metrics(&mut out, state, snapshot.events);
     coordinator_metrics(&mut out, state);
     server_metrics(&mut out, state);
@@ -364,6 +365,8 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     let build =
         [("version", env!("CARGO_PKG_VERSION")), ("commit", crate::http::COMMIT.unwrap_or("unknown"))];
     out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
+    let hash = labels(&[("hash", state.metrics.config_hash.as_str())]);
+    out.push(gauge("lmcache_mp_config_info", "The configuration", &hash, 1.0));
     let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
     out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
 }

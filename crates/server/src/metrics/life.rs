@@ -35,7 +35,7 @@ impl Series {
 pub(super) fn premature_evictions(life: &LifeStats, tag: &str) -> Metric {
     counter(
         "lmcache_mp_l1_premature_eviction_chunks_total",
-        "Chunks that came back to L1 while among the last 65,536 to be evicted",
+        "Chunks that came back to L1 while their eviction was remembered",
         &labels(&[("l1_tag", tag)]),
         life.premature_evictions,
     )

@@ -14,6 +14,7 @@ mod life;
 mod process;
 mod recent;
 mod tenants;
+mod whatif;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -119,12 +120,13 @@ pub struct Metrics {
     copies: Copies,
     adapters: Adapters,
     recent: Recent,
+    config_hash: String,
 }
 
 impl Metrics {
-    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers; with an
-    /// `instance`, every series is labelled with it.
-    pub fn new(adapters: &[&str], instance: Option<&str>) -> Self {
+    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers.
+    pub fn new(adapters: &[&str], config: &Config) -> Self {
+        let instance = instance_label(config);
         let labels = instance.map(|id| (INSTANCE_LABEL.into(), id.to_owned().into()));
         let mut registry = Registry::with_prefix_and_labels(PREFIX, labels.into_iter());
         let connections = Gauge::default();
@@ -157,6 +159,7 @@ impl Metrics {
             tenants: Tenants::register(&mut registry),
             copies: Copies::default(),
             recent: Recent::default(),
+            config_hash: hash(config),
             adapters: Adapters::register(&mut registry, adapters),
             registry,
         };
@@ -246,7 +249,16 @@ pub fn exposition(state: &State) -> String {
     exposition::render(&state.metrics.registry, &metrics, &distributions, instance)
 }
 
+/// A hash of all that was configured, but for the server's own name: the same on servers that are meant
+/// to be the same.
+fn hash(config: &Config) -> String {
+    let mut json = config.to_reference_json();
+    json["mp"]["instance_id"] = "".into();
+    json["observability"]["service_instance_id"] = "".into();
+    blake3::hash(json.to_string().as_bytes()).to_hex()[..16].to_owned()
+}
+
 /// Who this server is, if every series is to say so.
-pub fn instance_label(config: &Config) -> Option<&str> {
+fn instance_label(config: &Config) -> Option<&str> {
     config.metrics.instance_label.then_some(config.instance_id.as_str())
 }

@@ -78,7 +78,11 @@ fn commit(state: &State, spec: &TransferSpec<'_>) -> bool {
     if let Some(recorder) = state.recorder.as_ref().filter(|_| published) {
         recorder.store(now, spec);
     }
+    let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(spec.model, spec.rank.world_size()));
     drop(core);
+    if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks).filter(|_| published) {
+        whatif.stored(now, spec, l1_chunks);
+    }
     if published {
         let objects = after.stored_objects - before.stored_objects;
         let bytes = after.stored_bytes - before.stored_bytes;

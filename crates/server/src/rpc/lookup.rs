@@ -33,14 +33,18 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     };
     // Without an answer now, L2 is asked; it is counted when it is known.
     let now = state.clock.now();
-    let (answer, served) = {
+    let (answer, served, l1_chunks) = {
         let mut core = state.core();
         if let Some(recorder) = &state.recorder {
             recorder.lookup(now, &spec, key.tokens.len() as u64);
         }
         let served = core.serves(&key.model_name, key.world_size);
-        (core.lookup(now, &spec), served)
+        let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(&key.model_name, key.world_size));
+        (core.lookup(now, &spec), served, l1_chunks)
     };
+    if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks).filter(|_| served) {
+        whatif.looked_up(now, &spec, key.tokens.len() as u64, l1_chunks);
+    }
     let (model, salt, metrics) = (&key.model_name, &key.cache_salt, &state.metrics);
     match answer {
         None => {}

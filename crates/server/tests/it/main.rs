@@ -9,3 +9,4 @@ mod quotas;
 mod record;
 mod serve;
 mod support;
+mod whatif;

@@ -94,6 +94,7 @@ lmcache_mp_worker_silence_seconds gauge
 lmcache_mp_workers_reaped_total counter
 lmcache_mp_sessions gauge
 lmcache_mp_build_info gauge commit,version
+lmcache_mp_config_info gauge hash
 target_info gauge service_instance_id,service_name
 process_cpu_seconds_total counter
 process_resident_memory_bytes gauge
@@ -347,6 +348,23 @@ async fn every_series_can_name_its_server() {
     }
     Scrape::parse(&text);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_configurations_hash_depends_on_all_but_the_servers_name() {
+    let hash = async |change: fn(&mut larder_server::config::Config)| {
+        let mut config = config();
+        config.l1.shm_name = None;
+        change(&mut config);
+        let server = TestServer::start(config).await;
+        let (_, text) = server.get("/metrics").await;
+        server.stop().await;
+        text.lines().find(|line| line.starts_with("lmcache_mp_config_info{")).map(str::to_owned)
+    };
+    let one = hash(|config| config.instance_id = "a".to_owned()).await;
+    assert!(one.is_some());
+    assert_eq!(one, hash(|config| config.instance_id = "b".to_owned()).await);
+    assert_ne!(one, hash(|config| config.l1.bytes *= 2).await);
 }
 
 /// `docs/metrics.md` and a scrape after some traffic, with everything on, are the same list.

@@ -65,6 +65,7 @@ impl Model {
             }
             self.jobs.insert(seq, job);
             self.settle();
+            self.drop_displaced(seq, &plan, view);
             if !trimmed_afterwards {
                 judged.evicted.extend(self.accept_evictions(view));
             }
@@ -92,6 +93,20 @@ impl Model {
         if over {
             self.finish_job(seq);
         }
+    }
+
+    /// Objects in the job's way that nobody can read went by themselves: the rest of their chunks is there.
+    fn drop_displaced(&mut self, seq: u64, plan: &BTreeSet<(usize, usize)>, view: &View<'_>) {
+        let job = &self.jobs[&seq];
+        let gone = self.gone(view);
+        let in_the_way = |uid: &Uid| {
+            let alloc = &self.allocs[*uid];
+            let rest = |u: &Uid| self.allocs[*u].key.chunk == alloc.key.chunk && !gone.contains(u);
+            let wanted = plan.iter().any(|(row, column)| job.key(*row, *column) == alloc.key);
+            wanted && !job.sizes.contains(&alloc.bytes) && self.in_state(State::Resident).any(|u| rest(&u))
+        };
+        let displaced: Vec<Uid> = gone.iter().copied().filter(in_the_way).collect();
+        displaced.into_iter().for_each(|uid| self.unlink(uid));
     }
 
     /// Whether what is gone was there as long as the job looked: it has reserved nothing, so it has evicted
@@ -167,9 +182,10 @@ impl Model {
                     _ if job.ranks.len() > 1 || job.window.is_some() => {
                         self.unclear_stops += 1;
                         self.follow_column(&job, row, column, view);
-                        // And for later chunks, before a shorter prefix was tried.
+                        // And for other chunks, when a prefix was tried that ends between those tried here.
                         let more = if job.window.is_some() { job.cells.len() } else { 0 };
-                        (column + 1..more).for_each(|column| self.follow_column(&job, 0, column, view));
+                        let others = (0..more).filter(|other| *other != column);
+                        others.for_each(|column| self.follow_column(&job, 0, column, view));
                     }
                     Stop::NoRoom => self.counters.no_room_objects += absent as u64,
                     Stop::Contended => self.counters.contended_objects += 1,

@@ -6,6 +6,7 @@
 //! - [`size`]: sizes as people give them.
 //! - [`sweep`]: every combination, in parallel.
 //! - [`report`]: what came of it, as a table, JSON, CSV or a picture.
+//! - [`whatif`]: what a running server would have said of it, from a sample.
 
 pub mod belady;
 pub mod model;
@@ -13,3 +14,4 @@ pub mod report;
 pub mod size;
 pub mod sweep;
 pub mod trace;
+pub mod whatif;

@@ -5,6 +5,7 @@
 mod naive;
 mod policies;
 mod traces;
+mod whatif;
 
 use larder_sim::simulate::model::{L2Size, Setup};
 use larder_store::l1::eviction::EvictionKind;

@@ -11,7 +11,7 @@ use larder_store::policy::PrefetchKind;
 use crate::policies::both_ways;
 use crate::setup;
 
-fn cut(name: &str) -> PathBuf {
+pub(crate) fn cut(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces").join(name)
 }
 

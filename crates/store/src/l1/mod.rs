@@ -251,11 +251,14 @@ impl L1 {
         let seed = names::name_digest(model, salt);
         self.lives.asked(salt, chain, |hash| eviction::digest(seed, hash.as_bytes()));
         let Some(reuse) = &mut self.reuse else { return 0 };
-        // Chunks of other models may be of other sizes: the mean is what counts.
-        let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
-        let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
+        let capacity = mean_chunks(&self.alloc, self.chunks.len());
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
+    }
+
+    /// How many chunks there is room for, of the size that those here have on average. `None` if there are none.
+    pub(crate) fn capacity_chunks(&self) -> Option<u64> {
+        mean_chunks(&self.alloc, self.chunks.len())
     }
 
     /// What became of that.
@@ -776,4 +779,12 @@ pub struct Usage {
     pub held_objects: u64,
     /// Objects, in any state, that go with their last reader.
     pub temporary_objects: u64,
+}
+
+/// How many chunks of the mean size of so many fit. Chunks of other models may be of other sizes: the mean
+/// is what counts.
+fn mean_chunks(alloc: &Allocator, chunks: usize) -> Option<u64> {
+    let capacity =
+        (u128::from(alloc.capacity()) * chunks as u128).checked_div(u128::from(alloc.used_bytes()));
+    capacity.map(|n| u64::try_from(n).unwrap_or(u64::MAX))
 }

@@ -3,6 +3,9 @@
 //! Bounded, it keeps the order of use as the server's adapters do: a lookup that finds a chunk and a
 //! store use it, and whoever was not used for longest leaves.
 
+use larder_store::l1::ChunkId;
+use larder_store::whatif::shadow::SecondTier;
+
 use super::L2Size;
 
 const NONE: u32 = u32::MAX;
@@ -90,5 +93,15 @@ impl Tier {
             NONE => self.newest = older,
             newer => self.links[newer as usize].older = older,
         }
+    }
+}
+
+impl SecondTier for Tier {
+    fn find(&mut self, chunk: ChunkId) -> bool {
+        self.find(chunk.number())
+    }
+
+    fn put(&mut self, chunk: ChunkId) {
+        self.put(chunk.number());
     }
 }

@@ -11,7 +11,7 @@ use super::list::{Links, List};
 
 /// A queue of keys with removal from anywhere.
 #[derive(Debug, Default)]
-pub(super) struct Ghosts {
+pub(crate) struct Ghosts {
     keys: Vec<u64>,
     links: Links,
     queue: List,
@@ -20,12 +20,12 @@ pub(super) struct Ghosts {
 }
 
 impl Ghosts {
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.queue.len()
     }
 
     /// Adds a key as the newest; one that is there already becomes it.
-    pub(super) fn push(&mut self, key: u64) {
+    pub(crate) fn push(&mut self, key: u64) {
         self.remove(key);
         let slot = self.unused.pop().unwrap_or_else(|| {
             self.keys.push(key);
@@ -37,7 +37,7 @@ impl Ghosts {
     }
 
     /// Removes a key; says whether it was there.
-    pub(super) fn remove(&mut self, key: u64) -> bool {
+    pub(crate) fn remove(&mut self, key: u64) -> bool {
         let Ok(entry) = self.slots.find_entry(key, |s| self.keys[*s as usize] == key) else { return false };
         let (slot, _) = entry.remove();
         self.links.unlink(&mut self.queue, slot);
@@ -46,7 +46,7 @@ impl Ghosts {
     }
 
     /// Removes the oldest key, if there is any.
-    pub(super) fn drop_oldest(&mut self) {
+    pub(crate) fn drop_oldest(&mut self) {
         if let Some(slot) = self.queue.coldest() {
             self.remove(self.keys[slot as usize]);
         }

@@ -36,7 +36,7 @@
 
 mod adaptive;
 mod arc;
-mod ghosts;
+pub(crate) mod ghosts;
 mod isolated;
 pub(crate) mod list;
 mod lru;

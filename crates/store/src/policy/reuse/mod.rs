@@ -32,7 +32,6 @@
 
 mod ages;
 mod gate;
-mod keys;
 mod order;
 mod shadow;
 #[cfg(test)]
@@ -43,10 +42,10 @@ use smallvec::SmallVec;
 
 use self::ages::{Ages, Class, age_of};
 use self::gate::Gate;
-use self::keys::Keys;
 pub(crate) use self::order::Order;
 pub use self::shadow::{Expert, Keep, Rank};
 use self::shadow::{Request, Shadow, judged};
+use crate::keys::Keys;
 use crate::l1::eviction::{EvictionKind, digest};
 use crate::l1::names::name_digest;
 use crate::policy::{PrefetchKind, StoreKind};
@@ -68,11 +67,23 @@ const WINDOW_TURNS: f64 = 64.0;
 const MARGIN: f64 = 0.01;
 const MARGIN_OF_CAPACITY: f64 = 1.0 / 64.0;
 
+/// What is known of a chunk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Key {
+    /// The request that used it last.
+    cohort: u64,
+    class: Class,
+    /// Requests that used it, as far as they matter.
+    uses: u8,
+    /// The age class at which it, or what it continued, was used again.
+    gap: u8,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Reuse {
     ages: Ages,
-    keys: Keys,
+    keys: Keys<Key>,
     shadows: Vec<Shadow>,
     leader: usize,
     changes: u64,
@@ -187,7 +198,8 @@ impl Reuse {
         }
         self.ages.add_cohort(self.now, left);
         while self.keys.len() > keys_max {
-            let Some(slot) = self.keys.forget_oldest() else { break };
+            let Some(slot) = self.keys.oldest() else { break };
+            self.keys.forget(slot);
             self.shadows.iter_mut().for_each(|shadow| shadow.forget(slot));
         }
         let Self { keys, ages, l2, now, .. } = self;

@@ -7,9 +7,10 @@
 //!
 //! Cost: O(1) for each chunk of a request, amortised. Memory: 9 to 17 bytes for each key.
 
+use super::Key;
 use super::ages::{Ages, Class};
-use super::keys::{Keys, Slot};
 use super::order::Order;
+use crate::keys::{Keys, Slot};
 use crate::l1::eviction::list::{Links, List};
 
 /// Which chunk leaves first.
@@ -109,7 +110,7 @@ pub(super) struct Request<'a> {
     /// Chunks that L1 can hold.
     pub(super) capacity: usize,
     pub(super) now: u32,
-    pub(super) keys: &'a Keys,
+    pub(super) keys: &'a Keys<Key>,
     pub(super) ages: &'a Ages,
 }
 

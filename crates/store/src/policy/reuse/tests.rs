@@ -2,8 +2,8 @@ use proptest::prelude::*;
 use smallvec::smallvec;
 
 use super::ages::{AGES, Ages, CLASSES, Class, age_of, place};
-use super::keys::Keys;
 use super::*;
+use crate::keys::Keys;
 
 fn expert(rank: Rank, keep: Keep) -> Expert {
     Expert { rank, keep }
@@ -79,7 +79,7 @@ fn a_cohort_that_is_forgotten_is_an_old_one() {
 proptest! {
     #[test]
     fn keys_agree_with_a_vector(ops in prop::collection::vec((0u8..4, 0u64..20), 1..300)) {
-        let mut keys = Keys::default();
+        let mut keys = Keys::<()>::default();
         let mut naive: Vec<u64> = Vec::new();
         let mut slots = std::collections::HashMap::new();
         for (op, digest) in ops {
@@ -91,7 +91,8 @@ proptest! {
                 slots.insert(digest, slot);
             } else {
                 let oldest = (!naive.is_empty()).then(|| naive.remove(0));
-                prop_assert_eq!(keys.forget_oldest(), oldest.map(|d| slots[&d]));
+                prop_assert_eq!(keys.oldest(), oldest.map(|d| slots[&d]));
+                prop_assert_eq!(keys.oldest().map(|slot| keys.forget(slot)), oldest);
             }
             prop_assert_eq!(keys.len(), naive.len());
             for d in 0..20 {
