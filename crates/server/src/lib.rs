@@ -5,6 +5,7 @@
 //! - [`rpc`]: requests over ZMTP, one file per operation.
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
+//! - [`overview`]: what the page at `/` and `larder top` show.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
 //! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
 
@@ -15,6 +16,7 @@ pub mod http;
 pub mod l2;
 pub mod memory;
 pub mod metrics;
+pub mod overview;
 pub mod recording;
 pub mod rpc;
 pub mod start;

@@ -119,6 +119,16 @@ impl State {
         !self.core.is_poisoned()
     }
 
+    /// What keeps the server from serving as it should, for people; nothing if it is ready.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.l2.problems();
+        if !self.is_sound() {
+            problems
+                .push("the storage core has stopped after an internal error; restart the server".to_owned());
+        }
+        problems
+    }
+
     /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
     pub async fn keep_time(&self) {
         loop {

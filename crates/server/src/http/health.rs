@@ -9,23 +9,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::AppState;
-use crate::state::State;
-
-/// What keeps the server from serving; nothing if it serves.
-fn problems(state: &State) -> Vec<String> {
-    let mut problems = state.l2.problems();
-    if !state.is_sound() {
-        problems.push("the storage core has stopped after an internal error; restart the server".to_owned());
-    }
-    problems
-}
 
 /// The stock probe; with `deep=1` it means what `/readyz` means.
 pub(super) async fn healthcheck(
     Shared(state): Shared<AppState>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    let problems = problems(&state);
+    let problems = state.problems();
     if query.get("deep").is_some_and(|d| d == "1" || d == "true") && !problems.is_empty() {
         let body = json!({"status": "unhealthy", "reason": problems.join("; ")});
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
@@ -40,7 +30,7 @@ pub(super) async fn livez() -> Response {
 
 /// Requests are served. This port opens when the request port is bound and L1 is mapped.
 pub(super) async fn readyz(Shared(state): Shared<AppState>) -> Response {
-    let problems = problems(&state);
+    let problems = state.problems();
     if problems.is_empty() {
         return Json(json!({"status": "ready", "reasons": []})).into_response();
     }

@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod cache;
 mod health;
+mod page;
 mod quota;
 mod status;
 mod version;
@@ -19,6 +20,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, middleware};
 use serde_json::json;
 
+use crate::overview::Overview;
 use crate::state::State;
 
 pub(crate) use self::version::COMMIT;
@@ -37,7 +39,9 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
-        .route("/", get(async || Json(json!({"status": "ok", "service": "LMCache HTTP API"}))))
+        .route("/", get(page::root))
+        .route("/page/{file}", get(page::file))
+        .route("/overview", get(async |Shared(state): Shared<AppState>| Json(Overview::of(&state))))
         .route("/healthcheck", get(health::healthcheck))
         .route("/api/healthcheck", get(health::healthcheck))
         .route("/livez", get(health::livez))

@@ -2,6 +2,7 @@
 
 mod http;
 mod metrics;
+mod page;
 mod quotas;
 mod record;
 mod serve;
