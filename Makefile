@@ -18,8 +18,8 @@ SEEDS ?= 100000
 CASES ?= 20000
 KILLS ?= 1000
 
-.PHONY: help demo build venv test test-rust test-interop test-engines test-torture lint bench torture \
-	fuzz-smoke sim clean
+.PHONY: help demo build wheel venv test test-rust test-interop test-engines test-wheel test-deploy \
+	test-torture lint bench torture fuzz-smoke sim clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,10 +30,13 @@ demo: build venv ## A real vLLM (CPU) served from the cache, step by step
 build: ## Build the release server: target/release/larder
 	@cargo build --release --locked --bin larder
 
+wheel: ## A Python package that carries the server, in dist/
+	@scripts/wheel
+
 venv: ## Make .cache/venv: vLLM for the CPU, LMCache, pytest (about 5 GB, once)
 	@scripts/venv
 
-test: test-rust test-interop test-engines test-torture ## All tests: Rust, stock client, vLLM, short torture
+test: test-rust test-interop test-engines test-wheel test-deploy test-torture ## All tests: Rust, stock client, vLLM, package, deploy, short torture
 
 test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LMCache and libzmq
 	LARDER_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked \
@@ -44,6 +47,13 @@ test-interop: build venv ## The unmodified LMCache client and recorded conversat
 
 test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
 	$(PYTHON) bench/e2e_two_engines
+
+test-wheel: wheel venv ## The Python package, and a vLLM that starts the server through it
+	$(PYTEST) packaging/python/tests
+	$(PYTHON) bench/e2e_autostart
+
+test-deploy: build ## What is in deploy/: manifests, the systemd unit, every command line
+	scripts/check-deploy
 
 test-torture: build venv ## The short torture: clients and servers killed, garbage sent, L2 failing
 	$(PYTHON) tests/torture/run.py --short
@@ -65,4 +75,4 @@ sim: ## The deterministic simulation of the core over many seeds (SEEDS=100000)
 
 clean: ## Remove what the targets made
 	cargo clean
-	rm -rf .cache
+	rm -rf .cache dist

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,18 @@ class LiveEngine:
         prompts: int = 4,
         tokens: int = 1500,
         prompt_seed: int = 7,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        extra_config: Mapping[str, object] | None = None,
     ) -> None:
         self._log_path = log_path
         self._log = open(log_path, "ab")
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "live_engine.py"), "--port", str(port), "--model-dir", model_dir,
+            [python, str(HERE / "live_engine.py"), "--port", str(port), "--model-dir", model_dir,
              "--prompts", str(prompts), "--tokens", str(tokens), "--prompt-seed", str(prompt_seed),
-             "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s)],
+             "--heartbeat-interval", str(heartbeat_interval_s), "--mq-timeout", str(mq_timeout_s),
+             "--extra-config", json.dumps(dict(extra_config or {}))],
+            env=dict(os.environ, **(environment or {})),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
 

@@ -2,20 +2,41 @@
 
 use std::io::{self, IsTerminal};
 
-use larder_server::config::{LogFormat, LoggingConfig};
+use larder_server::config::{LogFormat, LogLevel, LoggingConfig};
+use larder_server::log_control::LogControl;
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
-/// Starts logging. Colour is for terminals that did not ask to be spared it.
-pub(crate) fn start(config: LoggingConfig) {
-    // Libraries below us have little to say to an operator.
-    let filter = EnvFilter::new(format!("warn,larder={}", config.level));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+/// Starts logging, and returns what changes its level. Colour is for terminals that did not ask to be spared
+/// it.
+pub(crate) fn start(config: LoggingConfig) -> LogControl {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(config.level))
+        .with_writer(io::stderr)
+        .with_target(false);
     match config.format {
         LogFormat::Text => {
             let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            builder.with_ansi(colour).init();
+            let builder = builder.with_ansi(colour).with_filter_reloading();
+            let control = control(config.level, builder.reload_handle());
+            builder.init();
+            control
         }
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let control = control(config.level, builder.reload_handle());
+            builder.init();
+            control
+        }
     }
+}
+
+/// Libraries below us have little to say to an operator.
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(format!("warn,larder={level}"))
+}
+
+fn control<S: Subscriber + 'static>(level: LogLevel, handle: Handle<EnvFilter, S>) -> LogControl {
+    LogControl::new(level, move |level| handle.reload(filter(level)).map_err(|error| error.to_string()))
 }

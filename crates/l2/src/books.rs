@@ -90,13 +90,13 @@ pub(crate) struct Books {
 impl Books {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
+            limits: bounds.quotas.iter().flat_map(|quotas| quotas.limits.iter().cloned()).collect(),
             bounds,
             entries: Slab::new(),
             index: HashTable::new(),
             hasher: RandomState::new(),
             order: Order::new(),
             accounts: HashMap::new(),
-            limits: HashMap::new(),
             newest: 0,
             oldest: 0,
             used: 0,
@@ -315,7 +315,7 @@ impl Books {
     }
 
     fn limit_of(&self, salt: &str) -> Option<u64> {
-        let quotas = self.bounds.quotas?;
+        let quotas = self.bounds.quotas.as_ref()?;
         self.limits.get(salt).copied().or(quotas.default_limit_bytes)
     }
 

@@ -1,8 +1,10 @@
 //! How much an adapter may hold, and what leaves it.
 
+use std::sync::Arc;
+
 /// Limits of one adapter. Room is made on demand: before an object is written, as many leave as it
 /// needs, those that nobody used for longest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The most bytes in all; `None`: no limit.
     pub capacity_bytes: Option<u64>,
@@ -23,11 +25,14 @@ pub struct Marks {
     pub down_to_bytes: u64,
 }
 
-/// Limits of cache salts. They are set with [`Adapter::limit_salt`](crate::Adapter::limit_salt).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Limits of cache salts. They are changed with [`Adapter::limit_salt`](crate::Adapter::limit_salt).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SaltLimits {
     /// What a salt without a limit of its own may hold; `None`: no limit.
     pub default_limit_bytes: Option<u64>,
+    /// Salts with a limit of their own, in bytes, from the start: nothing leaves because its limit has
+    /// not been heard of yet.
+    pub limits: Vec<(Arc<str>, u64)>,
 }
 
 impl Default for Bounds {

@@ -6,20 +6,25 @@
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
 //! - [`overview`]: what the page at `/` and `larder top` show.
+//! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
-//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`]: what those share.
+//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
 
 pub mod chains;
 pub mod clock;
 pub mod config;
 pub mod http;
 pub mod l2;
+pub mod log_control;
 pub mod memory;
 pub mod metrics;
 pub mod overview;
+pub mod presence;
+pub mod quota_file;
 pub mod recording;
 pub mod rpc;
 pub mod start;
 pub mod state;
+pub mod tasks;
 
 pub use start::{Server, StartError, run};

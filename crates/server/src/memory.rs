@@ -61,8 +61,8 @@ impl Memory {
         }
     }
 
-    /// Makes memory ready until [`stop`](Self::stop). For a thread of its own.
-    pub fn run(&self) {
+    /// Makes memory ready until [`stop`](Self::stop). For a thread of its own, which says when it `woke`.
+    pub fn run(&self, woke: impl Fn()) {
         let mut done = 0;
         loop {
             let mut wanted = self.lock();
@@ -74,6 +74,7 @@ impl Memory {
             }
             let target = wanted.end;
             drop(wanted);
+            woke();
             // In steps, so that a store that needs memory now waits for one step at most, and a
             // shutdown too.
             let next = (self.arena.populated() + larder_store::arena::POPULATE_STEP).min(target);

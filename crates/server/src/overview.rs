@@ -251,7 +251,7 @@ impl Overview {
             lookups: Lookups {
                 count: c.lookups,
                 requested_tokens: c.lookup_requested_chunks * chunk_tokens,
-                hit_l1_tokens: c.lookup_hit_chunks * chunk_tokens,
+                hit_l1_tokens: (c.lookup_hit_chunks - c.l2.hit_chunks) * chunk_tokens,
                 hit_l2_tokens: c.l2.hit_chunks * chunk_tokens,
             },
             stores: Copies {
@@ -341,7 +341,7 @@ impl L2Adapter {
         let configured = state.config.l2.adapters.get(id.0 as usize);
         self.type_name = adapter.kind().to_owned();
         self.base_path =
-            configured.and_then(|a| a.backend.base_path()).map(|path| path.display().to_string());
+            configured.and_then(|a| a.backend.files()).map(|files| files.base_path.display().to_string());
         self.reads = health.reads.as_str().to_owned();
         self.writes = health.writes.as_str().to_owned();
         self.recovering = usage.recovering;

@@ -4,8 +4,8 @@
 //! arena is mapped and locked, and only then are requests read. A port that is taken is known within
 //! milliseconds.
 //!
-//! Shutdown: stop accepting, send the replies that are waiting, let the arena go. A second signal
-//! ends the process at once.
+//! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
+//! are waiting, let the arena go. A second signal ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_l2::SaltLimits;
 use larder_store::arena::{Arena, ArenaError};
 use larder_store::core::Trim;
-use larder_store::{Core, CoreConfig, Time};
+use larder_store::{Core, CoreConfig, Quotas, Time};
 use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
@@ -24,7 +25,9 @@ use tokio::sync::watch;
 use crate::chains::Chains;
 use crate::config::{Config, MIB};
 use crate::l2::{L2, OpenError};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
+use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::rpc::Rpc;
 use crate::state::{Parts, State};
@@ -35,9 +38,6 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 /// Requests that may be open at once. Engines run thousands; clients that never end their requests
 /// leave them to the session TTL.
 const SESSIONS_MAX: usize = 1 << 16;
-
-/// How often a shutdown looks whether everything is in L2.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// How long a shutdown waits for HTTP answers that are under way.
 const HTTP_LINGER: Duration = Duration::from_secs(1);
@@ -67,6 +67,14 @@ pub enum StartError {
     /// An L2 adapter cannot be opened.
     #[error(transparent)]
     L2(#[from] OpenError),
+    /// What has to outlast the server cannot be kept.
+    #[error("--state-dir {path}: {source}")]
+    StateDir {
+        /// The directory.
+        path: String,
+        /// Why it cannot be used.
+        source: io::Error,
+    },
     /// What is asked cannot be recorded.
     #[error("--record {path}: {source}")]
     Record {
@@ -97,11 +105,11 @@ pub struct Server {
     prometheus: Option<TcpListener>,
 }
 
-/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`.
+/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`. `log` changes what is logged.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let threads = config.rpc.worker_threads.cpu;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -111,6 +119,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     runtime.block_on(async {
         let stop = signals()?;
         let server = Server::bind(config).await?;
+        let _ = server.state.log.set(log);
         server.announce();
         server.serve(stop).await;
         Ok(())
@@ -136,11 +145,16 @@ impl Server {
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
         let memory = Arc::new(Memory::new(arena.clone()));
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters, config.quota_default_bytes)?);
+        let (quota_file, quotas) = kept_quotas(&config)?;
+        let salts = SaltLimits {
+            default_limit_bytes: config.quota_default_bytes,
+            limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
+        };
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts)?);
         let mut core = Core::new(core_config(&config, &l2));
-        core.change_quotas(Time::ZERO, |quotas| quotas.set_default_limit(config.quota_default_bytes));
-        let recorder = recorder(&config)?;
-        let parts = Parts { config, core, arena, memory, l2, chains: Chains::new(hasher), recorder };
+        core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
+        let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
+        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
         let state = State::new(parts, tokio::runtime::Handle::current());
         Ok(Self { state, router, http, prometheus })
     }
@@ -187,8 +201,11 @@ impl Server {
         let Self { state, router, http, prometheus } = self;
         let (stopping, stopped) = watch::channel(false);
         let committer = {
-            let memory = state.memory.clone();
-            std::thread::Builder::new().name("memory".to_owned()).spawn(move || memory.run())
+            let state = state.clone();
+            std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
+                let _running = state.tasks.memory.begin();
+                state.memory.run(|| state.tasks.memory.woke(state.clock.now()));
+            })
         };
         if let Err(error) = &committer {
             // Memory is then committed by the stores that need it.
@@ -204,7 +221,7 @@ impl Server {
             let router = crate::http::metrics_router(state.clone());
             https.push(tokio::spawn(serve_http(listener, router, stopped.clone())));
         }
-        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
         tracing::info!("stopping");
         drain(&state).await;
         let _ = stopping.send(true);
@@ -236,6 +253,19 @@ fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// The quotas to begin with, and where they are kept, if they are.
+fn kept_quotas(config: &Config) -> Result<(Option<QuotaFile>, Quotas), StartError> {
+    let mut quotas = Quotas::new(config.quota_default_bytes);
+    let Some(directory) = &config.state_dir else { return Ok((None, quotas)) };
+    let failed = |source| StartError::StateDir { path: directory.display().to_string(), source };
+    let (file, limits) = QuotaFile::open(directory).map_err(failed)?;
+    for (salt, bytes) in &limits {
+        // The file holds no more than there may be.
+        let _ = quotas.set(salt, *bytes);
+    }
+    Ok((Some(file), quotas))
+}
+
 /// Who writes down what is asked, if anybody is to.
 fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     let Some(path) = &config.record else { return Ok(None) };
@@ -260,15 +290,36 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
     }
 }
 
+/// Completes at `stop`, or once everybody has left, if the server is to end then.
+async fn end(stop: impl Future<Output = ()>, state: &State) {
+    let Some(patience) = state.config.exit_when_idle else { return stop.await };
+    tokio::select! {
+        () = stop => {}
+        () = state.presence.deserted(patience) => {
+            let seconds = patience.as_secs_f64();
+            tracing::info!(seconds, "nobody is connected any more, as --exit-when-idle-seconds says: ending");
+        }
+    }
+}
+
 /// Lets what was stored reach L2, within the shutdown timeout.
 async fn drain(state: &State) {
+    // A core that has found a bug in itself stores nothing any more.
+    if !state.is_sound() {
+        return;
+    }
+    state.core().stop_waiting(state.clock.now());
     let drained = async {
-        while state.core().write_back_pending() > 0 {
-            tokio::time::sleep(DRAIN_LOOK).await;
+        loop {
+            let written = state.written_back();
+            if state.core().write_back_pending() == 0 {
+                break;
+            }
+            written.await;
         }
     };
     if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {
-        let objects = state.core().write_back_pending();
+        let objects = state.core_for_report().write_back_pending();
         tracing::warn!(objects, "not yet in L2 when the shutdown timeout was over: lost");
     }
     let _ = tokio::time::timeout(state.config.shutdown_timeout, state.l2.close()).await;
@@ -294,6 +345,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         prefetch_policy: config.l2.prefetch_policy,
         store_policy: config.l2.store_policy,
         prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
+        life_share: if config.metrics.enabled { config.metrics.sample_rate } else { 0.0 },
         ..CoreConfig::default()
     }
 }

@@ -6,20 +6,28 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use larder_store::arena::Arena;
 use larder_store::{Core, Time};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::chains::Chains;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::l2::{self, L2, Waiting};
+use crate::log_control::LogControl;
 use crate::memory::Memory;
 use crate::metrics::{self, Metrics};
+use crate::presence::Presence;
+use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
+use crate::tasks::Tasks;
+
+/// What only a new process can mend.
+pub const UNSOUND: &str = "the storage core has stopped after an internal error; restart the server";
 
 /// The running server's state.
 #[derive(Debug)]
@@ -38,16 +46,25 @@ pub struct State {
     pub l2: L2,
     /// Clients that wait for a lookup to end.
     pub waiting: Waiting,
-    /// Held by whoever changes a quota, first in the core and then in L2.
+    /// Held by whoever changes a quota, first in its file, then in the core and then in L2.
     pub quota_changes: tokio::sync::Mutex<()>,
+    /// Where quotas are kept; `None`: they end with the server.
+    pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// What goes on beside requests.
+    pub tasks: Tasks,
+    /// The level of what is logged, if the process lets it be changed.
+    pub log: OnceLock<LogControl>,
+    /// Who is connected.
+    pub presence: Presence,
     core: Mutex<Core>,
     /// When the timekeeper wakes up next, in milliseconds of the clock.
     alarm: AtomicU64,
     earlier_alarm: Notify,
+    written_back: Notify,
     runtime: Handle,
     this: Weak<State>,
 }
@@ -67,6 +84,8 @@ pub struct Parts {
     pub l2: L2,
     /// Hashes of recent prompts.
     pub chains: Chains,
+    /// Where quotas are kept.
+    pub quota_file: Option<QuotaFile>,
     /// Who writes down what is asked.
     pub recorder: Option<Recorder>,
 }
@@ -74,7 +93,7 @@ pub struct Parts {
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains, recorder } = parts;
+        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let metrics = Metrics::new(&names, metrics::instance_label(&config));
         Arc::new_cyclic(|this| Self {
@@ -86,11 +105,16 @@ impl State {
             l2,
             waiting: Waiting::default(),
             quota_changes: tokio::sync::Mutex::default(),
+            quota_file: quota_file.map(Arc::new),
             recorder,
             metrics,
+            tasks: Tasks::default(),
+            log: OnceLock::new(),
+            presence: Presence::default(),
             core: Mutex::new(core),
             alarm: AtomicU64::new(u64::MAX),
             earlier_alarm: Notify::new(),
+            written_back: Notify::new(),
             runtime,
             this: this.clone(),
         })
@@ -123,18 +147,25 @@ impl State {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.l2.problems();
         if !self.is_sound() {
-            problems
-                .push("the storage core has stopped after an internal error; restart the server".to_owned());
+            problems.push(UNSOUND.to_owned());
         }
         problems
     }
 
+    /// Completes when everything that is to go to L2 is there, if it is not now.
+    pub fn written_back(&self) -> Notified<'_> {
+        self.written_back.notified()
+    }
+
     /// Lets go of what runs out, when it runs out, for ever. Sleeps while nothing is held.
     pub async fn keep_time(&self) {
+        let _running = self.tasks.timekeeper.begin();
         loop {
             let next = {
+                let now = self.clock.now();
+                self.tasks.timekeeper.woke(now);
                 let mut core = self.core();
-                core.advance(self.clock.now());
+                core.advance(now);
                 let next = core.next_deadline();
                 self.alarm.store(next.map_or(u64::MAX, Time::as_millis), Ordering::Relaxed);
                 next
@@ -182,7 +213,11 @@ impl Drop for CoreGuard<'_> {
         }
         let effects = core.take_effects();
         let next = core.next_deadline();
+        let written_back = core.write_back_pending() == 0;
         drop(core);
+        if written_back {
+            self.state.written_back.notify_waiters();
+        }
         if let Some(state) = self.state.this.upgrade().filter(|_| !effects.is_empty()) {
             l2::carry_out(&state, effects);
         }

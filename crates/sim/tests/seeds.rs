@@ -11,10 +11,13 @@ const SEEDS: u64 = 20_000;
 /// Seeds that found a bug when they were run first, in the core or in the harness. What they draw
 /// changes with the harness, so each bug also has a test of its own in `larder-store`.
 const KEPT: &[u64] = &[
-    4,   // trimming under noop
-    9,   // a hit told to another prompt under the same id
-    250, // a refused store of one rank warmed the prompt from its head on
-    908, // time must not run backwards
+    4,         // trimming under noop
+    9,         // a hit told to another prompt under the same id
+    250,       // a refused store of one rank warmed the prompt from its head on
+    908,       // time must not run backwards
+    1_161_658, // memory taken in a second round of a lookup, from what it had let go
+    1_136_329, // L1 trimmed after a lookup that had just found its chunk there
+    1_067_636, // left L1 for an adapter that had it in another size
 ];
 
 #[test]

@@ -78,6 +78,8 @@ pub struct CoreConfig {
     pub write_back_queue_max: usize,
     /// How often a store that failed is tried again.
     pub write_back_retries: u32,
+    /// The share of chunks whose life is followed for statistics, from 0 to 1; see [`life`](crate::life).
+    pub life_share: f64,
 }
 
 /// Background trimming, as LMCache's watermark flags mean it.
@@ -114,6 +116,7 @@ impl Default for CoreConfig {
             write_back_bytes_max: 1 << 30,
             write_back_queue_max: 1 << 16,
             write_back_retries: 2,
+            life_share: 0.0,
         }
     }
 }
@@ -236,6 +239,7 @@ impl Core {
         ) {
             l1.learn(reuse);
         }
+        l1.follow(config.life_share);
         Self {
             l1,
             adapter_counters: vec![AdapterCounters::default(); adapters.len()],
@@ -282,6 +286,7 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
+        self.l1.lives.advance(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
             // What begins with it, a lease for one, begins then, however late this call is.
@@ -386,6 +391,11 @@ impl Core {
     /// If there is no such adapter.
     pub fn adapter_counters(&self, adapter: AdapterId) -> &AdapterCounters {
         &self.adapter_counters[adapter.0 as usize]
+    }
+
+    /// The name that was given last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.next_id
     }
 
     /// A name for something new, in the order of making.

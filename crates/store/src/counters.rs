@@ -13,6 +13,8 @@ pub struct L1Counters {
     pub evicted_objects: u64,
     /// Their bytes.
     pub evicted_bytes: u64,
+    /// Objects evicted that waited to go to L2: they are nowhere any more.
+    pub evicted_waiting_objects: u64,
     /// Objects removed by a clear or one by one.
     pub cleared_objects: u64,
     /// Objects that found no memory.
@@ -91,7 +93,7 @@ pub struct L2Counters {
     pub promoted_objects: u64,
     /// Objects that left L1 because L2 has them (`skip_l1`).
     pub left_l1_objects: u64,
-    /// Objects whose way to L2 was put off until their next use.
+    /// Objects whose way to L2 was put off until they leave L1.
     pub deferred_objects: u64,
     /// Answers of policies that broke their rules: panics, wrong lengths, unknown adapters.
     pub policy_faults: u64,

@@ -128,6 +128,7 @@ impl Core {
         if !self.adapters.is_empty() {
             self.start_waiting_jobs();
             self.issue_loads();
+            self.write_ahead();
             self.issue_stores();
         }
         std::mem::take(&mut self.effects)

@@ -13,7 +13,7 @@
 //! - [`lease`]: shares of objects held for readers, and when they end.
 //! - [`l2`]: what adapters are asked for and what they answer.
 //! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
-//! - [`counters`], [`tally`]: what happened, in all and to whom.
+//! - [`counters`], [`tally`], [`life`]: what happened, in all, to whom, and how long chunks live.
 //! - [`policy`]: what comes from where, what stays, what goes where.
 //! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
 //!   copy between a worker and the arena.
@@ -29,6 +29,7 @@ pub mod l1;
 pub mod l2;
 pub mod layout;
 pub mod lease;
+pub mod life;
 pub mod policy;
 pub mod prefetch;
 pub mod quota;

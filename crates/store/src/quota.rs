@@ -210,6 +210,11 @@ impl Ledger {
         }
     }
 
+    /// Every account.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = SaltId> + '_ {
+        self.accounts.iter().map(|(i, _)| SaltId(i as u32))
+    }
+
     /// Accounts above their limit.
     pub(crate) fn over(&self) -> impl Iterator<Item = SaltId> + '_ {
         self.over.iter().copied()

@@ -25,6 +25,7 @@ use crate::core::{Core, Deadline};
 use crate::ids::{ConnectionId, InstanceId};
 use crate::l1::{Cell, ObjectId, Refused, Retention};
 use crate::layout::Layout;
+use crate::policy::store::Moment;
 use crate::time::Time;
 
 /// Where one object's bytes are.
@@ -351,7 +352,7 @@ impl Core {
             self.l1.unlink(object);
         } else if self.promote_if(object, true) {
             // Adapters other than the one it came from may lack it.
-            self.write_back(&[self.l1.key(object)]);
+            self.write_back(&[self.l1.key(object)], Moment::Stored);
         }
     }
 
@@ -362,7 +363,7 @@ impl Core {
         }
         // The first chunk first: without it the others are worth nothing.
         let keys: Vec<_> = objects.iter().rev().map(|o| self.l1.key(*o)).collect();
-        self.write_back(&keys);
+        self.write_back(&keys, Moment::Stored);
     }
 
     fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {

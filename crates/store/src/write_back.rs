@@ -8,8 +8,8 @@
 //! Results are per key. A key that failed is tried again behind the others, a few times. What came
 //! from an adapter is never stored there again.
 //!
-//! The policy may let an object wait: it is asked about it again when a lookup finds it in L1. Until then
-//! it is in L1 alone, and lost if that evicts it.
+//! The policy may let an object wait: it is asked about it again when its turn to be evicted comes, early
+//! enough for the copy to be done by then, and when the server stops. Until then it is in L1 alone.
 //!
 //! If the policy wants an object to leave L1 after that, it leaves once every adapter that was to keep
 //! it and [can](crate::l2::AdapterDesc::persists) has said so of the size it has in L1, and there is at
@@ -26,7 +26,7 @@ use crate::core::{Core, Deadline};
 use crate::l1::ObjectId;
 use crate::l2::{AdapterId, Effect, Io, IoId, IoItem, Purpose, TaskId};
 use crate::policy::StorePolicy;
-use crate::policy::store::StoreTarget;
+use crate::policy::store::{Moment, StoreTarget};
 use crate::prefetch::in_flight::RESULT_GRACE;
 use crate::time::Time;
 
@@ -166,15 +166,32 @@ impl Core {
         self.write_back.entries.len() as u64
     }
 
-    /// Objects became permanent by a worker's store, or have waited for the use that there is now: they go
-    /// where the policy says.
-    pub(crate) fn write_back(&mut self, keys: &[ObjectKey]) {
+    /// The server stops: what waits in L1 goes to L2 now, or never.
+    pub fn stop_waiting(&mut self, now: Time) {
+        self.advance(now);
+        let waiting = self.l1.waiting();
+        self.write_back(&waiting, Moment::Leaving);
+    }
+
+    /// Asks again about what waits and will leave L1 soon.
+    pub(crate) fn write_ahead(&mut self) {
+        let capacity = self.config.capacity_bytes as f64;
+        let spare = self.config.trim.map_or(0.0, |trim| capacity * (1.0 - trim.above + trim.release));
+        let leaving = self.l1.leaving_soon(spare as u64);
+        self.write_back(&leaving, Moment::Leaving);
+    }
+
+    /// Objects became permanent by a worker's store, or have waited since and are about to leave L1: they
+    /// go where the policy says.
+    pub(crate) fn write_back(&mut self, keys: &[ObjectKey], moment: Moment) {
         if self.adapters.is_empty() || keys.is_empty() {
             return;
         }
         let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
-            let wait: Vec<bool> = keys.iter().map(|key| policy.waits(key, reuse)).collect();
+            let can_wait = moment == Moment::Leaving || self.l1.can_wait();
+            let wait: Vec<bool> =
+                keys.iter().map(|key| can_wait && policy.waits(key, moment, reuse)).collect();
             let leave: Vec<bool> = keys.iter().map(|key| policy.leaves_l1(key)).collect();
             (policy.targets(keys, &self.adapters), wait, leave)
         }));
@@ -183,9 +200,9 @@ impl Core {
             return;
         };
         for (key, wait) in keys.iter().zip(&wait) {
-            let known = self.find_object(key).filter(|object| self.l1.is_deferred(*object) != *wait);
-            if let Some(object) = known {
-                self.l1.set_deferred(object, *wait);
+            if let Some(object) = self.find_object(key)
+                && self.l1.set_waiting(object, *wait)
+            {
                 self.counters.l2.deferred_objects += u64::from(*wait);
             }
         }

@@ -66,6 +66,10 @@ fn quota(client: &Client, typed: &Typed, quota: &Quota) -> anyhow::Result<Outcom
         let why = "no tier enforces quotas; start the server with --eviction-policy IsolatedLRU";
         tell("warning", &[why.to_owned()]);
     }
+    if matches!(quota, Quota::Set { .. }) && answer.value["persisted"] == false {
+        let why = "it ends with the server; start that with --state-dir to keep quotas";
+        tell("note", &[why.to_owned()]);
+    }
     let human = |answer: &Value| -> anyhow::Result<String> {
         let salt = || answer["cache_salt"].as_str().context("the answer names no salt");
         let limit = || answer["limit_gb"].as_f64().context("the answer names no limit");

@@ -84,11 +84,11 @@ fn readable(words: &[OsString], report: &mut Report) -> Vec<String> {
 }
 
 fn serve(config: Config, warnings: &[String]) -> anyhow::Result<Outcome> {
-    crate::logging::start(config.logging);
+    let log = crate::logging::start(config.logging);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match larder_server::run(config) {
+    match larder_server::run(config, log) {
         Ok(()) => Ok(Outcome::Done),
         Err(error) => {
             tracing::error!("{error}");

@@ -151,19 +151,34 @@ fn push_row(text: &mut String, flag: &Flag) {
     let mut variables: Vec<_> = (!flag.typed_only).then(|| flag.variable()).into_iter().collect();
     variables.extend(flag.other_variable.map(str::to_owned));
     let variables: Vec<_> = variables.iter().map(|name| format!("`{name}`")).collect();
-    let (fate, meaning) = match flag.judgement {
+    let meaning = match flag.judgement {
         Judgement::Served => match flag.ignored_for_now {
-            None => ("served", flag.help.to_owned()),
-            Some(why) => ("not yet", format!("{} No effect for now: {why}.", flag.help)),
+            None => flag.help.to_owned(),
+            Some(why) => format!("{} No effect for now: {why}.", flag.help),
         },
-        Judgement::Ignored => ("ignored", format!("No effect: {}.", flag.help)),
-        Judgement::Inert => ("accepted", flag.help.to_owned()),
-        Judgement::Refused => ("refused", format!("Refused: {}.", flag.help)),
-        Judgement::OldNameOf(new) => ("old name", format!("The same as `--{new}`.")),
-        Judgement::Action => ("action", flag.help.to_owned()),
+        Judgement::Ignored => format!("No effect: {}.", flag.help),
+        Judgement::Inert | Judgement::Action => flag.help.to_owned(),
+        Judgement::Refused => format!("Refused: {}.", flag.help),
+        Judgement::OldNameOf(new) => format!("The same as `--{new}`."),
     };
     let meaning = format!("{meaning}{}", refused_values(flag)).replace('|', "\\|").replace('<', "&lt;");
-    push(text, format_args!("| {typed} | {default} | {} | {fate} | {meaning} |\n", variables.join(", ")));
+    push(
+        text,
+        format_args!("| {typed} | {default} | {} | {} | {meaning} |\n", variables.join(", "), fate(flag)),
+    );
+}
+
+/// What becomes of a flag, in a word.
+fn fate(flag: &Flag) -> &'static str {
+    match flag.judgement {
+        Judgement::Served if flag.ignored_for_now.is_some() => "not yet",
+        Judgement::Served => "served",
+        Judgement::Ignored => "ignored",
+        Judgement::Inert => "accepted",
+        Judgement::Refused => "refused",
+        Judgement::OldNameOf(_) => "old name",
+        Judgement::Action => "action",
+    }
 }
 
 /// A sentence for each value that is known and refused.
@@ -191,6 +206,32 @@ mod tests {
             written == flag_reference(),
             "docs/configuration.md differs from the flag table; regenerate it:\n    \
              cargo run -p larder -- server --print-flag-reference > docs/configuration.md"
+        );
+    }
+
+    #[test]
+    fn the_guide_for_those_who_come_from_lmcache_tells_the_fate_of_each_of_its_flags() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/migration.md");
+        let written = std::fs::read_to_string(path).expect("the guide is there");
+        let mut told = Vec::new();
+        let mut row = |line: &str| {
+            let name = line.strip_prefix("| `--")?.split('`').next()?;
+            let flag = super::super::table::find(name).unwrap_or_else(|| panic!("--{name} is no flag"));
+            told.push(flag.name);
+            let notes = line.splitn(4, '|').nth(3)?;
+            Some(format!("| `--{name}` | {} |{notes}\n", fate(flag)))
+        };
+        let meant: String = written.lines().map(|line| row(line).unwrap_or(format!("{line}\n"))).collect();
+        let theirs: Vec<_> =
+            super::super::table::flags().filter(|flag| !flag.ours).map(|flag| flag.name).collect();
+        assert_eq!(told, theirs, "the rows of docs/migration.md, against the flag table");
+        if std::env::var_os("LARDER_BLESS").is_some() {
+            std::fs::write(path, &meant).expect("the guide can be written");
+        }
+        assert!(
+            written == meant,
+            "docs/migration.md tells another fate of a flag than the flag table; correct it:\n    \
+             LARDER_BLESS=1 cargo test -p larder guide; git diff docs/migration.md"
         );
     }
 

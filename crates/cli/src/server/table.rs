@@ -92,6 +92,11 @@ pub(crate) static TABLE: &[Group] = &[
             .ignored_for_now("this version streams no KV events"),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
             "Seconds a shutdown may take to finish what was accepted.").ours(),
+        served("state-dir", Path, Unset,
+            "Directory for what has to outlast a restart: the quotas set over /quota. Made if it is not there; one \
+             server at a time uses it. Without it quotas end with the server.").ours(),
+        served("exit-when-idle-seconds", SECONDS, Unset,
+            "End once no engine has been connected for this long: for a server that an engine started for itself.").ours(),
         ignored("enable", Words, Unset,
             "the experimental transfer modules are not part of this server"),
         ignored("enable-segmented-prefix", Switch, Is("off"),
@@ -178,8 +183,8 @@ pub(crate) static TABLE: &[Group] = &[
             "An adapter as a JSON object with a type (fs, fs_native, mock, fault_inject) and its fields, or @FILE that \
              holds one. May be repeated; the order is the adapters' index."),
         served("l2-store-policy", OneOf(&[yes("default"), yes("skip_l1"), yes("gated")]), Is("default"),
-            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is used a second \
-             time and what is likely to be lost before (gated)."),
+            "What goes to L2: everything (default), everything and then it leaves L1 (skip_l1), or what is about to \
+             leave L1 and likely to be asked for again (gated)."),
         served("l2-prefetch-policy", OneOf(&[yes("default"), yes("retain"), yes("adaptive")]), Is("default"),
             "What was fetched from L2 leaves L1 with its last reader (default), stays until eviction (retain), or what \
              has lately been better (adaptive)."),
@@ -198,8 +203,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("access-log", Switch, Is("off"),
             "Log each HTTP request.").ours(),
         served("enable-debug-endpoints", Switch, Is("off"),
-            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours()
-            .ignored_for_now("this version has no such endpoints"),
+            "Serve the endpoints that show or change the insides of the process: /env, /loglevel, /threads.").ours(),
     ]},
     Group { heading: "Metrics and logs", flags: &[
         served("disable-observability", Switch, Is("off"),
@@ -219,11 +223,9 @@ pub(crate) static TABLE: &[Group] = &[
         served("prometheus-port", PORT, Unset,
             "A port of its own for /metrics, on --http-host, beside the one of the admin API."),
         served("metrics-sample-rate", SHARE, Is("0.01"),
-            "Share of chunks whose life is followed in histograms.")
-            .ignored_for_now("this version samples nothing"),
+            "Share of chunks whose life is followed in histograms."),
         served("metrics-instance-label", Switch, Is("off"),
-            "Put the instance id on every series, as service_instance_id.").ours()
-            .ignored_for_now("this version adds no such label"),
+            "Put the instance id on every series, as service_instance_id.").ours(),
         ignored("enable-tracing", Switch, Is("off"),
             "this version writes no traces"),
         ignored("otlp-endpoint", Text, Unset,

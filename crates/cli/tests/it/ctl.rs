@@ -109,7 +109,10 @@ fn a_failing_tier_fails_readiness_and_says_which() {
 
 #[test]
 fn quotas_are_set_listed_and_taken_away() {
-    let server = Running::with(|config, _| config.eviction.policy = EvictionKind::IsolatedLru);
+    let server = Running::with(|config, place| {
+        config.eviction.policy = EvictionKind::IsolatedLru;
+        config.state_dir = Some(place.path("state"));
+    });
     assert_eq!(server.said(&["quota", "list"]), "no quotas\n");
     assert_eq!(server.said(&["quota", "set", "team a", "1.5"]), "team a may hold 1.5 GiB\n");
     assert_eq!(server.said(&["quota", "set", "", "2"]), "_default may hold 2 GiB\n");
@@ -134,6 +137,7 @@ fn quotas_that_nobody_enforces_are_set_with_a_warning() {
     let ran = Running::new().ctl(&["quota", "set", "a", "1"]);
     assert_eq!((ran.status, &*ran.stdout), (Some(0), "a may hold 1 GiB\n"));
     assert!(ran.stderr.starts_with("warning: no tier enforces quotas"), "{ran:#?}");
+    assert!(ran.stderr.contains("\nnote: it ends with the server"), "{ran:#?}");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn no_number_may_be_infinite_or_none_at_all() {
         "--worker-reap-timeout-seconds",
         "--worker-registration-grace-seconds",
         "--shutdown-timeout",
+        "--exit-when-idle-seconds",
         "--metrics-sample-rate",
         "--extra-logging-interval",
         "--coordinator-heartbeat-interval",

@@ -122,7 +122,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--otlp-endpoint", "http://localhost:4317"], Ignored),
     (&["--event-bus-queue-size", "10000"], Ignored),
     (&["--prometheus-port", "9090"], Is("9090")),
-    (&["--metrics-sample-rate", "1"], Ignored),
+    (&["--metrics-sample-rate", "1"], Is("1")),
     (&["--lookup-hash-log-dir", "/logs"], Ignored),
     (&["--lookup-hash-log-rotation-interval", "60"], Is("60")),
     (&["--lookup-hash-log-rotation-max-size", "1000"], Is("1000")),
@@ -159,11 +159,13 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--listen", "ipc:///tmp/lmcache.sock"], Is("[\"ipc:///tmp/lmcache.sock\"]")),
     (&["--shm-fallback"], Is("true")),
     (&["--shutdown-timeout", "2.5"], Is("2.5")),
+    (&["--exit-when-idle-seconds", "60"], Is("60")),
     (&["--access-log"], Is("true")),
-    (&["--enable-debug-endpoints"], Ignored),
+    (&["--enable-debug-endpoints"], Is("true")),
     (&["--log-level", "debug"], Is("\"debug\"")),
     (&["--log-format", "json"], Is("\"json\"")),
-    (&["--metrics-instance-label"], Ignored),
+    (&["--metrics-instance-label"], Is("true")),
+    (&["--state-dir", "/var/lib/larder"], Is("\"/var/lib/larder\"")),
 ];
 
 #[test]

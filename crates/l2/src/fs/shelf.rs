@@ -37,7 +37,7 @@ pub(super) struct Shelf {
     pub(super) base: PathBuf,
     pub(super) temporary: PathBuf,
     mode: Mode,
-    bounds: Bounds,
+    bounded: bool,
     books: Mutex<Books>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -51,7 +51,7 @@ impl Shelf {
             base,
             temporary,
             mode,
-            bounds,
+            bounded: bounds.limits_anything(),
             books: Mutex::new(Books::new(bounds)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
@@ -61,7 +61,7 @@ impl Shelf {
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.bounds.limits_anything()
+        self.bounded
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {

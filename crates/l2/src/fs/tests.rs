@@ -204,7 +204,8 @@ async fn a_salt_over_its_quota_pays_itself() {
     drop(adapter);
     // An allow-list that nobody has repeated yet wipes nothing.
     let default_limit_bytes = Some(0);
-    let bounds = Bounds { quotas: Some(SaltLimits { default_limit_bytes }), ..Bounds::default() };
+    let salts = SaltLimits { default_limit_bytes, ..SaltLimits::default() };
+    let bounds = Bounds { quotas: Some(salts), ..Bounds::default() };
     let adapter = bounded(directory.path(), bounds);
     adapter.counted().await;
     assert_eq!(held(&adapter), [("b".into(), 1000)]);

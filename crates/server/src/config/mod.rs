@@ -85,19 +85,28 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// One JSON line for each lookup, written to files; `None` when off.
     pub lookup_hash_log: Option<LookupHashLogConfig>,
+    /// Where what has to outlast the server is kept; `None`: nothing is.
+    pub state_dir: Option<PathBuf>,
     /// Where what is asked is recorded, for `larder simulate`; `None` when it is not.
     pub record: Option<PathBuf>,
     /// The fleet coordinator this server reports to.
     pub coordinator: CoordinatorConfig,
     /// How long a shutdown may take to finish what was accepted.
     pub shutdown_timeout: Duration,
+    /// The server ends once nobody has been connected for this long; `None`: it stays.
+    pub exit_when_idle: Option<Duration>,
 }
 
 impl Config {
-    /// Whether quotas of cache salts have an effect in any tier.
-    pub fn enforces_quotas(&self) -> bool {
-        self.eviction.policy == EvictionPolicy::IsolatedLru
-            || self.l2.adapters.iter().any(L2AdapterConfig::enforces_quotas)
+    /// The tiers in which quotas of cache salts have an effect: `l1`, and `l2` if some adapter enforces them.
+    pub fn quota_tiers(&self) -> Vec<&'static str> {
+        let in_l1 = self.eviction.policy == EvictionPolicy::IsolatedLru;
+        let in_l2 = self.l2.adapters.iter().any(L2AdapterConfig::enforces_quotas);
+        [("l1", in_l1), ("l2", in_l2)]
+            .into_iter()
+            .filter(|(_, enforces)| *enforces)
+            .map(|(tier, _)| tier)
+            .collect()
     }
 }
 
@@ -121,9 +130,11 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             logging: LoggingConfig::default(),
             lookup_hash_log: None,
+            state_dir: None,
             record: None,
             coordinator: CoordinatorConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
+            exit_when_idle: None,
         }
     }
 }

@@ -78,7 +78,9 @@ impl Config {
             "kv_event_log_size": self.kv_event_log_records,
             "null_block_id": self.null_block_id,
             "server_modules": [],
+            "state_dir": self.state_dir.as_ref().map(|dir| dir.to_string_lossy()),
             "shutdown_timeout_seconds": self.shutdown_timeout.as_secs_f64(),
+            "exit_when_idle_seconds": self.exit_when_idle.map(|idle| idle.as_secs_f64()),
         })
     }
 

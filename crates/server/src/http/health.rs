@@ -1,30 +1,37 @@
 //! Whether the server lives, and whether it serves.
 
-use std::collections::HashMap;
-
 use axum::Json;
-use axum::extract::{Query, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::AppState;
+use super::extract::Query;
+use crate::state::UNSOUND;
 
-/// The stock probe; with `deep=1` it means what `/readyz` means.
-pub(super) async fn healthcheck(
-    Shared(state): Shared<AppState>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Response {
+fn unhealthy(reason: &str) -> Response {
+    let body = json!({"status": "unhealthy", "reason": reason});
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// The stock probe: L1 is served. With `deep=1` it means what `/readyz` means.
+pub(super) async fn healthcheck(Shared(state): Shared<AppState>, Query(query): Query) -> Response {
     let problems = state.problems();
     if query.get("deep").is_some_and(|d| d == "1" || d == "true") && !problems.is_empty() {
-        let body = json!({"status": "unhealthy", "reason": problems.join("; ")});
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+        return unhealthy(&problems.join("; "));
+    }
+    if !state.is_sound() {
+        return unhealthy(UNSOUND);
     }
     Json(json!({"status": "healthy"})).into_response()
 }
 
-/// The process answers.
-pub(super) async fn livez() -> Response {
+/// A restart would not help: the process answers and its core is sound.
+pub(super) async fn livez(Shared(state): Shared<AppState>) -> Response {
+    if !state.is_sound() {
+        return unhealthy(UNSOUND);
+    }
     Json(json!({"status": "alive"})).into_response()
 }
 

@@ -3,10 +3,15 @@
 mod auth;
 mod body;
 mod cache;
+mod debug;
+mod extract;
 mod health;
 mod page;
 mod quota;
+mod reconfigure;
+mod routes;
 mod status;
+mod tasks;
 mod version;
 
 use std::sync::Arc;
@@ -16,57 +21,103 @@ use axum::extract::DefaultBodyLimit;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::get;
 use axum::{Json, middleware};
 use serde_json::json;
 
+use self::routes::Routes;
 use crate::overview::Overview;
 use crate::state::State;
 
+pub use self::routes::Route;
 pub(crate) use self::version::COMMIT;
 
 type AppState = Arc<State>;
 
-/// Every path of the API.
-pub fn router(state: AppState) -> Router {
-    let changes = Router::new()
-        .route("/cache/clear", post(cache::clear::clear))
-        .route("/clear-cache", post(cache::clear::clear))
-        .route("/api/clear-cache", post(cache::clear::clear))
-        .route("/cache/objects", delete(cache::objects::delete))
-        .route("/cache/prefetches", post(cache::prefetches::submit))
-        .route("/quota/{salt}", put(quota::put).delete(quota::delete))
-        .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(state.clone(), auth::require_token));
-    Router::new()
-        .route("/", get(page::root))
-        .route("/page/{file}", get(page::file))
-        .route("/overview", get(async |Shared(state): Shared<AppState>| Json(Overview::of(&state))))
-        .route("/healthcheck", get(health::healthcheck))
-        .route("/api/healthcheck", get(health::healthcheck))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/status", get(status::status))
-        .route("/api/status", get(status::status))
-        .route("/workers", get(status::workers_only))
-        .route("/version", get(version::version))
-        .route("/lmc_version", get(version::lmcache_version))
-        .route("/commit_id", get(version::commit_id))
-        .route("/config", get(config))
-        .route("/conf", get(config))
-        .route("/config/adapters", get(adapters))
-        .route("/cache/objects", get(cache::objects::list))
-        .route("/cache/prefetches/{request_id}", get(cache::prefetches::status))
-        .route("/metrics", get(metrics))
-        .route("/quota", get(quota::list))
-        .route("/quota/{salt}", get(quota::get))
+/// What anybody may ask.
+fn open_routes() -> Routes {
+    Routes::default()
+        .get("/", page::root)
+        .get("/page/{file}", page::file)
+        .get("/overview", async |Shared(state): Shared<AppState>| Json(Overview::of(&state)))
+        .get("/healthcheck", health::healthcheck)
+        .get("/api/healthcheck", health::healthcheck)
+        .get("/livez", health::livez)
+        .get("/readyz", health::readyz)
+        .get("/status", status::status)
+        .get("/api/status", status::status)
+        .get("/workers", status::workers_only)
+        .get("/periodic-threads", tasks::list)
+        .get("/periodic-threads/{name}", tasks::one)
+        .get("/periodic-threads-health", tasks::health)
+        .get("/version", version::version)
+        .get("/lmc_version", version::lmcache_version)
+        .get("/commit_id", version::commit_id)
+        .get("/openapi.json", openapi)
+        .get("/config", config)
+        .get("/conf", config)
+        .get("/config/adapters", adapters)
+        .get("/reconfigure/dax/l1/status", reconfigure::l1_status)
+        .get("/reconfigure/{backend}/l2/status", reconfigure::l2_status)
+        .post("/reconfigure/{backend}/l2/{operation}", reconfigure::l2_change)
+        .get("/cache/objects", cache::objects::list)
+        .get("/cache/stats", async |Shared(state): Shared<AppState>| Json(state.metrics.recent()))
+        .get("/cache/prefetches/{request_id}", cache::prefetches::status)
+        .post("/cache/checksums", cache::checksums::checksums)
+        .get("/metrics", metrics)
         // LMCache resets nothing either: its counters live elsewhere.
-        .route("/metrics/reset", post(async || "ok"))
+        .post("/metrics/reset", async || "ok")
+        .get("/quota", quota::list)
+        .get("/quota/{salt}", quota::get)
+}
+
+/// What changes something, and needs the token if there is one.
+fn changing_routes() -> Routes {
+    Routes::default()
+        .post("/cache/clear", cache::clear::clear)
+        .post("/clear-cache", cache::clear::clear)
+        .post("/api/clear-cache", cache::clear::clear)
+        .delete("/cache/objects", cache::objects::delete)
+        .post("/cache/prefetches", cache::prefetches::submit)
+        .put("/quota/{salt}", quota::put)
+        .delete("/quota/{salt}", quota::delete)
+}
+
+/// What shows or changes the insides of the process.
+fn debug_routes() -> Routes {
+    Routes::default()
+        .get("/env", debug::env)
+        .get("/threads", debug::threads)
+        .get("/loglevel", debug::log_level)
+        .put("/loglevel", debug::put_log_level)
+}
+
+/// Every method and path of the API.
+pub fn routes() -> Vec<Route> {
+    [open_routes(), changing_routes(), debug_routes()].iter().flat_map(|r| r.list().to_vec()).collect()
+}
+
+/// The whole API.
+pub fn router(state: AppState) -> Router {
+    let token = || middleware::from_fn_with_state(state.clone(), auth::require_token);
+    let changes = changing_routes().into_router().layer(token());
+    let gate = middleware::from_fn_with_state(state.clone(), debug::gate);
+    let debug = debug_routes().into_router().layer(token()).layer(gate);
+    open_routes()
+        .into_router()
         .merge(changes)
+        .merge(debug)
+        .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), access_log))
         .with_state(state)
+}
+
+/// The description of this API.
+async fn openapi() -> Response {
+    const TEXT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
+    ([(header::CONTENT_TYPE, "application/json")], TEXT).into_response()
 }
 
 /// `/metrics` alone, for a port of its own.

@@ -1,22 +1,24 @@
 //! Quotas of cache salts: how much each tenant may hold, and does.
 //!
 //! One quota holds in each tier that enforces quotas by itself: in L1 under `--eviction-policy
-//! IsolatedLRU`, and in every L2 adapter with that policy in its `eviction` block. They are not kept over
-//! a restart; whoever set them sets them again.
+//! IsolatedLRU`, and in every L2 adapter with that policy in its `eviction` block; answers say where
+//! (`enforced`, `enforced_in`). With `--state-dir` they are kept over a restart; answers say whether they
+//! are (`persisted`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use larder_store::quota::TooManyQuotas;
 use larder_wire::object::check_cache_salt;
 use serde_json::{Value, json};
 
+use super::extract::{Body, Segment};
 use super::{Answer, AppState, Refusal};
 use crate::config::{GIB, bytes_from_gib};
+use crate::quota_file::{Limits, QuotaFile};
 use crate::state::State;
 
 /// The empty salt in an address, as the reference writes it.
@@ -37,11 +39,11 @@ pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
         (name(salt).to_owned(), held)
     });
     let users: serde_json::Map<String, Value> = users.collect();
-    Json(json!({"users": users, "enforced": is_enforced(&state)})).into_response()
+    Json(with_fate(&state, json!({"users": users}))).into_response()
 }
 
 /// One quota; of a salt without one, what it holds.
-pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+pub(super) async fn get(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
     let limit = state.core_for_report().l1().ledger().quotas().get(&salt);
     let usage = Usage::of(&state);
@@ -50,42 +52,66 @@ pub(super) async fn get(Shared(state): Shared<AppState>, Path(salt): Path<String
         "limit_gb": gib(limit.unwrap_or(0)),
         "current_usage_gb": gib(usage.bytes(&salt)),
         "exists": limit.is_some(),
-        "enforced": is_enforced(&state),
     });
-    Ok(Json(answer).into_response())
+    Ok(Json(with_fate(&state, answer)).into_response())
 }
 
 /// Sets a quota. What is over it leaves at once.
-pub(super) async fn put(Shared(state): Shared<AppState>, Path(salt): Path<String>, body: Bytes) -> Answer {
+pub(super) async fn put(Shared(state): Shared<AppState>, Segment(salt): Segment, Body(body): Body) -> Answer {
     let (salt, limit_gb) = (checked(&salt)?, limit_gb(&body)?);
-    let set = change(&state, &salt, Some(bytes_from_gib(limit_gb))).await;
-    set.map_err(|full| Refusal::bad_request(full.to_string()))?;
-    let enforced = is_enforced(&state);
-    let answer =
-        json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok", "enforced": enforced});
-    Ok(Json(answer).into_response())
+    change(&state, &salt, Some(bytes_from_gib(limit_gb))).await?;
+    let answer = json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok"});
+    Ok(Json(with_fate(&state, answer)).into_response())
 }
 
 /// Takes a quota away. From now on the salt may hold what salts without one may (`--quota-default-gb`).
-pub(super) async fn delete(Shared(state): Shared<AppState>, Path(salt): Path<String>) -> Answer {
+pub(super) async fn delete(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let was_there = matches!(change(&state, &salt, None).await, Ok(Some(_)));
-    let status = if was_there { "removed" } else { "not_found" };
-    let answer = json!({"cache_salt": name(&salt), "status": status, "enforced": is_enforced(&state)});
-    Ok(Json(answer).into_response())
+    let status = if change(&state, &salt, None).await?.is_some() { "removed" } else { "not_found" };
+    let answer = json!({"cache_salt": name(&salt), "status": status});
+    Ok(Json(with_fate(&state, answer)).into_response())
 }
 
-/// Sets or removes a quota in both tiers. Returns the one there was.
-async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Result<Option<u64>, TooManyQuotas> {
-    // Both tiers see all changes in one order.
+/// Sets or removes a quota, first where it is kept and then in both tiers. Returns the one there was.
+async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Option<u64>> {
+    // The file and both tiers see all changes in one order.
     let _one_at_a_time = state.quota_changes.lock().await;
-    let now = state.clock.now();
-    let before = state.core().change_quotas(now, |quotas| match limit {
-        Some(bytes) => quotas.set(salt, bytes),
-        None => Ok(quotas.delete(salt)),
-    })?;
+    let mut quotas = state.core_for_report().l1().ledger().quotas().clone();
+    let before = match limit {
+        Some(bytes) => quotas.set(salt, bytes).map_err(|full| Refusal::bad_request(full.to_string()))?,
+        None => quotas.delete(salt),
+    };
+    if let Some(file) = &state.quota_file
+        && before != limit
+    {
+        keep(file.clone(), quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect()).await?;
+    }
+    state.core().change_quotas(state.clock.now(), |of_core| *of_core = quotas);
     let _ = tokio::time::timeout(PATIENCE, state.l2.limit_salt(salt, limit)).await;
     Ok(before)
+}
+
+/// Writes quotas to where they are kept.
+async fn keep(file: Arc<QuotaFile>, limits: Limits) -> Answer<()> {
+    let path = file.path().display().to_string();
+    let written = tokio::task::spawn_blocking(move || file.write(&limits)).await;
+    let error = match written {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    };
+    tracing::error!(%path, %error, "a quota was not changed because it could not be kept");
+    let why = format!("quotas could not be written to {path}, so nothing was changed: {error}");
+    Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))
+}
+
+/// What becomes of quotas here, added to an answer.
+fn with_fate(state: &State, mut answer: Value) -> Value {
+    let tiers = state.config.quota_tiers();
+    answer["enforced"] = (!tiers.is_empty()).into();
+    answer["enforced_in"] = tiers.into();
+    answer["persisted"] = state.quota_file.is_some().into();
+    answer
 }
 
 /// What salts hold: in L2, as the reference counts, or in L1 where there is no L2.
@@ -104,11 +130,6 @@ impl Usage {
     fn bytes(&self, salt: &str) -> u64 {
         self.0.iter().filter(|(of, _)| **of == *salt).map(|(_, bytes)| bytes).sum()
     }
-}
-
-/// Whether a quota has any effect.
-fn is_enforced(state: &State) -> bool {
-    state.config.enforces_quotas()
 }
 
 fn gib(bytes: u64) -> f64 {

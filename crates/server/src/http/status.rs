@@ -9,11 +9,16 @@ use larder_l2::{Adapter, Circuit};
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::l2::AdapterId;
 use larder_store::policy::reuse;
+use larder_store::prefetch::JobNames;
 use larder_store::worker::WorkerSpec;
 use serde_json::{Map, Value, json};
 
-use super::AppState;
+use super::{AppState, tasks};
+use crate::config::l2::L2Backend;
 use crate::state::State;
+
+/// Prefetch jobs whose names are shown.
+const JOBS_SHOWN_MAX: usize = 100;
 
 /// What a report needs of the core, read at one moment.
 struct Snapshot {
@@ -24,6 +29,7 @@ struct Snapshot {
     hit_chunks: u64,
     lookups: u64,
     learned: Option<reuse::Snapshot>,
+    jobs: JobNames,
 }
 
 impl Snapshot {
@@ -40,6 +46,7 @@ impl Snapshot {
             hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
             lookups: counters.lookups,
             learned: core.learned(),
+            jobs: core.prefetch_job_names(JOBS_SHOWN_MAX),
         }
     }
 }
@@ -81,12 +88,13 @@ fn report(state: &State) -> Value {
         "registered_non_cuda_instance_ids": instances,
         "non_cuda_context_meta": plain_meta,
         "pending_lookup_count": snapshot.gauges.prefetch_waiting,
-        "prefetch_job_ids": [],
-        "pending_request_ids": [],
-        "periodic_threads": {"total_count": 0, "running_count": 0, "active_count": 0},
+        "next_prefetch_job_id": snapshot.jobs.next_id,
+        "prefetch_job_ids": snapshot.jobs.ids,
+        "pending_request_ids": snapshot.jobs.requests.iter().map(|id| &**id).collect::<Vec<_>>(),
+        "periodic_threads": tasks::summary(state),
     });
     report["kv_events"] = json!({
-        "enabled": false, "incarnation": "", "log_depth": 0, "log_capacity": 0, "next_seq": 0,
+        "enabled": false, "incarnation": 0, "log_depth": 0, "log_capacity": 0, "next_seq": 0,
         "lost_markers": 0, "unbound_stores": 0, "subscribers": 0,
     });
     if let Some(learned) = &snapshot.learned {
@@ -189,8 +197,8 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
         "memory_committed_bytes": state.arena.populated(),
         "capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
         "memory_usage_ratio": l1.used_bytes as f64 / (l1.capacity_bytes as f64).max(1.0),
-        "write_ttl_seconds": config.l1.write_ttl.as_secs_f64(),
-        "read_ttl_seconds": config.l1.read_ttl.as_secs_f64(),
+        "write_ttl_seconds": config.l1.write_ttl.as_secs(),
+        "read_ttl_seconds": config.l1.read_ttl.as_secs(),
     });
     let store = json!({
         "is_healthy": true, "thread_alive": true,
@@ -251,8 +259,12 @@ fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapte
     if let Some(capacity) = usage.capacity_bytes {
         report["max_capacity_bytes"] = capacity.into();
     }
-    if let Some(path) = state.config.l2.adapters.get(index as usize).and_then(|a| a.backend.base_path()) {
-        report["base_path"] = path.display().to_string().into();
+    let backend = state.config.l2.adapters.get(index as usize).map(|adapter| &adapter.backend);
+    if let Some(files) = backend.and_then(L2Backend::files) {
+        report["base_path"] = files.base_path.display().to_string().into();
+        report["use_odirect"] = files.use_odirect.into();
+        // LMCache's files have an event loop; here it is threads that wait for work.
+        report["event_loop_alive"] = true.into();
     }
     report
 }

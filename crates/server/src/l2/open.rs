@@ -20,15 +20,11 @@ pub struct OpenError {
     source: L2Error,
 }
 
-/// Opens the adapters in their order.
+/// Opens the adapters in their order. Those that enforce quotas begin with `salts`.
 ///
 /// # Errors
 /// The first that cannot be opened.
-pub fn open(
-    configs: &[L2AdapterConfig],
-    quota_default_bytes: Option<u64>,
-) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
-    let salts = SaltLimits { default_limit_bytes: quota_default_bytes };
+pub fn open(configs: &[L2AdapterConfig], salts: &SaltLimits) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
         build(adapter(config, salts)).map_err(|source| OpenError {
             number: i + 1,
@@ -39,13 +35,13 @@ pub fn open(
     configs.iter().enumerate().map(open_one).collect()
 }
 
-fn adapter(config: &L2AdapterConfig, salts: SaltLimits) -> AdapterConfig {
+fn adapter(config: &L2AdapterConfig, salts: &SaltLimits) -> AdapterConfig {
     let layers = LayersConfig { checksum: config.checksum, ..LayersConfig::default() };
     AdapterConfig { backend: backend(config, salts), layers }
 }
 
 /// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
-fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
+fn faulty(config: &l2::FaultInjectConfig, salts: &SaltLimits) -> AdapterConfig {
     let mut inner = adapter(&config.inner, salts);
     let faults = &config.beneath;
     inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
@@ -61,7 +57,7 @@ fn faulty(config: &l2::FaultInjectConfig, salts: SaltLimits) -> AdapterConfig {
     inner
 }
 
-fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
+fn backend(config: &L2AdapterConfig, salts: &SaltLimits) -> Backend {
     let files = |files: &l2::FsConfig| fs::FsConfig {
         base_path: files.base_path.clone(),
         relative_tmp_dir: files.relative_tmp_dir.clone(),
@@ -92,7 +88,7 @@ fn backend(config: &L2AdapterConfig, salts: SaltLimits) -> Backend {
 
 /// A capacity holds with or without an `eviction` block, which says what leaves, and whether some of it
 /// in advance.
-fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: SaltLimits) -> Bounds {
+fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: &SaltLimits) -> Bounds {
     let bounds = Bounds::capacity(capacity_bytes);
     let Some(eviction) = eviction else { return bounds };
     let share = |share: f64| (capacity_bytes as f64 * share.max(0.0)) as u64;
@@ -102,7 +98,7 @@ fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: SaltLim
     Bounds {
         evicts,
         trim: (evicts && background_trim && capacity_bytes > 0).then_some(marks),
-        quotas: (policy == EvictionPolicy::IsolatedLru).then_some(salts),
+        quotas: (policy == EvictionPolicy::IsolatedLru).then(|| salts.clone()),
         ..bounds
     }
 }

@@ -76,9 +76,15 @@ fn totals(out: &mut Vec<Metric>, snapshot: &Snapshot) {
         counter("lmcache_mp_l2_loads_shared_total", "Loads that several lookups shared", "", l2.loads_shared),
         counter(
             "lmcache_mp_l2_deferred_chunks_total",
-            "Stores put off to the next use",
+            "Stores put off until the chunk is about to leave L1",
             "",
             l2.deferred_objects,
+        ),
+        counter(
+            "lmcache_mp_l2_unstored_chunks_total",
+            "Chunks put off that left L1 without going to L2",
+            "",
+            snapshot.l1.evicted_waiting_objects,
         ),
         counter(
             "lmcache_mp_policy_faults_total",

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::counters::{AdapterCounters, Counters, L1Counters};
+use larder_store::life::LifeStats;
 use larder_store::policy::reuse;
 use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
+use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process};
 use crate::state::State;
 
@@ -29,11 +31,12 @@ pub(super) enum Kind {
 /// What a scrape reads of the core, at one moment.
 pub(super) struct Snapshot {
     pub(super) counters: Counters,
-    l1: L1Counters,
+    pub(super) l1: L1Counters,
     pub(super) gauges: Gauges,
     pub(super) tally: Tally,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
+    life: LifeStats,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
 }
@@ -51,16 +54,19 @@ impl Snapshot {
             tally: core.l1().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
+            life: core.l1().life().clone(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
         }
     }
 }
 
-/// Reads the core, once.
-pub(super) fn snapshot(state: &State) -> Vec<Metric> {
+/// Reads the core, once: what has one value, and what is distributed.
+pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     let snapshot = Snapshot::of(state);
     let mut out = Vec::new();
-    l1_metrics(&mut out, &state.config.l1.tag, &snapshot);
+    let tag = &state.config.l1.tag;
+    l1_metrics(&mut out, tag, &snapshot);
+    out.push(life::premature_evictions(&snapshot.life, tag));
     request_metrics(&mut out, &snapshot.counters);
     failure_metrics(&mut out, &snapshot.tally.models);
     holder_metrics(&mut out, &snapshot);
@@ -69,7 +75,7 @@ pub(super) fn snapshot(state: &State) -> Vec<Metric> {
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
-    out
+    (out, life::distributions(&snapshot.life, tag))
 }
 
 /// A counter with one sample.
@@ -340,6 +346,10 @@ fn constants(out: &mut Vec<Metric>) {
     ] {
         out.push(gauge(name, help, "", 0.0));
     }
-    let name = "lmcache_mp_event_bus_dropped_events_total";
-    out.push(counter(name, "Observations lost; none ever is here", "", 0));
+    for (name, help) in [
+        ("lmcache_mp_event_bus_dropped_events_total", "Observations lost; none ever is here"),
+        ("lmcache_mp_event_bus_subscriber_exceptions_total", "Failures to count; there are none here"),
+    ] {
+        out.push(counter(name, help, "", 0));
+    }
 }

@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 
 use super::INSTANCE_LABEL;
 use super::core_metrics::{Kind, Metric, labels};
+use super::life::{Distribution, Series};
 
 /// The registry's metrics and those read from the core.
 ///
@@ -14,7 +15,12 @@ use super::core_metrics::{Kind, Metric, labels};
 /// which ends in a marker. LMCache serves the older text format, in which a name is announced as it
 /// is written, and so do we.
 /// With an `instance`, each series of the core says so, as those of the registry do by themselves.
-pub(super) fn render(registry: &Registry, metrics: &[Metric], instance: Option<&str>) -> String {
+pub(super) fn render(
+    registry: &Registry,
+    metrics: &[Metric],
+    distributions: &[Distribution],
+    instance: Option<&str>,
+) -> String {
     let instance = instance.map(|id| labels(&[(INSTANCE_LABEL, id)]));
     let mut open = String::new();
     // Writing into a string cannot fail; a scrape of what was written is better than none.
@@ -46,6 +52,9 @@ pub(super) fn render(registry: &Registry, metrics: &[Metric], instance: Option<&
     for metric in metrics {
         write(&mut text, metric, instance.as_deref());
     }
+    for distribution in distributions {
+        write_distribution(&mut text, distribution, instance.as_deref());
+    }
     text
 }
 
@@ -59,11 +68,30 @@ fn write(text: &mut String, metric: &Metric, instance: Option<&str>) {
     for (labels, value) in samples {
         // One metric is about the instance in any case.
         let instance = instance.filter(|_| !labels.contains(INSTANCE_LABEL));
-        let labels: Vec<&str> =
-            instance.into_iter().chain([labels.as_str()]).filter(|l| !l.is_empty()).collect();
-        let _ = match &*labels {
-            [] => writeln!(text, "{name} {value}"),
-            _ => writeln!(text, "{name}{{{}}} {value}", labels.join(",")),
-        };
+        sample(text, name, &[instance.unwrap_or_default(), labels], *value);
     }
+}
+
+fn write_distribution(text: &mut String, distribution: &Distribution, instance: Option<&str>) {
+    let Distribution { name, help, series } = distribution;
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} histogram");
+    let instance = instance.unwrap_or_default();
+    for Series { labels, buckets, sum, count } in series {
+        let bounds = buckets.iter().map(|(bound, count)| (bound.to_string(), *count));
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), *count)]) {
+            let bound = format!("le=\"{bound}\"");
+            sample(text, &format!("{name}_bucket"), &[instance, labels, &bound], count as f64);
+        }
+        sample(text, &format!("{name}_sum"), &[instance, labels], *sum);
+        sample(text, &format!("{name}_count"), &[instance, labels], *count as f64);
+    }
+}
+
+/// One line; empty labels are left out.
+fn sample(text: &mut String, name: &str, labels: &[&str], value: f64) {
+    let labels: Vec<&str> = labels.iter().copied().filter(|label| !label.is_empty()).collect();
+    let _ = match &*labels {
+        [] => writeln!(text, "{name} {value}"),
+        _ => writeln!(text, "{name}{{{}}} {value}", labels.join(",")),
+    };
 }

@@ -11,7 +11,9 @@ mod core_l2;
 mod core_metrics;
 mod exposition;
 mod latency;
+mod life;
 mod process;
+mod recent;
 mod tenants;
 
 use std::sync::{Arc, OnceLock};
@@ -31,6 +33,7 @@ use prometheus_client::registry::Registry;
 use self::adapters::Adapters;
 use self::copies::Copies;
 use self::latency::Latencies;
+use self::recent::{Recent, Timed};
 use self::tenants::Tenants;
 use crate::config::Config;
 use crate::state::State;
@@ -119,6 +122,7 @@ pub struct Metrics {
     tenants: Tenants,
     copies: Copies,
     adapters: Adapters,
+    recent: Recent,
 }
 
 impl Metrics {
@@ -157,6 +161,7 @@ impl Metrics {
             latencies: Latencies::default(),
             tenants: Tenants::register(&mut registry),
             copies: Copies::default(),
+            recent: Recent::default(),
             adapters: Adapters::register(&mut registry, adapters),
             registry,
         };
@@ -198,6 +203,7 @@ impl Metrics {
     /// A lookup of `requested` chunks has ended.
     pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
         self.tenants.lookup(model, salt, requested, hit, chunk_tokens);
+        self.recent.lookup(requested, hit, chunk_tokens);
     }
 
     /// A lookup has ended before it looked.
@@ -213,6 +219,11 @@ impl Metrics {
     /// A worker has copied so many objects, of so many bytes in all.
     pub fn copied(&self, direction: Direction, spec: &TransferSpec<'_>, (objects, bytes): (u64, u64)) {
         let time = self.copies.end(direction, spec);
+        let what = match direction {
+            Direction::Store => Timed::L1Store,
+            Direction::Retrieve => Timed::L1Retrieve,
+        };
+        self.recent.moved(what, bytes, time);
         let speed = time.filter(|_| bytes > 0).map(|time| gigabytes_per_second(bytes, time));
         let rank = spec.rank.0 & 0xff;
         self.tenants.copied((spec.model, spec.salt, rank), direction, (objects, bytes), speed);
@@ -221,11 +232,18 @@ impl Metrics {
     /// An adapter has answered a batch of stores.
     pub fn l2_stored(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.stored(adapter, batch);
+        self.recent.moved(Timed::L2Store, batch.bytes, Some(batch.time));
     }
 
     /// An adapter has answered a batch of loads.
     pub fn l2_loaded(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.loaded(adapter, batch);
+        self.recent.moved(Timed::L2Load, batch.bytes, Some(batch.time));
+    }
+
+    /// What happened in the last 1, 5 and 15 minutes, as `GET /cache/stats` tells it.
+    pub fn recent(&self) -> serde_json::Value {
+        self.recent.report()
     }
 }
 
@@ -241,7 +259,8 @@ fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
 /// Everything, in the text format that Prometheus scrapes.
 pub fn exposition(state: &State) -> String {
     let instance = instance_label(&state.config);
-    exposition::render(&state.metrics.registry, &core_metrics::snapshot(state), instance)
+    let (metrics, distributions) = core_metrics::snapshot(state);
+    exposition::render(&state.metrics.registry, &metrics, &distributions, instance)
 }
 
 /// Who this server is, if every series is to say so.

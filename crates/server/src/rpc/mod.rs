@@ -177,6 +177,7 @@ impl Rpc {
 impl Service for Rpc {
     fn connected(&self, peer: &Peer) {
         self.state.metrics.connections.inc();
+        self.state.presence.arrived();
         tracing::debug!(peer = %peer.id(), remote = peer.remote(), "peer connected");
     }
 
@@ -191,6 +192,7 @@ impl Service for Rpc {
 
     fn gone(&self, peer: PeerId) {
         self.state.metrics.connections.dec();
+        self.state.presence.left();
         tracing::debug!(%peer, "peer gone");
         // A core that has found a bug in itself serves nobody any more.
         if self.state.is_sound() {

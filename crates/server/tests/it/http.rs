@@ -54,6 +54,27 @@ async fn status_tells_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_core_that_found_a_bug_in_itself_asks_for_a_new_process() {
+    let server = TestServer::start(config()).await;
+    let probes = ["/livez", "/healthcheck", "/readyz"];
+    for path in probes {
+        assert_eq!(json(&server, "GET", path, Value::Null).await.0, 200, "{path}");
+    }
+    let state = server.state.clone();
+    let found = std::thread::spawn(move || {
+        let _core = state.core();
+        panic!("a bug that the core found in itself, for a test");
+    });
+    assert!(found.join().is_err());
+    for path in probes {
+        let (code, answer) = json(&server, "GET", path, Value::Null).await;
+        assert_eq!(code, 503, "{path}: {answer}");
+        assert!(answer.to_string().contains("restart the server"), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn clear_empties_l1_and_says_so() {
     let (server, _c) = server_with_four_chunks(config()).await;
     let (code, answer) = json(&server, "POST", "/cache/clear", json!({"tier": "l2"})).await;

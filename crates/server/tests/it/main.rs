@@ -1,5 +1,7 @@
 //! The whole server in this process, over real sockets.
 
+mod api;
+mod dashboard;
 mod http;
 mod metrics;
 mod page;

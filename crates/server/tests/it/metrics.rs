@@ -27,6 +27,15 @@ lmcache_mp_l1_eviction_loop_ticks_total counter
 lmcache_mp_l1_eviction_loop_triggered_total counter
 lmcache_mp_l1_memory_usage_bytes gauge backend,l1_tag
 lmcache_mp_l1_usage_ratio gauge backend,l1_tag
+lmcache_mp_l1_chunk_lifetime_seconds histogram l1_tag
+lmcache_mp_l1_chunk_idle_before_evict_seconds histogram l1_tag
+lmcache_mp_l1_chunk_reuse_gap_seconds histogram l1_tag
+lmcache_mp_l1_chunk_evict_reuse_gap_seconds histogram l1_tag
+lmcache_mp_l1_premature_eviction_chunks_total counter l1_tag
+lmcache_mp_real_reuse_gap_seconds histogram cache_salt
+lmcache_mp_real_reuse_gap_objects histogram cache_salt
+lmcache_mp_real_reuse_gap_objects_chunks histogram cache_salt
+lmcache_mp_event_bus_subscriber_exceptions_total counter
 lmcache_mp_l1_staging_bytes gauge backend,l1_tag
 lmcache_mp_l1_allocation_failure_chunks_total counter during,model_name
 lmcache_mp_l1_read_failure_chunks_total counter during,model_name,reason
@@ -283,6 +292,46 @@ async fn two_scrapes_tell_what_happened_between_them() {
     let batches = after.get("lmcache_mp_l2_store_submitted_requests_total", &[]);
     assert_eq!(after.get("lmcache_mp_l2_store_completed_requests_total", &l2), batches);
     assert_eq!(after.get("lmcache_mp_l2_store_throughput_GB_per_second_count", &l2), batches);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn lives_of_chunks_are_told() {
+    let mut config = config();
+    // Room for the four chunks of one prompt.
+    config.l1.bytes = 4 * 4096;
+    config.metrics.sample_rate = 1.0;
+    let server = TestServer::start(config).await;
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    for (seed, request) in [(1, "a"), (2, "b"), (1, "c")] {
+        assert_eq!(c.hit(&key("m", seed, 4, request, None)).await, 0);
+        let stored = key("m", seed, 4, request, Some(0));
+        let plan = c.call(Request::PrepareStore { key: stored.clone(), instance_id: W }).await;
+        let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+        fill(&pool, &slots, 10);
+        let commit = Request::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
+        assert_eq!(c.call(commit).await, Response::Bool(true));
+    }
+    assert_eq!(c.hit(&key("m", 1, 4, "d", None)).await, 4);
+    let scrape = Scrape::of(&server).await;
+    let (tag, salt) = ([("l1_tag", "_default")], [("cache_salt", "")]);
+    let infinite = |labels: [(&'static str, &'static str); 1]| [labels[0], ("le", "+Inf")];
+    for (name, labels, value) in [
+        ("lmcache_mp_l1_premature_eviction_chunks_total", &tag[..], 4.0),
+        ("lmcache_mp_l1_chunk_lifetime_seconds_count", &tag, 8.0),
+        ("lmcache_mp_l1_chunk_lifetime_seconds_bucket", &infinite(tag), 8.0),
+        ("lmcache_mp_l1_chunk_idle_before_evict_seconds_count", &tag, 8.0),
+        ("lmcache_mp_l1_chunk_evict_reuse_gap_seconds_count", &tag, 4.0),
+        ("lmcache_mp_l1_chunk_reuse_gap_seconds_count", &tag, 4.0),
+        // The first prompt was asked for three times.
+        ("lmcache_mp_real_reuse_gap_seconds_count", &salt, 8.0),
+        ("lmcache_mp_real_reuse_gap_objects_count", &salt, 8.0),
+        ("lmcache_mp_real_reuse_gap_objects_sum", &salt, 4.0 * 8.0 + 4.0 * 4.0),
+        ("lmcache_mp_real_reuse_gap_objects_chunks_sum", &salt, 4.0 * 8.0 + 4.0 * 4.0),
+    ] {
+        assert_eq!(scrape.get(name, labels), value, "{name}{labels:?}");
+    }
     server.stop().await;
 }
 

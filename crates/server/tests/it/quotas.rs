@@ -29,6 +29,13 @@ fn isolated() -> EvictionConfig {
     EvictionConfig { policy: EvictionPolicy::IsolatedLru, ..EvictionConfig::default() }
 }
 
+/// An answer with these members more, and without a tier that enforces quotas.
+fn with(mut answer: Value, more: &[(&str, Value)]) -> Value {
+    answer["enforced_in"] = json!([]);
+    more.iter().for_each(|(name, value)| answer[name] = value.clone());
+    answer
+}
+
 /// Stores the chunks of a prompt under a salt. How many were taken.
 async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chunks: usize) -> usize {
     let mut key = key("m", seed, chunks, "s", Some(0));
@@ -47,22 +54,23 @@ async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chun
 #[tokio::test]
 async fn quotas_are_set_read_listed_and_removed() {
     let server = TestServer::start(config()).await;
-    assert_eq!(call(&server, "GET", "/quota", "").await, (200, json!({"users": {}, "enforced": false})));
-    let set = json!({"cache_salt": "alice", "limit_gb": 2.0, "status": "ok", "enforced": false});
+    let answer = |answer: Value| with(answer, &[("enforced", json!(false)), ("persisted", json!(false))]);
+    assert_eq!(call(&server, "GET", "/quota", "").await, (200, answer(json!({"users": {}}))));
+    let set = answer(json!({"cache_salt": "alice", "limit_gb": 2.0, "status": "ok"}));
     assert_eq!(call(&server, "PUT", "/quota/alice", r#"{"limit_gb":2}"#).await, (200, set));
     let (_, default) = call(&server, "PUT", "/quota/_default", r#"{"limit_gb":"0.5"}"#).await;
     assert_eq!((&default["cache_salt"], &default["limit_gb"]), (&json!("_default"), &json!(0.5)));
-    let alice = json!({"cache_salt": "alice", "limit_gb": 2.0, "current_usage_gb": 0.0, "exists": true,
-        "enforced": false});
+    let alice = json!({"cache_salt": "alice", "limit_gb": 2.0, "current_usage_gb": 0.0, "exists": true});
+    let alice = answer(alice);
     assert_eq!(call(&server, "GET", "/quota/alice", "").await, (200, alice));
-    let bob = json!({"cache_salt": "b ob", "limit_gb": 0.0, "current_usage_gb": 0.0, "exists": false,
-        "enforced": false});
+    let bob = json!({"cache_salt": "b ob", "limit_gb": 0.0, "current_usage_gb": 0.0, "exists": false});
+    let bob = answer(bob);
     assert_eq!(call(&server, "GET", "/quota/b%20ob", "").await, (200, bob));
     let users = json!({"_default": {"limit_gb": 0.5, "current_usage_gb": 0.0},
         "alice": {"limit_gb": 2.0, "current_usage_gb": 0.0}});
     assert_eq!(call(&server, "GET", "/quota", "").await.1["users"], users);
     for status in ["removed", "not_found"] {
-        let removed = json!({"cache_salt": "alice", "status": status, "enforced": false});
+        let removed = answer(json!({"cache_salt": "alice", "status": status}));
         assert_eq!(call(&server, "DELETE", "/quota/alice", "").await, (200, removed));
     }
     server.stop().await;
@@ -121,7 +129,7 @@ async fn a_quota_holds_in_l1() {
     assert_eq!(store(&mut c, &pool, "b", 1, 2).await, 0, "only salts with a quota are let in");
     for salt in ["a", "b"] {
         let (_, answer) = call(&server, "PUT", &format!("/quota/{salt}"), &limit(4 * SLOT)).await;
-        assert_eq!(answer["enforced"], true);
+        assert_eq!((&answer["enforced"], &answer["enforced_in"]), (&json!(true), &json!(["l1"])));
         assert_eq!(store(&mut c, &pool, salt, 1, 4).await, 4);
     }
     assert_eq!(store(&mut c, &pool, "a", 2, 4).await, 4, "in the place of its own");
@@ -159,11 +167,64 @@ async fn a_quota_holds_in_l2() {
     server.until("everything stored", |state| state.core().write_back_pending() == 0).await;
     assert_eq!(held(), (3, 5));
     let (_, answer) = call(&server, "PUT", "/quota/b", &limit(FILE)).await;
-    assert_eq!(answer["enforced"], true);
+    assert_eq!((&answer["enforced"], &answer["enforced_in"]), (&json!(true), &json!(["l2"])));
     assert_eq!(held(), (3, 1), "its objects have left when the answer comes");
     let (_, answer) = call(&server, "GET", "/quota", "").await;
     assert_eq!(bytes(&answer["users"]["a"]["current_usage_gb"]), 3 * FILE);
     assert_eq!(server.state.core().gauges().l1.resident_objects, 10, "L1 has another policy");
     assert_eq!(CHUNK, 16, "the sizes above are those of its chunks");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn quotas_outlast_the_server_in_both_tiers() {
+    let (directory, state_dir) = (Directory::new(), Directory::new());
+    let config = || {
+        let mut config = with_files(&directory);
+        config.eviction = isolated();
+        config.l2.adapters[0].eviction = Some(isolated());
+        config.quota_default_bytes = Some(0);
+        config.state_dir = Some(state_dir.0.clone());
+        config
+    };
+    let server = TestServer::start(config()).await;
+    let (_, answer) = call(&server, "PUT", "/quota/a", &limit(4 * SLOT)).await;
+    assert_eq!((&answer["persisted"], &answer["enforced_in"]), (&json!(true), &json!(["l1", "l2"])));
+    for salt in ["b", "_default"] {
+        assert_eq!(call(&server, "PUT", &format!("/quota/{salt}"), &limit(SLOT)).await.0, 200);
+    }
+    assert_eq!(call(&server, "DELETE", "/quota/b", "").await.1["status"], "removed");
+    server.stop().await;
+
+    let server = TestServer::start(config()).await;
+    let (_, answer) = call(&server, "GET", "/quota", "").await;
+    let limits: Vec<_> = answer["users"].as_object().unwrap().iter().collect();
+    let limits: Vec<_> =
+        limits.iter().map(|(salt, user)| (salt.as_str(), bytes(&user["limit_gb"]))).collect();
+    assert_eq!(limits, [("_default", SLOT), ("a", 4 * SLOT)]);
+    let mut c = server.client().await;
+    let pool = open_pool(&c.register(7, "m").await);
+    assert_eq!(store(&mut c, &pool, "a", 1, 4).await, 4, "it has a quota in L1");
+    assert_eq!(store(&mut c, &pool, "b", 1, 1).await, 0, "and b has none any more");
+    server.until("everything stored", |state| state.core().write_back_pending() == 0).await;
+    assert_eq!(directory.objects(), 4, "it has a quota in L2");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_quota_that_cannot_be_kept_is_not_changed() {
+    let state_dir = Directory::new();
+    let mut config = config();
+    config.state_dir = Some(state_dir.0.clone());
+    let server = TestServer::start(config).await;
+    assert_eq!(call(&server, "PUT", "/quota/a", &limit(SLOT)).await.0, 200);
+    // The new file cannot be made where a directory has its name.
+    std::fs::create_dir(state_dir.0.join("quotas.json.new")).unwrap();
+    let (status, answer) = call(&server, "PUT", "/quota/a", &limit(2 * SLOT)).await;
+    assert_eq!((status, &answer["detail"]), (503, &answer["error"]));
+    assert!(answer["error"].as_str().unwrap().contains("nothing was changed"), "{answer}");
+    assert_eq!(bytes(&call(&server, "GET", "/quota/a", "").await.1["limit_gb"]), SLOT);
+    std::fs::remove_dir(state_dir.0.join("quotas.json.new")).unwrap();
+    assert_eq!(call(&server, "DELETE", "/quota/a", "").await.1["status"], "removed");
     server.stop().await;
 }

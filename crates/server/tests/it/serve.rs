@@ -46,6 +46,16 @@ async fn what_was_stored_is_found_and_read_back() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_to_leave_with_its_engines_leaves() {
+    let mut config = config();
+    config.exit_when_idle = Some(std::time::Duration::from_millis(1));
+    let server = TestServer::start(config).await;
+    let name = server.state.arena.name().unwrap().to_owned();
+    server.ended().await;
+    assert!(!std::path::Path::new(&format!("/dev/shm/{name}")).exists(), "the segment is gone");
+}
+
+#[tokio::test]
 async fn without_a_common_memory_chunks_travel_as_pickles() {
     let mut config = config();
     config.l1.shm_name = None;

@@ -152,6 +152,12 @@ impl TestServer {
         (head.to_owned(), body.to_owned())
     }
 
+    /// Waits for the server to end by itself.
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("the server ends");
+        ended.expect("it ends without a panic");
+    }
+
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.expect("the server ends without a panic");

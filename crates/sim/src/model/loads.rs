@@ -49,6 +49,7 @@ impl Model {
         let mut limit = self.jobs[&seq].cells.len();
         let mut barred: Vec<usize> = Vec::new();
         let mut released_late = false;
+        let trimmed_afterwards = self.is_trimmed_afterwards(seq, view);
         for round in 0.. {
             let mut job = self.jobs.remove(&seq).expect("it is alive");
             judged.protected = job.chunks.iter().copied().collect();
@@ -64,7 +65,9 @@ impl Model {
             }
             self.jobs.insert(seq, job);
             self.settle();
-            judged.evicted.extend(self.accept_evictions(view));
+            if !trimmed_afterwards {
+                judged.evicted.extend(self.accept_evictions(view));
+            }
             let stop = self.take_planned(seq, &plan, round > 0, view, &mut judged.new);
             self.settle();
             let job = &self.jobs[&seq];
@@ -89,6 +92,21 @@ impl Model {
         if over {
             self.finish_job(seq);
         }
+    }
+
+    /// Whether what is gone was there as long as the job looked: it has reserved nothing, so it has evicted
+    /// nothing, but what it found was all it wanted, and after it had been answered L1 was trimmed.
+    fn is_trimmed_afterwards(&self, seq: u64, view: &View<'_>) -> bool {
+        let job = &self.jobs[&seq];
+        // With several rows or a window memory may have been taken and given back.
+        let simple = job.ranks.len() == 1 && job.window.is_none();
+        let is_new = |column| {
+            let key = job.key(0, column);
+            let known = self.linked(key).map(|uid| self.allocs[uid]);
+            let known = known.filter(|alloc| alloc.state == State::Staged).map(|a| (a.offset, a.bytes));
+            view.object(key, true).is_some_and(|staged| known != Some(staged))
+        };
+        self.scenario.trim.is_some() && simple && !(0..job.cells.len()).any(is_new)
     }
 
     /// The cells that the job has a use for.

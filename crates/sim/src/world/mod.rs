@@ -270,6 +270,7 @@ impl World {
             write_back_bytes_max: l2.store_bytes,
             write_back_queue_max: l2.queue,
             write_back_retries: l2.retries,
+            life_share: 1.0,
         }
     }
 

@@ -68,7 +68,7 @@ impl L1 {
         Removal::Removed
     }
 
-    fn key_of(&self, object: &Object) -> ObjectKey {
+    pub(super) fn key_of(&self, object: &Object) -> ObjectKey {
         let chunk = &self.chunks[object.chunk.0 as usize];
         let (model, salt) = self.names.get(chunk.name);
         ObjectKey {

@@ -30,7 +30,9 @@
 
 pub mod alloc;
 mod browse;
+mod check;
 pub mod eviction;
+mod leaving;
 pub(crate) mod names;
 mod room;
 
@@ -44,10 +46,12 @@ use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
 use self::eviction::{About, EvictionKind, EvictionPolicy, Gone};
+use self::leaving::Pace;
 use self::names::{ChunkKey, NameId, Names};
 use crate::counters::L1Counters;
 use crate::l2::AdapterId;
 use crate::layout::Layout;
+use crate::life::Lives;
 use crate::policy::reuse::Reuse;
 use crate::quota::{Ledger, SaltId};
 use crate::tally::{SaltCounts, Tally};
@@ -125,8 +129,8 @@ struct Object {
     loans: u64,
     /// The adapter that it was loaded from.
     origin: Option<AdapterId>,
-    /// Its way to L2 waits for its next use.
-    deferred: bool,
+    /// Its way to L2 has been put off.
+    waiting: bool,
 }
 
 #[derive(Debug)]
@@ -171,12 +175,16 @@ pub struct L1 {
     quotas_enforced: bool,
     /// What is learned about reuse, if a policy wants to know.
     reuse: Option<Reuse>,
+    /// How long chunks live, for people.
+    pub(crate) lives: Lives,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
     operation: u64,
     evictable_bytes: u64,
     held: u64,
     temporary: u64,
+    waiting: u64,
+    pace: Pace,
     staged: u64,
     staged_bytes: u64,
     resident: u64,
@@ -200,10 +208,13 @@ impl L1 {
             tally: Tally::default(),
             order,
             reuse: None,
+            lives: Lives::new(0.0),
             operation: 0,
             evictable_bytes: 0,
             held: 0,
             temporary: 0,
+            waiting: 0,
+            pace: Pace::default(),
             staged: 0,
             staged_bytes: 0,
             resident: 0,
@@ -224,13 +235,20 @@ impl L1 {
 
     /// A request asks for a prompt. Before anything of it is pinned. Returns how many leading chunks are
     /// known to have been asked for before.
-    pub(crate) fn asked_for(&mut self, now: Time, model: &str, salt: &str, chain: &[ChunkHash]) -> u32 {
+    pub(crate) fn asked_for(
+        &mut self,
+        now: Time,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        chain: &[ChunkHash],
+    ) -> u32 {
+        let seed = names::name_digest(model, salt);
+        self.lives.asked(salt, chain, |hash| eviction::digest(seed, hash.as_bytes()));
         let Some(reuse) = &mut self.reuse else { return 0 };
         // Chunks of other models may be of other sizes: the mean is what counts.
         let (chunks, used) = (self.chunks.len() as u128, u128::from(self.alloc.used_bytes()));
         let capacity = (u128::from(self.alloc.capacity()) * chunks).checked_div(used);
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let seed = names::name_digest(model, salt);
         reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
     }
 
@@ -244,6 +262,7 @@ impl L1 {
     /// Begins an operation: what it [protects](Self::protect) is safe from eviction until the next.
     pub fn begin(&mut self) {
         self.operation += 1;
+        self.pace.begin();
     }
 
     /// The chunk's entry, if it has any object, staged or resident.
@@ -319,6 +338,8 @@ impl L1 {
     /// one request does several times, does not say so.
     pub fn found(&mut self, chunk: ChunkId) {
         self.order.reused(chunk);
+        let entry = &self.chunks[chunk.0 as usize];
+        self.lives.used(&entry.hash, || about(&self.names, entry, None).key());
     }
 
     /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
@@ -365,6 +386,7 @@ impl L1 {
             return Err(Refused::NoRoom);
         };
         self.ledger.charge(account, extent.len);
+        self.pace.reserved(extent.len);
         self.frontier = self.frontier.max(extent.end());
         let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
         let object = Object {
@@ -378,7 +400,7 @@ impl L1 {
             pins: 1,
             loans: 0,
             origin: None,
-            deferred: false,
+            waiting: false,
         };
         let id = ObjectId(self.objects.insert(object) as u32);
         self.by_offset.insert(extent.offset, id);
@@ -465,6 +487,12 @@ impl L1 {
             }
         }
         self.object_mut(id).state = State::Unlinked;
+        if self.set_waiting(id, false) && how == Gone::Evicted {
+            self.counters.evicted_waiting_objects += 1;
+            let Chunk { name, hash, .. } = &self.chunks[chunk.0 as usize];
+            let digest = eviction::digest(self.names.digest(*name), hash.as_bytes());
+            self.reuse.iter_mut().for_each(|reuse| reuse.let_go(digest));
+        }
         if self.chunks[chunk.0 as usize].objects.is_empty() {
             self.remove_chunk(chunk, how);
         }
@@ -557,16 +585,6 @@ impl L1 {
     /// The adapter that an object was loaded from; `None` if a worker stored it.
     pub fn origin(&self, id: ObjectId) -> Option<AdapterId> {
         self.object(id).origin
-    }
-
-    /// Whether an object's way to L2 waits for its next use.
-    pub(crate) fn is_deferred(&self, id: ObjectId) -> bool {
-        self.object(id).deferred
-    }
-
-    /// See [`is_deferred`](Self::is_deferred).
-    pub(crate) fn set_deferred(&mut self, id: ObjectId, deferred: bool) {
-        self.object_mut(id).deferred = deferred;
     }
 
     /// A reserved object is going to be loaded from `adapter`.
@@ -665,6 +683,7 @@ impl L1 {
 
     fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash, account: SaltId) -> ChunkId {
         let name = self.names.acquire(model, salt, account);
+        self.lives.born(hash, eviction::digest(self.names.digest(name), hash.as_bytes()));
         let chunk = Chunk {
             name,
             hash: *hash,
@@ -683,7 +702,9 @@ impl L1 {
 
     fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
         let chunk = self.chunks.remove(id.0 as usize);
-        self.order.forget(id, &about(&self.names, &chunk, self.reuse.as_ref()), how);
+        let about = about(&self.names, &chunk, self.reuse.as_ref());
+        self.order.forget(id, &about, how);
+        self.lives.left(&chunk.hash, about.key(), how == Gone::Evicted);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
         debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
@@ -715,90 +736,6 @@ impl L1 {
         self.by_offset.remove(&object.extent.offset);
         self.ledger.credit(object.salt, object.extent.len);
         self.alloc.release(object.extent);
-    }
-
-    /// Recomputes everything the books say from the objects themselves. For tests: O(objects).
-    ///
-    /// # Panics
-    /// If anything disagrees.
-    pub fn check(&self) {
-        let mut held = HashMap::<ChunkId, (u64, u64)>::new();
-        let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
-        let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
-        let mut end = 0;
-        for (offset, id) in &self.by_offset {
-            let o = self.object(*id);
-            assert_eq!(o.extent.offset, *offset, "extent index");
-            assert!(o.extent.offset >= end, "objects overlap at {offset}");
-            end = o.extent.end();
-            used += o.extent.len;
-            let account = by_salt.entry(o.salt).or_default();
-            *account = (account.0 + 1, account.1 + o.extent.len);
-            assert!(o.extent.len >= o.layout.bytes(), "object larger than its memory");
-            let linked = self.chunks.get(o.chunk.0 as usize).is_some_and(|c| c.objects.contains(id));
-            assert_eq!(linked, o.state != State::Unlinked, "{o:?} linked");
-            match o.state {
-                State::Staged => {
-                    staged += 1;
-                    staged_bytes += o.extent.len;
-                    assert_eq!(o.pins, 1, "a staged object is pinned by its writer alone");
-                }
-                State::Resident => {
-                    resident += 1;
-                    let of_chunk = held.entry(o.chunk).or_default();
-                    *of_chunk = (of_chunk.0 + o.pins, of_chunk.1 + o.loans);
-                    assert!(
-                        o.pins > 0 || o.retention == Retention::Permanent,
-                        "temporary object outlived its shares"
-                    );
-                }
-                State::Unlinked => assert!(o.pins + o.loans > 0, "{o:?} is not freed"),
-            }
-        }
-        assert_eq!(self.by_offset.len(), self.objects.len(), "every object has memory");
-        assert_eq!(used, self.alloc.used_bytes(), "bytes accounted = bytes used");
-        assert_eq!((staged, resident), (self.staged, self.resident), "object counts");
-        assert_eq!(staged_bytes, self.staged_bytes, "staged bytes");
-        self.ledger.check(&by_salt);
-        let (mut evictable, mut held_objects) = (0, 0);
-        for (i, c) in &self.chunks {
-            let id = ChunkId(i as u32);
-            assert_eq!(
-                self.map.get(&ChunkKey { name: c.name, hash: c.hash }),
-                Some(&id),
-                "chunk is found by its key"
-            );
-            assert!(!c.objects.is_empty(), "empty chunk kept");
-            let salt = self.names.salt(c.name);
-            assert!(c.objects.iter().all(|o| self.object(*o).salt == salt), "salt of {id:?}");
-            let (pins, loans) = held.get(&id).copied().unwrap_or_default();
-            assert_eq!((c.pins, c.loans), (pins, loans), "pins and loans of {id:?}");
-            assert_eq!(c.listed, c.pins == 0 && c.resident > 0, "{id:?} in the order");
-            evictable += c.evictable_bytes();
-            held_objects += c.held_objects();
-        }
-        assert_eq!(evictable, self.evictable_bytes, "evictable bytes");
-        assert_eq!(held_objects, self.held, "held objects");
-        let temporary = self.objects.iter().filter(|(_, o)| o.retention == Retention::Temporary).count();
-        assert_eq!(temporary as u64, self.temporary, "temporary objects");
-        assert_eq!(self.map.len(), self.chunks.len(), "one key per chunk");
-        assert!(self.names.len() <= self.chunks.len(), "names without chunks");
-    }
-}
-
-impl L1 {
-    /// Compares the objects' pins and loans with what their holders say. For tests: O(objects).
-    ///
-    /// # Panics
-    /// If a pin or loan has no holder, or a holder none.
-    pub fn check_pins(&self, held: &HashMap<ObjectId, u64>, lent: &HashMap<ObjectId, u64>) {
-        for (i, object) in &self.objects {
-            let id = ObjectId(i as u32);
-            assert_eq!(object.pins, held.get(&id).copied().unwrap_or(0), "pins of {object:?}");
-            assert_eq!(object.loans, lent.get(&id).copied().unwrap_or(0), "loans of {object:?}");
-        }
-        let known = |id: &ObjectId| self.objects.contains(id.0 as usize);
-        assert!(held.keys().chain(lent.keys()).all(known), "somebody holds an object that is gone");
     }
 }
 

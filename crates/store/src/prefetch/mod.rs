@@ -41,6 +41,7 @@ use larder_wire::object::{ChunkHash, ObjectKey};
 use self::in_flight::InFlight;
 use self::job::{CellState, Job, Owner, Phase};
 use self::warm::Warm;
+use crate::core::Core;
 use crate::l1::Cell;
 use crate::l2::{AdapterId, LookupId};
 use crate::policy::PrefetchPolicy;
@@ -75,6 +76,17 @@ pub enum LookupStatus {
     Unknown,
 }
 
+/// Jobs by name, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobNames {
+    /// The next job's id will be at least this.
+    pub next_id: u64,
+    /// Jobs that have not been answered, the oldest first.
+    pub ids: Vec<u64>,
+    /// The requests that wait for them; warm-ups have none.
+    pub requests: Vec<Arc<str>>,
+}
+
 /// All jobs and what they share.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
@@ -86,6 +98,22 @@ pub(crate) struct Prefetch {
     pub(crate) lookups: HashMap<LookupId, (u64, AdapterId)>,
     pub(crate) in_flight: InFlight,
     pub(crate) warms: BTreeMap<u64, Warm>,
+}
+
+impl Core {
+    /// The first `max` jobs that have not been answered.
+    pub fn prefetch_job_names(&self, max: usize) -> JobNames {
+        let jobs = || self.prefetch.jobs.iter().take(max);
+        let request = |job: &Job| match job.owner {
+            Owner::Session(session) => Some(self.sessions.get(&session)?.request_id.clone()),
+            Owner::Warm(_) => None,
+        };
+        JobNames {
+            next_id: self.last_id() + 1,
+            ids: jobs().map(|(id, _)| *id).collect(),
+            requests: jobs().filter_map(|(_, job)| request(job)).collect(),
+        }
+    }
 }
 
 impl Prefetch {

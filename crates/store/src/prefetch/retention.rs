@@ -37,26 +37,22 @@ impl Core {
             vec![false; keys.len()]
         })
     }
+
     /// Hits on objects that were in L1. Of those that would go with their readers, the policy may want to
-    /// keep some now; those whose way to L2 waited for this use go there.
+    /// keep some now.
     pub(crate) fn keep_hits(
         &mut self,
         target: &Target,
         hits: impl IntoIterator<Item = (Cell, u32, ObjectId)>,
     ) {
         let mut asked: Vec<(AdapterId, u32, ObjectId, ObjectKey)> = Vec::new();
-        let mut deferred: Vec<ObjectKey> = Vec::new();
         for (cell, column, object) in hits {
-            if self.l1.is_deferred(object) {
-                deferred.push(target.key(cell, column));
-            }
             if self.l1.retention(object) == Retention::Temporary
                 && let Some(adapter) = self.l1.origin(object)
             {
                 asked.push((adapter, column, object, target.key(cell, column)));
             }
         }
-        self.write_back(&deferred);
         asked.sort_by_key(|(adapter, ..)| *adapter);
         for group in asked.chunk_by(|a, b| a.0 == b.0) {
             let keys: Vec<ObjectKey> = group.iter().map(|(.., key)| key.clone()).collect();

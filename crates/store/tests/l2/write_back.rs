@@ -98,6 +98,32 @@ fn s9_skip_l1_waits_for_every_adapter_that_keeps_things() {
     }
 }
 
+/// Engines that disagree about a model's shape: an adapter that has the object in another size does not
+/// have it.
+#[test]
+fn s9_skip_l1_waits_for_the_size_that_is_in_l1() {
+    let policies = CoreConfig {
+        store_policy: StoreKind::SkipL1,
+        prefetch_policy: PrefetchKind::Retain,
+        write_back_tasks_max: 1,
+        ..config(8, 2)
+    };
+    let mut rig = Rig::with(policies);
+    let (busy, p) = (prompt(1, 1), prompt(2, 1));
+    rig.store(&busy, 0, 1);
+    rig.store(&p, 0, 1);
+    while rig.step(|t| matches!(t, Todo::Store { adapter: AdapterId(1), .. })) {}
+    assert!(rig.driver.adapters[1].objects.contains_key(&Rig::key(&p, 0, 0)), "one page of it");
+    rig.clear(true);
+    rig.reregister_with(2);
+    rig.driver.adapters[0].objects.insert(Rig::key(&p, 0, 0), 2 * PAGE);
+    assert_eq!(rig.hit("r", &p, 1), 1, "loaded from the adapter that is still to store it");
+    rig.end("r");
+    rig.settle();
+    assert_eq!(rig.resident(&p), [0], "nobody else has two pages of it");
+    rig.assert_idle();
+}
+
 #[test]
 fn s4_a_task_without_an_answer_releases_its_objects() {
     let mut rig = Rig::with(CoreConfig { write_back_retries: 0, ..config(8, 1) });

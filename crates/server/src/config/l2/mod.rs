@@ -2,7 +2,7 @@
 
 mod parse;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::l1::DEFAULT_TAG;
@@ -135,13 +135,13 @@ impl L2Backend {
         }
     }
 
-    /// The directory of its files; `None` if it has none.
-    pub fn base_path(&self) -> Option<&Path> {
+    /// Where its files are; `None` if it has none.
+    pub fn files(&self) -> Option<&FsConfig> {
         match self {
-            Self::Fs(fs) => Some(&fs.base_path),
-            Self::FsNative(native) => Some(&native.fs.base_path),
+            Self::Fs(fs) => Some(fs),
+            Self::FsNative(native) => Some(&native.fs),
             Self::Mock(_) => None,
-            Self::FaultInject(fault) => fault.inner.backend.base_path(),
+            Self::FaultInject(fault) => fault.inner.backend.files(),
         }
     }
 }

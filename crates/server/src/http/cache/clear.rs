@@ -1,14 +1,14 @@
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::super::body::{Faults, Fields, object};
+use super::super::extract::Body;
 use super::super::{Answer, AppState, Refusal};
 
 /// Empties L1: of what nobody holds, or with `force` of everything.
-pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, body: Bytes) -> Answer<Response> {
+pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, Body(body): Body) -> Answer<Response> {
     let force = parse(&body)?;
     let objects = state.core().clear(state.clock.now(), force);
     tracing::info!(objects, force, "cleared L1");

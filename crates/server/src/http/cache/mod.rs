@@ -1,5 +1,6 @@
 //! What operators and coordinators do with the cache: look through it, remove from it, warm it up.
 
+pub(super) mod checksums;
 pub(super) mod clear;
 pub(super) mod objects;
 pub(super) mod prefetches;

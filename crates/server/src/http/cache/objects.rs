@@ -2,13 +2,11 @@
 //!
 //! A page of `tier=all` is of one tier; the tiers follow each other: L1, then each adapter.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Query, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_l2::{Adapter, Cursor};
@@ -17,6 +15,7 @@ use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
 use super::super::body::{Faults, Fields, object, query_whole, query_word};
+use super::super::extract::{Body, Query};
 use super::super::{Answer, AppState, Refusal};
 use crate::state::State;
 
@@ -62,10 +61,7 @@ impl Place {
 }
 
 /// A page of the objects of a tier.
-pub(in crate::http) async fn list(
-    Shared(state): Shared<AppState>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Answer {
+pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -> Answer {
     let (state, query) = (&*state, &query);
     let mut faults = Faults::default();
     let tier = query_word(&mut faults, query, "tier", TIERS, "l2");
@@ -152,7 +148,7 @@ struct Deletion {
 }
 
 /// Removes objects from the tiers named.
-pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body): Body) -> Answer {
     let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
     let adapters = adapters(&state, &tier, adapter.as_deref())?;
     let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_store::prefetch::{Fetch, WarmRefused, WarmSpec, WarmStatus};
@@ -10,14 +9,12 @@ use larder_wire::object::check_cache_salt;
 use serde_json::json;
 
 use super::super::body::{Faults, Fields, object};
+use super::super::extract::{Body, Segment};
 use super::super::{Answer, AppState, Refusal};
 use super::TOKENS_MAX;
 
 /// How that stands. May be asked again after it has ended, for as long as a session lives.
-pub(in crate::http) async fn status(
-    Shared(state): Shared<AppState>,
-    Path(request_id): Path<String>,
-) -> Answer {
+pub(in crate::http) async fn status(Shared(state): Shared<AppState>, Segment(request_id): Segment) -> Answer {
     let status = match id_of(&request_id) {
         Some(id) => state.core().warm_status(state.clock.now(), id),
         None => WarmStatus::Unknown,
@@ -51,7 +48,7 @@ fn id_of(name: &str) -> Option<u64> {
 }
 
 /// Begins to load a prompt from L2 into L1, where it stays.
-pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, body: Bytes) -> Answer {
+pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, Body(body): Body) -> Answer {
     let map = object(&body)?;
     let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
     for name in ["model_name", "world_size", "token_ids"] {

@@ -10,7 +10,7 @@ const EVERY_MS = 2000;
 const PATIENCE_MS = 5000;
 /** No chart shows less than this, or is cut into more pieces. */
 const SHOWN_SECONDS_MIN = 60;
-const PIECES_MAX = 90;
+const PIECES_MAX = 60;
 /** How long a piece of a chart may be, in seconds. */
 const PIECE_SECONDS = [4, 5, 10, 15, 30, 60];
 
@@ -81,7 +81,7 @@ const CHARTS = [
       { name: "99th percentile", color: "second", value: lookupTime(0.99) },
       { name: "Median", color: "first", area: true, value: lookupTime(0.5) },
     ],
-    foot: () => "From a request's arrival to its answer, without waiting for L2",
+    foot: () => "From arrival to answer, not counting waits for L2",
   },
   {
     id: "l2-traffic", name: "L2 traffic", format: speed, base: 1024, least: 1024, needsL2: true,

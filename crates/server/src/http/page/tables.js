@@ -96,9 +96,9 @@ export function workers(overview) {
   }
   const all = [...overview.workers].sort((a, b) => b.last_seen_seconds_ago - a.last_seen_seconds_ago);
   const rows = all.slice(0, WORKERS_SHOWN).map((w) => [
-    w.model_name, w.instance_id, count(w.world_size), `${span(w.last_seen_seconds_ago)} ago`,
+    w.model_name, w.instance_id, count(w.world_size), span(w.last_seen_seconds_ago),
   ]);
-  const columns = [word("Model"), number("Worker"), number("World size"), number("Last seen")];
+  const columns = [word("Model"), number("Worker"), number("World size"), number("Silent for")];
   const shown = table("Workers", columns, rows);
   if (all.length > WORKERS_SHOWN) shown.append(nothing(`And ${count(all.length - WORKERS_SHOWN)} more.`));
   return shown;

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 /// Ages are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
 pub(super) const AGES: usize = 24;
 /// Classes of chunks that are told apart.
-pub(super) const CLASSES: usize = 48;
+pub(super) const CLASSES: usize = 56;
 /// Pairs of class and age.
 pub(super) const PLACES: usize = CLASSES * AGES;
 /// Requests whose chunks are followed.
@@ -248,16 +248,14 @@ impl Ages {
         if kept > 0.0 { used / kept } else { 0.0 }
     }
 
-    /// The chance that a chunk that was just used is used again, but not within `horizon` ticks.
-    pub(super) fn later(&self, class: Class, horizon: f64) -> f64 {
-        let (mut left, mut left_then) = (1.0, 1.0);
-        for age in 0..AGES - 1 {
-            let hazard = self.hazard[place(class, age)];
-            let time = (horizon - f64::from(start_of(age))) / width_of(age);
-            left_then *= 1.0 - hazard * time.clamp(0.0, 1.0);
-            left *= 1.0 - hazard;
-        }
-        left_then - left
+    /// The chance that a chunk that was used `ticks` ago is used again.
+    pub(super) fn again(&self, class: Class, ticks: u32) -> f64 {
+        let now = age_of(ticks);
+        let left = (now..AGES - 1).fold(1.0, |left, age| {
+            let passed = if age == now { f64::from(ticks - start_of(age)) / width_of(age) } else { 0.0 };
+            left * (1.0 - self.hazard[place(class, age)] * (1.0 - passed))
+        });
+        1.0 - left
     }
 
     /// The rate at which all chunks of some age pay, whatever their class.

@@ -7,8 +7,9 @@
 //!
 //! | class | is |
 //! |---|---|
-//! | first | chunks of a prompt of which nothing is known |
-//! | continued | new chunks behind known ones, by the age at which those were used again |
+//! | first | chunks of a prompt of which nothing is known, by how many they are |
+//! | begun alike | the same behind what many prompts begin with |
+//! | continued | new chunks behind what few prompts have, by the age at which that was used again, and by whether they are few, as a turn of a conversation, or many |
 //! | used again | by how often (2, 3 to 4, 5 to 8, more), and by the age of the last time |
 //!
 //! Learned policies are good on average and bad at times, so none of them rules by right. For each pair
@@ -96,8 +97,8 @@ pub struct Snapshot {
     pub losses: Vec<(Expert, f64)>,
     /// The part of the chunks asked for that had been known and was nowhere any more.
     pub lost_part: f64,
-    /// From what chance on of being asked for too late a chunk goes to L2 at its first use, under a store
-    /// policy that waits.
+    /// From what chance on of being asked for again a chunk that leaves L1 goes to L2, under a store policy
+    /// that waits.
     pub store_threshold: f64,
     /// How many chunks there lately were of each age (0, then powers of two, in ticks), and how many of
     /// them were used again before they got older.
@@ -150,12 +151,12 @@ impl Reuse {
         let keys_max = (capacity.saturating_mul(KEYS_PER_CHUNK)).clamp(KEYS_MIN, KEYS_MAX);
         let (mut chain, mut known) = (Vec::new(), 0);
         let mut left: SmallVec<[(Class, u32); 4]> = SmallVec::new();
-        // The age class at which what comes before was used again, if any of it was.
-        let mut continued = None;
+        let cohort = self.ages.requests();
+        // What comes before: how often it was used, and at what age it was used again.
+        let mut before = None;
         for digest in digests.into_iter().take(keys_max / 2) {
             let (slot, is_known) = self.keys.touch(digest);
             let key = self.keys.get_mut(slot);
-            let cohort = self.ages.requests();
             if is_known && key.cohort == cohort {
                 continue;
             }
@@ -164,19 +165,25 @@ impl Reuse {
                 self.ages.used_again(key.class, key.cohort, ticks);
                 key.gap = age_of(ticks) as u8;
                 key.uses = key.uses.saturating_add(1);
-                continued = Some(key.gap);
+                before = Some((key.uses, key.gap));
                 known += usize::from(known == chain.len());
             } else {
-                key.gap = continued.unwrap_or(0);
                 key.uses = 1;
             }
-            key.class = classify(key.uses, continued.map(|_| key.gap));
             key.cohort = cohort;
+            chain.push(slot);
+        }
+        let new = chain.len() - known;
+        for slot in &chain {
+            let key = self.keys.get_mut(*slot);
+            key.class = match key.uses {
+                1 => Class::new(before, new),
+                uses => Class::used_again(uses, key.gap),
+            };
             match left.iter_mut().find(|(class, _)| *class == key.class) {
                 Some((_, n)) => *n += 1,
                 None => left.push((key.class, 1)),
             }
-            chain.push(slot);
         }
         self.ages.add_cohort(self.now, left);
         while self.keys.len() > keys_max {
@@ -226,12 +233,28 @@ impl Reuse {
         self.gate.answered(known.saturating_sub(hit), asked);
     }
 
-    /// Whether a chunk in L1 should go to L2 now, rather than when it is asked for again.
+    /// Whether enough has been learned to say what is [worth storing](Self::worth_storing).
+    pub fn knows_what_to_store(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// Whether a chunk that is about to leave L1 should be in L2 by then.
     pub fn worth_storing(&self, digest: u64) -> bool {
-        let Some(slot) = self.keys.find(digest) else { return true };
-        let key = self.keys.get(slot);
-        let chance = || self.ages.later(key.class, self.shadows[0].horizon());
-        key.uses > 1 || !self.gate.lets_wait(chance())
+        self.again(digest).is_none_or(|chance| !self.gate.lets_go(chance))
+    }
+
+    /// A chunk left L1 and is nowhere any more.
+    pub(crate) fn let_go(&mut self, digest: u64) {
+        if let Some(chance) = self.again(digest) {
+            self.gate.let_go(chance);
+        }
+    }
+
+    /// The chance that a chunk is asked for again, if it is known.
+    fn again(&self, digest: u64) -> Option<f64> {
+        let key = self.keys.get(self.keys.find(digest)?);
+        let ticks = self.now.wrapping_sub(self.ages.tick_of(key.cohort));
+        Some(self.ages.again(key.class, ticks))
     }
 
     /// Puts a chunk that was used just now into an order that it is not in.
@@ -269,15 +292,33 @@ pub fn object_digest(key: &ObjectKey) -> u64 {
     digest(name_digest(&key.model_name, &key.cache_salt), key.chunk_hash.as_bytes())
 }
 
-/// The class of a chunk that was used `uses` times, it or what it continues last after `gap`.
-fn classify(uses: u8, gap: Option<u8>) -> Class {
-    let Some(gap) = gap else { return Class(0) };
-    let gap = (gap.saturating_sub(1) / 2).min(7);
-    Class(match uses {
-        ..=1 => 8 + gap,
-        2 => 16 + gap,
-        3..=4 => 24 + gap,
-        5..=8 => 32 + gap,
-        _ => 40 + gap,
-    })
+/// Uses from which on a chunk is taken to begin many prompts, so that it says nothing about what follows.
+const SHARED_USES: u8 = 9;
+
+impl Class {
+    /// Of the chunks that a request adds to what comes `before` them, if there is anything: how often that
+    /// was used, and at what age it was used again. `new` is how many there are.
+    fn new(before: Option<(u8, u8)>, new: usize) -> Self {
+        let size = (usize::BITS - new.leading_zeros()).div_ceil(2).min(4) as u8;
+        Self(match before {
+            Some((uses, gap)) if uses < SHARED_USES => 8 + gap_class(gap) + if new > 4 { 8 } else { 0 },
+            Some(_) => 4 + size - 1,
+            None => size - 1,
+        })
+    }
+
+    /// Of a chunk that was used `uses` times, last after `gap`.
+    fn used_again(uses: u8, gap: u8) -> Self {
+        let gap = gap_class(gap);
+        Self(match uses {
+            ..=2 => 24 + gap,
+            3..=4 => 32 + gap,
+            5..=8 => 40 + gap,
+            _ => 48 + gap,
+        })
+    }
+}
+
+fn gap_class(gap: u8) -> u8 {
+    (gap.saturating_sub(1) / 2).min(7)
 }

@@ -1,14 +1,15 @@
 use larder_wire::object::ObjectKey;
 
-use super::{StorePolicy, StoreTarget, all_to_all};
+use super::{Moment, StorePolicy, StoreTarget, all_to_all};
 use crate::l2::AdapterDesc;
 use crate::policy::reuse::{Reuse, object_digest};
 
-/// Everything that is used twice goes everywhere, at its second use; what is likely to be lost by then, at
-/// its first. All of it stays in L1.
+/// Everything waits in L1 until it is about to leave it. What is likely to be asked for after that goes
+/// everywhere, the rest nowhere.
 ///
 /// How likely is said by the [model of reuse](crate::policy::reuse), and what is likely enough is set so
-/// that some 1.25 % of the chunks asked for are lost by waiting. Without a model nothing waits.
+/// that some 1.25 % of the chunks asked for are lost. Without a model, or before it has learned anything,
+/// nothing waits.
 #[derive(Debug)]
 pub struct Gated;
 
@@ -21,7 +22,10 @@ impl StorePolicy for Gated {
         false
     }
 
-    fn waits(&self, key: &ObjectKey, reuse: Option<&Reuse>) -> bool {
-        reuse.is_some_and(|reuse| !reuse.worth_storing(object_digest(key)))
+    fn waits(&self, key: &ObjectKey, moment: Moment, reuse: Option<&Reuse>) -> bool {
+        reuse.is_some_and(|reuse| match moment {
+            Moment::Stored => reuse.knows_what_to_store(),
+            Moment::Leaving => !reuse.worth_storing(object_digest(key)),
+        })
     }
 }

@@ -24,6 +24,15 @@ pub struct StoreTarget {
     pub keys: Vec<usize>,
 }
 
+/// When a policy is asked whether an object waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A worker has stored it.
+    Stored,
+    /// It has waited since, and will leave L1 soon: its turn to be evicted comes, or the server stops.
+    Leaving,
+}
+
 /// Decides where stored objects go. Must not panic; one that does is taken to store nothing.
 pub trait StorePolicy: Send + Debug {
     /// Which adapters store which of the keys. An adapter's number is its place in `adapters`.
@@ -32,8 +41,8 @@ pub trait StorePolicy: Send + Debug {
     /// Whether the object leaves L1 once every adapter that was to keep it has it.
     fn leaves_l1(&self, key: &ObjectKey) -> bool;
 
-    /// Whether the object waits in L1 for its next use, when this is asked again.
-    fn waits(&self, _key: &ObjectKey, _reuse: Option<&Reuse>) -> bool {
+    /// Whether the object waits in L1, to go to L2 when this is asked again or never.
+    fn waits(&self, _key: &ObjectKey, _moment: Moment, _reuse: Option<&Reuse>) -> bool {
         false
     }
 }
@@ -52,7 +61,7 @@ pub enum StoreKind {
     Default,
     /// `skip_l1`: everything goes everywhere, and leaves L1 once it is there.
     SkipL1,
-    /// `gated`: everything goes everywhere when it is used again, or at once if that would be too late.
+    /// `gated`: what is likely to be asked for once more goes everywhere, when it is about to leave L1.
     Gated,
 }
 

@@ -1,0 +1,252 @@
+//! What happened lately, for people: `GET /cache/stats`.
+//!
+//! Time is cut into steps; each step has counts of its own, and the ring of them covers the longest span
+//! that is asked for. A step's counts are emptied when the ring comes round to it, so nothing has to
+//! wake up, and memory is fixed. Latencies fall into buckets whose bounds double; a quantile is told as
+//! the upper bound of its bucket.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use larder_store::prefetch::Hit;
+use serde_json::{Map, Value, json};
+
+/// Length of a step.
+const STEP: Duration = Duration::from_secs(15);
+
+/// The spans that are told, in steps, with their names. What happened in a span that ends now also
+/// counts the part of a step that has gone by.
+const SPANS: [(&str, u64); 3] = [("1m", 4), ("5m", 20), ("15m", 60)];
+
+/// Steps of the ring: the longest span, and the step that has begun.
+const STEPS: usize = 61;
+
+/// Buckets of a latency: the first up to 2^4 microseconds, the last but one up to 2^23 (8.4 s).
+const BUCKETS: usize = 21;
+const FIRST_BOUND_LOG2: u32 = 4;
+
+/// The quantiles told.
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+
+/// What took its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timed {
+    /// A worker copied to L1: from slots given to slots filled.
+    L1Store,
+    /// A worker copied from L1.
+    L1Retrieve,
+    /// L2 stored a batch.
+    L2Store,
+    /// L2 loaded a batch.
+    L2Load,
+}
+
+impl Timed {
+    const ALL: [(Self, &str); 4] = [
+        (Self::L1Store, "l1_store"),
+        (Self::L1Retrieve, "l1_retrieve"),
+        (Self::L2Store, "l2_store"),
+        (Self::L2Load, "l2_load"),
+    ];
+}
+
+/// What happened in one step, or in several.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    lookups: u64,
+    requested_tokens: u64,
+    hit_tokens: u64,
+    l2_hit_tokens: u64,
+    bytes: [u64; Timed::ALL.len()],
+    times: [[u64; BUCKETS]; Timed::ALL.len()],
+}
+
+/// The steps of the last quarter of an hour.
+#[derive(Debug)]
+struct Ring {
+    /// Each with the number of its step since the start.
+    steps: [(u64, Counts); STEPS],
+}
+
+/// What happened lately. The lock is a leaf, held for moments.
+#[derive(Debug)]
+pub(super) struct Recent {
+    started: Instant,
+    ring: Mutex<Ring>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { started: Instant::now(), ring: Mutex::default() }
+    }
+}
+
+impl Recent {
+    /// A lookup of `requested` chunks has ended.
+    pub(super) fn lookup(&self, requested: u64, hit: &Hit, chunk_tokens: u64) {
+        self.count(|counts| {
+            counts.lookups += 1;
+            counts.requested_tokens += requested * chunk_tokens;
+            counts.hit_tokens += u64::from(hit.chunks) * chunk_tokens;
+            counts.l2_hit_tokens += u64::from(hit.chunks.saturating_sub(hit.l1_chunks)) * chunk_tokens;
+        });
+    }
+
+    /// So many bytes have moved, in a time that may not be known.
+    pub(super) fn moved(&self, what: Timed, bytes: u64, time: Option<Duration>) {
+        self.count(|counts| {
+            counts.bytes[what as usize] += bytes;
+            if let Some(time) = time {
+                counts.times[what as usize][bucket(time)] += 1;
+            }
+        });
+    }
+
+    /// What happened in each span that is told.
+    pub(super) fn report(&self) -> Value {
+        let now = self.step();
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = SPANS.map(|(name, steps)| (name.to_owned(), ring.sum(now, steps).report()));
+        spans.into_iter().collect::<Map<_, _>>().into()
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Counts)) {
+        let now = self.step();
+        count(self.ring.lock().unwrap_or_else(PoisonError::into_inner).step(now));
+    }
+
+    fn step(&self) -> u64 {
+        self.started.elapsed().as_secs() / STEP.as_secs()
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { steps: [(0, Counts::default()); STEPS] }
+    }
+}
+
+impl Ring {
+    /// The counts of step `now`.
+    fn step(&mut self, now: u64) -> &mut Counts {
+        let (step, counts) = &mut self.steps[(now % STEPS as u64) as usize];
+        if *step != now {
+            (*step, *counts) = (now, Counts::default());
+        }
+        counts
+    }
+
+    /// The sum of step `now` and the `steps` before it.
+    fn sum(&self, now: u64, steps: u64) -> Counts {
+        let mut sum = Counts::default();
+        let within = |step: u64| step <= now && now - step <= steps;
+        self.steps.iter().filter(|(step, _)| within(*step)).for_each(|(_, counts)| sum.add(counts));
+        sum
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.lookups += other.lookups;
+        self.requested_tokens += other.requested_tokens;
+        self.hit_tokens += other.hit_tokens;
+        self.l2_hit_tokens += other.l2_hit_tokens;
+        for (sum, bytes) in self.bytes.iter_mut().zip(other.bytes) {
+            *sum += bytes;
+        }
+        for (sum, count) in self.times.as_flattened_mut().iter_mut().zip(other.times.as_flattened()) {
+            *sum += count;
+        }
+    }
+
+    fn report(&self) -> Value {
+        let bytes = |what: Timed| self.bytes[what as usize];
+        let latencies = Timed::ALL.into_iter().map(|(what, name)| {
+            let times = &self.times[what as usize];
+            let mut latency = json!({"count": times.iter().sum::<u64>()});
+            for (quantile, share) in QUANTILES {
+                latency[quantile] = upper_bound(times, share).into();
+            }
+            (name.to_owned(), latency)
+        });
+        json!({
+            "lookups": self.lookups,
+            "requested_tokens": self.requested_tokens,
+            "hit_tokens": self.hit_tokens,
+            "l2_hit_tokens": self.l2_hit_tokens,
+            "hit_rate": self.hit_tokens as f64 / (self.requested_tokens as f64).max(1.0),
+            "stored_bytes": bytes(Timed::L1Store),
+            "retrieved_bytes": bytes(Timed::L1Retrieve),
+            "l2_stored_bytes": bytes(Timed::L2Store),
+            "l2_loaded_bytes": bytes(Timed::L2Load),
+            "latency_seconds": latencies.collect::<Map<_, _>>(),
+        })
+    }
+}
+
+/// Which bucket a time falls into.
+fn bucket(time: Duration) -> usize {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let log2 = micros.checked_ilog2().map_or(0, |log2| log2 + u32::from(!micros.is_power_of_two()));
+    (log2.saturating_sub(FIRST_BOUND_LOG2) as usize).min(BUCKETS - 1)
+}
+
+/// A time in seconds that at least this share took at most; `None` without times, or beyond the last bound.
+fn upper_bound(times: &[u64; BUCKETS], share: f64) -> Option<f64> {
+    let wanted = (times.iter().sum::<u64>() as f64 * share).ceil().max(1.0);
+    let mut seen = 0;
+    let bucket = times.iter().position(|count| {
+        seen += count;
+        seen as f64 >= wanted
+    })?;
+    let micros = 1u64 << (FIRST_BOUND_LOG2 + bucket as u32);
+    (bucket < BUCKETS - 1).then_some(micros as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_sums_its_steps_and_forgets_the_others() {
+        let mut ring = Ring::default();
+        for step in [0, 1, 4, 5, 20, 65] {
+            ring.step(step).lookups += 1;
+        }
+        // Step 65 has taken the place of step 4.
+        let lookups = |now, steps| ring.sum(now, steps).lookups;
+        assert_eq!((lookups(5, 4), lookups(20, 20), lookups(65, 60), lookups(200, 60)), (2, 4, 3, 0));
+    }
+
+    #[test]
+    fn a_quantile_is_no_less_than_what_it_stands_for() {
+        let mut times = [0; BUCKETS];
+        assert_eq!(upper_bound(&times, 0.5), None);
+        for micros in [3, 16, 17, 1000, 1_000_000] {
+            times[bucket(Duration::from_micros(micros))] += 1;
+        }
+        assert_eq!(upper_bound(&times, 0.2), Some(16e-6));
+        assert_eq!(upper_bound(&times, 0.5), Some(32e-6));
+        assert_eq!(upper_bound(&times, 0.8), Some(1024e-6));
+        assert_eq!(upper_bound(&times, 0.99), Some(1.048_576));
+        times[bucket(Duration::from_secs(3600))] += 1000;
+        assert_eq!(upper_bound(&times, 0.99), None, "longer than can be told");
+    }
+
+    #[test]
+    fn what_was_counted_is_reported() {
+        let recent = Recent::default();
+        recent.lookup(4, &Hit { chunks: 3, l1_chunks: 1, ..Hit::default() }, 16);
+        recent.moved(Timed::L2Load, 1000, Some(Duration::from_millis(2)));
+        recent.moved(Timed::L2Load, 500, None);
+        let report = recent.report();
+        for span in ["1m", "5m", "15m"] {
+            let span = &report[span];
+            assert_eq!((&span["hit_rate"], &span["l2_hit_tokens"]), (&json!(0.75), &json!(32)));
+            assert_eq!(span["l2_loaded_bytes"], 1500);
+            let p99 = json!({"count": 1, "p50": 0.002048, "p90": 0.002048, "p99": 0.002048});
+            assert_eq!(span["latency_seconds"]["l2_load"], p99);
+            assert_eq!(span["latency_seconds"]["l1_store"]["p50"], Value::Null);
+        }
+    }
+}

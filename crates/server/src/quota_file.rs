@@ -1,0 +1,215 @@
+//! Quotas that outlast the server: one small JSON file in the directory of `--state-dir`.
+//!
+//! ```json
+//! {"version": 1, "limit_bytes": {"alice": 2147483648, "": 536870912}}
+//! ```
+//!
+//! The file is written before a change takes effect, into a new file that then takes its name: whatever
+//! kills the server, the next one finds the old quotas or the new ones, and a change that was
+//! acknowledged is there. A file that cannot be understood is moved aside, never overwritten. One server
+//! at a time uses a directory; a lock says which.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use larder_store::quota::QUOTAS_MAX;
+use larder_wire::object::check_cache_salt;
+use serde::{Deserialize, Serialize};
+
+/// The only version there is.
+const VERSION: u32 = 1;
+
+/// No file of [`QUOTAS_MAX`] quotas that was written here is larger.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// Files that could not be understood and may lie beside the one in use.
+const ASIDE_MAX: u32 = 1000;
+
+/// Byte limits by cache salt.
+pub type Limits = BTreeMap<Arc<str>, u64>;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    limit_bytes: Limits,
+}
+
+/// Where quotas are kept.
+#[derive(Debug)]
+pub struct QuotaFile {
+    path: PathBuf,
+    /// Held for as long as this server uses the directory.
+    _lock: File,
+}
+
+impl QuotaFile {
+    /// Takes the directory for this server, makes it if it is not there, and reads what was kept. If that
+    /// cannot be understood, it is moved aside with a warning, and there are no quotas.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another server uses it.
+    pub fn open(directory: &Path) -> io::Result<(Self, Limits)> {
+        fs::create_dir_all(directory)?;
+        let lock = File::create(directory.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::other("another server uses this directory"),
+            TryLockError::Error(error) => error,
+        })?;
+        let file = Self { path: directory.join("quotas.json"), _lock: lock };
+        let limits = match read(&file.path) {
+            Ok(limits) => limits,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Limits::new(),
+            Err(error) => {
+                let aside = move_aside(&file.path)?;
+                tracing::warn!(
+                    %error, file = %file.path.display(), moved_to = %aside.display(),
+                    "the kept quotas cannot be understood: there are none until they are set again"
+                );
+                Limits::new()
+            }
+        };
+        // Whether it can be written shows now, not at the first change.
+        file.write(&limits)?;
+        Ok((file, limits))
+    }
+
+    /// Replaces what is kept. Blocks until it is on disk.
+    ///
+    /// # Errors
+    /// It could not be written; the old quotas are kept then.
+    pub fn write(&self, limits: &Limits) -> io::Result<()> {
+        let new = self.path.with_extension("json.new");
+        let content = Content { version: VERSION, limit_bytes: limits.clone() };
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&content)?)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    }
+
+    /// Where the quotas are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn read(path: &Path) -> io::Result<Limits> {
+    let mut text = Vec::new();
+    File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+    let Content { version, limit_bytes } = serde_json::from_slice(&text)?;
+    let bad = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if version != VERSION {
+        return bad(format!("version {version}, not {VERSION}"));
+    }
+    if limit_bytes.len() > QUOTAS_MAX || text.len() as u64 > BYTES_MAX {
+        return bad(format!("more than {QUOTAS_MAX} quotas"));
+    }
+    for salt in limit_bytes.keys() {
+        if let Err(fault) = check_cache_salt(salt) {
+            return bad(format!("cache salt {salt:?}: {fault}"));
+        }
+    }
+    Ok(limit_bytes)
+}
+
+/// Gives a file a name that none has, and returns it.
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let names = (1..=ASIDE_MAX).map(|n| path.with_extension(format!("json.bad-{n}")));
+    let mut free = names.filter(|name| !name.exists());
+    let aside = free.next().ok_or_else(|| io::Error::other("too many unreadable files lie beside it"))?;
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            Self(std::env::temp_dir().join(format!("larder_quota_file_{}_{n}", std::process::id())))
+        }
+
+        /// The names in it, less the lock's.
+        fn names(&self) -> Vec<String> {
+            let names = fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.filter(|name| name != "lock").collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let directory = Directory::new();
+        let (file, none) = QuotaFile::open(&directory.0).unwrap();
+        assert_eq!(none, Limits::new());
+        let limits = Limits::from([("".into(), 7), ("a \"b\"".into(), u64::MAX)]);
+        file.write(&limits).unwrap();
+        drop(file);
+        assert_eq!(QuotaFile::open(&directory.0).unwrap().1, limits);
+        assert_eq!(directory.names(), ["quotas.json"]);
+    }
+
+    #[test]
+    fn a_directory_has_one_server() {
+        let directory = Directory::new();
+        let first = QuotaFile::open(&directory.0).unwrap();
+        let refused = QuotaFile::open(&directory.0).unwrap_err();
+        assert!(refused.to_string().contains("another server"), "{refused}");
+        drop(first);
+        assert!(QuotaFile::open(&directory.0).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_is_moved_aside_and_kept() {
+        let directory = Directory::new();
+        fs::create_dir_all(&directory.0).unwrap();
+        let bad = [
+            "{\"version\":1,\"limit_bytes\":{\"a\":1}",
+            r#"{"version":2,"limit_bytes":{}}"#,
+            r#"{"version":1,"limit_bytes":{"a/b":1}}"#,
+            r#"{"version":1,"limit_bytes":{"a":-1}}"#,
+            r#"{"version":1,"limit_bytes":{},"more":1}"#,
+        ];
+        for text in bad {
+            fs::write(directory.0.join("quotas.json"), text).unwrap();
+            let (_file, limits) = QuotaFile::open(&directory.0).unwrap();
+            assert_eq!(limits, Limits::new(), "{text}");
+        }
+        for (n, text) in (1..).zip(bad) {
+            let kept = fs::read_to_string(directory.0.join(format!("quotas.json.bad-{n}"))).unwrap();
+            assert_eq!(kept, text);
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_leaves_the_old_quotas() {
+        let directory = Directory::new();
+        let (file, _) = QuotaFile::open(&directory.0).unwrap();
+        file.write(&Limits::from([("a".into(), 1)])).unwrap();
+        // Nothing can be written where a directory has the name, whoever runs the test.
+        fs::create_dir(directory.0.join("quotas.json.new")).unwrap();
+        assert!(file.write(&Limits::from([("a".into(), 2)])).is_err());
+        drop(file);
+        fs::remove_dir(directory.0.join("quotas.json.new")).unwrap();
+        assert_eq!(QuotaFile::open(&directory.0).unwrap().1, Limits::from([("a".into(), 1)]));
+    }
+}

@@ -1,0 +1,137 @@
+//! The work that goes on beside requests, and whether it still does.
+//!
+//! Nothing here wakes up to look: each task sleeps until there is something to do. What LMCache's tools
+//! know as periodic threads are these.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use larder_store::Time;
+
+/// How much depends on a task, in LMCache's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Without it the server must not go on.
+    Critical,
+    /// Without it the server is slower.
+    High,
+    /// Nobody waits for it.
+    Medium,
+    /// Nobody misses it.
+    Low,
+}
+
+impl Level {
+    /// Every level, the highest first.
+    pub const ALL: [Self; 4] = [Self::Critical, Self::High, Self::Medium, Self::Low];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// One task.
+#[derive(Debug)]
+pub struct Task {
+    /// What it is called.
+    pub name: &'static str,
+    /// How much depends on it.
+    pub level: Level,
+    running: AtomicBool,
+    runs: AtomicU64,
+    last_run: AtomicU64,
+}
+
+impl Task {
+    const fn new(name: &'static str, level: Level) -> Self {
+        let (running, runs, last_run) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        Self { name, level, running, runs, last_run }
+    }
+
+    /// It runs until what is returned is dropped, be it by a panic.
+    pub fn begin(&self) -> Running<'_> {
+        self.running.store(true, Ordering::Relaxed);
+        Running(self)
+    }
+
+    /// It had something to do.
+    pub fn woke(&self, now: Time) {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.last_run.store(now.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Whether it is there to do what comes up.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// How often it had something to do, and when last.
+    pub fn runs(&self) -> (u64, Option<Time>) {
+        let runs = self.runs.load(Ordering::Relaxed);
+        (runs, (runs > 0).then(|| Time::from_millis(self.last_run.load(Ordering::Relaxed))))
+    }
+}
+
+/// A task that runs.
+#[derive(Debug)]
+pub struct Running<'a>(&'a Task);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::Relaxed);
+    }
+}
+
+/// All tasks of a server.
+#[derive(Debug)]
+pub struct Tasks {
+    /// Lets go of what runs out.
+    pub timekeeper: Task,
+    /// Commits L1's memory ahead of those who need it.
+    pub memory: Task,
+}
+
+impl Tasks {
+    /// Each of them.
+    pub fn all(&self) -> [&Task; 2] {
+        [&self.timekeeper, &self.memory]
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            timekeeper: Task::new("timekeeper", Level::Critical),
+            memory: Task::new("memory", Level::High),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_ends_or_panics_no_longer_runs() {
+        let task = Task::new("t", Level::Low);
+        assert_eq!((task.is_running(), task.runs()), (false, (0, None)));
+        let running = task.begin();
+        task.woke(Time::from_millis(7));
+        assert_eq!((task.is_running(), task.runs()), (true, (1, Some(Time::from_millis(7)))));
+        drop(running);
+        assert!(!task.is_running());
+        let panicked = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let _running = task.begin();
+                panic!("a task may have a bug");
+            });
+            thread.join().is_err()
+        });
+        assert!(panicked && !task.is_running());
+    }
+}
