@@ -149,6 +149,13 @@ async fn the_overview_tells_what_happened() {
     let status: Value = serde_json::from_str(&server.get("/status").await.1).unwrap();
     assert_eq!(status["hit_stats"]["total_retrieved_tokens"], seen.lookups.hit_l1_tokens);
     assert_eq!(status["storage_manager"]["l1_manager"]["memory_used_bytes"], seen.l1.used_bytes);
+    // What L2 adds is counted once.
+    assert_eq!(server.http("POST", "/cache/clear", "", "{\"force\": true}").await.0, 200);
+    assert_eq!(c.hit(&key("m", 1, 4, "loaded", None)).await, 4);
+    let seen = overview(&server).await;
+    assert_eq!((seen.lookups.hit_l1_tokens, seen.lookups.hit_l2_tokens), (four_chunks, four_chunks));
+    let status: Value = serde_json::from_str(&server.get("/status").await.1).unwrap();
+    assert_eq!(status["hit_stats"]["total_retrieved_tokens"], 2 * four_chunks);
     server.stop().await;
 }
 
