@@ -4,7 +4,7 @@ use clap::{Command, ValueEnum};
 use clap_complete::{generate, shells};
 
 use crate::terminal::say;
-use crate::{Outcome, ctl, doctor, server, simulate};
+use crate::{Outcome, ctl, doctor, server, simulate, top};
 
 /// A shell with completions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -21,6 +21,7 @@ pub(crate) fn run(shell: Shell, outside: Command) -> anyhow::Result<Outcome> {
         .mut_subcommand("server", |_| server::command().name("server"))
         .mut_subcommand("simulate", |_| simulate::command().name("simulate"))
         .mut_subcommand("ctl", |_| ctl::command().name("ctl"))
+        .mut_subcommand("top", |_| top::command().name("top"))
         .mut_subcommand("doctor", |_| doctor::command().name("doctor"));
     let mut script = Vec::new();
     match shell {

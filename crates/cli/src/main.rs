@@ -7,6 +7,7 @@ mod logging;
 mod server;
 mod simulate;
 mod terminal;
+mod top;
 mod usage;
 
 use std::ffi::OsString;
@@ -48,6 +49,12 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         words: Vec<OsString>,
     },
+    /// Show live how a running server does.
+    #[command(disable_help_flag = true)]
+    Top {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Check whether this node is fit for a server.
     #[command(disable_help_flag = true)]
     Doctor {
@@ -76,6 +83,7 @@ fn main() -> ExitCode {
         Job::Server { words } => server::run(&words),
         Job::Simulate { words } => simulate::run(&words),
         Job::Ctl { words } => ctl::run(&words),
+        Job::Top { words } => top::run(&words),
         Job::Doctor { words } => doctor::run(&words),
         Job::Completions { shell } => completions::run(shell, Larder::command()),
     };

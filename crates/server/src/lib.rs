@@ -5,6 +5,7 @@
 //! - [`rpc`]: requests over ZMTP, one file per operation.
 //! - [`http`]: health, version, metrics, configuration.
 //! - [`l2`]: what the core wants of L2, carried out by adapters.
+//! - [`overview`]: what the page at `/` and `larder top` show.
 //! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
 //! - [`whatif`]: what other sizes and policies would do with it.
@@ -20,6 +21,7 @@ pub mod l2;
 pub mod log_control;
 pub mod memory;
 pub mod metrics;
+pub mod overview;
 pub mod presence;
 pub mod quota_file;
 pub mod recording;

@@ -29,6 +29,9 @@ use crate::recording::Recorder;
 use crate::tasks::Tasks;
 use crate::whatif::WhatIf;
 
+/// What only a new process can mend.
+pub const UNSOUND: &str = "the storage core has stopped after an internal error; restart the server";
+
 /// The running server's state.
 #[derive(Debug)]
 pub struct State {
@@ -152,6 +155,15 @@ impl State {
     /// Whether the core still serves.
     pub fn is_sound(&self) -> bool {
         !self.core.is_poisoned()
+    }
+
+    /// What keeps the server from serving as it should, for people; nothing if it is ready.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.l2.problems();
+        if !self.is_sound() {
+            problems.push(UNSOUND.to_owned());
+        }
+        problems
     }
 
     /// Completes when everything that is to go to L2 is there, if it is not now.

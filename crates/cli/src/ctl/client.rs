@@ -14,7 +14,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// A server, and how to ask it.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     agent: Agent,
     pub(super) url: String,
     authorization: Option<String>,
@@ -23,16 +23,16 @@ pub(super) struct Client {
 
 /// What a server said.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// As it came.
-    pub(super) raw: String,
+    pub(crate) raw: String,
     /// The same, understood.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// Why there is no answer to go on with.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nobody answered, or not in time, or not in HTTP.
     #[error("{url}: {why}")]
     NoAnswer { url: String, why: String },
@@ -42,7 +42,7 @@ pub(super) enum Failure {
 }
 
 impl Client {
-    pub(super) fn new(server: &ServerArgs, token: Option<String>) -> Self {
+    pub(crate) fn new(server: &ServerArgs, token: Option<String>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -58,7 +58,7 @@ impl Client {
     }
 
     /// Asks for something.
-    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.call(Method::GET, path, None)
     }
 

@@ -16,13 +16,14 @@ use std::ffi::OsString;
 
 use serde_json::Value;
 
-use self::client::{Answer, Client, Failure};
+use self::client::{Answer, Failure};
 use self::words::{Typed, Words};
 use crate::Outcome;
 use crate::terminal::{say, tell};
 
+pub(crate) use self::client::Client;
 pub(crate) use self::report::bytes;
-pub(crate) use self::words::command;
+pub(crate) use self::words::{ServerArgs, command, seconds, url};
 
 /// Runs `larder ctl` with these words.
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<Outcome> {

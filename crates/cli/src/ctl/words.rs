@@ -26,19 +26,19 @@ pub(super) struct Typed {
 
 /// Which server, and how it is spoken to.
 #[derive(Debug, Args)]
-pub(super) struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// Where its HTTP API is
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
-    pub(super) url: String,
+    pub(crate) url: String,
     /// File with the token of its --http-auth-token-file, for calls that change something
     #[arg(long, global = true, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// Seconds to wait for it
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Print the answer as it comes
     #[arg(long, global = true)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,7 +209,8 @@ fn token(path: &Path) -> Result<String, String> {
     Ok(token.to_owned())
 }
 
-fn url(text: &str) -> Result<String, String> {
+/// The address of an HTTP API, without a slash at its end.
+pub(crate) fn url(text: &str) -> Result<String, String> {
     let problem = if text.starts_with("https://") {
         "https is not spoken here, only http://"
     } else if !text.starts_with("http://") {
@@ -225,7 +226,8 @@ fn url(text: &str) -> Result<String, String> {
     Err(problem.to_owned())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A time from above 0 to a day.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 86_400.0);
     let seconds = seconds.ok_or("must be a number above 0 and up to 86400")?;
     Ok(Duration::from_secs_f64(seconds))

@@ -245,7 +245,8 @@ fn shells_learn_every_command_and_flag() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = Place::new().larder(&["completions", shell], &[]);
         assert_eq!((ran.status, &*ran.stderr), (Some(0), ""), "{ran:#?}");
-        for word in ["prefetch", "token-file", "l1-size-gb", "l2-prefetch-policy", "chunk-tokens"] {
+        for word in ["prefetch", "token-file", "l1-size-gb", "l2-prefetch-policy", "chunk-tokens", "interval"]
+        {
             assert!(ran.stdout.contains(word), "{shell}: {word}");
         }
     }

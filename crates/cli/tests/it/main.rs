@@ -8,3 +8,4 @@ mod server_errors;
 mod server_flags;
 mod server_sources;
 mod simulate;
+mod top;

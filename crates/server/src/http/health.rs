@@ -8,19 +8,7 @@ use serde_json::json;
 
 use super::AppState;
 use super::extract::Query;
-use crate::state::State;
-
-/// What only a new process can mend.
-const UNSOUND: &str = "the storage core has stopped after an internal error; restart the server";
-
-/// What keeps the server from serving; nothing if it serves.
-fn problems(state: &State) -> Vec<String> {
-    let mut problems = state.l2.problems();
-    if !state.is_sound() {
-        problems.push(UNSOUND.to_owned());
-    }
-    problems
-}
+use crate::state::UNSOUND;
 
 fn unhealthy(reason: &str) -> Response {
     let body = json!({"status": "unhealthy", "reason": reason});
@@ -29,7 +17,7 @@ fn unhealthy(reason: &str) -> Response {
 
 /// The stock probe: L1 is served. With `deep=1` it means what `/readyz` means.
 pub(super) async fn healthcheck(Shared(state): Shared<AppState>, Query(query): Query) -> Response {
-    let problems = problems(&state);
+    let problems = state.problems();
     if query.get("deep").is_some_and(|d| d == "1" || d == "true") && !problems.is_empty() {
         return unhealthy(&problems.join("; "));
     }
@@ -49,7 +37,7 @@ pub(super) async fn livez(Shared(state): Shared<AppState>) -> Response {
 
 /// Requests are served. This port opens when the request port is bound and L1 is mapped.
 pub(super) async fn readyz(Shared(state): Shared<AppState>) -> Response {
-    let problems = problems(&state);
+    let problems = state.problems();
     if problems.is_empty() {
         return Json(json!({"status": "ready", "reasons": []})).into_response();
     }

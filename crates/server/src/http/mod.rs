@@ -6,6 +6,7 @@ mod cache;
 mod debug;
 mod extract;
 mod health;
+mod page;
 mod quota;
 mod reconfigure;
 mod routes;
@@ -25,6 +26,7 @@ use axum::{Json, middleware};
 use serde_json::json;
 
 use self::routes::Routes;
+use crate::overview::Overview;
 use crate::state::State;
 
 pub use self::routes::Route;
@@ -35,7 +37,9 @@ type AppState = Arc<State>;
 /// What anybody may ask.
 fn open_routes() -> Routes {
     Routes::default()
-        .get("/", async || Json(json!({"status": "ok", "service": "LMCache HTTP API"})))
+        .get("/", page::root)
+        .get("/page/{file}", page::file)
+        .get("/overview", async |Shared(state): Shared<AppState>| Json(Overview::of(&state)))
         .get("/healthcheck", health::healthcheck)
         .get("/api/healthcheck", health::healthcheck)
         .get("/livez", health::livez)

@@ -45,7 +45,7 @@ impl Snapshot {
             adapters: core.adapters().map(|(id, _)| core.adapter_gauges(id)).collect(),
             workers: core.workers().map(|(spec, seen)| (spec.clone(), silent(seen))).collect(),
             requested_chunks: counters.lookup_requested_chunks,
-            hit_chunks: counters.lookup_hit_chunks + counters.l2.hit_chunks,
+            hit_chunks: counters.lookup_hit_chunks,
             lookups: counters.lookups,
             learned: core.learned(),
             events: (core.chunk_events().len(), core.chunk_events().last()),

@@ -1,5 +1,6 @@
 //! What the server sees of L2's adapters at work: how fast they are and why they fail.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder_l2::ErrorKind;
@@ -33,6 +34,30 @@ struct Way {
     done: Counter,
     failures: [Counter; ErrorKind::ALL.len()],
     speed: Histogram,
+    /// The same once more, by adapter and not by name.
+    traffic: TrafficCounts,
+}
+
+/// What one adapter has done in one direction, as [`Traffic`].
+#[derive(Debug, Default)]
+struct TrafficCounts {
+    batches: AtomicU64,
+    failed_objects: AtomicU64,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+/// What one adapter has done in one direction since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Batches answered, failed ones too.
+    pub batches: u64,
+    /// Objects whose transfer failed, each attempt.
+    pub failed_objects: u64,
+    /// Bytes of the objects that succeeded.
+    pub bytes: u64,
+    /// Time from the adapter's call to its answer, summed over batches.
+    pub time: Duration,
 }
 
 /// Both ways of every adapter, in the order of their numbers. Adapters of one name share their series.
@@ -53,6 +78,31 @@ impl Adapters {
 
     pub(super) fn loaded(&self, adapter: AdapterId, batch: &Batch) {
         self.loads[adapter.0 as usize].count(batch);
+    }
+
+    /// What an adapter has loaded and stored.
+    pub(super) fn traffic(&self, adapter: AdapterId) -> (Traffic, Traffic) {
+        let [loads, stores] = [&self.loads, &self.stores].map(|ways| ways[adapter.0 as usize].traffic.read());
+        (loads, stores)
+    }
+}
+
+impl TrafficCounts {
+    fn count(&self, batch: &Batch) {
+        let nanoseconds = u64::try_from(batch.time.as_nanos()).unwrap_or(u64::MAX);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.failed_objects.fetch_add(batch.failures.len() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Traffic {
+        Traffic {
+            batches: self.batches.load(Ordering::Relaxed),
+            failed_objects: self.failed_objects.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            time: Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)),
+        }
     }
 }
 
@@ -76,6 +126,7 @@ impl Way {
         if batch.bytes > 0 {
             self.speed.observe(gigabytes_per_second(batch.bytes, batch.time));
         }
+        self.traffic.count(batch);
     }
 }
 
@@ -99,6 +150,7 @@ fn ways(registry: &mut Registry, names: &[&str], way: &str) -> Vec<Way> {
             done: done.get_or_create(&labels).clone(),
             failures: ErrorKind::ALL.map(failure),
             speed: speed.get_or_create(&labels).clone(),
+            traffic: TrafficCounts::default(),
         }
     };
     names.iter().map(way).collect()

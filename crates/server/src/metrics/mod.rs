@@ -10,6 +10,7 @@ mod copies;
 mod core_l2;
 mod core_metrics;
 mod exposition;
+mod latency;
 mod life;
 mod process;
 mod recent;
@@ -32,12 +33,14 @@ use prometheus_client::registry::Registry;
 
 use self::adapters::Adapters;
 use self::copies::Copies;
+use self::latency::Latencies;
 use self::recent::{Recent, Timed};
 use self::tenants::Tenants;
 use crate::config::Config;
 use crate::state::State;
 
-pub use self::adapters::Batch;
+pub use self::adapters::{Batch, Traffic};
+pub use self::latency::Latency;
 pub use self::tenants::{Direction, EarlyExit};
 
 /// What every name begins with.
@@ -71,7 +74,7 @@ const EVERYDAY: [Operation; 10] = [
 const SPEED_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0];
 
 /// Upper bounds of request durations, in seconds.
-const DURATION_BUCKETS: [f64; 15] =
+pub const DURATION_BUCKETS: [f64; 15] =
     [10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.5, 2.0];
 
 /// How a request ended.
@@ -116,6 +119,7 @@ pub struct Metrics {
     pub unsent_replies: Counter,
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
     by_operation: Vec<[OnceLock<Histogram>; OUTCOMES]>,
+    latencies: Latencies,
     tenants: Tenants,
     copies: Copies,
     adapters: Adapters,
@@ -156,6 +160,7 @@ impl Metrics {
             unsent_replies,
             durations,
             by_operation: Operation::ALL.iter().map(|_| Default::default()).collect(),
+            latencies: Latencies::default(),
             tenants: Tenants::register(&mut registry),
             copies: Copies::default(),
             recent: Recent::default(),
@@ -171,7 +176,19 @@ impl Metrics {
 
     /// A request that arrived at `started` has ended.
     pub fn request(&self, operation: Operation, outcome: Outcome, started: Instant) {
-        self.duration(operation, outcome).observe(started.elapsed().as_secs_f64());
+        let time = started.elapsed();
+        self.duration(operation, outcome).observe(time.as_secs_f64());
+        self.latencies.count(operation, outcome, time);
+    }
+
+    /// How long the requests of each operation took, for operations that were asked for at all.
+    pub fn latencies(&self) -> impl Iterator<Item = (Operation, Latency)> {
+        self.latencies.read()
+    }
+
+    /// What an adapter has loaded and what it has stored.
+    pub fn l2_traffic(&self, adapter: AdapterId) -> (Traffic, Traffic) {
+        self.adapters.traffic(adapter)
     }
 
     fn duration(&self, operation: Operation, outcome: Outcome) -> &Histogram {

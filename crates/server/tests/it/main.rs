@@ -5,6 +5,7 @@ mod dashboard;
 mod events;
 mod http;
 mod metrics;
+mod page;
 mod quotas;
 mod record;
 mod serve;

@@ -126,6 +126,19 @@ impl TestServer {
 
     /// One HTTP call. `headers` are whole lines.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let (head, body) = self.exchange(method, path, headers, body).await;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
+        (status, body)
+    }
+
+    /// The same, with all of the answer: its head and its body.
+    pub(crate) async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (String, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
         let length = body.len();
@@ -135,8 +148,8 @@ impl TestServer {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
-        let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
-        (status, text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
     }
 
     /// Waits for the server to end by itself.

@@ -1,0 +1,375 @@
+//! Everything that the page at `/` and `larder top` show, read at one moment.
+//!
+//! Counters begin at the server's start and only grow. What happened in a span of time is the difference of
+//! two overviews, so the server keeps no history, wakes up for nobody and costs the same however many look.
+//! The core's lock is taken once, for a time that does not grow with what is held.
+
+use larder_l2::Adapter;
+use larder_store::core::AdapterGauges;
+use larder_store::counters::AdapterCounters;
+use larder_store::l2::AdapterId;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{DURATION_BUCKETS, Traffic};
+use crate::state::State;
+
+/// See the [module](self). Sizes are in bytes, times in seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// The server's version.
+    pub version: String,
+    /// Who it is; another one has begun to count anew.
+    pub instance_id: String,
+    /// Since it started.
+    pub uptime_seconds: f64,
+    /// What keeps it from serving as it should, for people; empty if it is ready.
+    pub problems: Vec<String>,
+    /// Tokens in a chunk.
+    pub chunk_tokens: u64,
+    /// What was looked up and found.
+    pub lookups: Lookups,
+    /// Copies from workers.
+    pub stores: Copies,
+    /// Copies to workers.
+    pub retrieves: Copies,
+    /// The memory tier.
+    pub l1: L1,
+    /// The second tier.
+    pub l2: L2,
+    /// Requests by operation, for operations that were asked for at all.
+    pub operations: Vec<Operation>,
+    /// Upper bounds of [`Operation::buckets`], but for the last bucket, which has none.
+    pub bucket_bounds_seconds: Vec<f64>,
+    /// Registered workers.
+    pub workers: Vec<Worker>,
+    /// Open request sessions.
+    pub sessions: u64,
+    /// Connected request peers.
+    pub connections: u64,
+    /// What decides about what is kept.
+    pub policies: Policies,
+}
+
+/// Lookups since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lookups {
+    /// Lookups that looked.
+    pub count: u64,
+    /// Tokens asked for, in whole chunks.
+    pub requested_tokens: u64,
+    /// Those of prefixes found that L1 could serve alone.
+    pub hit_l1_tokens: u64,
+    /// Those that L2 added.
+    pub hit_l2_tokens: u64,
+}
+
+/// Copies between workers and L1 since the start, in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Copies {
+    /// Copies that were finished.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that found something missing (retrieves) or were never finished.
+    pub failed: u64,
+    /// Those under way.
+    pub active: u64,
+}
+
+/// The memory tier: what it holds, and what left it since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L1 {
+    /// Bytes allocated.
+    pub used_bytes: u64,
+    /// Its size.
+    pub capacity_bytes: u64,
+    /// Readable objects.
+    pub objects: u64,
+    /// Those that readers keep from eviction.
+    pub held_objects: u64,
+    /// Objects being written.
+    pub staged_objects: u64,
+    /// Objects evicted.
+    pub evicted_objects: u64,
+    /// Their bytes.
+    pub evicted_bytes: u64,
+    /// Objects that found no memory: all of it was held.
+    pub refused_objects: u64,
+}
+
+/// The second tier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L2 {
+    /// Lookups and warm-ups that are busy with L2.
+    pub prefetches: u64,
+    /// Those that wait for their turn.
+    pub prefetches_waiting: u64,
+    /// Objects that are to go to L2 and are not there yet.
+    pub pending_objects: u64,
+    /// Objects found in L2 that were not there at the lookup's deadline, since the start.
+    pub late_objects: u64,
+    /// Its adapters, in the order of the configuration.
+    pub adapters: Vec<L2Adapter>,
+}
+
+/// One adapter of the second tier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L2Adapter {
+    /// Its type, as the configuration names it.
+    pub type_name: String,
+    /// The directory of one that keeps files.
+    pub base_path: Option<String>,
+    /// The circuit of its reads: `closed` if all is well.
+    pub reads: String,
+    /// The circuit of its writes.
+    pub writes: String,
+    /// What an earlier process left is still being counted.
+    pub recovering: bool,
+    /// Bytes it holds.
+    pub used_bytes: u64,
+    /// The most it may hold; none without a limit.
+    pub capacity_bytes: Option<u64>,
+    /// Objects it holds.
+    pub objects: u64,
+    /// What it loaded into L1.
+    pub loads: L2Traffic,
+    /// What it stored from L1.
+    pub stores: L2Traffic,
+    /// Objects that wait to be stored.
+    pub queued_objects: u64,
+    /// Objects dropped because that queue was full, since the start.
+    pub dropped_objects: u64,
+}
+
+/// What an adapter did in one direction since the start, and has to do right now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct L2Traffic {
+    /// Batches answered, failed ones too.
+    pub batches: u64,
+    /// Objects transferred.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects whose transfer failed, each attempt.
+    pub failed_objects: u64,
+    /// Time from call to answer, summed over batches, which may run at the same time.
+    pub seconds: f64,
+    /// Objects being transferred.
+    pub active_objects: u64,
+}
+
+/// Requests of one operation since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its name on the wire.
+    pub name: String,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests by the time from arrival to answer, in the buckets of
+    /// [`Overview::bucket_bounds_seconds`]. Not cumulative.
+    pub buckets: Vec<u64>,
+}
+
+/// A registered worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number. A text: it may have more digits than a number in JavaScript.
+    pub instance_id: String,
+    /// The model it serves.
+    pub model_name: String,
+    /// Workers that share the model.
+    pub world_size: u32,
+    /// How long it has been silent.
+    pub last_seen_seconds_ago: f64,
+}
+
+/// The policies, and what they have learned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Policies {
+    /// What leaves L1 when space is needed.
+    pub eviction: String,
+    /// What becomes of what was loaded from L2.
+    pub prefetch: String,
+    /// What goes to L2.
+    pub store: String,
+    /// What the adaptive ones know; none if no policy learns.
+    pub learned: Option<Learned>,
+}
+
+/// What the adaptive policies have learned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// Requests learned from.
+    pub requests: u64,
+    /// Chunks whose past is remembered.
+    pub keys: u64,
+    /// The expert whose decisions are carried out.
+    pub leader: String,
+    /// How often that changed.
+    pub leader_changes: u64,
+    /// All experts.
+    pub experts: Vec<Expert>,
+}
+
+/// One of the rules that compete.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Expert {
+    /// Its name: an eviction order and what becomes of loaded chunks.
+    pub name: String,
+    /// Chunks that it would have lost lately.
+    pub lost_chunks: f64,
+}
+
+impl Overview {
+    /// What there is to see now.
+    pub fn of(state: &State) -> Self {
+        let mut overview = Self::of_core(state);
+        overview.version = env!("CARGO_PKG_VERSION").to_owned();
+        overview.instance_id.clone_from(&state.config.instance_id);
+        overview.problems = state.problems();
+        overview.connections = u64::try_from(state.metrics.connections.get()).unwrap_or(0);
+        overview.bucket_bounds_seconds = DURATION_BUCKETS.to_vec();
+        overview.operations = operations(state);
+        let adapters = state.l2.adapters().zip(&mut overview.l2.adapters);
+        for ((id, adapter), seen) in adapters {
+            seen.add_own_books(state, id, &**adapter);
+        }
+        overview
+    }
+
+    /// What the core knows, at one moment.
+    fn of_core(state: &State) -> Self {
+        let config = &state.config;
+        let chunk_tokens = u64::from(config.chunk_tokens);
+        let core = state.core_for_report();
+        let now = state.clock.now().as_millis();
+        let (c, l1, gauges) = (core.counters(), core.l1().counters(), core.gauges());
+        let adapter = |(id, _)| L2Adapter::of_core(core.adapter_counters(id), &core.adapter_gauges(id));
+        Self {
+            uptime_seconds: now as f64 / 1000.0,
+            chunk_tokens,
+            lookups: Lookups {
+                count: c.lookups,
+                requested_tokens: c.lookup_requested_chunks * chunk_tokens,
+                hit_l1_tokens: (c.lookup_hit_chunks - c.l2.hit_chunks) * chunk_tokens,
+                hit_l2_tokens: c.l2.hit_chunks * chunk_tokens,
+            },
+            stores: Copies {
+                count: c.stores_committed,
+                bytes: c.stored_bytes,
+                failed: c.stores_abandoned,
+                active: gauges.stores,
+            },
+            retrieves: Copies {
+                count: c.retrieves_committed,
+                bytes: c.retrieved_bytes,
+                failed: c.retrieves_failed + c.retrieves_abandoned,
+                active: gauges.retrieves,
+            },
+            l1: L1 {
+                used_bytes: gauges.l1.used_bytes,
+                capacity_bytes: gauges.l1.capacity_bytes,
+                objects: gauges.l1.resident_objects,
+                held_objects: gauges.l1.held_objects,
+                staged_objects: gauges.l1.staged_objects,
+                evicted_objects: l1.evicted_objects,
+                evicted_bytes: l1.evicted_bytes,
+                refused_objects: l1.refused_objects,
+            },
+            l2: L2 {
+                prefetches: gauges.prefetch_jobs,
+                prefetches_waiting: gauges.prefetch_waiting,
+                pending_objects: gauges.write_back_pending,
+                late_objects: c.l2.late_objects,
+                adapters: core.adapters().map(adapter).collect(),
+            },
+            workers: core
+                .workers()
+                .map(|(spec, seen)| Worker {
+                    instance_id: spec.instance.to_string(),
+                    model_name: spec.model.to_string(),
+                    world_size: spec.world_size,
+                    last_seen_seconds_ago: now.saturating_sub(seen.as_millis()) as f64 / 1000.0,
+                })
+                .collect(),
+            sessions: gauges.sessions,
+            policies: Policies {
+                eviction: config.eviction.policy.name().to_owned(),
+                prefetch: config.l2.prefetch_policy.name().to_owned(),
+                store: config.l2.store_policy.name().to_owned(),
+                learned: core.learned().map(|learned| Learned {
+                    requests: learned.requests,
+                    keys: learned.keys,
+                    leader: learned.leader.to_string(),
+                    leader_changes: learned.leader_changes,
+                    experts: learned
+                        .losses
+                        .iter()
+                        .map(|(expert, lost)| Expert { name: expert.to_string(), lost_chunks: *lost })
+                        .collect(),
+                }),
+            },
+            ..Self::default()
+        }
+    }
+}
+
+impl L2Adapter {
+    fn of_core(counters: &AdapterCounters, gauges: &AdapterGauges) -> Self {
+        let loads = L2Traffic {
+            objects: counters.loaded_objects,
+            active_objects: gauges.loading_objects,
+            ..L2Traffic::default()
+        };
+        let stores = L2Traffic {
+            objects: counters.stored_objects,
+            active_objects: gauges.storing_objects,
+            ..L2Traffic::default()
+        };
+        Self {
+            loads,
+            stores,
+            queued_objects: gauges.queued_keys,
+            dropped_objects: counters.store_dropped_objects,
+            ..Self::default()
+        }
+    }
+
+    /// What the adapter says of itself, and what the server saw of it.
+    fn add_own_books(&mut self, state: &State, id: AdapterId, adapter: &dyn Adapter) {
+        let (usage, health) = (adapter.usage(), adapter.health());
+        let configured = state.config.l2.adapters.get(id.0 as usize);
+        self.type_name = adapter.kind().to_owned();
+        self.base_path =
+            configured.and_then(|a| a.backend.files()).map(|files| files.base_path.display().to_string());
+        self.reads = health.reads.as_str().to_owned();
+        self.writes = health.writes.as_str().to_owned();
+        self.recovering = usage.recovering;
+        self.used_bytes = usage.used_bytes;
+        self.capacity_bytes = usage.capacity_bytes;
+        self.objects = usage.objects;
+        let (loads, stores) = state.metrics.l2_traffic(id);
+        self.loads.add(&loads);
+        self.stores.add(&stores);
+    }
+}
+
+impl L2Traffic {
+    fn add(&mut self, seen: &Traffic) {
+        self.batches = seen.batches;
+        self.bytes = seen.bytes;
+        self.failed_objects = seen.failed_objects;
+        self.seconds = seen.time.as_secs_f64();
+    }
+}
+
+fn operations(state: &State) -> Vec<Operation> {
+    let latencies = state.metrics.latencies();
+    let operation =
+        |(operation, latency): (larder_wire::operation::Operation, crate::metrics::Latency)| Operation {
+            name: operation.name().to_owned(),
+            failed: latency.failed,
+            buckets: latency.buckets.to_vec(),
+        };
+    latencies.map(operation).collect()
+}
