@@ -18,7 +18,7 @@ SEEDS ?= 100000
 CASES ?= 20000
 KILLS ?= 1000
 
-.PHONY: help demo build wheel venv test test-rust test-interop test-engines test-kv-events test-wheel test-deploy \
+.PHONY: help demo build wheel venv test test-rust test-interop test-engines test-wheel test-deploy \
 	test-torture lint bench torture fuzz-smoke sim clean
 
 help: ## Show this list
@@ -45,10 +45,8 @@ test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LM
 test-interop: build venv ## The unmodified LMCache client and recorded conversations
 	scripts/interop $(PYTEST)
 
-test-engines: build venv ## Two real vLLM engines share one server, and are served from L2 after its restarts
+test-engines: build venv ## Two real vLLM engines share a server, come back from L2, and publish KV events
 	$(PYTHON) bench/e2e_two_engines
-
-test-kv-events: build venv ## A real vLLM engine publishes what its server holds (minutes; not part of test)
 	$(PYTHON) bench/e2e_kv_events
 
 test-wheel: wheel venv ## The Python package, and a vLLM that starts the server through it

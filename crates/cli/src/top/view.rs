@@ -26,7 +26,7 @@ const SILENT_SECONDS: f64 = 60.0;
 
 /// Columns of a name, of a bar and of a number behind either.
 const NAME: usize = 10;
-const BAR: usize = 20;
+const BAR: usize = 16;
 const NUMBER: usize = 13;
 
 /// What is drawn.
