@@ -149,18 +149,6 @@ def test_server_module_call_says_why(client: Any) -> None:
 
 
 @pytest.mark.ours
-def test_event_streams_end(client: Any, raw: RawConnection) -> None:
-    """Not served yet, and said so: one batch that is not enabled, then the end of the stream."""
-    uid = raw.send("subscribe_kv_events", fresh_instance(), "m", 0, 8)
-    head = [uid, encode("subscribe_kv_events")]
-    batch, end = raw.receive(), raw.poll(2)
-    assert decode(batch[2])["enabled"] is False
-    assert end == head, f"expected the end of the stream after its only batch, got {end!r}"
-    # The stock client drops a batch that it had not read when the end came; it must not hang.
-    assert not any(b.enabled for b in client.subscribe_kv_events(fresh_instance(), "m", 0, 8))
-
-
-@pytest.mark.ours
 def test_transfers_by_the_server_are_refused(client: Any, tokens: list[int]) -> None:
     stranger = Worker(client, fresh_model())
     key_ = stranger.key(tokens, fresh_request())
