@@ -7,6 +7,10 @@
 //! it gets older. As chunks are followed whether they are in L1 or not, the histogram does not depend on
 //! who was evicted.
 //!
+//! The chunks of a prompt mostly come back together or not at all, so a hundred of them say hardly more
+//! about their class than one does. But what is wanted is a mean over chunks, and long prompts have most of
+//! them. Between the two: the `n` chunks of one class in one request weigh as much as the root of `n`.
+//!
 //! The *worth* of a chunk is the best rate at which keeping it can pay: over all horizons, the chance
 //! that it is used again within the horizon, by the time that it is kept for that. This is the Gittins
 //! index of the chunk (J. Gittins, "Bandit processes and dynamic allocation indices", 1979); with the
@@ -14,7 +18,7 @@
 //! Improving cache hit rate by maximizing hit density" (NSDI 2018).
 //!
 //! Cost: for each request O(classes in it + [`AGES`]) amortised, and a refresh of all worths every
-//! [`REFRESH_REQUESTS`]: some 50 µs. Memory: 50 KiB, and about 50 bytes for each of the
+//! [`REFRESH_REQUESTS`]: some 50 µs. Memory: 50 KiB, and about 70 bytes for each of the
 //! [`COHORTS_MAX`] requests.
 
 use std::collections::VecDeque;
@@ -33,9 +37,9 @@ const COHORTS_MAX: usize = 1 << 16;
 const REFRESH_REQUESTS: u64 = 64;
 /// After so many requests the past counts [`DECAY`] times as much.
 const DECAY_REQUESTS: u64 = 512;
-const DECAY: f64 = 0.9;
-/// A class is taken to behave like all chunks until it has been seen in about so many requests.
-const PRIOR_REQUESTS: f64 = 2.0;
+const DECAY: f64 = 0.95;
+/// A class is taken to behave like all chunks until what was seen of it weighs more than this.
+const PRIOR_WEIGHT: f64 = 2.0;
 
 /// A class of chunks that are expected to behave alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,18 +82,42 @@ impl Ranks {
     }
 }
 
+/// Chunks of one class in one request.
+#[derive(Debug)]
+struct Group {
+    class: Class,
+    /// Those that nobody has used since.
+    left: u32,
+    /// What each of them counts.
+    weight: f32,
+}
+
+impl Group {
+    fn new(class: Class, chunks: u32) -> Self {
+        Self { class, left: chunks, weight: (chunks.max(1) as f32).sqrt().recip() }
+    }
+
+    /// What those that are left count together.
+    fn weight_left(&self) -> f64 {
+        f64::from(self.left) * f64::from(self.weight)
+    }
+}
+
 /// What one request used last and nobody has used since.
 #[derive(Debug)]
 struct Cohort {
     tick: u32,
-    left: SmallVec<[(Class, u32); 4]>,
+    groups: SmallVec<[Group; 4]>,
 }
 
 /// See the [module](self). Ticks wrap: an age of 2^32 ticks looks young again.
 #[derive(Debug)]
 pub(super) struct Ages {
+    /// By place, weighed.
     events: Vec<f64>,
     exposed: Vec<f64>,
+    /// For each age how many chunks were used again at it, and how many reached it.
+    totals: [(f64, f64); AGES],
     hazard: Vec<f64>,
     worth: Vec<f64>,
     ranks: Ranks,
@@ -98,7 +126,6 @@ pub(super) struct Ages {
     requests: u64,
     /// For each age the number of the first cohort that has not reached it.
     reached: [u64; AGES],
-    mean_chunks: f64,
 }
 
 /// The age class of a time in ticks.
@@ -122,13 +149,13 @@ impl Default for Ages {
         let mut this = Self {
             events: vec![0.0; PLACES],
             exposed: vec![0.0; PLACES],
+            totals: [(0.0, 0.0); AGES],
             hazard: vec![0.0; PLACES],
             worth: vec![0.0; PLACES],
             ranks: Ranks::default(),
             cohorts: VecDeque::new(),
             requests: 0,
             reached: [0; AGES],
-            mean_chunks: 1.0,
         };
         this.refresh();
         this
@@ -152,26 +179,25 @@ impl Ages {
     pub(super) fn used_again(&mut self, class: Class, cohort: u64, ticks: u32) {
         let first = self.requests - self.cohorts.len() as u64;
         let Some(at) = cohort.checked_sub(first) else { return };
-        let left = self.cohorts[at as usize].left.iter_mut().find(|(c, _)| *c == class);
-        left.expect("every chunk is in its cohort").1 -= 1;
-        self.events[place(class, age_of(ticks))] += 1.0;
+        let group = self.cohorts[at as usize].groups.iter_mut().find(|group| group.class == class);
+        let group = group.expect("every chunk is in its cohort");
+        group.left -= 1;
+        self.events[place(class, age_of(ticks))] += f64::from(group.weight);
+        self.totals[age_of(ticks)].0 += 1.0;
     }
 
     /// A request is over: how many chunks of which class it used.
-    pub(super) fn add_cohort(&mut self, tick: u32, left: SmallVec<[(Class, u32); 4]>) {
-        let chunks: u32 = left.iter().map(|(_, n)| n).sum();
-        self.mean_chunks += 0.01 * (f64::from(chunks) - self.mean_chunks);
-        for (class, n) in &left {
-            self.exposed[place(*class, 0)] += f64::from(*n);
-        }
-        self.cohorts.push_back(Cohort { tick, left });
+    pub(super) fn add_cohort(&mut self, tick: u32, used: SmallVec<[(Class, u32); 4]>) {
+        let groups: SmallVec<[Group; 4]> = used.into_iter().map(|(class, n)| Group::new(class, n)).collect();
+        self.cohorts.push_back(Cohort { tick, groups });
         self.requests += 1;
         if self.cohorts.len() > COHORTS_MAX {
             self.cohorts.pop_front();
         }
-        self.grow_older(tick);
+        self.advance(tick);
         if self.requests.is_multiple_of(DECAY_REQUESTS) {
-            self.events.iter_mut().chain(&mut self.exposed).for_each(|n| *n *= DECAY);
+            let totals = self.totals.iter_mut().flat_map(|(events, exposed)| [events, exposed]);
+            self.events.iter_mut().chain(&mut self.exposed).chain(totals).for_each(|n| *n *= DECAY);
         }
         let often = if self.requests < REFRESH_REQUESTS { 8 } else { REFRESH_REQUESTS };
         if self.requests.is_multiple_of(often) {
@@ -179,31 +205,33 @@ impl Ages {
         }
     }
 
-    fn grow_older(&mut self, now: u32) {
-        let first = self.requests - self.cohorts.len() as u64;
-        for age in 1..AGES {
-            let mut next = self.reached[age].max(first);
-            while let Some(cohort) = self.cohorts.get((next - first) as usize)
+    /// It is `now`: what is left of each cohort is exposed to the ages that it has reached. To be called before
+    /// something is said to be used again now.
+    pub(super) fn advance(&mut self, now: u32) {
+        let Self { cohorts, reached, exposed, totals, .. } = self;
+        let first = self.requests - cohorts.len() as u64;
+        for (age, reached) in reached.iter_mut().enumerate() {
+            *reached = first.max(*reached);
+            while let Some(cohort) = cohorts.get((*reached - first) as usize)
                 && now.wrapping_sub(cohort.tick) >= start_of(age)
             {
-                for (class, n) in &cohort.left {
-                    self.exposed[place(*class, age)] += f64::from(*n);
+                for group in &cohort.groups {
+                    exposed[place(group.class, age)] += group.weight_left();
+                    totals[age].1 += f64::from(group.left);
                 }
-                next += 1;
+                *reached += 1;
             }
-            self.reached[age] = next;
         }
     }
 
     /// Computes hazards, worths and ranks from the counts.
     fn refresh(&mut self) {
-        let prior = PRIOR_REQUESTS * self.mean_chunks;
         for age in 0..AGES {
             let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
             let (events, exposed) = (all(&self.events), all(&self.exposed));
             let common = (events / (exposed + 1.0)).min(1.0);
             for p in (age..PLACES).step_by(AGES) {
-                let hazard = (self.events[p] + prior * common) / (self.exposed[p] + prior);
+                let hazard = (self.events[p] + PRIOR_WEIGHT * common) / (self.exposed[p] + PRIOR_WEIGHT);
                 self.hazard[p] = hazard.min(1.0);
             }
         }
@@ -265,12 +293,9 @@ impl Ages {
         all(&self.events) / all(&self.exposed).max(1.0) / width_of(age)
     }
 
-    /// Events and exposures of each age, all classes together.
+    /// How many chunks were used again at each age, and how many reached it.
     pub(super) fn totals(&self) -> [(f64, f64); AGES] {
-        std::array::from_fn(|age| {
-            let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
-            (all(&self.events), all(&self.exposed))
-        })
+        self.totals
     }
 }
 

@@ -163,6 +163,7 @@ impl Reuse {
         let (mut chain, mut known) = (Vec::new(), 0);
         let mut left: SmallVec<[(Class, u32); 4]> = SmallVec::new();
         let cohort = self.ages.requests();
+        self.ages.advance(self.now);
         // What comes before: how often it was used, and at what age it was used again.
         let mut before = None;
         for digest in digests.into_iter().take(keys_max / 2) {

@@ -39,13 +39,31 @@ fn a_hazard_is_events_by_exposures() {
     let mut ages = Ages::default();
     // Of four chunks of a, three are used again one tick later and one never; of b none are.
     ages.add_cohort(1, smallvec![(a, 4), (b, 4)]);
+    ages.advance(2);
     (0..3).for_each(|_| ages.used_again(a, 0, 1));
     ages.add_cohort(2, smallvec![]);
     ages.add_cohort(9, smallvec![]);
     let totals = ages.totals();
-    assert_eq!(totals[..5], [(0.0, 8.0), (3.0, 5.0), (0.0, 5.0), (0.0, 5.0), (0.0, 5.0)]);
-    // Three events, though the exposure is counted when a cohort has reached an age: at tick 2.
+    assert_eq!(totals[..5], [(0.0, 8.0), (3.0, 8.0), (0.0, 5.0), (0.0, 5.0), (0.0, 5.0)]);
     assert_eq!(totals.iter().map(|(events, _)| events).sum::<f64>(), 3.0);
+}
+
+#[test]
+fn one_long_prompt_does_not_speak_for_its_class() {
+    let class = Class(1);
+    let mut ages = Ages::default();
+    for i in 0..200 {
+        // One prompt in ten is a hundred times as long as the others, and never comes back.
+        let long = i % 10 == 0;
+        ages.add_cohort(i, smallvec![(class, if long { 100 } else { 1 })]);
+        ages.advance(i + 1);
+        if !long {
+            ages.used_again(class, u64::from(i), 1);
+        }
+    }
+    // By chunks one in eleven comes back, by prompts nine of ten.
+    let again = ages.again(class, 0);
+    assert!((0.3..0.7).contains(&again), "{again}");
 }
 
 #[test]
