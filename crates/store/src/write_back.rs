@@ -190,9 +190,9 @@ impl Core {
         }
         let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
-            let can_wait = moment == Moment::Leaving || self.l1.can_wait();
-            let wait: Vec<bool> =
-                keys.iter().map(|key| can_wait && policy.waits(key, moment, reuse)).collect();
+            // Where nothing would be seen to leave, this is the last moment to ask.
+            let moment = if self.l1.can_wait() { moment } else { Moment::Leaving };
+            let wait: Vec<bool> = keys.iter().map(|key| policy.waits(key, moment, reuse)).collect();
             let leave: Vec<bool> = keys.iter().map(|key| policy.leaves_l1(key)).collect();
             (policy.targets(keys, &self.adapters), wait, leave)
         }));

@@ -5,7 +5,7 @@
 //! has to go. How far, the *margin*, is an eighth of L1 or twice the largest operation of late, whichever is
 //! more. After half a margin has been reserved there is another look, so nothing that was there to be seen
 //! goes unseen, but for an operation larger than all before it. In an L1 that is smaller than two margins,
-//! nothing can wait.
+//! nothing can wait to be seen: what is stored there is leaving.
 //!
 //! Cost: O(1) for each object evicted, amortised, and for each look one step for each salt where quotas
 //! are enforced.

@@ -87,6 +87,21 @@ fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
 }
 
 #[test]
+fn a_gate_before_an_l1_where_nothing_can_wait_decides_at_once() {
+    // A prompt takes a third of L1.
+    let mut rig = rig(12, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    // Eight prompts that are asked for again when they have left L1, between others that never are.
+    let request = |i: u16| document(if i.is_multiple_of(2) { i / 2 % 8 } else { 1000 + i }, 4);
+    (0..600).for_each(|i| ask(&mut rig, &request(i)));
+    let (stored, loaded) = (rig.driver.adapters[0].stored.len(), rig.loaded(0).len());
+    (600..700).for_each(|i| ask(&mut rig, &request(i)));
+    let gated = rig.driver.adapters[0].stored.len() - stored;
+    assert!(gated < 20, "{gated} of 200 new chunks were stored");
+    assert_eq!(rig.loaded(0).len() - loaded, 200, "what comes back was stored when it was new");
+    rig.assert_idle();
+}
+
+#[test]
 fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
     let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
     // Every prompt is asked for once more when L1 has had room for half of what came between.

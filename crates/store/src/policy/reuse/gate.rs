@@ -17,6 +17,9 @@ const FADE_PAST: f64 = 0.9995;
 const STEP: f64 = 0.005;
 const THRESHOLD_START: f64 = 0.02;
 const THRESHOLD_MIN: f64 = 0.001;
+/// What is more likely than this to be asked for is never let go, whatever may be lost: that costs a miss
+/// nearly every time and saves nothing, as it has to be written when it has been computed again.
+const THRESHOLD_MAX: f64 = 0.75;
 /// How far expectations are set right at most, up or down.
 const CORRECTION_MAX: f64 = 8.0;
 /// Nothing is let go before so many requests have been learned from.
@@ -69,7 +72,8 @@ impl Gate {
         }
         let part = self.now.expected * self.correction() / self.now.asked.max(1.0);
         let left = 1.0 - part.max(self.loss() - BUDGET) / BUDGET;
-        self.threshold = (self.threshold * (1.0 + STEP * left.clamp(-1.0, 1.0))).clamp(THRESHOLD_MIN, 1.0);
+        self.threshold =
+            (self.threshold * (1.0 + STEP * left.clamp(-1.0, 1.0))).clamp(THRESHOLD_MIN, THRESHOLD_MAX);
     }
 
     /// How much more is lost than was expected. Until there is enough to tell: as much.

@@ -306,6 +306,7 @@ fn the_gate_closes_while_nothing_is_lost_and_opens_when_too_much_is() {
     assert!(!gate.lets_go(0.0), "it has learned nothing");
     (0..1_000).for_each(|_| gate.answered(0, 10));
     assert!(gate.lets_go(0.5), "{gate:?}");
+    assert!(!gate.lets_go(0.8), "what surely comes back is stored, whatever may be lost");
     // Of the chunks that come back with a chance of one half some may be lost, but not many.
     let mut lost = 0;
     for _ in 0..4_000 {

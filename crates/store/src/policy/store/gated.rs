@@ -8,8 +8,8 @@ use crate::policy::reuse::{Reuse, object_digest};
 /// everywhere, the rest nowhere.
 ///
 /// How likely is said by the [model of reuse](crate::policy::reuse), and what is likely enough is set so
-/// that some 1.25 % of the chunks asked for are lost. Without a model, or before it has learned anything,
-/// nothing waits.
+/// that some 1.25 % of the chunks asked for are lost. Where L1 is too small for anything to wait, that is
+/// decided as soon as a chunk is stored. Without a model, or before it has learned anything, nothing waits.
 #[derive(Debug)]
 pub struct Gated;
 

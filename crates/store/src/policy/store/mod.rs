@@ -29,7 +29,8 @@ pub struct StoreTarget {
 pub enum Moment {
     /// A worker has stored it.
     Stored,
-    /// It has waited since, and will leave L1 soon: its turn to be evicted comes, or the server stops.
+    /// It will leave L1 soon: it has waited, and its turn to be evicted comes or the server stops; or a
+    /// worker has just stored it in an L1 where nothing would be seen to leave.
     Leaving,
 }
 
