@@ -107,6 +107,7 @@ impl State {
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let metrics = Metrics::new(&names, &config);
         let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
+        let tasks = Tasks::new(config.coordinator.url.is_some());
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -122,7 +123,7 @@ impl State {
             recorder,
             whatif,
             metrics,
-            tasks: Tasks::default(),
+            tasks,
             log: OnceLock::new(),
             presence: Presence::default(),
             core: Mutex::new(core),

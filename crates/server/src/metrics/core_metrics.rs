@@ -347,6 +347,11 @@ fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
         ("lmcache_mp_coordinator_failures_total", "Calls that it did not answer or refused", counts.failures),
         ("lmcache_mp_coordinator_reported_events_total", "Object events that it has", counts.reported),
         ("lmcache_mp_coordinator_lost_events_total", "Object events that it will never have", counts.lost),
+        (
+            "lmcache_mp_coordinator_retold_objects_total",
+            "Objects that it was told of anew, after a registration",
+            counts.retold,
+        ),
     ] {
         out.push(counter(name, help, "", value));
     }

@@ -1,6 +1,7 @@
 //! The whole server in this process, over real sockets.
 
 mod api;
+mod coordinator;
 mod dashboard;
 mod events;
 mod http;
