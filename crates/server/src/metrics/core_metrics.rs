@@ -76,6 +76,7 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     let tag = &state.config.l1.tag;
     l1_metrics(&mut out, tag, &snapshot);
     out.push(life::premature_evictions(&snapshot.life, tag));
+    out.push(life::rereads(&snapshot.life));
     request_metrics(&mut out, &snapshot.counters);
     failure_metrics(&mut out, &snapshot.tally.models);
     holder_metrics(&mut out, &snapshot);

@@ -9,6 +9,7 @@ mod metrics;
 mod page;
 mod quotas;
 mod record;
+mod refusals;
 mod serve;
 mod support;
 mod whatif;

@@ -527,7 +527,7 @@ impl L1 {
         let object = self.object_mut(id);
         let shares = u64::from(shares);
         object.pins -= shares;
-        let Object { chunk, state, retention, pins, loans, .. } = *object;
+        let Object { chunk, state, retention, pins, loans, origin, .. } = *object;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
                 // Not by `update`: it must not enter the order just to leave it.
@@ -535,6 +535,9 @@ impl L1 {
                 self.held -= entry.held_objects();
                 entry.pins -= shares;
                 self.held += entry.held_objects();
+                if origin.is_some() {
+                    self.lives.passed(about(&self.names, &self.chunks[chunk.0 as usize], None).key());
+                }
                 self.count(chunk, |counts| counts.evicted += 1);
                 self.unlink(id);
             }
