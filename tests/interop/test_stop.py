@@ -36,7 +36,7 @@ def stuck(start: Callable[..., ServerProcess], tmp_path: Path) -> Callable[[str]
 def test_what_hangs_is_given_up_and_counted_in_one_line(stuck: Callable[[str], ServerProcess]) -> None:
     server = stuck("1")
     assert server.terminate() == 0
-    lines = [line for line in server.log().splitlines() if "--shutdown-timeout was over" in line]
+    lines = [line for line in server.log().splitlines() if "not done in time" in line]
     assert len(lines) == 1, server.log()
     assert "4 objects not in L2 and lost" in lines[0], lines
     assert not server.pool_path.exists(), "after the end: expected the shared memory to be gone"

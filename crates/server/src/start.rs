@@ -246,7 +246,7 @@ impl Server {
         router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
         let undone = stop::wind_down(&state, stop::Running { goodbye, close_http, https }, deadline).await;
         if undone != stop::Undone::default() {
-            tracing::warn!("not done when --shutdown-timeout was over: {undone}");
+            tracing::warn!("ended, and not done in time: {undone}");
         }
         timekeeper.abort();
         publisher.abort();

@@ -130,8 +130,11 @@ where
         }
     }
     if let Some(goodbye) = goodbye {
-        deadline.limit(goodbye).await;
-        undone.events = state.reporting.untold(state.core_for_report().object_events().last());
+        let told = deadline.limit(goodbye).await;
+        // One that does not answer is given up by whoever reports, and has had its line of log.
+        if told.is_none() {
+            undone.events = state.reporting.untold(state.core_for_report().object_events().last());
+        }
     }
     let _ = close_http.send(true);
     let answers = deadline.within(ANSWERS_MAX);
