@@ -32,4 +32,4 @@ pub use crate::adapter::{
 };
 pub use crate::bounds::{Bounds, Marks, SaltLimits};
 pub use crate::error::{ErrorKind, L2Error, Retry};
-pub use crate::watch::Watch;
+pub use crate::watch::{Watch, Why};

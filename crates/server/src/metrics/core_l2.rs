@@ -14,9 +14,6 @@ use crate::state::State;
 pub(super) fn metrics(out: &mut Vec<Metric>, state: &State, snapshot: &Snapshot) {
     let adapters: Vec<(AdapterId, &Arc<dyn Adapter>)> = state.l2.adapters().collect();
     totals(out, snapshot);
-    let evicted = adapters.iter().map(|(_, adapter)| adapter.usage().evicted_objects).sum();
-    let name = "lmcache_mp_l2_evicted_objects_chunks_total";
-    out.push(counter(name, "Objects evicted from L2", "", evicted));
     by_name(out, &adapters, &snapshot.adapters);
     under_way(out, &adapters, &snapshot.adapters);
     file_systems(out, &adapters);
@@ -66,6 +63,8 @@ fn totals(out: &mut Vec<Metric>, snapshot: &Snapshot) {
             c.l2_loaded
         }),
     ]);
+    let name = "lmcache_mp_l2_evicted_objects_chunks_total";
+    out.push(by_salt(name, "Objects evicted from L2", &[], salts, |c| c.l2_evicted));
     let l2 = &snapshot.counters.l2;
     out.extend([
         counter(

@@ -138,7 +138,8 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
         assert_eq!(known.of("l1"), 700);
     }
     server.until("it knows better", |_| knows(690, 700)).await;
-    assert!(server.state.reporting.counts().retold >= 2 * (690 + 700));
+    let retold = 700 + 700 + 690 + 700;
+    server.until("all is told anew, twice", |state| state.reporting.counts().retold >= retold).await;
     assert_eq!(server.state.reporting.counts().lost, 0);
     server.stop().await;
 }
