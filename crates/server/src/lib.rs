@@ -8,6 +8,7 @@
 //! - [`overview`]: what the page at `/` and `larder top` show.
 //! - [`quota_file`]: quotas that outlast the server.
 //! - [`recording`]: what was asked, written down for `larder simulate`.
+//! - [`traces`]: how long it took, for a tracing backend; `otlp` (feature `otel`) pushes them, and the metrics.
 //! - [`whatif`]: what other sizes and policies would do with it.
 //! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
 
@@ -21,6 +22,8 @@ pub mod l2;
 pub mod log_control;
 pub mod memory;
 pub mod metrics;
+#[cfg(feature = "otel")]
+pub mod otlp;
 pub mod overview;
 pub mod presence;
 pub mod quota_file;
@@ -29,6 +32,7 @@ pub mod rpc;
 pub mod start;
 pub mod state;
 pub mod tasks;
+pub mod traces;
 pub mod whatif;
 
 pub use start::{Server, StartError, run};

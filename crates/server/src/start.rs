@@ -221,6 +221,8 @@ impl Server {
         let publisher = tokio::spawn(crate::events::publish(state.clone()));
         let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
         let reporting = Reporting::start(&state, http_port);
+        #[cfg(feature = "otel")]
+        let pushing = crate::otlp::Pushing::start(&state);
         let mut https =
             vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
         if let Some(listener) = prometheus {
@@ -230,9 +232,21 @@ impl Server {
         router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
         tracing::info!("stopping");
         drain(&state).await;
-        if let Some(reporting) = reporting {
-            let _ = tokio::time::timeout(state.config.shutdown_timeout, reporting.end()).await;
-        }
+        let told = async {
+            if let Some(reporting) = reporting {
+                reporting.end().await;
+            }
+        };
+        #[cfg(feature = "otel")]
+        let told = async {
+            let pushed = async {
+                if let Some(pushing) = pushing {
+                    pushing.end().await;
+                }
+            };
+            tokio::join!(told, pushed);
+        };
+        let _ = tokio::time::timeout(state.config.shutdown_timeout, told).await;
         let _ = stopping.send(true);
         let drained = async {
             for task in https {

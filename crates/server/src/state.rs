@@ -27,6 +27,7 @@ use crate::presence::Presence;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::tasks::Tasks;
+use crate::traces::Traces;
 use crate::whatif::WhatIf;
 
 /// What only a new process can mend.
@@ -63,6 +64,11 @@ pub struct State {
     pub whatif: Option<WhatIf>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// Traces of requests; `None`: there are none.
+    pub traces: Option<Arc<Traces>>,
+    /// How the pushing to an OpenTelemetry collector stands.
+    #[cfg(feature = "otel")]
+    pub otlp: Arc<crate::otlp::Standing>,
     /// What goes on beside requests.
     pub tasks: Tasks,
     /// The level of what is logged, if the process lets it be changed.
@@ -106,6 +112,8 @@ impl State {
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let metrics = Metrics::new(&names, &config);
+        let traced = config.otlp.as_ref().is_some_and(|otlp| otlp.tracing);
+        let traces = traced.then(|| Arc::new(Traces::new(config.chunk_tokens)));
         let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
         Arc::new_cyclic(|this| Self {
             config,
@@ -122,6 +130,9 @@ impl State {
             recorder,
             whatif,
             metrics,
+            traces,
+            #[cfg(feature = "otel")]
+            otlp: Arc::default(),
             tasks: Tasks::default(),
             log: OnceLock::new(),
             presence: Presence::default(),

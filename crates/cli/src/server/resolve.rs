@@ -17,6 +17,7 @@ use larder_server::config::{
 
 use super::l1_size::{hugepage_shortage, shm_shortage, unchosen_bytes};
 use super::machine::Machine;
+use super::otlp::otlp;
 use super::report::Report;
 use super::settings::{Settings, Value};
 use super::table::find;
@@ -51,6 +52,7 @@ pub(crate) fn resolve(
         liveness: liveness(settings, report),
         kv_event_log_records: whole(settings, "kv-event-log-size", default.kv_event_log_records),
         logging: logging(settings, &metrics, report),
+        otlp: otlp(settings, &metrics, report),
         lookup_hash_log: lookup_hash_log(settings),
         state_dir: settings.text("state-dir").map(PathBuf::from),
         record: settings.text("record").map(PathBuf::from),

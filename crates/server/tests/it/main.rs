@@ -5,6 +5,8 @@ mod dashboard;
 mod events;
 mod http;
 mod metrics;
+#[cfg(feature = "otel")]
+mod otlp;
 mod page;
 mod quotas;
 mod record;
