@@ -27,6 +27,7 @@ use crate::config::{Config, MIB};
 use crate::coordinator::Reporting;
 use crate::l2::{L2, OpenError};
 use crate::log_control::LogControl;
+use crate::lookup_log::LookupLog;
 use crate::memory::Memory;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
@@ -80,6 +81,14 @@ pub enum StartError {
     #[error("--record {path}: {source}")]
     Record {
         /// The file.
+        path: String,
+        /// Why it cannot be written.
+        source: io::Error,
+    },
+    /// Lookups cannot be logged.
+    #[error("--lookup-hash-log-dir {path}: {source}")]
+    LookupLog {
+        /// The directory.
         path: String,
         /// Why it cannot be written.
         source: io::Error,
@@ -156,7 +165,8 @@ impl Server {
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
         let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
-        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
+        let lookup_log = lookup_log(&config)?;
+        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log };
         let state = State::new(parts, tokio::runtime::Handle::current());
         owner.is(&state);
         Ok(Self { state, router, http, prometheus })
@@ -257,11 +267,14 @@ impl Server {
         let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
         timekeeper.abort();
         publisher.abort();
-        if state.recorder.is_some() {
+        let written = {
             let state = state.clone();
-            let _ =
-                tokio::task::spawn_blocking(move || state.recorder.iter().for_each(Recorder::close)).await;
-        }
+            move || {
+                state.recorder.iter().for_each(Recorder::close);
+                state.lookup_log.iter().for_each(LookupLog::close);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(written).await;
         state.memory.stop();
         if let Ok(thread) = committer {
             let _ = thread.join();
@@ -295,6 +308,13 @@ fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     let Some(path) = &config.record else { return Ok(None) };
     let recorder = Recorder::start(path, config.chunk_tokens);
     recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
+}
+
+/// Who logs lookups, if anybody is to.
+fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
+    let Some(log) = &config.lookup_hash_log else { return Ok(None) };
+    let started = LookupLog::start(log, config.chunk_tokens);
+    started.map(Some).map_err(|source| StartError::LookupLog { path: log.dir.display().to_string(), source })
 }
 
 /// L1's memory, shared if it can be.

@@ -21,6 +21,7 @@ use crate::coordinator::Standing;
 use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
+use crate::lookup_log::LookupLog;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
@@ -60,6 +61,8 @@ pub struct State {
     pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
+    /// Who writes lookups down as LMCache does.
+    pub lookup_log: Option<LookupLog>,
     /// Who knows what other sizes and policies would do.
     pub whatif: Option<WhatIf>,
     /// What is counted besides the core's own counters.
@@ -103,12 +106,14 @@ pub struct Parts {
     pub quota_file: Option<QuotaFile>,
     /// Who writes down what is asked.
     pub recorder: Option<Recorder>,
+    /// Who writes lookups down as LMCache does.
+    pub lookup_log: Option<LookupLog>,
 }
 
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
+        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let metrics = Metrics::new(&names, &config);
@@ -128,6 +133,7 @@ impl State {
             quota_changes: tokio::sync::Mutex::default(),
             quota_file: quota_file.map(Arc::new),
             recorder,
+            lookup_log,
             whatif,
             metrics,
             traces,

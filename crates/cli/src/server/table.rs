@@ -233,14 +233,14 @@ pub(crate) static TABLE: &[Group] = &[
         ignored("event-bus-queue-size", COUNT, Is("10000"),
             "there is no event queue that could overflow"),
         served("lookup-hash-log-dir", Path, Unset,
-            "Directory for files that keep the hashes of every lookup, one JSON line each.")
-            .ignored_for_now("this version does not log lookup hashes"),
+            "Directory for files lookup_hashes_*.jsonl that keep the hashes of every lookup, one JSON line each. Made if it \
+             is not there; read by `larder simulate`."),
         served("lookup-hash-log-rotation-interval", WHOLE_SECONDS, Is("21600"),
             "Start another of these files after this many seconds."),
         served("lookup-hash-log-rotation-max-size", BYTES, Is("104857600"),
             "Start another of these files at this many bytes."),
         served("lookup-hash-log-max-files", COUNT, Is("100"),
-            "Keep this many of these files."),
+            "Keep this many of these files, those of earlier runs included; the oldest goes."),
         served("record", Path, Unset,
             "Write each lookup, store and end to this file, for `larder simulate`. Grows it if it is there.").ours(),
         served("disable-whatif", Switch, Is("off"),

@@ -55,6 +55,7 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--l2-prefetch-policy", "retian"], "did you mean 'retain'?"),
         (&["--l2-prefetch-max-in-flight", "0"], "must be a whole number from 1"),
         (&["--metrics-sample-rate", "0"], "must be a number above 0 and up to 1"),
+        (&["--lookup-hash-log-dir", "logs", "--disable-observability"], "needs observability"),
         (&["--enable-tracing"], "give --otlp-endpoint http://HOST:PORT"),
         (&["--otlp-endpoint", "http://collector:http"], OTLP_FAULT),
         (&["--otlp-endpoint", "grpc://collector:4317"], OTLP_FAULT),

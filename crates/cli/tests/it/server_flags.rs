@@ -130,7 +130,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--event-bus-queue-size", "10000"], Ignored),
     (&["--prometheus-port", "9090"], Is("9090")),
     (&["--metrics-sample-rate", "1"], Is("1")),
-    (&["--lookup-hash-log-dir", "/logs"], Ignored),
+    (&["--lookup-hash-log-dir", "/logs"], Is("\"/logs\"")),
     (&["--lookup-hash-log-rotation-interval", "60"], Is("60")),
     (&["--lookup-hash-log-rotation-max-size", "1000"], Is("1000")),
     (&["--lookup-hash-log-max-files", "5"], Is("5")),

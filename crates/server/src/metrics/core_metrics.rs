@@ -382,6 +382,13 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
         let name = "lmcache_mp_recording_dropped_total";
         out.push(counter(name, "Lines lost because it could not keep up", "", dropped));
     }
+    if let Some(log) = &state.lookup_log {
+        let (written, dropped) = log.lines();
+        let name = "lmcache_mp_lookup_log_lines_total";
+        out.push(counter(name, "Lines written to --lookup-hash-log-dir", "", written));
+        let name = "lmcache_mp_lookup_log_dropped_total";
+        out.push(counter(name, "Lines lost because the disk failed or could not keep up", "", dropped));
+    }
     let committed = state.arena.populated() as f64;
     out.push(gauge("lmcache_mp_l1_committed_bytes", "Bytes of L1 that are backed by memory", "", committed));
     let build =

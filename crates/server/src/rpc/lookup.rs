@@ -38,15 +38,21 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     };
     // Without an answer now, L2 is asked; it is counted when it is known.
     let now = state.clock.now();
-    let (answer, served, l1_chunks) = {
+    let (answer, served, l1_chunks, layouts) = {
         let mut core = state.core();
         if let Some(recorder) = &state.recorder {
             recorder.lookup(now, &spec, key.tokens.len() as u64);
         }
         let served = core.serves(&key.model_name, key.world_size);
         let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(&key.model_name, key.world_size));
-        (core.lookup(now, &spec), served, l1_chunks)
+        let layouts = state.lookup_log.is_some().then(|| core.layouts(&key.model_name, key.world_size));
+        (core.lookup(now, &spec), served, l1_chunks, layouts)
     };
+    // As in LMCache, of those alone that look for something.
+    let looks = served && !chain.is_empty();
+    if let Some((log, layouts)) = state.lookup_log.as_ref().zip(layouts).filter(|_| looks) {
+        log.lookup(UnixTime::now(), &spec, key.tokens.len() as u64, layouts);
+    }
     if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks).filter(|_| served) {
         whatif.looked_up(now, &spec, key.tokens.len() as u64, l1_chunks);
     }

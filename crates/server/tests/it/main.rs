@@ -4,6 +4,7 @@ mod api;
 mod dashboard;
 mod events;
 mod http;
+mod lookup_log;
 mod metrics;
 #[cfg(feature = "otel")]
 mod otlp;

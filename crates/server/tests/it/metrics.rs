@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use larder_server::config::{EvictionPolicy, OtlpConfig, PrefetchPolicy};
+use larder_server::config::{EvictionPolicy, LookupHashLogConfig, OtlpConfig, PrefetchPolicy};
 use larder_store::session::LookupSpec;
 use larder_store::transfer::TransferSpec;
 use larder_store::{ConnectionId, Time};
@@ -375,6 +375,12 @@ async fn the_docs_list_what_there_is() {
     config.eviction.policy = EvictionPolicy::Adaptive;
     config.l2.prefetch_policy = PrefetchPolicy::Adaptive;
     config.record = Some(directory.0.join("trace.jsonl"));
+    config.lookup_hash_log = Some(LookupHashLogConfig {
+        dir: directory.0.join("lookups"),
+        rotation_interval: std::time::Duration::from_secs(3600),
+        rotation_max_bytes: 1 << 20,
+        max_files: 2,
+    });
     // Nobody listens there.
     config.coordinator.url = Some("http://127.0.0.1:1".to_owned());
     let otlp = OtlpConfig::new("http://127.0.0.1:1".to_owned());
