@@ -1,6 +1,6 @@
 //! Pushing metrics and traces to an OpenTelemetry collector, over gRPC (`operations.md` 2.1 and 2.4).
 //!
-//! Metrics are those of `/metrics`, read off the same page ([`metrics`]); spans are those of
+//! Metrics are those of `/metrics`, read off the same page; spans are those of
 //! [`traces`](crate::traces). Why this is no use of OpenTelemetry's own SDK: `docs/adr/0003-own-otlp.md`.
 //!
 //! Best effort, in a task of its own. A collector that is gone, or hangs, costs one line of log, then one when it is
