@@ -33,6 +33,7 @@ pub mod recording;
 pub mod rpc;
 pub mod start;
 pub mod state;
+mod stop;
 pub mod tasks;
 pub mod traces;
 pub mod whatif;

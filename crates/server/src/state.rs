@@ -120,6 +120,7 @@ impl State {
         let traced = config.otlp.as_ref().is_some_and(|otlp| otlp.tracing);
         let traces = traced.then(|| Arc::new(Traces::new(config.chunk_tokens)));
         let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
+        let tasks = Tasks::new(config.coordinator.url.is_some());
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -139,7 +140,7 @@ impl State {
             traces,
             #[cfg(feature = "otel")]
             otlp: Arc::default(),
-            tasks: Tasks::default(),
+            tasks,
             log: OnceLock::new(),
             presence: Presence::default(),
             core: Mutex::new(core),

@@ -90,7 +90,7 @@ pub(crate) static TABLE: &[Group] = &[
         served("kv-event-log-size", COUNT_OR_0, Is("32768"),
             "Store and eviction records kept for KV-event subscribers, once there are any; 0 turns event streams off."),
         served("shutdown-timeout", SECONDS_OR_0, Is("10"),
-            "Seconds a shutdown may take to finish what was accepted.").ours(),
+            "Seconds a stop may take, from the signal on, to finish what was accepted.").ours(),
         served("state-dir", Path, Unset,
             "Directory for what has to outlast a restart: the quotas set over /quota. Made if it is not there; one \
              server at a time uses it. Without it quotas end with the server.").ours(),

@@ -96,13 +96,6 @@ impl L2 {
         }
     }
 
-    /// Refuses new work and waits for the I/O that runs.
-    pub async fn close(&self) {
-        for adapter in &self.adapters {
-            adapter.close().await;
-        }
-    }
-
     fn get(&self, id: AdapterId) -> Arc<dyn Adapter> {
         self.adapters[id.0 as usize].clone()
     }

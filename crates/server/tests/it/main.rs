@@ -1,6 +1,7 @@
 //! The whole server in this process, over real sockets.
 
 mod api;
+mod coordinator;
 mod dashboard;
 mod events;
 mod http;
@@ -11,6 +12,7 @@ mod otlp;
 mod page;
 mod quotas;
 mod record;
+mod refusals;
 mod serve;
 mod support;
 mod whatif;
