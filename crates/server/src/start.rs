@@ -5,7 +5,7 @@
 //! milliseconds.
 //!
 //! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
-//! are waiting, [wind down](crate::stop), let the arena go. All of it has one deadline, `--shutdown-timeout`
+//! are waiting, wind down (`stop`), let the arena go. All of it has one deadline, `--shutdown-timeout`
 //! from the signal on. A second signal ends the process at once.
 
 use std::future::Future;

@@ -7,7 +7,7 @@
 //!
 //! A registration may be one with a coordinator that has forgotten everything, or has gone back to a copy of
 //! what it once knew. So each but the first begins a new incarnation, which voids what it may still have of L1,
-//! and after each all that [is there](inventory) is told anew, slowly.
+//! and after each all that is there (`inventory`) is told anew, slowly.
 //!
 //! Calls block, so they are made on threads for blocking work; each ends by a deadline.
 
