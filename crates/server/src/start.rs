@@ -28,6 +28,7 @@ use crate::config::{Config, MIB};
 use crate::coordinator::Reporting;
 use crate::l2::{L2, OpenError};
 use crate::log_control::LogControl;
+use crate::lookup_log::LookupLog;
 use crate::memory::Memory;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
@@ -83,6 +84,14 @@ pub enum StartError {
     #[error("--record {path}: {source}")]
     Record {
         /// The file.
+        path: String,
+        /// Why it cannot be written.
+        source: io::Error,
+    },
+    /// Lookups cannot be logged.
+    #[error("--lookup-hash-log-dir {path}: {source}")]
+    LookupLog {
+        /// The directory.
         path: String,
         /// Why it cannot be written.
         source: io::Error,
@@ -161,7 +170,8 @@ impl Server {
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
         let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
-        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
+        let lookup_log = lookup_log(&config)?;
+        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log };
         let state = State::new(parts, tokio::runtime::Handle::current());
         owner.is(&state);
         Ok(Self { state, router, http, prometheus })
@@ -231,6 +241,10 @@ impl Server {
         let publisher = tokio::spawn(crate::events::publish(state.clone()));
         let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
         let goodbye = Reporting::start(&state, http_port).map(Reporting::end);
+        #[cfg(feature = "otel")]
+        let last_push = crate::otlp::Pushing::start(&state).map(crate::otlp::Pushing::end);
+        #[cfg(not(feature = "otel"))]
+        let last_push = None::<std::future::Ready<()>>;
         let mut https =
             vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), closed.clone()))];
         if let Some(listener) = prometheus {
@@ -244,7 +258,8 @@ impl Server {
             tracing::info!("stopping");
         };
         router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
-        let undone = stop::wind_down(&state, stop::Running { goodbye, close_http, https }, deadline).await;
+        let undone =
+            stop::wind_down(&state, stop::Running { goodbye, last_push, close_http, https }, deadline).await;
         if undone != stop::Undone::default() {
             tracing::warn!("ended, and not done in time: {undone}");
         }
@@ -286,6 +301,13 @@ fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     let Some(path) = &config.record else { return Ok(None) };
     let recorder = Recorder::start(path, config.chunk_tokens);
     recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
+}
+
+/// Who logs lookups, if anybody is to.
+fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
+    let Some(log) = &config.lookup_hash_log else { return Ok(None) };
+    let started = LookupLog::start(log, config.chunk_tokens);
+    started.map(Some).map_err(|source| StartError::LookupLog { path: log.dir.display().to_string(), source })
 }
 
 /// L1's memory, shared if it can be.

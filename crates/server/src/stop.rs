@@ -1,8 +1,8 @@
 //! Winding down: one deadline for all of it, taken when the end is asked for.
 //!
 //! The phases come in the order of what depends on them: L2 gets what was stored, and ends its I/O; the
-//! coordinator, which is to hear of that, is told goodbye; HTTP answers that are under way go out; the
-//! recording is closed. Whoever takes long leaves less to those after it. But the goodbye has a little time
+//! coordinator, which is to hear of that, is told goodbye, and a collector the last numbers; HTTP answers that are under way go out; the
+//! recording and the lookup log are closed. Whoever takes long leaves less to those after it. But the goodbye has a little time
 //! of its own, so that a disk that hangs does not leave a dead server in the coordinator's books.
 //!
 //! What was not done in time is counted, and told in one line.
@@ -15,13 +15,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::lookup_log::LookupLog;
 use crate::recording::Recorder;
 use crate::state::State;
 
 /// How long replies that are waiting may take to reach peers that do not read, at most.
 const REPLIES_MAX: Duration = Duration::from_secs(1);
 
-/// What is kept for the coordinator, at most.
+/// What is kept for the coordinator and the collector, at most.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read the HTTP answer that is under way. One that only keeps its connection
@@ -77,19 +78,22 @@ pub(crate) struct Undone {
     adapters: u64,
     /// Object events that the coordinator has not been told of.
     events: u64,
+    /// Last pushes to a collector that it has not taken.
+    pushes: u64,
     /// HTTP listeners with answers under way.
     answers: u64,
-    /// Recordings that are not closed.
+    /// Recordings and lookup logs that are not closed.
     recordings: u64,
 }
 
 impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { objects, adapters, events, answers, recordings } = *self;
+        let Self { objects, adapters, events, pushes, answers, recordings } = *self;
         let parts = [
             (objects, "objects not in L2 and lost"),
             (adapters, "L2 adapters still at work"),
             (events, "events that the coordinator has not heard of"),
+            (pushes, "last pushes to a collector cut off"),
             (answers, "HTTP ports with answers under way"),
             (recordings, "recordings cut off"),
         ];
@@ -102,9 +106,11 @@ impl fmt::Display for Undone {
 }
 
 /// What is to be ended, besides the state.
-pub(crate) struct Running<G> {
+pub(crate) struct Running<G, P> {
     /// Reports what is left to the coordinator and leaves it; `None` without one.
     pub(crate) goodbye: Option<G>,
+    /// Pushes what is left to a collector; `None` without one.
+    pub(crate) last_push: Option<P>,
     /// Ends HTTP: no more calls.
     pub(crate) close_http: tokio::sync::watch::Sender<bool>,
     /// Done when the calls under way are.
@@ -112,13 +118,15 @@ pub(crate) struct Running<G> {
 }
 
 /// Ends everything that requests have left behind, by the deadline. No request comes any more.
-pub(crate) async fn wind_down<G>(state: &Arc<State>, running: Running<G>, deadline: Deadline) -> Undone
+pub(crate) async fn wind_down<G, P>(state: &Arc<State>, running: Running<G, P>, deadline: Deadline) -> Undone
 where
     G: Future<Output = ()>,
+    P: Future<Output = ()>,
 {
-    let Running { goodbye, close_http, https } = running;
+    let Running { goodbye, last_push, close_http, https } = running;
     let mut undone = Undone::default();
-    let for_l2 = if goodbye.is_some() { deadline.keeping(GOODBYE_MAX) } else { deadline };
+    let others_wait = goodbye.is_some() || last_push.is_some();
+    let for_l2 = if others_wait { deadline.keeping(GOODBYE_MAX) } else { deadline };
     // A core that has found a bug in itself stores nothing any more.
     if state.is_sound() {
         state.core().stop_waiting(state.clock.now());
@@ -129,25 +137,35 @@ where
             undone.adapters += u64::from(for_l2.limit(adapter.close()).await.is_none());
         }
     }
-    if let Some(goodbye) = goodbye {
-        let told = deadline.limit(goodbye).await;
-        // One that does not answer is given up by whoever reports, and has had its line of log.
-        if told.is_none() {
-            undone.events = state.reporting.untold(state.core_for_report().object_events().last());
-        }
+    // One that does not answer is given up by whoever reports or pushes, and has had its line of log.
+    let (told, pushed) = tokio::join!(in_time(goodbye, deadline), in_time(last_push, deadline));
+    if !told {
+        undone.events = state.reporting.untold(state.core_for_report().object_events().last());
     }
+    undone.pushes = u64::from(!pushed);
     let _ = close_http.send(true);
     let answers = deadline.within(ANSWERS_MAX);
     for task in https {
         undone.answers += u64::from(answers.limit(task).await.is_none());
     }
-    if state.recorder.is_some() {
+    if state.recorder.is_some() || state.lookup_log.is_some() {
         let recorded = state.clone();
-        let close = move || recorded.recorder.iter().for_each(Recorder::close);
+        let close = move || {
+            recorded.recorder.iter().for_each(Recorder::close);
+            recorded.lookup_log.iter().for_each(LookupLog::close);
+        };
         let closed = deadline.limit(tokio::task::spawn_blocking(close)).await;
         undone.recordings = u64::from(closed.is_none());
     }
     undone
+}
+
+/// Whether this, if there is anything to do, is done by the deadline.
+async fn in_time(work: Option<impl Future<Output = ()>>, deadline: Deadline) -> bool {
+    match work {
+        Some(work) => deadline.limit(work).await.is_some(),
+        None => true,
+    }
 }
 
 /// Completes when everything that was stored is where it is to be.

@@ -11,6 +11,8 @@ use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
 use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process, whatif};
+use crate::config::OtlpConfig;
+use crate::config::otlp::SERVICE_NAME;
 use crate::state::State;
 
 /// One name with its samples.
@@ -85,6 +87,8 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     whatif::metrics(&mut out, state);
     event_metrics(&mut out, state, snapshot.events);
     coordinator_metrics(&mut out, state);
+    #[cfg(feature = "otel")]
+    otlp_metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
@@ -376,6 +380,24 @@ fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
     }
 }
 
+#[cfg(feature = "otel")]
+fn otlp_metrics(out: &mut Vec<Metric>, state: &State) {
+    if state.config.otlp.is_none() {
+        return;
+    }
+    let counts = state.otlp.counts();
+    let help = "Whether the collector of --otlp-endpoint answers";
+    out.push(gauge("lmcache_mp_otlp_up", help, "", f64::from(u8::from(counts.is_up))));
+    let name = "lmcache_mp_otlp_failures_total";
+    out.push(counter(name, "Pushes that it did not answer or refused", "", counts.failures));
+    if let Some(traces) = &state.traces {
+        let name = "lmcache_mp_otlp_exported_spans_total";
+        out.push(counter(name, "Spans that it has", "", counts.spans));
+        let name = "lmcache_mp_otlp_dropped_spans_total";
+        out.push(counter(name, "Spans that it will never have", "", traces.dropped()));
+    }
+}
+
 fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     if let Some(recorder) = &state.recorder {
         let (written, dropped) = recorder.lines();
@@ -384,6 +406,13 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
         let name = "lmcache_mp_recording_dropped_total";
         out.push(counter(name, "Lines lost because it could not keep up", "", dropped));
     }
+    if let Some(log) = &state.lookup_log {
+        let (written, dropped) = log.lines();
+        let name = "lmcache_mp_lookup_log_lines_total";
+        out.push(counter(name, "Lines written to --lookup-hash-log-dir", "", written));
+        let name = "lmcache_mp_lookup_log_dropped_total";
+        out.push(counter(name, "Lines lost because the disk failed or could not keep up", "", dropped));
+    }
     let committed = state.arena.populated() as f64;
     out.push(gauge("lmcache_mp_l1_committed_bytes", "Bytes of L1 that are backed by memory", "", committed));
     let build =
@@ -391,7 +420,8 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
     let hash = labels(&[("hash", state.metrics.config_hash.as_str())]);
     out.push(gauge("lmcache_mp_config_info", "The configuration", &hash, 1.0));
-    let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
+    let name = state.config.otlp.as_ref().map_or(SERVICE_NAME, OtlpConfig::service_name);
+    let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", name)];
     out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
 }
 

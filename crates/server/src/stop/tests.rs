@@ -72,7 +72,8 @@ async fn end<G: Future<Output = ()>>(
 ) -> (Undone, Duration) {
     let (close_http, _closed) = watch::channel(false);
     let begun = Instant::now();
-    let running = Running { goodbye, close_http, https };
+    let last_push = None::<std::future::Ready<()>>;
+    let running = Running { goodbye, last_push, close_http, https };
     let undone = wind_down(state, running, Deadline::after(TIMEOUT)).await;
     (undone, begun.elapsed())
 }
@@ -100,6 +101,19 @@ async fn a_coordinator_hears_the_goodbye_while_l2_hangs() {
     };
     let (_, took) = end(&state, Some(goodbye), Vec::new()).await;
     assert!(heard && took < TIMEOUT, "{heard} after {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_is_pushed_to_while_l2_and_the_coordinator_hang() {
+    let state = storing(1).await;
+    let (close_http, _closed) = watch::channel(false);
+    let push = async |time| tokio::time::sleep(time).await;
+    for (time, pushes) in [(GOODBYE_MAX / 2, 0), (TIMEOUT, 1)] {
+        let (goodbye, last_push) = (Some(pending()), Some(push(time)));
+        let running = Running { goodbye, last_push, close_http: close_http.clone(), https: Vec::new() };
+        let undone = wind_down(&state, running, Deadline::after(TIMEOUT)).await;
+        assert_eq!(undone.pushes, pushes, "{undone}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

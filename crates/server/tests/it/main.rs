@@ -5,7 +5,10 @@ mod coordinator;
 mod dashboard;
 mod events;
 mod http;
+mod lookup_log;
 mod metrics;
+#[cfg(feature = "otel")]
+mod otlp;
 mod page;
 mod quotas;
 mod record;
