@@ -19,10 +19,10 @@ CASES ?= 20000
 KILLS ?= 1000
 
 .PHONY: help demo build wheel venv test test-rust test-interop test-engines test-wheel test-deploy \
-	test-torture lint bench torture fuzz-smoke sim clean
+	test-dashboards test-torture lint bench torture fuzz-smoke sim clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build venv ## A real vLLM (CPU) served from the cache, step by step
 	@$(PYTHON) scripts/demo
@@ -36,7 +36,7 @@ wheel: ## A Python package that carries the server, in dist/
 venv: ## Make .cache/venv: vLLM for the CPU, LMCache, pytest (about 5 GB, once)
 	@scripts/venv
 
-test: test-rust test-interop test-engines test-wheel test-deploy test-torture ## All tests: Rust, stock client, vLLM, package, deploy, short torture
+test: test-rust test-interop test-engines test-wheel test-deploy test-dashboards test-torture ## All tests: Rust, stock client, vLLM, package, deploy, dashboard, short torture
 
 test-rust: venv ## Unit, property and simulation tests; wire and ZMTP against LMCache and libzmq
 	LARDER_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked \
@@ -55,6 +55,9 @@ test-wheel: wheel venv ## The Python package, and a vLLM that starts the server 
 
 test-deploy: build ## What is in deploy/: manifests, the systemd unit, every command line
 	scripts/check-deploy
+
+test-dashboards: build venv ## Every expression of the Grafana dashboard, put to a real Prometheus
+	scripts/check-dashboards
 
 test-torture: build venv ## The short torture: clients and servers killed, garbage sent, L2 failing
 	$(PYTHON) tests/torture/run.py --short

@@ -116,7 +116,7 @@ def check_unit(path: Path) -> None:
             require(done.returncode == 0, f"{path.name}: expected at most 2.5: {level or done.stderr}")
         else:
             print("systemd-analyze is not here: the unit is read, not verified")
-    require(int(settings["TimeoutStopSec"]) > 3 * 10, f"{path.name}: TimeoutStopSec cuts --shutdown-timeout short")
+    require(int(settings["TimeoutStopSec"]) > 10 + 5, f"{path.name}: TimeoutStopSec cuts --shutdown-timeout short")
 
 
 # -- Kubernetes ------------------------------------------------------------
@@ -176,7 +176,7 @@ def check_pods(where: str, spec: dict, services: list[dict]) -> set[str]:
     require(ports == {"server": int(flags["port"]), "http": int(flags["http-port"])}, f"{where}: ports {ports}")
     gib = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
     require(gib >= float(flags["l1-size-gb"]) + 1, f"{where}: the memory limit leaves nothing beside L1")
-    require(pod["terminationGracePeriodSeconds"] > 3 * 10, f"{where}: the grace period cuts --shutdown-timeout short")
+    require(pod["terminationGracePeriodSeconds"] > 10 + 5, f"{where}: the grace period cuts --shutdown-timeout short")
     for service in services:
         for port in service["spec"]["ports"]:
             require(port["targetPort"] in ports, f"Service {service['metadata']['name']}: no port {port['targetPort']}")

@@ -40,12 +40,12 @@ class Coordinator:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> Coordinator:
+    def start(self, *flags: str) -> Coordinator:
         program = [str(Path(sys.executable).parent / "lmcache"), "coordinator", "--host", "127.0.0.1"]
         environment = dict(os.environ, LMCACHE_TRACK_USAGE="false", LMCACHE_DISABLE_BANNER="1")
         with open(self._log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [*program, "--port", str(self.port), "--chunk-size", "16"], stdin=subprocess.DEVNULL, stdout=log,
+                [*program, "--port", str(self.port), "--chunk-size", "16", *flags], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, env=environment,
                 preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )  # fmt: skip
@@ -153,29 +153,47 @@ def test_the_directory_knows_where_each_object_lies(
     client.close()
 
 
-def test_a_coordinator_may_come_late_and_go(start: Callable[..., ServerProcess]) -> None:
+def test_a_coordinator_may_come_late_and_go(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     coordinator, name = Coordinator(), unique_name("node")
-    server = start(flags=flags(coordinator, name))
+    adapter = json.dumps({"type": "fs", "base_path": str(tmp_path / "l2")})
+    server = start(flags=flags(coordinator, name, "--l2-adapter", adapter))
     client = stock.stock_client(server.url)
     worker, tokens = Worker(client, fresh_model()).register(), prompt(502)
     worker.store(tokens)
+    both, checkpoint, copy = {"l1 dram", "l2 fs"}, tmp_path / "checkpoint", tmp_path / "copy"
+    kept = ("--checkpoint-path", str(checkpoint), "--checkpoint-interval", "0.2")
     reported(lambda: server.metric("lmcache_mp_coordinator_failures_total") >= 3, "several attempts")
     assert worker.hit(tokens) == 4, "without a coordinator: expected the server to serve as ever"
     try:
-        coordinator.start()
-        reported(lambda: coordinator.places(worker, tokens) == [{"l1 dram"}] * 4, "what had waited")
+        coordinator.start(*kept)
+        reported(lambda: coordinator.places(worker, tokens) == [both] * 4, "what had waited")
+        written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        reported(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > written, "a checkpoint with all that")
+        copy.write_bytes(checkpoint.read_bytes())
+        keys = [r["key"] for r in coordinator.directory(worker, tokens)[3:]]
+        server.http("/cache/objects", "DELETE", json.dumps({"keys": keys, "tier": "l1"}).encode())
+        gone_from_l1 = [both] * 3 + [{"l2 fs"}]
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "that the last chunk left memory")
         coordinator.stop()
         failures = server.metric("lmcache_mp_coordinator_failures_total")
         reported(lambda: server.metric("lmcache_mp_coordinator_failures_total") > failures, "a failed call")
         later = prompt(503)
         worker.store(later)
-        coordinator.start()
+        # It goes back to what it knew before the last chunk left.
+        checkpoint.write_bytes(copy.read_bytes())
+        coordinator.start(*kept)
         reported(lambda: name in coordinator.instances(), "the server registered again")
-        reported(lambda: coordinator.places(worker, later) == [{"l1 dram"}] * 4, "what was stored meanwhile")
+        reported(lambda: coordinator.places(worker, later) == [both] * 4, "what was stored meanwhile")
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "what is really there")
+        coordinator.stop()
+        checkpoint.unlink()
+        coordinator.start()
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "all of it anew, from nothing")
+        reported(lambda: coordinator.places(worker, later) == [both] * 4, "all of it anew, from nothing")
         sizes = coordinator.get(f"/instances/{name}/usage")
         assert sizes["declared_capacity"], "after a restart: expected the capacities again"
         warnings = [line for line in server.log().splitlines() if "cannot be reached" in line]
-        assert len(warnings) == 2, f"one warning each time that it goes, not {warnings}"
+        assert len(warnings) == 3, f"one warning each time that it goes, not {warnings}"
     finally:
         coordinator.close()
         client.close()

@@ -185,6 +185,22 @@ def test_engine_registration_by_handles_never_breaks_others(client: Any, server:
     assert client.ping(worker.instance).result(ANSWER_S) is True
 
 
+@pytest.mark.ours
+def test_a_worker_that_wants_the_server_to_copy_is_refused_at_once(client: Any, tokens: list[int]) -> None:
+    """The reference is silent in such a case, and its engine waits for five minutes."""
+    at_once_s = 1.0
+    engine = Worker(client, fresh_model())
+    registered = client.register_kv_cache(engine.instance, [], engine.model, 1, EngineType.VLLM, {}, [])
+    assert registered.result(at_once_s) is None
+    key_ = engine.key(tokens, fresh_request())
+    for answer in (
+        client.store(key_, engine.instance, [[1] * 16], EVENT),
+        client.retrieve(key_, engine.instance, [[1] * 16], EVENT, 0),
+    ):
+        assert tuple(answer.result(at_once_s)) == (b"", False)
+    assert client.ping(engine.instance).result(at_once_s) is True, "else it would register again and again"
+
+
 # -- names ---------------------------------------------------------------------
 def test_operations_are_known_by_name_too(raw: RawConnection, tokens: list[int]) -> None:
     model, instance = fresh_model(), fresh_instance()

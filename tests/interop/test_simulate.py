@@ -6,17 +6,21 @@ import gzip
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lmcache.tools.cache_simulator.simulator import load_lookup_events, simulate
+from lmcache.tools.cache_simulator.simulator import compute_kv_bytes_per_chunk, load_lookup_events, simulate
 from lmcache.v1.mp_observability.event import Event, EventType
 from lmcache.v1.mp_observability.subscribers.logging.lookup_hash import (
     LookupHashLogConfig,
     LookupHashLoggingSubscriber,
 )
+from support import stock
+from support.process import ServerProcess
+from support.stock import Worker, fresh_model, fresh_request, prompt
 
 LARDER = os.environ.get("LARDER_BIN", "larder")
 CUT = Path(__file__).parents[2] / "crates/sim/tests/traces/mooncake_cut.jsonl.gz"
@@ -89,6 +93,35 @@ def test_on_whole_prompts_the_hit_rates_agree(tmp_path: Path) -> None:
         assert 0.0 <= gained + 1e-6 <= 0.01, (mine, reference["token_hit_rate"])
         assert mine["tokens"] == reference["total_tokens"]
     assert gained == pytest.approx(0.0, abs=1e-6), "with room for everything there is nothing to lose"
+
+
+def test_a_log_of_ours_is_read_by_both(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    folder = tmp_path / "lookups"
+    server = start(flags=("--lookup-hash-log-dir", str(folder)))
+    client = stock.stock_client(server.url)
+    worker, tokens = Worker(client, fresh_model()).register(), prompt(701, 70)
+    for _ in range(3):
+        request = fresh_request()
+        worker.lookup(tokens, request)
+        worker.end(request)
+    client.close()
+    assert server.metric("lmcache_mp_lookup_log_dropped_total") == 0
+    assert server.terminate() == 0
+    object_bytes = worker.shape.layers * worker.shape.slots * worker.shape.hidden * 2
+    [event, *_] = events = load_lookup_events([folder])
+    assert len(events) == 3 and event["model_name"] == worker.model and event["cache_salt"] == ""
+    assert compute_kv_bytes_per_chunk(event) == object_bytes, "its types are those that the simulator knows"
+    reference = simulate(events, 100 * object_bytes, object_bytes, fast=True)
+    assert (reference["total_requests"], reference["total_hit_tokens"]) == (3, 2 * 64)
+    command = [Path(sys.executable).parent / "lmcache", "tool", "cache-simulator", "simulate", "-i", folder]
+    command += ["--cache-capacity-gib", "1", "-o", tmp_path / "chart.png"]
+    said = subprocess.run(command, capture_output=True, timeout=240, text=True)
+    # The chart is not ours to draw: it needs matplotlib, which LMCache does not bring.
+    assert f"kv_bytes_per_chunk = {object_bytes:,} bytes" in said.stdout, said
+    command = [LARDER, "simulate", folder, "--l1", f"{100 * object_bytes}B", "--l2", "0", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)
+    mine = json.loads(done.stdout.splitlines()[0])
+    assert mine["token_hit_rate"] == pytest.approx(reference["token_hit_rate"], abs=1e-6)
 
 
 def test_two_tiers_never_serve_less_than_one(tmp_path: Path) -> None:

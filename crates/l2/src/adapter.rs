@@ -73,6 +73,15 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// How large a file system is and how much of it is free for us, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// What may still be written.
+    pub free_bytes: u64,
+    /// All of it.
+    pub size_bytes: u64,
+}
+
 /// The adapter's books. Counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -88,6 +97,9 @@ pub struct Usage {
     pub evicted_bytes: u64,
     /// What an earlier process left behind is still being counted.
     pub recovering: bool,
+    /// The file system that the objects lie in, as it was when last looked at: not long before the last time
+    /// that somebody asked. `None`: not in files.
+    pub space: Option<Space>,
 }
 
 /// What an adapter can do, and what calling it well means.

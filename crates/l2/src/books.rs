@@ -115,6 +115,7 @@ impl Books {
             evicted_objects: self.evicted_objects,
             evicted_bytes: self.evicted_bytes,
             recovering,
+            space: None,
         }
     }
 

@@ -27,9 +27,9 @@ pub mod testing;
 pub mod watch;
 
 pub use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Stored, Transfer,
-    Usage, holds,
+    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Space, Stored,
+    Transfer, Usage, holds,
 };
 pub use crate::bounds::{Bounds, Marks, SaltLimits};
 pub use crate::error::{ErrorKind, L2Error, Retry};
-pub use crate::watch::Watch;
+pub use crate::watch::{Watch, Why};

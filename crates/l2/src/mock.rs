@@ -18,7 +18,7 @@ use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
-use crate::watch::Watch;
+use crate::watch::{Watch, Why};
 
 /// Settings of the `mock` adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Shared {
                 Room::Leaves(victim) => {
                     memory.books.evicted(&victim);
                     memory.objects.remove(&victim);
-                    self.watch.get().inspect(|watch| watch.removed(&victim));
+                    self.watch.get().inspect(|watch| watch.removed(&victim, Why::Evicted));
                 }
                 Room::None | Room::Never(_) => {
                     return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));

@@ -5,7 +5,8 @@
 //! milliseconds.
 //!
 //! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
-//! are waiting, let the arena go. A second signal ends the process at once.
+//! are waiting, wind down (`stop`), let the arena go. All of it has one deadline, `--shutdown-timeout`
+//! from the signal on. A second signal ends the process at once.
 
 use std::future::Future;
 use std::io;
@@ -27,11 +28,13 @@ use crate::config::{Config, MIB};
 use crate::coordinator::Reporting;
 use crate::l2::{L2, OpenError};
 use crate::log_control::LogControl;
+use crate::lookup_log::LookupLog;
 use crate::memory::Memory;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::rpc::Rpc;
 use crate::state::{Parts, State};
+use crate::stop::{self, Deadline};
 
 /// How long memory that a vanished worker may still be using is left alone.
 const QUARANTINE: Duration = Duration::from_secs(10);
@@ -40,8 +43,9 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 /// leave them to the session TTL.
 const SESSIONS_MAX: usize = 1 << 16;
 
-/// How long a shutdown waits for HTTP answers that are under way.
-const HTTP_LINGER: Duration = Duration::from_secs(1);
+/// How long threads that block may go on when everything else has ended, though time is up: what they hold
+/// goes with the process.
+const THREADS_LINGER: Duration = Duration::from_millis(100);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,14 @@ pub enum StartError {
         /// Why it cannot be written.
         source: io::Error,
     },
+    /// Lookups cannot be logged.
+    #[error("--lookup-hash-log-dir {path}: {source}")]
+    LookupLog {
+        /// The directory.
+        path: String,
+        /// Why it cannot be written.
+        source: io::Error,
+    },
     /// The hash algorithm cannot be used.
     #[error("--hash-algorithm: {0}")]
     Hash(#[from] HashAlgorithmError),
@@ -117,14 +129,16 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(|source| StartError::System { action: "start threads", source })?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let stop = signals()?;
         let server = Server::bind(config).await?;
         let _ = server.state.log.set(log);
         server.announce();
-        server.serve(stop).await;
-        Ok(())
-    })
+        Ok(server.serve_until(stop).await)
+    });
+    let patience = served.as_ref().map_or(Duration::ZERO, |deadline| deadline.left());
+    runtime.shutdown_timeout(patience.max(THREADS_LINGER));
+    served.map(drop)
 }
 
 impl Server {
@@ -134,7 +148,7 @@ impl Server {
     /// See [`StartError`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let endpoints: Vec<Endpoint> = config.rpc.endpoints().map(|e| e.parse()).collect::<Result<_, _>>()?;
-        let limits = Limits { linger: config.shutdown_timeout, ..Limits::default() };
+        let limits = Limits { linger: stop::replies_linger(config.shutdown_timeout), ..Limits::default() };
         let router = Router::bind(&endpoints, limits).await?;
         let http = bind_http("--http-port", &config.http.host, config.http.port).await?;
         let prometheus = match config.metrics.prometheus_port {
@@ -156,7 +170,8 @@ impl Server {
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
         let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
-        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder };
+        let lookup_log = lookup_log(&config)?;
+        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log };
         let state = State::new(parts, tokio::runtime::Handle::current());
         owner.is(&state);
         Ok(Self { state, router, http, prometheus })
@@ -193,7 +208,7 @@ impl Server {
         tracing::info!(
             "ready: requests on {}, L1 {size} ({pool}), admin on {http}; connect vLLM with \
              --kv-transfer-config '{{\"kv_connector\":\"LMCacheMPConnector\",\"kv_role\":\"kv_both\",\
-             \"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port},\
+             \"kv_load_failure_policy\":\"recompute\",\"kv_connector_extra_config\":{{\"lmcache.mp.host\":\"tcp://{host}\",\"lmcache.mp.port\":{port},\
              \"lmcache.mp.mp_transfer_mode\":\"engine_driven\"}}}}'",
             endpoints.join(" and "),
         );
@@ -201,8 +216,13 @@ impl Server {
 
     /// Serves until `stop` completes, then winds down.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
+        self.serve_until(stop).await;
+    }
+
+    /// The same. Returns when everything has to be over.
+    async fn serve_until(self, stop: impl Future<Output = ()>) -> Deadline {
         let Self { state, router, http, prometheus } = self;
-        let (stopping, stopped) = watch::channel(false);
+        let (close_http, closed) = watch::channel(false);
         let committer = {
             let state = state.clone();
             std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
@@ -220,38 +240,38 @@ impl Server {
         });
         let publisher = tokio::spawn(crate::events::publish(state.clone()));
         let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
-        let reporting = Reporting::start(&state, http_port);
+        let goodbye = Reporting::start(&state, http_port).map(Reporting::end);
+        #[cfg(feature = "otel")]
+        let last_push = crate::otlp::Pushing::start(&state).map(crate::otlp::Pushing::end);
+        #[cfg(not(feature = "otel"))]
+        let last_push = None::<std::future::Ready<()>>;
         let mut https =
-            vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), stopped.clone()))];
+            vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), closed.clone()))];
         if let Some(listener) = prometheus {
             let router = crate::http::metrics_router(state.clone());
-            https.push(tokio::spawn(serve_http(listener, router, stopped.clone())));
+            https.push(tokio::spawn(serve_http(listener, router, closed)));
         }
-        router.serve(Arc::new(Rpc::new(state.clone())), end(stop, &state)).await;
-        tracing::info!("stopping");
-        drain(&state).await;
-        if let Some(reporting) = reporting {
-            let _ = tokio::time::timeout(state.config.shutdown_timeout, reporting.end()).await;
-        }
-        let _ = stopping.send(true);
-        let drained = async {
-            for task in https {
-                let _ = task.await;
-            }
+        let mut deadline = Deadline::after(state.config.shutdown_timeout);
+        let stop = async {
+            end(stop, &state).await;
+            deadline = Deadline::after(state.config.shutdown_timeout);
+            tracing::info!("stopping");
         };
-        // A client that keeps an HTTP connection open must not keep the server alive.
-        let _ = tokio::time::timeout(state.config.shutdown_timeout.min(HTTP_LINGER), drained).await;
+        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        let undone =
+            stop::wind_down(&state, stop::Running { goodbye, last_push, close_http, https }, deadline).await;
+        if undone != stop::Undone::default() {
+            tracing::warn!("ended, and not done in time: {undone}");
+        }
         timekeeper.abort();
         publisher.abort();
-        if state.recorder.is_some() {
-            let state = state.clone();
-            let _ =
-                tokio::task::spawn_blocking(move || state.recorder.iter().for_each(Recorder::close)).await;
-        }
         state.memory.stop();
         if let Ok(thread) = committer {
             let _ = thread.join();
         }
+        // I/O that hangs may keep the memory for as long as the process is there, but not its name.
+        state.arena.free_name();
+        deadline
     }
 }
 
@@ -283,6 +303,13 @@ fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
 }
 
+/// Who logs lookups, if anybody is to.
+fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
+    let Some(log) = &config.lookup_hash_log else { return Ok(None) };
+    let started = LookupLog::start(log, config.chunk_tokens);
+    started.map(Some).map_err(|source| StartError::LookupLog { path: log.dir.display().to_string(), source })
+}
+
 /// L1's memory, shared if it can be.
 fn arena(config: &Config) -> Result<Arena, ArenaError> {
     let l1 = &config.l1;
@@ -310,29 +337,6 @@ async fn end(stop: impl Future<Output = ()>, state: &State) {
             tracing::info!(seconds, "nobody is connected any more, as --exit-when-idle-seconds says: ending");
         }
     }
-}
-
-/// Lets what was stored reach L2, within the shutdown timeout.
-async fn drain(state: &State) {
-    // A core that has found a bug in itself stores nothing any more.
-    if !state.is_sound() {
-        return;
-    }
-    state.core().stop_waiting(state.clock.now());
-    let drained = async {
-        loop {
-            let written = state.written_back();
-            if state.core().write_back_pending() == 0 {
-                break;
-            }
-            written.await;
-        }
-    };
-    if tokio::time::timeout(state.config.shutdown_timeout, drained).await.is_err() {
-        let objects = state.core_for_report().write_back_pending();
-        tracing::warn!(objects, "not yet in L2 when the shutdown timeout was over: lost");
-    }
-    let _ = tokio::time::timeout(state.config.shutdown_timeout, state.l2.close()).await;
 }
 
 fn core_config(config: &Config, l2: &L2) -> CoreConfig {

@@ -21,12 +21,14 @@ use crate::coordinator::Standing;
 use crate::events::EventStreams;
 use crate::l2::{self, L2, Waiting};
 use crate::log_control::LogControl;
+use crate::lookup_log::LookupLog;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::quota_file::QuotaFile;
 use crate::recording::Recorder;
 use crate::tasks::Tasks;
+use crate::traces::Traces;
 use crate::whatif::WhatIf;
 
 /// What only a new process can mend.
@@ -59,10 +61,17 @@ pub struct State {
     pub quota_file: Option<Arc<QuotaFile>>,
     /// Who writes down what is asked, for `larder simulate`.
     pub recorder: Option<Recorder>,
+    /// Who writes lookups down as LMCache does.
+    pub lookup_log: Option<LookupLog>,
     /// Who knows what other sizes and policies would do.
     pub whatif: Option<WhatIf>,
     /// What is counted besides the core's own counters.
     pub metrics: Metrics,
+    /// Traces of requests; `None`: there are none.
+    pub traces: Option<Arc<Traces>>,
+    /// How the pushing to an OpenTelemetry collector stands.
+    #[cfg(feature = "otel")]
+    pub otlp: Arc<crate::otlp::Standing>,
     /// What goes on beside requests.
     pub tasks: Tasks,
     /// The level of what is logged, if the process lets it be changed.
@@ -97,16 +106,21 @@ pub struct Parts {
     pub quota_file: Option<QuotaFile>,
     /// Who writes down what is asked.
     pub recorder: Option<Recorder>,
+    /// Who writes lookups down as LMCache does.
+    pub lookup_log: Option<LookupLog>,
 }
 
 impl State {
     /// A server's state before the first request. Background work runs on `runtime`.
     pub fn new(parts: Parts, runtime: Handle) -> Arc<Self> {
-        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder } = parts;
+        let Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log } = parts;
         let names: Vec<&str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let metrics = Metrics::new(&names, &config);
+        let traced = config.otlp.as_ref().is_some_and(|otlp| otlp.tracing);
+        let traces = traced.then(|| Arc::new(Traces::new(config.chunk_tokens)));
         let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
+        let tasks = Tasks::new(config.coordinator.url.is_some());
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),
@@ -120,9 +134,13 @@ impl State {
             quota_changes: tokio::sync::Mutex::default(),
             quota_file: quota_file.map(Arc::new),
             recorder,
+            lookup_log,
             whatif,
             metrics,
-            tasks: Tasks::default(),
+            traces,
+            #[cfg(feature = "otel")]
+            otlp: Arc::default(),
+            tasks,
             log: OnceLock::new(),
             presence: Presence::default(),
             core: Mutex::new(core),

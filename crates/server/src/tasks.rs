@@ -94,21 +94,26 @@ pub struct Tasks {
     pub timekeeper: Task,
     /// Commits L1's memory ahead of those who need it.
     pub memory: Task,
+    /// Sends KV events to those who follow them.
+    pub publisher: Task,
+    /// Tells a coordinator what happens, if there is one.
+    pub reporter: Option<Task>,
 }
 
 impl Tasks {
-    /// Each of them.
-    pub fn all(&self) -> [&Task; 2] {
-        [&self.timekeeper, &self.memory]
-    }
-}
-
-impl Default for Tasks {
-    fn default() -> Self {
+    /// None of them runs yet.
+    pub fn new(has_coordinator: bool) -> Self {
         Self {
             timekeeper: Task::new("timekeeper", Level::Critical),
             memory: Task::new("memory", Level::High),
+            publisher: Task::new("publisher", Level::Medium),
+            reporter: has_coordinator.then(|| Task::new("reporter", Level::Low)),
         }
+    }
+
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &Task> {
+        [&self.timekeeper, &self.memory, &self.publisher].into_iter().chain(&self.reporter)
     }
 }
 

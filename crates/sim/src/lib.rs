@@ -48,7 +48,7 @@ pub struct Report {
 impl Report {
     /// How often each thing worth seeing was seen. A harness that never sees one of them does not
     /// test it.
-    pub fn facts(&self) -> [(&'static str, u64); 47] {
+    pub fn facts(&self) -> [(&'static str, u64); 48] {
         let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
         let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
         let seen = &self.seen;
@@ -102,6 +102,7 @@ impl Report {
             ("stores dropped from a full queue", seen.stores_dropped),
             ("stores of what was gone", seen.stores_gone),
             ("lookups whose hit was known from end to end", seen.lookups_audited),
+            ("lookups that taught not to keep all", seen.learned_otherwise),
             ("deaths of the server", seen.server_crashes),
         ]
     }

@@ -11,7 +11,7 @@ use larder_store::core::Trim;
 use larder_store::l1::eviction::EvictionKind;
 use larder_wire::object::ChunkHash;
 
-pub use self::l2::{AdapterSpec, L2, PREFETCH_FORETOLD, STORE_FORETOLD};
+pub use self::l2::{AdapterSpec, L2};
 use crate::rng::Rng;
 
 /// Milliseconds of simulated time.

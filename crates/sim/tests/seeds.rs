@@ -20,6 +20,8 @@ const KEPT: &[u64] = &[
     1_269_857, // found with the shape of another engine of the model
     1_161_658, // memory taken in a second round of a lookup, from what it had let go
     1_136_329, // L1 trimmed after a lookup that had just found its chunk there
+    56_889,    // two requests of a lost connection, one of which held only the end of a prompt
+    38_291,    // loaded in pieces of an object that was there only for the later ones
     1_067_636, // left L1 for an adapter that had it in another size
 ];
 

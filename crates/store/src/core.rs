@@ -162,6 +162,9 @@ pub struct Core {
     pub(crate) peers: BTreeMap<u64, PeerLease>,
     /// Sessions that hold shares.
     pub(crate) leases: u64,
+    /// Lookups, retrieves and peers that hold shares, by the time since when. Whoever ends has its place
+    /// at once, so the oldest is always the first.
+    pub(crate) reading: BTreeSet<(Time, u64)>,
 
     pub(crate) stores: BTreeMap<u64, Store>,
     pub(crate) store_ids: HashMap<TransferKey, u64>,
@@ -207,6 +210,10 @@ pub struct Gauges {
     pub prefetch_waiting: u64,
     /// Keys that are to go to L2 and are not there yet.
     pub write_back_pending: u64,
+    /// Since when the oldest of those lookups, retrieves and peers that hold shares does.
+    pub reading_since: Option<Time>,
+    /// Since when the oldest of the slots that workers write is reserved, or is waited for.
+    pub writing_since: Option<Time>,
 }
 
 /// How much one adapter has to do right now.
@@ -257,6 +264,7 @@ impl Core {
             session_ids: HashMap::new(),
             peers: BTreeMap::new(),
             leases: 0,
+            reading: BTreeSet::new(),
             stores: BTreeMap::new(),
             store_ids: HashMap::new(),
             retrieves: BTreeMap::new(),
@@ -365,6 +373,9 @@ impl Core {
             prefetch_jobs: self.prefetch.running() as u64,
             prefetch_waiting: self.prefetch.waiting.len() as u64,
             write_back_pending: self.write_back_pending(),
+            reading_since: self.reading.first().map(|(since, _)| *since),
+            // Stores are numbered as they come.
+            writing_since: self.stores.first_key_value().map(|(_, store)| store.since),
         }
     }
 
@@ -455,6 +466,7 @@ impl Core {
         self.models.check(&self.workers);
         let leases = self.sessions.values().filter(|s| s.holds_shares()).count();
         assert_eq!(leases as u64, self.leases, "sessions that hold shares");
+        self.check_reading();
         self.check_overdue();
         assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
         let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };

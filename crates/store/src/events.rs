@@ -216,7 +216,13 @@ impl Core {
         &self.l1.events.objects
     }
 
-    /// An adapter has removed objects by itself, or because somebody outside asked it to.
+    /// An adapter has removed an object by itself, to make room.
+    pub fn l2_evicted(&mut self, now: Time, adapter: AdapterId, key: &ObjectKey) {
+        self.l1.tally.salts.of(&key.cache_salt).l2_evicted += 1;
+        self.l2_removed(now, adapter, std::slice::from_ref(key));
+    }
+
+    /// Objects of an adapter are gone, or were removed because somebody outside asked it to.
     pub fn l2_removed(&mut self, now: Time, adapter: AdapterId, keys: &[ObjectKey]) {
         self.advance(now);
         for key in keys {

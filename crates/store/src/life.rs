@@ -6,7 +6,8 @@
 //! [`REMEMBERED`] chunks at most is anything known, and the longest untouched are forgotten first, half of
 //! them at a time. Evictions that came too early are counted for every chunk: one is, if the chunk comes
 //! back to L1 while its eviction is remembered. There is one place for each of [`REMEMBERED`] evictions,
-//! chosen by the chunk, so after as many others a third are still remembered.
+//! chosen by the chunk, so after as many others a third are still remembered. What L2 is read for again is
+//! counted the same way: a loaded chunk that went with its last reader, and comes back.
 //!
 //! Cost: when a chunk comes to L1 or is evicted, its place is looked at. Any other event is one comparison
 //! of a chunk that is not followed, and a few look-ups of a hash map of one that is.
@@ -111,6 +112,9 @@ pub struct LifeStats {
     pub request_gaps: ByName<Gaps>,
     /// Chunks, of all, that came back to L1 while their eviction was remembered.
     pub premature_evictions: u64,
+    /// Chunks, of all, that came back to L1 while it was remembered that they were loaded from L2 and went with
+    /// their last reader.
+    pub rereads: u64,
 }
 
 impl Default for LifeStats {
@@ -122,6 +126,7 @@ impl Default for LifeStats {
             evict_reuse_gap: Histogram::new(&LIFE_BOUNDS),
             request_gaps: ByName::default(),
             premature_evictions: 0,
+            rereads: 0,
         }
     }
 }
@@ -151,7 +156,8 @@ pub(crate) struct Lives {
     /// Chunks asked for, in all.
     asked: u64,
     known: Remembered<Life>,
-    evicted: Evicted,
+    evicted: Places,
+    passed: Places,
     stats: LifeStats,
 }
 
@@ -164,7 +170,8 @@ impl Lives {
             threshold: (share * u64::MAX as f64) as u64,
             asked: 0,
             known: Remembered::default(),
-            evicted: Evicted::default(),
+            evicted: Places::default(),
+            passed: Places::default(),
             stats: LifeStats::default(),
         }
     }
@@ -210,6 +217,9 @@ impl Lives {
         if self.evicted.forget(digest) {
             self.stats.premature_evictions += 1;
         }
+        if self.passed.forget(digest) {
+            self.stats.rereads += 1;
+        }
         if self.follows(hash) {
             let now = self.now;
             let life = self.known.entry(digest);
@@ -229,6 +239,11 @@ impl Lives {
                 self.stats.reuse_gap.observe(seconds(now.since(used)));
             }
         }
+    }
+
+    /// An object that was loaded from L2 goes with its last reader.
+    pub(crate) fn passed(&mut self, digest: Digest) {
+        self.passed.remember(digest);
     }
 
     /// A chunk has left L1; `evicted` to make room, or for another reason.
@@ -271,18 +286,18 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-/// Evictions, each in the place that its chunk's digest names, until another needs it.
+/// Chunks, each in the place that its digest names, until another needs it.
 #[derive(Debug)]
-struct Evicted(Box<[Digest]>);
+struct Places(Box<[Digest]>);
 
-impl Default for Evicted {
+impl Default for Places {
     fn default() -> Self {
         // No digest is all zeros but by a chance that statistics can live with.
         Self(vec![0; REMEMBERED].into())
     }
 }
 
-impl Evicted {
+impl Places {
     fn place(&mut self, digest: Digest) -> &mut Digest {
         &mut self.0[digest as usize % REMEMBERED]
     }
@@ -376,6 +391,21 @@ mod tests {
     }
 
     #[test]
+    fn what_went_with_its_last_reader_and_comes_back_was_read_again() {
+        let mut lives = Lives::new(0.0);
+        lives.born(&hash(1), 1);
+        lives.passed(1);
+        lives.left(&hash(1), 1, false);
+        lives.born(&hash(2), 2);
+        assert_eq!(lives.stats().rereads, 0, "that is another");
+        lives.born(&hash(1), 1);
+        assert_eq!((lives.stats().rereads, lives.stats().premature_evictions), (1, 0));
+        lives.left(&hash(1), 1, false);
+        lives.born(&hash(1), 1);
+        assert_eq!(lives.stats().rereads, 1, "it was removed, not dropped");
+    }
+
+    #[test]
     fn requests_are_apart_by_time_and_by_chunks() {
         let (mut lives, salt): (_, Arc<str>) = (lives(), "s".into());
         let first = |hash: &ChunkHash| u64::from(hash.as_bytes()[0]);
@@ -417,7 +447,7 @@ mod tests {
 
     #[test]
     fn an_eviction_is_remembered_until_another_takes_its_place() {
-        let mut evicted = Evicted::default();
+        let mut evicted = Places::default();
         let rival = 7 + REMEMBERED as u64;
         evicted.remember(7);
         assert!(!evicted.forget(rival) && evicted.forget(7), "a rival that comes disturbs nothing");

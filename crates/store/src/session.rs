@@ -9,6 +9,7 @@
 //! left of them ends with the session: when the client says so, when its connection goes, when the
 //! read TTL or the session's own time runs out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
@@ -50,6 +51,8 @@ pub(crate) struct Lookup {
     pub(crate) rows: Vec<Row>,
     /// It is counted among those that hold shares.
     counted: bool,
+    /// When it took them.
+    since: Time,
     deadline: Time,
 }
 
@@ -61,6 +64,8 @@ pub(crate) struct PeerLease {
     found: Vec<Option<(ObjectKey, Grant)>>,
     /// The peer has been told what was found.
     told: bool,
+    /// When it took its shares.
+    since: Time,
     deadline: Time,
 }
 
@@ -180,7 +185,7 @@ impl Core {
         if hit > 0 {
             let deadline = now + self.config.read_ttl;
             let Target { model, salt, chain } = target;
-            let lookup = Lookup { model, salt, chain, hit, rows, counted: false, deadline };
+            let lookup = Lookup { model, salt, chain, hit, rows, counted: false, since: now, deadline };
             self.session_mut(id).lookup = Some(lookup);
             self.deadlines.insert((deadline, Deadline::Lookup(id)));
             self.recount_lease(id);
@@ -251,7 +256,8 @@ impl Core {
         let id = self.new_id();
         let deadline = now + self.config.read_ttl;
         self.deadlines.insert((deadline, Deadline::Peer(id)));
-        self.peers.insert(id, PeerLease { owner, found, told: false, deadline });
+        self.reading.insert((now, id));
+        self.peers.insert(id, PeerLease { owner, found, told: false, since: now, deadline });
         id
     }
 
@@ -360,6 +366,7 @@ impl Core {
         let Some(mut lookup) = self.session_mut(id).lookup.take() else { return };
         self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
         self.leases -= u64::from(lookup.counted);
+        self.reading.remove(&(lookup.since, id));
         lookup.release_all(&mut self.l1);
         self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chain[..lookup.hit as usize]);
     }
@@ -373,6 +380,12 @@ impl Core {
         self.leases -= u64::from(lookup.counted);
         self.leases += u64::from(holds);
         lookup.counted = holds;
+        let place = (lookup.since, id);
+        if holds {
+            self.reading.insert(place)
+        } else {
+            self.reading.remove(&place)
+        };
     }
 
     fn close_session(&mut self, id: u64) {
@@ -398,6 +411,19 @@ impl Core {
         ids.into_iter().for_each(|id| self.close_session(id));
     }
 
+    /// Recomputes who holds shares since when. For tests.
+    pub(crate) fn check_reading(&self) {
+        let holding = |(id, session): (&u64, &Session)| {
+            session.lookup.as_ref().filter(|_| session.holds_shares()).map(|lookup| (lookup.since, *id))
+        };
+        let lookups = self.sessions.iter().filter_map(holding);
+        let peers = self.peers.iter().map(|(id, lease)| (lease.since, *id));
+        let retrieves = self.retrieves.iter().filter(|(_, r)| !r.objects.is_empty());
+        let retrieves = retrieves.map(|(id, retrieve)| (retrieve.since, *id));
+        let reading: BTreeSet<(Time, u64)> = lookups.chain(peers).chain(retrieves).collect();
+        assert_eq!(reading, self.reading, "who holds shares since when");
+    }
+
     pub(crate) fn peer_expired(&mut self, id: u64) {
         self.counters.leases_expired += u64::from(self.peers[&id].holds_shares());
         self.end_peer_lease(id);
@@ -406,6 +432,7 @@ impl Core {
     fn end_peer_lease(&mut self, id: u64) {
         let Some(mut lease) = self.peers.remove(&id) else { return };
         self.deadlines.remove(&(lease.deadline, Deadline::Peer(id)));
+        self.reading.remove(&(lease.since, id));
         lease.found.iter_mut().flatten().rev().for_each(|(_, g)| g.release(&mut self.l1));
     }
 

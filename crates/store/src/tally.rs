@@ -59,6 +59,8 @@ pub struct SaltCounts {
     pub l2_to_store: u64,
     /// L2 stored.
     pub l2_stored: u64,
+    /// L2 removed by itself, to make room.
+    pub l2_evicted: u64,
 }
 
 /// Objects of one model with which something went wrong.

@@ -109,6 +109,8 @@ pub(crate) struct Store {
     model: Arc<str>,
     /// Hashes before the range's end, to keep the prefix warmer than its continuation.
     chain: Vec<ChunkHash>,
+    /// When they were reserved.
+    pub(crate) since: Time,
     deadline: Time,
     /// It can no longer be committed; its memory waits for its copy.
     pub(crate) overdue: bool,
@@ -125,6 +127,8 @@ pub(crate) struct Retrieve {
     model: Arc<str>,
     /// The hit it is part of: its head stays warmer than what was read of it.
     prefix: Prefix,
+    /// When it took its shares.
+    pub(crate) since: Time,
     deadline: Time,
     /// It no longer counts as running, but its copy may still be.
     pub(crate) overdue: bool,
@@ -290,9 +294,11 @@ impl Core {
             bytes: layout.bytes(),
             model: spec.model.clone(),
             prefix,
+            since: now,
             deadline,
             overdue: false,
         };
+        self.reading.insert((now, id));
         self.retrieves.insert(id, retrieve);
         Ok(Some(slots))
     }
@@ -386,6 +392,7 @@ impl Core {
             objects,
             model: spec.model.clone(),
             chain: spec.chain[..spec.end as usize].to_vec(),
+            since: now,
             deadline,
             overdue: false,
         };
@@ -466,6 +473,7 @@ impl Core {
     fn release_retrieved(&mut self, id: u64) {
         let retrieve = self.retrieves.get_mut(&id).expect("ids name live retrieves");
         let objects = std::mem::take(&mut retrieve.objects);
+        self.reading.remove(&(retrieve.since, id));
         self.overdue.objects -= if retrieve.overdue { objects.len() as u64 } else { 0 };
         if objects.is_empty() {
             return;

@@ -217,6 +217,12 @@ impl Core {
         chunks.unwrap_or(0).max(1)
     }
 
+    /// What a chunk of this model is for one rank: the layout of each object group. Nothing if nobody serves it.
+    pub fn layouts(&self, model: &Arc<str>, world_size: u32) -> Vec<Layout> {
+        let groups = self.models.get(model, world_size).and_then(|model| model.members.last());
+        groups.map_or_else(Vec::new, |(_, groups)| groups.iter().map(|group| group.layout.clone()).collect())
+    }
+
     /// The layout of the objects that a worker stores, of its first group.
     pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
         Some(self.workers.get(&instance)?.spec.groups.first()?.layout.clone())

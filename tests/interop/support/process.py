@@ -89,6 +89,7 @@ class ServerProcess:
     http_port: int = field(default_factory=free_port)
     reference: bool = REFERENCE
     user: int | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -145,6 +146,7 @@ class ServerProcess:
     def spawn(self) -> ServerProcess:
         """Start the process without waiting for it to answer."""
         environment = dict(os.environ, LMCACHE_TRACK_USAGE="false", LMCACHE_DISABLE_BANNER="1", PYTHONHASHSEED="0")
+        environment |= self.environment
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 self.command(),

@@ -1,4 +1,5 @@
-//! The environment: `LMCACHE_SERVER_<FLAG>` for every flag, and the few variables the reference reads.
+//! The environment: `LMCACHE_SERVER_<FLAG>` for every flag, and the few variables the reference reads. Those of
+//! OpenTelemetry are read in [`otlp`](super::otlp).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ pub(crate) type Variables = BTreeMap<String, String>;
 pub(crate) fn variables() -> Variables {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-        .filter(|(name, _)| name.starts_with("LMCACHE_"))
+        .filter(|(name, _)| name.starts_with("LMCACHE_") || name.starts_with("OTEL_"))
         .collect()
 }
 

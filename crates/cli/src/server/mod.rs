@@ -11,6 +11,7 @@ mod file;
 mod flags;
 mod l1_size;
 mod machine;
+mod otlp;
 mod print;
 mod report;
 mod resolve;
@@ -64,7 +65,8 @@ fn configure(typed: Layer, variables: &Variables, report: &mut Report) -> (Confi
         layers.push(file::layer(Path::new(path), &chosen.subject("config"), report));
     }
     let mut settings = Settings::merge(&layers, report);
-    let config = resolve::resolve(&mut settings, Machine::measure, report);
+    let mut config = resolve::resolve(&mut settings, Machine::measure, report);
+    config.otlp.iter_mut().for_each(|otlp| otlp::add_variables(otlp, variables, report));
     settings.judge_for_now(report);
     (config, settings)
 }

@@ -17,6 +17,7 @@ use larder_server::config::{
 
 use super::l1_size::{hugepage_shortage, shm_shortage, unchosen_bytes};
 use super::machine::Machine;
+use super::otlp::otlp;
 use super::report::Report;
 use super::settings::{Settings, Value};
 use super::table::find;
@@ -51,7 +52,8 @@ pub(crate) fn resolve(
         liveness: liveness(settings, report),
         kv_event_log_records: whole(settings, "kv-event-log-size", default.kv_event_log_records),
         logging: logging(settings, &metrics, report),
-        lookup_hash_log: lookup_hash_log(settings),
+        otlp: otlp(settings, &metrics, report),
+        lookup_hash_log: lookup_hash_log(settings, &metrics, report),
         state_dir: settings.text("state-dir").map(PathBuf::from),
         record: settings.text("record").map(PathBuf::from),
         whatif: !settings.on("disable-whatif"),
@@ -456,8 +458,15 @@ fn logging(settings: &Settings, metrics: &MetricsConfig, report: &mut Report) ->
     }
 }
 
-fn lookup_hash_log(settings: &Settings) -> Option<LookupHashLogConfig> {
-    let dir = settings.text("lookup-hash-log-dir").map(PathBuf::from)?;
+fn lookup_hash_log(
+    settings: &Settings,
+    metrics: &MetricsConfig,
+    report: &mut Report,
+) -> Option<LookupHashLogConfig> {
+    let dir = some_text(settings, "lookup-hash-log-dir").map(PathBuf::from)?;
+    if !metrics.observability {
+        report.problem("--lookup-hash-log-dir: needs observability, leave --disable-observability out");
+    }
     Some(LookupHashLogConfig {
         dir,
         rotation_interval: seconds(

@@ -8,6 +8,10 @@ fn assert_one_line(ran: &Ran, beginning: &str, inside: &str) {
     assert!(ran.stderr.contains(inside), "{inside}: {ran:#?}");
 }
 
+/// What is wrong with an address, or with giving one to a build that pushes nothing.
+const OTLP_FAULT: &str =
+    if cfg!(feature = "otel") { "must be http://HOST:PORT" } else { "built without OpenTelemetry" };
+
 #[test]
 fn each_bad_value_is_one_line_that_names_the_flag() {
     let place = Place::new().file("empty", "\n").file("two", "a b");
@@ -51,6 +55,10 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--l2-prefetch-policy", "retian"], "did you mean 'retain'?"),
         (&["--l2-prefetch-max-in-flight", "0"], "must be a whole number from 1"),
         (&["--metrics-sample-rate", "0"], "must be a number above 0 and up to 1"),
+        (&["--lookup-hash-log-dir", "logs", "--disable-observability"], "needs observability"),
+        (&["--enable-tracing"], "give --otlp-endpoint http://HOST:PORT"),
+        (&["--otlp-endpoint", "http://collector:http"], OTLP_FAULT),
+        (&["--otlp-endpoint", "grpc://collector:4317"], OTLP_FAULT),
         (&["--coordinator-url", "coordinator:9300"], "must begin with http://"),
         (&["--coordinator-url", "https://coordinator:9300"], "TLS is left to a proxy"),
         (&["--coordinator-heartbeat-interval", "0"], "must be a number above 0"),

@@ -15,6 +15,11 @@ enum Fate {
 }
 use Fate::{Ignored, Is, Refused, Silent};
 
+/// In a build without OpenTelemetry the flag is refused.
+const fn with_otel(fate: Fate) -> Fate {
+    if cfg!(feature = "otel") { fate } else { Refused }
+}
+
 const FLAGS: &[(&[&str], Fate)] = &[
     // Request server
     (&["--instance-id", "node-a"], Is("\"node-a\"")),
@@ -118,12 +123,14 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--disable-prometheus"], Silent),
     (&["--disable-logging"], Ignored),
     (&["--disable-grpc-metrics"], Ignored),
-    (&["--enable-tracing"], Ignored),
-    (&["--otlp-endpoint", "http://localhost:4317"], Ignored),
+    // Only with a collector to send them to.
+    (&["--enable-tracing"], Refused),
+    (&["--enable-tracing", "--otlp-endpoint", "http://localhost:4317"], with_otel(Is("true"))),
+    (&["--otlp-endpoint", "http://localhost:4317"], with_otel(Is("\"http://localhost:4317\""))),
     (&["--event-bus-queue-size", "10000"], Ignored),
     (&["--prometheus-port", "9090"], Is("9090")),
     (&["--metrics-sample-rate", "1"], Is("1")),
-    (&["--lookup-hash-log-dir", "/logs"], Ignored),
+    (&["--lookup-hash-log-dir", "/logs"], Is("\"/logs\"")),
     (&["--lookup-hash-log-rotation-interval", "60"], Is("60")),
     (&["--lookup-hash-log-rotation-max-size", "1000"], Is("1000")),
     (&["--lookup-hash-log-max-files", "5"], Is("5")),

@@ -20,18 +20,19 @@ mod file;
 mod names;
 mod scan;
 mod shelf;
+mod space;
 
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_wire::object::ObjectKey;
 use tokio::sync::watch;
 
 use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
+    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Space, Stored, Transfer, Usage,
 };
 use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error};
@@ -40,6 +41,7 @@ use crate::watch::Watch;
 
 use self::file::Mode;
 use self::shelf::Shelf;
+use self::space::LastLook;
 
 /// Threads of an adapter that is not told how many.
 pub const DEFAULT_WORKERS: usize = 8;
@@ -83,6 +85,8 @@ pub struct Fs {
     pool: Arc<Pool>,
     /// Whether everything in the directory is in the books.
     counted: watch::Receiver<bool>,
+    /// How full the file system was.
+    looked: Arc<LastLook>,
 }
 
 impl Fs {
@@ -118,7 +122,8 @@ impl Fs {
         shelf.make_directories()?;
         let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
         let counted = count_in_background(&shelf, &pool)?;
-        Ok(Self { kind, shelf, pool, counted })
+        let looked = Arc::new(LastLook::at(&shelf.base));
+        Ok(Self { kind, shelf, pool, counted, looked })
     }
 
     /// Returns once everything that was in the directory at the start is in the books.
@@ -139,6 +144,19 @@ impl Fs {
             // It fails if the adapter is closed.
             let _ = self.run(Lane::Ask, move |shelf| shelf.touch(&keys)).await;
         }
+    }
+
+    /// How full the file system was when last looked at. Has a thread look again, if that is some time ago:
+    /// a file system that hangs holds up that thread and nobody who asks.
+    fn space(&self) -> Option<Space> {
+        if self.looked.is_old(Instant::now()) {
+            let (looked, shelf) = (Arc::clone(&self.looked), Arc::clone(&self.shelf));
+            // It fails if the adapter is closed.
+            if self.pool.run(Lane::Ask, move || looked.look(&shelf.base, Instant::now())).is_err() {
+                self.looked.give_up();
+            }
+        }
+        self.looked.space()
     }
 
     async fn run<T: Send + 'static>(
@@ -248,7 +266,7 @@ impl Adapter for Fs {
 
     fn usage(&self) -> Usage {
         let recovering = !*self.counted.borrow();
-        self.shelf.books().usage(recovering)
+        Usage { space: self.space(), ..self.shelf.books().usage(recovering) }
     }
 
     fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {

@@ -22,7 +22,7 @@ use crate::adapter::{Stored, Transfer, holds};
 use crate::books::{Books, Room};
 use crate::bounds::Bounds;
 use crate::error::{ErrorKind, L2Error, Retry};
-use crate::watch::Watch;
+use crate::watch::{Watch, Why};
 
 const STRIPES: usize = 256;
 
@@ -116,7 +116,7 @@ impl Shelf {
             Some(bytes) => self.books().put(&place.key, bytes),
             None => {
                 let was_known = self.books().remove(&place.key).is_some();
-                self.tell_removed(&place.key, was_known);
+                self.tell_removed(&place.key, was_known, Why::Gone);
             }
         }
         Ok(stored)
@@ -222,7 +222,7 @@ impl Shelf {
         match remove_if_there(&place.path) {
             Ok(_) => {
                 self.books().evicted(victim);
-                self.tell_removed(victim, true);
+                self.tell_removed(victim, true, Why::Evicted);
                 Ok(())
             }
             Err(error) => {
@@ -233,9 +233,9 @@ impl Shelf {
     }
 
     /// Under the object's stripe, so that nobody stores it anew before this is told.
-    fn tell_removed(&self, key: &ObjectKey, was_there: bool) {
+    fn tell_removed(&self, key: &ObjectKey, was_there: bool, why: Why) {
         if let Some(watch) = self.watch.get().filter(|_| was_there) {
-            watch.removed(key);
+            watch.removed(key, why);
         }
     }
 

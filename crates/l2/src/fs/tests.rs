@@ -8,6 +8,7 @@ use super::*;
 use crate::bounds::{Marks, SaltLimits};
 use crate::error::Retry;
 use crate::testing::{Bench, Directory, bytes, contents, key};
+use crate::watch::Why;
 
 fn config(path: &Path) -> FsConfig {
     FsConfig {
@@ -311,13 +312,13 @@ fn settings_that_lead_outside_are_refused() {
     }
 }
 
-/// The keys that it was told of.
+/// The keys that it was told of, and why.
 #[derive(Debug, Default)]
-struct Told(std::sync::Mutex<Vec<ObjectKey>>);
+struct Told(std::sync::Mutex<Vec<(ObjectKey, Why)>>);
 
 impl Watch for Told {
-    fn removed(&self, key: &ObjectKey) {
-        self.0.lock().unwrap().push(key.clone());
+    fn removed(&self, key: &ObjectKey, why: Why) {
+        self.0.lock().unwrap().push((key.clone(), why));
     }
 }
 
@@ -334,5 +335,5 @@ async fn whoever_watches_is_told_of_what_leaves() {
     assert!(files.lookup(vec![key(3), key(9)]).await.iter().all(|found| matches!(found, Ok(None))));
     // What its caller asked for, its caller knows.
     assert!(matches!(files.delete(vec![key(2)]).await[..], [Ok(true)]));
-    assert_eq!(*told.0.lock().unwrap(), [key(1), key(3)], "evicted, and found to be gone");
+    assert_eq!(*told.0.lock().unwrap(), [(key(1), Why::Evicted), (key(3), Why::Gone)]);
 }

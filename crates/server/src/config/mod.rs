@@ -7,6 +7,7 @@
 //! - [`l1`]: the arena, its leases and its eviction.
 //! - [`l2`]: the adapters of the second tier, parsed from their JSON.
 //! - [`frontend`]: everything an operator's tools see: HTTP, metrics, logs, the coordinator.
+//! - [`otlp`]: where metrics and traces are pushed to.
 //! - [`secret`]: values that must never be printed.
 //! - [`suggest`]: guesses what a misspelt name was meant to be.
 //!
@@ -16,6 +17,7 @@ pub mod frontend;
 mod json;
 pub mod l1;
 pub mod l2;
+pub mod otlp;
 mod reference;
 pub mod secret;
 pub mod suggest;
@@ -33,6 +35,7 @@ pub use frontend::{
 pub use json::SpecError;
 pub use l1::{EvictionConfig, EvictionPolicy, L1Config};
 pub use l2::{L2AdapterConfig, L2Config, PrefetchPolicy, StorePolicy};
+pub use otlp::OtlpConfig;
 pub use secret::Secret;
 
 /// One mebibyte, in bytes.
@@ -81,6 +84,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// What is counted, and where it can be scraped.
     pub metrics: MetricsConfig,
+    /// Where metrics and traces are pushed to, besides; `None`: nowhere.
+    pub otlp: Option<OtlpConfig>,
     /// What is logged, and how.
     pub logging: LoggingConfig,
     /// One JSON line for each lookup, written to files; `None` when off.
@@ -130,6 +135,7 @@ impl Default for Config {
             kv_event_log_records: 32_768,
             http: HttpConfig::default(),
             metrics: MetricsConfig::default(),
+            otlp: None,
             logging: LoggingConfig::default(),
             lookup_hash_log: None,
             state_dir: None,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::l2::{FsConfig, L2AdapterConfig, L2Backend};
 use super::secret::{REDACTED, redact};
-use super::{Config, EvictionConfig, GIB};
+use super::{Config, EvictionConfig, GIB, OtlpConfig};
 
 impl Config {
     /// The configuration in the reference's shape. Secrets are covered.
@@ -138,8 +138,9 @@ impl Config {
             "logging_enabled": self.logging.requests,
             "log_level": self.logging.level.name(),
             "log_format": self.logging.format.name(),
-            "tracing_enabled": false,
-            "otlp_endpoint": null,
+            "tracing_enabled": self.otlp.as_ref().is_some_and(|otlp| otlp.tracing),
+            "otlp_endpoint": self.otlp.as_ref().map(|otlp| &otlp.endpoint),
+            "otlp_service_name": self.otlp.as_ref().map(OtlpConfig::service_name),
             // Where metrics are to be found, which without a port of their own is the admin API's.
             "prometheus_port": self.metrics.prometheus_port.unwrap_or(self.http.port),
             "metrics_sample_rate": self.metrics.sample_rate,

@@ -5,20 +5,27 @@
 //! a gap in the numbers of the batches. A report whose answer did not come is sent again as it was; the
 //! coordinator knows it by its numbers.
 //!
+//! A registration may be one with a coordinator that has forgotten everything, or has gone back to a copy of
+//! what it once knew. So each but the first begins a new incarnation, which voids what it may still have of L1,
+//! and after each all that is there (`inventory`) is told anew, slowly.
+//!
 //! Calls block, so they are made on threads for blocking work; each ends by a deadline.
 
 mod client;
+mod inventory;
 mod reports;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use larder_store::events::ObjectEvent;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::client::{Client, Failure, Identity};
+use self::inventory::Inventory;
 use self::reports::{Compartment, Reports};
 use crate::state::State;
 
@@ -31,6 +38,12 @@ const EVENTS_PER_CALL: usize = 4096;
 /// Calls with events before anything else is looked at again.
 const CALLS_PER_FLUSH: usize = EVENTS_WAITING_MAX / EVENTS_PER_CALL;
 
+/// Object events that are read under the core's lock at once.
+const EVENTS_READ: usize = 512;
+
+/// Objects told anew in one flush, or a page more: a coordinator has other servers to listen to.
+const RETOLD_PER_FLUSH: usize = 8192;
+
 /// How the reporting stands, for metrics.
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -38,6 +51,7 @@ pub struct Standing {
     failures: AtomicU64,
     reported: AtomicU64,
     lost: AtomicU64,
+    retold: AtomicU64,
 }
 
 /// [`Standing`] at one moment.
@@ -51,6 +65,8 @@ pub struct Counts {
     pub reported: u64,
     /// Object events that it will never have.
     pub lost: u64,
+    /// Objects that it was told of anew, after a registration.
+    pub retold: u64,
 }
 
 impl Standing {
@@ -61,7 +77,14 @@ impl Standing {
             failures: self.failures.load(Ordering::Relaxed),
             reported: self.reported.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            retold: self.retold.load(Ordering::Relaxed),
         }
+    }
+
+    /// Of `events` object events, how many the coordinator has not been told of and might yet be.
+    pub(crate) fn untold(&self, events: u64) -> u64 {
+        let counts = self.counts();
+        events.saturating_sub(counts.reported + counts.lost)
     }
 }
 
@@ -90,8 +113,11 @@ impl Reporting {
             client: Arc::new(Client::new(url, identity)),
             reports: Reports::new(&state.config.instance_id, seconds_since_epoch() as u64),
             is_up: None,
+            has_registered: false,
             tells_capacity: false,
             cursor: 0,
+            inventory: None,
+            may_retell: 0,
             unanswered: None,
         };
         let (stop, stopped) = oneshot::channel();
@@ -112,6 +138,7 @@ impl Reporting {
 struct Unanswered {
     body: Arc<[u8]>,
     events: u64,
+    retold: u64,
 }
 
 struct Reporter {
@@ -120,15 +147,24 @@ struct Reporter {
     reports: Reports,
     /// Whether the last call was answered; `None` before the first.
     is_up: Option<bool>,
+    /// It was registered before.
+    has_registered: bool,
     /// The coordinator has to be told how large the tiers are.
     tells_capacity: bool,
     /// The last object event in a report.
     cursor: u64,
+    /// What is still to be told anew.
+    inventory: Option<Inventory>,
+    /// How much of it in this flush.
+    may_retell: usize,
     unanswered: Option<Unanswered>,
 }
 
 impl Reporter {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let state = self.state.clone();
+        let task = state.tasks.reporter.as_ref().expect("there is one if there is a coordinator");
+        let _running = task.begin();
         let every = |period: Duration| {
             let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,7 +179,10 @@ impl Reporter {
                 _ = beats.tick() => self.beat().await,
                 _ = flushes.tick(), if config.event_reporting => self.flush().await,
             }
+            task.woke(state.clock.now());
         }
+        // What was not told anew by now would be told of a server that is gone.
+        self.inventory = None;
         self.flush().await;
         if self.is_registered() && self.is_up == Some(true) {
             let _ = self.call(|client| client.deregister()).await;
@@ -161,7 +200,12 @@ impl Reporter {
         }
         if let Some(Ok(())) = self.call(|client| client.register()).await {
             self.set_registered(true);
-            self.tells_capacity = self.state.config.coordinator.event_reporting;
+            let reports = self.state.config.coordinator.event_reporting;
+            self.tells_capacity = reports;
+            self.inventory = reports.then(Inventory::new);
+            if std::mem::replace(&mut self.has_registered, true) {
+                self.reports.begin_anew(seconds_since_epoch() as u64);
+            }
         }
     }
 
@@ -170,46 +214,75 @@ impl Reporter {
         if !self.is_registered() || self.is_up == Some(false) {
             return;
         }
+        self.may_retell = RETOLD_PER_FLUSH;
         for _ in 0..CALLS_PER_FLUSH {
-            let Some(Unanswered { body, events }) = self.unanswered.take().or_else(|| self.next_report())
-            else {
-                return;
+            let waiting = match self.unanswered.take() {
+                Some(unanswered) => Some(unanswered),
+                None => self.next_report().await,
             };
-            let sent = body.clone();
-            match self.call(move |client| client.report(&sent)).await {
-                Some(Ok(())) => drop(self.state.reporting.reported.fetch_add(events, Ordering::Relaxed)),
+            let Some(report) = waiting else { return };
+            let sent = report.body.clone();
+            let answer = self.call(move |client| client.report(&sent)).await;
+            let standing = &self.state.reporting;
+            match answer {
+                Some(Ok(())) => {
+                    standing.reported.fetch_add(report.events, Ordering::Relaxed);
+                    standing.retold.fetch_add(report.retold, Ordering::Relaxed);
+                }
                 // It will not like it any better the next time.
                 Some(Err(Failure::Refused { .. })) => {
-                    self.state.reporting.lost.fetch_add(events, Ordering::Relaxed);
+                    standing.lost.fetch_add(report.events, Ordering::Relaxed);
                 }
                 _ => {
-                    self.unanswered = Some(Unanswered { body, events });
+                    self.unanswered = Some(report);
                     return;
                 }
             }
         }
     }
 
-    fn next_report(&mut self) -> Option<Unanswered> {
+    /// What there is to report next: sizes, what happened, and, when all of that is told, what is there.
+    async fn next_report(&mut self) -> Option<Unanswered> {
         let now = seconds_since_epoch();
         let capacity =
             if std::mem::take(&mut self.tells_capacity) { compartments(&self.state) } else { Vec::new() };
-        let page = self.state.core_for_report().object_events().after(self.cursor, EVENTS_PER_CALL);
+        let (mut told, mut events) = (Vec::new(), 0);
+        while told.len() < EVENTS_PER_CALL {
+            let happened = self.read_log();
+            if !happened.is_empty() {
+                events += happened.len() as u64;
+                told.extend(happened);
+                continue;
+            }
+            let Some(inventory) = self.inventory.as_mut().filter(|_| self.may_retell > 0) else { break };
+            match inventory.next(&self.state).await {
+                Some(page) => {
+                    self.may_retell = self.may_retell.saturating_sub(page.len());
+                    told.extend(page);
+                }
+                None => self.inventory = None,
+            }
+        }
+        if capacity.is_empty() && told.is_empty() {
+            return None;
+        }
+        let backends: Vec<_> = self.state.l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
+        let shared: Vec<bool> = self.state.config.l2.adapters.iter().map(|adapter| adapter.shared).collect();
+        let places: Vec<_> = backends.into_iter().zip(shared).collect();
+        let body = self.reports.body(&capacity, &told, &places, now);
+        Some(Unanswered { body: body.into(), events, retold: told.len() as u64 - events })
+    }
+
+    /// The next events of the core's log; none at its end.
+    fn read_log(&mut self) -> Vec<ObjectEvent> {
+        let page = self.state.core_for_report().object_events().after(self.cursor, EVENTS_READ);
         if page.lost {
             let first = page.records.first().map_or(page.next_cursor, |(number, _)| number - 1);
             self.state.reporting.lost.fetch_add(first.saturating_sub(self.cursor), Ordering::Relaxed);
             self.reports.skip();
         }
         self.cursor = page.next_cursor;
-        if capacity.is_empty() && page.records.is_empty() {
-            return None;
-        }
-        let backends: Vec<_> = self.state.l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
-        let shared: Vec<bool> = self.state.config.l2.adapters.iter().map(|adapter| adapter.shared).collect();
-        let places: Vec<_> = backends.into_iter().zip(shared).collect();
-        let events: Vec<_> = page.records.into_iter().map(|(_, event)| event).collect();
-        let body = self.reports.body(&capacity, &events, &places, now);
-        Some(Unanswered { body: body.into(), events: events.len() as u64 })
+        page.records.into_iter().map(|(_, event)| event).collect()
     }
 
     /// One call. `None` if it could not even be made. A change of whether it is answered is logged.

@@ -20,7 +20,7 @@ pub(super) struct Compartment {
 #[derive(Debug)]
 pub(super) struct Reports {
     instance_id: String,
-    /// Grows from one run of the server to the next.
+    /// Grows from one run of the server to the next, and from one registration to the next.
     incarnation: u64,
     last_seq: u64,
     last_revision: u64,
@@ -69,6 +69,14 @@ impl Reports {
     /// Nothing was reported yet.
     pub(super) fn new(instance_id: &str, incarnation: u64) -> Self {
         Self { instance_id: instance_id.to_owned(), incarnation, last_seq: 0, last_revision: 0 }
+    }
+
+    /// What was reported so far no longer counts, for its receiver may have lost some or all of it: a new
+    /// incarnation begins, as if the server had started at `now`, in seconds. What the receiver still has of L1
+    /// is void with the first batch of it; what was said of L2 stays.
+    pub(super) fn begin_anew(&mut self, now: u64) {
+        self.incarnation = now.max(self.incarnation + 1);
+        self.last_seq = 0;
     }
 
     /// Something will never be reported: a number is left out, which shows that.
@@ -230,6 +238,22 @@ mod tests {
         assert_eq!(found.iter().map(short).collect::<Vec<_>>(), expected);
         reports.skip();
         assert_eq!(batches(&mut reports, &[], &events[..1])[0]["seq"], 7, "6 is missing for ever");
+    }
+
+    #[test]
+    fn a_new_incarnation_is_above_all_before_it_and_counts_from_one() {
+        let mut reports = Reports::new("node-a", 100);
+        let stored = [event(Tier::L1, Change::Stored, 1)];
+        let mut next = |now: Option<u64>| {
+            now.into_iter().for_each(|now| reports.begin_anew(now));
+            let batch = batches(&mut reports, &[], &stored).remove(0);
+            (batch["incarnation"].as_u64(), batch["seq"].as_u64())
+        };
+        assert_eq!(next(None), (Some(100), Some(1)));
+        assert_eq!(next(Some(150)), (Some(150), Some(1)));
+        assert_eq!(next(None), (Some(150), Some(2)));
+        assert_eq!(next(Some(150)), (Some(151), Some(1)), "twice in a second");
+        assert_eq!(next(Some(90)), (Some(152), Some(1)), "a clock that was set back");
     }
 
     #[test]

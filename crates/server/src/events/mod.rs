@@ -312,8 +312,10 @@ impl Stream {
 
 /// Sends events for as long as it is polled. Sleeps while there is nothing to send.
 pub async fn publish(state: Arc<State>) {
+    let _running = state.tasks.publisher.begin();
     loop {
         state.events.work.notified().await;
+        state.tasks.publisher.woke(state.clock.now());
         // A core that has found a bug in itself has nothing to tell.
         if !state.is_sound() {
             return;

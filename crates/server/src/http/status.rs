@@ -265,6 +265,10 @@ fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapte
     if let Some(capacity) = usage.capacity_bytes {
         report["max_capacity_bytes"] = capacity.into();
     }
+    if let Some(space) = usage.space {
+        report["disk_free_bytes"] = space.free_bytes.into();
+        report["disk_size_bytes"] = space.size_bytes.into();
+    }
     let backend = state.config.l2.adapters.get(index as usize).map(|adapter| &adapter.backend);
     if let Some(files) = backend.and_then(L2Backend::files) {
         report["base_path"] = files.base_path.display().to_string().into();

@@ -20,7 +20,6 @@ pub(super) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -
     let threads: Vec<Value> = state
         .tasks
         .all()
-        .into_iter()
         .filter(|task| wanted.is_none_or(|level| task.level == level))
         .filter(|task| !only_running || task.is_running())
         .map(|task| task_json(&state, task))
@@ -30,7 +29,7 @@ pub(super) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -
 
 /// One of them.
 pub(super) async fn one(Shared(state): Shared<AppState>, Segment(name): Segment) -> Answer {
-    let task = state.tasks.all().into_iter().find(|task| task.name == name);
+    let task = state.tasks.all().find(|task| task.name == name);
     let task = task.ok_or_else(|| {
         Refusal::new(axum::http::StatusCode::NOT_FOUND, format!("Thread not found: {name}"))
     })?;
@@ -40,7 +39,7 @@ pub(super) async fn one(Shared(state): Shared<AppState>, Segment(name): Segment)
 /// Whether all of them run.
 pub(super) async fn health(Shared(state): Shared<AppState>) -> Response {
     let ended: Vec<&str> =
-        state.tasks.all().into_iter().filter(|task| !task.is_running()).map(|task| task.name).collect();
+        state.tasks.all().filter(|task| !task.is_running()).map(|task| task.name).collect();
     let body = json!({
         "healthy": ended.is_empty(), "unhealthy_count": ended.len(), "unhealthy_threads": ended,
     });
@@ -50,7 +49,7 @@ pub(super) async fn health(Shared(state): Shared<AppState>) -> Response {
 /// How many there are and run, in all and by level.
 pub(super) fn summary(state: &State) -> Value {
     let count = |wanted: Option<Level>| {
-        let tasks = state.tasks.all().into_iter().filter(|task| wanted.is_none_or(|l| task.level == l));
+        let tasks = state.tasks.all().filter(|task| wanted.is_none_or(|l| task.level == l));
         tasks.fold((0, 0), |(all, running), task| (all + 1, running + u32::from(task.is_running())))
     };
     let (all, running) = count(None);

@@ -18,6 +18,7 @@ use larder_store::l2::{AdapterDesc, AdapterId, Effect, IoId, IoItem, LookupId, T
 
 use crate::metrics::Batch;
 use crate::state::State;
+use crate::traces::LookupEnd;
 
 pub use self::open::{OpenError, open};
 pub use self::removals::Owner;
@@ -95,13 +96,6 @@ impl L2 {
         }
     }
 
-    /// Refuses new work and waits for the I/O that runs.
-    pub async fn close(&self) {
-        for adapter in &self.adapters {
-            adapter.close().await;
-        }
-    }
-
     fn get(&self, id: AdapterId) -> Arc<dyn Adapter> {
         self.adapters[id.0 as usize].clone()
     }
@@ -128,6 +122,12 @@ pub fn carry_out(state: &Arc<State>, effects: Vec<Effect>) {
                     let chunk_tokens = state.chains.chunk_tokens() as u64;
                     let requested = u64::from(report.requested_chunks);
                     state.metrics.lookup(&report.model, &report.salt, requested, hit, chunk_tokens);
+                }
+                if let Some(traces) = &state.traces {
+                    let requested_chunks = u64::from(report.requested_chunks);
+                    let looked = |hit| LookupEnd::Looked { requested_chunks, hit };
+                    let end = report.hit.as_ref().map_or(LookupEnd::Cancelled, looked);
+                    traces.lookup_ends(&report.request_id, end);
                 }
                 state.waiting.wake(&report.request_id);
             }

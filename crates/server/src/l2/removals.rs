@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use larder_l2::Watch;
+use larder_l2::{Watch, Why};
 use larder_store::l2::AdapterId;
 use larder_wire::object::ObjectKey;
 
@@ -34,11 +34,15 @@ impl Removals {
 }
 
 impl Watch for Removals {
-    fn removed(&self, key: &ObjectKey) {
+    fn removed(&self, key: &ObjectKey, why: Why) {
         if let Some(state) = self.owner.0.get().and_then(Weak::upgrade)
             && state.is_sound()
         {
-            state.core().l2_removed(state.clock.now(), self.adapter, std::slice::from_ref(key));
+            let (now, mut core) = (state.clock.now(), state.core());
+            match why {
+                Why::Evicted => core.l2_evicted(now, self.adapter, key),
+                Why::Gone => core.l2_removed(now, self.adapter, std::slice::from_ref(key)),
+            }
         }
     }
 }

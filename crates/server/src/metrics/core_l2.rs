@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use larder_l2::{Adapter, Circuit};
+use larder_l2::{Adapter, Circuit, Space};
 use larder_store::core::AdapterGauges;
 use larder_store::counters::AdapterCounters;
 use larder_store::l2::AdapterId;
@@ -14,11 +14,9 @@ use crate::state::State;
 pub(super) fn metrics(out: &mut Vec<Metric>, state: &State, snapshot: &Snapshot) {
     let adapters: Vec<(AdapterId, &Arc<dyn Adapter>)> = state.l2.adapters().collect();
     totals(out, snapshot);
-    let evicted = adapters.iter().map(|(_, adapter)| adapter.usage().evicted_objects).sum();
-    let name = "lmcache_mp_l2_evicted_objects_chunks_total";
-    out.push(counter(name, "Objects evicted from L2", "", evicted));
     by_name(out, &adapters, &snapshot.adapters);
     under_way(out, &adapters, &snapshot.adapters);
+    file_systems(out, &adapters);
     states(out, &state.config.l1.tag, adapters.len());
 }
 
@@ -65,6 +63,8 @@ fn totals(out: &mut Vec<Metric>, snapshot: &Snapshot) {
             c.l2_loaded
         }),
     ]);
+    let name = "lmcache_mp_l2_evicted_objects_chunks_total";
+    out.push(by_salt(name, "Objects evicted from L2", &[], salts, |c| c.l2_evicted));
     let l2 = &snapshot.counters.l2;
     out.extend([
         counter(
@@ -155,12 +155,34 @@ fn under_way(
     ];
     for (name, help, read) in rows {
         let sample = |(id, adapter): &(AdapterId, &Arc<dyn Adapter>)| {
-            let labels = labels(&[("l2_name", adapter.kind()), ("adapter_index", &id.0.to_string())]);
-            (labels, read(&counted[id.0 as usize].1) as f64)
+            (indexed(*id, &***adapter), read(&counted[id.0 as usize].1) as f64)
         };
         let samples = adapters.iter().map(sample).collect();
         out.push(Metric { name, help, kind: Kind::Gauge, samples });
     }
+}
+
+/// How full the file systems are: one sample for each adapter that has one, for two may share theirs.
+fn file_systems(out: &mut Vec<Metric>, adapters: &[(AdapterId, &Arc<dyn Adapter>)]) {
+    type Read = fn(&Space) -> u64;
+    let rows: [(&'static str, &'static str, Read); 2] = [
+        ("lmcache_mp_l2_disk_free_bytes", "Bytes free for us in an adapter's file system", |s| s.free_bytes),
+        ("lmcache_mp_l2_disk_size_bytes", "Size of an adapter's file system", |s| s.size_bytes),
+    ];
+    let spaces: Vec<(String, Space)> =
+        adapters.iter().filter_map(|(id, a)| Some((indexed(*id, &***a), a.usage().space?))).collect();
+    if spaces.is_empty() {
+        return;
+    }
+    for (name, help, read) in rows {
+        let samples = spaces.iter().map(|(labels, space)| (labels.clone(), read(space) as f64)).collect();
+        out.push(Metric { name, help, kind: Kind::Gauge, samples });
+    }
+}
+
+/// Labels that tell one adapter from every other.
+fn indexed(AdapterId(index): AdapterId, adapter: &dyn Adapter) -> String {
+    labels(&[("l2_name", adapter.kind()), ("adapter_index", &index.to_string())])
 }
 
 /// Adapters stay for as long as the server runs, so none is ever draining.

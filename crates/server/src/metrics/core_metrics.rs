@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use larder_store::Time;
 use larder_store::core::{AdapterGauges, Gauges};
 use larder_store::counters::{AdapterCounters, Counters, L1Counters};
 use larder_store::life::LifeStats;
@@ -10,6 +11,8 @@ use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
 
 use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process, whatif};
+use crate::config::OtlpConfig;
+use crate::config::otlp::SERVICE_NAME;
 use crate::state::State;
 
 /// One name with its samples.
@@ -41,6 +44,8 @@ pub(super) struct Snapshot {
     life: LifeStats,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
+    /// How long the oldest shares are held, and how long the oldest slots are being written.
+    locked_ms: (u64, u64),
 }
 
 impl Snapshot {
@@ -49,16 +54,19 @@ impl Snapshot {
         let now = state.clock.now().as_millis();
         let seen = core.workers().map(|(_, seen)| seen.as_millis()).min();
         let adapter = |(id, _)| (*core.adapter_counters(id), core.adapter_gauges(id));
+        let gauges = core.gauges();
+        let for_ms = |since: Option<Time>| since.map_or(0, |since| now.saturating_sub(since.as_millis()));
         Self {
             counters: *core.counters(),
             l1: *core.l1().counters(),
-            gauges: core.gauges(),
+            gauges,
             tally: core.l1().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
             events: core.chunk_events().len(),
             life: core.l1().life().clone(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
+            locked_ms: (for_ms(gauges.reading_since), for_ms(gauges.writing_since)),
         }
     }
 }
@@ -70,6 +78,7 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     let tag = &state.config.l1.tag;
     l1_metrics(&mut out, tag, &snapshot);
     out.push(life::premature_evictions(&snapshot.life, tag));
+    out.push(life::rereads(&snapshot.life));
     request_metrics(&mut out, &snapshot.counters);
     failure_metrics(&mut out, &snapshot.tally.models);
     holder_metrics(&mut out, &snapshot);
@@ -78,6 +87,8 @@ pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
     whatif::metrics(&mut out, state);
     event_metrics(&mut out, state, snapshot.events);
     coordinator_metrics(&mut out, state);
+    #[cfg(feature = "otel")]
+    otlp_metrics(&mut out, state);
     server_metrics(&mut out, state);
     constants(&mut out);
     process::metrics(&mut out);
@@ -182,6 +193,18 @@ fn l1_metrics(out: &mut Vec<Metric>, tag: &str, snapshot: &Snapshot) {
             "Objects removed from L1 whose memory somebody may still use",
             &tagged,
             usage.unlinked_objects as f64,
+        ),
+        gauge(
+            "lmcache_mp_l1_oldest_read_lock_seconds",
+            "How long the lookup, retrieve or peer that has held objects longest has done so; 0 without one",
+            &tagged,
+            snapshot.locked_ms.0 as f64 / 1000.0,
+        ),
+        gauge(
+            "lmcache_mp_l1_oldest_write_lock_seconds",
+            "How long the oldest slots that a worker fills, or may still be filling, are reserved; 0 without any",
+            &tagged,
+            snapshot.locked_ms.1 as f64 / 1000.0,
         ),
     ]);
 }
@@ -347,8 +370,31 @@ fn coordinator_metrics(out: &mut Vec<Metric>, state: &State) {
         ("lmcache_mp_coordinator_failures_total", "Calls that it did not answer or refused", counts.failures),
         ("lmcache_mp_coordinator_reported_events_total", "Object events that it has", counts.reported),
         ("lmcache_mp_coordinator_lost_events_total", "Object events that it will never have", counts.lost),
+        (
+            "lmcache_mp_coordinator_retold_objects_total",
+            "Objects that it was told of anew, after a registration",
+            counts.retold,
+        ),
     ] {
         out.push(counter(name, help, "", value));
+    }
+}
+
+#[cfg(feature = "otel")]
+fn otlp_metrics(out: &mut Vec<Metric>, state: &State) {
+    if state.config.otlp.is_none() {
+        return;
+    }
+    let counts = state.otlp.counts();
+    let help = "Whether the collector of --otlp-endpoint answers";
+    out.push(gauge("lmcache_mp_otlp_up", help, "", f64::from(u8::from(counts.is_up))));
+    let name = "lmcache_mp_otlp_failures_total";
+    out.push(counter(name, "Pushes that it did not answer or refused", "", counts.failures));
+    if let Some(traces) = &state.traces {
+        let name = "lmcache_mp_otlp_exported_spans_total";
+        out.push(counter(name, "Spans that it has", "", counts.spans));
+        let name = "lmcache_mp_otlp_dropped_spans_total";
+        out.push(counter(name, "Spans that it will never have", "", traces.dropped()));
     }
 }
 
@@ -360,6 +406,13 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
         let name = "lmcache_mp_recording_dropped_total";
         out.push(counter(name, "Lines lost because it could not keep up", "", dropped));
     }
+    if let Some(log) = &state.lookup_log {
+        let (written, dropped) = log.lines();
+        let name = "lmcache_mp_lookup_log_lines_total";
+        out.push(counter(name, "Lines written to --lookup-hash-log-dir", "", written));
+        let name = "lmcache_mp_lookup_log_dropped_total";
+        out.push(counter(name, "Lines lost because the disk failed or could not keep up", "", dropped));
+    }
     let committed = state.arena.populated() as f64;
     out.push(gauge("lmcache_mp_l1_committed_bytes", "Bytes of L1 that are backed by memory", "", committed));
     let build =
@@ -367,7 +420,8 @@ fn server_metrics(out: &mut Vec<Metric>, state: &State) {
     out.push(gauge("lmcache_mp_build_info", "Version of the server", &labels(&build), 1.0));
     let hash = labels(&[("hash", state.metrics.config_hash.as_str())]);
     out.push(gauge("lmcache_mp_config_info", "The configuration", &hash, 1.0));
-    let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", "larder")];
+    let name = state.config.otlp.as_ref().map_or(SERVICE_NAME, OtlpConfig::service_name);
+    let target = [("service_instance_id", state.config.instance_id.as_str()), ("service_name", name)];
     out.push(gauge("target_info", "Who is scraped", &labels(&target), 1.0));
 }
 

@@ -41,6 +41,15 @@ pub(super) fn premature_evictions(life: &LifeStats, tag: &str) -> Metric {
     )
 }
 
+pub(super) fn rereads(life: &LifeStats) -> Metric {
+    counter(
+        "lmcache_mp_l2_reread_chunks_total",
+        "Chunks that came back while it was remembered that they were loaded and went with their last reader",
+        "",
+        life.rereads,
+    )
+}
+
 pub(super) fn distributions(life: &LifeStats, tag: &str) -> Vec<Distribution> {
     let tagged = |name, help, of| Distribution {
         name,

@@ -10,6 +10,8 @@ mod copies;
 mod core_l2;
 mod core_metrics;
 mod exposition;
+#[cfg(feature = "otel")]
+pub(crate) mod families;
 mod latency;
 mod life;
 mod process;
@@ -54,7 +56,7 @@ const INSTANCE_LABEL: &str = "service_instance_id";
 const OTHERS: &str = "(other)";
 
 /// Where workers copy to and from. There is only one such place so far.
-const DEVICE: &str = "cpu";
+pub(crate) const DEVICE: &str = "cpu";
 
 /// Operations whose durations are in the first scrape; those of the others come with the first request.
 const EVERYDAY: [Operation; 10] = [

@@ -30,7 +30,7 @@ pub enum EarlyExit {
 }
 
 impl EarlyExit {
-    const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::NoWorker => "no_gpu_context",
             Self::NoChunk => "empty_chunk_hashes",

@@ -8,6 +8,7 @@ use super::Answer;
 use super::transfer::Transfer;
 use crate::metrics::Direction;
 use crate::state::State;
+use crate::traces::Copied;
 
 /// A worker has read its slots, or given up. True in every case: there is nothing it could do about
 /// anything else.
@@ -23,6 +24,8 @@ pub(super) fn commit(state: &State, spec: &TransferSpec<'_>) {
     let mut core = state.core();
     let before = *core.counters();
     if !core.commit_retrieve(now, spec) {
+        drop(core);
+        traced(state, spec, None);
         return;
     }
     let after = *core.counters();
@@ -33,4 +36,11 @@ pub(super) fn commit(state: &State, spec: &TransferSpec<'_>) {
     let objects = after.retrieved_objects - before.retrieved_objects;
     let bytes = after.retrieved_bytes - before.retrieved_bytes;
     state.metrics.copied(Direction::Retrieve, spec, (objects, bytes));
+    traced(state, spec, Some(Copied { objects, bytes }));
+}
+
+fn traced(state: &State, spec: &TransferSpec<'_>, copied: Option<Copied>) {
+    if let Some(traces) = &state.traces {
+        traces.copy_ends(Direction::Retrieve, spec, copied);
+    }
 }

@@ -11,5 +11,9 @@ pub(super) fn serve(state: &State, request_id: &str) -> Answer {
         recorder.end(now, request_id, core.hit(request_id));
     }
     core.end_session(now, request_id);
+    drop(core);
+    if let Some(traces) = &state.traces {
+        traces.request_ends(request_id);
+    }
     Ok(Response::Nil)
 }

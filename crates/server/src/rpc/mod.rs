@@ -200,6 +200,9 @@ impl Service for Rpc {
         if self.state.is_sound() {
             self.state.events.gone(&self.state, peer);
             self.state.core().connection_lost(self.state.clock.now(), connection(peer));
+            if let Some(traces) = &self.state.traces {
+                traces.connection_lost(connection(peer));
+            }
         }
     }
 }

@@ -9,16 +9,21 @@ use super::transfer::{Transfer, wire_slot};
 use super::{Answer, Failure, commit_retrieve};
 use crate::metrics::Direction;
 use crate::state::State;
+use crate::traces::UnixTime;
 
 /// Tells a worker where the chunks of a hit lie, and holds them until it commits. A worker without a
 /// common arena gets the bytes.
 pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+    let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     let transfer = Transfer::new(state, connection, key, instance)?;
     let spec = transfer.spec();
     let Some(slots) = state.core().prepare_retrieve(state.clock.now(), &spec)? else {
         return Ok(Response::RetrievePlan(RetrievePlan::Missing));
     };
     state.metrics.copy_begins(Direction::Retrieve, &spec);
+    if let Some((traces, at)) = traced {
+        traces.copy_begins(at, Direction::Retrieve, &spec);
+    }
     if state.arena.name().is_some() {
         return Ok(Response::RetrievePlan(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())));
     }

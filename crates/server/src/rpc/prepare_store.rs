@@ -8,15 +8,20 @@ use super::transfer::{Transfer, wire_slot};
 use super::{Answer, Failure};
 use crate::metrics::Direction;
 use crate::state::State;
+use crate::traces::UnixTime;
 
 /// Reserves slots for the chunks that are not cached yet. A worker without a common arena is told to
 /// send the bytes instead.
 pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+    let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     let transfer = Transfer::new(state, connection, key, instance)?;
     if state.arena.name().is_none() {
         return Ok(Response::StorePlan(StorePlan::Pickle));
     }
     let prepared = reserve(state, &transfer, transfer.start, transfer.end)?;
+    if let Some((traces, at)) = traced.filter(|_| !prepared.slots.is_empty()) {
+        traces.copy_begins(at, Direction::Store, &transfer.spec());
+    }
     Ok(Response::StorePlan(StorePlan::Slots {
         slots: prepared.slots.iter().map(wire_slot).collect(),
         chunk_indices: prepared.chunks.iter().map(|i| u64::from(*i)).collect(),

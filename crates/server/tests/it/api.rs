@@ -113,9 +113,9 @@ async fn a_lookup_that_waits_for_l2_is_named() {
 #[tokio::test]
 async fn background_tasks_are_shown_as_periodic_threads() {
     let server = TestServer::start(config()).await;
-    server.until("both run", |state| state.tasks.all().iter().all(|task| task.is_running())).await;
+    server.until("all run", |state| state.tasks.all().all(|task| task.is_running())).await;
     let (_, all) = json(&server, "GET", "/periodic-threads", Value::Null).await;
-    assert_eq!(all["summary"]["running_count"], 2, "{all}");
+    assert_eq!(all["summary"]["running_count"], 3, "{all}");
     assert_eq!(all["summary"]["by_level"]["critical"], json!({"total": 1, "running": 1, "active": 1}));
     let (_, critical) =
         json(&server, "GET", "/periodic-threads?level=critical&running_only=true", Value::Null).await;
@@ -132,7 +132,7 @@ async fn background_tasks_are_shown_as_periodic_threads() {
         assert_eq!(json(&server, "GET", path, Value::Null).await, (code, refusal));
     }
     let status = json(&server, "GET", "/status", Value::Null).await.1;
-    assert_eq!(status["periodic_threads"]["active_count"], 2);
+    assert_eq!(status["periodic_threads"]["active_count"], 3);
     server.stop().await;
 }
 

@@ -1,13 +1,18 @@
 //! The whole server in this process, over real sockets.
 
 mod api;
+mod coordinator;
 mod dashboard;
 mod events;
 mod http;
+mod lookup_log;
 mod metrics;
+#[cfg(feature = "otel")]
+mod otlp;
 mod page;
 mod quotas;
 mod record;
+mod refusals;
 mod serve;
 mod support;
 mod whatif;

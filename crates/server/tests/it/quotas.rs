@@ -172,6 +172,11 @@ async fn a_quota_holds_in_l2() {
     let (_, answer) = call(&server, "GET", "/quota", "").await;
     assert_eq!(bytes(&answer["users"]["a"]["current_usage_gb"]), 3 * FILE);
     assert_eq!(server.state.core().gauges().l1.resident_objects, 10, "L1 has another policy");
+    let (_, scrape) = server.get("/metrics").await;
+    for (salt, evicted) in [("a", 2), ("b", 4)] {
+        let line = format!("lmcache_mp_l2_evicted_objects_chunks_total{{cache_salt=\"{salt}\"}} {evicted}");
+        assert!(scrape.lines().any(|found| found == line), "{line}");
+    }
     assert_eq!(CHUNK, 16, "the sizes above are those of its chunks");
     server.stop().await;
 }

@@ -370,14 +370,18 @@ impl Model {
 
     /// A temporary object that a policy keeps when it is hit.
     pub(crate) fn keep_hit(&mut self, uid: Uid) {
-        if self.allocs[uid].origin.is_some() && self.retains() {
+        if self.allocs[uid].origin.is_some() && self.retains(self.allocs[uid].key) {
             self.promote(uid);
         }
     }
 
-    /// Whether the policy keeps what is loaded.
-    pub(crate) fn retains(&self) -> bool {
-        self.prefetch == PrefetchKind::Retain
+    /// Whether the policy keeps an object that is loaded.
+    pub(crate) fn retains(&self, key: Key) -> bool {
+        match self.prefetch {
+            PrefetchKind::Default => false,
+            PrefetchKind::Retain => true,
+            PrefetchKind::Adaptive => self.kept.as_ref().is_none_or(|kept| kept.contains(&key.chunk)),
+        }
     }
 
     /// Somebody wants the object to stay. Says whether that is news.

@@ -203,9 +203,9 @@ impl Model {
     /// What was done for later rows before memory ended or somebody was in the way, as far as it left
     /// traces.
     fn follow_column(&mut self, job: &Job, from: usize, column: usize, view: &View<'_>) {
-        let stays = matches!(job.owner, Owner::Warm(_)) || self.retains();
         for row in from..job.ranks.len() {
             let key = job.key(row, column);
+            let stays = matches!(job.owner, Owner::Warm(_)) || self.retains(key);
             let Some(uid) = self.linked(key) else { continue };
             let alloc = self.allocs[uid];
             let staged = alloc.state == State::Staged;
@@ -246,7 +246,7 @@ impl Model {
         new: &mut Vec<Uid>,
     ) -> Result<(), Stop> {
         let key = job.key(row, column);
-        let stays = matches!(job.owner, Owner::Warm(_)) || self.retains();
+        let stays = matches!(job.owner, Owner::Warm(_)) || self.retains(key);
         if self.is_contended(job, row, column) {
             return Err(Stop::Contended);
         }

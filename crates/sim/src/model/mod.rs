@@ -265,6 +265,8 @@ pub struct Model {
     pub default_limit: Option<u64>,
     /// Whether what is loaded stays, from now on.
     pub prefetch: PrefetchKind,
+    /// Chunks that would stay by what the core has learned, if it learns: that is for it to choose.
+    pub kept: Option<BTreeSet<ChunkKey>>,
     /// Whether what is stored leaves L1, from now on.
     pub store: StoreKind,
     pub(crate) jobs: BTreeMap<u64, Job>,
@@ -324,6 +326,7 @@ impl Model {
             limits: BTreeMap::new(),
             default_limit: None,
             prefetch,
+            kept: None,
             store,
             jobs: BTreeMap::new(),
             questions: BTreeMap::new(),

@@ -99,6 +99,8 @@ impl Model {
     pub fn connection_lost(&mut self, now: Millis, connection: u64) {
         while let Some(i) = self.sessions.iter().position(|s| s.owner == connection) {
             self.close_session(i);
+            // One after the other: what a later one lets go is warmer.
+            self.settle();
         }
         self.peers.retain(|p| p.owner != connection);
         self.abandon(now, |t| t.connection == connection);

@@ -2,11 +2,6 @@
 
 use larder_store::policy::{PrefetchKind, StoreKind};
 
-/// The prefetch policies whose answers the model beside the core can foretell.
-pub const PREFETCH_FORETOLD: [PrefetchKind; 2] = [PrefetchKind::Default, PrefetchKind::Retain];
-/// The same for store policies.
-pub const STORE_FORETOLD: [StoreKind; 2] = [StoreKind::Default, StoreKind::SkipL1];
-
 use super::Millis;
 use crate::rng::Rng;
 
@@ -89,8 +84,8 @@ impl L2 {
         let adapters = rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 2, 3]);
         Self {
             adapters: (0..adapters).map(|_| AdapterSpec::draw(rng, pace)).collect(),
-            prefetch: rng.pick(&PREFETCH_FORETOLD),
-            store: if rng.chance(70) { StoreKind::Default } else { rng.pick(&STORE_FORETOLD) },
+            prefetch: rng.pick(PrefetchKind::ALL),
+            store: if rng.chance(60) { StoreKind::Default } else { rng.pick(StoreKind::ALL) },
             load_deadline: pace * rng.pick(&[2, 10, 10, 40, 200]),
             jobs: rng.pick(&[1, 2, 8, 8]),
             load_bytes: rng.pick(&[1, 1 << 10, 1 << 14, u64::MAX, u64::MAX]),

@@ -236,6 +236,8 @@ impl World {
             }
         }
         self.ios[index].at = end;
+        // An adapter opens an object once: one that is there only later is no part of this load.
+        self.ios[index].fails |= write && !good;
     }
 
     /// The object gets its name; or it is left torn, or as it was.

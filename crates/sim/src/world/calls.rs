@@ -118,6 +118,7 @@ impl World {
             readers: call.readers,
         };
         let hit = self.core.lookup(self.time(), &spec).map(|hit| hit.chunks);
+        self.learn();
         let expected = self.model.lookup(self.now, call);
         let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
         self.agree(number(hit), number(expected), "hit");

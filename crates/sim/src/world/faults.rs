@@ -1,13 +1,14 @@
 //! What misbehaving clients, networks and operators do.
 
 use larder_store::Core;
+use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_wire::object::KvRank;
 
 use super::calls::Context;
 use super::events::Follower;
 use super::{Event, PeerRequest, World};
 use crate::model::{ChunkKey, Key, Name, WarmCall};
-use crate::scenario::{Fault, PREFETCH_FORETOLD, STORE_FORETOLD};
+use crate::scenario::Fault;
 
 impl World {
     pub(super) fn on_fault(&mut self) {
@@ -62,7 +63,7 @@ impl World {
                 self.change_quota(salt, limit);
             }
             Fault::Policy => {
-                let (prefetch, store) = (self.rng.pick(&PREFETCH_FORETOLD), self.rng.pick(&STORE_FORETOLD));
+                let (prefetch, store) = (self.rng.pick(PrefetchKind::ALL), self.rng.pick(StoreKind::ALL));
                 self.choose_policies(prefetch, store);
             }
             Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}
@@ -187,6 +188,7 @@ impl World {
         self.core = Core::new(World::config(&self.scenario));
         self.follower = Follower::new(&mut self.core);
         self.model = self.model.restarted();
+        self.learn();
         self.memory.fill(u64::MAX - 2);
         self.pages = self.scenario.capacity / self.scenario.page;
         self.peers.clear();

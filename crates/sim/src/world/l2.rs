@@ -1,13 +1,16 @@
 //! What the core wants done outside, and what it is told of it.
 
+use std::collections::BTreeSet;
+
 use larder_store::l2::{AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
+use larder_store::policy::reuse::object_digest;
 use larder_store::policy::{PrefetchKind, StoreKind};
 use larder_store::prefetch::plan::Fetch;
 use larder_store::prefetch::{LookupReport, WarmSpec, WarmStatus};
-use larder_wire::object::ObjectKey;
+use larder_wire::object::{KvRank, ObjectKey};
 
 use super::World;
-use crate::model::{Expected, Key, Uid, View, WarmCall};
+use crate::model::{ChunkKey, Expected, Key, Uid, View, WarmCall};
 use crate::trace::Call;
 
 impl World {
@@ -195,6 +198,24 @@ impl World {
         let status = self.core.warm_status(self.time(), id);
         assert_eq!(status, self.model.warm_status(id), "how a warm-up stands");
         self.conclude();
+    }
+
+    /// What the core has learned now: the model beside it does not, and takes its word for which chunks
+    /// are worth keeping. Only a lookup teaches it, and when that has been looked up decides by it.
+    pub(super) fn learn(&mut self) {
+        let Some(reuse) = self.core.l1().reuse() else { return };
+        let universe = &self.scenario.universe;
+        let chunks = (0..universe.models.len() as u8).flat_map(|model| {
+            (0..universe.salts.len() as u8).flat_map(move |salt| {
+                (0..universe.nodes.len() as u16).map(move |node| ChunkKey { model, salt, node })
+            })
+        });
+        let key = |chunk| Key { chunk, rank: KvRank::new(1, 0) };
+        let kept = |chunk: &ChunkKey| reuse.keeps(object_digest(&self.object_keys(&[key(*chunk)])[0]));
+        let all = universe.models.len() * universe.salts.len() * universe.nodes.len();
+        let kept: BTreeSet<ChunkKey> = chunks.filter(kept).collect();
+        self.seen.learned_otherwise += u64::from(kept.len() < all);
+        self.model.kept = Some(kept);
     }
 
     /// What has been planned or queued keeps to what was true then.

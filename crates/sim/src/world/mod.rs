@@ -158,6 +158,8 @@ pub struct Seen {
     pub queries_pending: u64,
     /// Objects that warm-ups loaded.
     pub warm_objects: u64,
+    /// Lookups after which the core would not have kept all that is loaded, where it learns.
+    pub learned_otherwise: u64,
     /// Deaths of the server.
     pub server_crashes: u64,
     /// Stores to L2 tried again.
@@ -285,6 +287,7 @@ impl World {
     /// # Panics
     /// If the core does anything that it should not.
     pub fn run(&mut self) {
+        self.learn();
         self.start();
         while self.calls < self.scenario.calls {
             let Some(Reverse((at, _, event))) = self.queue.peek().copied() else { break };

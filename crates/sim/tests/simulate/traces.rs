@@ -77,6 +77,19 @@ fn on_real_traces_both_ways_of_serving_count_the_same() {
 }
 
 #[test]
+fn prompts_of_two_tenants_share_nothing_in_a_lookup_log_that_tells_them_apart() {
+    let line = |salt: &str| {
+        format!(
+            r#"{{"timestamp":1.5,"model_name":"m"{salt},"chunk_size":16,"seq_len":40,"dtypes":["bfloat16"],"shapes":[[2,16,12]],"chunk_hashes":["0xaa","0xbb"]}}"#
+        )
+    };
+    let (a, b, none) = (line(r#","cache_salt":"a""#), line(r#","cache_salt":"b""#), line(""));
+    let trace = read_text("tenants", &format!("{a}\n{b}\n{a}\n{none}\n")).unwrap();
+    assert_eq!((trace.requests().len(), trace.unique_chunks(), trace.chunk_accesses()), (4, 6, 8));
+    assert_eq!(trace.chunk_bytes, Some(2 * 16 * 12 * 2));
+}
+
+#[test]
 fn only_whole_chunks_count() {
     let line =
         r#"{"timestamp": 27482, "input_length": 1300, "output_length": 1, "hash_ids": [46, 47, 2366]}"#;

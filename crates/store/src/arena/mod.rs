@@ -85,7 +85,7 @@ pub struct OutOfRange {
     pub size: u64,
 }
 
-/// The memory of L1. The segment's name is free again once the arena is dropped.
+/// The memory of L1. The segment's name is free again once the arena is dropped, or [before](Arena::free_name).
 #[derive(Debug)]
 pub struct Arena {
     mapping: Mapping,
@@ -148,6 +148,14 @@ impl Arena {
     /// The name workers map the arena by, without a leading slash. `None` if it is private.
     pub fn name(&self) -> Option<&str> {
         self.segment.as_ref().map(Segment::name)
+    }
+
+    /// Frees the segment's name, as dropping the arena does, while the memory is still in use. Doing it again
+    /// does nothing.
+    pub fn free_name(&self) {
+        if let Some(segment) = &self.segment {
+            segment.free_name();
+        }
     }
 
     /// Size in bytes.

@@ -62,6 +62,19 @@ impl Region {
         self.arena.read(self.offset, bytes)
     }
 
+    /// Copies the bytes from `at` on to `bytes`, as many as fit or are there. Returns how many; 0 at the
+    /// end.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] if `at` lies behind the end.
+    pub fn copy_part(&self, at: u64, bytes: &mut [u8]) -> Result<usize, OutOfRange> {
+        let rest = self.len.checked_sub(at);
+        let rest = rest.ok_or(OutOfRange { offset: at, len: bytes.len() as u64, size: self.len })?;
+        let len = usize::try_from(rest).map_or(bytes.len(), |rest| rest.min(bytes.len()));
+        self.arena.read(self.offset + at, &mut bytes[..len])?;
+        Ok(len)
+    }
+
     /// Reads from `file` at `file_offset` into the region from its byte `at` on, in one system call.
     /// Returns how many bytes were read; 0 at the end of the file.
     ///

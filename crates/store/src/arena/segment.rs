@@ -74,6 +74,14 @@ impl Segment {
         Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
+    /// Removes the name. The memory stays for as long as anybody maps it.
+    pub(super) fn free_name(&self) {
+        // Only if it is still ours: an operator may have removed it and started another server.
+        if is_at(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
     fn check_space(&self, need: u64) -> Result<(), ArenaError> {
         let stat = rustix::fs::fstatvfs(&self.file).map_err(|e| ArenaError::System {
             action: "measure /dev/shm",
@@ -91,10 +99,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // Only if it is still ours: an operator may have removed it and started another server.
-        if is_at(&self.file, &self.path) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.free_name();
     }
 }
 

@@ -50,7 +50,7 @@ const CHANCES: u32 = 256;
 /// Of one prompt so many chunks are looked at, from its start.
 const PROMPT_KEYS_MAX: usize = KEYS_MAX / 4;
 /// Chunks for shadows to look at in a second, on average; where there are more, the rate is halved.
-pub const STEPS_PER_SECOND: u64 = 30_000;
+pub const STEPS_PER_SECOND: u64 = 20_000;
 /// The same in all that may be ahead of that average.
 const STEPS_AHEAD_MAX: u64 = 60 * STEPS_PER_SECOND;
 /// No sample is thinner than a half to the power of this.

@@ -318,3 +318,34 @@ fn sessions_are_bounded_and_the_oldest_goes_first() {
     assert_eq!(rig.prepare_retrieve(&worker(1, "r0"), &p, 0, 2), None, "the oldest is over");
     rig.prepare_retrieve(&worker(1, "r1"), &p, 0, 2).expect("the next is not");
 }
+
+/// What a scrape tells of the oldest lock: the holder's age, whoever has come and gone since.
+#[test]
+fn the_oldest_holder_is_known_by_when_it_began() {
+    let since = |rig: &Rig| {
+        let gauges = rig.core.gauges();
+        (gauges.reading_since.map(Time::as_millis), gauges.writing_since.map(Time::as_millis))
+    };
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    assert_eq!(since(&rig), (None, None));
+    rig.wait(10);
+    rig.lookup(&worker(1, "first"), &p, 1);
+    rig.prepare(&worker(1, "s"), &prompt(2, 1), 0, 1);
+    rig.wait(10);
+    rig.lookup(&worker(1, "second"), &p, 1);
+    rig.prepare(&worker(1, "s"), &prompt(3, 1), 0, 1);
+    rig.wait(10);
+    assert_eq!(since(&rig), (Some(10), Some(10)));
+    rig.prepare_retrieve(&worker(1, "first"), &p, 0, 2).expect("held");
+    assert_eq!(since(&rig), (Some(20), Some(10)), "the retrieve has held its shares for no time yet");
+    rig.commit(&worker(1, "s"), &prompt(2, 1), 0, 1);
+    rig.free("second", 0, 1);
+    assert_eq!(since(&rig), (Some(20), Some(20)), "it still holds a chunk");
+    rig.free("second", 0, 2);
+    assert_eq!(since(&rig), (Some(30), Some(20)));
+    rig.abort(&worker(1, "s"), &prompt(3, 1), 0, 1);
+    rig.wait(READ_TTL);
+    assert_eq!(since(&rig), (None, None), "the retrieve has run out");
+}

@@ -5,7 +5,7 @@ use crate::bounds::Bounds;
 use crate::fs::{Fs, FsConfig};
 use crate::layers::fault::{Fault, FaultConfig};
 use crate::mock::{Mock, MockConfig};
-use crate::testing::{Bench, Directory, key};
+use crate::testing::{Bench, Directory, contents, key};
 
 fn files(directory: &Directory) -> Arc<dyn Adapter> {
     let base_path = directory.path().to_owned();
@@ -83,7 +83,7 @@ async fn no_flipped_bit_passes() {
     let regions: Vec<_> = blanks.iter().map(|blank| blank.region.clone()).collect();
     let loaded = adapter.load(blanks).await;
     for (n, (result, region)) in loaded.iter().zip(&regions).enumerate() {
-        let whole = crate::testing::contents(region) == crate::testing::bytes(n as u64, 300);
+        let whole = contents(region) == crate::testing::bytes(n as u64, 300);
         assert_eq!(result.is_ok(), whole, "object {n}");
     }
     assert!(loaded.iter().any(Result::is_err) && loaded.iter().any(Result::is_ok));
@@ -117,4 +117,14 @@ async fn a_load_waits_for_the_store_of_its_object() {
     assert_eq!(fault.calls(), 1, "the load has not come to the backend");
     assert!(store.await[0].is_ok());
     assert!(load.await[0].is_ok());
+}
+
+#[test]
+fn a_checksum_taken_in_pieces_is_that_of_the_whole() {
+    let bench = Bench::new(1 << 20);
+    for len in [0, 1, PIECE_BYTES as u64, 3 * PIECE_BYTES as u64 - 1] {
+        let region = bench.object(7, len).region;
+        let bytes = contents(&region);
+        assert_eq!(sum(&region).unwrap()[..], blake3::hash(&bytes).as_bytes()[..16], "{len} bytes");
+    }
 }

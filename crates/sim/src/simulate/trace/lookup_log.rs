@@ -1,7 +1,8 @@
 //! LMCache's lookup-hash logs: one JSON object per lookup, with the hashes of its whole chunks.
 //!
 //! LMCache writes them into a directory as `lookup_hashes_*.jsonl`, several processes into several
-//! files; a directory is read as one log, in the order of the lookups' times.
+//! files; a directory is read as one log, in the order of the lookups' times. `larder server` writes the same
+//! lines, with the isolation domain besides.
 
 use std::io::BufRead;
 
@@ -9,6 +10,7 @@ use larder_wire::object::ChunkHash;
 use serde::Deserialize;
 
 use super::file::{Lines, ReadError};
+use super::recording::salted;
 use super::{Builder, Trace};
 
 /// One lookup.
@@ -18,6 +20,9 @@ pub(super) struct Line {
     timestamp: f64,
     #[serde(default)]
     model_name: String,
+    /// LMCache does not tell it; we do.
+    #[serde(default)]
+    cache_salt: String,
     chunk_size: u32,
     seq_len: u64,
     #[serde(default)]
@@ -76,6 +81,7 @@ pub(super) fn trace(
     for line in &all {
         let hashes: Option<Vec<ChunkHash>> = line.chunk_hashes.iter().map(|text| hash(text)).collect();
         let hashes = hashes.ok_or_else(|| ReadError::Content("has a chunk hash that is none".to_owned()))?;
+        let hashes = salted(hashes, &line.cache_salt);
         // Only whole chunks are ever kept; a log may name a partial last one.
         let whole = (line.seq_len / u64::from(chunk_tokens)) as usize;
         let at_ms = ((line.timestamp - start) * 1000.0).max(0.0) as u64;

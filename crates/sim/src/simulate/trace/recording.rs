@@ -186,7 +186,7 @@ impl Reading<'_> {
 }
 
 /// Names for the chunks of an isolation domain: equal prompts of two domains share nothing.
-fn salted(mut hashes: Vec<ChunkHash>, salt: &str) -> Vec<ChunkHash> {
+pub(super) fn salted(mut hashes: Vec<ChunkHash>, salt: &str) -> Vec<ChunkHash> {
     if !salt.is_empty() {
         let mask = digest(&salt.bytes().fold(0, |sum: u64, byte| {
             (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
