@@ -37,3 +37,19 @@ apt_install() {
   $root apt-get update -qq
   $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null
 }
+
+# apt_unpack PACKAGE DIRECTORY: unpack the distribution's PACKAGE without installing it. Needs no root, and
+# leaves the machine's own lists of packages alone: a fresh machine has none, or old ones.
+apt_unpack() {
+  local package=$1 directory=$2 apt
+  command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
+  say "fetching $package"
+  apt=$(mktemp -d)
+  mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$directory"
+  local options=(-qq -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)")
+  (cd "$apt" && apt-get "${options[@]}" update >&2 && apt-get "${options[@]}" download "$package" >&2 \
+    && dpkg -x "$package"_*.deb "$directory")
+  local status=$?
+  rm -rf "$apt"
+  return $status
+}
