@@ -9,6 +9,12 @@
 //!
 //! Only stretches that end in a counted request count. L1 has no need to hold what a request is being
 //! given, so this is a bound for every L1 that has.
+//!
+//! A server's L1 has, unless it refuses stores: all chunks of a request are in it together, those found as
+//! well as those loaded and computed. Where requests are long and L1 is short that leaves little room for
+//! anything else meanwhile. So there is a second, closer bound, for an L1 that *holds* the request it serves,
+//! one request at a time: as many places fewer are left for the stretches that pass over it. The same greedy
+//! choice is the best one.
 
 use std::collections::BinaryHeap;
 
@@ -25,6 +31,10 @@ pub struct Bound {
     /// The fewest reads from L2 of whoever serves everything that was ever seen. Only known if L2 keeps
     /// everything.
     pub l2_reads: Option<u64>,
+    /// As `l1_hits`, where L1 holds the request that is served.
+    pub l1_hits_holding: u64,
+    /// As `l2_reads`, where L1 holds the request that is served.
+    pub l2_reads_holding: Option<u64>,
 }
 
 /// No later request uses it.
@@ -33,17 +43,20 @@ const NEVER: u32 = u32::MAX;
 /// Bounds for an L1 of `l1_chunks` before an L2 of some size, the first `warmup` requests not counted.
 pub fn bound(trace: &Trace, l1_chunks: u64, l2: L2Size, warmup: usize) -> Bound {
     let next = next_uses(trace);
-    let l1_hits = kept(trace, &next, l1_chunks, warmup);
-    match l2 {
-        L2Size::None => Bound { l1_hits, hits: l1_hits, l2_reads: None },
-        L2Size::Chunks(chunks) => {
-            let hits = kept(trace, &next, l1_chunks.saturating_add(chunks), warmup);
-            Bound { l1_hits, hits, l2_reads: None }
-        }
-        L2Size::Unbounded => {
-            let hits = kept(trace, &next, u64::MAX, warmup);
-            Bound { l1_hits, hits, l2_reads: Some(hits - l1_hits) }
-        }
+    let kept = |capacity, holds| kept(trace, &next, capacity, warmup, holds);
+    let (l1_hits, l1_hits_holding) = (kept(l1_chunks, false), kept(l1_chunks, true));
+    let hits = match l2 {
+        L2Size::None => l1_hits,
+        L2Size::Chunks(chunks) => kept(l1_chunks.saturating_add(chunks), false),
+        L2Size::Unbounded => kept(u64::MAX, false),
+    };
+    let reads = |l1_hits| (l2 == L2Size::Unbounded).then(|| hits - l1_hits);
+    Bound {
+        l1_hits,
+        hits,
+        l2_reads: reads(l1_hits),
+        l1_hits_holding,
+        l2_reads_holding: reads(l1_hits_holding),
     }
 }
 
@@ -59,42 +72,74 @@ fn next_uses(trace: &Trace) -> Vec<u32> {
     next
 }
 
-/// How many counted accesses find their chunk kept, at most `capacity` being kept at once.
-fn kept(trace: &Trace, next: &[u32], capacity: u64, warmup: usize) -> u64 {
-    // Of each chunk, when it is used next if it is kept.
-    let mut until = vec![NEVER; trace.unique_chunks() as usize];
-    // Farthest and deepest first. Entries of chunks that were used or dropped meanwhile are stale.
-    let mut farthest: BinaryHeap<(u32, u32, ChunkNumber)> = BinaryHeap::new();
-    let (mut kept, mut hits) = (0_u64, 0);
+/// How many counted accesses find their chunk kept, at most `capacity` being kept at once, the chunks of the
+/// request that is served among them if L1 `holds` it.
+fn kept(trace: &Trace, next: &[u32], capacity: u64, warmup: usize, holds: bool) -> u64 {
+    let mut kept = Kept::new(trace.unique_chunks());
+    let mut hits = 0;
     let mut next = next.iter();
     for (place, request) in trace.requests().iter().enumerate() {
-        for chunk in trace.looked_up(request) {
-            if until[chunk.0 as usize] == place as u32 {
-                until[chunk.0 as usize] = NEVER;
-                kept -= 1;
+        let asked_for = trace.looked_up(request);
+        for chunk in asked_for {
+            if kept.take(*chunk, place as u32) {
                 hits += u64::from(place >= warmup);
             }
         }
+        if holds {
+            kept.cut(capacity.saturating_sub(asked_for.len() as u64));
+        }
         for ((depth, chunk), use_next) in (0..).zip(trace.chunks(request)).zip(next.by_ref()) {
-            let use_next = *use_next;
-            let counts = use_next != NEVER && use_next as usize >= warmup;
-            if counts && until[chunk.0 as usize] == NEVER {
-                until[chunk.0 as usize] = use_next;
-                kept += 1;
-                if capacity != u64::MAX {
-                    farthest.push((use_next, depth, *chunk));
-                }
+            if *use_next != NEVER && *use_next as usize >= warmup {
+                kept.keep(*chunk, depth, *use_next);
             }
         }
-        while kept > capacity {
-            let Some((at, _, chunk)) = farthest.pop() else { break };
-            if until[chunk.0 as usize] == at {
-                until[chunk.0 as usize] = NEVER;
-                kept -= 1;
-            }
-        }
+        kept.cut(capacity);
     }
     hits
+}
+
+/// Chunks that are kept for their next use.
+struct Kept {
+    /// Of each chunk, when that is; [`NEVER`] if it is not kept.
+    until: Vec<u32>,
+    /// Next use, depth and chunk, farthest and deepest first. Entries of chunks that were used or dropped
+    /// meanwhile are stale.
+    farthest: BinaryHeap<(u32, u32, ChunkNumber)>,
+    chunks: u64,
+}
+
+impl Kept {
+    fn new(unique_chunks: u64) -> Self {
+        Self { until: vec![NEVER; unique_chunks as usize], farthest: BinaryHeap::new(), chunks: 0 }
+    }
+
+    fn keep(&mut self, chunk: ChunkNumber, depth: u32, until: u32) {
+        let entry = &mut self.until[chunk.0 as usize];
+        if *entry == NEVER {
+            *entry = until;
+            self.chunks += 1;
+            self.farthest.push((until, depth, chunk));
+        }
+    }
+
+    /// Ends the stretch of a chunk that is used `now`. Whether it was kept for that.
+    fn take(&mut self, chunk: ChunkNumber, now: u32) -> bool {
+        let entry = &mut self.until[chunk.0 as usize];
+        let was_kept = *entry == now;
+        if was_kept {
+            *entry = NEVER;
+            self.chunks -= 1;
+        }
+        was_kept
+    }
+
+    /// Drops whatever is too much for so many places.
+    fn cut(&mut self, places: u64) {
+        while self.chunks > places {
+            let Some((until, _, chunk)) = self.farthest.pop() else { break };
+            self.take(chunk, until);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,10 +151,11 @@ mod tests {
     use super::*;
 
     /// The best of all choices of what to keep after each request, tried one by one.
-    fn exhaustive(requests: &[Vec<u64>], capacity: usize, warmup: usize) -> u64 {
+    fn exhaustive(requests: &[Vec<u64>], capacity: usize, warmup: usize, holds: bool) -> u64 {
         let mut best = HashMap::from([(BTreeSet::new(), 0)]);
         for (place, request) in requests.iter().enumerate() {
             let mut after = HashMap::new();
+            let held = if holds { request.len().min(capacity) } else { 0 };
             for (cache, hits) in best {
                 let found = request.iter().filter(|chunk| cache.contains(*chunk)).count() as u64;
                 let hits = hits + if place >= warmup { found } else { 0 };
@@ -119,6 +165,9 @@ mod tests {
                     if mask.count_ones() as usize <= capacity {
                         let kept = |i: &usize| mask >> i & 1 == 1;
                         let kept: BTreeSet<u64> = (0..all.len()).filter(kept).map(|i| all[i]).collect();
+                        if kept.iter().filter(|chunk| !request.contains(chunk)).count() + held > capacity {
+                            continue;
+                        }
                         let known = after.entry(kept).or_insert(0);
                         *known = hits.max(*known);
                     }
@@ -143,7 +192,8 @@ mod tests {
                 paths.iter().map(|path| (1..=path.len()).map(|n| name(&path[..n])).collect()).collect();
             let trace = Trace::from_chunks("t", 1, &requests);
             let found = bound(&trace, capacity as u64, L2Size::Unbounded, warmup);
-            prop_assert_eq!(found.l1_hits, exhaustive(&requests, capacity, warmup));
+            prop_assert_eq!(found.l1_hits, exhaustive(&requests, capacity, warmup, false));
+            prop_assert_eq!(found.l1_hits_holding, exhaustive(&requests, capacity, warmup, true));
             let mut seen = BTreeSet::<u64>::new();
             let mut again = 0;
             for (place, request) in requests.iter().enumerate() {
@@ -152,6 +202,7 @@ mod tests {
                 seen.extend(request);
             }
             prop_assert_eq!(found.l2_reads, Some(again - found.l1_hits));
+            prop_assert_eq!(found.l2_reads_holding, Some(again - found.l1_hits_holding));
             prop_assert_eq!(bound(&trace, capacity as u64, L2Size::None, warmup).hits, found.l1_hits);
         }
     }

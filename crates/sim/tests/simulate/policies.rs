@@ -93,6 +93,10 @@ proptest! {
             prop_assert!(concurrency > 1 || counts.l2_hits == counts.l2_reads);
             let best = bound(&trace, l1_chunks, l2, setup.warmup_requests(&trace));
             prop_assert!(counts.l1_hits <= best.l1_hits, "{:?} {:?} {:?}", setup, counts, best);
+            // Who refuses what is computed has no need to hold it.
+            let holds = concurrency == 1 && setup.eviction != EvictionKind::Noop;
+            let held = counts.l1_hits <= best.l1_hits_holding;
+            prop_assert!(held || !holds, "{:?} {:?} {:?}", setup, counts, best);
             prop_assert!(counts.l1_hits + counts.l2_hits <= best.hits, "{:?} {:?} {:?}", setup, counts, best);
         }
     }

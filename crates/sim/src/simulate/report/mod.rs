@@ -51,6 +51,8 @@ fn fields(outcome: &Outcome<'_>) -> Vec<(&'static str, Value)> {
         ("l2_evictions", counts.l2_evictions.into()),
         ("belady_l1_hits", bound.l1_hits.into()),
         ("belady_l2_reads", bound.l2_reads.into()),
+        ("belady_l1_hits_holding", bound.l1_hits_holding.into()),
+        ("belady_l2_reads_holding", bound.l2_reads_holding.into()),
         ("belady_token_hit_rate", rounded(belady_token_hit_rate(outcome))),
     ]
 }
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn json_has_one_object_for_each_combination() {
         let text = told(json_lines);
-        let first = r#"{"trace":"turns, taken","chunk_tokens":4,"unique_chunks":4,"l1_chunks":2,"l2_chunks":null,"prefetch_policy":"default","eviction_policy":"LRU","store_policy":"default","concurrency":1,"warmup":0.5,"requests":2,"tokens":16,"chunk_accesses":4,"l1_hits":0,"l2_reads":4,"misses":0,"no_room":0,"l2_writes":0,"token_hit_rate":1.0,"l1_evictions":2,"l2_evictions":0,"belady_l1_hits":2,"belady_l2_reads":2,"belady_token_hit_rate":1.0}"#;
+        let first = r#"{"trace":"turns, taken","chunk_tokens":4,"unique_chunks":4,"l1_chunks":2,"l2_chunks":null,"prefetch_policy":"default","eviction_policy":"LRU","store_policy":"default","concurrency":1,"warmup":0.5,"requests":2,"tokens":16,"chunk_accesses":4,"l1_hits":0,"l2_reads":4,"misses":0,"no_room":0,"l2_writes":0,"token_hit_rate":1.0,"l1_evictions":2,"l2_evictions":0,"belady_l1_hits":2,"belady_l2_reads":2,"belady_l1_hits_holding":0,"belady_l2_reads_holding":4,"belady_token_hit_rate":1.0}"#;
         assert_eq!(text.lines().next(), Some(first));
         assert_eq!(text.lines().count(), 2);
     }
