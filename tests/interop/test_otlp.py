@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
-import grpc
-import pytest
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from support import stock
-from support.process import ServerProcess, eventually, free_port
-from support.stock import Worker, fresh_model, fresh_request, prompt
+# Servers are started from this process while gRPC's threads run: what gRPC does after a fork, in case the child
+# wants to use it too, ends the child at times.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+import grpc  # noqa: E402
+import pytest  # noqa: E402
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc  # noqa: E402
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc  # noqa: E402
+from support import stock  # noqa: E402
+from support.process import ServerProcess, eventually, free_port  # noqa: E402
+from support.stock import Worker, fresh_model, fresh_request, prompt  # noqa: E402
 
 # Metrics are pushed every 10 seconds.
 PUSHED_WITHIN_S = 40.0
