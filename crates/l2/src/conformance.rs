@@ -21,7 +21,7 @@ pub const SIZES: [u64; 6] = [1, 541, 4096, 5000, 64 << 10, (1 << 20) + 4096];
 pub const BENCH_BYTES: u64 = 64 << 20;
 
 /// How long to wait for what happens in the background, on the runtime's clock.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The contract, on an empty adapter that holds at least 16 MiB. Leaves it closed.
 ///

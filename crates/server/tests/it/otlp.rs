@@ -36,7 +36,7 @@ use crate::support::{CHUNK, Client, Directory, TestServer, config, key, with_fil
 const W: InstanceId = InstanceId(7);
 
 /// No push within this is a failure, not slowness.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What came to a collector.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 pub(crate) const CHUNK: usize = 16;
 
 /// No answer within this is a failure, not slowness.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct TestServer {
     pub(crate) state: Arc<State>,
@@ -114,7 +114,8 @@ impl TestServer {
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&State) -> bool) {
         let wait = async {
             while !condition(&self.state) {
-                tokio::task::yield_now().await;
+                // What is waited for needs the processor more.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
