@@ -18,17 +18,17 @@
 //! Improving cache hit rate by maximizing hit density" (NSDI 2018).
 //!
 //! Cost: for each request O(classes in it + [`AGES`]) amortised, and a refresh of all worths every
-//! [`REFRESH_REQUESTS`]: some 50 µs. Memory: 50 KiB, and about 70 bytes for each of the
+//! [`REFRESH_REQUESTS`]: some 200 µs. Memory: 75 KiB, and about 70 bytes for each of the
 //! [`COHORTS_MAX`] requests.
 
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
+use super::class::{CLASSES, Class};
+
 /// Ages are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
 pub(super) const AGES: usize = 24;
-/// Classes of chunks that are told apart.
-pub(super) const CLASSES: usize = 56;
 /// Pairs of class and age.
 pub(super) const PLACES: usize = CLASSES * AGES;
 /// Requests whose chunks are followed.
@@ -38,12 +38,10 @@ const REFRESH_REQUESTS: u64 = 64;
 /// After so many requests the past counts [`DECAY`] times as much.
 const DECAY_REQUESTS: u64 = 512;
 const DECAY: f64 = 0.95;
-/// A class is taken to behave like all chunks until what was seen of it weighs more than this.
-const PRIOR_WEIGHT: f64 = 2.0;
-
-/// A class of chunks that are expected to behave alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Class(pub(super) u8);
+/// A class is taken to behave like its kin until what was seen of it weighs more than this, and its kin like
+/// all chunks until what was seen of them does.
+const KIN_WEIGHT: f64 = 100.0;
+const ALL_WEIGHT: f64 = 2.0;
 
 /// A class and an age of it, or their rank among all by worth.
 pub(super) type Place = u16;
@@ -230,8 +228,12 @@ impl Ages {
             let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
             let (events, exposed) = (all(&self.events), all(&self.exposed));
             let common = (events / (exposed + 1.0)).min(1.0);
-            for p in (age..PLACES).step_by(AGES) {
-                let hazard = (self.events[p] + PRIOR_WEIGHT * common) / (self.exposed[p] + PRIOR_WEIGHT);
+            for class in Class::all() {
+                let of_kin = |counts: &[f64]| class.kin().map(|c| counts[c * AGES + age]).sum::<f64>();
+                let (events, exposed) = (of_kin(&self.events), of_kin(&self.exposed));
+                let kin = (events + ALL_WEIGHT * common) / (exposed + ALL_WEIGHT);
+                let p = place(class, age);
+                let hazard = (self.events[p] + KIN_WEIGHT * kin) / (self.exposed[p] + KIN_WEIGHT);
                 self.hazard[p] = hazard.min(1.0);
             }
         }

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | first | chunks of a prompt of which nothing is known, by how many they are |
 //! | begun alike | the same behind what many prompts begin with |
-//! | continued | new chunks behind what few prompts have, by the age at which that was used again, and by whether they are few, as a turn of a conversation, or many |
-//! | used again | by how often (2, 3 to 4, 5 to 8, more), and by the age of the last time |
+//! | continued | new chunks behind what few prompts have, by the pace at which that was used, and by whether they are few, as a turn of a conversation, or many |
+//! | used again | by how often (2, 3 to 4, 5 to 8, more), and by the pace: the mean pause between uses |
 //!
 //! Learned policies are good on average and bad at times, so none of them rules by right. For each pair
 //! of an eviction order and a retention rule, an [`Expert`], a shadow of L1 says what would have been read
@@ -31,6 +31,7 @@
 //! 16 times what L1 can hold, within limits.
 
 mod ages;
+mod class;
 mod gate;
 mod order;
 mod shadow;
@@ -40,7 +41,8 @@ mod tests;
 use larder_wire::object::ObjectKey;
 use smallvec::SmallVec;
 
-use self::ages::{Ages, Class, age_of};
+use self::ages::Ages;
+use self::class::{Class, Pace};
 use self::gate::Gate;
 pub(crate) use self::order::Order;
 pub use self::shadow::{Expert, Keep, Rank};
@@ -75,8 +77,8 @@ struct Key {
     class: Class,
     /// Requests that used it, as far as they matter.
     uses: u8,
-    /// The age class at which it, or what it continued, was used again.
-    gap: u8,
+    /// How fast it was used again.
+    pace: Pace,
 }
 
 /// See the [module](self).
@@ -164,7 +166,7 @@ impl Reuse {
         let mut left: SmallVec<[(Class, u32); 4]> = SmallVec::new();
         let cohort = self.ages.requests();
         self.ages.advance(self.now);
-        // What comes before: how often it was used, and at what age it was used again.
+        // What comes before: how often it was used, and at what pace.
         let mut before = None;
         for digest in digests.into_iter().take(keys_max / 2) {
             let (slot, is_known) = self.keys.touch(digest);
@@ -175,9 +177,9 @@ impl Reuse {
             if is_known {
                 let ticks = self.now.wrapping_sub(self.ages.tick_of(key.cohort));
                 self.ages.used_again(key.class, key.cohort, ticks);
-                key.gap = age_of(ticks) as u8;
+                key.pace = key.pace.then(key.uses, ticks);
                 key.uses = key.uses.saturating_add(1);
-                before = Some((key.uses, key.gap));
+                before = Some((key.uses, key.pace));
                 known += usize::from(known == chain.len());
             } else {
                 key.uses = 1;
@@ -190,7 +192,7 @@ impl Reuse {
             let key = self.keys.get_mut(*slot);
             key.class = match key.uses {
                 1 => Class::new(before, new),
-                uses => Class::used_again(uses, key.gap),
+                uses => Class::used_again(uses, key.pace),
             };
             match left.iter_mut().find(|(class, _)| *class == key.class) {
                 Some((_, n)) => *n += 1,
@@ -303,35 +305,4 @@ impl Reuse {
 /// The digest of an object's chunk, as [`Reuse::request`] wants it.
 pub fn object_digest(key: &ObjectKey) -> u64 {
     digest(name_digest(&key.model_name, &key.cache_salt), key.chunk_hash.as_bytes())
-}
-
-/// Uses from which on a chunk is taken to begin many prompts, so that it says nothing about what follows.
-const SHARED_USES: u8 = 9;
-
-impl Class {
-    /// Of the chunks that a request adds to what comes `before` them, if there is anything: how often that
-    /// was used, and at what age it was used again. `new` is how many there are.
-    fn new(before: Option<(u8, u8)>, new: usize) -> Self {
-        let size = (usize::BITS - new.leading_zeros()).div_ceil(2).min(4) as u8;
-        Self(match before {
-            Some((uses, gap)) if uses < SHARED_USES => 8 + gap_class(gap) + if new > 4 { 8 } else { 0 },
-            Some(_) => 4 + size - 1,
-            None => size - 1,
-        })
-    }
-
-    /// Of a chunk that was used `uses` times, last after `gap`.
-    fn used_again(uses: u8, gap: u8) -> Self {
-        let gap = gap_class(gap);
-        Self(match uses {
-            ..=2 => 24 + gap,
-            3..=4 => 32 + gap,
-            5..=8 => 40 + gap,
-            _ => 48 + gap,
-        })
-    }
-}
-
-fn gap_class(gap: u8) -> u8 {
-    (gap.saturating_sub(1) / 2).min(7)
 }

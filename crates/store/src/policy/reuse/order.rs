@@ -13,7 +13,8 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::ages::{AGES, Ages, Class, PLACES, Place, Ranks, age_of, place};
+use super::ages::{AGES, Ages, PLACES, Place, Ranks, age_of, place};
+use super::class::Class;
 use crate::l1::eviction::list::{Links, List};
 
 const WORDS: usize = PLACES.div_ceil(64);

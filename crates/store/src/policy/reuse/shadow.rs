@@ -8,7 +8,8 @@
 //! Cost: O(1) for each chunk of a request, amortised. Memory: 9 to 17 bytes for each key.
 
 use super::Key;
-use super::ages::{Ages, Class};
+use super::ages::Ages;
+use super::class::Class;
 use super::order::Order;
 use crate::keys::{Keys, Slot};
 use crate::l1::eviction::list::{Links, List};

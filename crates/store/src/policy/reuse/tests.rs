@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use smallvec::smallvec;
 
-use super::ages::{AGES, Ages, CLASSES, Class, age_of, place};
+use super::ages::{AGES, Ages, age_of, place};
+use super::class::{CLASSES, Class};
 use super::*;
 use crate::keys::Keys;
 
