@@ -120,7 +120,8 @@ impl State {
         let traced = config.otlp.as_ref().is_some_and(|otlp| otlp.tracing);
         let traces = traced.then(|| Arc::new(Traces::new(config.chunk_tokens)));
         let whatif = config.whatif.then(|| WhatIf::start(!names.is_empty()));
-        let tasks = Tasks::new(config.coordinator.url.is_some());
+        let pushes = cfg!(feature = "otel") && (traced || config.otlp.is_some() && config.metrics.enabled);
+        let tasks = Tasks::new(config.coordinator.url.is_some(), pushes);
         Arc::new_cyclic(|this| Self {
             config,
             clock: Clock::start(),

@@ -98,22 +98,26 @@ pub struct Tasks {
     pub publisher: Task,
     /// Tells a coordinator what happens, if there is one.
     pub reporter: Option<Task>,
+    /// Pushes metrics and traces to an OpenTelemetry collector, if there is one.
+    pub pusher: Option<Task>,
 }
 
 impl Tasks {
     /// None of them runs yet.
-    pub fn new(has_coordinator: bool) -> Self {
+    pub fn new(has_coordinator: bool, has_collector: bool) -> Self {
         Self {
             timekeeper: Task::new("timekeeper", Level::Critical),
             memory: Task::new("memory", Level::High),
             publisher: Task::new("publisher", Level::Medium),
             reporter: has_coordinator.then(|| Task::new("reporter", Level::Low)),
+            pusher: has_collector.then(|| Task::new("pusher", Level::Low)),
         }
     }
 
     /// Each of them.
     pub fn all(&self) -> impl Iterator<Item = &Task> {
-        [&self.timekeeper, &self.memory, &self.publisher].into_iter().chain(&self.reporter)
+        let always = [&self.timekeeper, &self.memory, &self.publisher];
+        always.into_iter().chain(&self.reporter).chain(&self.pusher)
     }
 }
 

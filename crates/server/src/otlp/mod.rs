@@ -91,15 +91,13 @@ pub struct Pushing {
 impl Pushing {
     /// Begins, if there is somebody to push to and something to push.
     pub fn start(state: &Arc<State>) -> Option<Self> {
+        state.tasks.pusher.as_ref()?;
         let config = state.config.otlp.as_ref()?;
         let read = state.config.metrics.enabled.then(|| {
             let state = state.clone();
             Box::new(move || families(&crate::metrics::exposition(&state))) as ReadMetrics
         });
         let traces = state.traces.clone();
-        if read.is_none() && traces.is_none() {
-            return None;
-        }
         let source = Source {
             metrics: read,
             traces,
@@ -108,7 +106,13 @@ impl Pushing {
         };
         let (stop, stopped) = watch::channel(());
         let pusher = Pusher::new(Grpc::new(config), &config.endpoint, source, state.otlp.clone(), stopped);
-        Some(Self { stop, task: tokio::spawn(pusher.run()) })
+        let state = state.clone();
+        let task = tokio::spawn(async move {
+            let task = state.tasks.pusher.as_ref().expect("there is one if there is something to push");
+            let _running = task.begin();
+            pusher.run(|| task.woke(state.clock.now())).await;
+        });
+        Some(Self { stop, task })
     }
 
     /// Pushes what is left, once more.
@@ -162,7 +166,8 @@ impl<C: Collector> Pusher<C> {
         Self { collector, name, source, standing, stopped, started, outlook, unsent }
     }
 
-    async fn run(mut self) {
+    /// Pushes until it is stopped, and says when it `woke` for that.
+    async fn run(mut self, woke: impl Fn()) {
         let (mut pushes, mut flushes) = (every(METRICS_EVERY), every(SPANS_EVERY));
         let traces = self.source.traces.clone();
         let mut stopped = self.stopped.clone();
@@ -181,6 +186,7 @@ impl<C: Collector> Pusher<C> {
                 // One that does not answer is asked again at its time.
                 () = many_wait, if !self.outlook.is_down() => self.push_spans().await,
             }
+            woke();
         }
         traces.iter().for_each(|traces| traces.end_all());
         if !self.outlook.is_down() {

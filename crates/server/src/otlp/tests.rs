@@ -87,7 +87,7 @@ impl Scene {
         let (stop, stopped) = watch::channel(());
         let puppet = Puppet { mood: mood.clone(), calls: calls_in };
         let pusher = Pusher::new(puppet, "http://c:4317", source, standing.clone(), stopped);
-        let pushing = Pushing { stop, task: tokio::spawn(pusher.run()) };
+        let pushing = Pushing { stop, task: tokio::spawn(pusher.run(|| ())) };
         Self { traces, standing, mood, calls, pushing, began: Instant::now() }
     }
 

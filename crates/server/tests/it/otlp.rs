@@ -192,6 +192,9 @@ async fn a_collector_gets_the_numbers_of_a_scrape_under_lmcaches_names() {
     assert_eq!(status, 200, "/metrics is served besides");
     assert!(scrape.contains("lmcache_mp_otlp_up 1\n"), "{scrape}");
     assert!(scrape.contains("target_info{service_instance_id=\"node-3\",service_name=\"larder\"} 1\n"));
+    let (status, pusher) = server.get("/periodic-threads/pusher").await;
+    assert_eq!(status, 200, "{pusher}");
+    assert!(pusher.contains("\"is_running\":true"), "{pusher}");
     server.stop().await;
     let (last, _) = collector.seen();
     let of = |metrics: &[Metric], name: &str| {
