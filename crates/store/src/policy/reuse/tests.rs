@@ -84,6 +84,24 @@ fn what_comes_back_soon_is_worth_more_than_what_does_not() {
 }
 
 #[test]
+fn what_is_next_in_pace_is_taken_to_come_back_alike() {
+    let mut ages = Ages::default();
+    let class = |seconds: u32| Class::used_again(2, Pace::of(10 * seconds));
+    let (seen, next, far) = (class(10), class(20), class(100));
+    // Chunks of one class come back a tick later, of another never; nothing is seen of the one between them.
+    for i in 0..200 {
+        if i > 0 {
+            (0..4).for_each(|_| ages.used_again(seen, i - 1, 1));
+        }
+        ages.add_cohort(i as u32, smallvec![(seen, 4), (far, 4)]);
+    }
+    assert!(seen.kin().contains(&usize::from(next.0)) && !far.kin().contains(&usize::from(next.0)));
+    let again = |class| ages.again(class, 0);
+    assert!(again(seen) > 0.9 && again(far) < 0.1, "{} {}", again(seen), again(far));
+    assert!((again(seen) - again(next)).abs() < 0.05, "{} {}", again(seen), again(next));
+}
+
+#[test]
 fn a_cohort_that_is_forgotten_is_an_old_one() {
     let mut ages = Ages::default();
     let requests = 70_000_u32;
