@@ -66,13 +66,13 @@ torture: build venv ## The full torture (KILLS=1000); prints counters
 	$(PYTHON) tests/torture/run.py --kills $(KILLS)
 
 lint: ## Formatting, clippy, documentation, layering and licences
-	@.ci/run format clippy files rooms licences docs
+	@.ci/run format clippy files layering licences docs
 
 bench: build venv ## Compare Larder with the Python reference, side by side
 	@scripts/bench
 
 fuzz-smoke: ## Random-input tests of codecs and the store, many cases (CASES=20000)
-	PROPTEST_CASES=$(CASES) cargo test --release --locked -p larder-wire -p larder-zmtp -p larder-store
+	PROPTEST_CASES=$(CASES) cargo test --release --locked -p larder-wire -p larder-zmtp -p larder-core -p larder-policy -p larder-types
 
 sim: ## The deterministic simulation of the core over many seeds (SEEDS=100000)
 	cargo run --release --locked --package larder-sim -- run --seeds 0..$(SEEDS) --threads $$(nproc)

@@ -23,7 +23,7 @@ from support.process import ServerProcess
 from support.stock import Worker, fresh_model, fresh_request, prompt
 
 LARDER = os.environ.get("LARDER_BIN", "larder")
-CUT = Path(__file__).parents[2] / "crates/sim/tests/traces/mooncake_cut.jsonl.gz"
+CUT = Path(__file__).parents[2] / "crates/lab/tests/traces/mooncake_cut.jsonl.gz"
 CHUNK_TOKENS = 512
 SHAPE, DTYPE = [2, 16, CHUNK_TOKENS, 8], "float16"
 CHUNK_BYTES = 2 * 16 * CHUNK_TOKENS * 8 * 2

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use larder_arena::{Arena, Hold, Region};
 use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::layers::Checksum;
 use larder_l2::{Adapter, Bounds, Transfer};
-use larder_store::arena::{Arena, Hold, Region};
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use rustix::fs::Advice;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;

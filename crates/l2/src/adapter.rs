@@ -20,8 +20,8 @@ use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use larder_store::arena::Region;
-use larder_wire::object::ObjectKey;
+use larder_arena::Region;
+use larder_types::object::ObjectKey;
 
 use crate::error::L2Error;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use slab::Slab;
 
 use crate::adapter::Usage;
@@ -382,7 +382,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder_wire::object::{ChunkHash, KvRank};
+    use larder_types::object::{ChunkHash, KvRank};
     use proptest::prelude::*;
 
     fn key(n: u8) -> ObjectKey {

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use crate::adapter::{Adapter, Listed, Results, Stored, Transfer, holds};
 use crate::error::ErrorKind;

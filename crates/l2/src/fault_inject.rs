@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::mock::{Mock, MockConfig};
     use crate::testing::{Bench, key};
-    use larder_wire::object::{ChunkHash, KvRank};
+    use larder_types::object::{ChunkHash, KvRank};
 
     fn faults(rate: f64, seed: i64) -> Faults {
         Faults { rate, seed, gap_indices: Vec::new(), gap_tail_ratios: Vec::new() }

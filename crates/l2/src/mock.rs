@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Listed, Page, Results, Stored, Transfer, Usage, holds,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use larder_store::arena::{Arena, Hold, Region};
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_arena::{Arena, Hold, Region};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use crate::adapter::Transfer;
 

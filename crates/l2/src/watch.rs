@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 
 /// Why an object is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

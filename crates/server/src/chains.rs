@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use larder_wire::hash::TokenHasher;
-use larder_wire::object::ChunkHash;
+use larder_types::hash::TokenHasher;
+use larder_types::object::ChunkHash;
 
 /// Tokens kept in all, 4 bytes each.
 const TOKENS_MAX: usize = 16 << 20;
@@ -131,7 +131,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder_wire::hash::HashAlgorithm;
+    use larder_types::hash::HashAlgorithm;
 
     fn chains(chunk_tokens: usize) -> Chains {
         Chains::new(TokenHasher::new(HashAlgorithm::Blake3, chunk_tokens).unwrap())

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use larder_store::Time;
+use larder_types::Time;
 
 /// Milliseconds since the server started.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use larder_store::arena::Arena;
+use larder_arena::Arena;
 
 /// Memory kept ready beyond what is used, at most, in bytes.
 const AHEAD_BYTES_MAX: u64 = 4 << 30;
@@ -77,7 +77,7 @@ impl Memory {
             woke();
             // In steps, so that a store that needs memory now waits for one step at most, and a
             // shutdown too.
-            let next = (self.arena.populated() + larder_store::arena::POPULATE_STEP).min(target);
+            let next = (self.arena.populated() + larder_arena::POPULATE_STEP).min(target);
             done = match self.arena.populate(next) {
                 Ok(()) if next < target => done,
                 Ok(()) => target,

@@ -4,10 +4,10 @@
 //! two overviews, so the server keeps no history, wakes up for nobody and costs the same however many look.
 //! The core's lock is taken once, for a time that does not grow with what is held.
 
+use larder_core::core::AdapterGauges;
+use larder_core::counters::AdapterCounters;
 use larder_l2::Adapter;
-use larder_store::core::AdapterGauges;
-use larder_store::counters::AdapterCounters;
-use larder_store::l2::AdapterId;
+use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{DURATION_BUCKETS, Traffic};

@@ -15,8 +15,8 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use larder_store::quota::QUOTAS_MAX;
-use larder_wire::object::check_cache_salt;
+use larder_policy::quota::QUOTAS_MAX;
+use larder_types::object::check_cache_salt;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.

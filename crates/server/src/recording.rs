@@ -1,7 +1,7 @@
 //! `--record FILE`: what the server was asked, for `larder simulate` to ask it of other policies and sizes.
 //!
 //! One line for each lookup, retrieve, store and end, in the order in which the core saw them; the format is
-//! [`larder_wire::recording`]'s. A request costs what it takes to push a few shared pointers into a
+//! [`larder_lab::recording`]'s. A request costs what it takes to push a few shared pointers into a
 //! bounded queue, while it holds the core, so that the order is the core's. A thread writes. If the disk
 //! is too slow and the queue is full, events are dropped and counted, never waited for; the file says
 //! where. If the file cannot be written any more, that is logged once and the server serves on.
@@ -17,10 +17,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use larder_store::Time;
-use larder_store::transfer::TransferSpec;
-use larder_wire::object::{ChunkHash, KvRank};
-use larder_wire::recording::{Header, Line, VERSION, Writer};
+use larder_core::transfer::TransferSpec;
+use larder_lab::recording::{Header, Line, VERSION, Writer};
+use larder_types::Time;
+use larder_types::object::{ChunkHash, KvRank};
 
 /// Events that may wait to be written.
 const EVENTS_MAX: usize = 1 << 14;
@@ -107,7 +107,7 @@ impl Recorder {
     }
 
     /// A prompt is looked up.
-    pub(crate) fn lookup(&self, at: Time, spec: &larder_store::session::LookupSpec<'_>, tokens: u64) {
+    pub(crate) fn lookup(&self, at: Time, spec: &larder_core::session::LookupSpec<'_>, tokens: u64) {
         self.push(at, || What::Lookup {
             request: spec.request_id.clone(),
             model: spec.model.clone(),
@@ -294,9 +294,9 @@ mod tests {
     fn prompts_that_wait_are_bounded_together() {
         let (recorder, _pen, _messages) = Recorder::with_pen(File::create("/dev/null").unwrap());
         let chain: Arc<[ChunkHash]> = vec![ChunkHash::from_digest([1; 32]); CHUNKS_MAX / 2 + 1].into();
-        let spec = larder_store::session::LookupSpec {
+        let spec = larder_core::session::LookupSpec {
             request_id: &"r".into(),
-            connection: larder_store::ConnectionId(1),
+            connection: larder_types::ConnectionId(1),
             model: &"m".into(),
             world_size: 1,
             worker_id: None,

@@ -8,17 +8,19 @@
 //! are waiting, wind down (`stop`), let the arena go. All of it has one deadline, `--shutdown-timeout`
 //! from the signal on. A second signal ends the process at once.
 
+use larder_policy::Quotas;
+use larder_types::Time;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_arena::{Arena, ArenaError};
+use larder_core::core::Trim;
+use larder_core::{Core, CoreConfig};
 use larder_l2::SaltLimits;
-use larder_store::arena::{Arena, ArenaError};
-use larder_store::core::Trim;
-use larder_store::{Core, CoreConfig, Quotas, Time};
-use larder_wire::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
+use larder_types::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -3,13 +3,14 @@
 //! One lock guards the core. It is held for as long as the core computes (microseconds), never
 //! across I/O, hashing, copying or a call into anything else.
 
+use larder_types::Time;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use larder_store::arena::Arena;
-use larder_store::{Core, Time};
+use larder_arena::Arena;
+use larder_core::Core;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use larder_store::Time;
+use larder_types::Time;
 
 /// How much depends on a task, in LMCache's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! A request costs a comparison for each chunk and, for the few that are in the sample, a push into a bounded
 //! buffer, outside the core's lock. When enough have come together a thread has the
-//! [shadows](larder_store::whatif) look at them; so does whoever wants to know, so a report is never behind.
+//! [shadows](larder_lab::whatif) look at them; so does whoever wants to know, so a report is never behind.
 //! What finds the buffer full is dropped and counted, never waited for. The thread sleeps when nobody asks
 //! for anything.
 
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use larder_store::Time;
-use larder_store::session::LookupSpec;
-use larder_store::transfer::TransferSpec;
-use larder_store::whatif::{self, Prompt, Report, SAMPLE_CHUNKS, Sampled, Totals, sample};
+use larder_core::session::LookupSpec;
+use larder_core::transfer::TransferSpec;
+use larder_lab::whatif::{self, Prompt, Report, SAMPLE_CHUNKS, Sampled, Totals, sample};
+use larder_types::Time;
 
 use crate::recording::is_first;
 

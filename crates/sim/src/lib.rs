@@ -3,7 +3,7 @@
 //! A seed draws a [scenario](scenario::Scenario) and then every choice in it. Simulated engines
 //! follow the real protocol over simulated time: they look up, query, free, copy out, copy in, end;
 //! and they crash, stall, fall silent, flap, repeat themselves and release what is not theirs. Each
-//! call of the real [`Core`](larder_store::Core) is also made on a naive [`model`], and the answers
+//! call of the real [`Core`](larder_core::Core) is also made on a naive [`model`], and the answers
 //! must agree. After each call the books of both are compared ([`world`]).
 //!
 //! The arena's bytes are simulated too. Each page holds a tag that says whose bytes lie there;
@@ -18,7 +18,6 @@
 pub mod model;
 pub mod rng;
 pub mod scenario;
-pub mod simulate;
 pub mod trace;
 pub mod world;
 
@@ -26,7 +25,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use larder_store::counters::{Counters, L1Counters};
+use larder_core::counters::{Counters, L1Counters};
 
 use crate::world::{Seen, World};
 

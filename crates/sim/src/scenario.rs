@@ -7,9 +7,9 @@ mod l2;
 
 use std::sync::Arc;
 
-use larder_store::core::Trim;
-use larder_store::l1::eviction::EvictionKind;
-use larder_wire::object::ChunkHash;
+use larder_core::core::Trim;
+use larder_policy::eviction::EvictionKind;
+use larder_types::object::ChunkHash;
 
 pub use self::l2::{AdapterSpec, L2};
 use crate::rng::Rng;

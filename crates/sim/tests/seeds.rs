@@ -9,7 +9,7 @@ use std::thread;
 const SEEDS: u64 = 20_000;
 
 /// Seeds that found a bug when they were run first, in the core or in the harness. What they draw
-/// changes with the harness, so each bug also has a test of its own in `larder-store`.
+/// changes with the harness, so each bug also has a test of its own in `larder-core`.
 const KEPT: &[u64] = &[
     4,         // trimming under noop
     9,         // a hit told to another prompt under the same id

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use larder_wire::hash::{HashAlgorithm, TokenHasher};
+use larder_types::hash::{HashAlgorithm, TokenHasher};
 use larder_wire::key::CacheKey;
 use larder_wire::msgpack::{Reader, Writer};
 

@@ -3,10 +3,10 @@
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
 use bytes::Bytes;
+use larder_types::object::ObjectKey;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{Incoming, ResponseMessage, request_frames};
 use larder_wire::msgpack::{Reader, Writer};
-use larder_wire::object::ObjectKey;
 use larder_wire::operation::Operation;
 use larder_wire::pickle::read_tensors;
 use larder_wire::request::Request;

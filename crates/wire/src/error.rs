@@ -1,6 +1,6 @@
 //! Errors of decoding what a peer sent. Each names the field and the reason.
 
-use crate::object::ObjectKeyError;
+use larder_types::object::ObjectKeyError;
 
 /// Why bytes from a peer are not the value they should be.
 ///

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
-use crate::object::ChunkHash;
 use crate::p2p::decode_hash;
 use crate::text_enum::text_enum;
 use crate::tokens::Tokens;
+use larder_types::object::ChunkHash;
 
 /// Hashes of one event.
 pub const EVENT_HASHES_MAX: usize = 1 << 20;

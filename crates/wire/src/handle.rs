@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::dtype::DType;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, int_to, required};
 use crate::text_enum::text_enum;
+use larder_types::dtype::DType;
 
 /// Extension type code of descriptors.
 pub const HANDLE_EXT_CODE: i8 = 1;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
-use crate::object::{
+use crate::tokens::{TokenError, Tokens};
+use larder_types::object::{
     ChunkHash, KvRank, ObjectGroup, ObjectKey, ObjectKeyError, WORLD_SIZE_MAX, check_cache_salt,
     check_model_name,
 };
-use crate::tokens::{TokenError, Tokens};
 
 /// Readers of one object that a key may announce. Real deployments have a few dozen.
 pub const KV_READERS_MAX: u32 = 1 << 16;

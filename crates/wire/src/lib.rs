@@ -5,25 +5,20 @@
 //!
 //! The way of a request through this crate: [`message::Incoming`] sorts its frames,
 //! [`operation::Operation`] says what it asks for, [`request::Request`] holds its payloads,
-//! [`key::CacheKey`] names the tokens, [`hash::TokenHasher`] turns them into chunk hashes, and
+//! [`key::CacheKey`] names the tokens, [`TokenHasher`](larder_types::hash::TokenHasher) turns them into chunk hashes, and
 //! [`response::Response`] goes back. References such as "`protocol.md` 3" are to sections of the
 //! project's protocol description.
 
 pub mod blend;
-pub mod dtype;
 pub mod error;
 pub mod event;
 pub mod handle;
-pub mod hash;
 pub mod key;
 pub mod message;
 pub mod msgpack;
-pub mod names;
-pub mod object;
 pub mod operation;
 pub mod p2p;
 pub mod pickle;
-pub mod recording;
 pub mod registration;
 pub mod request;
 pub mod response;

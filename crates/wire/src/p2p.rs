@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::dtype::{DType, tensor_bytes};
 use crate::error::DecodeError;
 use crate::handle::{TENSOR_AXES_MAX, decode_dtype};
 use crate::msgpack::{Reader, Writer, required};
-use crate::object::{
+use crate::registration::KERNEL_GROUPS_MAX;
+use larder_types::dtype::{DType, tensor_bytes};
+use larder_types::object::{
     ChunkHash, KvRank, ObjectGroup, ObjectKey, ObjectKeyError, check_cache_salt, check_model_name,
     check_object_group,
 };
-use crate::registration::KERNEL_GROUPS_MAX;
 
 /// Object keys of one call.
 pub const OBJECT_KEYS_MAX: usize = 1 << 20;

@@ -6,16 +6,7 @@ use crate::error::DecodeError;
 use crate::handle::{DeviceHandle, decode_ints};
 use crate::msgpack::{Reader, Writer, required};
 use crate::text_enum::text_enum;
-
-/// Identifies a worker. vLLM draws a random 63-bit number, others send a process id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InstanceId(pub i64);
-
-impl std::fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use larder_types::InstanceId;
 
 /// Group infos of one registration, and block-id lists of one transfer.
 pub const KERNEL_GROUPS_MAX: usize = 1 << 12;

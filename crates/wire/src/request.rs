@@ -1,5 +1,6 @@
 //! Requests: one variant per operation, with its payloads (`protocol.md` 3).
 
+use larder_types::InstanceId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +11,15 @@ use crate::error::DecodeError;
 use crate::handle::{DeviceHandle, decode_handles, decode_ints, encode_handles};
 use crate::key::CacheKey;
 use crate::msgpack::{Reader, Writer, required};
-use crate::object::ObjectKey;
 use crate::operation::Operation;
 use crate::p2p::{
     GroupLayouts, OBJECT_KEYS_MAX, decode_group_layouts, decode_object_key, encode_group_layouts,
     encode_object_key,
 };
 use crate::registration::{
-    EngineDrivenRegistration, EngineType, GroupInfo, InstanceId, KERNEL_GROUPS_MAX, KvCacheRegistration,
-    LayoutHints,
+    EngineDrivenRegistration, EngineType, GroupInfo, KERNEL_GROUPS_MAX, KvCacheRegistration, LayoutHints,
 };
+use larder_types::object::ObjectKey;
 
 /// Records of one `report_block_allocation`.
 pub const ALLOCATION_RECORDS_MAX: usize = 1 << 16;

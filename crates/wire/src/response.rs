@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blend::UnifiedLookup;
-use crate::dtype::DType;
 use crate::error::DecodeError;
 use crate::event::EventBatch;
 use crate::handle::{TENSOR_AXES_MAX, decode_dtype, decode_ints};
@@ -13,6 +12,7 @@ use crate::msgpack::{Kind, Reader, Writer, required};
 use crate::operation::Operation;
 use crate::p2p::{Address, OBJECT_KEYS_MAX};
 use crate::request::frame;
+use larder_types::dtype::DType;
 
 /// Slots of one transfer.
 pub const SLOTS_MAX: usize = 1 << 20;

@@ -3,8 +3,8 @@
 use std::io;
 
 use anyhow::{Context, bail};
-use larder_wire::names::{FILE_SUFFIX, ObjectKeyJson};
-use larder_wire::object::ObjectKey;
+use larder_types::names::{FILE_SUFFIX, ObjectKeyJson};
+use larder_types::object::ObjectKey;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::http::Method;

@@ -10,9 +10,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::sync::atomic::AtomicU64;
 
-use larder_sim::simulate::report;
-use larder_sim::simulate::sweep::{Outcome as Answer, requests};
-use larder_sim::simulate::trace::{Trace, read};
+use larder_lab::simulate::report;
+use larder_lab::simulate::sweep::{Outcome as Answer, requests};
+use larder_lab::simulate::trace::{Trace, read};
 
 pub(crate) use self::words::command;
 use self::words::{Format, Question, Words};

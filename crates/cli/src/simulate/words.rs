@@ -6,12 +6,12 @@ use std::thread::available_parallelism;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use larder_lab::simulate::size::Size;
+use larder_lab::simulate::sweep::Sweep;
+use larder_lab::simulate::trace::ReadOptions;
+use larder_policy::eviction::EvictionKind;
+use larder_policy::{PrefetchKind, StoreKind};
 use larder_server::config::suggest;
-use larder_sim::simulate::size::Size;
-use larder_sim::simulate::sweep::Sweep;
-use larder_sim::simulate::trace::ReadOptions;
-use larder_store::l1::eviction::EvictionKind;
-use larder_store::policy::{PrefetchKind, StoreKind};
 
 use crate::usage;
 

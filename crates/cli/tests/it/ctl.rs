@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use larder_policy::eviction::EvictionKind;
 use larder_server::config::Secret;
-use larder_store::l1::eviction::EvictionKind;
-use larder_wire::object::{KvRank, ObjectKey};
+use larder_types::object::{KvRank, ObjectKey};
 use serde_json::Value;
 
 use crate::command::Place;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use larder_core::worker::{Group, WorkerSpec};
 use larder_server::Server;
 use larder_server::config::l2::{FsConfig, L2Backend};
 use larder_server::config::{Config, L2AdapterConfig};
 use larder_server::state::State;
-use larder_store::layout::Layout;
-use larder_store::worker::{Group, WorkerSpec};
-use larder_wire::dtype::DType;
+use larder_types::dtype::DType;
+use larder_types::layout::Layout;
 use tokio::sync::oneshot;
 
 use crate::command::{Place, Ran};
@@ -101,7 +101,7 @@ impl Running {
         let layout = Layout::new(&[2, 1, u64::from(CHUNK), 8], DType::Float16).expect("a layout");
         let bytes = layout.bytes();
         let spec = WorkerSpec {
-            instance: larder_store::InstanceId(7),
+            instance: larder_types::InstanceId(7),
             model: model.into(),
             world_size: 1,
             block_tokens: Some(CHUNK),

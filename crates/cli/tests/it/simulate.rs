@@ -36,8 +36,8 @@ fn every_registered_policy_can_be_asked_for() {
     let place = place();
     let all = "--l2-prefetch-policy all --eviction-policy all --l2-store-policy all";
     let ran = simulate(&place, &format!("t.jsonl --l1 3 --json {all}"));
-    use larder_store::l1::eviction::EvictionKind;
-    use larder_store::policy::{PrefetchKind, StoreKind};
+    use larder_policy::eviction::EvictionKind;
+    use larder_policy::{PrefetchKind, StoreKind};
     let combinations = PrefetchKind::ALL.len() * EvictionKind::ALL.len() * StoreKind::ALL.len();
     assert_eq!((ran.status, ran.stdout.lines().count()), (Some(0), combinations), "{ran:#?}");
 }

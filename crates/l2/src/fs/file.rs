@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use larder_store::arena::Region;
+use larder_arena::Region;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use tokio::sync::watch;
 
 use crate::adapter::{

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use larder_wire::names::FILE_SUFFIX;
-use larder_wire::object::ObjectKey;
+use larder_types::names::FILE_SUFFIX;
+use larder_types::object::ObjectKey;
 
 use crate::error::{ErrorKind, L2Error};
 
@@ -91,7 +91,7 @@ impl TemporaryNames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder_wire::object::{ChunkHash, KvRank};
+    use larder_types::object::{ChunkHash, KvRank};
 
     fn key(model: &str, salt: &str) -> ObjectKey {
         let hash = ChunkHash::new(&[0xde, 0xad, 0xbe, 0xef]).unwrap();

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 
 use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
 use super::shelf::{Shelf, is_abandoned};

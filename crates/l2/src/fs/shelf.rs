@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use larder_store::arena::Region;
-use larder_wire::object::ObjectKey;
+use larder_arena::Region;
+use larder_types::object::ObjectKey;
 use rustix::fs::{FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 use rustix::io::Errno;
 

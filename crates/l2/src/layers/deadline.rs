@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 

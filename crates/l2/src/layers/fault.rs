@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use larder_store::arena::{Arena, Hold, Region};
-use larder_wire::object::ObjectKey;
+use larder_arena::{Arena, Hold, Region};
+use larder_types::object::ObjectKey;
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::adapter::{

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,

@@ -8,7 +8,7 @@ use super::GIB;
 use super::json::{Fields, SpecError, parse_object};
 
 /// The order in which objects leave a tier.
-pub use larder_store::l1::eviction::EvictionKind as EvictionPolicy;
+pub use larder_policy::eviction::EvictionKind as EvictionPolicy;
 
 /// The tag of the only pool, unless `--l1-manager` names it otherwise.
 pub const DEFAULT_TAG: &str = "_default";

@@ -10,10 +10,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use larder_core::events::{Change, ObjectEvent, Tier};
 use larder_l2::Cursor;
-use larder_store::events::{Change, ObjectEvent, Tier};
-use larder_store::l2::AdapterId;
-use larder_wire::object::ObjectKey;
+use larder_types::ids::AdapterId;
+use larder_types::object::ObjectKey;
 use tokio::time::timeout;
 
 use crate::state::State;

@@ -1,6 +1,6 @@
 //! The body of `POST /events`: batches of what happened, each of one kind and one place.
 
-use larder_store::events::{Change, ObjectEvent, Tier};
+use larder_core::events::{Change, ObjectEvent, Tier};
 use serde::Serialize;
 
 /// What a coordinator calls host memory.
@@ -164,8 +164,8 @@ fn entry(event: &ObjectEvent) -> Entry<'_> {
 
 #[cfg(test)]
 mod tests {
-    use larder_store::l2::AdapterId;
-    use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+    use larder_types::ids::AdapterId;
+    use larder_types::object::{ChunkHash, KvRank, ObjectKey};
     use serde_json::{Value, json};
 
     use super::*;

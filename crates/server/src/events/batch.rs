@@ -1,6 +1,6 @@
 //! From the core's records to what a subscriber reads.
 
-use larder_store::events::{ChunkEvent, Page, Tier};
+use larder_core::events::{ChunkEvent, Page, Tier};
 use larder_wire::event::{Event, EventKind, MEDIUM_CPU, MEDIUM_STORAGE};
 
 use super::bindings::Bindings;
@@ -79,8 +79,8 @@ pub(super) fn events(page: &Page<ChunkEvent>, model: &str, events_max: usize, bi
 
 #[cfg(test)]
 mod tests {
-    use larder_store::l2::AdapterId;
-    use larder_wire::object::ChunkHash;
+    use larder_types::ids::AdapterId;
+    use larder_types::object::ChunkHash;
 
     use super::*;
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use larder_wire::object::ChunkHash;
+use larder_types::object::ChunkHash;
 
 /// Tokens kept in all, 4 bytes each.
 const TOKENS_MAX: usize = 16 << 20;

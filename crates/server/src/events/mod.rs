@@ -20,11 +20,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use larder_store::Core;
+use larder_core::Core;
+use larder_types::ids::InstanceId;
+use larder_types::object::ChunkHash;
 use larder_wire::event::EventBatch;
 use larder_wire::message::{Envelope, StreamControl};
-use larder_wire::object::ChunkHash;
-use larder_wire::registration::InstanceId;
 use larder_wire::response::Response;
 use larder_zmtp::{Peer, PeerId};
 use tokio::sync::Notify;

@@ -12,7 +12,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use larder_wire::object::check_cache_salt;
+use larder_types::object::check_cache_salt;
 use serde_json::{Value, json};
 
 use super::extract::{Body, Segment};

@@ -5,12 +5,12 @@
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
+use larder_core::core::{AdapterGauges, Gauges};
+use larder_core::prefetch::JobNames;
+use larder_core::worker::WorkerSpec;
 use larder_l2::{Adapter, Circuit};
-use larder_store::core::{AdapterGauges, Gauges};
-use larder_store::l2::AdapterId;
-use larder_store::policy::reuse;
-use larder_store::prefetch::JobNames;
-use larder_store::worker::WorkerSpec;
+use larder_policy::reuse;
+use larder_types::ids::AdapterId;
 use serde_json::{Map, Value, json};
 
 use super::{AppState, tasks};
@@ -39,7 +39,7 @@ impl Snapshot {
         let core = state.core_for_report();
         let now = state.clock.now();
         let counters = core.counters();
-        let silent = |seen| now.as_millis().saturating_sub(larder_store::Time::as_millis(seen));
+        let silent = |seen| now.as_millis().saturating_sub(larder_types::Time::as_millis(seen));
         Self {
             gauges: core.gauges(),
             adapters: core.adapters().map(|(id, _)| core.adapter_gauges(id)).collect(),
@@ -169,7 +169,7 @@ fn layers(shape: &[u64]) -> u64 {
     shape.len().checked_sub(3).map_or(0, |axis| shape[axis])
 }
 
-fn group_json(spec: &WorkerSpec, group: &larder_store::worker::Group) -> Value {
+fn group_json(spec: &WorkerSpec, group: &larder_core::worker::Group) -> Value {
     let shape = group.layout.shape();
     let layers = layers(shape);
     json!({

@@ -9,12 +9,14 @@ mod open;
 mod removals;
 mod waiting;
 
+use larder_policy::AdapterDesc;
+use larder_types::AdapterId;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use larder_arena::{Hold, Region};
+use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_l2::{Adapter, Circuit, L2Error, Transfer};
-use larder_store::arena::{Hold, Region};
-use larder_store::l2::{AdapterDesc, AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
 
 use crate::metrics::Batch;
 use crate::state::State;
@@ -140,7 +142,7 @@ async fn look_up(
     state: Arc<State>,
     lookup: LookupId,
     adapter: AdapterId,
-    keys: Vec<larder_wire::object::ObjectKey>,
+    keys: Vec<larder_types::object::ObjectKey>,
 ) {
     let found = state.l2.get(adapter).lookup(keys).await;
     let sizes: Vec<Option<u64>> = found.into_iter().map(|r| r.unwrap_or(None)).collect();

@@ -7,7 +7,7 @@ use larder_l2::layers::{
     AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build_watched,
 };
 use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
-use larder_store::l2::AdapterId;
+use larder_types::ids::AdapterId;
 
 use super::removals::{Owner, Removals};
 use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use larder_l2::{Watch, Why};
-use larder_store::l2::AdapterId;
-use larder_wire::object::ObjectKey;
+use larder_types::ids::AdapterId;
+use larder_types::object::ObjectKey;
 
 use crate::state::State;
 

@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use larder_store::Layout;
-use larder_store::session::LookupSpec;
-use larder_wire::object::ChunkHash;
+use larder_core::session::LookupSpec;
+use larder_types::Layout;
+use larder_types::object::ChunkHash;
 use serde::Serialize;
 
 use self::files::Files;
@@ -210,8 +210,8 @@ impl Pen {
 mod tests {
     use std::path::Path;
 
-    use larder_store::ConnectionId;
-    use larder_wire::dtype::DType;
+    use larder_types::ConnectionId;
+    use larder_types::dtype::DType;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use larder_store::InstanceId;
-use larder_store::transfer::TransferSpec;
+use larder_core::transfer::TransferSpec;
+use larder_types::InstanceId;
 
 use super::tenants::Direction;
 

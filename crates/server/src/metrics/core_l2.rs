@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use larder_core::core::AdapterGauges;
+use larder_core::counters::AdapterCounters;
 use larder_l2::{Adapter, Circuit, Space};
-use larder_store::core::AdapterGauges;
-use larder_store::counters::AdapterCounters;
-use larder_store::l2::AdapterId;
+use larder_types::ids::AdapterId;
 
 use super::core_metrics::{Kind, Metric, Snapshot, by_salt, counter, gauge, labels};
 use crate::state::State;

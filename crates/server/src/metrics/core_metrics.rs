@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use larder_store::Time;
-use larder_store::core::{AdapterGauges, Gauges};
-use larder_store::counters::{AdapterCounters, Counters, L1Counters};
-use larder_store::life::LifeStats;
-use larder_store::policy::reuse;
-use larder_store::tally::{ByName, ModelCounts, SaltCounts, Tally};
+use larder_core::core::{AdapterGauges, Gauges};
+use larder_core::counters::{AdapterCounters, Counters, L1Counters};
+use larder_core::life::LifeStats;
+use larder_core::tally::{ByName, ModelCounts, SaltCounts, Tally};
+use larder_policy::reuse;
+use larder_types::Time;
 
 use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process, whatif};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_store::life::{Gaps, Histogram, LifeStats};
+use larder_core::life::{Gaps, Histogram, LifeStats};
 
 use super::OTHERS;
 use super::core_metrics::{Metric, counter, labels};

@@ -22,9 +22,9 @@ mod whatif;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use larder_store::l2::AdapterId;
-use larder_store::prefetch::Hit;
-use larder_store::transfer::TransferSpec;
+use larder_core::prefetch::Hit;
+use larder_core::transfer::TransferSpec;
+use larder_types::ids::AdapterId;
 use larder_wire::operation::Operation;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;

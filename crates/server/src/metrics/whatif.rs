@@ -1,6 +1,6 @@
 //! What other sizes and policies would have done, as counters: rates over any time follow.
 
-use larder_store::whatif::{Report, Row};
+use larder_lab::whatif::{Report, Row};
 
 use super::core_metrics::{Kind, Metric, counter, gauge, labels};
 use crate::state::State;

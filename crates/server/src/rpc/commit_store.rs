@@ -1,9 +1,9 @@
 use bytes::Bytes;
-use larder_store::ConnectionId;
-use larder_store::transfer::{Committed, NotRegistered, TransferSpec};
+use larder_core::transfer::{Committed, NotRegistered, TransferSpec};
+use larder_types::ConnectionId;
+use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
 use larder_wire::pickle::{Tensor, read_tensors};
-use larder_wire::registration::InstanceId;
 use larder_wire::response::Response;
 
 use super::prepare_store::reserve;

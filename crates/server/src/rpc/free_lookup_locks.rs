@@ -1,5 +1,5 @@
+use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
-use larder_wire::object::KvRank;
 use larder_wire::response::Response;
 
 use super::Answer;

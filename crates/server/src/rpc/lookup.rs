@@ -1,7 +1,7 @@
-use larder_store::ConnectionId;
-use larder_store::session::LookupSpec;
+use larder_core::session::LookupSpec;
+use larder_types::ConnectionId;
+use larder_types::object::check_model_name;
 use larder_wire::key::CacheKey;
-use larder_wire::object::check_model_name;
 use larder_wire::response::Response;
 
 use super::Answer;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use larder_store::ConnectionId;
+use larder_types::ConnectionId;
 use larder_wire::key::KeyError;
 use larder_wire::message::{Envelope, Incoming};
 use larder_wire::operation::Operation;
@@ -52,13 +52,13 @@ pub(crate) enum Failure {
     Tokens(#[from] larder_wire::tokens::TokenError),
     /// The worker has not registered, or for another model.
     #[error(transparent)]
-    NotRegistered(#[from] larder_store::transfer::NotRegistered),
+    NotRegistered(#[from] larder_core::transfer::NotRegistered),
     /// The chunks that a worker sent, or would be sent, are not what a pickle of them is.
     #[error(transparent)]
     Pickle(#[from] larder_wire::pickle::PickleError),
     /// A slot outside the arena; a bug, but no reason to serve wrong bytes.
     #[error(transparent)]
-    OutOfRange(#[from] larder_store::arena::OutOfRange),
+    OutOfRange(#[from] larder_arena::OutOfRange),
     /// The machine has no memory to back the slots.
     #[error("no memory to back more of L1, which stays as large as it is: {0}")]
     Memory(#[from] std::io::Error),

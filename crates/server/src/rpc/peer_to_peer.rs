@@ -1,7 +1,7 @@
 //! The three operations by which another server finds objects in this one's arena.
 
-use larder_store::ConnectionId;
-use larder_wire::object::ObjectKey;
+use larder_types::ConnectionId;
+use larder_types::object::ObjectKey;
 use larder_wire::p2p::Address;
 use larder_wire::response::Response;
 

@@ -1,4 +1,4 @@
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::response::Response;
 
 use super::Answer;

@@ -1,8 +1,9 @@
 use bytes::Bytes;
-use larder_store::{ConnectionId, Slot};
+use larder_core::Slot;
+use larder_types::ConnectionId;
+use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
 use larder_wire::pickle::PickleWriter;
-use larder_wire::registration::InstanceId;
 use larder_wire::response::{Response, RetrievePlan};
 
 use super::transfer::{Transfer, wire_slot};

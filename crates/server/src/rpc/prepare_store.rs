@@ -1,7 +1,7 @@
-use larder_store::ConnectionId;
-use larder_store::transfer::PreparedStore;
+use larder_core::transfer::PreparedStore;
+use larder_types::ConnectionId;
+use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::registration::InstanceId;
 use larder_wire::response::{Response, StorePlan};
 
 use super::transfer::{Transfer, wire_slot};

@@ -1,7 +1,7 @@
-use larder_store::Layout;
-use larder_store::worker::{Group, WorkerSpec};
-use larder_wire::dtype::DType;
-use larder_wire::object::{WORLD_SIZE_MAX, check_model_name};
+use larder_core::worker::{Group, WorkerSpec};
+use larder_types::Layout;
+use larder_types::dtype::DType;
+use larder_types::object::{WORLD_SIZE_MAX, check_model_name};
 use larder_wire::registration::EngineDrivenRegistration;
 use larder_wire::response::Response;
 

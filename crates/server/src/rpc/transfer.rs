@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use larder_store::ConnectionId;
-use larder_store::transfer::TransferSpec;
+use larder_core::transfer::TransferSpec;
+use larder_types::ConnectionId;
+use larder_types::ids::InstanceId;
+use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
-use larder_wire::object::KvRank;
-use larder_wire::registration::InstanceId;
 use larder_wire::response::Slot;
 
 use super::Failure;
@@ -66,7 +66,7 @@ impl<'a> Transfer<'a> {
 }
 
 /// A slot as workers are told of it.
-pub(super) fn wire_slot(slot: &larder_store::Slot) -> Slot {
+pub(super) fn wire_slot(slot: &larder_core::Slot) -> Slot {
     Slot {
         offset: slot.offset,
         length: slot.layout.bytes(),

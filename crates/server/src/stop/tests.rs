@@ -1,13 +1,16 @@
 //! On a clock that stands still while anybody has something to do.
 
+use larder_types::ConnectionId;
+use larder_types::InstanceId;
+use larder_types::Layout;
+use larder_types::Time;
 use std::future::{pending, ready};
 use std::sync::Arc;
 
-use larder_store::transfer::TransferSpec;
-use larder_store::worker::{Group, WorkerSpec};
-use larder_store::{ConnectionId, InstanceId, Layout, Time};
-use larder_wire::dtype::DType;
-use larder_wire::object::{ChunkHash, KvRank};
+use larder_core::transfer::TransferSpec;
+use larder_core::worker::{Group, WorkerSpec};
+use larder_types::dtype::DType;
+use larder_types::object::{ChunkHash, KvRank};
 use tokio::sync::watch;
 
 use super::*;

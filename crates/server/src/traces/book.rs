@@ -9,12 +9,13 @@
 //!
 //! All that is left out is counted.
 
+use larder_types::ConnectionId;
+use larder_types::InstanceId;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_store::transfer::TransferSpec;
-use larder_store::{ConnectionId, InstanceId};
+use larder_core::transfer::TransferSpec;
 
 use super::ids::Ids;
 use super::{Span, UnixTime, Value};

@@ -13,9 +13,9 @@ mod ids;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_store::ConnectionId;
-use larder_store::prefetch::Hit;
-use larder_store::transfer::TransferSpec;
+use larder_core::prefetch::Hit;
+use larder_core::transfer::TransferSpec;
+use larder_types::ConnectionId;
 use tokio::sync::Notify;
 
 use self::book::{Book, CopyKey};

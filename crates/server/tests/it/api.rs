@@ -9,7 +9,7 @@ use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool
 use bytes::Bytes;
 use larder_server::config::{LogLevel, Secret, l2};
 use larder_server::log_control::LogControl;
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};

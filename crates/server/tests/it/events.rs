@@ -1,10 +1,10 @@
 //! Event streams over real sockets: what a subscriber is sent, when, and how a stream ends.
 
 use bytes::Bytes;
+use larder_types::ids::InstanceId;
 use larder_wire::event::{Event, EventBatch, EventKind};
 use larder_wire::message::{StreamControl, request_frames, stream_control_frames};
 use larder_wire::operation::Operation;
-use larder_wire::registration::InstanceId;
 use larder_wire::request::{Request, Subscription};
 use larder_wire::response::{Response, StorePlan};
 

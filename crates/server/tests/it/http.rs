@@ -3,7 +3,7 @@
 use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use bytes::Bytes;
 use larder_server::config::Secret;
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use larder_lab::simulate::trace::{ReadOptions, read};
 use larder_server::config::{Config, LookupHashLogConfig};
-use larder_sim::simulate::trace::{ReadOptions, read};
 use larder_wire::key::CacheKey;
 
 use crate::support::{CHUNK, Directory, TestServer, config, key};

@@ -1,15 +1,16 @@
 //! What Prometheus scrapes: every name, type and label that dashboards ask for, from the first scrape on,
 //! and that it counts what happened.
 
+use larder_types::ConnectionId;
+use larder_types::Time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use larder_core::session::LookupSpec;
+use larder_core::transfer::TransferSpec;
 use larder_server::config::{EvictionPolicy, LookupHashLogConfig, OtlpConfig, PrefetchPolicy};
-use larder_store::session::LookupSpec;
-use larder_store::transfer::TransferSpec;
-use larder_store::{ConnectionId, Time};
-use larder_wire::object::{ChunkHash, KvRank};
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
+use larder_types::object::{ChunkHash, KvRank};
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use larder_server::config::{Config, OtlpConfig, Secret};
+use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
 use opentelemetry_proto::tonic::collector::metrics::v1 as metrics;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use larder_server::config::{EvictionPolicy, Secret};
 use larder_server::overview::Overview;
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use larder_server::config::{EvictionConfig, EvictionPolicy, Secret};
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::{Value, json};

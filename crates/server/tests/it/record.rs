@@ -4,14 +4,14 @@
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, with_files};
 use bytes::Bytes;
+use larder_lab::simulate::model::{Counts, L2Size, Machine, Setup, serve};
+use larder_lab::simulate::trace::{ChunkNumber, ReadOptions, read};
+use larder_policy::eviction::EvictionKind;
+use larder_policy::{PrefetchKind, StoreKind};
 use larder_server::config::Config;
-use larder_sim::simulate::model::{Counts, L2Size, Machine, Setup, serve};
-use larder_sim::simulate::trace::{ChunkNumber, ReadOptions, read};
-use larder_store::l1::eviction::EvictionKind;
-use larder_store::l2::AdapterId;
-use larder_store::policy::{PrefetchKind, StoreKind};
+use larder_types::ids::AdapterId;
+use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
 

@@ -4,8 +4,8 @@ use crate::support::{
     CHUNK, Client, Directory, TestServer, config, fill, holds, key, open_pool, registration, with_files,
 };
 use bytes::Bytes;
+use larder_types::ids::InstanceId;
 use larder_wire::pickle::{PickleWriter, read_tensors};
-use larder_wire::registration::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, RetrievePlan, StorePlan};
 
@@ -66,7 +66,7 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     assert_eq!(plan, Response::StorePlan(StorePlan::Pickle));
     let mut pickle = PickleWriter::new();
     let shape = [2, CHUNK as u64, 12];
-    let half = larder_wire::dtype::DType::from_name("float16").unwrap();
+    let half = larder_types::dtype::DType::from_name("float16").unwrap();
     for i in 0..3 {
         // The chunk in the middle has another shape: it is left out and the others are kept.
         let shape = if i == 1 { [2, 12, CHUNK as u64] } else { shape };

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use larder_types::InstanceId;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use larder_server::config::{Config, L2AdapterConfig, l2};
 use larder_server::state::State;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
-use larder_wire::registration::{EngineDrivenRegistration, InstanceId};
+use larder_wire::registration::EngineDrivenRegistration;
 use larder_wire::request::Request;
 use larder_wire::response::Response;
 use larder_zmtp::{Dealer, DealerOptions, Endpoint};

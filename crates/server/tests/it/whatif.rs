@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use larder_server::config::{Config, EvictionPolicy, PrefetchPolicy};
-use larder_wire::registration::InstanceId;
+use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
 use serde_json::Value;

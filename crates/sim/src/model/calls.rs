@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use larder_store::prefetch::{LookupStatus, WarmResult, WarmStatus};
-use larder_wire::object::KvRank;
+use larder_core::prefetch::{LookupStatus, WarmResult, WarmStatus};
+use larder_types::object::KvRank;
 
 use super::jobs::{Job, Owner, Phase, needed};
 use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder_store::policy::PrefetchKind;
-use larder_store::prefetch::{Hit, WarmResult};
-use larder_wire::object::KvRank;
+use larder_core::prefetch::{Hit, WarmResult};
+use larder_policy::PrefetchKind;
+use larder_types::object::KvRank;
 
 use super::{ChunkKey, Expected, Key, Model, Row, State, Uid, View};
 use crate::scenario::Millis;

@@ -18,11 +18,11 @@ pub use write_back::Left;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use larder_store::counters::{AdapterCounters, L2Counters};
-use larder_store::l1::{Cell, L1, ObjectId, Retention};
-use larder_store::policy::{PrefetchKind, StoreKind};
-use larder_store::prefetch::{Hit, WarmResult};
-use larder_wire::object::KvRank;
+use larder_core::counters::{AdapterCounters, L2Counters};
+use larder_core::l1::{Cell, L1, ObjectId, Retention};
+use larder_core::prefetch::{Hit, WarmResult};
+use larder_policy::{PrefetchKind, StoreKind};
+use larder_types::object::KvRank;
 
 use self::jobs::Job;
 use self::loads::Load;

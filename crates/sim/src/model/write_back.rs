@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use larder_store::policy::StoreKind;
+use larder_policy::StoreKind;
 
 use super::{Expected, Io, IoFor, Key, Model, Uid};
 use crate::model::loads::GRACE;

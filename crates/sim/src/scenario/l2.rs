@@ -1,6 +1,6 @@
 //! What a seed draws of the second tier: adapters, what is wrong with them, policies and limits.
 
-use larder_store::policy::{PrefetchKind, StoreKind};
+use larder_policy::{PrefetchKind, StoreKind};
 
 use super::Millis;
 use crate::rng::Rng;

@@ -7,7 +7,7 @@ use super::clients::tag;
 use super::{Event, Place, World};
 use crate::model::{ChunkKey, Key};
 use crate::scenario::{AdapterSpec, Millis};
-use larder_wire::object::KvRank;
+use larder_types::object::KvRank;
 
 /// What an adapter holds. It outlives the server.
 #[derive(Clone, Debug, Default)]

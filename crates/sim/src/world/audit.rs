@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use larder_store::l1::eviction::EvictionKind;
-use larder_store::l2::AdapterId;
-use larder_store::policy::PrefetchKind;
-use larder_store::prefetch::LookupStatus;
-use larder_wire::object::KvRank;
+use larder_core::prefetch::LookupStatus;
+use larder_policy::PrefetchKind;
+use larder_policy::eviction::EvictionKind;
+use larder_types::ids::AdapterId;
+use larder_types::object::KvRank;
 
 use super::clients::tag;
 use super::{Adapter, Worker, World};

@@ -1,12 +1,16 @@
 //! One function per call of the core: the model makes it too, and the answers must agree.
 
-use larder_store::prefetch::LookupStatus;
-use larder_store::session::LookupSpec;
-use larder_store::transfer::{Committed, TransferSpec};
-use larder_store::worker::{Group, WorkerSpec};
-use larder_store::{ConnectionId, Core, InstanceId, Layout, Time};
-use larder_wire::dtype::DType;
-use larder_wire::object::KvRank;
+use larder_core::Core;
+use larder_core::prefetch::LookupStatus;
+use larder_core::session::LookupSpec;
+use larder_core::transfer::{Committed, TransferSpec};
+use larder_core::worker::{Group, WorkerSpec};
+use larder_types::ConnectionId;
+use larder_types::InstanceId;
+use larder_types::Layout;
+use larder_types::Time;
+use larder_types::dtype::DType;
+use larder_types::object::KvRank;
 
 use super::{Granted, Place, World};
 use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid};

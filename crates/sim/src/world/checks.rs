@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use larder_store::l1::eviction::EvictionKind;
-use larder_store::l2::AdapterId;
-use larder_store::transfer::PreparedStore;
+use larder_core::transfer::PreparedStore;
+use larder_policy::eviction::EvictionKind;
+use larder_types::ids::AdapterId;
 
 use super::World;
 use crate::model::{ChunkKey, Reserved, State, StorePlan, Uid, View};

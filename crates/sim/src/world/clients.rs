@@ -1,7 +1,7 @@
 //! What well-behaved clients do: the flow of requests, and copies page by page.
 
-use larder_store::prefetch::LookupStatus;
-use larder_wire::object::KvRank;
+use larder_core::prefetch::LookupStatus;
+use larder_types::object::KvRank;
 
 use super::calls::Context;
 use super::{Copy, Engine, Event, Granted, Request, Worker, World};

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use larder_store::Core;
-use larder_store::events::{Change, Tier};
-use larder_store::l2::AdapterId;
-use larder_wire::object::{ChunkHash, ObjectKey};
+use larder_core::Core;
+use larder_core::events::{Change, Tier};
+use larder_types::ids::AdapterId;
+use larder_types::object::{ChunkHash, ObjectKey};
 
 /// More than one call can cause.
 const RECORDS: usize = 1 << 14;

@@ -1,8 +1,8 @@
 //! What misbehaving clients, networks and operators do.
 
-use larder_store::Core;
-use larder_store::policy::{PrefetchKind, StoreKind};
-use larder_wire::object::KvRank;
+use larder_core::Core;
+use larder_policy::{PrefetchKind, StoreKind};
+use larder_types::object::KvRank;
 
 use super::calls::Context;
 use super::events::Follower;

@@ -1,13 +1,14 @@
 //! What the core wants done outside, and what it is told of it.
 
+use larder_types::AdapterId;
 use std::collections::BTreeSet;
 
-use larder_store::l2::{AdapterId, Effect, IoId, IoItem, LookupId, TaskId};
-use larder_store::policy::reuse::object_digest;
-use larder_store::policy::{PrefetchKind, StoreKind};
-use larder_store::prefetch::plan::Fetch;
-use larder_store::prefetch::{LookupReport, WarmSpec, WarmStatus};
-use larder_wire::object::{KvRank, ObjectKey};
+use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
+use larder_core::prefetch::{LookupReport, WarmSpec, WarmStatus};
+use larder_policy::prefetch::plan::Fetch;
+use larder_policy::reuse::object_digest;
+use larder_policy::{PrefetchKind, StoreKind};
+use larder_types::object::{KvRank, ObjectKey};
 
 use super::World;
 use crate::model::{ChunkKey, Expected, Key, Uid, View, WarmCall};

@@ -9,16 +9,17 @@ mod events;
 mod faults;
 mod l2;
 
+use larder_types::Time;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_store::counters::{Counters, L1Counters};
-use larder_store::l2::AdapterDesc;
-use larder_store::{Core, CoreConfig, Time};
-use larder_wire::object::KvRank;
+use larder_core::counters::{Counters, L1Counters};
+use larder_core::{Core, CoreConfig};
+use larder_policy::AdapterDesc;
+use larder_types::object::KvRank;
 
 use self::adapters::{Adapter, Io, Question, Task};
 use self::events::Follower;

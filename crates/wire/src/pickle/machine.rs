@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::PickleError;
 use super::TENSORS_MAX;
 use super::read::{Storage, Tensor};
-use crate::dtype::DType;
+use larder_types::dtype::DType;
 
 type Result<T> = std::result::Result<T, PickleError>;
 

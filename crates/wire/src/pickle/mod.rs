@@ -56,7 +56,7 @@ pub enum PickleError {
     #[error("tensors of {dtype} cannot be pickled")]
     DType {
         /// The element type.
-        dtype: crate::dtype::DType,
+        dtype: larder_types::dtype::DType,
     },
     /// The bytes given for a tensor, or the place to copy it to, do not have its size.
     #[error("{found} bytes for a tensor of {expected} bytes")]

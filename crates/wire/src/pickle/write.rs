@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::read::{LEGACY_MAGIC, LEGACY_VERSION};
 use super::{PickleError, TENSORS_MAX};
-use crate::dtype::{DType, tensor_bytes};
 use crate::handle::TENSOR_AXES_MAX;
+use larder_types::dtype::{DType, tensor_bytes};
 
 type Result<T> = std::result::Result<T, PickleError>;
 

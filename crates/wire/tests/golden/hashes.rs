@@ -1,7 +1,7 @@
 //! `token_hash.json`.
 
-use larder_wire::hash::{HashAlgorithm, TokenHasher};
-use larder_wire::object::ChunkHash;
+use larder_types::hash::{HashAlgorithm, TokenHasher};
+use larder_types::object::ChunkHash;
 use serde_json::Value;
 
 use crate::support::{document, hash, hashes, number, records, text, tokens};

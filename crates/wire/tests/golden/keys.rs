@@ -1,9 +1,9 @@
 //! `object_keys.json`.
 
-use larder_wire::hash::{HashAlgorithm, TokenHasher};
+use larder_types::hash::{HashAlgorithm, TokenHasher};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey, ObjectKeyError, check_object_group};
 use larder_wire::key::{CacheKey, KeyError};
 use larder_wire::msgpack::{Reader, Writer};
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey, ObjectKeyError, check_object_group};
 use serde_json::Value;
 
 use crate::support::{array, hashes, hex, number, object_key, records, text, tokens, unhex};

@@ -1,7 +1,7 @@
 //! `object_names.json`.
 
-use larder_wire::names::ObjectKeyJson;
-use larder_wire::object::ObjectKey;
+use larder_types::names::ObjectKeyJson;
+use larder_types::object::ObjectKey;
 
 use crate::support::{object_key, records, text};
 

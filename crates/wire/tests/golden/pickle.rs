@@ -1,6 +1,6 @@
 //! `pickle.json`, and pickles that must not be taken.
 
-use larder_wire::dtype::DType;
+use larder_types::dtype::DType;
 use larder_wire::pickle::{PickleError, PickleWriter, Tensor, read_tensors};
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Reading vector files.
 
 use bytes::Bytes;
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::Value;
 
 /// The records under `list` in a vector file.

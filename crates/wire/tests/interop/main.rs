@@ -7,7 +7,7 @@ mod samples;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use larder_wire::dtype::DType;
+use larder_types::dtype::DType;
 use larder_wire::operation::Operation;
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use serde_json::{Value, json};

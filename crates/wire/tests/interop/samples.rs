@@ -1,19 +1,19 @@
 //! One request or response of every shape.
 
+use larder_types::InstanceId;
 use std::time::Duration;
 
 use bytes::Bytes;
+use larder_types::dtype::DType;
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use larder_wire::blend::{MatchResult, UnifiedLookup};
-use larder_wire::dtype::DType;
 use larder_wire::event::{Event, EventBatch, EventKind, MEDIUM_CPU};
 use larder_wire::handle::{CpuShmHandle, DeviceHandle, TensorView};
 use larder_wire::key::CacheKey;
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use larder_wire::operation::Operation;
 use larder_wire::p2p::{Address, MemoryLayout};
 use larder_wire::registration::{
-    EngineDrivenRegistration, EngineType, GroupInfo, InstanceId, KvCacheRegistration, KvLayout, KvListLayout,
-    LayoutHints,
+    EngineDrivenRegistration, EngineType, GroupInfo, KvCacheRegistration, KvLayout, KvListLayout, LayoutHints,
 };
 use larder_wire::request::{
     BlendRetrieve, BlockAllocation, ModuleCall, Request, Retrieve, RopeRegistration, Store, Subscription,

@@ -1,11 +1,11 @@
 //! What is written is read back, and fast code agrees with simple code.
 
-use larder_wire::dtype::DType;
-use larder_wire::hash::{HashAlgorithm, TokenHasher};
+use larder_types::dtype::DType;
+use larder_types::hash::{HashAlgorithm, TokenHasher};
+use larder_types::names::ObjectKeyJson;
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use larder_wire::key::CacheKey;
 use larder_wire::msgpack::{Reader, Writer};
-use larder_wire::names::ObjectKeyJson;
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use larder_wire::tokens::{OUTLIERS_MAX, Tokens};
 use proptest::prelude::*;

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use tokio::time::Instant;
 
 use crate::adapter::{

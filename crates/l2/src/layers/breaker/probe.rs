@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use larder_store::arena::{Arena, Hold, Region};
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_arena::{Arena, Hold, Region};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use super::{Gate, Sign, was_written};
 use crate::adapter::{Adapter, Circuit, Transfer};

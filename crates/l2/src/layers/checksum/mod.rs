@@ -16,8 +16,8 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use larder_store::arena::Region;
-use larder_wire::object::ObjectKey;
+use larder_arena::Region;
+use larder_types::object::ObjectKey;
 use tokio::sync::Notify;
 
 use self::sidecar::{Line, Record, Sidecar};

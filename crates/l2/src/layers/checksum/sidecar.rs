@@ -18,7 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use larder_wire::object::ObjectKey;
+use larder_types::object::ObjectKey;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{ErrorKind, L2Error};

@@ -9,9 +9,9 @@ use super::l1::DEFAULT_TAG;
 use super::{EvictionConfig, EvictionPolicy};
 
 /// What happens in L1 to what was fetched from L2.
-pub use larder_store::policy::PrefetchKind as PrefetchPolicy;
+pub use larder_policy::PrefetchKind as PrefetchPolicy;
 /// What goes to L2, and whether it stays in L1.
-pub use larder_store::policy::StoreKind as StorePolicy;
+pub use larder_policy::StoreKind as StorePolicy;
 pub use parse::parse_adapter;
 
 /// Everything below L1.

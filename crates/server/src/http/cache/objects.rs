@@ -9,10 +9,10 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use larder_core::l1::Removal;
 use larder_l2::{Adapter, Cursor};
-use larder_store::l1::Removal;
-use larder_store::l2::AdapterId;
-use larder_wire::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::ids::AdapterId;
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
 use super::super::body::{Faults, Fields, object, query_whole, query_word};

@@ -1,11 +1,12 @@
+use larder_policy::prefetch::plan::Fetch;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use larder_store::prefetch::{Fetch, WarmRefused, WarmSpec, WarmStatus};
-use larder_wire::object::check_cache_salt;
+use larder_core::prefetch::{WarmRefused, WarmSpec, WarmStatus};
+use larder_types::object::check_cache_salt;
 use serde_json::json;
 
 use super::super::body::{Faults, Fields, object};

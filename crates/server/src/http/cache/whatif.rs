@@ -2,7 +2,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use larder_store::whatif::{Policies, Report, Row};
+use larder_lab::whatif::{Policies, Report, Row};
 use serde_json::{Value, json};
 
 use super::super::{Answer, AppState, Refusal};

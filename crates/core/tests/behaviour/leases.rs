@@ -1,0 +1,353 @@
+//! Shares of readers: who holds what, and when it ends.
+
+use larder_core::prefetch::LookupStatus;
+use larder_types::ConnectionId;
+use larder_types::InstanceId;
+use larder_types::Time;
+
+use crate::support::{
+    Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
+};
+
+/// FIX of 1.2: after expiry the reference lets a late release take a newer reader's lock away.
+#[test]
+fn a_late_release_does_not_take_a_newer_readers_share() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(1, "old"), &p, 1);
+    rig.prepare_retrieve(&worker(1, "old"), &p, 0, 2).expect("held");
+    rig.wait(READ_TTL);
+    assert_eq!(rig.lookup(&worker(1, "new"), &p, 1), 2);
+    assert!(!rig.commit_retrieve(&worker(1, "old"), &p, 0, 2), "it has run out");
+    rig.end("old");
+    assert_eq!(rig.clear(false), 0, "the newer reader still holds both");
+    rig.prepare_retrieve(&worker(1, "new"), &p, 0, 2).expect("held");
+}
+
+/// FIX of 1.2: releases are not anonymous.
+#[test]
+fn releasing_too_often_releases_only_ones_own() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(1, "a"), &p, 2);
+    rig.lookup(&worker(1, "b"), &p, 1);
+    for _ in 0..3 {
+        rig.free("a", 0, 2);
+    }
+    rig.end("a");
+    assert_eq!(rig.clear(false), 0);
+    rig.prepare_retrieve(&worker(1, "b"), &p, 0, 2).expect("still held");
+}
+
+#[test]
+fn one_share_per_reader() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    for instance in 2..5 {
+        rig.register(instance, "m", 1, 1);
+    }
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    assert_eq!(rig.lookup(&worker(1, "r"), &p, 3), 2);
+    for reader in 2..5 {
+        rig.prepare_retrieve(&worker(reader, "r"), &p, 0, 2).expect("one share each");
+        rig.commit_retrieve(&worker(reader, "r"), &p, 0, 2);
+    }
+    assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 2), None);
+    assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE);
+}
+
+#[test]
+fn a_failed_retrieve_gives_back_one_share_of_what_was_there() {
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 3);
+    rig.store(&worker(1, "s"), &p, 0, 3);
+    rig.lookup(&worker(1, "r"), &p, 1);
+    rig.free("r", 1, 2);
+    assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 3), None);
+    assert_eq!(rig.core.gauges().lookup_leases, 0);
+    assert_eq!(rig.core.counters().retrieves_failed, 1);
+}
+
+#[test]
+fn a_range_is_freed_as_far_as_it_is_held() {
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 3);
+    rig.store(&worker(1, "s"), &p, 0, 3);
+    rig.lookup(&worker(1, "r"), &p, 1);
+    rig.free("r", 2, 2);
+    rig.free("r", 3, 1);
+    rig.free("r", 7, u32::MAX);
+    rig.free("nobody", 0, 3);
+    rig.free("r", 0, 1);
+    rig.prepare_retrieve(&worker(1, "r"), &p, 1, 3).expect("the rest is held");
+}
+
+#[test]
+fn shares_end_with_session_deadline_connection_and_the_next_lookup() {
+    let p = prompt(1, 2);
+    let ends: [(&str, Deed); 5] = [
+        ("end of the session", |rig| rig.end("r")),
+        ("read TTL", |rig| rig.wait(READ_TTL)),
+        ("connection", |rig| rig.lose(1)),
+        ("next lookup", |rig| assert_eq!(rig.lookup(&worker(1, "r"), &prompt(9, 1), 1), 0)),
+        ("session TTL", |rig| rig.wait(SESSION_TTL)),
+    ];
+    for (name, end) in ends {
+        let mut rig = Rig::new(4);
+        rig.store(&worker(1, "s"), &p, 0, 2);
+        assert_eq!(rig.lookup(&worker(1, "r"), &p, 5), 2);
+        assert_eq!(rig.core.gauges().l1.evictable_bytes, 0);
+        end(&mut rig);
+        assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE, "{name}");
+        assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2), None, "{name}");
+    }
+}
+
+#[test]
+fn asking_again_keeps_the_shares_alive() {
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(1, "r"), &p, 1);
+    rig.wait(READ_TTL - 1);
+    let now = rig.time();
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Ready(2));
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "told once");
+    rig.wait(READ_TTL - 1);
+    rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("renewed");
+}
+
+/// A request id that is used again and again is as young as its last lookup.
+#[test]
+fn a_lookup_restarts_its_sessions_time() {
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(1, "r"), &p, 1);
+    rig.wait(SESSION_TTL - 1);
+    rig.lookup(&worker(1, "r"), &p, 1);
+    rig.wait(1);
+    rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("looked up just now");
+}
+
+#[test]
+fn a_retrieve_of_a_lost_connection_is_waited_for() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(7, "r"), &p, 1);
+    rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("held");
+    rig.end("r");
+    rig.lose(1);
+    assert_eq!(rig.core.gauges().quarantined_objects, 2);
+    assert_eq!(rig.clear(true), 2);
+    rig.wait(QUARANTINE - 1);
+    assert_eq!(rig.used_pages(), 2, "the copy may still be running");
+    rig.wait(1);
+    assert_eq!(rig.used_pages(), 0);
+}
+
+#[test]
+fn a_worker_that_goes_on_over_another_connection_ends_its_retrieve_itself() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    rig.lookup(&worker(7, "r"), &p, 1);
+    rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("held");
+    rig.lose(1);
+    rig.commit_retrieve(&Who { connection: 8, ..worker(1, "r") }, &p, 0, 2);
+    assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE);
+}
+
+/// Two copies of one name cannot be told apart when one of them commits.
+#[test]
+fn equal_retrieves_end_together() {
+    let mut rig = Rig::new(2);
+    let (w, p) = (worker(1, "r"), prompt(1, 1));
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    rig.lookup(&w, &p, 1);
+    let first = rig.prepare_retrieve(&w, &p, 0, 1).expect("held");
+    rig.clear(true);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    rig.lookup(&w, &p, 1);
+    let second = rig.prepare_retrieve(&w, &p, 0, 1).expect("held");
+    assert_ne!(first, second);
+    assert!(rig.commit_retrieve(&w, &p, 0, 1));
+    assert_eq!(rig.used_pages(), 2, "whichever it was, the other may still be read");
+    assert!(rig.commit_retrieve(&w, &p, 0, 1));
+    assert_eq!(rig.used_pages(), 1);
+    assert!(!rig.commit_retrieve(&w, &p, 0, 1));
+}
+
+#[test]
+fn a_late_commit_does_not_end_a_newer_equal_retrieve() {
+    let mut rig = Rig::new(2);
+    let (w, p) = (worker(1, "r"), prompt(1, 1));
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    rig.lookup(&w, &p, 1);
+    rig.prepare_retrieve(&w, &p, 0, 1).expect("held");
+    rig.wait(READ_TTL);
+    rig.lookup(&w, &p, 1);
+    rig.prepare_retrieve(&w, &p, 0, 1).expect("held");
+    rig.commit_retrieve(&w, &p, 0, 1);
+    assert_eq!(rig.clear(false), 0, "the commit may have been the first one's");
+    rig.commit_retrieve(&w, &p, 0, 1);
+    assert_eq!(rig.clear(false), 1);
+}
+
+#[test]
+fn a_silent_worker_is_dropped() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 1);
+    rig.prepare(&worker(1, "a"), &p, 0, 1);
+    rig.wait(REAP);
+    assert_eq!((rig.core.gauges().workers, rig.core.counters().workers_reaped), (0, 1));
+    assert!(rig.try_prepare(&worker(1, "a"), &p, 0, 1).is_err());
+    let now = rig.time();
+    assert!(!rig.core.ping(now, InstanceId(1)), "it should register again");
+    assert!(rig.core.ping(now, InstanceId(1)), "told once");
+    assert!(rig.register(1, "m", 1, 1));
+}
+
+/// `Core::check` counts the deadlines: one for each worker, however often it is heard of.
+#[test]
+fn a_worker_has_one_deadline_and_takes_it_along() {
+    let mut rig = Rig::new(2);
+    let registered = rig.core.next_deadline().expect("the worker of the rig");
+    for _ in 0..3 {
+        rig.wait(1);
+        assert!(rig.core.ping(rig.time(), InstanceId(1)));
+        rig.core.check();
+    }
+    assert_eq!(rig.core.next_deadline(), Some(registered), "it looks again when that comes");
+    for _ in 0..3 {
+        rig.wait(1);
+        assert!(rig.core.unregister(rig.time(), InstanceId(1)));
+        rig.core.check();
+        assert_eq!(rig.core.next_deadline(), None, "nothing is left to wait for");
+        assert!(rig.register(1, "m", 1, 1));
+        rig.core.check();
+        assert_eq!(rig.core.next_deadline(), Some(Time::from_millis(rig.now + REAP)));
+    }
+}
+
+#[test]
+fn an_object_of_another_size_is_a_miss() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 2);
+    let p = prompt(1, 1);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    assert_eq!(rig.lookup(&worker(1, "r"), &p, 1), 1);
+    assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 1), None);
+    let now = rig.time();
+    rig.core.unregister(now, InstanceId(1));
+    assert_eq!(rig.lookup(&worker(2, "r"), &p, 1), 0, "nobody is left who could read it");
+    let prepared = rig.prepare(&worker(2, "s"), &p, 0, 1);
+    assert_eq!(prepared.slots[0].layout, layout(2), "it makes way");
+}
+
+#[test]
+fn peers_hold_what_they_found() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    let keys = [rig.key(p[0]), rig.key(p[1])];
+    let (now, peer) = (rig.time(), ConnectionId(50));
+    let id = rig.core.peer_lookup(now, peer, &keys);
+    assert_eq!(rig.core.peer_result(now, id), Some(vec![Some((0, PAGE)), None]));
+    assert_eq!(rig.core.peer_result(now, id), None, "told once");
+    assert_eq!(rig.clear(false), 0);
+    rig.core.peer_unlock(now, peer, &keys);
+    rig.core.peer_unlock(now, peer, &keys);
+    rig.core.check();
+    assert_eq!(rig.core.gauges().peer_leases, 0);
+    assert_eq!(rig.clear(false), 1);
+}
+
+#[test]
+fn a_peer_that_has_not_seen_its_result_cannot_lose_it_to_another() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 1);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    let (now, keys) = (rig.time(), [rig.key(p[0])]);
+    let id = rig.core.peer_lookup(now, ConnectionId(50), &keys);
+    rig.core.peer_unlock(now, ConnectionId(51), &keys);
+    assert_eq!(rig.clear(false), 0);
+    assert_eq!(rig.core.peer_result(now, id), Some(vec![Some((0, PAGE))]));
+}
+
+#[test]
+fn a_peer_lease_ends_though_its_result_is_asked_for_last() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 1);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    let (now, keys, peer) = (rig.time(), [rig.key(p[0])], ConnectionId(50));
+    let id = rig.core.peer_lookup(now, peer, &keys);
+    rig.core.peer_unlock(now, peer, &keys);
+    assert_eq!(rig.core.peer_result(now, id), Some(vec![None]), "it is not held any more");
+    assert_eq!(rig.core.gauges().peer_leases, 0);
+    rig.core.check();
+}
+
+#[test]
+fn a_peer_can_unlock_what_was_cleared_away() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 1);
+    rig.store(&worker(1, "s"), &p, 0, 1);
+    let (now, keys, peer) = (rig.time(), [rig.key(p[0])], ConnectionId(50));
+    let id = rig.core.peer_lookup(now, peer, &keys);
+    rig.core.peer_result(now, id);
+    rig.clear(true);
+    assert_eq!(rig.used_pages(), 1);
+    rig.core.peer_unlock(now, peer, &keys);
+    rig.core.check();
+    assert_eq!((rig.used_pages(), rig.core.gauges().peer_leases), (0, 0));
+}
+
+/// A client that never ends its requests costs its oldest ones, and what they hold.
+#[test]
+fn sessions_are_bounded_and_the_oldest_goes_first() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    for i in 0..=SESSIONS_MAX {
+        assert_eq!(rig.lookup(&worker(1, &format!("r{i}")), &p, 1), 2);
+    }
+    let gauges = rig.core.gauges();
+    assert_eq!((gauges.sessions, gauges.lookup_leases), (SESSIONS_MAX as u64, SESSIONS_MAX as u64));
+    assert_eq!(rig.prepare_retrieve(&worker(1, "r0"), &p, 0, 2), None, "the oldest is over");
+    rig.prepare_retrieve(&worker(1, "r1"), &p, 0, 2).expect("the next is not");
+}
+
+/// What a scrape tells of the oldest lock: the holder's age, whoever has come and gone since.
+#[test]
+fn the_oldest_holder_is_known_by_when_it_began() {
+    let since = |rig: &Rig| {
+        let gauges = rig.core.gauges();
+        (gauges.reading_since.map(Time::as_millis), gauges.writing_since.map(Time::as_millis))
+    };
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    assert_eq!(since(&rig), (None, None));
+    rig.wait(10);
+    rig.lookup(&worker(1, "first"), &p, 1);
+    rig.prepare(&worker(1, "s"), &prompt(2, 1), 0, 1);
+    rig.wait(10);
+    rig.lookup(&worker(1, "second"), &p, 1);
+    rig.prepare(&worker(1, "s"), &prompt(3, 1), 0, 1);
+    rig.wait(10);
+    assert_eq!(since(&rig), (Some(10), Some(10)));
+    rig.prepare_retrieve(&worker(1, "first"), &p, 0, 2).expect("held");
+    assert_eq!(since(&rig), (Some(20), Some(10)), "the retrieve has held its shares for no time yet");
+    rig.commit(&worker(1, "s"), &prompt(2, 1), 0, 1);
+    rig.free("second", 0, 1);
+    assert_eq!(since(&rig), (Some(20), Some(20)), "it still holds a chunk");
+    rig.free("second", 0, 2);
+    assert_eq!(since(&rig), (Some(30), Some(20)));
+    rig.abort(&worker(1, "s"), &prompt(3, 1), 0, 1);
+    rig.wait(READ_TTL);
+    assert_eq!(since(&rig), (None, None), "the retrieve has run out");
+}

@@ -1,0 +1,217 @@
+//! Write reservations: who may publish what, and when its memory is reused.
+
+use larder_core::transfer::Committed;
+use larder_types::object::KvRank;
+
+use crate::support::{PAGE, QUARANTINE, Rig, WRITE_TTL, Who, prompt, worker};
+
+#[test]
+fn store_then_read_then_release() {
+    let mut rig = Rig::new(8);
+    let (w, p) = (worker(1, "r"), prompt(1, 3));
+    let prepared = rig.prepare(&w, &p, 0, 3);
+    assert_eq!(prepared.chunks, [0, 1, 2]);
+    let offsets: Vec<u64> = prepared.slots.iter().map(|s| s.offset).collect();
+    assert_eq!(offsets, [0, PAGE, 2 * PAGE]);
+    assert_eq!(rig.lookup(&w, &p, 1), 0, "nothing is found before the commit");
+    assert_eq!(rig.commit(&w, &p, 0, 3), Committed::Published(3));
+    assert_eq!(rig.lookup(&w, &p, 1), 3);
+    let slots = rig.prepare_retrieve(&w, &p, 0, 3).expect("held");
+    assert_eq!(slots, prepared.slots);
+    assert!(rig.commit_retrieve(&w, &p, 0, 3));
+    rig.end("r");
+    assert_eq!(rig.core.gauges().l1.evictable_bytes, 3 * PAGE);
+}
+
+#[test]
+fn what_is_cached_or_being_written_is_left_out() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 1);
+    let p = prompt(1, 4);
+    assert_eq!(rig.store(&worker(1, "a"), &p, 0, 1), 1);
+    assert_eq!(rig.prepare(&worker(1, "b"), &p, 1, 2).chunks, [0]);
+    assert_eq!(rig.prepare(&worker(2, "c"), &p, 0, 4).chunks, [2, 3]);
+    assert_eq!(rig.prepare(&worker(1, "d"), &p, 0, 4).slots, []);
+    assert_eq!(rig.commit(&worker(1, "d"), &p, 0, 4), Committed::Unknown, "nothing was prepared");
+    assert_eq!(rig.commit(&worker(2, "c"), &p, 0, 4), Committed::Published(2));
+    assert_eq!(rig.resident(&p), [0, 2, 3]);
+}
+
+#[test]
+fn nobody_commits_for_another() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 1);
+    let p = prompt(1, 2);
+    rig.prepare(&worker(1, "r"), &p, 0, 2);
+    assert_eq!(rig.commit(&worker(2, "r"), &p, 0, 2), Committed::Unknown);
+    assert_eq!(rig.commit(&worker(1, "other"), &p, 0, 2), Committed::Unknown);
+    assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 1), Committed::Unknown);
+    assert_eq!(rig.resident(&p), []);
+    assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 2), Committed::Published(2));
+    assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 2), Committed::Unknown, "committed once");
+}
+
+#[test]
+fn an_aborted_store_leaves_nothing() {
+    let mut rig = Rig::new(8);
+    let (w, p) = (worker(1, "r"), prompt(1, 2));
+    rig.prepare(&w, &p, 0, 2);
+    rig.abort(&w, &p, 0, 2);
+    assert_eq!((rig.used_pages(), rig.resident(&p).len()), (0, 0));
+    assert_eq!(rig.commit(&w, &p, 0, 2), Committed::Unknown);
+    assert_eq!(rig.store(&w, &p, 0, 2), 2);
+}
+
+/// FIX of 1.3: the reference lets a stalled writer publish the buffer of the one after it.
+#[test]
+fn a_stalled_writer_cannot_publish_what_another_writes() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 1);
+    let p = prompt(1, 1);
+    let first = rig.prepare(&worker(1, "a"), &p, 0, 1);
+    rig.wait(WRITE_TTL);
+    let second = rig.prepare(&worker(2, "b"), &p, 0, 1);
+    assert_ne!(first.slots[0].offset, second.slots[0].offset, "the first may still be writing");
+    assert_eq!(rig.commit(&worker(1, "a"), &p, 0, 1), Committed::Expired);
+    assert_eq!(rig.resident(&p), [], "the second is still writing");
+    assert_eq!(rig.used_pages(), 1, "the first said it is done: its memory is free");
+    assert_eq!(rig.commit(&worker(2, "b"), &p, 0, 1), Committed::Published(1));
+}
+
+#[test]
+fn memory_of_a_writer_that_never_returns_is_free_after_a_second_ttl() {
+    let mut rig = Rig::new(8);
+    let p = prompt(1, 1);
+    rig.prepare(&worker(1, "a"), &p, 0, 1);
+    rig.wait(WRITE_TTL);
+    assert_eq!(rig.used_pages(), 1);
+    rig.wait(WRITE_TTL - 1);
+    assert_eq!(rig.used_pages(), 1);
+    rig.wait(1);
+    assert_eq!(rig.used_pages(), 0);
+}
+
+#[test]
+fn giving_an_expired_store_back_frees_its_memory() {
+    let mut rig = Rig::new(8);
+    let p = prompt(1, 1);
+    rig.prepare(&worker(1, "a"), &p, 0, 1);
+    rig.wait(WRITE_TTL);
+    rig.abort(&worker(1, "a"), &p, 0, 1);
+    assert_eq!(rig.used_pages(), 0);
+}
+
+/// One name means one transfer: the protocol carries nothing else to tell two by.
+#[test]
+fn an_equal_store_waits_until_the_first_has_ended() {
+    let mut rig = Rig::new(8);
+    let (w, p) = (worker(1, "a"), prompt(1, 2));
+    rig.prepare(&w, &p, 0, 2);
+    rig.clear(true);
+    assert_eq!(rig.prepare(&w, &p, 0, 2).slots, [], "the commit to come would be the first one's");
+    assert_eq!(rig.commit(&w, &p, 0, 2), Committed::Published(0), "cleared away meanwhile");
+    assert_eq!(rig.used_pages(), 0);
+    assert_eq!(rig.store(&w, &p, 0, 2), 2);
+}
+
+#[test]
+fn an_equal_store_waits_for_a_stalled_one() {
+    let mut rig = Rig::new(8);
+    let (w, p) = (worker(1, "a"), prompt(1, 1));
+    rig.prepare(&w, &p, 0, 1);
+    rig.wait(WRITE_TTL);
+    assert_eq!(rig.prepare(&w, &p, 0, 1).slots, []);
+    assert_eq!(rig.commit(&w, &p, 0, 1), Committed::Expired);
+    assert_eq!(rig.resident(&p), []);
+    assert_eq!(rig.store(&w, &p, 0, 1), 1);
+}
+
+#[test]
+fn an_equal_store_waits_for_one_whose_connection_was_lost() {
+    let mut rig = Rig::new(8);
+    let p = prompt(1, 1);
+    rig.prepare(&worker(1, "a"), &p, 0, 1);
+    rig.lose(1);
+    let back = Who { connection: 100, ..worker(1, "a") };
+    assert_eq!(rig.prepare(&back, &p, 0, 1).slots, []);
+    assert_eq!(rig.commit(&back, &p, 0, 1), Committed::Expired, "the first copy, now done");
+    assert_eq!(rig.used_pages(), 0);
+    assert_eq!(rig.store(&back, &p, 0, 1), 1);
+}
+
+/// The same, where memory and not a clear made the second differ from the first.
+#[test]
+fn an_equal_store_does_not_take_over_the_rest() {
+    let mut rig = Rig::new(2);
+    rig.register(2, "m", 1, 1);
+    let (w, p, other) = (worker(1, "a"), prompt(1, 2), prompt(2, 1));
+    rig.prepare(&worker(2, "b"), &other, 0, 1);
+    assert_eq!(rig.prepare(&w, &p, 0, 2).chunks, [0]);
+    rig.abort(&worker(2, "b"), &other, 0, 1);
+    assert_eq!(rig.prepare(&w, &p, 0, 2).slots, []);
+    assert_eq!(rig.commit(&w, &p, 0, 2), Committed::Published(1));
+}
+
+#[test]
+fn a_lost_connection_discards_its_stores_and_waits_for_their_copies() {
+    let mut rig = Rig::new(4);
+    rig.register(2, "m", 1, 1);
+    let p = prompt(1, 4);
+    let lost = rig.prepare(&worker(1, "a"), &p, 0, 4);
+    rig.lose(1);
+    assert_eq!(rig.core.gauges().quarantined_objects, 4);
+    assert_eq!(rig.prepare(&worker(2, "b"), &p, 0, 4).slots, [], "the copy may still be running");
+    rig.wait(QUARANTINE - 1);
+    assert_eq!(rig.used_pages(), 4);
+    rig.wait(1);
+    assert_eq!(rig.used_pages(), 0);
+    assert_eq!(rig.prepare(&worker(2, "b"), &p, 0, 4).slots, lost.slots);
+}
+
+#[test]
+fn unregistering_discards_what_was_not_committed() {
+    let mut rig = Rig::new(4);
+    rig.register(2, "m", 1, 1);
+    let p = prompt(1, 2);
+    rig.prepare(&worker(1, "a"), &p, 0, 2);
+    let now = rig.time();
+    assert!(rig.core.unregister(now, larder_types::InstanceId(1)));
+    assert_eq!(rig.resident(&p), []);
+    assert_eq!(rig.core.counters().stores_abandoned, 1);
+    rig.wait(QUARANTINE);
+    assert_eq!(rig.used_pages(), 0);
+}
+
+#[test]
+fn a_forced_clear_does_not_free_what_a_worker_writes() {
+    let mut rig = Rig::new(2);
+    let p = prompt(1, 2);
+    rig.prepare(&worker(1, "a"), &p, 0, 2);
+    assert_eq!(rig.clear(false), 0);
+    assert_eq!(rig.clear(true), 2);
+    assert_eq!(rig.used_pages(), 2);
+    assert_eq!(rig.prepare(&worker(1, "b"), &p, 0, 2).slots, []);
+    assert_eq!(rig.commit(&worker(1, "a"), &p, 0, 2), Committed::Published(0));
+    assert_eq!((rig.used_pages(), rig.resident(&p).len()), (0, 0));
+}
+
+#[test]
+fn each_rank_stores_its_own() {
+    let mut rig = Rig::empty(8, Default::default(), None);
+    let p = prompt(1, 2);
+    let ranks = [0, 1].map(|r| Who { rank: KvRank::new(2, r), ..worker(1 + i64::from(r), "a") });
+    rig.register(1, "m", 2, 1);
+    rig.register(2, "m", 2, 1);
+    assert_eq!(rig.store(&ranks[0], &p, 0, 2), 2);
+    assert_eq!(rig.lookup(&ranks[0], &p, 1), 0, "a chunk of one rank alone serves nobody");
+    assert_eq!(rig.store(&ranks[1], &p, 0, 1), 1);
+    assert_eq!(rig.lookup(&ranks[0], &p, 1), 1);
+}
+
+#[test]
+fn a_rank_of_another_world_is_not_the_workers() {
+    let mut rig = Rig::new(8);
+    let p = prompt(1, 1);
+    let stranger = Who { rank: KvRank::new(2, 0), ..worker(1, "a") };
+    assert!(rig.try_prepare(&stranger, &p, 0, 1).is_err());
+}

@@ -1,0 +1,250 @@
+//! The memory tier by itself: reservation, admission, removal, temporary objects (`storage.md`
+//! 8.4, L1 to L13 and L17).
+
+use std::sync::Arc;
+
+use larder_core::l1::{Cell, L1, ObjectId, Refused, Retention};
+use larder_policy::eviction::EvictionKind;
+use larder_types::Layout;
+use larder_types::object::KvRank;
+
+use crate::support::{PAGE, hash, layout};
+
+struct Tier {
+    l1: L1,
+    model: Arc<str>,
+    salt: Arc<str>,
+}
+
+const CELL: Cell = Cell { rank: KvRank::new(1, 0), group: 0 };
+
+impl Tier {
+    fn new(pages: u64) -> Self {
+        Self { l1: L1::new(pages * PAGE, PAGE, EvictionKind::Lru), model: "m".into(), salt: "".into() }
+    }
+
+    fn try_reserve(
+        &mut self,
+        i: u8,
+        cell: Cell,
+        layout: &Layout,
+        keep: Retention,
+    ) -> Result<ObjectId, Refused> {
+        self.l1.begin();
+        let out = self.l1.reserve((&self.model, &self.salt, &hash(0, i)), cell, layout, keep);
+        self.l1.check();
+        out
+    }
+
+    fn reserve(&mut self, i: u8, keep: Retention) -> ObjectId {
+        self.try_reserve(i, CELL, &layout(1), keep).expect("there is room")
+    }
+
+    fn resident(&self, i: u8) -> Option<ObjectId> {
+        let chunk = self.l1.chunk(&self.model, &self.salt, &hash(0, i))?;
+        self.l1.resident(chunk, CELL)
+    }
+
+    fn used_pages(&self) -> u64 {
+        self.l1.usage().used_bytes / PAGE
+    }
+}
+
+#[test]
+fn a_staged_object_is_found_by_nobody() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Permanent);
+    assert_eq!(t.resident(0), None);
+    assert!(!t.l1.is_resident(id));
+    assert!(t.l1.admit(id, 0));
+    t.l1.check();
+    assert_eq!(t.resident(0), Some(id));
+}
+
+#[test]
+fn a_second_reservation_is_refused_and_says_why() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Permanent);
+    assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Staged));
+    t.l1.admit(id, 0);
+    assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Resident));
+    assert_eq!(t.used_pages(), 1);
+    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    assert!(t.try_reserve(0, other, &layout(1), Retention::Permanent).is_ok());
+    assert_eq!(t.try_reserve(1, CELL, &layout(5), Retention::Permanent), Err(Refused::NoRoom));
+}
+
+#[test]
+fn an_unlinked_reservation_cannot_be_admitted() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Permanent);
+    t.l1.unlink(id);
+    t.l1.check();
+    assert_eq!(t.used_pages(), 1, "its writer still has it");
+    let second = t.reserve(0, Retention::Permanent);
+    assert_ne!(t.l1.offset(id), t.l1.offset(second));
+    assert!(!t.l1.admit(id, 3));
+    t.l1.check();
+    assert_eq!((t.used_pages(), t.resident(0)), (1, None));
+    assert!(t.l1.admit(second, 0));
+}
+
+#[test]
+fn abort_frees_in_every_state() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Permanent);
+    t.l1.abort(id);
+    let id = t.reserve(1, Retention::Permanent);
+    t.l1.unlink(id);
+    t.l1.abort(id);
+    t.l1.check();
+    assert_eq!((t.used_pages(), t.l1.usage().chunks), (0, 0));
+    assert_eq!(t.l1.counters().admitted_objects, 0);
+}
+
+#[test]
+#[should_panic(expected = "admitted twice")]
+fn admitting_twice_is_a_bug() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Permanent);
+    t.l1.admit(id, 0);
+    t.l1.admit(id, 0);
+}
+
+#[test]
+fn a_temporary_object_lives_as_long_as_its_shares() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Temporary);
+    assert!(t.l1.admit(id, 3));
+    t.l1.pin(id, 1);
+    for _ in 0..3 {
+        t.l1.unpin(id, 1);
+        t.l1.check();
+        assert_eq!(t.resident(0), Some(id));
+    }
+    t.l1.unpin(id, 1);
+    t.l1.check();
+    assert_eq!((t.resident(0), t.used_pages()), (None, 0));
+}
+
+#[test]
+fn a_promoted_object_stays() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Temporary);
+    t.l1.admit(id, 1);
+    t.l1.promote(id);
+    t.l1.unpin(id, 1);
+    t.l1.check();
+    assert_eq!(t.resident(0), Some(id));
+    assert_eq!(t.l1.usage().evictable_bytes, PAGE);
+}
+
+#[test]
+fn a_temporary_object_that_nobody_waits_for_does_not_linger() {
+    let mut t = Tier::new(4);
+    let id = t.reserve(0, Retention::Temporary);
+    t.l1.admit(id, 0);
+    t.l1.check();
+    assert_eq!(t.used_pages(), 0);
+}
+
+#[test]
+fn one_temporary_object_goes_without_its_chunk() {
+    let mut t = Tier::new(4);
+    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    let kept = t.reserve(0, Retention::Permanent);
+    let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is room");
+    t.l1.admit(kept, 0);
+    t.l1.admit(gone, 2);
+    assert_eq!(t.l1.usage().evictable_bytes, 0, "a chunk is held as a whole");
+    t.l1.unpin(gone, 2);
+    t.l1.check();
+    assert_eq!((t.resident(0), t.l1.usage().evictable_bytes), (Some(kept), PAGE));
+}
+
+/// What may be evicted: see `storage.md` 1.7.
+#[test]
+fn evictable_matrix() {
+    let mut t = Tier::new(8);
+    let free = t.reserve(0, Retention::Permanent);
+    let held = t.reserve(1, Retention::Permanent);
+    let staged = t.reserve(2, Retention::Permanent);
+    let unlinked = t.reserve(3, Retention::Permanent);
+    t.l1.admit(free, 0);
+    t.l1.admit(held, 1);
+    t.l1.unlink(unlinked);
+    t.l1.begin();
+    assert_eq!(t.l1.trim(0), 1, "only what nobody holds or writes");
+    t.l1.check();
+    assert_eq!((t.resident(0), t.resident(1)), (None, Some(held)));
+    t.l1.unpin(held, 1);
+    assert_eq!(t.l1.trim(0), 1);
+    t.l1.abort(staged);
+    t.l1.abort(unlinked);
+    t.l1.check();
+    assert_eq!(t.used_pages(), 0);
+}
+
+#[test]
+fn clear_matrix() {
+    for force in [false, true] {
+        let mut t = Tier::new(8);
+        let free = t.reserve(0, Retention::Permanent);
+        let held = t.reserve(1, Retention::Permanent);
+        let staged = t.reserve(2, Retention::Permanent);
+        t.l1.admit(free, 0);
+        t.l1.admit(held, 2);
+        assert_eq!(t.l1.clear(force), if force { 3 } else { 1 });
+        t.l1.check();
+        assert_eq!(t.resident(0), None);
+        assert_eq!(t.resident(1).is_some(), !force);
+        assert_eq!(t.used_pages(), 2, "what is held or written keeps its memory");
+        assert_eq!(t.l1.clear(force), 0, "told once");
+        t.l1.unpin(held, 2);
+        assert_eq!(t.l1.admit(staged, 0), !force);
+        t.l1.check();
+        assert_eq!(t.used_pages(), if force { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn touching_warms_and_reading_does_not() {
+    let mut t = Tier::new(3);
+    for i in 0..3 {
+        let id = t.reserve(i, Retention::Permanent);
+        t.l1.admit(id, 0);
+    }
+    let chunk = t.l1.chunk(&t.model, &t.salt, &hash(0, 0)).expect("stored");
+    t.l1.touch(chunk);
+    assert!(t.resident(1).is_some());
+    t.reserve(3, Retention::Permanent);
+    assert_eq!((t.resident(0).is_some(), t.resident(1).is_some()), (true, false));
+}
+
+#[test]
+fn a_reservation_does_not_evict_its_own_chunk() {
+    let mut t = Tier::new(2);
+    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is room");
+    t.l1.admit(id, 0);
+    assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoRoom));
+    assert_eq!(t.resident(0), Some(id));
+}
+
+/// Pins of all ranks and readers that the wire allows are counted without overflow.
+#[test]
+fn pins_do_not_overflow() {
+    let mut t = Tier::new(2);
+    let id = t.reserve(0, Retention::Permanent);
+    t.l1.admit(id, 0);
+    for _ in 0..3 {
+        t.l1.pin(id, u32::MAX);
+    }
+    t.l1.check();
+    for _ in 0..3 {
+        assert_eq!(t.l1.usage().evictable_bytes, 0);
+        t.l1.unpin(id, u32::MAX);
+    }
+    t.l1.check();
+    assert_eq!(t.l1.usage().evictable_bytes, PAGE);
+}

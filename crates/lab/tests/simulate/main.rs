@@ -1,0 +1,54 @@
+//! The policy lab against naive models, against the whole core and on cuts of real traces.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod naive;
+mod policies;
+mod traces;
+mod whatif;
+
+use larder_lab::simulate::model::{L2Size, Setup};
+use larder_policy::eviction::EvictionKind;
+use larder_policy::{PrefetchKind, StoreKind};
+use proptest::prelude::*;
+
+/// Prompts as paths in a tree, so that chunk names are chained: whoever shares a chunk shares all
+/// before it.
+pub(crate) fn prompts(most: usize, deep: usize) -> impl Strategy<Value = Vec<Vec<u64>>> {
+    // Deep prompts are to have long prefixes in common, so their paths turn seldom.
+    let straight = if deep > 8 { 30 } else { 1 };
+    let turn = prop_oneof![straight => Just(0u64), 2 => 1u64..3];
+    let path = prop::collection::vec(turn, 0..=deep);
+    prop::collection::vec(path, 1..most).prop_map(|paths| paths.iter().map(|path| named(path)).collect())
+}
+
+/// Prompts as no model has them: anything after anything, the same chunk twice.
+pub(crate) fn unchained(most: usize) -> impl Strategy<Value = Vec<Vec<u64>>> {
+    prop::collection::vec(prop::collection::vec(0u64..60, 0..80), 1..most)
+}
+
+/// The names of the chunks along a path.
+fn named(path: &[u64]) -> Vec<u64> {
+    let name = |path: &[u64]| {
+        path.iter().fold(1, |name: u64, turn| name.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(turn + 1))
+    };
+    (1..=path.len()).map(|n| name(&path[..n])).collect()
+}
+
+/// One request at a time, nothing left out of the counts.
+pub(crate) fn setup(l1_chunks: u64, l2: L2Size) -> Setup {
+    Setup {
+        l1_chunks,
+        l2,
+        prefetch: PrefetchKind::Default,
+        store: StoreKind::Default,
+        eviction: EvictionKind::Lru,
+        concurrency: 1,
+        warmup: 0.0,
+    }
+}
+
+/// Sizes of L2.
+pub(crate) fn l2_sizes() -> impl Strategy<Value = L2Size> {
+    prop_oneof![Just(L2Size::Unbounded), Just(L2Size::None), (1u64..12).prop_map(L2Size::Chunks)]
+}

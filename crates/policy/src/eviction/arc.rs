@@ -1,0 +1,442 @@
+//! ARC: adapts between recency and frequency.
+//!
+//! After N. Megiddo and D. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache" (FAST 2003),
+//! with LMCache's choices where the paper leaves them open. The chunks are in two LRU lists: T1 has
+//! those that were stored and not asked for since, T2 those that were. B1 and B2 remember the keys
+//! of chunks evicted from either. A chunk that comes back while it is remembered says which list was
+//! too short, and moves the target `p` for the length of T1: up for B1, down for B2, by the ratio of
+//! the two, at least 1.
+//!
+//! - Victim: the coldest of T1 while |T1| is at least `p` (rounded down), else the coldest of T2;
+//!   the other list when that one has nobody.
+//! - A chunk that is new goes to T1; one that is remembered to T2. (LMCache puts it in T1, as a
+//!   reservation says nothing of use. Here it enters when it is stored, and T2 hits more.)
+//! - A lookup that finds a chunk moves it to T2. [Touching](EvictionPolicy::used) it moves it to the
+//!   warm end of its own list: within one request that is no evidence (LMCache promotes then as
+//!   well, but does not touch what it has just stored).
+//! - A chunk that is removed and not evicted is not remembered.
+//! - `c` is the largest number of chunks there ever were. B1 is cut to `c` less |T1|; everything
+//!   together to `2c`, B2 first.
+//!
+//! Chunks are counted, not bytes: that is what LMCache does; a hit saves the work of one chunk
+//! whatever its size; and the chunks of one model are of one size. With several models the lists
+//! are still an order, and [making room](crate::l1::L1) still counts bytes.
+//!
+//! Chunks that somebody holds count in their list's length, as they will be back. They are not in
+//! it, so they cost nothing when a victim is named.
+//!
+//! Cost: O(1), amortised, for each operation and each chunk named. Memory: 9 bytes for each chunk
+//! id, about 25 for each key remembered; chunks and keys together are at most `2c`.
+//!
+//! Guarantee: in each of T1 and T2 a prompt is evicted from its end, as under LRU. Across them not:
+//! the head of a prompt that was asked for may leave T2 before its never used tail leaves T1, if `p`
+//! says that T1 is worth more.
+
+use super::{About, EvictionPolicy, Gone, Verdict, Visit};
+use crate::ghosts::Ghosts;
+use crate::list::{Links, List};
+use crate::quota::Ledger;
+use larder_types::ids::ChunkId;
+
+/// What is known of a chunk id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// It never entered.
+    #[default]
+    Unknown,
+    /// It never entered, but a lookup found it.
+    Wanted,
+    /// T1, or held and will return there.
+    Once,
+    /// T2, or held and will return there.
+    Again,
+}
+
+/// One of the two lists.
+#[derive(Debug, Default)]
+struct Half {
+    list: List,
+    /// Chunks in the list, and those held that will return to it.
+    chunks: u64,
+    /// B1 or B2.
+    ghosts: Ghosts,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Arc {
+    links: Links,
+    places: Vec<Place>,
+    once: Half,
+    again: Half,
+    /// Target for the chunks of `once`: `p`.
+    target: f64,
+    /// The most chunks there ever were: `c`.
+    capacity: u64,
+}
+
+impl Arc {
+    fn place(&self, chunk: ChunkId) -> Place {
+        self.places.get(chunk.0 as usize).copied().unwrap_or_default()
+    }
+
+    fn set_place(&mut self, chunk: ChunkId, place: Place) {
+        let at = chunk.0 as usize;
+        if self.places.len() <= at {
+            self.places.resize(at + 1, Place::Unknown);
+        }
+        self.places[at] = place;
+    }
+
+    fn half(&mut self, place: Place) -> &mut Half {
+        match place {
+            Place::Once => &mut self.once,
+            Place::Again => &mut self.again,
+            Place::Unknown | Place::Wanted => unreachable!("the chunk has entered"),
+        }
+    }
+
+    /// The list of a place, and the links of both.
+    fn list(&mut self, place: Place) -> (&mut Links, &mut List) {
+        let half = if place == Place::Once { &mut self.once } else { &mut self.again };
+        (&mut self.links, &mut half.list)
+    }
+
+    /// Where a chunk goes that enters for the first time. A remembered one moves the target.
+    fn welcome(&mut self, chunk: ChunkId, key: u64) -> Place {
+        let (b1, b2) = (self.once.ghosts.len() as f64, self.again.ghosts.len() as f64);
+        let remembered = if self.once.ghosts.remove(key) {
+            self.target = (self.target + (b2 / b1).max(1.0)).min(self.capacity as f64);
+            true
+        } else if self.again.ghosts.remove(key) {
+            self.target = (self.target - (b1 / b2).max(1.0)).max(0.0);
+            true
+        } else {
+            false
+        };
+        if remembered || self.place(chunk) == Place::Wanted { Place::Again } else { Place::Once }
+    }
+
+    fn chunks(&self) -> u64 {
+        self.once.chunks + self.again.chunks
+    }
+
+    fn trim_ghosts(&mut self) {
+        while self.once.ghosts.len() > 0 && self.once.chunks + self.once.ghosts.len() > self.capacity {
+            self.once.ghosts.drop_oldest();
+        }
+        while self.chunks() + self.once.ghosts.len() + self.again.ghosts.len() > 2 * self.capacity {
+            let excess = if self.again.ghosts.len() > 0 { &mut self.again } else { &mut self.once };
+            excess.ghosts.drop_oldest();
+        }
+    }
+
+    fn refresh(&mut self, chunk: ChunkId) {
+        let (links, list) = self.list(self.place(chunk));
+        links.refresh(list, chunk.0);
+    }
+}
+
+impl EvictionPolicy for Arc {
+    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
+        let mut place = self.place(chunk);
+        if matches!(place, Place::Unknown | Place::Wanted) {
+            place = self.welcome(chunk, about.key());
+            self.set_place(chunk, place);
+            self.half(place).chunks += 1;
+            self.capacity = self.capacity.max(self.chunks());
+            self.trim_ghosts();
+        }
+        let (links, list) = self.list(place);
+        links.push(list, chunk.0);
+    }
+
+    fn leave(&mut self, chunk: ChunkId) {
+        let (links, list) = self.list(self.place(chunk));
+        links.unlink(list, chunk.0);
+    }
+
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
+        self.refresh(chunk);
+    }
+
+    fn reused(&mut self, chunk: ChunkId) {
+        match self.place(chunk) {
+            Place::Unknown => self.set_place(chunk, Place::Wanted),
+            Place::Once => {
+                self.once.chunks -= 1;
+                self.again.chunks += 1;
+                self.set_place(chunk, Place::Again);
+                if self.links.has(chunk.0) {
+                    self.links.unlink(&mut self.once.list, chunk.0);
+                    self.links.push(&mut self.again.list, chunk.0);
+                }
+            }
+            Place::Again if self.links.has(chunk.0) => self.refresh(chunk),
+            Place::Again | Place::Wanted => {}
+        }
+    }
+
+    fn forget(&mut self, chunk: ChunkId, about: &About<'_>, how: Gone) {
+        let place = self.place(chunk);
+        if place == Place::Unknown {
+            return;
+        }
+        self.set_place(chunk, Place::Unknown);
+        if place == Place::Wanted {
+            return;
+        }
+        let half = self.half(place);
+        half.chunks -= 1;
+        if how == Gone::Evicted {
+            half.ghosts.push(about.key());
+        }
+        self.trim_ghosts();
+    }
+
+    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
+        let mut once = self.once.list.coldest();
+        let mut again = self.again.list.coldest();
+        let mut once_chunks = self.once.chunks;
+        loop {
+            let from_once = match (once, again) {
+                (None, None) => return,
+                (Some(_), Some(_)) => once_chunks >= self.target as u64,
+                (from_once, _) => from_once.is_some(),
+            };
+            let next = if from_once { &mut once } else { &mut again };
+            let Some(n) = *next else { return };
+            *next = self.links.newer(n);
+            match visit(ChunkId(n)) {
+                Verdict::Enough => return,
+                Verdict::Goes(_) if from_once => once_chunks -= 1,
+                Verdict::Goes(_) | Verdict::Stays => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Op, Rig, Step, ops, step};
+    use super::*;
+    use crate::eviction::EvictionKind;
+    use proptest::prelude::*;
+
+    /// The rules as text states them, on vectors, coldest or oldest first. `held` chunks are in t1
+    /// and t2 as well.
+    #[derive(Debug, Default)]
+    struct Naive {
+        t1: Vec<u32>,
+        t2: Vec<u32>,
+        b1: Vec<u32>,
+        b2: Vec<u32>,
+        held: Vec<u32>,
+        wanted: Vec<u32>,
+        p: f64,
+        c: usize,
+    }
+
+    fn take(from: &mut Vec<u32>, key: u32) -> bool {
+        let before = from.len();
+        from.retain(|k| *k != key);
+        from.len() < before
+    }
+
+    impl Naive {
+        /// To the warm end of its list.
+        fn warm(&mut self, key: u32) {
+            let list = if self.t1.contains(&key) { &mut self.t1 } else { &mut self.t2 };
+            take(list, key);
+            list.push(key);
+        }
+
+        fn enter(&mut self, key: u32) {
+            let ratio = |own: &[u32], other: &[u32]| (other.len() as f64 / own.len() as f64).max(1.0);
+            if self.b1.contains(&key) {
+                self.p = (self.p + ratio(&self.b1, &self.b2)).min(self.c as f64);
+            } else if self.b2.contains(&key) {
+                self.p = (self.p - ratio(&self.b2, &self.b1)).max(0.0);
+            }
+            let wanted = take(&mut self.wanted, key);
+            if take(&mut self.b1, key) || take(&mut self.b2, key) || wanted {
+                self.t2.push(key);
+            } else {
+                self.t1.push(key);
+            }
+            self.c = self.c.max(self.t1.len() + self.t2.len());
+            self.trim();
+        }
+
+        fn forget(&mut self, key: u32, evicted: bool) {
+            take(&mut self.held, key);
+            take(&mut self.wanted, key);
+            if take(&mut self.t1, key) && evicted {
+                self.b1.push(key);
+            }
+            if take(&mut self.t2, key) && evicted {
+                self.b2.push(key);
+            }
+            self.trim();
+        }
+
+        fn trim(&mut self) {
+            while self.t1.len() + self.b1.len() > self.c && !self.b1.is_empty() {
+                self.b1.remove(0);
+            }
+            while self.t1.len() + self.t2.len() + self.b1.len() + self.b2.len() > 2 * self.c {
+                if self.b2.is_empty() {
+                    self.b1.remove(0)
+                } else {
+                    self.b2.remove(0)
+                };
+            }
+        }
+
+        fn order(&self) -> Vec<u32> {
+            let free = |list: &[u32]| -> Vec<u32> {
+                list.iter().copied().filter(|k| !self.held.contains(k)).collect()
+            };
+            let (mut t1, mut t2) = (free(&self.t1), free(&self.t2));
+            let (mut order, mut len) = (Vec::new(), self.t1.len());
+            while !t1.is_empty() || !t2.is_empty() {
+                if !t1.is_empty() && (len >= self.p.floor() as usize || t2.is_empty()) {
+                    order.push(t1.remove(0));
+                    len -= 1;
+                } else {
+                    order.push(t2.remove(0));
+                }
+            }
+            order
+        }
+
+        fn step(&mut self, step: Step) {
+            match step {
+                Step::Store(k) => self.enter(k),
+                Step::Load(_) | Step::Nothing => {}
+                Step::Hold(k) => self.held.push(k),
+                Step::Release(k) if take(&mut self.held, k) => self.warm(k),
+                Step::Release(k) => self.enter(k),
+                Step::Touch(k) => self.warm(k),
+                Step::Find(k) if self.t1.contains(&k) || self.t2.contains(&k) => {
+                    take(&mut self.t1, k);
+                    take(&mut self.t2, k);
+                    self.t2.push(k);
+                }
+                Step::Find(k) => {
+                    take(&mut self.wanted, k);
+                    self.wanted.push(k);
+                }
+                Step::Remove(k) => self.forget(k, false),
+                Step::Evict(k) => self.forget(k, true),
+            }
+        }
+    }
+
+    fn agree(ops: Vec<Op>) -> Result<(), TestCaseError> {
+        let mut rig = Rig::new(EvictionKind::Arc);
+        let mut naive = Naive::default();
+        for op in ops {
+            naive.step(step(&mut rig, op));
+            prop_assert_eq!(&rig.order(), &naive.order(), "{:?}", naive);
+            let ghosts = naive.b1.len() + naive.b2.len();
+            prop_assert!(naive.t1.len() + naive.b1.len() <= naive.c, "{:?}", naive);
+            prop_assert!(naive.t1.len() + naive.t2.len() + ghosts <= 2 * naive.c, "{:?}", naive);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_vectors(ops in ops(32)) {
+            agree(ops)?;
+        }
+
+        /// Few chunks that come and go: nearly all of it is about what is remembered.
+        #[test]
+        fn remembers_as_vectors_do(ops in prop::collection::vec((0u8..12, 0u32..6), 1..400)) {
+            agree(ops)?;
+        }
+    }
+
+    /// Chunks `0..stored`, of which those in `found` are in T2.
+    fn rig_with(stored: u32, found: &[u32]) -> Rig<Arc> {
+        let mut rig = Rig::open();
+        (0..stored).for_each(|k| rig.store(k));
+        found.iter().for_each(|k| rig.find(*k));
+        rig
+    }
+
+    /// |B1|, |B2| and the target.
+    fn remembered(rig: &Rig<Arc>) -> (u64, u64, f64) {
+        let arc = &rig.policy;
+        (arc.once.ghosts.len(), arc.again.ghosts.len(), arc.target)
+    }
+
+    #[test]
+    fn the_target_follows_what_comes_back() {
+        let mut rig = rig_with(6, &[3, 4, 5]);
+        [0, 1, 3].iter().for_each(|k| rig.end(*k, Gone::Evicted));
+        assert_eq!(remembered(&rig), (2, 1, 0.0));
+        rig.store(0);
+        assert_eq!(remembered(&rig), (1, 1, 1.0), "up by one: B1 is the longer");
+        assert_eq!(rig.policy.place(rig.id(0).unwrap()), Place::Again, "it was wanted twice");
+        rig.store(3);
+        assert_eq!(remembered(&rig), (1, 0, 0.0), "down by one");
+        rig.store(1);
+        assert_eq!(remembered(&rig), (0, 0, 1.0));
+    }
+
+    #[test]
+    fn the_target_moves_by_the_ratio_of_what_is_remembered() {
+        let mut rig = rig_with(8, &[4, 5, 6, 7]);
+        [0, 4, 5, 6].iter().for_each(|k| rig.end(*k, Gone::Evicted));
+        rig.store(0);
+        assert_eq!(remembered(&rig), (0, 3, 3.0));
+    }
+
+    #[test]
+    fn removal_is_not_remembered() {
+        let mut rig = rig_with(3, &[1]);
+        (0..3).for_each(|k| rig.end(k, Gone::Removed));
+        assert_eq!((remembered(&rig), rig.policy.chunks()), ((0, 0, 0.0), 0));
+        rig.store(0);
+        assert_eq!(rig.policy.place(ChunkId(0)), Place::Once);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut rig = rig_with(100, &[]);
+        for k in 100..5_000 {
+            rig.evict();
+            rig.store(k);
+            if k % 3 == 0 {
+                rig.find(k);
+            }
+            let (b1, b2, _) = remembered(&rig);
+            assert!(rig.policy.once.chunks + b1 <= 100 && 100 + b1 + b2 <= 200);
+        }
+        let (b1, b2, _) = remembered(&rig);
+        assert!(b1 + b2 > 90, "and used: {b1} {b2}");
+    }
+
+    #[test]
+    fn storing_a_prompt_and_touching_it_leaves_it_in_t1_and_finding_it_does_not() {
+        let mut rig = Rig::new(EvictionKind::Arc);
+        rig.store_prompt(&[0, 1, 2]);
+        rig.store_prompt(&[0, 1, 2, 3, 4]);
+        rig.store_prompt(&[10, 11]);
+        rig.read_prompt(&[0, 1]);
+        assert_eq!(rig.order(), [4, 3, 2, 11, 10, 1, 0], "T1 from the ends of its prompts, then T2");
+    }
+
+    #[test]
+    fn a_chunk_found_while_its_first_reader_holds_it_was_used_twice() {
+        let mut rig = Rig::new(EvictionKind::Arc);
+        rig.load(0, "");
+        rig.find(0);
+        rig.release(0);
+        rig.store(1);
+        assert_eq!(rig.order(), [1, 0]);
+    }
+}

@@ -1,0 +1,388 @@
+//! S3-FIFO: a small queue on probation before the main one.
+//!
+//! After J. Yang, Y. Zhang, Z. Qiu, Y. Yue and K. V. Rashmi, "FIFO queues are all you need for cache
+//! eviction" (SOSP 2023). A new chunk goes to the *small* queue, a tenth of all. There it has to be
+//! asked for twice to be moved to the *main* queue; otherwise it leaves from the cold end, and a
+//! *ghost* queue remembers its key. A remembered chunk that comes back goes to the main queue. Every
+//! chunk counts how often it was asked for, up to 3; the main queue gives its coldest chunk another
+//! round for each. So a scan passes through a tenth of the memory and costs nobody else theirs.
+//!
+//! The paper has queues that a hit does not reorder, for the sake of threads that share them. Ours
+//! has one owner, and something to lose by it: a queue in the order of arrival evicts the head of a
+//! prompt before a tail that was stored by a later call. Hence two differences:
+//!
+//! - [Touching](EvictionPolicy::used) a chunk moves it to the warm end of its queue.
+//! - A chunk moves to the main queue when it has been asked for often enough, not when it arrives at
+//!   the cold end of the small one, so that it is placed together with the prompt it is part of.
+//!
+//! Chunks are counted, not bytes, for the reasons given in `arc`. Chunks that somebody holds count
+//! for their queue. Ghosts: at most nine tenths of the most chunks there ever were, which is what
+//! the main queue may hold.
+//!
+//! Cost: O(1) for each operation and, amortised over the hits, for the first chunk named (a chunk is
+//! passed over once for each time it was asked for). Naming more costs up to four passes over the
+//! main queue, as far as it is read. Memory: 10 bytes for each chunk id, about 25 for each ghost.
+//!
+//! Guarantee: in each of the two queues, a chunk never leaves before a later one of its prompt, as
+//! long as the prompt has never lost a chunk. (Once it has, a later chunk can have the higher count:
+//! it stayed while an earlier one was away, or it was remembered and the earlier one was not.) Across
+//! the queues the small one gives first as long as it is above its tenth; below it, the head
+//! of one prompt in the main queue can leave before a tail in the small one.
+
+use super::{About, EvictionPolicy, Gone, Verdict, Visit};
+use crate::ghosts::Ghosts;
+use crate::list::{Links, List};
+use crate::quota::Ledger;
+use crate::reuse::Reuse;
+use larder_types::ids::ChunkId;
+
+/// The small queue's part of all chunks is one of so many.
+const SMALL_PART: u64 = 10;
+/// How often a chunk has to be asked for to leave the small queue for the main one.
+const PROMOTED_AT: u8 = 2;
+/// The highest count: two bits.
+const COUNT_MAX: u8 = 3;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Queue {
+    /// It never entered.
+    #[default]
+    None,
+    Small,
+    Main,
+}
+
+/// What is known of a chunk id.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    queue: Queue,
+    /// How often it was asked for, less the rounds that bought it.
+    count: u8,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct S3Fifo {
+    links: Links,
+    entries: Vec<Entry>,
+    small: List,
+    main: List,
+    /// Chunks of the queues, those held included.
+    small_chunks: u64,
+    main_chunks: u64,
+    ghosts: Ghosts,
+    /// The most chunks there ever were.
+    capacity: u64,
+}
+
+impl S3Fifo {
+    fn entry(&mut self, chunk: ChunkId) -> &mut Entry {
+        let at = chunk.0 as usize;
+        if self.entries.len() <= at {
+            self.entries.resize(at + 1, Entry::default());
+        }
+        &mut self.entries[at]
+    }
+
+    fn queue(&mut self, queue: Queue) -> (&mut Links, &mut List) {
+        let list = if queue == Queue::Small { &mut self.small } else { &mut self.main };
+        (&mut self.links, list)
+    }
+
+    /// Whether the small queue gives the next victim, if it has any.
+    fn small_is_full(small: u64, main: u64) -> bool {
+        small * SMALL_PART >= small + main
+    }
+
+    fn promote(&mut self, chunk: ChunkId) {
+        *self.entry(chunk) = Entry { queue: Queue::Main, count: 0 };
+        self.small_chunks -= 1;
+        self.main_chunks += 1;
+        if self.links.has(chunk.0) {
+            self.links.unlink(&mut self.small, chunk.0);
+            self.links.push(&mut self.main, chunk.0);
+        }
+    }
+
+    fn trim_ghosts(&mut self) {
+        while self.ghosts.len() > self.capacity - self.capacity / SMALL_PART {
+            self.ghosts.drop_oldest();
+        }
+    }
+}
+
+impl EvictionPolicy for S3Fifo {
+    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
+        if self.entry(chunk).queue == Queue::None {
+            let remembered = self.ghosts.remove(about.key());
+            let entry = self.entry(chunk);
+            if remembered || entry.count >= PROMOTED_AT {
+                *entry = Entry { queue: Queue::Main, count: 0 };
+                self.main_chunks += 1;
+            } else {
+                entry.queue = Queue::Small;
+                self.small_chunks += 1;
+            }
+            self.capacity = self.capacity.max(self.small_chunks + self.main_chunks);
+        }
+        let queue = self.entry(chunk).queue;
+        let (links, list) = self.queue(queue);
+        links.push(list, chunk.0);
+    }
+
+    fn leave(&mut self, chunk: ChunkId) {
+        let queue = self.entry(chunk).queue;
+        let (links, list) = self.queue(queue);
+        links.unlink(list, chunk.0);
+    }
+
+    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
+        let queue = self.entry(chunk).queue;
+        let (links, list) = self.queue(queue);
+        links.refresh(list, chunk.0);
+    }
+
+    fn reused(&mut self, chunk: ChunkId) {
+        let entry = self.entry(chunk);
+        entry.count = COUNT_MAX.min(entry.count + 1);
+        if entry.queue == Queue::Small && entry.count >= PROMOTED_AT {
+            self.promote(chunk);
+        }
+    }
+
+    fn forget(&mut self, chunk: ChunkId, about: &About<'_>, how: Gone) {
+        match std::mem::take(self.entry(chunk)).queue {
+            Queue::None => {}
+            Queue::Main => self.main_chunks -= 1,
+            Queue::Small => {
+                self.small_chunks -= 1;
+                if how == Gone::Evicted {
+                    self.ghosts.push(about.key());
+                    self.trim_ghosts();
+                }
+            }
+        }
+    }
+
+    /// Gives the coldest chunks of the main queue the rounds they have earned.
+    fn settle(&mut self, _: Option<&Reuse>) {
+        if Self::small_is_full(self.small_chunks, self.main_chunks) && !self.small.is_empty() {
+            return;
+        }
+        while let Some(n) = self.main.coldest()
+            && self.entries[n as usize].count > 0
+        {
+            self.entries[n as usize].count -= 1;
+            self.links.refresh(&mut self.main, n);
+        }
+    }
+
+    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
+        let mut small = self.links.iter(&self.small).peekable();
+        // In the order in which further rounds would come to them.
+        let mut main = (0..=COUNT_MAX)
+            .flat_map(|round| {
+                self.links.iter(&self.main).filter(move |n| self.entries[*n as usize].count == round)
+            })
+            .peekable();
+        let (mut small_chunks, mut main_chunks) = (self.small_chunks, self.main_chunks);
+        loop {
+            let from_small = small.peek().is_some()
+                && (Self::small_is_full(small_chunks, main_chunks) || main.peek().is_none());
+            let Some(n) = (if from_small { small.next() } else { main.next() }) else { return };
+            match visit(ChunkId(n)) {
+                Verdict::Enough => return,
+                Verdict::Goes(_) if from_small => small_chunks -= 1,
+                Verdict::Goes(_) => main_chunks -= 1,
+                Verdict::Stays => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Rig, Step, ops, step};
+    use super::*;
+    use crate::eviction::EvictionKind;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn queue(rig: &Rig<S3Fifo>, key: u32) -> Queue {
+        rig.policy.entries[rig.id(key).expect("the chunk is there").0 as usize].queue
+    }
+
+    /// The rules as text states them, on vectors, coldest or oldest first. `held` chunks are in the
+    /// queues as well.
+    #[derive(Debug, Default)]
+    struct Naive {
+        small: Vec<u32>,
+        main: Vec<u32>,
+        ghosts: Vec<u32>,
+        held: Vec<u32>,
+        counts: [u8; 32],
+        most: usize,
+    }
+
+    fn take(from: &mut Vec<u32>, key: u32) -> bool {
+        let before = from.len();
+        from.retain(|k| *k != key);
+        from.len() < before
+    }
+
+    impl Naive {
+        fn warm(&mut self, key: u32) {
+            let queue = if self.small.contains(&key) { &mut self.small } else { &mut self.main };
+            take(queue, key);
+            queue.push(key);
+        }
+
+        fn enter(&mut self, key: u32) {
+            if take(&mut self.ghosts, key) || self.counts[key as usize] >= 2 {
+                self.counts[key as usize] = 0;
+                self.main.push(key);
+            } else {
+                self.small.push(key);
+            }
+            self.most = self.most.max(self.small.len() + self.main.len());
+        }
+
+        fn find(&mut self, key: u32) {
+            let count = &mut self.counts[key as usize];
+            *count = (*count + 1).min(3);
+            if *count >= 2 && take(&mut self.small, key) {
+                *count = 0;
+                self.main.push(key);
+            }
+        }
+
+        fn forget(&mut self, key: u32, evicted: bool) {
+            self.counts[key as usize] = 0;
+            take(&mut self.held, key);
+            take(&mut self.main, key);
+            if take(&mut self.small, key) && evicted {
+                self.ghosts.push(key);
+                if self.ghosts.len() > self.most - self.most / 10 {
+                    self.ghosts.remove(0);
+                }
+            }
+        }
+
+        /// Who leaves next, giving the rounds that the main queue has to give for it.
+        fn victim(&mut self) -> Option<u32> {
+            let free = |k: &u32| !self.held.contains(k);
+            let small = self.small.iter().copied().find(free);
+            let full = self.small.len() * 10 >= self.small.len() + self.main.len();
+            if full && small.is_some() {
+                return small;
+            }
+            while let Some(coldest) = self.main.iter().copied().find(|k| !self.held.contains(k)) {
+                if self.counts[coldest as usize] == 0 {
+                    return Some(coldest);
+                }
+                self.counts[coldest as usize] -= 1;
+                self.warm(coldest);
+            }
+            small
+        }
+
+        fn step(&mut self, step: Step) {
+            match step {
+                Step::Store(k) => self.enter(k),
+                Step::Load(_) | Step::Nothing => {}
+                Step::Hold(k) => self.held.push(k),
+                Step::Release(k) if take(&mut self.held, k) => self.warm(k),
+                Step::Release(k) => self.enter(k),
+                Step::Touch(k) => self.warm(k),
+                Step::Find(k) => self.find(k),
+                Step::Remove(k) => self.forget(k, false),
+                Step::Evict(k) => self.forget(k, true),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_vectors(ops in ops(32)) {
+            let mut rig = Rig::new(EvictionKind::S3Fifo);
+            let mut naive = Naive::default();
+            for op in ops {
+                let step = step(&mut rig, op);
+                if let Step::Evict(k) = step {
+                    prop_assert_eq!(Some(k), naive.victim());
+                }
+                naive.step(step);
+                prop_assert_eq!(rig.order().first().copied(), naive.victim(), "{:?}", naive);
+                prop_assert!(naive.ghosts.len() <= naive.most);
+            }
+        }
+
+        /// Prompts that share their heads, stored and read by whole prefixes: whoever leaves a queue
+        /// has no later chunk in it, but for prompts that have lost chunks before.
+        #[test]
+        fn a_queue_gives_prompts_from_their_end(
+            requests in prop::collection::vec((0u32..6, 1usize..10, any::<bool>()), 1..120),
+            room in 8usize..24,
+        ) {
+            let mut rig: Rig<S3Fifo> = Rig::open();
+            // Each chunk that is there, and whether it was away, or one before it since it came.
+            let mut lost = BTreeSet::new();
+            let mut orphans = BTreeMap::new();
+            for (branch, len, store) in requests {
+                // Chunk i of a branch; the first four are the same for pairs of branches.
+                let chunk = |i: usize| (if i < 4 { branch / 2 } else { 100 + branch }) * 1000 + i as u32;
+                let chain: Vec<u32> = (0..len).map(chunk).collect();
+                rig.read_prompt(&chain);
+                if !store {
+                    continue;
+                }
+                chain.iter().for_each(|key| { orphans.entry(*key).or_insert(lost.contains(key)); });
+                rig.store_prompt(&chain);
+                while rig.order().len() > room {
+                    let gone = rig.order()[0];
+                    for (later, orphan) in orphans.iter_mut().filter(|(k, _)| continues(gone, **k)) {
+                        let same = queue(&rig, gone) == queue(&rig, *later);
+                        prop_assert!(*orphan || !same, "{} left before {}", gone, later);
+                        *orphan = true;
+                    }
+                    rig.end(gone, Gone::Evicted);
+                    orphans.remove(&gone);
+                    lost.insert(gone);
+                }
+            }
+        }
+    }
+
+    /// Whether `later` is in a prompt that `earlier` is in before it.
+    fn continues(earlier: u32, later: u32) -> bool {
+        let (branch, i) = (earlier / 1000, earlier % 1000);
+        let (other, j) = (later / 1000, later % 1000);
+        j > i && (branch == other || (i < 4 && j >= 4 && other >= 100 && (other - 100) / 2 == branch))
+    }
+
+    #[test]
+    fn two_lookups_earn_the_main_queue_and_a_ghost_needs_none() {
+        let mut rig: Rig<S3Fifo> = Rig::open();
+        (0..10).for_each(|k| rig.store(k));
+        (0..2).for_each(|_| rig.find(0));
+        rig.find(1);
+        assert_eq!((queue(&rig, 0), queue(&rig, 1)), (Queue::Main, Queue::Small));
+        rig.end(2, Gone::Evicted);
+        rig.end(3, Gone::Removed);
+        [2, 3].iter().for_each(|k| rig.store(*k));
+        assert_eq!((queue(&rig, 2), queue(&rig, 3)), (Queue::Main, Queue::Small));
+    }
+
+    #[test]
+    fn ghosts_are_bounded() {
+        let mut rig: Rig<S3Fifo> = Rig::open();
+        for k in 0..1_000 {
+            if k >= 50 {
+                rig.evict();
+            }
+            rig.store(k);
+            assert!(rig.policy.ghosts.len() <= 45);
+        }
+        assert_eq!(rig.policy.ghosts.len(), 45);
+    }
+}

@@ -1,0 +1,141 @@
+//! Doubly linked lists of small numbers, coldest to warmest, with all links in one table.
+//!
+//! Every operation is O(1). A table takes 8 bytes for each number up to the largest it has seen; a
+//! number is in at most one list of a table.
+
+/// No neighbour.
+const NONE: u32 = u32::MAX;
+/// In no list.
+const ABSENT: Link = Link { older: NONE - 1, newer: NONE - 1 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    older: u32,
+    newer: u32,
+}
+
+/// The links of any number of lists.
+#[derive(Debug, Default)]
+pub struct Links(Vec<Link>);
+
+/// One list; its links are in a table.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    coldest: u32,
+    warmest: u32,
+    len: u32,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { coldest: NONE, warmest: NONE, len: 0 }
+    }
+}
+
+impl List {
+    /// Entries in the list.
+    pub fn len(&self) -> u64 {
+        u64::from(self.len)
+    }
+
+    /// Whether the list has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The entry used longest ago.
+    pub fn coldest(&self) -> Option<u32> {
+        Some(self.coldest).filter(|n| *n != NONE)
+    }
+}
+
+impl Links {
+    /// Puts `n` at the warm end of `list`.
+    pub fn push(&mut self, list: &mut List, n: u32) {
+        if self.0.len() <= n as usize {
+            self.0.resize(n as usize + 1, ABSENT);
+        }
+        debug_assert_eq!(self.0[n as usize], ABSENT, "{n} is in a list already");
+        self.0[n as usize] = Link { older: list.warmest, newer: NONE };
+        match list.warmest {
+            NONE => list.coldest = n,
+            warmest => self.0[warmest as usize].newer = n,
+        }
+        list.warmest = n;
+        list.len += 1;
+    }
+
+    /// Takes `n` out of `list`, in which it is.
+    pub fn unlink(&mut self, list: &mut List, n: u32) {
+        let link = std::mem::replace(&mut self.0[n as usize], ABSENT);
+        debug_assert_ne!(link, ABSENT, "{n} is in no list");
+        match link.older {
+            NONE => list.coldest = link.newer,
+            older => self.0[older as usize].newer = link.newer,
+        }
+        match link.newer {
+            NONE => list.warmest = link.older,
+            newer => self.0[newer as usize].older = link.older,
+        }
+        list.len -= 1;
+    }
+
+    /// Moves `n` to the warm end of `list`, in which it is.
+    pub fn refresh(&mut self, list: &mut List, n: u32) {
+        if list.warmest != n {
+            self.unlink(list, n);
+            self.push(list, n);
+        }
+    }
+
+    /// Whether `n` is in any list.
+    pub fn has(&self, n: u32) -> bool {
+        self.0.get(n as usize).is_some_and(|link| *link != ABSENT)
+    }
+
+    /// Who comes after `n` in its list.
+    pub fn newer(&self, n: u32) -> Option<u32> {
+        Some(self.0[n as usize].newer).filter(|n| *n != NONE)
+    }
+
+    /// `list` from its cold end.
+    pub fn iter(&self, list: &List) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(list.coldest(), |n| self.newer(*n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Two lists in one table, against two vectors.
+        #[test]
+        fn agrees_with_vectors(ops in prop::collection::vec((0usize..2, 0u32..16, any::<bool>()), 1..200)) {
+            let mut links = Links::default();
+            let mut lists = [List::default(); 2];
+            let mut naive: [Vec<u32>; 2] = Default::default();
+            for (which, n, refresh) in ops {
+                match naive.iter().position(|v| v.contains(&n)) {
+                    None => { links.push(&mut lists[which], n); naive[which].push(n); }
+                    Some(at) => {
+                        naive[at].retain(|x| *x != n);
+                        if refresh {
+                            links.refresh(&mut lists[at], n);
+                            naive[at].push(n);
+                        } else {
+                            links.unlink(&mut lists[at], n);
+                        }
+                    }
+                }
+                prop_assert_eq!(links.has(n), naive.iter().any(|v| v.contains(&n)));
+                for (list, naive) in lists.iter().zip(&naive) {
+                    prop_assert_eq!(&links.iter(list).collect::<Vec<_>>(), naive);
+                    prop_assert_eq!(list.len(), naive.len() as u64);
+                    prop_assert_eq!((list.is_empty(), list.coldest()), (naive.is_empty(), naive.first().copied()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Which cell comes from where.
+//!
+//! Pure: what was found in, what to use out. The rules that every plan keeps, whoever makes it:
+//! a planned cell was found where it is planned from, none is planned twice, and who contributes
+//! nothing is not named.
+
+use std::collections::BTreeMap;
+
+use super::grid::Grid;
+use crate::fold::{Fold, Window, unfold};
+use larder_types::AdapterId;
+
+/// A pool of L1. There is one today; plans and policies are ready for more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct L1Id(pub u32);
+
+/// Which cells a request wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fetch {
+    /// The longest servable prefix.
+    #[default]
+    Prefix,
+    /// Whatever there is, gaps or not. Means nothing for rows with windows.
+    Full,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct PlanInput<'a> {
+    /// Attention window of each row.
+    pub windows: &'a [Window],
+    /// Number of chunks.
+    pub columns: u32,
+    /// What is wanted.
+    pub fetch: Fetch,
+    /// Cells that are held in each pool of L1, in any order.
+    pub l1: &'a [(L1Id, Grid)],
+    /// Cells that each adapter has, in any order.
+    pub l2: &'a [(AdapterId, Grid)],
+}
+
+/// What to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadPlan {
+    /// From L1.
+    pub l1: BTreeMap<L1Id, Grid>,
+    /// To load.
+    pub l2: BTreeMap<AdapterId, Grid>,
+}
+
+/// The plan of every built-in policy: what the request needs of what was found, each cell from the
+/// first that has it, L1 before L2, lower numbers before higher ones. Input that does not fit together
+/// gives an empty plan.
+pub fn plan_load(input: &PlanInput<'_>) -> LoadPlan {
+    let rows = input.windows.len() as u32;
+    let grids = || input.l1.iter().map(|(_, g)| g).chain(input.l2.iter().map(|(_, g)| g));
+    if rows == 0 || grids().any(|g| g.rows() != rows || g.columns() != input.columns) {
+        return LoadPlan::default();
+    }
+    let found = |row: u32, column: u32| grids().any(|g| g.contains(row, column));
+    let Some(needed) = needed(input, found) else { return LoadPlan::default() };
+    let mut l1: Vec<_> = input.l1.iter().collect();
+    let mut l2: Vec<_> = input.l2.iter().collect();
+    l1.sort_by_key(|(id, _)| *id);
+    l2.sort_by_key(|(id, _)| *id);
+    let mut plan = LoadPlan::default();
+    let empty = || Grid::new(rows, input.columns);
+    for (row, column) in needed.cells() {
+        if let Some((id, _)) = l1.iter().find(|(_, g)| g.contains(row, column)) {
+            plan.l1.entry(*id).or_insert_with(empty).insert(row, column);
+        } else if let Some((id, _)) = l2.iter().find(|(_, g)| g.contains(row, column)) {
+            plan.l2.entry(*id).or_insert_with(empty).insert(row, column);
+        }
+    }
+    plan
+}
+
+/// The found cells that the request has a use for.
+fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<Grid> {
+    let rows = input.windows.len() as u32;
+    let mut needed = Grid::new(rows, input.columns);
+    match input.fetch {
+        Fetch::Full if input.windows.iter().any(|w| w.is_some_and(|w| w > 0)) => return None,
+        Fetch::Full => {
+            let all = (0..input.columns).flat_map(|c| (0..rows).map(move |r| (r, c)));
+            all.filter(|(r, c)| found(*r, *c)).for_each(|(r, c)| needed.insert(r, c));
+        }
+        Fetch::Prefix => {
+            let hit = hit(input.windows, input.columns, &found);
+            for (row, window) in input.windows.iter().enumerate() {
+                unfold(hit, *window).for_each(|column| needed.insert(row as u32, column));
+            }
+        }
+    }
+    Some(needed)
+}
+
+/// The longest servable prefix of `columns` chunks.
+pub fn hit(windows: &[Window], columns: u32, present: impl Fn(u32, u32) -> bool) -> u32 {
+    let mut fold = Fold::new(windows.iter().copied());
+    for column in 0..columns {
+        if !fold.push(|row| present(row as u32, column)) {
+            break;
+        }
+    }
+    fold.hit()
+}

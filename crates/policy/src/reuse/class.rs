@@ -1,0 +1,146 @@
+//! Which chunks are expected to behave alike: classes by how often a chunk was used, and how fast.
+//!
+//! The pace of a chunk is the mean of the pauses between its uses, on a logarithmic scale, as pauses spread
+//! over many orders of magnitude; the last ones count most ([`NEWEST`]).
+
+use std::ops::Range;
+
+/// Classes of chunks that are told apart.
+pub(super) const CLASSES: usize = USED_AGAIN + 4 * PACES;
+/// The first class of chunks that were used more than once.
+const USED_AGAIN: usize = 24;
+/// Paces of those that are told apart: octaves of the mean pause, from one tick on.
+const PACES: usize = 16;
+/// Steps of a [`Pace`] to an octave.
+const STEPS: u32 = 8;
+/// How much the last of many pauses counts.
+const NEWEST: f32 = 0.35;
+/// Uses from which on a chunk is taken to begin many prompts, so that it says nothing about what follows.
+const SHARED_USES: u8 = 9;
+
+/// A class of chunks that are expected to behave alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class(pub(super) u8);
+
+/// A mean pause, on a logarithmic scale: 0 for none, then an octave for every [`STEPS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pace(u8);
+
+impl Pace {
+    /// Of what was used again after so many ticks.
+    pub(super) fn of(ticks: u32) -> Self {
+        let Some(octave) = ticks.checked_ilog2() else { return Self(0) };
+        let part = (u64::from(ticks) * u64::from(STEPS)) >> octave;
+        Self((octave * STEPS + part as u32).min(u32::from(u8::MAX)) as u8)
+    }
+
+    /// After `uses` uses in all there was another one, `ticks` later.
+    pub(super) fn then(self, uses: u8, ticks: u32) -> Self {
+        let (so_far, new) = (f32::from(self.0), f32::from(Self::of(ticks).0));
+        let weight = f32::from(uses.max(1)).recip().max(NEWEST);
+        Self((so_far + weight * (new - so_far)).round() as u8)
+    }
+
+    /// The octave, from one tick on.
+    fn octave(self) -> u8 {
+        self.0.saturating_sub(STEPS as u8) / STEPS as u8
+    }
+}
+
+impl Class {
+    /// Of the chunks that a request adds to what comes `before` them, if there is anything: how often that
+    /// was used, and at what pace. `new` is how many there are.
+    pub(super) fn new(before: Option<(u8, Pace)>, new: usize) -> Self {
+        let size = (usize::BITS - new.leading_zeros()).div_ceil(2).min(4) as u8;
+        Self(match before {
+            Some((uses, pace)) if uses < SHARED_USES => {
+                8 + (pace.octave() / 2).min(7) + if new > 4 { 8 } else { 0 }
+            }
+            Some(_) => 4 + size - 1,
+            None => size - 1,
+        })
+    }
+
+    /// Of a chunk that was used `uses` times at that pace.
+    pub(super) fn used_again(uses: u8, pace: Pace) -> Self {
+        let often = match uses {
+            ..=2 => 0,
+            3..=4 => 1,
+            5..=8 => 2,
+            _ => 3,
+        };
+        let pace = usize::from(pace.octave()).min(PACES - 1);
+        Self((USED_AGAIN + often * PACES + pace) as u8)
+    }
+
+    /// All of them.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        (0..CLASSES as u8).map(Self)
+    }
+
+    /// The class and those that are next to it in pace; of chunks used once, only the class.
+    pub(super) fn kin(self) -> Range<usize> {
+        let class = usize::from(self.0);
+        let Some(nth) = class.checked_sub(USED_AGAIN) else { return class..class + 1 };
+        let first = class - nth % PACES;
+        class.saturating_sub(1).max(first)..(class + 2).min(first + PACES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_grows_with_the_pause_and_every_octave_has_eight_steps() {
+        let paces: Vec<u8> = [0, 1, 2, 3, 4, 6, 8, 1 << 20, u32::MAX].map(|ticks| Pace::of(ticks).0).into();
+        assert_eq!(paces, [0, 8, 16, 20, 24, 28, 32, 168, u8::MAX]);
+        assert!((0..100_000).is_sorted_by_key(Pace::of));
+    }
+
+    #[test]
+    fn a_pace_is_a_mean_first_and_follows_the_last_pauses_later() {
+        let first = Pace::default().then(1, 64);
+        assert_eq!(first, Pace::of(64));
+        assert_eq!(first.then(2, 4), Pace::of(16), "the mean of the two logarithms");
+        let settled = (3..40).fold(first, |pace, uses| pace.then(uses, 64));
+        assert_eq!(settled, first);
+        let once = settled.then(40, 1024);
+        let many = (40..60).fold(settled, |pace, uses| pace.then(uses, 1024));
+        assert!(settled < once && once < Pace::of(256), "one pause says little");
+        assert_eq!(many.octave(), 10 - 1, "many are believed, but for less than a step");
+    }
+
+    #[test]
+    fn kin_is_next_in_pace_and_used_as_often() {
+        let mut seen = 0;
+        for class in Class::all() {
+            let (class_number, kin) = (usize::from(class.0), class.kin());
+            assert!(kin.contains(&class_number) && kin.end <= CLASSES);
+            if class_number < USED_AGAIN {
+                assert_eq!(kin.len(), 1);
+                continue;
+            }
+            seen += 1;
+            let often = |n: usize| (n - USED_AGAIN) / PACES;
+            assert!(kin.clone().all(|n| often(n) == often(class_number) && n.abs_diff(class_number) < 2));
+            let at_an_end = matches!((class_number - USED_AGAIN) % PACES, 0 | 15);
+            assert_eq!(kin.len(), if at_an_end { 2 } else { 3 });
+        }
+        assert_eq!(seen, 4 * PACES);
+    }
+
+    #[test]
+    fn every_history_has_a_class() {
+        for uses in 0..=u8::MAX {
+            for ticks in (0..32).map(|n| 1 << n).chain([0, u32::MAX]) {
+                let pace = Pace::of(ticks);
+                assert!(usize::from(Class::used_again(uses, pace).0) < CLASSES);
+                for new in [1, 2, 4, 5, 16, 64, 100_000] {
+                    assert!(usize::from(Class::new(Some((uses, pace)), new).0) < USED_AGAIN);
+                    assert!(Class::new(None, new).0 < 4);
+                }
+            }
+        }
+    }
+}

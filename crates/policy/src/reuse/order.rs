@@ -1,0 +1,178 @@
+//! An order by worth over anything with a class and a time of use.
+//!
+//! One list for each class and age, in the order of use, of those that have that age: all in it are
+//! worth the same. Members move to the list of the next age when they reach it, a few times in their life.
+//! A map of the lists that have members, by rank, finds the worst in a few words.
+//!
+//! What was used at one time is one *batch*: the chunks of a request, its last first. Whoever of a batch
+//! is worth least, the first of the batch goes instead: a chunk is of no use to a request that does not
+//! find those before it, so it cannot be worth more than they are, whatever was estimated.
+//!
+//! Every operation is O(1), amortised. Memory: 24 bytes for each number up to the largest, and about 20
+//! for each time at which some member was used.
+
+use hashbrown::{HashMap, HashSet};
+
+use super::ages::{AGES, Ages, PLACES, Place, Ranks, age_of, place};
+use super::class::Class;
+use crate::list::{Links, List};
+
+const WORDS: usize = PLACES.div_ceil(64);
+
+/// A set of places.
+#[derive(Clone, Debug)]
+struct Places([u64; WORDS]);
+
+impl Places {
+    fn set(&mut self, p: Place, on: bool) {
+        let (word, bit) = (usize::from(p) / 64, 1 << (p % 64));
+        if on { self.0[word] |= bit } else { self.0[word] &= !bit }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Place> + '_ {
+        self.0.iter().enumerate().flat_map(|(word, bits)| {
+            let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
+            let all = std::iter::successors(Some(*bits).filter(|bits| *bits != 0), rest);
+            all.map(move |bits| (word * 64) as Place + bits.trailing_zeros() as Place)
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    tick: u32,
+    place: Place,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Order {
+    links: Links,
+    lists: Vec<List>,
+    members: Vec<Member>,
+    /// Members that were used at one tick, in the order of use.
+    together: Links,
+    batches: HashMap<u32, List>,
+    /// Places with members, and the same by rank.
+    filled: Places,
+    ranked: Places,
+    /// The ranks as they were when the order was settled last.
+    ranks: Ranks,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self {
+            links: Links::default(),
+            lists: vec![List::default(); PLACES],
+            members: Vec::new(),
+            together: Links::default(),
+            batches: HashMap::new(),
+            filled: Places([0; WORDS]),
+            ranked: Places([0; WORDS]),
+            ranks: Ranks::default(),
+        }
+    }
+}
+
+impl Order {
+    /// Whether `n` is in the order.
+    pub fn has(&self, n: u32) -> bool {
+        self.links.has(n)
+    }
+
+    /// `n`, of that class, was used at `now`; it is not in the order.
+    pub fn push(&mut self, n: u32, class: Class, now: u32) {
+        if self.members.len() <= n as usize {
+            self.members.resize(n as usize + 1, Member::default());
+        }
+        let place = place(class, 0) as Place;
+        self.members[n as usize] = Member { tick: now, place };
+        self.together.push(self.batches.entry(now).or_default(), n);
+        self.put(n, place);
+    }
+
+    fn put(&mut self, n: u32, place: Place) {
+        let list = &mut self.lists[usize::from(place)];
+        if list.is_empty() {
+            self.filled.set(place, true);
+            self.ranked.set(self.ranks.rank(place), true);
+        }
+        self.links.push(list, n);
+    }
+
+    /// Takes a member out.
+    pub fn unlink(&mut self, n: u32) {
+        let tick = self.members[n as usize].tick;
+        let batch = self.batches.get_mut(&tick).expect("every member is in its batch");
+        self.together.unlink(batch, n);
+        if batch.is_empty() {
+            self.batches.remove(&tick);
+        }
+        self.take(n);
+    }
+
+    /// Takes a member out of its list.
+    fn take(&mut self, n: u32) {
+        let place = self.members[n as usize].place;
+        let list = &mut self.lists[usize::from(place)];
+        self.links.unlink(list, n);
+        if list.is_empty() {
+            self.filled.set(place, false);
+            self.ranked.set(self.ranks.rank(place), false);
+        }
+    }
+
+    /// Brings ages and ranks up to date.
+    pub(super) fn settle(&mut self, now: u32, ages: &Ages) {
+        // Older lists first, so that they stay in the order of use.
+        let mut filled: Vec<Place> = self.filled.iter().collect();
+        filled.reverse();
+        for from in filled {
+            let age = usize::from(from) % AGES;
+            while let Some(n) = self.lists[usize::from(from)].coldest() {
+                let is = age_of(now.wrapping_sub(self.members[n as usize].tick));
+                if is <= age {
+                    break;
+                }
+                self.take(n);
+                let place = from - age as Place + is as Place;
+                self.members[n as usize].place = place;
+                self.put(n, place);
+            }
+        }
+        if self.ranks.update(ages.ranks()) {
+            self.ranked = Places([0; WORDS]);
+            let (filled, ranked) = (&self.filled, &mut self.ranked);
+            filled.iter().for_each(|p| ranked.set(self.ranks.rank(p), true));
+        }
+    }
+
+    /// The next victim.
+    pub fn worst(&self) -> Option<u32> {
+        self.by_worth().next().and_then(|n| self.batch_of(n).next())
+    }
+
+    /// All members, the next victim first. Ages and ranks are those of the last time that the order was
+    /// settled.
+    pub fn worst_first(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut gone = HashSet::new();
+        self.by_worth().flat_map(move |n| {
+            let mut victims = Vec::new();
+            if !gone.contains(&n) {
+                let batch = self.batch_of(n).take_while(|first| *first != n).chain([n]);
+                victims.extend(batch.filter(|n| gone.insert(*n)));
+            }
+            victims
+        })
+    }
+
+    fn by_worth(&self) -> impl Iterator<Item = u32> + '_ {
+        let places = self.ranked.iter().map(|rank| self.ranks.place(rank));
+        places.flat_map(|place| self.links.iter(&self.lists[usize::from(place)]))
+    }
+
+    fn batch_of(&self, n: u32) -> impl Iterator<Item = u32> + '_ {
+        self.together.iter(&self.batches[&self.members[n as usize].tick])
+    }
+}

@@ -1,0 +1,16 @@
+//! Names and measures that every part of Larder shares: ids, object keys, chunk hashes, element types,
+//! layouts and time.
+//!
+//! Pure data: no I/O, no clock, no unsafe code, and no dependency on another crate of the workspace.
+
+pub mod dtype;
+pub mod hash;
+pub mod ids;
+pub mod layout;
+pub mod names;
+pub mod object;
+pub mod time;
+
+pub use crate::ids::{AdapterId, ChunkId, ConnectionId, InstanceId};
+pub use crate::layout::Layout;
+pub use crate::time::Time;
