@@ -17,7 +17,7 @@ use std::time::Instant;
 use larder_arena::{Arena, Hold, Region};
 use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::layers::Checksum;
-use larder_l2::{Adapter, Bounds, Transfer};
+use larder_l2::{Adapter, CapacityLimits, Transfer};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use rustix::fs::Advice;
 
@@ -159,7 +159,7 @@ impl Speed {
 
     async fn adapter(&self, use_odirect: bool) -> Fallible<()> {
         let base_path = self.directory.join(if use_odirect { "direct" } else { "buffered" });
-        let bounds = Bounds::default();
+        let bounds = CapacityLimits::default();
         let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect, bounds };
         let path = fs.base_path.clone();
         let adapter = Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?;
@@ -189,7 +189,7 @@ impl Speed {
     /// What the checksum layer costs over the same files, all in the cache.
     async fn checksums(&self) -> Fallible<()> {
         let base_path = self.directory.join("checksums");
-        let bounds = Bounds::default();
+        let bounds = CapacityLimits::default();
         let fs = FsConfig {
             base_path: base_path.clone(),
             relative_tmp_dir: None,

@@ -183,8 +183,8 @@ pub trait Adapter: Send + Sync + Debug {
 
     /// Sets what a cache salt may hold; `None`: what salts without a limit of their own may. The limit
     /// holds when the call returns; what was over it has left when the future ends. Without effect
-    /// unless the adapter [has limits for salts](crate::Bounds::quotas).
-    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()>;
+    /// unless the adapter [has limits for salts](crate::CapacityLimits::quotas).
+    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()>;
 
     /// Whether the backend can be relied on. Cheap: asks nobody.
     fn health(&self) -> Health;

@@ -18,7 +18,7 @@ use larder_types::object::ObjectKey;
 use slab::Slab;
 
 use crate::adapter::Usage;
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 
 /// Who was used when: the coldest first. Numbers of entries by a stamp that only grows.
 type Order = BTreeMap<i64, usize>;
@@ -70,7 +70,7 @@ pub(crate) enum Room {
 /// What is held, and the order in which it may leave.
 #[derive(Debug)]
 pub(crate) struct Books {
-    bounds: Bounds,
+    bounds: CapacityLimits,
     entries: Slab<Entry>,
     index: HashTable<usize>,
     hasher: RandomState,
@@ -88,7 +88,7 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: CapacityLimits) -> Self {
         Self {
             limits: bounds.quotas.iter().flat_map(|quotas| quotas.limits.iter().cloned()).collect(),
             bounds,
@@ -272,7 +272,7 @@ impl Books {
     pub(crate) fn over_marks(&mut self) -> Option<ObjectKey> {
         let marks = self.bounds.trim?;
         let used = self.used + self.reserved;
-        self.trimming = used > if self.trimming { marks.down_to_bytes } else { marks.above_bytes };
+        self.trimming = used > if self.trimming { marks.low_bytes } else { marks.high_bytes };
         if self.trimming { self.name(self.coldest()) } else { None }
     }
 
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_first_and_stays_counted_until_it_is_gone() {
-        let mut books = Books::new(Bounds::capacity(30));
+        let mut books = Books::new(CapacityLimits::capacity(30));
         for n in 0..3 {
             assert_eq!(books.reserve(&salt(), 10), Room::Reserved);
             books.release(&salt(), 10);
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn what_is_read_does_not_leave() {
-        let mut books = Books::new(Bounds::capacity(20));
+        let mut books = Books::new(CapacityLimits::capacity(20));
         books.put(&key(0), 10);
         books.put(&key(1), 10);
         assert!(books.pin(&key(0)) && books.pin(&key(0)) && books.pin(&key(1)));
@@ -471,7 +471,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_books_agree_with_a_list(steps in proptest::collection::vec(step(), 1..60)) {
-            let (mut books, mut naive) = (Books::new(Bounds::capacity(20)), Naive::default());
+            let (mut books, mut naive) = (Books::new(CapacityLimits::capacity(20)), Naive::default());
             for step in steps {
                 match step {
                     Step::Put(n, bytes) => {

@@ -11,10 +11,11 @@
 
 pub mod adapter;
 mod books;
-pub mod bounds;
+pub mod capacity;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod error;
+pub mod eviction;
 pub mod fault_inject;
 pub mod fs;
 mod in_flight;
@@ -24,12 +25,11 @@ mod pool;
 mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod watch;
 
 pub use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Space, Stored,
     Transfer, Usage, holds,
 };
-pub use crate::bounds::{Bounds, Marks, SaltLimits};
+pub use crate::capacity::{CapacityLimits, TenantLimits, Watermarks};
 pub use crate::error::{ErrorKind, L2Error, Retry};
-pub use crate::watch::{Watch, Why};
+pub use crate::eviction::{EvictionListener, EvictionReason};

@@ -14,11 +14,11 @@ use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Listed, Page, Results, Stored, Transfer, Usage, holds,
 };
 use crate::books::{Books, Room};
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
+use crate::eviction::{EvictionListener, EvictionReason};
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
-use crate::watch::{Watch, Why};
 
 /// Settings of the `mock` adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Mock {
 struct Shared {
     bandwidth: u64,
     memory: Mutex<Memory>,
-    watch: OnceLock<Arc<dyn Watch>>,
+    watch: OnceLock<Arc<dyn EvictionListener>>,
 }
 
 #[derive(Debug)]
@@ -52,15 +52,17 @@ struct Memory {
 impl Mock {
     /// An empty one.
     pub fn new(config: &MockConfig) -> Self {
-        let memory =
-            Memory { books: Books::new(Bounds::capacity(config.max_size_bytes)), objects: HashMap::new() };
+        let memory = Memory {
+            books: Books::new(CapacityLimits::capacity(config.max_size_bytes)),
+            objects: HashMap::new(),
+        };
         let bandwidth = config.bandwidth_bytes_per_second.max(1);
         let shared = Shared { bandwidth, memory: Mutex::new(memory), watch: OnceLock::new() };
         Self { shared: Arc::new(shared), in_flight: InFlight::new() }
     }
 
     /// Tells `watch` of what leaves from now on. The first one stays.
-    pub fn watch(&self, watch: Arc<dyn Watch>) {
+    pub fn watch(&self, watch: Arc<dyn EvictionListener>) {
         let _ = self.shared.watch.set(watch);
     }
 
@@ -137,7 +139,7 @@ impl Shared {
                 Room::Leaves(victim) => {
                     memory.books.evicted(&victim);
                     memory.objects.remove(&victim);
-                    self.watch.get().inspect(|watch| watch.removed(&victim, Why::Evicted));
+                    self.watch.get().inspect(|watch| watch.on_removed(&victim, EvictionReason::Evicted));
                 }
                 Room::None | Room::Never(_) => {
                     return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));
@@ -221,7 +223,7 @@ impl Adapter for Mock {
         self.shared.lock().books.usage_by_salt()
     }
 
-    fn limit_salt(&self, _: &Arc<str>, _: Option<u64>) -> BoxFuture<'_, ()> {
+    fn set_quota(&self, _: &Arc<str>, _: Option<u64>) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 

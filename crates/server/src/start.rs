@@ -19,7 +19,7 @@ use std::time::Duration;
 use larder_arena::{Arena, ArenaError};
 use larder_core::core::Trim;
 use larder_core::{Core, CoreConfig};
-use larder_l2::SaltLimits;
+use larder_l2::TenantLimits;
 use larder_types::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
 use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
@@ -164,7 +164,7 @@ impl Server {
         let memory = Arc::new(Memory::new(arena.clone()));
         let owner = Arc::new(crate::l2::Owner::default());
         let (quota_file, quotas) = kept_quotas(&config)?;
-        let salts = SaltLimits {
+        let salts = TenantLimits {
             default_limit_bytes: config.quota_default_bytes,
             limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
         };

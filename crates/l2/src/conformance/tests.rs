@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::fault_inject::{FaultInject, Faults};
 use crate::fs::{Fs, FsConfig, FsNativeConfig};
 use crate::layers::{
@@ -14,7 +14,7 @@ use crate::mock::{Mock, MockConfig};
 use crate::testing::Directory;
 
 fn fs_config(path: &Path, use_odirect: bool) -> FsConfig {
-    let bounds = Bounds::default();
+    let bounds = CapacityLimits::default();
     FsConfig {
         base_path: path.to_owned(),
         relative_tmp_dir: None,
@@ -29,7 +29,7 @@ fn fs(path: &Path) -> Arc<dyn Adapter> {
 }
 
 fn fs_native(path: &Path, use_odirect: bool, capacity: Option<u64>) -> Arc<dyn Adapter> {
-    let bounds = Bounds::capacity(capacity.unwrap_or(0));
+    let bounds = CapacityLimits::capacity(capacity.unwrap_or(0));
     let fs = FsConfig { bounds, ..fs_config(path, use_odirect) };
     Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).unwrap())
 }

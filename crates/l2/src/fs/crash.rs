@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Fs, FsConfig, FsNativeConfig};
 use crate::adapter::Adapter;
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::fs::names::object_in;
 use crate::rng::Rng;
 use crate::testing::{Bench, Directory, bytes, key};
@@ -29,7 +29,7 @@ fn open(path: &Path) -> Fs {
         relative_tmp_dir: None,
         read_ahead_bytes: None,
         use_odirect: false,
-        bounds: Bounds::capacity(CAPACITY),
+        bounds: CapacityLimits::capacity(CAPACITY),
     };
     Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).unwrap()
 }

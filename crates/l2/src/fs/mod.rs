@@ -12,7 +12,7 @@
 //! **Capacity** is exact: before an object is written, room for it is reserved, and whoever was not
 //! used for longest is removed until there is room. Objects that are being read stay. A bounded adapter
 //! stores nothing before it has counted what earlier processes left; loads do not wait for that. The
-//! same holds for the limits of cache salts ([`Bounds::quotas`]). What a restart finds of a salt that is
+//! same holds for the limits of cache salts ([`CapacityLimits::quotas`]). What a restart finds of a salt that is
 //! over its limit stays until the salt stores or its limit is set: limits are not kept over a restart,
 //! and nobody's data should go before its owner has been heard of.
 
@@ -34,10 +34,10 @@ use tokio::sync::watch;
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Space, Stored, Transfer, Usage,
 };
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
+use crate::eviction::EvictionListener;
 use crate::pool::{Lane, Pool, job_failed};
-use crate::watch::Watch;
 
 use self::file::Mode;
 use self::shelf::Shelf;
@@ -65,7 +65,7 @@ pub struct FsConfig {
     /// Whether to bypass the page cache where sizes allow it.
     pub use_odirect: bool,
     /// How much the directory may hold, and what leaves it.
-    pub bounds: Bounds,
+    pub bounds: CapacityLimits,
 }
 
 /// Settings of the `fs_native` adapter.
@@ -133,7 +133,7 @@ impl Fs {
     }
 
     /// Tells `watch` of what leaves from now on. The first one stays.
-    pub fn watch(&self, watch: Arc<dyn Watch>) {
+    pub fn watch(&self, watch: Arc<dyn EvictionListener>) {
         let _ = self.shelf.watch.set(watch);
     }
 
@@ -273,7 +273,7 @@ impl Adapter for Fs {
         self.shelf.books().usage_by_salt()
     }
 
-    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
         self.shelf.books().limit(salt, limit_bytes);
         let salt = salt.clone();
         Box::pin(async move {

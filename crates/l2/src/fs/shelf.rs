@@ -2,7 +2,7 @@
 //!
 //! Locks: a stripe guards the agreement between one file and its entry in the books; it is held for a
 //! few system calls, never while bytes move. Order: stripe, then books, or stripe, then what a
-//! [`Watch`] takes. Nobody holds two stripes.
+//! [`EvictionListener`] takes. Nobody holds two stripes.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -20,9 +20,9 @@ use super::file::Mode;
 use super::names::{Place, TemporaryNames, canonical};
 use crate::adapter::{Stored, Transfer, holds};
 use crate::books::{Books, Room};
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error, Retry};
-use crate::watch::{Watch, Why};
+use crate::eviction::{EvictionListener, EvictionReason};
 
 const STRIPES: usize = 256;
 
@@ -45,11 +45,11 @@ pub(super) struct Shelf {
     hasher: RandomState,
     names: TemporaryNames,
     recreate: Mutex<()>,
-    pub(super) watch: OnceLock<Arc<dyn Watch>>,
+    pub(super) watch: OnceLock<Arc<dyn EvictionListener>>,
 }
 
 impl Shelf {
-    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, bounds: Bounds) -> Self {
+    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, bounds: CapacityLimits) -> Self {
         Self {
             base,
             temporary,
@@ -116,7 +116,7 @@ impl Shelf {
             Some(bytes) => self.books().put(&place.key, bytes),
             None => {
                 let was_known = self.books().remove(&place.key).is_some();
-                self.tell_removed(&place.key, was_known, Why::Gone);
+                self.tell_removed(&place.key, was_known, EvictionReason::Missing);
             }
         }
         Ok(stored)
@@ -222,7 +222,7 @@ impl Shelf {
         match remove_if_there(&place.path) {
             Ok(_) => {
                 self.books().evicted(victim);
-                self.tell_removed(victim, true, Why::Evicted);
+                self.tell_removed(victim, true, EvictionReason::Evicted);
                 Ok(())
             }
             Err(error) => {
@@ -233,9 +233,9 @@ impl Shelf {
     }
 
     /// Under the object's stripe, so that nobody stores it anew before this is told.
-    fn tell_removed(&self, key: &ObjectKey, was_there: bool, why: Why) {
+    fn tell_removed(&self, key: &ObjectKey, was_there: bool, reason: EvictionReason) {
         if let Some(watch) = self.watch.get().filter(|_| was_there) {
-            watch.removed(key, why);
+            watch.on_removed(key, reason);
         }
     }
 

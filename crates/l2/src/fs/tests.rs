@@ -5,10 +5,10 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
-use crate::bounds::{Marks, SaltLimits};
+use crate::capacity::{TenantLimits, Watermarks};
 use crate::error::Retry;
+use crate::eviction::EvictionReason;
 use crate::testing::{Bench, Directory, bytes, contents, key};
-use crate::watch::Why;
 
 fn config(path: &Path) -> FsConfig {
     FsConfig {
@@ -16,16 +16,16 @@ fn config(path: &Path) -> FsConfig {
         relative_tmp_dir: None,
         read_ahead_bytes: None,
         use_odirect: false,
-        bounds: Bounds::default(),
+        bounds: CapacityLimits::default(),
     }
 }
 
 fn native(path: &Path, capacity: u64, use_odirect: bool) -> Fs {
-    let fs = FsConfig { use_odirect, bounds: Bounds::capacity(capacity), ..config(path) };
+    let fs = FsConfig { use_odirect, bounds: CapacityLimits::capacity(capacity), ..config(path) };
     Fs::open_native(FsNativeConfig { fs, num_workers: 2 }).unwrap()
 }
 
-fn bounded(path: &Path, bounds: Bounds) -> Fs {
+fn bounded(path: &Path, bounds: CapacityLimits) -> Fs {
     Fs::open(FsConfig { bounds, ..config(path) }).unwrap()
 }
 
@@ -127,8 +127,9 @@ async fn the_order_of_use_survives_a_restart() {
 #[tokio::test]
 async fn marks_free_room_in_advance() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("marks"));
-    let marks = Marks { above_bytes: 8000, down_to_bytes: 6000 };
-    let adapter = bounded(directory.path(), Bounds { trim: Some(marks), ..Bounds::capacity(10_000) });
+    let marks = Watermarks { high_bytes: 8000, low_bytes: 6000 };
+    let adapter =
+        bounded(directory.path(), CapacityLimits { trim: Some(marks), ..CapacityLimits::capacity(10_000) });
     for n in 0..8 {
         assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
     }
@@ -141,7 +142,8 @@ async fn marks_free_room_in_advance() {
 #[tokio::test]
 async fn nothing_leaves_where_nothing_may() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("noop"));
-    let adapter = bounded(directory.path(), Bounds { evicts: false, ..Bounds::capacity(2000) });
+    let adapter =
+        bounded(directory.path(), CapacityLimits { evicts: false, ..CapacityLimits::capacity(2000) });
     for n in 0..2 {
         assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
     }
@@ -184,9 +186,9 @@ async fn a_salt_over_its_quota_pays_itself() {
         held.sort_unstable();
         held.into_iter().map(|(salt, bytes)| (salt.to_string(), bytes)).collect::<Vec<_>>()
     };
-    let bounds = Bounds { quotas: Some(SaltLimits::default()), ..Bounds::capacity(10_000) };
+    let bounds = CapacityLimits { quotas: Some(TenantLimits::default()), ..CapacityLimits::capacity(10_000) };
     let adapter = bounded(directory.path(), bounds);
-    adapter.limit_salt(&"a".into(), Some(2000)).await;
+    adapter.set_quota(&"a".into(), Some(2000)).await;
     for n in 0..4 {
         let stored = adapter.store(vec![of("a", n), of("b", n)]).await;
         assert!(stored.iter().all(Result::is_ok), "{stored:?}");
@@ -195,9 +197,9 @@ async fn a_salt_over_its_quota_pays_itself() {
     let found = adapter.lookup((0..4).map(|n| of("a", n).key).collect()).await;
     let found: Vec<bool> = found.into_iter().map(|found| found.unwrap().is_some()).collect();
     assert_eq!(found, [false, false, true, true], "its coldest went");
-    adapter.limit_salt(&"b".into(), Some(1000)).await;
+    adapter.set_quota(&"b".into(), Some(1000)).await;
     assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 1000)], "a lower quota holds at once");
-    adapter.limit_salt(&"a".into(), Some(0)).await;
+    adapter.set_quota(&"a".into(), Some(0)).await;
     let refused = adapter.store(vec![of("a", 5)]).await;
     assert_eq!(refused[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
@@ -205,15 +207,15 @@ async fn a_salt_over_its_quota_pays_itself() {
     drop(adapter);
     // An allow-list that nobody has repeated yet wipes nothing.
     let default_limit_bytes = Some(0);
-    let salts = SaltLimits { default_limit_bytes, ..SaltLimits::default() };
-    let bounds = Bounds { quotas: Some(salts), ..Bounds::default() };
+    let salts = TenantLimits { default_limit_bytes, ..TenantLimits::default() };
+    let bounds = CapacityLimits { quotas: Some(salts), ..CapacityLimits::default() };
     let adapter = bounded(directory.path(), bounds);
     adapter.counted().await;
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
     assert!(adapter.store(vec![of("b", 6)]).await[0].is_err());
-    adapter.limit_salt(&"b".into(), Some(2000)).await;
+    adapter.set_quota(&"b".into(), Some(2000)).await;
     assert!(adapter.store(vec![of("b", 6)]).await[0].is_ok());
-    adapter.limit_salt(&"b".into(), None).await;
+    adapter.set_quota(&"b".into(), None).await;
     assert_eq!(held(&adapter), [], "its quota was taken from it");
 }
 
@@ -314,11 +316,11 @@ fn settings_that_lead_outside_are_refused() {
 
 /// The keys that it was told of, and why.
 #[derive(Debug, Default)]
-struct Told(std::sync::Mutex<Vec<(ObjectKey, Why)>>);
+struct Told(std::sync::Mutex<Vec<(ObjectKey, EvictionReason)>>);
 
-impl Watch for Told {
-    fn removed(&self, key: &ObjectKey, why: Why) {
-        self.0.lock().unwrap().push((key.clone(), why));
+impl EvictionListener for Told {
+    fn on_removed(&self, key: &ObjectKey, reason: EvictionReason) {
+        self.0.lock().unwrap().push((key.clone(), reason));
     }
 }
 
@@ -335,5 +337,8 @@ async fn whoever_watches_is_told_of_what_leaves() {
     assert!(files.lookup(vec![key(3), key(9)]).await.iter().all(|found| matches!(found, Ok(None))));
     // What its caller asked for, its caller knows.
     assert!(matches!(files.delete(vec![key(2)]).await[..], [Ok(true)]));
-    assert_eq!(*told.0.lock().unwrap(), [(key(1), Why::Evicted), (key(3), Why::Gone)]);
+    assert_eq!(
+        *told.0.lock().unwrap(),
+        [(key(1), EvictionReason::Evicted), (key(3), EvictionReason::Missing)]
+    );
 }

@@ -11,10 +11,10 @@ use super::limit::{Limit, LimitConfig};
 use super::retry::{RetryConfig, Retrying};
 use crate::adapter::Adapter;
 use crate::error::L2Error;
+use crate::eviction::EvictionListener;
 use crate::fault_inject::{FaultInject, Faults};
 use crate::fs::{Fs, FsConfig, FsNativeConfig};
 use crate::mock::{Mock, MockConfig};
-use crate::watch::Watch;
 
 /// A backend and what wraps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +89,7 @@ impl LayersConfig {
 /// # Errors
 /// The backend cannot be opened, or its checksums cannot.
 pub fn build(config: AdapterConfig) -> Result<Arc<dyn Adapter>, L2Error> {
-    build_watched(config, None)
+    build_with_listener(config, None)
 }
 
 /// The same, with somebody who is told of what leaves the backend. Backends that remove nothing by
@@ -97,9 +97,9 @@ pub fn build(config: AdapterConfig) -> Result<Arc<dyn Adapter>, L2Error> {
 ///
 /// # Errors
 /// As [`build`].
-pub fn build_watched(
+pub fn build_with_listener(
     config: AdapterConfig,
-    watch: Option<Arc<dyn Watch>>,
+    watch: Option<Arc<dyn EvictionListener>>,
 ) -> Result<Arc<dyn Adapter>, L2Error> {
     let AdapterConfig { backend, layers } = config;
     let (mut adapter, directory) = open(backend, watch)?;
@@ -127,7 +127,7 @@ pub fn build_watched(
 /// The backend, and the directory in which it keeps its objects.
 fn open(
     backend: Backend,
-    watch: Option<Arc<dyn Watch>>,
+    watch: Option<Arc<dyn EvictionListener>>,
 ) -> Result<(Arc<dyn Adapter>, Option<PathBuf>), L2Error> {
     let files = |fs: Fs, directory| -> (Arc<dyn Adapter>, _) {
         watch.iter().for_each(|watch| fs.watch(watch.clone()));
@@ -149,7 +149,7 @@ fn open(
         }
         Backend::FaultInject(config) => {
             let FaultInjectConfig { inner, faults } = *config;
-            (Arc::new(FaultInject::new(build_watched(inner, watch)?, faults)), None)
+            (Arc::new(FaultInject::new(build_with_listener(inner, watch)?, faults)), None)
         }
     })
 }

@@ -262,8 +262,8 @@ impl Adapter for Fault {
         self.inner.usage_by_salt()
     }
 
-    fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.limit_salt(salt, limit_bytes)
+    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
+        self.inner.set_quota(salt, limit_bytes)
     }
 
     fn health(&self) -> Health {

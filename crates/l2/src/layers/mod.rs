@@ -21,7 +21,7 @@ pub mod retry;
 mod build;
 
 pub use self::breaker::{Breaker, BreakerConfig};
-pub use self::build::{AdapterConfig, Backend, FaultInjectConfig, LayersConfig, build, build_watched};
+pub use self::build::{AdapterConfig, Backend, FaultInjectConfig, LayersConfig, build, build_with_listener};
 pub use self::checksum::Checksum;
 pub use self::deadline::{Deadline, DeadlineConfig};
 pub use self::fault::{Fault, FaultConfig};

@@ -87,7 +87,7 @@ async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Op
         keep(file.clone(), quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect()).await?;
     }
     state.core().change_quotas(state.clock.now(), |of_core| *of_core = quotas);
-    let _ = tokio::time::timeout(PATIENCE, state.l2.limit_salt(salt, limit)).await;
+    let _ = tokio::time::timeout(PATIENCE, state.l2.set_quota(salt, limit)).await;
     Ok(before)
 }
 

@@ -91,8 +91,8 @@ impl L2 {
     }
 
     /// Sets what a cache salt may hold in every adapter; they all know before the first is waited for.
-    pub async fn limit_salt(&self, salt: &Arc<str>, limit_bytes: Option<u64>) {
-        let limited: Vec<_> = self.adapters.iter().map(|a| a.limit_salt(salt, limit_bytes)).collect();
+    pub async fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) {
+        let limited: Vec<_> = self.adapters.iter().map(|a| a.set_quota(salt, limit_bytes)).collect();
         for left in limited {
             left.await;
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use larder_l2::fault_inject::Faults;
 use larder_l2::layers::{
-    AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build_watched,
+    AdapterConfig, Backend, FaultConfig, FaultInjectConfig, LayersConfig, build_with_listener,
 };
-use larder_l2::{Adapter, Bounds, L2Error, Marks, SaltLimits, fs, mock};
+use larder_l2::{Adapter, CapacityLimits, L2Error, TenantLimits, Watermarks, fs, mock};
 use larder_types::ids::AdapterId;
 
 use super::removals::{Owner, Removals};
@@ -31,12 +31,12 @@ pub struct OpenError {
 /// The first that cannot be opened.
 pub fn open(
     configs: &[L2AdapterConfig],
-    salts: &SaltLimits,
+    salts: &TenantLimits,
     owner: &Arc<Owner>,
 ) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
         let watch = Removals::new(owner.clone(), AdapterId(i as u32));
-        build_watched(adapter(config, salts), Some(Arc::new(watch))).map_err(|source| OpenError {
+        build_with_listener(adapter(config, salts), Some(Arc::new(watch))).map_err(|source| OpenError {
             number: i + 1,
             kind: config.backend.type_name(),
             source,
@@ -45,13 +45,13 @@ pub fn open(
     configs.iter().enumerate().map(open_one).collect()
 }
 
-fn adapter(config: &L2AdapterConfig, salts: &SaltLimits) -> AdapterConfig {
+fn adapter(config: &L2AdapterConfig, salts: &TenantLimits) -> AdapterConfig {
     let layers = LayersConfig { checksum: config.checksum, ..LayersConfig::default() };
     AdapterConfig { backend: backend(config, salts), layers }
 }
 
 /// The adapter under a `fault_inject`, with the faults that lie beneath its layers.
-fn faulty(config: &l2::FaultInjectConfig, salts: &SaltLimits) -> AdapterConfig {
+fn faulty(config: &l2::FaultInjectConfig, salts: &TenantLimits) -> AdapterConfig {
     let mut inner = adapter(&config.inner, salts);
     let faults = &config.beneath;
     inner.layers.fault = (*faults != l2::BackendFaults::default()).then(|| FaultConfig {
@@ -67,7 +67,7 @@ fn faulty(config: &l2::FaultInjectConfig, salts: &SaltLimits) -> AdapterConfig {
     inner
 }
 
-fn backend(config: &L2AdapterConfig, salts: &SaltLimits) -> Backend {
+fn backend(config: &L2AdapterConfig, salts: &TenantLimits) -> Backend {
     let files = |files: &l2::FsConfig| fs::FsConfig {
         base_path: files.base_path.clone(),
         relative_tmp_dir: files.relative_tmp_dir.clone(),
@@ -98,14 +98,14 @@ fn backend(config: &L2AdapterConfig, salts: &SaltLimits) -> Backend {
 
 /// A capacity holds with or without an `eviction` block, which says what leaves, and whether some of it
 /// in advance.
-fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: &SaltLimits) -> Bounds {
-    let bounds = Bounds::capacity(capacity_bytes);
+fn bounds(capacity_bytes: u64, eviction: Option<&EvictionConfig>, salts: &TenantLimits) -> CapacityLimits {
+    let bounds = CapacityLimits::capacity(capacity_bytes);
     let Some(eviction) = eviction else { return bounds };
     let share = |share: f64| (capacity_bytes as f64 * share.max(0.0)) as u64;
     let EvictionConfig { policy, trigger_watermark: above, ratio, background_trim } = *eviction;
     let evicts = policy != EvictionPolicy::Noop;
-    let marks = Marks { above_bytes: share(above), down_to_bytes: share(above - ratio) };
-    Bounds {
+    let marks = Watermarks { high_bytes: share(above), low_bytes: share(above - ratio) };
+    CapacityLimits {
         evicts,
         trim: (evicts && background_trim && capacity_bytes > 0).then_some(marks),
         quotas: (policy == EvictionPolicy::IsolatedLru).then(|| salts.clone()),

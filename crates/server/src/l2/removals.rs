@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use larder_l2::{Watch, Why};
+use larder_l2::{EvictionListener, EvictionReason};
 use larder_types::ids::AdapterId;
 use larder_types::object::ObjectKey;
 
@@ -33,15 +33,15 @@ impl Removals {
     }
 }
 
-impl Watch for Removals {
-    fn removed(&self, key: &ObjectKey, why: Why) {
+impl EvictionListener for Removals {
+    fn on_removed(&self, key: &ObjectKey, reason: EvictionReason) {
         if let Some(state) = self.owner.0.get().and_then(Weak::upgrade)
             && state.is_sound()
         {
             let (now, mut core) = (state.clock.now(), state.core());
-            match why {
-                Why::Evicted => core.l2_evicted(now, self.adapter, key),
-                Why::Gone => core.l2_removed(now, self.adapter, std::slice::from_ref(key)),
+            match reason {
+                EvictionReason::Evicted => core.l2_evicted(now, self.adapter, key),
+                EvictionReason::Missing => core.l2_removed(now, self.adapter, std::slice::from_ref(key)),
             }
         }
     }

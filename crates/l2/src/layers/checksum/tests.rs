@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::bounds::Bounds;
+use crate::capacity::CapacityLimits;
 use crate::fs::{Fs, FsConfig};
 use crate::layers::fault::{Fault, FaultConfig};
 use crate::mock::{Mock, MockConfig};
@@ -14,7 +14,7 @@ fn files(directory: &Directory) -> Arc<dyn Adapter> {
         relative_tmp_dir: None,
         read_ahead_bytes: None,
         use_odirect: false,
-        bounds: Bounds::default(),
+        bounds: CapacityLimits::default(),
     };
     Arc::new(Fs::open(config).unwrap())
 }
