@@ -4,10 +4,10 @@
 //! Pure data: no I/O, no clock, no unsafe code, and no dependency on another crate of the workspace.
 
 pub mod dtype;
+pub mod file_names;
 pub mod hash;
 pub mod ids;
 pub mod layout;
-pub mod names;
 pub mod object;
 pub mod time;
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Context, bail};
-use larder_types::names::{FILE_SUFFIX, ObjectKeyJson};
+use larder_types::file_names::{FILE_SUFFIX, ObjectKeyJson};
 use larder_types::object::ObjectKey;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use larder_types::names::FILE_SUFFIX;
+use larder_types::file_names::FILE_SUFFIX;
 use larder_types::object::ObjectKey;
 
 use crate::error::{ErrorKind, L2Error};

@@ -1,6 +1,6 @@
 //! `object_names.json`.
 
-use larder_types::names::ObjectKeyJson;
+use larder_types::file_names::ObjectKeyJson;
 use larder_types::object::ObjectKey;
 
 use crate::support::{object_key, records, text};

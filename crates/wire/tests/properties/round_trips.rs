@@ -1,8 +1,8 @@
 //! What is written is read back, and fast code agrees with simple code.
 
 use larder_types::dtype::DType;
+use larder_types::file_names::ObjectKeyJson;
 use larder_types::hash::{HashAlgorithm, TokenHasher};
-use larder_types::names::ObjectKeyJson;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use larder_wire::key::CacheKey;
 use larder_wire::msgpack::{Reader, Writer};
