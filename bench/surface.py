@@ -42,7 +42,7 @@ PAGE = 4096
 PATHS = ("/status", "/metrics", "/cache/stats", "/readyz", "/healthcheck")
 SCRAPER = "import surface, sys; surface.scrape(int(sys.argv[1]), float(sys.argv[2]))"
 
-# Wrong values that the reference takes without a word (operations.md 8, 3), and the flag a line has to name.
+# Wrong values that the reference takes without a word, and the flag a line has to name.
 REFUSED: tuple[tuple[str, ...], ...] = (
     ("--port", "70000"),
     ("--chunk-size", "0"),

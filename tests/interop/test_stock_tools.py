@@ -157,6 +157,6 @@ def test_the_guide_for_those_who_come_from_the_reference_knows_each_flag_of_it()
     [ran] = run([CLI, "server", "--help"])
     theirs = set(re.findall(r"^  (?:-\w, )?(--[a-z][a-z0-9-]+)", ran.stdout, re.MULTILINE))
     assert len(theirs) > 80, "else this test sees nothing"
-    guide = (Path(__file__).parents[2] / "docs" / "docs/migration.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
     told = set(re.findall(r"`(--[a-z][a-z0-9-]+)`", guide))
     assert theirs - told == {"--help"}
