@@ -27,8 +27,8 @@ use crate::transfer::{Equals, Overdue, Retrieve, Store, TransferKey};
 use crate::worker::{Models, StrangerPings, Worker};
 use crate::write_back::WriteBack;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::reuse::{self, Reuse};
-use larder_policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
+use larder_policy::reuse::{self, ReusePredictor};
+use larder_policy::{OffloadKind, OffloadPolicy, PrefetchKind, PrefetchPolicy};
 use larder_types::ids::{ConnectionId, InstanceId};
 use larder_types::time::Time;
 
@@ -63,7 +63,7 @@ pub struct CoreConfig {
     /// What comes from where, and whether it stays.
     pub prefetch_policy: PrefetchKind,
     /// What goes where.
-    pub store_policy: StoreKind,
+    pub store_policy: OffloadKind,
     /// A lookup is answered within this time, with what is there by then.
     pub load_deadline: Duration,
     /// Lookups that may be busy with L2 at once; further ones wait and hold nothing.
@@ -110,7 +110,7 @@ impl Default for CoreConfig {
             quarantine: Duration::from_secs(10),
             adapters: Vec::new(),
             prefetch_policy: PrefetchKind::default(),
-            store_policy: StoreKind::default(),
+            store_policy: OffloadKind::default(),
             load_deadline: Duration::from_secs(30),
             prefetch_max_in_flight: 8,
             prefetch_bytes_max: 4 << 30,
@@ -241,7 +241,7 @@ impl Core {
     pub fn new(config: CoreConfig) -> Self {
         let adapters = config.adapters.clone();
         let mut l1 = L1::new(config.capacity_bytes, config.align_bytes, config.eviction);
-        if let Some(reuse) = Reuse::for_policies(
+        if let Some(reuse) = ReusePredictor::for_policies(
             config.eviction,
             config.prefetch_policy,
             config.store_policy,
@@ -286,7 +286,7 @@ impl Core {
     }
 
     /// From now on `policy` decides where stores go.
-    pub fn set_store_policy(&mut self, policy: Box<dyn StorePolicy>) {
+    pub fn set_store_policy(&mut self, policy: Box<dyn OffloadPolicy>) {
         self.write_back.policy = policy;
     }
 
@@ -360,7 +360,7 @@ impl Core {
 
     /// What the adaptive policies have learned; `None` if none of them is in use.
     pub fn learned(&self) -> Option<reuse::Snapshot> {
-        self.l1.reuse().map(Reuse::snapshot)
+        self.l1.reuse().map(ReusePredictor::snapshot)
     }
 
     /// What happened since the start.

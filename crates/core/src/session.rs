@@ -21,7 +21,7 @@ use crate::lease::{Grant, Row};
 use crate::prefetch::finish::shape;
 use crate::prefetch::{Hit, LookupStatus, Target};
 use crate::worker::Model;
-use larder_policy::fold::{Fold, unfold};
+use larder_policy::prefix_scan::{PrefixScan, required_range};
 use larder_types::ids::ConnectionId;
 use larder_types::layout::Layout;
 use larder_types::time::Time;
@@ -450,7 +450,7 @@ fn find_hit(
     cells: &[(Cell, Option<u32>)],
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
-    let mut fold = Fold::new(cells.iter().map(|(_, window)| *window));
+    let mut fold = PrefixScan::new(cells.iter().map(|(_, window)| *window));
     let mut chunks = Vec::new();
     for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
         chunks.push(chunk);
@@ -478,7 +478,7 @@ fn take_shares(
     chunks[..hit as usize].iter().flatten().for_each(|chunk| l1.found(*chunk));
     let mut rows = Vec::with_capacity(cells.len());
     for (cell, window) in cells {
-        let needed = unfold(hit, *window);
+        let needed = required_range(hit, *window);
         let first = needed.start;
         let grants: Vec<Grant> = needed
             .map(|column| {

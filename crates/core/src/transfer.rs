@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 
 use crate::core::{Core, Deadline};
 use crate::l1::{Cell, ObjectId, Refused, Retention};
-use larder_policy::store::Moment;
+use larder_policy::offload::StoreTrigger;
 use larder_types::ids::{ConnectionId, InstanceId};
 use larder_types::layout::Layout;
 use larder_types::time::Time;
@@ -362,7 +362,7 @@ impl Core {
             self.l1.unlink(object);
         } else if self.promote_if(object, true) {
             // Adapters other than the one it came from may lack it.
-            self.write_back(&[self.l1.key(object)], Moment::Stored);
+            self.write_back(&[self.l1.key(object)], StoreTrigger::Stored);
         }
     }
 
@@ -373,7 +373,7 @@ impl Core {
         }
         // The first chunk first: without it the others are worth nothing.
         let keys: Vec<_> = objects.iter().rev().map(|o| self.l1.key(*o)).collect();
-        self.write_back(&keys, Moment::Stored);
+        self.write_back(&keys, StoreTrigger::Stored);
     }
 
     fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {

@@ -11,7 +11,7 @@ use larder_types::object::{KvRank, ObjectGroup};
 
 use crate::core::{Core, Deadline};
 use crate::l1::Cell;
-use larder_policy::fold::Window;
+use larder_policy::prefix_scan::AttentionWindow;
 use larder_types::ids::InstanceId;
 use larder_types::layout::Layout;
 use larder_types::time::Time;
@@ -25,7 +25,7 @@ pub struct Group {
     /// Its number.
     pub id: ObjectGroup,
     /// How much of a prefix its layers look back on.
-    pub window: Window,
+    pub window: AttentionWindow,
     /// Its objects' bytes.
     pub layout: Layout,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// The cells of a chunk with their windows, group by group, ranks in order.
-    pub(crate) fn cells(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(Cell, Window)> {
+    pub(crate) fn cells(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(Cell, AttentionWindow)> {
         let ranks = match worker_id {
             Some(rank) => rank..rank + 1,
             None => 0..world_size,

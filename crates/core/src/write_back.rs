@@ -28,8 +28,8 @@ use crate::events::Change;
 use crate::l1::ObjectId;
 use crate::l2::{Effect, Io, IoId, IoItem, Purpose, TaskId};
 use crate::prefetch::in_flight::RESULT_GRACE;
-use larder_policy::StorePolicy;
-use larder_policy::store::{Moment, StoreTarget};
+use larder_policy::OffloadPolicy;
+use larder_policy::offload::{OffloadTarget, StoreTrigger};
 use larder_types::time::Time;
 
 /// A key on its way to one or more adapters.
@@ -84,7 +84,7 @@ struct Task {
 /// Everything on its way from L1 to L2.
 #[derive(Debug)]
 pub(crate) struct WriteBack {
-    pub(crate) policy: Box<dyn StorePolicy>,
+    pub(crate) policy: Box<dyn OffloadPolicy>,
     entries: HashMap<u64, Entry>,
     by_key: HashMap<ObjectKey, u64>,
     lanes: Vec<Lane>,
@@ -101,7 +101,7 @@ pub(crate) struct LaneGauges {
 }
 
 impl WriteBack {
-    pub(crate) fn new(policy: Box<dyn StorePolicy>, adapters: usize) -> Self {
+    pub(crate) fn new(policy: Box<dyn OffloadPolicy>, adapters: usize) -> Self {
         Self {
             policy,
             entries: HashMap::new(),
@@ -172,7 +172,7 @@ impl Core {
     pub fn stop_waiting(&mut self, now: Time) {
         self.advance(now);
         let waiting = self.l1.waiting();
-        self.write_back(&waiting, Moment::Leaving);
+        self.write_back(&waiting, StoreTrigger::NearEviction);
     }
 
     /// Asks again about what waits and will leave L1 soon.
@@ -180,21 +180,21 @@ impl Core {
         let capacity = self.config.capacity_bytes as f64;
         let spare = self.config.trim.map_or(0.0, |trim| capacity * (1.0 - trim.above + trim.release));
         let leaving = self.l1.leaving_soon(spare as u64);
-        self.write_back(&leaving, Moment::Leaving);
+        self.write_back(&leaving, StoreTrigger::NearEviction);
     }
 
     /// Objects became permanent by a worker's store, or have waited since and are about to leave L1: they
     /// go where the policy says.
-    pub(crate) fn write_back(&mut self, keys: &[ObjectKey], moment: Moment) {
+    pub(crate) fn write_back(&mut self, keys: &[ObjectKey], moment: StoreTrigger) {
         if self.adapters.is_empty() || keys.is_empty() {
             return;
         }
         let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
             // Where nothing would be seen to leave, this is the last moment to ask.
-            let moment = if self.l1.can_wait() { moment } else { Moment::Leaving };
-            let wait: Vec<bool> = keys.iter().map(|key| policy.waits(key, moment, reuse)).collect();
-            let leave: Vec<bool> = keys.iter().map(|key| policy.leaves_l1(key)).collect();
+            let moment = if self.l1.can_wait() { moment } else { StoreTrigger::NearEviction };
+            let wait: Vec<bool> = keys.iter().map(|key| policy.defers(key, moment, reuse)).collect();
+            let leave: Vec<bool> = keys.iter().map(|key| policy.removes_from_l1(key)).collect();
             (policy.targets(keys, &self.adapters), wait, leave)
         }));
         let Ok((targets, wait, leave)) = asked else {
@@ -208,7 +208,7 @@ impl Core {
                 self.counters.l2.deferred_objects += u64::from(*wait);
             }
         }
-        for StoreTarget { adapter, keys: indices } in targets {
+        for OffloadTarget { adapter, keys: indices } in targets {
             if adapter.0 as usize >= self.adapters.len() {
                 self.counters.l2.policy_faults += 1;
                 continue;
@@ -268,7 +268,7 @@ impl Core {
         let Some(object) = self.find_object(&entry.key).filter(|_| entry.leaves_l1) else { return };
         let whole = State::Stored(self.l1.layout(object).bytes());
         let mut keepers =
-            entry.targets.iter().filter(|t| self.adapters[t.adapter.0 as usize].persists).peekable();
+            entry.targets.iter().filter(|t| self.adapters[t.adapter.0 as usize].readable).peekable();
         if keepers.peek().is_some() && keepers.all(|t| t.state == whole) {
             self.l1.let_go(object);
             self.counters.l2.left_l1_objects += 1;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use larder_lab::simulate::model::{L2Size, Machine, Setup, run, serve};
 use larder_lab::simulate::trace::{ReadOptions, read};
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in std::env::args().skip(1) {
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     l1_chunks: (trace.unique_chunks() as f64 * percent / 100.0) as u64,
                     l2,
                     prefetch,
-                    store: StoreKind::Default,
+                    store: OffloadKind::Default,
                     eviction: EvictionKind::Lru,
                     concurrency: 1,
                     warmup: 0.5,

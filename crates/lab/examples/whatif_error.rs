@@ -9,7 +9,7 @@ use larder_lab::simulate::model::{L2Size, Setup, run};
 use larder_lab::simulate::trace::{ReadOptions, Trace, read};
 use larder_lab::simulate::whatif::whatif;
 use larder_lab::whatif::{Row, SAMPLE_CHUNKS};
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in std::env::args().skip(1) {
@@ -35,7 +35,7 @@ fn compare(trace: &Trace, l1_chunks: u64, l2: L2Size) {
             l1_chunks: (l1_chunks as f64 * row.factor).round() as u64,
             l2,
             prefetch: row.policies.prefetch,
-            store: StoreKind::Default,
+            store: OffloadKind::Default,
             eviction: row.policies.eviction,
             concurrency: 1,
             warmup: 0.0,

@@ -1,4 +1,4 @@
-//! Keys of chunks that were evicted, oldest first: what a policy remembers of them.
+//! KeyTable of chunks that were evicted, oldest first: what a policy remembers of them.
 //!
 //! Only a 64-bit digest of the key is kept: two chunks with one digest are taken for each other,
 //! which at most makes one of them look used before. Every operation is O(1), amortised. An entry
@@ -7,20 +7,20 @@
 
 use hashbrown::HashTable;
 
-use crate::list::{Links, List};
+use crate::lru::{LruLinks, LruList};
 
 /// A queue of keys with removal from anywhere.
 #[derive(Debug, Default)]
 pub struct Ghosts {
     keys: Vec<u64>,
-    links: Links,
-    queue: List,
+    links: LruLinks,
+    queue: LruList,
     unused: Vec<u32>,
     slots: HashTable<u32>,
 }
 
 impl Ghosts {
-    /// Keys held.
+    /// KeyTable held.
     pub fn len(&self) -> u64 {
         self.queue.len()
     }
@@ -41,7 +41,7 @@ impl Ghosts {
     pub fn remove(&mut self, key: u64) -> bool {
         let Ok(entry) = self.slots.find_entry(key, |s| self.keys[*s as usize] == key) else { return false };
         let (slot, _) = entry.remove();
-        self.links.unlink(&mut self.queue, slot);
+        self.links.remove(&mut self.queue, slot);
         self.unused.push(slot);
         true
     }

@@ -13,15 +13,15 @@
 //! - [`list`], [`ghosts`], [`keys`]: the data structures under them.
 
 pub mod eviction;
-pub mod fold;
 pub mod ghosts;
-pub mod keys;
-pub mod list;
+pub mod key_table;
+pub mod lru;
+pub mod offload;
 pub mod prefetch;
+pub mod prefix_scan;
 pub mod quota;
 pub mod reuse;
-pub mod store;
 
+pub use crate::offload::{AdapterDesc, OffloadKind, OffloadPolicy};
 pub use crate::prefetch::{PrefetchKind, PrefetchPolicy};
 pub use crate::quota::Quotas;
-pub use crate::store::{AdapterDesc, StoreKind, StorePolicy};

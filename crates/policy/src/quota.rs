@@ -1,6 +1,6 @@
 //! Quotas: how many bytes each cache salt (tenant) may hold, and how many it does.
 //!
-//! [`Quotas`] is what an operator sets. [`Ledger`] is the book of who holds how much: every byte of
+//! [`Quotas`] is what an operator sets. [`QuotaUsage`] is the book of who holds how much: every byte of
 //! memory an object owns, from its reservation until it is free again, is on the account of its
 //! salt, whether it is being written, readable, held, or no longer found. So the accounts add up to
 //! the bytes used, exactly and at any time.
@@ -105,11 +105,11 @@ impl Quotas {
 
 /// A salt that owns memory; valid as long as it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SaltId(pub u32);
+pub struct TenantId(pub u32);
 
 /// What one salt holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Account {
+struct Tenant {
     salt: Arc<str>,
     objects: u64,
     used: u64,
@@ -121,7 +121,7 @@ struct Account {
 
 /// What a salt holds and may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SaltUsage {
+pub struct TenantUsage {
     /// Bytes of memory its objects own, each object rounded up to the alignment.
     pub used_bytes: u64,
     /// Bytes it may own; `None` without limit.
@@ -130,39 +130,39 @@ pub struct SaltUsage {
 
 /// Who holds how much.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct QuotaUsage {
     quotas: Quotas,
-    ids: HashMap<Arc<str>, SaltId>,
-    accounts: Slab<Account>,
+    ids: HashMap<Arc<str>, TenantId>,
+    accounts: Slab<Tenant>,
     /// Accounts above their limit.
-    over: BTreeSet<SaltId>,
+    over: BTreeSet<TenantId>,
 }
 
-impl Ledger {
+impl QuotaUsage {
     /// The quotas.
     pub fn quotas(&self) -> &Quotas {
         &self.quotas
     }
 
     /// Every salt that owns memory.
-    pub fn usage(&self) -> impl Iterator<Item = (&Arc<str>, SaltUsage)> {
+    pub fn usage(&self) -> impl Iterator<Item = (&Arc<str>, TenantUsage)> {
         self.accounts.iter().map(|(_, a)| {
             let limit_bytes = Some(a.limit).filter(|l| *l < u64::MAX);
-            (&a.salt, SaltUsage { used_bytes: a.used, limit_bytes })
+            (&a.salt, TenantUsage { used_bytes: a.used, limit_bytes })
         })
     }
 
     /// The account of a salt, if it owns memory.
-    pub fn find(&self, salt: &str) -> Option<SaltId> {
+    pub fn tenant(&self, salt: &str) -> Option<TenantId> {
         self.ids.get(salt).copied()
     }
 
     /// The account of a salt, opened if there is none. It must be [joined](Self::join) next.
-    pub fn open(&mut self, salt: &Arc<str>) -> SaltId {
-        self.find(salt).unwrap_or_else(|| {
+    pub fn tenant_or_insert(&mut self, salt: &Arc<str>) -> TenantId {
+        self.tenant(salt).unwrap_or_else(|| {
             let limit = self.quotas.limit_of(salt).unwrap_or(u64::MAX);
-            let account = Account { salt: salt.clone(), objects: 0, used: 0, limit, paid: 0 };
-            let id = SaltId(self.accounts.insert(account) as u32);
+            let account = Tenant { salt: salt.clone(), objects: 0, used: 0, limit, paid: 0 };
+            let id = TenantId(self.accounts.insert(account) as u32);
             self.ids.insert(salt.clone(), id);
             id
         })
@@ -170,12 +170,12 @@ impl Ledger {
 
     /// One more object, which has no bytes yet. It keeps the account open while its room is made,
     /// perhaps by evicting everything else that is on it.
-    pub fn join(&mut self, id: SaltId) {
+    pub fn add_object(&mut self, id: TenantId) {
         self.accounts[id.0 as usize].objects += 1;
     }
 
     /// An object that has joined owns `bytes` now.
-    pub fn charge(&mut self, id: SaltId, bytes: u64) {
+    pub fn add_bytes(&mut self, id: TenantId, bytes: u64) {
         let account = &mut self.accounts[id.0 as usize];
         account.used += bytes;
         if account.used > account.limit {
@@ -184,7 +184,7 @@ impl Ledger {
     }
 
     /// One object less, which owned `bytes`. An account without objects is closed.
-    pub fn credit(&mut self, id: SaltId, bytes: u64) {
+    pub fn remove_object(&mut self, id: TenantId, bytes: u64) {
         let account = &mut self.accounts[id.0 as usize];
         account.objects -= 1;
         account.used -= bytes;
@@ -200,40 +200,40 @@ impl Ledger {
     }
 
     /// `bytes` of it are about to be evicted. Only what a salt over its limit loses counts.
-    pub fn pay(&mut self, id: SaltId, bytes: u64) {
+    pub fn record_eviction(&mut self, id: TenantId, bytes: u64) {
         if self.over.contains(&id) {
             self.accounts[id.0 as usize].paid += bytes;
         }
     }
 
     /// Every account.
-    pub fn ids(&self) -> impl Iterator<Item = SaltId> + '_ {
-        self.accounts.iter().map(|(i, _)| SaltId(i as u32))
+    pub fn tenants(&self) -> impl Iterator<Item = TenantId> + '_ {
+        self.accounts.iter().map(|(i, _)| TenantId(i as u32))
     }
 
     /// Accounts above their limit.
-    pub fn over(&self) -> impl Iterator<Item = SaltId> + '_ {
+    pub fn over_limit(&self) -> impl Iterator<Item = TenantId> + '_ {
         self.over.iter().copied()
     }
 
     /// What an account may hold.
-    pub fn limit(&self, id: SaltId) -> u64 {
+    pub fn limit(&self, id: TenantId) -> u64 {
         self.accounts[id.0 as usize].limit
     }
 
     /// Bytes above the limit that an account would have with `more`.
-    pub fn excess(&self, id: SaltId, more: u64) -> u64 {
+    pub fn excess(&self, id: TenantId, more: u64) -> u64 {
         let account = &self.accounts[id.0 as usize];
         account.used.saturating_add(more).saturating_sub(account.limit)
     }
 
     /// Bytes evicted from an account since it went over its limit.
-    pub fn paid(&self, id: SaltId) -> u64 {
+    pub fn evicted_while_over(&self, id: TenantId) -> u64 {
         self.accounts[id.0 as usize].paid
     }
 
     /// Changes the quotas and brings the accounts in line with them.
-    pub fn change<T>(&mut self, change: impl FnOnce(&mut Quotas) -> T) -> T {
+    pub fn update_quotas<T>(&mut self, change: impl FnOnce(&mut Quotas) -> T) -> T {
         let out = change(&mut self.quotas);
         for (i, account) in &mut self.accounts {
             let limit = self.quotas.limit_of(&account.salt).unwrap_or(u64::MAX);
@@ -242,7 +242,7 @@ impl Ledger {
             }
             account.limit = limit;
             account.paid = 0;
-            let id = SaltId(i as u32);
+            let id = TenantId(i as u32);
             if account.used > limit {
                 self.over.insert(id)
             } else {
@@ -256,14 +256,14 @@ impl Ledger {
     ///
     /// # Panics
     /// If they differ.
-    pub fn check(&self, used: &BTreeMap<SaltId, (u64, u64)>) {
-        let books: BTreeMap<SaltId, (u64, u64)> =
-            self.accounts.iter().map(|(i, a)| (SaltId(i as u32), (a.objects, a.used))).collect();
+    pub fn check(&self, used: &BTreeMap<TenantId, (u64, u64)>) {
+        let books: BTreeMap<TenantId, (u64, u64)> =
+            self.accounts.iter().map(|(i, a)| (TenantId(i as u32), (a.objects, a.used))).collect();
         assert_eq!(&books, used, "objects and bytes by salt");
         assert_eq!(self.ids.len(), self.accounts.len(), "one id per account");
         for (i, account) in &self.accounts {
-            let id = SaltId(i as u32);
-            assert_eq!(self.find(&account.salt), Some(id), "account is found by its salt");
+            let id = TenantId(i as u32);
+            assert_eq!(self.tenant(&account.salt), Some(id), "account is found by its salt");
             assert_eq!(account.limit, self.quotas.limit_of(&account.salt).unwrap_or(u64::MAX), "{account:?}");
             assert_eq!(
                 self.over.contains(&id),
@@ -315,22 +315,26 @@ mod tests {
 
     #[test]
     fn accounts_open_with_the_first_object_and_close_with_the_last() {
-        let mut ledger = Ledger::default();
+        let mut ledger = QuotaUsage::default();
         let salt: Arc<str> = "a".into();
-        let id = ledger.open(&salt);
+        let id = ledger.tenant_or_insert(&salt);
         for bytes in [10, 5] {
-            ledger.join(id);
-            ledger.charge(id, bytes);
+            ledger.add_object(id);
+            ledger.add_bytes(id, bytes);
         }
         ledger.check(&BTreeMap::from([(id, (2, 15))]));
-        ledger.change(|q| q.set(&salt, 12)).unwrap();
+        ledger.update_quotas(|q| q.set(&salt, 12)).unwrap();
         assert_eq!((ledger.excess(id, 0), ledger.excess(id, 4)), (3, 7));
-        ledger.pay(id, 5);
-        assert_eq!(ledger.paid(id), 5);
-        ledger.credit(id, 5);
-        assert_eq!((ledger.over().count(), ledger.paid(id)), (0, 0), "within its quota again");
-        ledger.credit(id, 10);
+        ledger.record_eviction(id, 5);
+        assert_eq!(ledger.evicted_while_over(id), 5);
+        ledger.remove_object(id, 5);
+        assert_eq!(
+            (ledger.over_limit().count(), ledger.evicted_while_over(id)),
+            (0, 0),
+            "within its quota again"
+        );
+        ledger.remove_object(id, 10);
         ledger.check(&BTreeMap::new());
-        assert_eq!(ledger.find("a"), None);
+        assert_eq!(ledger.tenant("a"), None);
     }
 }

@@ -300,8 +300,8 @@ impl Overview {
                 learned: core.learned().map(|learned| Learned {
                     requests: learned.requests,
                     keys: learned.keys,
-                    leader: learned.leader.to_string(),
-                    leader_changes: learned.leader_changes,
+                    leader: learned.active.to_string(),
+                    leader_changes: learned.changes,
                     experts: learned
                         .losses
                         .iter()

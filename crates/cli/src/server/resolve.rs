@@ -12,7 +12,7 @@ use larder_server::config::l1::{default_shm_name, parse_manager};
 use larder_server::config::{
     Config, CoordinatorConfig, EvictionConfig, EvictionPolicy, GIB, HashAlgorithm, HttpConfig, L1Config,
     L2Config, LivenessConfig, LogFormat, LogLevel, LoggingConfig, LookupHashLogConfig, MetricsConfig,
-    PrefetchPolicy, RpcConfig, Secret, StorePolicy, WorkerThreads, bytes_from_gib, l2, random_instance_id,
+    OffloadPolicy, PrefetchPolicy, RpcConfig, Secret, WorkerThreads, bytes_from_gib, l2, random_instance_id,
 };
 
 use super::l1_size::{hugepage_shortage, shm_shortage, unchosen_bytes};
@@ -334,7 +334,7 @@ fn l2(settings: &Settings, tag: &str, report: &mut Report) -> L2Config {
     }
     L2Config {
         adapters,
-        store_policy: chosen(settings, "l2-store-policy", StorePolicy::from_name, default.store_policy),
+        store_policy: chosen(settings, "l2-store-policy", OffloadPolicy::from_name, default.store_policy),
         prefetch_policy: chosen(
             settings,
             "l2-prefetch-policy",

@@ -10,7 +10,7 @@ use larder_lab::simulate::size::Size;
 use larder_lab::simulate::sweep::Sweep;
 use larder_lab::simulate::trace::ReadOptions;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_server::config::suggest;
 
 use crate::usage;
@@ -209,8 +209,12 @@ impl Typed {
             EvictionKind::ALL,
             EvictionKind::name,
         );
-        let store =
-            mistakes.policies("--l2-store-policy", &self.l2_store_policy, StoreKind::ALL, StoreKind::name);
+        let store = mistakes.policies(
+            "--l2-store-policy",
+            &self.l2_store_policy,
+            OffloadKind::ALL,
+            OffloadKind::name,
+        );
         let warmup = self.warmup.parse::<f64>().ok().filter(|part| (0.0..1.0).contains(part));
         let problem = || format!("must be a fraction from 0 to below 1, not '{}'", self.warmup);
         let warmup = mistakes.value("--warmup", warmup.ok_or_else(problem));

@@ -37,8 +37,8 @@ fn every_registered_policy_can_be_asked_for() {
     let all = "--l2-prefetch-policy all --eviction-policy all --l2-store-policy all";
     let ran = simulate(&place, &format!("t.jsonl --l1 3 --json {all}"));
     use larder_policy::eviction::EvictionKind;
-    use larder_policy::{PrefetchKind, StoreKind};
-    let combinations = PrefetchKind::ALL.len() * EvictionKind::ALL.len() * StoreKind::ALL.len();
+    use larder_policy::{OffloadKind, PrefetchKind};
+    let combinations = PrefetchKind::ALL.len() * EvictionKind::ALL.len() * OffloadKind::ALL.len();
     assert_eq!((ran.status, ran.stdout.lines().count()), (Some(0), combinations), "{ran:#?}");
 }
 

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::names::ChunkKey;
 use super::{L1, ObjectId, Retention, State};
-use larder_policy::quota::SaltId;
+use larder_policy::quota::TenantId;
 
 impl L1 {
     /// Recomputes everything the books say from the objects themselves. For tests: O(objects).
@@ -17,7 +17,7 @@ impl L1 {
     pub fn check(&self) {
         self.check_told();
         let mut held = HashMap::<ChunkId, (u64, u64)>::new();
-        let mut by_salt = BTreeMap::<SaltId, (u64, u64)>::new();
+        let mut by_salt = BTreeMap::<TenantId, (u64, u64)>::new();
         let (mut staged, mut resident, mut used, mut staged_bytes) = (0, 0, 0, 0);
         let mut end = 0;
         for (offset, id) in &self.by_offset {

@@ -14,7 +14,7 @@ use larder_types::ChunkId;
 use larder_types::object::ObjectKey;
 
 use super::{L1, ObjectId, State};
-use larder_policy::eviction::Verdict;
+use larder_policy::eviction::EvictDecision;
 
 /// The least margin, as a part of L1.
 const MARGIN_PART: u64 = 8;
@@ -96,19 +96,19 @@ impl L1 {
         let Some(margin) = self.pace.look(self.alloc.capacity()) else { return Vec::new() };
         let mut leaving: Vec<ChunkId> = Vec::new();
         if self.quotas_enforced {
-            for salt in self.ledger.ids() {
+            for salt in self.ledger.tenants() {
                 let own = margin.min(self.ledger.limit(salt) / 2);
                 leaving.extend(self.coldest_of(salt, self.ledger.excess(salt, own)).0);
             }
         }
         let mut left = (margin + spare).saturating_sub(self.alloc.free_bytes());
         if left > 0 {
-            self.order.settle(self.reuse.as_ref());
-            self.order.coldest_first(&self.ledger, &mut |chunk| {
+            self.order.prepare(self.reuse.as_ref());
+            self.order.visit_victims(&self.ledger, &mut |chunk| {
                 leaving.push(chunk);
                 let bytes = self.chunks[chunk.0 as usize].resident_bytes;
                 left = left.saturating_sub(bytes);
-                if left == 0 { Verdict::Enough } else { Verdict::Goes(bytes) }
+                if left == 0 { EvictDecision::Done } else { EvictDecision::Evict(bytes) }
             });
         }
         let objects = leaving.iter().flat_map(|chunk| &self.chunks[chunk.0 as usize].objects);

@@ -6,7 +6,7 @@ use larder_types::object::ChunkHash;
 
 use super::alloc::Extent;
 use super::{Cell, Chunk, ChunkKey, L1, Object, ObjectId, Refused, Retention, State};
-use larder_policy::eviction::{self, Gone};
+use larder_policy::eviction::{self, RemovalCause};
 use larder_types::layout::Layout;
 
 impl L1 {
@@ -35,19 +35,19 @@ impl L1 {
         }
         let account = match name {
             Some(name) => self.names.salt(name),
-            None => self.ledger.open(salt),
+            None => self.ledger.tenant_or_insert(salt),
         };
-        self.ledger.join(account);
+        self.ledger.add_object(account);
         let evicted = self.counters.evicted_chunks;
         let room = self.make_room(layout.bytes(), account);
         self.tally.eviction_checks += 1;
         self.tally.eviction_rounds += u64::from(self.counters.evicted_chunks > evicted);
         let Some(extent) = room else {
-            self.ledger.credit(account, 0);
+            self.ledger.remove_object(account, 0);
             self.counters.refused_objects += 1;
             return Err(Refused::NoRoom);
         };
-        self.ledger.charge(account, extent.len);
+        self.ledger.add_bytes(account, extent.len);
         self.pace.reserved(extent.len);
         self.frontier = self.frontier.max(extent.end());
         let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
@@ -126,10 +126,10 @@ impl L1 {
     /// Removes an object from the index at once. Its memory stays as long as it is pinned: a staged
     /// object by its writer, a resident one by its readers.
     pub fn unlink(&mut self, id: ObjectId) {
-        self.unlink_as(id, Gone::Removed);
+        self.unlink_as(id, RemovalCause::Removed);
     }
 
-    pub(super) fn unlink_as(&mut self, id: ObjectId, how: Gone) {
+    pub(super) fn unlink_as(&mut self, id: ObjectId, how: RemovalCause) {
         let Object { chunk, state, pins, loans, extent, .. } = *self.object(id);
         match state {
             State::Unlinked => return,
@@ -151,11 +151,11 @@ impl L1 {
             }
         }
         self.object_mut(id).state = State::Unlinked;
-        if self.set_waiting(id, false) && how == Gone::Evicted {
+        if self.set_waiting(id, false) && how == RemovalCause::Evicted {
             self.counters.evicted_waiting_objects += 1;
             let Chunk { name, hash, .. } = &self.chunks[chunk.0 as usize];
             let digest = eviction::digest(self.names.digest(*name), hash.as_bytes());
-            self.reuse.iter_mut().for_each(|reuse| reuse.let_go(digest));
+            self.reuse.iter_mut().for_each(|reuse| reuse.on_drop(digest));
         }
         if self.chunks[chunk.0 as usize].objects.is_empty() {
             self.remove_chunk(chunk, how);
@@ -191,7 +191,7 @@ impl L1 {
         self.temporary -= u64::from(object.retention == Retention::Temporary);
         debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
         self.by_offset.remove(&object.extent.offset);
-        self.ledger.credit(object.salt, object.extent.len);
+        self.ledger.remove_object(object.salt, object.extent.len);
         self.alloc.release(object.extent);
     }
 }

@@ -55,9 +55,9 @@ use crate::counters::L1Counters;
 use crate::events::Events;
 use crate::life::Lives;
 use crate::tally::{SaltCounts, Tally};
-use larder_policy::eviction::{self, About, EvictionKind, EvictionPolicy, Gone};
-use larder_policy::quota::{Ledger, SaltId};
-use larder_policy::reuse::Reuse;
+use larder_policy::eviction::{self, ChunkMeta, EvictionKind, EvictionPolicy, RemovalCause};
+use larder_policy::quota::{QuotaUsage, TenantId};
+use larder_policy::reuse::ReusePredictor;
 use larder_types::AdapterId;
 use larder_types::layout::Layout;
 use larder_types::time::Time;
@@ -107,7 +107,7 @@ enum State {
 #[derive(Debug)]
 struct Object {
     chunk: ChunkId,
-    salt: SaltId,
+    salt: TenantId,
     cell: Cell,
     extent: Extent,
     layout: Layout,
@@ -165,10 +165,10 @@ pub struct L1 {
     order: Box<dyn EvictionPolicy>,
     quotas_enforced: bool,
     /// What is learned about reuse, if a policy wants to know.
-    reuse: Option<Reuse>,
+    reuse: Option<ReusePredictor>,
     /// How long chunks live, for people.
     pub(crate) lives: Lives,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: QuotaUsage,
     pub(crate) tally: Tally,
     pub(crate) events: Events,
     operation: u64,
@@ -196,7 +196,7 @@ impl L1 {
             objects: Slab::new(),
             by_offset: BTreeMap::new(),
             quotas_enforced: order.enforces_quotas(),
-            ledger: Ledger::default(),
+            ledger: QuotaUsage::default(),
             tally: Tally::default(),
             events: Events::default(),
             order,
@@ -217,12 +217,12 @@ impl L1 {
     }
 
     /// Learns from requests from now on, for the policies that want to know.
-    pub fn learn(&mut self, reuse: Reuse) {
+    pub fn learn(&mut self, reuse: ReusePredictor) {
         self.reuse = Some(reuse);
     }
 
     /// What was learned.
-    pub fn reuse(&self) -> Option<&Reuse> {
+    pub fn reuse(&self) -> Option<&ReusePredictor> {
         self.reuse.as_ref()
     }
 
@@ -240,7 +240,7 @@ impl L1 {
         let Some(reuse) = &mut self.reuse else { return 0 };
         let capacity = mean_chunks(&self.alloc, self.chunks.len());
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        reuse.request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
+        reuse.on_request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
     }
 
     /// How many chunks there is room for, of the size that those here have on average. `None` if there are none.
@@ -251,7 +251,7 @@ impl L1 {
     /// What became of that.
     pub(crate) fn answered(&mut self, asked: u32, known: u32, hit: u32) {
         if let Some(reuse) = &mut self.reuse {
-            reuse.answered(asked, known, hit);
+            reuse.on_answer(asked, known, hit);
         }
     }
 
@@ -326,14 +326,14 @@ impl L1 {
     pub fn touch(&mut self, chunk: ChunkId) {
         let entry = &self.chunks[chunk.0 as usize];
         if entry.listed {
-            self.order.used(chunk, &about(&self.names, entry, self.reuse.as_ref()));
+            self.order.on_access(chunk, &about(&self.names, entry, self.reuse.as_ref()));
         }
     }
 
     /// A lookup found a chunk: it was worth keeping. Once for each chunk and lookup; touching it, which
     /// one request does several times, does not say so.
     pub fn found(&mut self, chunk: ChunkId) {
-        self.order.reused(chunk);
+        self.order.on_hit(chunk);
         let entry = &self.chunks[chunk.0 as usize];
         self.lives.used(&entry.hash, || about(&self.names, entry, None).key());
     }
@@ -412,7 +412,13 @@ impl L1 {
         self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
     }
 
-    fn new_chunk(&mut self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash, account: SaltId) -> ChunkId {
+    fn new_chunk(
+        &mut self,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        hash: &ChunkHash,
+        account: TenantId,
+    ) -> ChunkId {
         let name = self.names.acquire(model, salt, account);
         self.lives.born(hash, eviction::digest(self.names.digest(name), hash.as_bytes()));
         let chunk = Chunk {
@@ -432,11 +438,11 @@ impl L1 {
         id
     }
 
-    fn remove_chunk(&mut self, id: ChunkId, how: Gone) {
+    fn remove_chunk(&mut self, id: ChunkId, how: RemovalCause) {
         let chunk = self.chunks.remove(id.0 as usize);
         let about = about(&self.names, &chunk, self.reuse.as_ref());
-        self.order.forget(id, &about, how);
-        self.lives.left(&chunk.hash, about.key(), how == Gone::Evicted);
+        self.order.on_removed(id, &about, how);
+        self.lives.left(&chunk.hash, about.key(), how == RemovalCause::Evicted);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
         debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
         self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
@@ -452,8 +458,8 @@ impl L1 {
         change(chunk);
         let listed = chunk.resident > 0 && chunk.pins == 0;
         match (chunk.listed, listed) {
-            (false, true) => self.order.enter(id, &about(&self.names, chunk, self.reuse.as_ref())),
-            (true, false) => self.order.leave(id),
+            (false, true) => self.order.insert(id, &about(&self.names, chunk, self.reuse.as_ref())),
+            (true, false) => self.order.remove(id),
             _ => {}
         }
         chunk.listed = listed;
@@ -463,8 +469,13 @@ impl L1 {
 }
 
 /// What a policy may want to know of a chunk.
-fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a Reuse>) -> About<'a> {
-    About { hash: &chunk.hash, seed: names.digest(chunk.name), salt: names.salt(chunk.name), reuse }
+fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a ReusePredictor>) -> ChunkMeta<'a> {
+    ChunkMeta {
+        hash: &chunk.hash,
+        name_digest: names.digest(chunk.name),
+        tenant: names.salt(chunk.name),
+        reuse,
+    }
 }
 
 /// What is in L1 at one moment.

@@ -8,7 +8,7 @@ use larder_types::object::ChunkHash;
 use slab::Slab;
 
 use larder_policy::eviction::name_digest;
-use larder_policy::quota::SaltId;
+use larder_policy::quota::TenantId;
 
 /// Names a chunk in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) struct NameId(u32);
 struct Entry {
     name: (Arc<str>, Arc<str>),
     chunks: u32,
-    salt: SaltId,
+    salt: TenantId,
     digest: u64,
 }
 
@@ -70,7 +70,7 @@ impl Names {
     }
 
     /// The salt's account. It is open as long as some chunk of the pair has an object.
-    pub(super) fn salt(&self, id: NameId) -> SaltId {
+    pub(super) fn salt(&self, id: NameId) -> TenantId {
         self.entries[id.0 as usize].salt
     }
 
@@ -80,7 +80,7 @@ impl Names {
     }
 
     /// One more chunk uses this pair, whose salt has the account `account`.
-    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: SaltId) -> NameId {
+    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: TenantId) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
             let name = (model.clone(), salt.clone());
             let digest = name_digest(model, salt);

@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 
 use super::alloc::Extent;
 use super::{L1, State};
-use larder_policy::eviction::{Gone, Verdict};
-use larder_policy::quota::SaltId;
+use larder_policy::eviction::{EvictDecision, RemovalCause};
+use larder_policy::quota::TenantId;
 
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
@@ -33,7 +33,7 @@ const WEIGHED_MAX: usize = 64;
 impl L1 {
     /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
     /// evicted, if evicting everything that may be evicted for it would not be enough.
-    pub(super) fn make_room(&mut self, bytes: u64, salt: SaltId) -> Option<Extent> {
+    pub(super) fn make_room(&mut self, bytes: u64, salt: TenantId) -> Option<Extent> {
         let len = self.alloc.rounded(bytes)?;
         let own = if self.quotas_enforced { self.own_share(len, salt)? } else { Vec::new() };
         if let Some(extent) = self.alloc.allocate(len) {
@@ -43,7 +43,7 @@ impl L1 {
         if len > self.alloc.free_bytes() + self.evictable_bytes {
             return None;
         }
-        self.order.settle(self.reuse.as_ref());
+        self.order.prepare(self.reuse.as_ref());
         for chunk in self.victims_for(len, own)? {
             self.evict(chunk);
         }
@@ -57,13 +57,13 @@ impl L1 {
         self.tally.eviction_checks += 1;
         while self.alloc.used_bytes() > bytes {
             let mut coldest = None;
-            self.order.settle(self.reuse.as_ref());
-            self.order.coldest_first(&self.ledger, &mut |chunk| {
+            self.order.prepare(self.reuse.as_ref());
+            self.order.visit_victims(&self.ledger, &mut |chunk| {
                 if self.is_lent(chunk) {
-                    return Verdict::Stays;
+                    return EvictDecision::Skip;
                 }
                 coldest = Some(chunk);
-                Verdict::Enough
+                EvictDecision::Done
             });
             let Some(victim) = coldest else { break };
             self.evict(victim);
@@ -75,7 +75,7 @@ impl L1 {
 
     /// The chunks that `salt` has to lose before it may have `len` more, in no order. `None` if it
     /// may not have them.
-    fn own_share(&self, len: u64, salt: SaltId) -> Option<Vec<ChunkId>> {
+    fn own_share(&self, len: u64, salt: TenantId) -> Option<Vec<ChunkId>> {
         if len > self.ledger.limit(salt) {
             return None;
         }
@@ -85,19 +85,19 @@ impl L1 {
     }
 
     /// The coldest chunks of a salt that make up `bytes`, and whether they do.
-    pub(crate) fn coldest_of(&self, salt: SaltId, bytes: u64) -> (Vec<ChunkId>, bool) {
+    pub(crate) fn coldest_of(&self, salt: TenantId, bytes: u64) -> (Vec<ChunkId>, bool) {
         let (mut chunks, mut left) = (Vec::new(), bytes);
         if left == 0 {
             return (chunks, true);
         }
-        self.order.coldest_of(salt, &mut |chunk| {
+        self.order.visit_victims_of(salt, &mut |chunk| {
             if self.is_protected(chunk) || self.is_lent(chunk) {
-                return Verdict::Stays;
+                return EvictDecision::Skip;
             }
             chunks.push(chunk);
             let bytes = self.chunks[chunk.0 as usize].resident_bytes;
             left = left.saturating_sub(bytes);
-            if left == 0 { Verdict::Enough } else { Verdict::Goes(bytes) }
+            if left == 0 { EvictDecision::Done } else { EvictDecision::Evict(bytes) }
         });
         (chunks, left == 0)
     }
@@ -106,7 +106,7 @@ impl L1 {
     pub(crate) fn evict(&mut self, id: ChunkId) {
         let chunk = &self.chunks[id.0 as usize];
         if self.quotas_enforced {
-            self.ledger.pay(self.names.salt(chunk.name), chunk.resident_bytes);
+            self.ledger.record_eviction(self.names.salt(chunk.name), chunk.resident_bytes);
         }
         self.counters.evicted_chunks += 1;
         for object in chunk.objects.clone() {
@@ -114,7 +114,7 @@ impl L1 {
                 self.counters.evicted_objects += 1;
                 self.counters.evicted_bytes += self.object(object).extent.len;
                 self.count(id, |counts| counts.evicted += 1);
-                self.unlink_as(object, Gone::Evicted);
+                self.unlink_as(object, RemovalCause::Evicted);
             }
         }
     }
@@ -137,19 +137,19 @@ impl L1 {
             found = self.add_chunk(&mut runs, *chunk, len).or(found);
         }
         if found.is_none() {
-            self.order.coldest_first(&self.ledger, &mut |chunk| {
+            self.order.visit_victims(&self.ledger, &mut |chunk| {
                 if self.is_protected(chunk) || self.is_lent(chunk) || own.binary_search(&chunk).is_ok() {
-                    return Verdict::Stays;
+                    return EvictDecision::Skip;
                 }
                 // The usual case, objects of one size: the coldest chunk's place will do.
                 if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
                     alone = Some(chunk);
-                    return Verdict::Enough;
+                    return EvictDecision::Done;
                 }
                 found = self.add_chunk(&mut runs, chunk, len);
                 match found {
-                    Some(_) => Verdict::Enough,
-                    None => Verdict::Goes(self.chunks[chunk.0 as usize].resident_bytes),
+                    Some(_) => EvictDecision::Done,
+                    None => EvictDecision::Evict(self.chunks[chunk.0 as usize].resident_bytes),
                 }
             });
         }

@@ -12,8 +12,8 @@ use crate::l2::Effect;
 use crate::lease::{Grant, Row};
 use crate::session::LookupSpec;
 use crate::worker::Model;
-use larder_policy::fold::unfold;
-use larder_policy::prefetch::plan::{Fetch, hit};
+use larder_policy::prefetch::plan::{Fetch, servable_prefix};
+use larder_policy::prefix_scan::required_range;
 use larder_types::time::Time;
 
 /// How a lookup that had been answered with "pending" ended.
@@ -113,7 +113,7 @@ impl Core {
 
     /// What L1 alone can serve.
     pub(super) fn l1_hit(&self, job: &Job) -> u32 {
-        hit(&job.windows(), job.chunks(), |r, c| self.find_readable(job, r, c).is_some())
+        servable_prefix(&job.windows(), job.chunks(), |r, c| self.find_readable(job, r, c).is_some())
     }
 
     /// A job that has not begun takes what L1 alone can give.
@@ -156,14 +156,14 @@ impl Core {
         let there = |r: u32, c: u32| job.state(r, c) != CellState::Absent;
         let in_l1 = |r: u32, c: u32| matches!(job.state(r, c), CellState::L1(_));
         let windows = job.windows();
-        let chunks = hit(&windows, job.columns, there);
-        let l1_chunks = hit(&windows, job.columns, in_l1).min(chunks);
+        let chunks = servable_prefix(&windows, job.columns, there);
+        let l1_chunks = servable_prefix(&windows, job.columns, in_l1).min(chunks);
         let mut report = Hit { chunks, l1_chunks, ..Hit::default() };
         self.note_found(&job, chunks);
         let mut hits = Vec::new();
         let mut rows = Vec::with_capacity(job.rows.len());
         for (row, window) in windows.iter().enumerate() {
-            let (needed, cell) = (unfold(chunks, *window), job.rows[row].cell);
+            let (needed, cell) = (required_range(chunks, *window), job.rows[row].cell);
             let first = needed.start;
             let mut grants = Vec::with_capacity(needed.len());
             for column in needed {
@@ -223,8 +223,9 @@ impl Core {
         let wanted: Vec<(u32, u32)> = match job.fetch {
             Fetch::Prefix => {
                 let windows = job.windows();
-                result.chunks = hit(&windows, job.columns, there);
-                let needed = |(r, w): (usize, &_)| unfold(result.chunks, *w).map(move |c| (r as u32, c));
+                result.chunks = servable_prefix(&windows, job.columns, there);
+                let needed =
+                    |(r, w): (usize, &_)| required_range(result.chunks, *w).map(move |c| (r as u32, c));
                 windows.iter().enumerate().flat_map(needed).collect()
             }
             Fetch::Full => {

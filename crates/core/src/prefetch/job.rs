@@ -9,9 +9,9 @@ use smallvec::SmallVec;
 use super::Target;
 use crate::l1::{Cell, ObjectId};
 use crate::l2::{IoId, LookupId};
-use larder_policy::fold::{Fold, Window};
-use larder_policy::prefetch::grid::Grid;
 use larder_policy::prefetch::plan::Fetch;
+use larder_policy::prefetch::shard_bitmap::ShardBitmap;
+use larder_policy::prefix_scan::{AttentionWindow, PrefixScan};
 use larder_types::layout::Layout;
 use larder_types::time::Time;
 
@@ -28,7 +28,7 @@ pub(crate) enum Owner {
 #[derive(Clone, Debug)]
 pub(crate) struct JobRow {
     pub(crate) cell: Cell,
-    pub(crate) window: Window,
+    pub(crate) window: AttentionWindow,
     pub(crate) layout: Layout,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Look {
     /// Over the columns before the window.
-    pub(crate) fold: Fold,
+    pub(crate) fold: PrefixScan,
     /// What L1 alone can serve.
     pub(crate) l1_hit: u32,
     /// How many columns that lack something the window may have.
@@ -89,9 +89,9 @@ pub(crate) struct Job {
     /// Column by column, as far as looked at.
     pub(crate) cells: Vec<CellState>,
     /// What each adapter has.
-    pub(crate) found: Vec<(AdapterId, Grid)>,
+    pub(crate) found: Vec<(AdapterId, ShardBitmap)>,
     /// Cells that the policy was asked about, and those that shall stay.
-    pub(crate) judged: Option<(Grid, Grid)>,
+    pub(crate) judged: Option<(ShardBitmap, ShardBitmap)>,
 }
 
 impl Job {
@@ -112,7 +112,7 @@ impl Job {
         self.target.key(self.rows[row as usize].cell, column)
     }
 
-    pub(crate) fn windows(&self) -> Vec<Window> {
+    pub(crate) fn windows(&self) -> Vec<AttentionWindow> {
         self.rows.iter().map(|r| r.window).collect()
     }
 

@@ -13,9 +13,9 @@ use super::job::{CellState, Job, Look, Phase};
 use crate::core::Core;
 use crate::l1::ObjectId;
 use crate::l2::{Effect, LookupId, can_be};
-use larder_policy::fold::Fold;
-use larder_policy::prefetch::grid::Grid;
 use larder_policy::prefetch::plan::Fetch;
+use larder_policy::prefetch::shard_bitmap::ShardBitmap;
+use larder_policy::prefix_scan::PrefixScan;
 use larder_types::time::Time;
 
 /// Columns that the first questions are about. Each window has twice as many as the one before.
@@ -38,7 +38,7 @@ impl Core {
         let windows = job.windows();
         let windowed = windows.iter().any(Option::is_some);
         let l1_hit = if windowed { self.l1_hit(job) } else { 0 };
-        let (fold, asked, open) = (Fold::new(windows), Vec::new(), SmallVec::new());
+        let (fold, asked, open) = (PrefixScan::new(windows), Vec::new(), SmallVec::new());
         let job = self.prefetch.jobs.get_mut(&id).expect("just seen");
         job.phase = Phase::Looking(Look { fold, l1_hit, window, asked, open });
         self.look_further(id);
@@ -54,7 +54,7 @@ impl Core {
         let Phase::Looking(look) = &mut job.phase else { unreachable!("a question was open") };
         look.open.retain(|open| *open != lookup);
         let at = job.found.iter().position(|(a, _)| *a == adapter).unwrap_or_else(|| {
-            job.found.push((adapter, Grid::new(rows, columns)));
+            job.found.push((adapter, ShardBitmap::new(rows, columns)));
             job.found.len() - 1
         });
         let found = &mut job.found[at].1;
@@ -79,7 +79,7 @@ impl Core {
         let first_open = look.open.iter().map(open).min();
         let rows = job.rows.len() as u32;
         let before = job.found.iter().filter(|(adapter, _)| Some(*adapter) < first_open);
-        let first: SmallVec<[&Grid; 2]> = before.map(|(_, found)| found).collect();
+        let first: SmallVec<[&ShardBitmap; 2]> = before.map(|(_, found)| found).collect();
         look.asked.iter().all(|i| first.iter().any(|found| found.contains(i % rows, i / rows)))
     }
 

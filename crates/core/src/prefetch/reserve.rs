@@ -6,14 +6,14 @@ use super::look::readable;
 use crate::core::Core;
 use crate::l1::{ObjectId, Refused, Retention};
 use crate::l2::IoId;
-use larder_policy::prefetch::grid::Grid;
 use larder_policy::prefetch::plan::{Fetch, L1Id, PlanInput};
+use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_types::AdapterId;
 
 /// What a job is to use: of L1, and of each adapter.
 struct Plan {
-    l1: Grid,
-    l2: Vec<(AdapterId, Grid)>,
+    l1: ShardBitmap,
+    l2: Vec<(AdapterId, ShardBitmap)>,
 }
 
 /// Why a cell got no memory.
@@ -70,7 +70,7 @@ impl Core {
     /// once more for cells that were let go.
     fn plan(&mut self, job: &Job, limit: u32, barred: &[u32], again: bool) -> Plan {
         let rows = job.rows.len() as u32;
-        let mut l1 = Grid::new(rows, limit);
+        let mut l1 = ShardBitmap::new(rows, limit);
         for column in (0..limit).filter(|c| !barred.contains(c)) {
             for row in 0..rows {
                 let held = match job.state(row, column) {
@@ -83,7 +83,8 @@ impl Core {
                 }
             }
         }
-        let found: Vec<(AdapterId, Grid)> = job.found.iter().map(|(a, g)| (*a, g.first(limit))).collect();
+        let found: Vec<(AdapterId, ShardBitmap)> =
+            job.found.iter().map(|(a, g)| (*a, g.first(limit))).collect();
         let found = found.into_iter().map(|(a, g)| (a, without(&g, barred))).collect::<Vec<_>>();
         let input = PlanInput {
             windows: &job.windows(),
@@ -93,7 +94,7 @@ impl Core {
             l2: &found,
         };
         let mut answer = self.ask_for_plan(&input);
-        let planned = answer.l1.remove(&L1Id::default()).unwrap_or_else(|| Grid::new(rows, limit));
+        let planned = answer.l1.remove(&L1Id::default()).unwrap_or_else(|| ShardBitmap::new(rows, limit));
         let mut plan = Plan { l1: both(&planned, &l1), l2: Vec::new() };
         for (adapter, grid) in &found {
             if let Some(planned) = answer.l2.remove(adapter) {
@@ -142,8 +143,10 @@ impl Core {
     /// Asks the policy what is to stay, adapter by adapter, for cells it has not been asked about.
     fn judge(&mut self, job: &mut Job, plan: &Plan) {
         let (rows, columns) = (job.rows.len() as u32, job.columns);
-        let (mut asked, mut stays) =
-            job.judged.take().unwrap_or_else(|| (Grid::new(rows, columns), Grid::new(rows, columns)));
+        let (mut asked, mut stays) = job
+            .judged
+            .take()
+            .unwrap_or_else(|| (ShardBitmap::new(rows, columns), ShardBitmap::new(rows, columns)));
         for (adapter, grid) in &plan.l2 {
             let new = |(r, c): &(u32, u32)| !asked.contains(*r, *c) && job.state(*r, *c) == CellState::Absent;
             let cells: Vec<(u32, u32)> = grid.cells().filter(new).collect();
@@ -283,18 +286,18 @@ impl Core {
 }
 
 /// The cells of `planned` that are in `allowed` as well.
-fn both(planned: &Grid, allowed: &Grid) -> Grid {
-    let mut grid = Grid::new(allowed.rows(), allowed.columns());
+fn both(planned: &ShardBitmap, allowed: &ShardBitmap) -> ShardBitmap {
+    let mut grid = ShardBitmap::new(allowed.rows(), allowed.columns());
     planned.cells().filter(|(r, c)| allowed.contains(*r, *c)).for_each(|(r, c)| grid.insert(r, c));
     grid
 }
 
 /// The cells outside some columns.
-fn without(grid: &Grid, columns: &[u32]) -> Grid {
+fn without(grid: &ShardBitmap, columns: &[u32]) -> ShardBitmap {
     if columns.is_empty() {
         return grid.clone();
     }
-    let mut rest = Grid::new(grid.rows(), grid.columns());
+    let mut rest = ShardBitmap::new(grid.rows(), grid.columns());
     grid.cells().filter(|(_, c)| !columns.contains(c)).for_each(|(r, c)| rest.insert(r, c));
     rest
 }

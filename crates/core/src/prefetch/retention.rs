@@ -7,7 +7,7 @@ use larder_types::object::ObjectKey;
 use super::Target;
 use crate::core::Core;
 use crate::l1::{Cell, ObjectId, Retention};
-use larder_policy::prefetch::Arrival;
+use larder_policy::prefetch::LoadCandidates;
 use larder_policy::prefetch::plan::{L1Id, LoadPlan, PlanInput};
 use larder_types::AdapterId;
 
@@ -29,7 +29,7 @@ impl Core {
         columns: &[u32],
         adapter: AdapterId,
     ) -> Vec<bool> {
-        let arrival = Arrival { keys, columns, l1: L1Id::default(), adapter, reuse: self.l1.reuse() };
+        let arrival = LoadCandidates { keys, columns, l1: L1Id::default(), adapter, reuse: self.l1.reuse() };
         let policy = &self.prefetch.policy;
         let answer = catch_unwind(AssertUnwindSafe(|| policy.retain(&arrival))).ok();
         answer.filter(|flags| flags.len() == keys.len()).unwrap_or_else(|| {

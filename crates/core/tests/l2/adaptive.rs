@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use larder_core::CoreConfig;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::reuse::{Keep, Rank};
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::reuse::{EvictionOrder, RetentionRule};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::ChunkHash;
 
 use crate::rig::{Chain, Rig, config};
@@ -29,14 +29,14 @@ fn ask(rig: &mut Rig, chain: &Chain) {
     rig.settle();
 }
 
-fn rig(pages: u64, eviction: EvictionKind, prefetch: PrefetchKind, store: StoreKind) -> Rig {
+fn rig(pages: u64, eviction: EvictionKind, prefetch: PrefetchKind, store: OffloadKind) -> Rig {
     let config = CoreConfig { eviction, prefetch_policy: prefetch, store_policy: store, ..config(pages, 1) };
     Rig::with(config)
 }
 
 /// Five prompts that go round in room for three. LRU with retention loses all of them each time.
 fn loads_of_a_loop(prefetch: PrefetchKind) -> usize {
-    let mut rig = rig(13, EvictionKind::Lru, prefetch, StoreKind::Default);
+    let mut rig = rig(13, EvictionKind::Lru, prefetch, OffloadKind::Default);
     for i in 0..200 {
         ask(&mut rig, &document(i % 5, 4));
     }
@@ -53,13 +53,13 @@ fn adaptive_prefetch_does_as_the_better_of_the_fixed_policies() {
 
 /// Two prompts that come back and documents that do not, in too little room for all.
 fn loads_beside_a_scan(eviction: EvictionKind, prefetch: PrefetchKind) -> usize {
-    let mut rig = rig(16, eviction, prefetch, StoreKind::Default);
+    let mut rig = rig(16, eviction, prefetch, OffloadKind::Default);
     for i in 0..300 {
         let chain = if i % 2 == 0 { document(i / 2 % 2, 4) } else { document(1000 + i, 6) };
         ask(&mut rig, &chain);
     }
     if let Some(learned) = rig.core.learned() {
-        assert_eq!((learned.leader.rank, learned.leader.keep), (Rank::Worth, Keep::Always));
+        assert_eq!((learned.active.rank, learned.active.keep), (EvictionOrder::Worth, RetentionRule::Always));
         assert_eq!(learned.requests, 300);
     }
     rig.loaded(0).len()
@@ -74,7 +74,7 @@ fn adaptive_eviction_sees_a_scan() {
 
 #[test]
 fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
-    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Two prompts that are asked for again at once, while nothing else ever is.
     let request = |i: u16| if i % 4 < 2 { document(i / 4 % 2, 4) } else { document(1000 + i, 4) };
     (0..400).for_each(|i| ask(&mut rig, &request(i)));
@@ -89,7 +89,7 @@ fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
 #[test]
 fn a_gate_before_an_l1_where_nothing_can_wait_decides_at_once() {
     // A prompt takes a third of L1.
-    let mut rig = rig(12, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    let mut rig = rig(12, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Eight prompts that are asked for again when they have left L1, between others that never are.
     let request = |i: u16| document(if i.is_multiple_of(2) { i / 2 % 8 } else { 1000 + i }, 4);
     (0..600).for_each(|i| ask(&mut rig, &request(i)));
@@ -103,7 +103,7 @@ fn a_gate_before_an_l1_where_nothing_can_wait_decides_at_once() {
 
 #[test]
 fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
-    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Every prompt is asked for once more when L1 has had room for half of what came between.
     for i in 0..600 {
         let chain = document(if i % 2 == 0 { i / 2 } else { (i / 2).saturating_sub(30) }, 4);
@@ -111,12 +111,12 @@ fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
     }
     let learned = rig.core.learned().expect("it learns");
     assert!(rig.core.counters().l2.deferred_objects > 500, "nothing waited");
-    assert!(learned.lost_part < 0.03, "{} of what was asked for", learned.lost_part);
+    assert!(learned.loss_ratio < 0.03, "{} of what was asked for", learned.loss_ratio);
 }
 
 #[test]
 fn what_waits_in_l1_goes_to_l2_or_not_when_the_server_stops() {
-    let mut rig = rig(4096, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    let mut rig = rig(4096, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Prompts that are asked for again and again, other ones after a while, and in between others.
     let request = |i: u16| document(if i % 4 < 2 { 2 * (i / 150) + i % 2 } else { 1000 + i }, 4);
     (0..400).for_each(|i| ask(&mut rig, &request(i)));
@@ -133,7 +133,7 @@ fn what_waits_in_l1_goes_to_l2_or_not_when_the_server_stops() {
 
 #[test]
 fn a_gate_that_has_learned_nothing_lets_everything_through() {
-    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, StoreKind::Gated);
+    let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     ask(&mut rig, &document(1, 4));
     assert_eq!(rig.driver.adapters[0].stored.len(), 4);
 }

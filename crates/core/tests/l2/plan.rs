@@ -1,11 +1,11 @@
 //! P1-P10: which cell comes from where.
 
-use larder_policy::prefetch::grid::Grid;
 use larder_policy::prefetch::plan::Fetch;
+use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use std::collections::BTreeMap;
 
-use larder_policy::fold::{Window, unfold};
 use larder_policy::prefetch::plan::{L1Id, LoadPlan, PlanInput, plan_load};
+use larder_policy::prefix_scan::{AttentionWindow, required_range};
 use larder_types::ids::AdapterId;
 use proptest::prelude::*;
 
@@ -14,15 +14,16 @@ type Cells = Vec<(u32, Vec<Vec<u32>>)>;
 
 fn plan(
     fetch: Fetch,
-    windows: &[Window],
+    windows: &[AttentionWindow],
     columns: u32,
     l1: &[(u32, &[&[u32]])],
     l2: &[(u32, &[&[u32]])],
 ) -> (Cells, Cells) {
-    let l1: Vec<_> = l1.iter().map(|(id, rows)| (L1Id(*id), Grid::from_rows(columns, rows))).collect();
-    let l2: Vec<_> = l2.iter().map(|(id, rows)| (AdapterId(*id), Grid::from_rows(columns, rows))).collect();
+    let l1: Vec<_> = l1.iter().map(|(id, rows)| (L1Id(*id), ShardBitmap::from_rows(columns, rows))).collect();
+    let l2: Vec<_> =
+        l2.iter().map(|(id, rows)| (AdapterId(*id), ShardBitmap::from_rows(columns, rows))).collect();
     let plan = plan_load(&PlanInput { windows, columns, fetch, l1: &l1, l2: &l2 });
-    let rows = |g: &Grid| (0..g.rows()).map(|r| g.row(r).collect()).collect();
+    let rows = |g: &ShardBitmap| (0..g.rows()).map(|r| g.row(r).collect()).collect();
     (
         plan.l1.iter().map(|(id, g)| (id.0, rows(g))).collect(),
         plan.l2.iter().map(|(id, g)| (id.0, rows(g))).collect(),
@@ -119,9 +120,9 @@ fn p7_full_keeps_gaps_and_rows_are_independent() {
 
 #[test]
 fn p9_input_that_does_not_fit_gives_an_empty_plan() {
-    let grid = Grid::from_rows(2, &[&[0, 1]]);
+    let grid = ShardBitmap::from_rows(2, &[&[0, 1]]);
     let empty = LoadPlan::default();
-    let of = |windows: &[Window], columns, l2: &[(AdapterId, Grid)]| {
+    let of = |windows: &[AttentionWindow], columns, l2: &[(AdapterId, ShardBitmap)]| {
         plan_load(&PlanInput { windows, columns, fetch: Fetch::Prefix, l1: &[], l2 })
     };
     assert_eq!(of(&[], 2, &[]), empty, "no rows");
@@ -130,12 +131,12 @@ fn p9_input_that_does_not_fit_gives_an_empty_plan() {
     assert_ne!(of(&[None], 2, &[(AdapterId(0), grid)]), empty);
 }
 
-fn grids(count: usize, rows: usize, columns: u32) -> impl Strategy<Value = Vec<Grid>> {
+fn grids(count: usize, rows: usize, columns: u32) -> impl Strategy<Value = Vec<ShardBitmap>> {
     let cells = prop::collection::vec(prop::bool::weighted(0.6), count * rows * columns as usize);
     cells.prop_map(move |cells| {
         let mut cells = cells.into_iter();
         let mut grid = || {
-            let mut grid = Grid::new(rows as u32, columns);
+            let mut grid = ShardBitmap::new(rows as u32, columns);
             for row in 0..rows as u32 {
                 (0..columns).filter(|_| cells.next() == Some(true)).for_each(|c| grid.insert(row, c));
             }
@@ -145,7 +146,7 @@ fn grids(count: usize, rows: usize, columns: u32) -> impl Strategy<Value = Vec<G
     })
 }
 
-type Case = (Vec<Window>, u32, Vec<Grid>, Vec<Grid>, bool);
+type Case = (Vec<AttentionWindow>, u32, Vec<ShardBitmap>, Vec<ShardBitmap>, bool);
 
 fn case() -> impl Strategy<Value = Case> {
     (1usize..4, 0u32..9, 0usize..3, 0usize..4).prop_flat_map(|(rows, columns, l1, l2)| {
@@ -164,7 +165,7 @@ proptest! {
         let l2: Vec<_> = (0u32..).map(|i| AdapterId(9 - i)).zip(l2).collect();
         let plan = plan_load(&PlanInput { windows: &windows, columns, fetch, l1: &l1, l2: &l2 });
         let found = |r, c| l1.iter().any(|(_, g)| g.contains(r, c)) || l2.iter().any(|(_, g)| g.contains(r, c));
-        let mut planned = Grid::new(windows.len() as u32, columns);
+        let mut planned = ShardBitmap::new(windows.len() as u32, columns);
         for (id, grid) in &plan.l1 {
             prop_assert!(!grid.is_empty(), "who contributes nothing is not named");
             let source = &l1.iter().find(|(i, _)| i == id).expect("known").1;
@@ -193,11 +194,11 @@ proptest! {
             return Ok(());
         }
         let rows = || windows.iter().enumerate().map(|(r, w)| (r as u32, *w));
-        let servable = |l: &u32| rows().all(|(r, w)| unfold(*l, w).all(|c| found(r, c)));
+        let servable = |l: &u32| rows().all(|(r, w)| required_range(*l, w).all(|c| found(r, c)));
         let hit = (0..=columns).rev().find(servable).unwrap_or(0);
         for (r, w) in rows() {
             let kept: Vec<u32> = planned.row(r).collect();
-            prop_assert_eq!(kept, unfold(hit, w).collect::<Vec<u32>>());
+            prop_assert_eq!(kept, required_range(hit, w).collect::<Vec<u32>>());
         }
         if windows.iter().all(Option::is_none) {
             let ones = (0..columns).take_while(|c| rows().all(|(r, _)| found(r, *c))).count();

@@ -1,12 +1,12 @@
 //! R1-R8, S7: policies by themselves, and policies that break their rules.
 
 use larder_policy::AdapterDesc;
-use larder_policy::prefetch::Arrival;
-use larder_policy::prefetch::grid::Grid;
+use larder_policy::offload::{OffloadTarget, all_to_all};
+use larder_policy::prefetch::LoadCandidates;
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::plan::{L1Id, LoadPlan, PlanInput};
-use larder_policy::store::{StoreTarget, all_to_all};
-use larder_policy::{PrefetchKind, PrefetchPolicy, StoreKind, StorePolicy};
+use larder_policy::prefetch::shard_bitmap::ShardBitmap;
+use larder_policy::{OffloadKind, OffloadPolicy, PrefetchKind, PrefetchPolicy};
 use larder_types::AdapterId;
 use larder_types::object::ObjectKey;
 
@@ -14,7 +14,7 @@ use crate::rig::{Rig, prompt};
 
 fn ask(policy: &dyn PrefetchPolicy, keys: &[ObjectKey], l1: u32, adapter: u32) -> Vec<bool> {
     let columns: Vec<u32> = (0..keys.len() as u32).collect();
-    policy.retain(&Arrival {
+    policy.retain(&LoadCandidates {
         keys,
         columns: &columns,
         l1: L1Id(l1),
@@ -47,7 +47,7 @@ fn r6_both_make_the_same_plan() {
     for (windows, columns, l1, l2) in cases {
         let grid = |rows: &[Vec<u32>]| {
             let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-            Grid::from_rows(columns, &rows)
+            ShardBitmap::from_rows(columns, &rows)
         };
         let l1 = [(L1Id(0), grid(&l1))];
         let l2 = l2.map(|(id, rows)| (id, grid(&rows)));
@@ -64,29 +64,32 @@ fn r7_policies_are_found_by_name() {
         PrefetchKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(),
         ["default", "retain", "adaptive"]
     );
-    assert_eq!(StoreKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(), ["default", "skip_l1", "gated"]);
+    assert_eq!(
+        OffloadKind::ALL.iter().map(|k| k.name()).collect::<Vec<_>>(),
+        ["default", "skip_l1", "gated"]
+    );
     for kind in PrefetchKind::ALL {
         assert_eq!(PrefetchKind::from_name(kind.name()), Some(*kind));
     }
-    for kind in StoreKind::ALL {
-        assert_eq!(StoreKind::from_name(kind.name()), Some(*kind));
+    for kind in OffloadKind::ALL {
+        assert_eq!(OffloadKind::from_name(kind.name()), Some(*kind));
     }
     assert_eq!(PrefetchKind::from_name("Retain"), None);
-    assert_eq!(StoreKind::from_name(""), None);
-    assert_eq!((PrefetchKind::default().name(), StoreKind::default().name()), ("default", "default"));
+    assert_eq!(OffloadKind::from_name(""), None);
+    assert_eq!((PrefetchKind::default().name(), OffloadKind::default().name()), ("default", "default"));
 }
 
 #[test]
 fn s7_every_key_goes_to_every_adapter() {
     let chain = prompt(1, 2);
     let keys = Rig::keys(&chain, &[0, 1]);
-    let adapters = ["a", "b"].map(|name| AdapterDesc { name: name.into(), persists: true });
-    for kind in StoreKind::ALL {
+    let adapters = ["a", "b"].map(|name| AdapterDesc { name: name.into(), readable: true });
+    for kind in OffloadKind::ALL {
         let policy = kind.create();
-        let all = [0, 1].map(|i| StoreTarget { adapter: AdapterId(i), keys: vec![0, 1] });
+        let all = [0, 1].map(|i| OffloadTarget { adapter: AdapterId(i), keys: vec![0, 1] });
         assert_eq!(policy.targets(&keys, &adapters), all);
         assert_eq!(policy.targets(&keys, &[]), []);
-        assert_eq!(policy.leaves_l1(&keys[0]), *kind == StoreKind::SkipL1);
+        assert_eq!(policy.removes_from_l1(&keys[0]), *kind == OffloadKind::SkipL1);
     }
     assert_eq!(all_to_all(&[], &adapters)[0].keys, []);
 }
@@ -95,14 +98,14 @@ fn s7_every_key_goes_to_every_adapter() {
 #[derive(Debug)]
 struct Told(Answer);
 
-type Answer = fn(&[ObjectKey]) -> Vec<StoreTarget>;
+type Answer = fn(&[ObjectKey]) -> Vec<OffloadTarget>;
 
-impl StorePolicy for Told {
-    fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<StoreTarget> {
+impl OffloadPolicy for Told {
+    fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<OffloadTarget> {
         (self.0)(keys)
     }
 
-    fn leaves_l1(&self, _: &ObjectKey) -> bool {
+    fn removes_from_l1(&self, _: &ObjectKey) -> bool {
         false
     }
 }
@@ -112,10 +115,10 @@ fn s7_a_policy_may_choose_and_one_that_fails_stores_nothing() {
     let p = prompt(1, 3);
     // What the policy answers for one store of three keys, and which columns the second adapter gets.
     let cases: [(Answer, &[u32], u64); 4] = [
-        (|keys| vec![StoreTarget { adapter: AdapterId(1), keys: (1..keys.len()).collect() }], &[1, 2], 0),
+        (|keys| vec![OffloadTarget { adapter: AdapterId(1), keys: (1..keys.len()).collect() }], &[1, 2], 0),
         (|_| vec![], &[], 0),
         (|_| panic!("as the test wants"), &[], 1),
-        (|keys| vec![StoreTarget { adapter: AdapterId(7), keys: vec![0, keys.len()] }], &[], 1),
+        (|keys| vec![OffloadTarget { adapter: AdapterId(7), keys: vec![0, keys.len()] }], &[], 1),
     ];
     for (policy, stored, faults) in cases {
         let mut rig = Rig::new(8, 2, PrefetchKind::Default);
@@ -132,8 +135,9 @@ fn s7_a_policy_may_choose_and_one_that_fails_stores_nothing() {
         rig.assert_idle();
     }
     let mut rig = Rig::new(8, 2, PrefetchKind::Default);
-    rig.core
-        .set_store_policy(Box::new(Told(|_| vec![StoreTarget { adapter: AdapterId(0), keys: vec![0, 9] }])));
+    rig.core.set_store_policy(Box::new(Told(|_| {
+        vec![OffloadTarget { adapter: AdapterId(0), keys: vec![0, 9] }]
+    })));
     rig.store(&p, 0, 3);
     rig.settle();
     assert_eq!(rig.driver.adapters[0].stored, Rig::keys(&p, &[0]), "a key that is not there is none");
@@ -151,7 +155,7 @@ impl PrefetchPolicy for Odd {
         self.plan.map_or_else(|| larder_policy::prefetch::plan::plan_load(input), |plan| plan(input))
     }
 
-    fn retain(&self, arrival: &Arrival<'_>) -> Vec<bool> {
+    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool> {
         (self.retain)(arrival.keys.len())
     }
 }
@@ -191,13 +195,16 @@ fn a_plan_that_breaks_its_rules_is_held_to_them() {
     let plans: [fn(&PlanInput<'_>) -> LoadPlan; 4] = [
         // Everything, from everywhere, found there or not.
         |input| {
-            let mut all = Grid::new(input.windows.len() as u32, input.columns);
+            let mut all = ShardBitmap::new(input.windows.len() as u32, input.columns);
             (0..input.columns).for_each(|c| all.insert(0, c));
             let l2 = (0..5).map(|i| (AdapterId(i), all.clone())).collect();
             LoadPlan { l1: [(L1Id(0), all.clone()), (L1Id(4), all)].into(), l2 }
         },
         // A grid of another size.
-        |_| LoadPlan { l2: [(AdapterId(0), Grid::from_rows(99, &[&[0, 98]]))].into(), ..LoadPlan::default() },
+        |_| LoadPlan {
+            l2: [(AdapterId(0), ShardBitmap::from_rows(99, &[&[0, 98]]))].into(),
+            ..LoadPlan::default()
+        },
         |_| LoadPlan::default(),
         |_| panic!("as the test wants"),
     ];

@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use larder_core::CoreConfig;
 use larder_core::prefetch::LookupStatus;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::prefetch::{Arrival, PrefetchPolicy};
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::prefetch::{LoadCandidates, PrefetchPolicy};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 use crate::driver::Todo;
 use crate::rig::{Chain, PAGE, Rig, config, prompt};
@@ -45,7 +45,7 @@ impl Rng {
 struct Half;
 
 impl PrefetchPolicy for Half {
-    fn retain(&self, arrival: &Arrival<'_>) -> Vec<bool> {
+    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool> {
         arrival.columns.iter().map(|c| c % 2 == 0).collect()
     }
 }
@@ -80,7 +80,7 @@ impl World {
         let mut config = CoreConfig {
             eviction: rng.pick(&[EvictionKind::Lru, EvictionKind::Adaptive, EvictionKind::Noop]),
             prefetch_policy: rng.pick(PrefetchKind::ALL),
-            store_policy: rng.pick(StoreKind::ALL),
+            store_policy: rng.pick(OffloadKind::ALL),
             prefetch_max_in_flight: rng.pick(&[1, 2, 8]),
             prefetch_bytes_max: rng.pick(&[PAGE, 4 * PAGE, 1 << 30]),
             write_back_tasks_max: rng.pick(&[1, 3]),
@@ -91,7 +91,7 @@ impl World {
             ..config(pages, adapters)
         };
         for adapter in &mut config.adapters {
-            adapter.persists = !rng.one_in(4);
+            adapter.readable = !rng.one_in(4);
         }
         let mut rig = Rig::with(config);
         rig.driver.apart = true;

@@ -17,7 +17,7 @@ use larder_core::transfer::{Committed, PreparedStore, TransferSpec};
 use larder_core::worker::{Group, WorkerSpec};
 use larder_core::{Core, CoreConfig};
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
@@ -41,7 +41,7 @@ pub(crate) struct Rig {
 
 /// Settings of a rig.
 pub(crate) fn config(pages: u64, adapters: usize) -> CoreConfig {
-    let adapter = |i| AdapterDesc { name: format!("a{i}").into(), persists: true };
+    let adapter = |i| AdapterDesc { name: format!("a{i}").into(), readable: true };
     CoreConfig {
         capacity_bytes: pages * PAGE,
         align_bytes: PAGE,
@@ -73,7 +73,7 @@ impl Rig {
         Self::new(pages, 1, PrefetchKind::Default)
     }
 
-    pub(crate) fn storing(pages: u64, adapters: usize, policy: StoreKind) -> Self {
+    pub(crate) fn storing(pages: u64, adapters: usize, policy: OffloadKind) -> Self {
         Self::with(CoreConfig { store_policy: policy, ..config(pages, adapters) })
     }
 

@@ -3,7 +3,7 @@
 use larder_core::prefetch::{WARMS_MAX, WarmRefused, WarmResult, WarmSpec, WarmStatus};
 use larder_policy::PrefetchKind;
 use larder_policy::prefetch::plan::Fetch;
-use larder_policy::prefetch::{Arrival, PrefetchPolicy};
+use larder_policy::prefetch::{LoadCandidates, PrefetchPolicy};
 
 use crate::rig::{LOAD_DEADLINE, Rig, prompt};
 
@@ -12,7 +12,7 @@ use crate::rig::{LOAD_DEADLINE, Rig, prompt};
 struct Unasked;
 
 impl PrefetchPolicy for Unasked {
-    fn retain(&self, _: &Arrival<'_>) -> Vec<bool> {
+    fn retain(&self, _: &LoadCandidates<'_>) -> Vec<bool> {
         panic!("a warm-up asks nobody what stays")
     }
 }

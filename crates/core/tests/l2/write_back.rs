@@ -2,7 +2,7 @@
 
 use larder_core::CoreConfig;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::ids::AdapterId;
 
 use crate::driver::Todo;
@@ -14,7 +14,7 @@ fn is_store(todo: &Todo) -> bool {
 
 #[test]
 fn s1_a_store_reaches_every_adapter_once_and_pins_nothing_afterwards() {
-    let mut rig = Rig::storing(8, 3, StoreKind::Default);
+    let mut rig = Rig::storing(8, 3, OffloadKind::Default);
     let p = prompt(1, 3);
     rig.store(&p, 0, 3);
     assert_eq!(rig.core.write_back_pending(), 3);
@@ -32,7 +32,7 @@ fn s1_a_store_reaches_every_adapter_once_and_pins_nothing_afterwards() {
 
 #[test]
 fn s3_skip_l1_removes_what_was_stored() {
-    let mut rig = Rig::storing(8, 1, StoreKind::SkipL1);
+    let mut rig = Rig::storing(8, 1, OffloadKind::SkipL1);
     let p = prompt(1, 3);
     rig.store(&p, 0, 3);
     rig.settle();
@@ -46,7 +46,7 @@ fn s3_skip_l1_removes_what_was_stored() {
 
 #[test]
 fn s3_skip_l1_keeps_what_was_not_stored() {
-    let mut rig = Rig::storing(8, 1, StoreKind::SkipL1);
+    let mut rig = Rig::storing(8, 1, OffloadKind::SkipL1);
     let p = prompt(1, 2);
     rig.driver.adapters[0].unstorable.insert(Rig::key(&p, 0, 0), u32::MAX);
     rig.store(&p, 0, 2);
@@ -57,7 +57,7 @@ fn s3_skip_l1_keeps_what_was_not_stored() {
 
 #[test]
 fn s3_skip_l1_leaves_readers_what_they_hold() {
-    let mut rig = Rig::storing(8, 1, StoreKind::SkipL1);
+    let mut rig = Rig::storing(8, 1, OffloadKind::SkipL1);
     let p = prompt(1, 2);
     rig.store(&p, 0, 2);
     assert_eq!(rig.lookup("r", &p, 1).expect("in L1").chunks, 2);
@@ -81,9 +81,9 @@ fn s9_skip_l1_waits_for_every_adapter_that_keeps_things() {
         (&[false, false], &[], true),
     ];
     for (persists, failing, stays) in cases {
-        let mut config = CoreConfig { store_policy: StoreKind::SkipL1, ..config(8, persists.len()) };
+        let mut config = CoreConfig { store_policy: OffloadKind::SkipL1, ..config(8, persists.len()) };
         for (adapter, persists) in config.adapters.iter_mut().zip(persists) {
-            adapter.persists = *persists;
+            adapter.readable = *persists;
         }
         let mut rig = Rig::with(config);
         for i in failing {
@@ -103,7 +103,7 @@ fn s9_skip_l1_waits_for_every_adapter_that_keeps_things() {
 #[test]
 fn s9_skip_l1_waits_for_the_size_that_is_in_l1() {
     let policies = CoreConfig {
-        store_policy: StoreKind::SkipL1,
+        store_policy: OffloadKind::SkipL1,
         prefetch_policy: PrefetchKind::Retain,
         write_back_tasks_max: 1,
         ..config(8, 2)
@@ -170,7 +170,7 @@ fn s8_objects_of_several_sizes_go_with_their_own() {
 
 #[test]
 fn s8_an_object_stored_in_another_size_while_the_old_one_was_on_its_way_goes_too() {
-    for policy in [StoreKind::Default, StoreKind::SkipL1] {
+    for policy in [OffloadKind::Default, OffloadKind::SkipL1] {
         let mut rig = Rig::storing(16, 1, policy);
         let p = prompt(1, 1);
         rig.store(&p, 0, 1);
@@ -180,7 +180,7 @@ fn s8_an_object_stored_in_another_size_while_the_old_one_was_on_its_way_goes_too
         rig.driver.todo.push(Todo::Store { adapter: AdapterId(0), task, items });
         rig.settle();
         assert_eq!(rig.driver.adapters[0].objects[&Rig::key(&p, 0, 0)], 3 * PAGE, "{policy:?}");
-        assert_eq!(rig.resident(&p).is_empty(), policy == StoreKind::SkipL1);
+        assert_eq!(rig.resident(&p).is_empty(), policy == OffloadKind::SkipL1);
         rig.assert_idle();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 use super::belady::{Bound, bound};
 use super::model::{Counts, L2Size, Setup, run};
@@ -24,7 +24,7 @@ pub struct Sweep {
     /// Which chunk leaves when space is needed.
     pub eviction: Vec<EvictionKind>,
     /// What goes where.
-    pub store: Vec<StoreKind>,
+    pub store: Vec<OffloadKind>,
     /// How many requests are open at once.
     pub concurrency: usize,
     /// The leading fraction of the requests that is not counted.
@@ -95,7 +95,7 @@ impl Sweep {
         Ok(jobs)
     }
 
-    fn policies(&self) -> impl Iterator<Item = (PrefetchKind, EvictionKind, StoreKind)> + '_ {
+    fn policies(&self) -> impl Iterator<Item = (PrefetchKind, EvictionKind, OffloadKind)> + '_ {
         self.prefetch.iter().flat_map(move |prefetch| {
             self.eviction
                 .iter()

@@ -35,7 +35,7 @@ use larder_policy::PrefetchKind;
 use larder_policy::eviction::name_digest;
 use larder_policy::eviction::{EvictionKind, digest};
 use larder_policy::ghosts::Ghosts;
-use larder_policy::keys::{Keys, Slot};
+use larder_policy::key_table::{KeySlot, KeyTable};
 use larder_types::ids::ChunkId;
 use larder_types::time::Time;
 
@@ -227,7 +227,7 @@ pub struct WhatIf {
     tried: Vec<Tried>,
     sample_chunks: u64,
     /// What shadows may have in L1, and the prompt that used it last.
-    keys: Keys<u64>,
+    keys: KeyTable<u64>,
     /// What eviction policies know chunks by, by their numbers.
     hashes: Vec<ChunkHash>,
     /// What else is in L2.
@@ -258,7 +258,7 @@ impl WhatIf {
         Self {
             tried: policies.flat_map(|p| FACTORS.map(|factor| Tried::new(p, factor, l2))).collect(),
             sample_chunks: sample_chunks.max(1),
-            keys: Keys::default(),
+            keys: KeyTable::default(),
             hashes: Vec::new(),
             kept: Ghosts::default(),
             shift: 0,
@@ -350,7 +350,7 @@ impl WhatIf {
     }
 
     /// Gives a chunk that no shadow has in L1 its number.
-    fn number(&mut self, slot: Slot, digest: u64) {
+    fn number(&mut self, slot: KeySlot, digest: u64) {
         let (at, chunk) = (slot as usize, ChunkId(slot));
         let name = ChunkHash::new(&digest.to_le_bytes()).expect("eight bytes are a hash");
         if self.hashes.len() <= at {
@@ -368,12 +368,12 @@ impl WhatIf {
         while self.keys.len() > KEYS_MAX - PROMPT_KEYS_MAX {
             let Some(oldest) = self.keys.oldest() else { break };
             if chances < CHANCES && self.tried.iter().any(|tried| tried.shadow.holds(ChunkId(oldest))) {
-                self.keys.refresh(oldest);
+                self.keys.move_to_newest(oldest);
                 chances += 1;
                 continue;
             }
             chances = 0;
-            let digest = self.keys.forget(oldest);
+            let digest = self.keys.remove(oldest);
             self.tried.iter_mut().for_each(|tried| tried.shadow.forget(&self.hashes, ChunkId(oldest)));
             self.kept.push(digest);
         }

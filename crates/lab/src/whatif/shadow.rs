@@ -16,8 +16,8 @@
 use larder_types::object::ChunkHash;
 
 use larder_policy::PrefetchKind;
-use larder_policy::eviction::{About, EvictionKind, EvictionPolicy, Gone, Verdict};
-use larder_policy::quota::{Ledger, SaltId};
+use larder_policy::eviction::{ChunkMeta, EvictDecision, EvictionKind, EvictionPolicy, RemovalCause};
+use larder_policy::quota::{QuotaUsage, TenantId};
 use larder_types::ids::ChunkId;
 
 /// Chunks lacking in L1 that are asked of L2 at first, and twice as many each time, as the core does.
@@ -87,7 +87,7 @@ struct State {
 pub struct Shadow<T> {
     retains: bool,
     order: Box<dyn EvictionPolicy>,
-    ledger: Ledger,
+    ledger: QuotaUsage,
     l2: Option<T>,
     chunks: Vec<State>,
     capacity: u64,
@@ -113,7 +113,7 @@ impl<T: SecondTier> Shadow<T> {
         Self {
             retains: policies.prefetch == PrefetchKind::Retain,
             order: policies.eviction.create(),
-            ledger: Ledger::default(),
+            ledger: QuotaUsage::default(),
             l2,
             chunks: Vec::new(),
             capacity,
@@ -166,7 +166,7 @@ impl<T: SecondTier> Shadow<T> {
         let hit = self.load(hashes, chain, found);
         for (chunk, in_l1) in chain[..hit].iter().zip(&self.in_l1) {
             if *in_l1 {
-                self.order.reused(*chunk);
+                self.order.on_hit(*chunk);
                 self.counts.l1_hits += 1;
             } else {
                 self.counts.l2_reads += 1;
@@ -183,7 +183,7 @@ impl<T: SecondTier> Shadow<T> {
             let state = self.state_mut(*chunk);
             state.protected_by = operation;
             if state.there && !state.held {
-                self.order.used(*chunk, &about(hashes, *chunk));
+                self.order.on_access(*chunk, &about(hashes, *chunk));
             }
         }
         let mut stored = std::mem::take(&mut self.stored);
@@ -218,9 +218,9 @@ impl<T: SecondTier> Shadow<T> {
         let State { there, held, .. } = self.state(chunk);
         debug_assert!(!held, "somebody holds {chunk:?}");
         if there {
-            self.order.leave(chunk);
+            self.order.remove(chunk);
             self.evictable -= 1;
-            self.remove(hashes, chunk, Gone::Removed);
+            self.remove(hashes, chunk, RemovalCause::Removed);
         }
     }
 
@@ -240,7 +240,7 @@ impl<T: SecondTier> Shadow<T> {
     fn hold(&mut self, chunk: ChunkId) {
         self.state_mut(chunk).held = true;
         self.evictable -= 1;
-        self.order.leave(chunk);
+        self.order.remove(chunk);
     }
 
     /// Nobody holds a chunk any more.
@@ -248,18 +248,18 @@ impl<T: SecondTier> Shadow<T> {
         let state = self.state_mut(chunk);
         state.held = false;
         if state.temporary {
-            self.remove(hashes, chunk, Gone::Removed);
+            self.remove(hashes, chunk, RemovalCause::Removed);
         } else {
             self.evictable += 1;
-            self.order.enter(chunk, &about(hashes, chunk));
+            self.order.insert(chunk, &about(hashes, chunk));
         }
     }
 
     /// A chunk that is not in the order leaves L1.
-    fn remove(&mut self, hashes: &[ChunkHash], chunk: ChunkId, how: Gone) {
+    fn remove(&mut self, hashes: &[ChunkHash], chunk: ChunkId, how: RemovalCause) {
         self.state_mut(chunk).there = false;
         self.used -= 1;
-        self.order.forget(chunk, &about(hashes, chunk), how);
+        self.order.on_removed(chunk, &about(hashes, chunk), how);
     }
 
     /// Marks leading chunks as used, the last one first.
@@ -267,7 +267,7 @@ impl<T: SecondTier> Shadow<T> {
         for chunk in chunks.iter().rev() {
             let State { there, held, .. } = self.state(*chunk);
             if there && !held {
-                self.order.used(*chunk, &about(hashes, *chunk));
+                self.order.on_access(*chunk, &about(hashes, *chunk));
             }
         }
     }
@@ -291,27 +291,27 @@ impl<T: SecondTier> Shadow<T> {
             return false;
         }
         // The policies served here learn nothing of reuse.
-        self.order.settle(None);
+        self.order.prepare(None);
         let (chunks, operation) = (&self.chunks, self.operation);
         let mut victim = None;
-        self.order.coldest_first(&self.ledger, &mut |chunk| {
+        self.order.visit_victims(&self.ledger, &mut |chunk| {
             if chunks[chunk.0 as usize].protected_by == operation {
-                return Verdict::Stays;
+                return EvictDecision::Skip;
             }
             victim = Some(chunk);
-            Verdict::Enough
+            EvictDecision::Done
         });
         let Some(victim) = victim else { return false };
-        self.order.leave(victim);
+        self.order.remove(victim);
         self.evictable -= 1;
-        self.remove(hashes, victim, Gone::Evicted);
+        self.remove(hashes, victim, RemovalCause::Evicted);
         self.counts.l1_evictions += 1;
         true
     }
 
     /// What L1 alone serves: all of a prompt, or all there is when there is no L2.
     fn take_from_l1(&mut self, hit: &[ChunkId]) {
-        hit.iter().for_each(|chunk| self.order.reused(*chunk));
+        hit.iter().for_each(|chunk| self.order.on_hit(*chunk));
         hit.iter().for_each(|chunk| self.hold(*chunk));
         self.counts.l1_hits += hit.len() as u64;
     }
@@ -378,6 +378,6 @@ impl<T: SecondTier> Shadow<T> {
 }
 
 /// What a policy may want to know of a chunk: that of the only model and salt.
-fn about(hashes: &[ChunkHash], chunk: ChunkId) -> About<'_> {
-    About { hash: &hashes[chunk.0 as usize], seed: 0, salt: SaltId::default(), reuse: None }
+fn about(hashes: &[ChunkHash], chunk: ChunkId) -> ChunkMeta<'_> {
+    ChunkMeta { hash: &hashes[chunk.0 as usize], name_digest: 0, tenant: TenantId::default(), reuse: None }
 }

@@ -9,7 +9,7 @@ mod whatif;
 
 use larder_lab::simulate::model::{L2Size, Setup};
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use proptest::prelude::*;
 
 /// Prompts as paths in a tree, so that chunk names are chained: whoever shares a chunk shares all
@@ -41,7 +41,7 @@ pub(crate) fn setup(l1_chunks: u64, l2: L2Size) -> Setup {
         l1_chunks,
         l2,
         prefetch: PrefetchKind::Default,
-        store: StoreKind::Default,
+        store: OffloadKind::Default,
         eviction: EvictionKind::Lru,
         concurrency: 1,
         warmup: 0.0,

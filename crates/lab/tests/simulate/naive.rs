@@ -1,7 +1,7 @@
 //! The model once more, in vectors: what the words of `simulate::model` say, step by step.
 
 use larder_lab::simulate::model::{Counts, L2Size, Setup};
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 /// LRU in L1, LRU in L2, the fixed policies, one request at a time. Prompts of at most 32 chunks, so
 /// that L2 is asked once.
@@ -141,7 +141,7 @@ impl Naive {
             for chunk in &stored {
                 self.put_in_l2(*chunk, setup.l2);
                 self.counts.l2_writes += 1;
-                if setup.store == StoreKind::SkipL1 {
+                if setup.store == OffloadKind::SkipL1 {
                     self.order.retain(|c| c != chunk);
                 }
             }

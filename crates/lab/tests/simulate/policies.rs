@@ -5,7 +5,7 @@ use larder_lab::simulate::belady::bound;
 use larder_lab::simulate::model::{Counts, Direct, L2Size, Machine, Setup, run, serve};
 use larder_lab::simulate::trace::{ChunkNumber, Trace};
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use proptest::prelude::*;
 
 use crate::{l2_sizes, naive, prompts, setup, unchained};
@@ -13,7 +13,7 @@ use crate::{l2_sizes, naive, prompts, setup, unchained};
 /// Every combination of registered policies.
 fn all_policies(base: Setup) -> impl Iterator<Item = Setup> {
     PrefetchKind::ALL.iter().flat_map(move |prefetch| {
-        StoreKind::ALL.iter().flat_map(move |store| {
+        OffloadKind::ALL.iter().flat_map(move |store| {
             EvictionKind::ALL.iter().map(move |eviction| Setup {
                 prefetch: *prefetch,
                 store: *store,
@@ -53,7 +53,7 @@ proptest! {
         l1_chunks in 1u64..16,
         l2 in l2_sizes(),
         prefetch in prop::sample::select(vec![PrefetchKind::Default, PrefetchKind::Retain]),
-        store in prop::sample::select(vec![StoreKind::Default, StoreKind::SkipL1]),
+        store in prop::sample::select(vec![OffloadKind::Default, OffloadKind::SkipL1]),
     ) {
         let setup = Setup { prefetch, store, ..setup(l1_chunks, l2) };
         let trace = Trace::from_chunks("random", 1, &requests);

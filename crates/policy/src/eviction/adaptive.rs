@@ -14,50 +14,50 @@
 //! from its end. (What only an earlier request used lies behind that, in other prompts that begin alike.
 //! It can be worth more and stay, to be found again when somebody has brought back what is before it.)
 
-use super::{About, EvictionPolicy, Verdict, Visit};
-use crate::list::{Links, List};
-use crate::quota::Ledger;
-use crate::reuse::{Order, Rank, Reuse};
+use super::{ChunkMeta, EvictDecision, EvictionPolicy, Visit};
+use crate::lru::{LruLinks, LruList};
+use crate::quota::QuotaUsage;
+use crate::reuse::{EvictionOrder, ReusePredictor, WorthOrder};
 use larder_types::ids::ChunkId;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Adaptive {
-    links: Links,
-    by_recency: List,
-    by_worth: Order,
+    links: LruLinks,
+    by_recency: LruList,
+    by_worth: WorthOrder,
     /// Worth rules.
     learned: bool,
 }
 
 impl EvictionPolicy for Adaptive {
-    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
+    fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         self.links.push(&mut self.by_recency, chunk.0);
         if let Some(reuse) = about.reuse {
-            reuse.push(&mut self.by_worth, chunk.0, about.key());
+            reuse.insert_into(&mut self.by_worth, chunk.0, about.key());
         }
     }
 
-    fn leave(&mut self, chunk: ChunkId) {
-        self.links.unlink(&mut self.by_recency, chunk.0);
+    fn remove(&mut self, chunk: ChunkId) {
+        self.links.remove(&mut self.by_recency, chunk.0);
         if self.by_worth.has(chunk.0) {
             self.by_worth.unlink(chunk.0);
         }
     }
 
-    fn used(&mut self, chunk: ChunkId, about: &About<'_>) {
-        self.leave(chunk);
-        self.enter(chunk, about);
+    fn on_access(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
+        self.remove(chunk);
+        self.insert(chunk, about);
     }
 
-    fn settle(&mut self, reuse: Option<&Reuse>) {
+    fn prepare(&mut self, reuse: Option<&ReusePredictor>) {
         let Some(reuse) = reuse else { return };
-        reuse.settle(&mut self.by_worth);
-        self.learned = reuse.leader().rank == Rank::Worth;
+        reuse.prepare(&mut self.by_worth);
+        self.learned = reuse.active_policy().rank == EvictionOrder::Worth;
     }
 
-    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
-        let mut visit = |n| visit(ChunkId(n)) == Verdict::Enough;
+    fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
+        let mut visit = |n| visit(ChunkId(n)) == EvictDecision::Done;
         // Any, to stop at the first that is enough.
         if self.learned {
             let usual = self.by_worth.worst().is_none_or(&mut visit);

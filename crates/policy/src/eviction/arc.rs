@@ -32,10 +32,10 @@
 //! the head of a prompt that was asked for may leave T2 before its never used tail leaves T1, if `p`
 //! says that T1 is worth more.
 
-use super::{About, EvictionPolicy, Gone, Verdict, Visit};
+use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
 use crate::ghosts::Ghosts;
-use crate::list::{Links, List};
-use crate::quota::Ledger;
+use crate::lru::{LruLinks, LruList};
+use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
 
 /// What is known of a chunk id.
@@ -55,7 +55,7 @@ enum Place {
 /// One of the two lists.
 #[derive(Debug, Default)]
 struct Half {
-    list: List,
+    list: LruList,
     /// Chunks in the list, and those held that will return to it.
     chunks: u64,
     /// B1 or B2.
@@ -65,7 +65,7 @@ struct Half {
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Arc {
-    links: Links,
+    links: LruLinks,
     places: Vec<Place>,
     once: Half,
     again: Half,
@@ -97,7 +97,7 @@ impl Arc {
     }
 
     /// The list of a place, and the links of both.
-    fn list(&mut self, place: Place) -> (&mut Links, &mut List) {
+    fn list(&mut self, place: Place) -> (&mut LruLinks, &mut LruList) {
         let half = if place == Place::Once { &mut self.once } else { &mut self.again };
         (&mut self.links, &mut half.list)
     }
@@ -133,12 +133,12 @@ impl Arc {
 
     fn refresh(&mut self, chunk: ChunkId) {
         let (links, list) = self.list(self.place(chunk));
-        links.refresh(list, chunk.0);
+        links.move_to_newest(list, chunk.0);
     }
 }
 
 impl EvictionPolicy for Arc {
-    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
+    fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         let mut place = self.place(chunk);
         if matches!(place, Place::Unknown | Place::Wanted) {
             place = self.welcome(chunk, about.key());
@@ -151,33 +151,33 @@ impl EvictionPolicy for Arc {
         links.push(list, chunk.0);
     }
 
-    fn leave(&mut self, chunk: ChunkId) {
+    fn remove(&mut self, chunk: ChunkId) {
         let (links, list) = self.list(self.place(chunk));
-        links.unlink(list, chunk.0);
+        links.remove(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
+    fn on_access(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
         self.refresh(chunk);
     }
 
-    fn reused(&mut self, chunk: ChunkId) {
+    fn on_hit(&mut self, chunk: ChunkId) {
         match self.place(chunk) {
             Place::Unknown => self.set_place(chunk, Place::Wanted),
             Place::Once => {
                 self.once.chunks -= 1;
                 self.again.chunks += 1;
                 self.set_place(chunk, Place::Again);
-                if self.links.has(chunk.0) {
-                    self.links.unlink(&mut self.once.list, chunk.0);
+                if self.links.contains(chunk.0) {
+                    self.links.remove(&mut self.once.list, chunk.0);
                     self.links.push(&mut self.again.list, chunk.0);
                 }
             }
-            Place::Again if self.links.has(chunk.0) => self.refresh(chunk),
+            Place::Again if self.links.contains(chunk.0) => self.refresh(chunk),
             Place::Again | Place::Wanted => {}
         }
     }
 
-    fn forget(&mut self, chunk: ChunkId, about: &About<'_>, how: Gone) {
+    fn on_removed(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>, how: RemovalCause) {
         let place = self.place(chunk);
         if place == Place::Unknown {
             return;
@@ -188,13 +188,13 @@ impl EvictionPolicy for Arc {
         }
         let half = self.half(place);
         half.chunks -= 1;
-        if how == Gone::Evicted {
+        if how == RemovalCause::Evicted {
             half.ghosts.push(about.key());
         }
         self.trim_ghosts();
     }
 
-    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
+    fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
         let mut once = self.once.list.coldest();
         let mut again = self.again.list.coldest();
         let mut once_chunks = self.once.chunks;
@@ -208,9 +208,9 @@ impl EvictionPolicy for Arc {
             let Some(n) = *next else { return };
             *next = self.links.newer(n);
             match visit(ChunkId(n)) {
-                Verdict::Enough => return,
-                Verdict::Goes(_) if from_once => once_chunks -= 1,
-                Verdict::Goes(_) | Verdict::Stays => {}
+                EvictDecision::Done => return,
+                EvictDecision::Evict(_) if from_once => once_chunks -= 1,
+                EvictDecision::Evict(_) | EvictDecision::Skip => {}
             }
         }
     }
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn the_target_follows_what_comes_back() {
         let mut rig = rig_with(6, &[3, 4, 5]);
-        [0, 1, 3].iter().for_each(|k| rig.end(*k, Gone::Evicted));
+        [0, 1, 3].iter().for_each(|k| rig.end(*k, RemovalCause::Evicted));
         assert_eq!(remembered(&rig), (2, 1, 0.0));
         rig.store(0);
         assert_eq!(remembered(&rig), (1, 1, 1.0), "up by one: B1 is the longer");
@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn the_target_moves_by_the_ratio_of_what_is_remembered() {
         let mut rig = rig_with(8, &[4, 5, 6, 7]);
-        [0, 4, 5, 6].iter().for_each(|k| rig.end(*k, Gone::Evicted));
+        [0, 4, 5, 6].iter().for_each(|k| rig.end(*k, RemovalCause::Evicted));
         rig.store(0);
         assert_eq!(remembered(&rig), (0, 3, 3.0));
     }
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn removal_is_not_remembered() {
         let mut rig = rig_with(3, &[1]);
-        (0..3).for_each(|k| rig.end(k, Gone::Removed));
+        (0..3).for_each(|k| rig.end(k, RemovalCause::Removed));
         assert_eq!((remembered(&rig), rig.policy.chunks()), ((0, 0, 0.0), 0));
         rig.store(0);
         assert_eq!(rig.policy.place(ChunkId(0)), Place::Once);

@@ -21,21 +21,21 @@
 
 use hashbrown::HashSet;
 
-use super::{About, EvictionPolicy, Verdict, Visit};
-use crate::list::{Links, List};
-use crate::quota::{Ledger, SaltId};
+use super::{ChunkMeta, EvictDecision, EvictionPolicy, Visit};
+use crate::lru::{LruLinks, LruList};
+use crate::quota::{QuotaUsage, TenantId};
 use larder_types::ids::ChunkId;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct IsolatedLru {
-    all: List,
-    all_links: Links,
+    all: LruList,
+    all_links: LruLinks,
     /// By salt.
-    own: Vec<List>,
-    own_links: Links,
+    own: Vec<LruList>,
+    own_links: LruLinks,
     /// By chunk.
-    salts: Vec<SaltId>,
+    salts: Vec<TenantId>,
 }
 
 /// A salt over its quota, while victims are named.
@@ -56,28 +56,28 @@ impl Debtor {
 }
 
 impl IsolatedLru {
-    fn salt(&self, chunk: ChunkId) -> SaltId {
+    fn salt(&self, chunk: ChunkId) -> TenantId {
         self.salts[chunk.0 as usize]
     }
 
-    fn own(&mut self, salt: SaltId) -> (&mut Links, &mut List) {
+    fn own(&mut self, salt: TenantId) -> (&mut LruLinks, &mut LruList) {
         (&mut self.own_links, &mut self.own[salt.0 as usize])
     }
 
-    fn coldest(&self, salt: SaltId) -> Option<u32> {
-        self.own.get(salt.0 as usize).and_then(List::coldest)
+    fn coldest(&self, salt: TenantId) -> Option<u32> {
+        self.own.get(salt.0 as usize).and_then(LruList::coldest)
     }
 
-    fn debtors(&self, ledger: &Ledger) -> Vec<Debtor> {
-        let over = ledger.over().filter_map(|salt| {
+    fn debtors(&self, ledger: &QuotaUsage) -> Vec<Debtor> {
+        let over = ledger.over_limit().filter_map(|salt| {
             let next = self.coldest(salt)?;
-            Some(Debtor { excess: ledger.excess(salt, 0), paid: ledger.paid(salt), next })
+            Some(Debtor { excess: ledger.excess(salt, 0), paid: ledger.evicted_while_over(salt), next })
         });
         over.collect()
     }
 
     /// Names chunks of salts over their quota, and notes them in `named`. Says whether to go on.
-    fn debtors_first(&self, ledger: &Ledger, named: &mut HashSet<u32>, visit: Visit<'_>) -> bool {
+    fn debtors_first(&self, ledger: &QuotaUsage, named: &mut HashSet<u32>, visit: Visit<'_>) -> bool {
         let mut debtors = self.debtors(ledger);
         while !debtors.is_empty() {
             let first = (1..debtors.len())
@@ -86,9 +86,9 @@ impl IsolatedLru {
             let n = debtor.next;
             named.insert(n);
             match visit(ChunkId(n)) {
-                Verdict::Enough => return false,
-                Verdict::Stays => {}
-                Verdict::Goes(bytes) => {
+                EvictDecision::Done => return false,
+                EvictDecision::Skip => {}
+                EvictDecision::Evict(bytes) => {
                     debtor.paid = debtor.paid.saturating_add(bytes.min(debtor.excess));
                     debtor.excess = debtor.excess.saturating_sub(bytes);
                 }
@@ -103,49 +103,49 @@ impl IsolatedLru {
 }
 
 impl EvictionPolicy for IsolatedLru {
-    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
-        let (at, salt_at) = (chunk.0 as usize, about.salt.0 as usize);
+    fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
+        let (at, salt_at) = (chunk.0 as usize, about.tenant.0 as usize);
         if self.salts.len() <= at {
-            self.salts.resize(at + 1, SaltId(u32::MAX));
+            self.salts.resize(at + 1, TenantId(u32::MAX));
         }
         if self.own.len() <= salt_at {
-            self.own.resize(salt_at + 1, List::default());
+            self.own.resize(salt_at + 1, LruList::default());
         }
-        self.salts[at] = about.salt;
+        self.salts[at] = about.tenant;
         self.all_links.push(&mut self.all, chunk.0);
-        let (links, list) = self.own(about.salt);
+        let (links, list) = self.own(about.tenant);
         links.push(list, chunk.0);
     }
 
-    fn leave(&mut self, chunk: ChunkId) {
-        self.all_links.unlink(&mut self.all, chunk.0);
+    fn remove(&mut self, chunk: ChunkId) {
+        self.all_links.remove(&mut self.all, chunk.0);
         let (links, list) = self.own(self.salt(chunk));
-        links.unlink(list, chunk.0);
+        links.remove(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
-        self.all_links.refresh(&mut self.all, chunk.0);
+    fn on_access(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
+        self.all_links.move_to_newest(&mut self.all, chunk.0);
         let (links, list) = self.own(self.salt(chunk));
-        links.refresh(list, chunk.0);
+        links.move_to_newest(list, chunk.0);
     }
 
-    fn coldest_first(&self, ledger: &Ledger, visit: Visit<'_>) {
+    fn visit_victims(&self, ledger: &QuotaUsage, visit: Visit<'_>) {
         let mut named = HashSet::new();
         if !self.debtors_first(ledger, &mut named, visit) {
             return;
         }
         for n in self.all_links.iter(&self.all).filter(|n| !named.contains(n)) {
-            if visit(ChunkId(n)) == Verdict::Enough {
+            if visit(ChunkId(n)) == EvictDecision::Done {
                 return;
             }
         }
     }
 
-    fn coldest_of(&self, salt: SaltId, visit: Visit<'_>) {
-        let mut next = self.coldest(salt);
+    fn visit_victims_of(&self, tenant: TenantId, visit: Visit<'_>) {
+        let mut next = self.coldest(tenant);
         while let Some(n) = next {
             next = self.own_links.newer(n);
-            if visit(ChunkId(n)) == Verdict::Enough {
+            if visit(ChunkId(n)) == EvictDecision::Done {
                 return;
             }
         }
@@ -160,7 +160,7 @@ impl EvictionPolicy for IsolatedLru {
 mod tests {
     use super::super::tests::Rig;
     use super::*;
-    use crate::eviction::{EvictionKind, Gone};
+    use crate::eviction::{EvictionKind, RemovalCause};
     use proptest::prelude::*;
 
     const SALTS: [&str; 3] = ["a", "b", "c"];
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn limit(rig: &mut Rig, limits: [u64; 3]) {
-        rig.ledger.change(|quotas| {
+        rig.ledger.update_quotas(|quotas| {
             for (salt, limit) in SALTS.iter().zip(limits) {
                 quotas.set(&(*salt).into(), limit).unwrap();
             }
@@ -215,11 +215,11 @@ mod tests {
     fn a_salts_own_chunks_coldest_first() {
         let mut rig = rig(0..9, [9, 9, 9]);
         rig.touch(1);
-        let salt = rig.ledger.find("b").unwrap();
+        let salt = rig.ledger.tenant("b").unwrap();
         let mut own = Vec::new();
-        rig.policy.coldest_of(salt, &mut |chunk| {
+        rig.policy.visit_victims_of(salt, &mut |chunk| {
             own.push(chunk.0);
-            Verdict::Goes(1)
+            EvictDecision::Evict(1)
         });
         assert_eq!(own, [4, 7, 1]);
     }
@@ -227,10 +227,10 @@ mod tests {
     /// By the rules: pays who has paid the smallest part of what it owed; then the oldest.
     fn naive_order(rig: &Rig, recency: &[u32]) -> Vec<u32> {
         let mut left = recency.to_vec();
-        let mut accounts: Vec<(SaltId, &str)> =
-            SALTS.iter().filter_map(|salt| Some((rig.ledger.find(salt)?, *salt))).collect();
+        let mut accounts: Vec<(TenantId, &str)> =
+            SALTS.iter().filter_map(|salt| Some((rig.ledger.tenant(salt)?, *salt))).collect();
         accounts.sort_unstable();
-        let debt = |(id, salt)| (salt, rig.ledger.excess(id, 0), rig.ledger.paid(id));
+        let debt = |(id, salt)| (salt, rig.ledger.excess(id, 0), rig.ledger.evicted_while_over(id));
         let mut owes: Vec<(&str, u64, u64)> = accounts.into_iter().map(debt).collect();
         let mut order = Vec::new();
         loop {
@@ -266,7 +266,7 @@ mod tests {
                     }
                     (2, _, true) => { rig.hold(key); recency.retain(|k| *k != key); }
                     (2..=4, true, false) => { rig.release(key); recency.push(key); }
-                    (5, true, _) => { rig.end(key, Gone::Removed); recency.retain(|k| *k != key); }
+                    (5, true, _) => { rig.end(key, RemovalCause::Removed); recency.retain(|k| *k != key); }
                     (6, ..) => limit(&mut rig, limits[i % limits.len()]),
                     (7.., ..) => {
                         let expected = naive_order(&rig, &recency).first().copied();

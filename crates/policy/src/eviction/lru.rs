@@ -6,34 +6,34 @@
 //! Guarantee: a prompt whose chunks are touched from the last to the first is evicted from its end,
 //! however many calls stored it.
 
-use super::{About, EvictionPolicy, Verdict, Visit};
-use crate::list::{Links, List};
-use crate::quota::Ledger;
+use super::{ChunkMeta, EvictDecision, EvictionPolicy, Visit};
+use crate::lru::{LruLinks, LruList};
+use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Lru {
-    links: Links,
-    order: List,
+    links: LruLinks,
+    order: LruList,
 }
 
 impl EvictionPolicy for Lru {
-    fn enter(&mut self, chunk: ChunkId, _: &About<'_>) {
+    fn insert(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
         self.links.push(&mut self.order, chunk.0);
     }
 
-    fn leave(&mut self, chunk: ChunkId) {
-        self.links.unlink(&mut self.order, chunk.0);
+    fn remove(&mut self, chunk: ChunkId) {
+        self.links.remove(&mut self.order, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
-        self.links.refresh(&mut self.order, chunk.0);
+    fn on_access(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
+        self.links.move_to_newest(&mut self.order, chunk.0);
     }
 
-    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
+    fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
         for n in self.links.iter(&self.order) {
-            if visit(ChunkId(n)) == Verdict::Enough {
+            if visit(ChunkId(n)) == EvictDecision::Done {
                 return;
             }
         }

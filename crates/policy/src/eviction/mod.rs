@@ -8,7 +8,7 @@
 //! until the chunk is gone.
 //!
 //! I/O is not a reader: a chunk that is copied to L2 stays in the order, at its place, and
-//! [stays](Verdict::Stays) when it is named. If it left the order for that time it would come back as
+//! [stays](EvictDecision::Skip) when it is named. If it left the order for that time it would come back as
 //! the warmest, in the order in which adapters finish, and the tail of a prompt would outlive its head.
 //!
 //! ```text
@@ -43,27 +43,27 @@ mod s3fifo;
 
 use larder_types::object::ChunkHash;
 
-use crate::quota::{Ledger, SaltId};
-use crate::reuse::Reuse;
+use crate::quota::{QuotaUsage, TenantId};
+use crate::reuse::ReusePredictor;
 use larder_types::ids::ChunkId;
 
 /// What a policy may want to know of a chunk. Cheap to make; what costs is computed on demand.
 #[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
+pub struct ChunkMeta<'a> {
     /// The chunk's hash.
     pub hash: &'a ChunkHash,
     /// A digest of its model and salt.
-    pub seed: u64,
+    pub name_digest: u64,
     /// Whose it is.
-    pub salt: SaltId,
+    pub tenant: TenantId,
     /// What was learned, if [some policy](EvictionKind::learns) wants to know.
-    pub reuse: Option<&'a Reuse>,
+    pub reuse: Option<&'a ReusePredictor>,
 }
 
-impl About<'_> {
+impl ChunkMeta<'_> {
     /// A digest of the chunk's whole name, the same whenever the chunk comes back.
     pub fn key(&self) -> u64 {
-        digest(self.seed, self.hash.as_bytes())
+        digest(self.name_digest, self.hash.as_bytes())
     }
 }
 
@@ -91,7 +91,7 @@ pub fn name_digest(model: &str, salt: &str) -> u64 {
 
 /// How a chunk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum RemovalCause {
     /// Evicted to make room.
     Evicted,
     /// Removed for any other reason: cleared, replaced, or temporary and read.
@@ -100,17 +100,17 @@ pub enum Gone {
 
 /// What becomes of a chunk that a policy named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum EvictDecision {
     /// It goes, if enough others can go with it; this many bytes.
-    Goes(u64),
+    Evict(u64),
     /// It must stay: the operation itself needs it, or I/O works on it.
-    Stays,
+    Skip,
     /// Nobody more is needed.
-    Enough,
+    Done,
 }
 
 /// Who is told the order, and decides on each chunk.
-pub type Visit<'a> = &'a mut dyn FnMut(ChunkId) -> Verdict;
+pub type Visit<'a> = &'a mut dyn FnMut(ChunkId) -> EvictDecision;
 
 /// An order over the chunks that may be evicted.
 ///
@@ -118,31 +118,31 @@ pub type Visit<'a> = &'a mut dyn FnMut(ChunkId) -> Verdict;
 pub trait EvictionPolicy: Send + std::fmt::Debug {
     /// `chunk` may be evicted from now on; it was used just now. It is not in the order yet, but may
     /// have been before, as nobody has [forgotten](Self::forget) it.
-    fn enter(&mut self, chunk: ChunkId, about: &About<'_>);
+    fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>);
 
     /// `chunk` may no longer be evicted: somebody holds it, or it is about to be forgotten. It is in
     /// the order.
-    fn leave(&mut self, chunk: ChunkId);
+    fn remove(&mut self, chunk: ChunkId);
 
     /// `chunk`, which is in the order, was used just now.
-    fn used(&mut self, chunk: ChunkId, about: &About<'_>);
+    fn on_access(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>);
 
     /// A lookup found `chunk`, which need not be in the order nor ever have entered it.
-    fn reused(&mut self, _chunk: ChunkId) {}
+    fn on_hit(&mut self, _chunk: ChunkId) {}
 
     /// `chunk`, which is not in the order, is gone; another one may get its id.
-    fn forget(&mut self, _chunk: ChunkId, _about: &About<'_>, _how: Gone) {}
+    fn on_removed(&mut self, _chunk: ChunkId, _about: &ChunkMeta<'_>, _how: RemovalCause) {}
 
     /// The order will be asked for next.
-    fn settle(&mut self, _reuse: Option<&Reuse>) {}
+    fn prepare(&mut self, _reuse: Option<&ReusePredictor>) {}
 
-    /// Names the chunks in the order to evict them, as if every one that [goes](Verdict::Goes) were
-    /// gone, until one is [enough](Verdict::Enough) or all are named.
-    fn coldest_first(&self, ledger: &Ledger, visit: Visit<'_>);
+    /// Names the chunks in the order to evict them, as if every one that [goes](EvictDecision::Evict) were
+    /// gone, until one is [enough](EvictDecision::Done) or all are named.
+    fn visit_victims(&self, ledger: &QuotaUsage, visit: Visit<'_>);
 
     /// The same for the chunks of one salt. Only a policy that [enforces
     /// quotas](Self::enforces_quotas) needs to know whose chunks are whose.
-    fn coldest_of(&self, _salt: SaltId, _visit: Visit<'_>) {}
+    fn visit_victims_of(&self, _tenant: TenantId, _visit: Visit<'_>) {}
 
     /// Whether a salt at its quota has to make room among its own chunks.
     fn enforces_quotas(&self) -> bool {

@@ -1,5 +1,5 @@
-use super::{About, EvictionPolicy, Visit};
-use crate::quota::Ledger;
+use super::{ChunkMeta, EvictionPolicy, Visit};
+use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
 
 /// Evicts nothing, knows nothing, costs nothing.
@@ -7,8 +7,8 @@ use larder_types::ids::ChunkId;
 pub(super) struct Noop;
 
 impl EvictionPolicy for Noop {
-    fn enter(&mut self, _: ChunkId, _: &About<'_>) {}
-    fn leave(&mut self, _: ChunkId) {}
-    fn used(&mut self, _: ChunkId, _: &About<'_>) {}
-    fn coldest_first(&self, _: &Ledger, _: Visit<'_>) {}
+    fn insert(&mut self, _: ChunkId, _: &ChunkMeta<'_>) {}
+    fn remove(&mut self, _: ChunkId) {}
+    fn on_access(&mut self, _: ChunkId, _: &ChunkMeta<'_>) {}
+    fn visit_victims(&self, _: &QuotaUsage, _: Visit<'_>) {}
 }

@@ -29,11 +29,11 @@
 //! the queues the small one gives first as long as it is above its tenth; below it, the head
 //! of one prompt in the main queue can leave before a tail in the small one.
 
-use super::{About, EvictionPolicy, Gone, Verdict, Visit};
+use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
 use crate::ghosts::Ghosts;
-use crate::list::{Links, List};
-use crate::quota::Ledger;
-use crate::reuse::Reuse;
+use crate::lru::{LruLinks, LruList};
+use crate::quota::QuotaUsage;
+use crate::reuse::ReusePredictor;
 use larder_types::ids::ChunkId;
 
 /// The small queue's part of all chunks is one of so many.
@@ -63,10 +63,10 @@ struct Entry {
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct S3Fifo {
-    links: Links,
+    links: LruLinks,
     entries: Vec<Entry>,
-    small: List,
-    main: List,
+    small: LruList,
+    main: LruList,
     /// Chunks of the queues, those held included.
     small_chunks: u64,
     main_chunks: u64,
@@ -84,7 +84,7 @@ impl S3Fifo {
         &mut self.entries[at]
     }
 
-    fn queue(&mut self, queue: Queue) -> (&mut Links, &mut List) {
+    fn queue(&mut self, queue: Queue) -> (&mut LruLinks, &mut LruList) {
         let list = if queue == Queue::Small { &mut self.small } else { &mut self.main };
         (&mut self.links, list)
     }
@@ -98,8 +98,8 @@ impl S3Fifo {
         *self.entry(chunk) = Entry { queue: Queue::Main, count: 0 };
         self.small_chunks -= 1;
         self.main_chunks += 1;
-        if self.links.has(chunk.0) {
-            self.links.unlink(&mut self.small, chunk.0);
+        if self.links.contains(chunk.0) {
+            self.links.remove(&mut self.small, chunk.0);
             self.links.push(&mut self.main, chunk.0);
         }
     }
@@ -112,7 +112,7 @@ impl S3Fifo {
 }
 
 impl EvictionPolicy for S3Fifo {
-    fn enter(&mut self, chunk: ChunkId, about: &About<'_>) {
+    fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         if self.entry(chunk).queue == Queue::None {
             let remembered = self.ghosts.remove(about.key());
             let entry = self.entry(chunk);
@@ -130,19 +130,19 @@ impl EvictionPolicy for S3Fifo {
         links.push(list, chunk.0);
     }
 
-    fn leave(&mut self, chunk: ChunkId) {
+    fn remove(&mut self, chunk: ChunkId) {
         let queue = self.entry(chunk).queue;
         let (links, list) = self.queue(queue);
-        links.unlink(list, chunk.0);
+        links.remove(list, chunk.0);
     }
 
-    fn used(&mut self, chunk: ChunkId, _: &About<'_>) {
+    fn on_access(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
         let queue = self.entry(chunk).queue;
         let (links, list) = self.queue(queue);
-        links.refresh(list, chunk.0);
+        links.move_to_newest(list, chunk.0);
     }
 
-    fn reused(&mut self, chunk: ChunkId) {
+    fn on_hit(&mut self, chunk: ChunkId) {
         let entry = self.entry(chunk);
         entry.count = COUNT_MAX.min(entry.count + 1);
         if entry.queue == Queue::Small && entry.count >= PROMOTED_AT {
@@ -150,13 +150,13 @@ impl EvictionPolicy for S3Fifo {
         }
     }
 
-    fn forget(&mut self, chunk: ChunkId, about: &About<'_>, how: Gone) {
+    fn on_removed(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>, how: RemovalCause) {
         match std::mem::take(self.entry(chunk)).queue {
             Queue::None => {}
             Queue::Main => self.main_chunks -= 1,
             Queue::Small => {
                 self.small_chunks -= 1;
-                if how == Gone::Evicted {
+                if how == RemovalCause::Evicted {
                     self.ghosts.push(about.key());
                     self.trim_ghosts();
                 }
@@ -165,7 +165,7 @@ impl EvictionPolicy for S3Fifo {
     }
 
     /// Gives the coldest chunks of the main queue the rounds they have earned.
-    fn settle(&mut self, _: Option<&Reuse>) {
+    fn prepare(&mut self, _: Option<&ReusePredictor>) {
         if Self::small_is_full(self.small_chunks, self.main_chunks) && !self.small.is_empty() {
             return;
         }
@@ -173,11 +173,11 @@ impl EvictionPolicy for S3Fifo {
             && self.entries[n as usize].count > 0
         {
             self.entries[n as usize].count -= 1;
-            self.links.refresh(&mut self.main, n);
+            self.links.move_to_newest(&mut self.main, n);
         }
     }
 
-    fn coldest_first(&self, _: &Ledger, visit: Visit<'_>) {
+    fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
         let mut small = self.links.iter(&self.small).peekable();
         // In the order in which further rounds would come to them.
         let mut main = (0..=COUNT_MAX)
@@ -191,10 +191,10 @@ impl EvictionPolicy for S3Fifo {
                 && (Self::small_is_full(small_chunks, main_chunks) || main.peek().is_none());
             let Some(n) = (if from_small { small.next() } else { main.next() }) else { return };
             match visit(ChunkId(n)) {
-                Verdict::Enough => return,
-                Verdict::Goes(_) if from_small => small_chunks -= 1,
-                Verdict::Goes(_) => main_chunks -= 1,
-                Verdict::Stays => {}
+                EvictDecision::Done => return,
+                EvictDecision::Evict(_) if from_small => small_chunks -= 1,
+                EvictDecision::Evict(_) => main_chunks -= 1,
+                EvictDecision::Skip => {}
             }
         }
     }
@@ -345,7 +345,7 @@ mod tests {
                         prop_assert!(*orphan || !same, "{} left before {}", gone, later);
                         *orphan = true;
                     }
-                    rig.end(gone, Gone::Evicted);
+                    rig.end(gone, RemovalCause::Evicted);
                     orphans.remove(&gone);
                     lost.insert(gone);
                 }
@@ -367,8 +367,8 @@ mod tests {
         (0..2).for_each(|_| rig.find(0));
         rig.find(1);
         assert_eq!((queue(&rig, 0), queue(&rig, 1)), (Queue::Main, Queue::Small));
-        rig.end(2, Gone::Evicted);
-        rig.end(3, Gone::Removed);
+        rig.end(2, RemovalCause::Evicted);
+        rig.end(3, RemovalCause::Removed);
         [2, 3].iter().for_each(|k| rig.store(*k));
         assert_eq!((queue(&rig, 2), queue(&rig, 3)), (Queue::Main, Queue::Small));
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use larder_types::object::ChunkHash;
 use proptest::prelude::*;
 
-use super::{About, EvictionKind, EvictionPolicy, Gone, Verdict};
-use crate::quota::{Ledger, SaltId};
-use crate::reuse::{Expert, Keep, Rank, Reuse};
+use super::{ChunkMeta, EvictDecision, EvictionKind, EvictionPolicy, RemovalCause};
+use crate::quota::{QuotaUsage, TenantId};
+use crate::reuse::{EvictionOrder, Expert, RetentionRule, ReusePredictor};
 use larder_types::ids::ChunkId;
 use larder_types::time::Time;
 
@@ -16,40 +16,45 @@ use larder_types::time::Time;
 #[derive(Debug)]
 pub(super) struct Rig<P: EvictionPolicy + ?Sized = dyn EvictionPolicy> {
     pub(super) policy: Box<P>,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: QuotaUsage,
     chunks: Vec<Option<Known>>,
     /// For a policy that learns, and always follows what was learned.
-    reuse: Option<Reuse>,
+    reuse: Option<ReusePredictor>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
     key: u32,
-    salt: SaltId,
+    salt: TenantId,
     listed: bool,
 }
 
-fn with_about<T>(key: u32, salt: SaltId, reuse: Option<&Reuse>, tell: impl FnOnce(&About<'_>) -> T) -> T {
+fn with_about<T>(
+    key: u32,
+    salt: TenantId,
+    reuse: Option<&ReusePredictor>,
+    tell: impl FnOnce(&ChunkMeta<'_>) -> T,
+) -> T {
     let hash = ChunkHash::new(&key.to_le_bytes()).unwrap();
-    tell(&About { hash: &hash, seed: 0, salt, reuse })
+    tell(&ChunkMeta { hash: &hash, name_digest: 0, tenant: salt, reuse })
 }
 
 fn key_digest(key: u32) -> u64 {
-    with_about(key, SaltId(0), None, |about| about.key())
+    with_about(key, TenantId(0), None, |about| about.key())
 }
 
 impl Rig {
     pub(super) fn new(kind: EvictionKind) -> Self {
-        let worth = Expert { rank: Rank::Worth, keep: Keep::Always };
-        let reuse = kind.learns().then(|| Reuse::new([worth], false));
-        Self { policy: kind.create(), ledger: Ledger::default(), chunks: Vec::new(), reuse }
+        let worth = Expert { rank: EvictionOrder::Worth, keep: RetentionRule::Always };
+        let reuse = kind.learns().then(|| ReusePredictor::new([worth], false));
+        Self { policy: kind.create(), ledger: QuotaUsage::default(), chunks: Vec::new(), reuse }
     }
 }
 
 impl<P: EvictionPolicy + Default> Rig<P> {
     /// With a policy that can be looked into.
     pub(super) fn open() -> Self {
-        Self { policy: Box::default(), ledger: Ledger::default(), chunks: Vec::new(), reuse: None }
+        Self { policy: Box::default(), ledger: QuotaUsage::default(), chunks: Vec::new(), reuse: None }
     }
 }
 
@@ -71,7 +76,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     /// Somebody asks for a prompt, which is not told to policies that do not learn.
     fn ask(&mut self, chain: &[u32]) {
         if let Some(reuse) = &mut self.reuse {
-            reuse.request(Time::ZERO, 64, chain.iter().map(|key| key_digest(*key)));
+            reuse.on_request(Time::ZERO, 64, chain.iter().map(|key| key_digest(*key)));
         }
     }
 
@@ -79,9 +84,9 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     pub(super) fn load(&mut self, key: u32, salt: &str) {
         assert_eq!(self.id(key), None, "{key} is there already");
         let salt: Arc<str> = salt.into();
-        let salt = self.ledger.open(&salt);
-        self.ledger.join(salt);
-        self.ledger.charge(salt, 1);
+        let salt = self.ledger.tenant_or_insert(&salt);
+        self.ledger.add_object(salt);
+        self.ledger.add_bytes(salt, 1);
         let at = self.chunks.iter().position(Option::is_none).unwrap_or_else(|| {
             self.chunks.push(None);
             self.chunks.len() - 1
@@ -99,49 +104,49 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         let (id, known) = self.known(key);
         known.listed = true;
         let salt = known.salt;
-        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.enter(id, about));
+        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.insert(id, about));
     }
 
     pub(super) fn hold(&mut self, key: u32) {
         let (id, known) = self.known(key);
         known.listed = false;
-        self.policy.leave(id);
+        self.policy.remove(id);
     }
 
     pub(super) fn touch(&mut self, key: u32) {
         let (id, known) = self.known(key);
         let Known { salt, listed, .. } = *known;
         if listed {
-            with_about(key, salt, self.reuse.as_ref(), |about| self.policy.used(id, about));
+            with_about(key, salt, self.reuse.as_ref(), |about| self.policy.on_access(id, about));
         }
     }
 
     pub(super) fn find(&mut self, key: u32) {
         let (id, _) = self.known(key);
-        self.policy.reused(id);
+        self.policy.on_hit(id);
     }
 
-    pub(super) fn end(&mut self, key: u32, how: Gone) {
+    pub(super) fn end(&mut self, key: u32, how: RemovalCause) {
         let (id, known) = self.known(key);
         let Known { salt, listed, .. } = *known;
-        if how == Gone::Evicted {
-            self.ledger.pay(salt, 1);
+        if how == RemovalCause::Evicted {
+            self.ledger.record_eviction(salt, 1);
         }
         if listed {
-            self.policy.leave(id);
+            self.policy.remove(id);
         }
-        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.forget(id, about, how));
+        with_about(key, salt, self.reuse.as_ref(), |about| self.policy.on_removed(id, about, how));
         self.chunks[id.0 as usize] = None;
-        self.ledger.credit(salt, 1);
+        self.ledger.remove_object(salt, 1);
     }
 
     /// The keys in the order, as if each named one went.
     pub(super) fn order(&mut self) -> Vec<u32> {
         let mut order = Vec::new();
-        self.policy.settle(self.reuse.as_ref());
-        self.policy.coldest_first(&self.ledger, &mut |chunk| {
+        self.policy.prepare(self.reuse.as_ref());
+        self.policy.visit_victims(&self.ledger, &mut |chunk| {
             order.push(self.chunks[chunk.0 as usize].expect("a chunk that is there").key);
-            Verdict::Goes(1)
+            EvictDecision::Evict(1)
         });
         order
     }
@@ -149,7 +154,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     /// Evicts the first in the order.
     pub(super) fn evict(&mut self) -> Option<u32> {
         let key = self.order().first().copied()?;
-        self.end(key, Gone::Evicted);
+        self.end(key, RemovalCause::Evicted);
         Some(key)
     }
 
@@ -221,8 +226,8 @@ pub(super) fn step<P: EvictionPolicy + ?Sized>(rig: &mut Rig<P>, (op, key): Op) 
             rig.ask(&[k]);
             rig.find(k);
         }
-        Step::Remove(k) => rig.end(k, Gone::Removed),
-        Step::Evict(k) => rig.end(k, Gone::Evicted),
+        Step::Remove(k) => rig.end(k, RemovalCause::Removed),
+        Step::Evict(k) => rig.end(k, RemovalCause::Evicted),
         Step::Nothing => {}
     }
     step
@@ -240,10 +245,10 @@ proptest! {
                 let mut order = rig.order();
                 order.sort_unstable();
                 let mut staying = Vec::new();
-                rig.policy.settle(rig.reuse.as_ref());
-                rig.policy.coldest_first(&rig.ledger, &mut |chunk| {
+                rig.policy.prepare(rig.reuse.as_ref());
+                rig.policy.visit_victims(&rig.ledger, &mut |chunk| {
                     staying.push(rig.chunks[chunk.0 as usize].unwrap().key);
-                    Verdict::Stays
+                    EvictDecision::Skip
                 });
                 staying.sort_unstable();
                 let expected: Vec<u32> = (0..24).filter(|k| rig.listed(*k)).collect();

@@ -1,4 +1,4 @@
-use super::{Arrival, PrefetchPolicy};
+use super::{LoadCandidates, PrefetchPolicy};
 use crate::reuse::object_digest;
 
 /// What stays is what the best expert would let stay: nothing, as `default`; everything, as `retain`; or
@@ -10,8 +10,8 @@ use crate::reuse::object_digest;
 pub struct Adaptive;
 
 impl PrefetchPolicy for Adaptive {
-    fn retain(&self, arrival: &Arrival<'_>) -> Vec<bool> {
+    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool> {
         let Some(reuse) = arrival.reuse else { return vec![true; arrival.keys.len()] };
-        arrival.keys.iter().map(|key| reuse.keeps(object_digest(key))).collect()
+        arrival.keys.iter().map(|key| reuse.retains(object_digest(key))).collect()
     }
 }

@@ -2,9 +2,9 @@
 
 mod adaptive;
 mod default;
-pub mod grid;
 pub mod plan;
 mod retain;
+pub mod shard_bitmap;
 
 use std::fmt::Debug;
 
@@ -15,12 +15,12 @@ pub use default::DefaultPolicy;
 pub use retain::Retain;
 
 use crate::prefetch::plan::{L1Id, LoadPlan, PlanInput, plan_load};
-use crate::reuse::{Keep, Reuse};
+use crate::reuse::{RetentionRule, ReusePredictor};
 use larder_types::AdapterId;
 
 /// Objects that are about to be loaded from one adapter into one pool of L1.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
+pub struct LoadCandidates<'a> {
     /// The objects. They may be of several rows.
     pub keys: &'a [ObjectKey],
     /// For each of them its chunk, counted from the start of the prompt.
@@ -30,7 +30,7 @@ pub struct Arrival<'a> {
     /// Where they come from.
     pub adapter: AdapterId,
     /// What was learned, if [some policy](PrefetchKind::learns) wants to know.
-    pub reuse: Option<&'a Reuse>,
+    pub reuse: Option<&'a ReusePredictor>,
 }
 
 /// Decides about loads from L2. Must not panic; one that does is taken to retain nothing and to load
@@ -43,7 +43,7 @@ pub trait PrefetchPolicy: Send + Debug {
 
     /// For each key whether it stays in L1 when its readers are done with it. Asked just before memory
     /// is reserved. An answer of another length retains nothing.
-    fn retain(&self, arrival: &Arrival<'_>) -> Vec<bool>;
+    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool>;
 }
 
 /// The prefetch policies by name (`--l2-prefetch-policy`).
@@ -77,11 +77,11 @@ impl PrefetchKind {
     }
 
     /// What it may let stay.
-    pub const fn keeps(self) -> &'static [Keep] {
+    pub const fn retention_rules(self) -> &'static [RetentionRule] {
         match self {
-            Self::Default => &[Keep::Never],
-            Self::Retain => &[Keep::Always],
-            Self::Adaptive => &[Keep::Always, Keep::Never, Keep::Judged],
+            Self::Default => &[RetentionRule::Never],
+            Self::Retain => &[RetentionRule::Always],
+            Self::Adaptive => &[RetentionRule::Always, RetentionRule::Never, RetentionRule::Judged],
         }
     }
 

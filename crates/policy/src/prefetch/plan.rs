@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use super::grid::Grid;
-use crate::fold::{Fold, Window, unfold};
+use super::shard_bitmap::ShardBitmap;
+use crate::prefix_scan::{AttentionWindow, PrefixScan, required_range};
 use larder_types::AdapterId;
 
 /// A pool of L1. There is one today; plans and policies are ready for more.
@@ -28,24 +28,24 @@ pub enum Fetch {
 #[derive(Clone, Debug)]
 pub struct PlanInput<'a> {
     /// Attention window of each row.
-    pub windows: &'a [Window],
+    pub windows: &'a [AttentionWindow],
     /// Number of chunks.
     pub columns: u32,
     /// What is wanted.
     pub fetch: Fetch,
     /// Cells that are held in each pool of L1, in any order.
-    pub l1: &'a [(L1Id, Grid)],
+    pub l1: &'a [(L1Id, ShardBitmap)],
     /// Cells that each adapter has, in any order.
-    pub l2: &'a [(AdapterId, Grid)],
+    pub l2: &'a [(AdapterId, ShardBitmap)],
 }
 
 /// What to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadPlan {
     /// From L1.
-    pub l1: BTreeMap<L1Id, Grid>,
+    pub l1: BTreeMap<L1Id, ShardBitmap>,
     /// To load.
-    pub l2: BTreeMap<AdapterId, Grid>,
+    pub l2: BTreeMap<AdapterId, ShardBitmap>,
 }
 
 /// The plan of every built-in policy: what the request needs of what was found, each cell from the
@@ -64,7 +64,7 @@ pub fn plan_load(input: &PlanInput<'_>) -> LoadPlan {
     l1.sort_by_key(|(id, _)| *id);
     l2.sort_by_key(|(id, _)| *id);
     let mut plan = LoadPlan::default();
-    let empty = || Grid::new(rows, input.columns);
+    let empty = || ShardBitmap::new(rows, input.columns);
     for (row, column) in needed.cells() {
         if let Some((id, _)) = l1.iter().find(|(_, g)| g.contains(row, column)) {
             plan.l1.entry(*id).or_insert_with(empty).insert(row, column);
@@ -76,9 +76,9 @@ pub fn plan_load(input: &PlanInput<'_>) -> LoadPlan {
 }
 
 /// The found cells that the request has a use for.
-fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<Grid> {
+fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<ShardBitmap> {
     let rows = input.windows.len() as u32;
-    let mut needed = Grid::new(rows, input.columns);
+    let mut needed = ShardBitmap::new(rows, input.columns);
     match input.fetch {
         Fetch::Full if input.windows.iter().any(|w| w.is_some_and(|w| w > 0)) => return None,
         Fetch::Full => {
@@ -86,9 +86,9 @@ fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<Gri
             all.filter(|(r, c)| found(*r, *c)).for_each(|(r, c)| needed.insert(r, c));
         }
         Fetch::Prefix => {
-            let hit = hit(input.windows, input.columns, &found);
+            let hit = servable_prefix(input.windows, input.columns, &found);
             for (row, window) in input.windows.iter().enumerate() {
-                unfold(hit, *window).for_each(|column| needed.insert(row as u32, column));
+                required_range(hit, *window).for_each(|column| needed.insert(row as u32, column));
             }
         }
     }
@@ -96,8 +96,8 @@ fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<Gri
 }
 
 /// The longest servable prefix of `columns` chunks.
-pub fn hit(windows: &[Window], columns: u32, present: impl Fn(u32, u32) -> bool) -> u32 {
-    let mut fold = Fold::new(windows.iter().copied());
+pub fn servable_prefix(windows: &[AttentionWindow], columns: u32, present: impl Fn(u32, u32) -> bool) -> u32 {
+    let mut fold = PrefixScan::new(windows.iter().copied());
     for column in 0..columns {
         if !fold.push(|row| present(row as u32, column)) {
             break;

@@ -15,7 +15,7 @@
 //! Learned policies are good on average and bad at times, so none of them rules by right. For each pair
 //! of an eviction order and a retention rule, an [`Expert`], a shadow of L1 says what would have been read
 //! from L2 (without one: missed) had it ruled. The one that lost least over the last 64 fillings of L1 is
-//! the [leader](Reuse::leader), and what it says is done. The fixed policies are among the experts, so what
+//! the [leader](ReusePredictor::leader), and what it says is done. The fixed policies are among the experts, so what
 //! the mix loses to the best of them is bounded: by what a leader may lose before it is replaced (1 % more,
 //! and a 64th of L1), and one filling of L1 for each change of leaders. After N. Megiddo and D. Modha's
 //! idea of letting ghosts decide (ARC, FAST 2003) and of M. Herbster and M. Warmuth, "Tracking the best
@@ -30,10 +30,10 @@
 //! Memory for a million keys: 55 MB under one expert, 130 MB under four. There are as many keys as
 //! 16 times what L1 can hold, within limits.
 
-mod ages;
-mod class;
-mod gate;
+mod admission;
+mod age_histogram;
 mod order;
+mod reuse_class;
 mod shadow;
 #[cfg(test)]
 mod tests;
@@ -41,23 +41,23 @@ mod tests;
 use larder_types::object::ObjectKey;
 use smallvec::SmallVec;
 
-use self::ages::Ages;
-use self::class::{Class, Pace};
-use self::gate::Gate;
-pub use self::order::Order;
-pub use self::shadow::{Expert, Keep, Rank};
+use self::admission::AdmissionFilter;
+use self::age_histogram::AgeHistogram;
+pub use self::order::WorthOrder;
+use self::reuse_class::{ReuseClass, ReuseInterval};
+pub use self::shadow::{EvictionOrder, Expert, RetentionRule};
 use self::shadow::{Request, Shadow, judged};
 use crate::eviction::name_digest;
 use crate::eviction::{EvictionKind, digest};
-use crate::keys::Keys;
-use crate::{PrefetchKind, StoreKind};
+use crate::key_table::KeyTable;
+use crate::{OffloadKind, PrefetchKind};
 use larder_types::time::Time;
 
 /// Length of a tick in milliseconds.
 const TICK_MS: u64 = 100;
 /// The same in seconds. Requests count as ticks, too, so ages are a little shorter than they say.
 pub const TICK_SECONDS: f64 = TICK_MS as f64 / 1000.0;
-/// Keys that are remembered for each chunk that L1 can hold.
+/// KeyTable that are remembered for each chunk that L1 can hold.
 const KEYS_PER_CHUNK: usize = 16;
 /// The same in all, at least and at most.
 const KEYS_MIN: usize = 1 << 16;
@@ -74,22 +74,22 @@ const MARGIN_OF_CAPACITY: f64 = 1.0 / 64.0;
 struct Key {
     /// The request that used it last.
     cohort: u64,
-    class: Class,
+    class: ReuseClass,
     /// Requests that used it, as far as they matter.
     uses: u8,
     /// How fast it was used again.
-    pace: Pace,
+    pace: ReuseInterval,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct Reuse {
-    ages: Ages,
-    keys: Keys<Key>,
+pub struct ReusePredictor {
+    ages: AgeHistogram,
+    keys: KeyTable<Key>,
     shadows: Vec<Shadow>,
     leader: usize,
     changes: u64,
-    gate: Gate,
+    gate: AdmissionFilter,
     l2: bool,
     now: u32,
     requests: u64,
@@ -100,16 +100,16 @@ pub struct Reuse {
 pub struct Snapshot {
     /// Requests learned from.
     pub requests: u64,
-    /// Keys remembered.
+    /// KeyTable remembered.
     pub keys: u64,
     /// Who rules.
-    pub leader: Expert,
+    pub active: Expert,
     /// How often that changed.
-    pub leader_changes: u64,
+    pub changes: u64,
     /// What each expert lost lately: chunks that it would have read from L2, or missed without one.
     pub losses: Vec<(Expert, f64)>,
     /// The part of the chunks asked for that had been known and was nowhere any more.
-    pub lost_part: f64,
+    pub loss_ratio: f64,
     /// From what chance on of being asked for again a chunk that leaves L1 goes to L2, under a store policy
     /// that waits.
     pub store_threshold: f64,
@@ -118,21 +118,21 @@ pub struct Snapshot {
     pub ages: Vec<(f64, f64)>,
 }
 
-impl Reuse {
+impl ReusePredictor {
     /// For the policies of a server, if one of them learns.
     pub fn for_policies(
         eviction: EvictionKind,
         prefetch: PrefetchKind,
-        store: StoreKind,
+        store: OffloadKind,
         l2: bool,
     ) -> Option<Self> {
         if !(eviction.learns() || l2 && (prefetch.learns() || store.learns())) {
             return None;
         }
-        let keeps = if l2 { prefetch.keeps() } else { &[Keep::Always] };
-        let fixed = keeps.iter().map(|keep| Expert { rank: Rank::Recency, keep: *keep });
+        let keeps = if l2 { prefetch.retention_rules() } else { &[RetentionRule::Always] };
+        let fixed = keeps.iter().map(|keep| Expert { rank: EvictionOrder::Recency, keep: *keep });
         // An order by worth finds out for itself what should not have stayed.
-        let learned = Expert { rank: Rank::Worth, keep: keeps[0] };
+        let learned = Expert { rank: EvictionOrder::Worth, keep: keeps[0] };
         Some(Self::new(fixed.chain(eviction.learns().then_some(learned)), l2))
     }
 
@@ -144,12 +144,12 @@ impl Reuse {
         let shadows: Vec<Shadow> = experts.into_iter().map(Shadow::new).collect();
         assert!(!shadows.is_empty(), "somebody has to rule");
         Self {
-            ages: Ages::default(),
-            keys: Keys::default(),
+            ages: AgeHistogram::default(),
+            keys: KeyTable::default(),
             shadows,
             leader: 0,
             changes: 0,
-            gate: Gate::default(),
+            gate: AdmissionFilter::default(),
             l2,
             now: 0,
             requests: 0,
@@ -158,12 +158,12 @@ impl Reuse {
 
     /// A request asks for the chunks of these digests, from the start of its prompt. L1 can hold
     /// `capacity` chunks. Returns how many leading chunks had been asked for before.
-    pub fn request(&mut self, now: Time, capacity: usize, digests: impl IntoIterator<Item = u64>) -> u32 {
+    pub fn on_request(&mut self, now: Time, capacity: usize, digests: impl IntoIterator<Item = u64>) -> u32 {
         self.requests += 1;
         self.now = (now.as_millis() / TICK_MS).wrapping_add(self.requests) as u32;
         let keys_max = (capacity.saturating_mul(KEYS_PER_CHUNK)).clamp(KEYS_MIN, KEYS_MAX);
         let (mut chain, mut known) = (Vec::new(), 0);
-        let mut left: SmallVec<[(Class, u32); 4]> = SmallVec::new();
+        let mut left: SmallVec<[(ReuseClass, u32); 4]> = SmallVec::new();
         let cohort = self.ages.requests();
         self.ages.advance(self.now);
         // What comes before: how often it was used, and at what pace.
@@ -191,8 +191,8 @@ impl Reuse {
         for slot in &chain {
             let key = self.keys.get_mut(*slot);
             key.class = match key.uses {
-                1 => Class::new(before, new),
-                uses => Class::used_again(uses, key.pace),
+                1 => ReuseClass::new(before, new),
+                uses => ReuseClass::used_again(uses, key.pace),
             };
             match left.iter_mut().find(|(class, _)| *class == key.class) {
                 Some((_, n)) => *n += 1,
@@ -202,7 +202,7 @@ impl Reuse {
         self.ages.add_cohort(self.now, left);
         while self.keys.len() > keys_max {
             let Some(slot) = self.keys.oldest() else { break };
-            self.keys.forget(slot);
+            self.keys.remove(slot);
             self.shadows.iter_mut().for_each(|shadow| shadow.forget(slot));
         }
         let Self { keys, ages, l2, now, .. } = self;
@@ -228,63 +228,63 @@ impl Reuse {
     }
 
     /// Who rules.
-    pub fn leader(&self) -> Expert {
+    pub fn active_policy(&self) -> Expert {
         self.shadows[self.leader].expert
     }
 
     /// Whether the leader would let a chunk stay that was read from L2.
-    pub fn keeps(&self, digest: u64) -> bool {
+    pub fn retains(&self, digest: u64) -> bool {
         let shadow = &self.shadows[self.leader];
         match shadow.expert.keep {
-            Keep::Never => false,
-            Keep::Always => true,
-            Keep::Judged => judged(self.class(digest), shadow.horizon(), &self.ages),
+            RetentionRule::Never => false,
+            RetentionRule::Always => true,
+            RetentionRule::Judged => judged(self.class(digest), shadow.horizon(), &self.ages),
         }
     }
 
     /// A request that asked for `asked` chunks, the first `known` of them not for the first time, found
     /// `hit` in L1 or L2.
-    pub fn answered(&mut self, asked: u32, known: u32, hit: u32) {
+    pub fn on_answer(&mut self, asked: u32, known: u32, hit: u32) {
         self.gate.answered(known.saturating_sub(hit), asked);
     }
 
     /// Whether enough has been learned to say what is [worth storing](Self::worth_storing).
-    pub fn knows_what_to_store(&self) -> bool {
+    pub fn filters_writes(&self) -> bool {
         self.gate.is_open()
     }
 
     /// Whether a chunk that is about to leave L1 should be in L2 by then.
     pub fn worth_storing(&self, digest: u64) -> bool {
-        self.again(digest).is_none_or(|chance| !self.gate.lets_go(chance))
+        self.reuse_chance(digest).is_none_or(|chance| !self.gate.lets_go(chance))
     }
 
     /// A chunk left L1 and is nowhere any more.
-    pub fn let_go(&mut self, digest: u64) {
-        if let Some(chance) = self.again(digest) {
+    pub fn on_drop(&mut self, digest: u64) {
+        if let Some(chance) = self.reuse_chance(digest) {
             self.gate.let_go(chance);
         }
     }
 
     /// The chance that a chunk is asked for again, if it is known.
-    fn again(&self, digest: u64) -> Option<f64> {
+    fn reuse_chance(&self, digest: u64) -> Option<f64> {
         let key = self.keys.get(self.keys.find(digest)?);
         let ticks = self.now.wrapping_sub(self.ages.tick_of(key.cohort));
         Some(self.ages.again(key.class, ticks))
     }
 
     /// Puts a chunk that was used just now into an order that it is not in.
-    pub fn push(&self, order: &mut Order, n: u32, digest: u64) {
+    pub fn insert_into(&self, order: &mut WorthOrder, n: u32, digest: u64) {
         order.push(n, self.class(digest), self.now);
     }
 
     /// Brings an order up to date.
-    pub fn settle(&self, order: &mut Order) {
+    pub fn prepare(&self, order: &mut WorthOrder) {
         order.settle(self.now, &self.ages);
     }
 
     /// The class of a chunk.
-    fn class(&self, digest: u64) -> Class {
-        self.keys.find(digest).map_or(Class::default(), |slot| self.keys.get(slot).class)
+    fn class(&self, digest: u64) -> ReuseClass {
+        self.keys.find(digest).map_or(ReuseClass::default(), |slot| self.keys.get(slot).class)
     }
 
     /// What has been learned.
@@ -292,17 +292,17 @@ impl Reuse {
         Snapshot {
             requests: self.requests,
             keys: self.keys.len() as u64,
-            leader: self.leader(),
-            leader_changes: self.changes,
+            active: self.active_policy(),
+            changes: self.changes,
             losses: self.shadows.iter().map(|shadow| (shadow.expert, shadow.loss)).collect(),
-            lost_part: self.gate.loss(),
+            loss_ratio: self.gate.loss(),
             store_threshold: self.gate.threshold,
             ages: self.ages.totals().into_iter().map(|(events, exposed)| (exposed, events)).collect(),
         }
     }
 }
 
-/// The digest of an object's chunk, as [`Reuse::request`] wants it.
+/// The digest of an object's chunk, as [`ReusePredictor::request`] wants it.
 pub fn object_digest(key: &ObjectKey) -> u64 {
     digest(name_digest(&key.model_name, &key.cache_salt), key.chunk_hash.as_bytes())
 }

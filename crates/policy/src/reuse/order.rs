@@ -13,9 +13,9 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::ages::{AGES, Ages, PLACES, Place, Ranks, age_of, place};
-use super::class::Class;
-use crate::list::{Links, List};
+use super::age_histogram::{AGES, AgeHistogram, PLACES, Place, Ranks, age_of, place};
+use super::reuse_class::ReuseClass;
+use crate::lru::{LruLinks, LruList};
 
 const WORDS: usize = PLACES.div_ceil(64);
 
@@ -46,13 +46,13 @@ struct Member {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct Order {
-    links: Links,
-    lists: Vec<List>,
+pub struct WorthOrder {
+    links: LruLinks,
+    lists: Vec<LruList>,
     members: Vec<Member>,
     /// Members that were used at one tick, in the order of use.
-    together: Links,
-    batches: HashMap<u32, List>,
+    together: LruLinks,
+    batches: HashMap<u32, LruList>,
     /// Places with members, and the same by rank.
     filled: Places,
     ranked: Places,
@@ -60,13 +60,13 @@ pub struct Order {
     ranks: Ranks,
 }
 
-impl Default for Order {
+impl Default for WorthOrder {
     fn default() -> Self {
         Self {
-            links: Links::default(),
-            lists: vec![List::default(); PLACES],
+            links: LruLinks::default(),
+            lists: vec![LruList::default(); PLACES],
             members: Vec::new(),
-            together: Links::default(),
+            together: LruLinks::default(),
             batches: HashMap::new(),
             filled: Places([0; WORDS]),
             ranked: Places([0; WORDS]),
@@ -75,14 +75,14 @@ impl Default for Order {
     }
 }
 
-impl Order {
+impl WorthOrder {
     /// Whether `n` is in the order.
     pub fn has(&self, n: u32) -> bool {
-        self.links.has(n)
+        self.links.contains(n)
     }
 
     /// `n`, of that class, was used at `now`; it is not in the order.
-    pub fn push(&mut self, n: u32, class: Class, now: u32) {
+    pub fn push(&mut self, n: u32, class: ReuseClass, now: u32) {
         if self.members.len() <= n as usize {
             self.members.resize(n as usize + 1, Member::default());
         }
@@ -105,7 +105,7 @@ impl Order {
     pub fn unlink(&mut self, n: u32) {
         let tick = self.members[n as usize].tick;
         let batch = self.batches.get_mut(&tick).expect("every member is in its batch");
-        self.together.unlink(batch, n);
+        self.together.remove(batch, n);
         if batch.is_empty() {
             self.batches.remove(&tick);
         }
@@ -116,7 +116,7 @@ impl Order {
     fn take(&mut self, n: u32) {
         let place = self.members[n as usize].place;
         let list = &mut self.lists[usize::from(place)];
-        self.links.unlink(list, n);
+        self.links.remove(list, n);
         if list.is_empty() {
             self.filled.set(place, false);
             self.ranked.set(self.ranks.rank(place), false);
@@ -124,7 +124,7 @@ impl Order {
     }
 
     /// Brings ages and ranks up to date.
-    pub(super) fn settle(&mut self, now: u32, ages: &Ages) {
+    pub(super) fn settle(&mut self, now: u32, ages: &AgeHistogram) {
         // Older lists first, so that they stay in the order of use.
         let mut filled: Vec<Place> = self.filled.iter().collect();
         filled.reverse();
@@ -153,7 +153,7 @@ impl Order {
         self.by_worth().next().and_then(|n| self.batch_of(n).next())
     }
 
-    /// All members, the next victim first. Ages and ranks are those of the last time that the order was
+    /// All members, the next victim first. AgeHistogram and ranks are those of the last time that the order was
     /// settled.
     pub fn worst_first(&self) -> impl Iterator<Item = u32> + '_ {
         let mut gone = HashSet::new();

@@ -8,22 +8,22 @@
 //! Cost: O(1) for each chunk of a request, amortised. Memory: 9 to 17 bytes for each key.
 
 use super::Key;
-use super::ages::Ages;
-use super::class::Class;
-use super::order::Order;
-use crate::keys::{Keys, Slot};
-use crate::list::{Links, List};
+use super::age_histogram::AgeHistogram;
+use super::order::WorthOrder;
+use super::reuse_class::ReuseClass;
+use crate::key_table::{KeySlot, KeyTable};
+use crate::lru::{LruLinks, LruList};
 
 /// Which chunk leaves first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rank {
+pub enum EvictionOrder {
     /// The least recently used.
     Recency,
     /// The least worth, as learned.
     Worth,
 }
 
-impl Rank {
+impl EvictionOrder {
     /// A word for status reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Rank {
     }
 }
 
-impl Keep {
+impl RetentionRule {
     /// A word for status reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Keep {
 
 /// What stays of what was read from L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum RetentionRule {
     /// Nothing.
     Never,
     /// Everything.
@@ -59,21 +59,21 @@ pub enum Keep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expert {
     /// The eviction.
-    pub rank: Rank,
+    pub rank: EvictionOrder,
     /// The retention.
-    pub keep: Keep,
+    pub keep: RetentionRule,
 }
 
 impl std::fmt::Display for Expert {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rank = match self.rank {
-            Rank::Recency => "LRU",
-            Rank::Worth => "worth",
+            EvictionOrder::Recency => "LRU",
+            EvictionOrder::Worth => "worth",
         };
         let keep = match self.keep {
-            Keep::Never => "default",
-            Keep::Always => "retain",
-            Keep::Judged => "judged",
+            RetentionRule::Never => "default",
+            RetentionRule::Always => "retain",
+            RetentionRule::Judged => "judged",
         };
         write!(f, "{rank}+{keep}")
     }
@@ -84,8 +84,8 @@ const HORIZON_WEIGHT: f64 = 0.02;
 
 #[derive(Debug)]
 enum Residents {
-    Recency { links: Links, list: List, horizon: f64 },
-    Worth(Box<Order>),
+    Recency { links: LruLinks, list: LruList, horizon: f64 },
+    Worth(Box<WorthOrder>),
 }
 
 /// See the [module](self).
@@ -103,7 +103,7 @@ pub(super) struct Shadow {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
     /// The chunks, from the start of the prompt, each once.
-    pub(super) chain: &'a [Slot],
+    pub(super) chain: &'a [KeySlot],
     /// How many leading ones were asked for before.
     pub(super) known: usize,
     /// Whether there is an L2.
@@ -111,23 +111,23 @@ pub(super) struct Request<'a> {
     /// Chunks that L1 can hold.
     pub(super) capacity: usize,
     pub(super) now: u32,
-    pub(super) keys: &'a Keys<Key>,
-    pub(super) ages: &'a Ages,
+    pub(super) keys: &'a KeyTable<Key>,
+    pub(super) ages: &'a AgeHistogram,
 }
 
 /// Whether a chunk that was read is expected to pay better in an LRU, where it stays for `horizon` ticks
 /// if nobody uses it, than what leaves an LRU at that age would have.
-pub(super) fn judged(class: Class, horizon: f64, ages: &Ages) -> bool {
+pub(super) fn judged(class: ReuseClass, horizon: f64, ages: &AgeHistogram) -> bool {
     ages.density(class, horizon.max(1.0)) >= ages.common_rate(horizon.max(1.0) as u32)
 }
 
 impl Shadow {
     pub(super) fn new(expert: Expert) -> Self {
         let order = match expert.rank {
-            Rank::Recency => {
-                Residents::Recency { links: Links::default(), list: List::default(), horizon: 0.0 }
+            EvictionOrder::Recency => {
+                Residents::Recency { links: LruLinks::default(), list: LruList::default(), horizon: 0.0 }
             }
-            Rank::Worth => Residents::Worth(Box::default()),
+            EvictionOrder::Worth => Residents::Worth(Box::default()),
         };
         Self { expert, order, resident: Vec::new(), used: 0, loss: 0.0 }
     }
@@ -140,7 +140,7 @@ impl Shadow {
         }
     }
 
-    fn is_resident(&self, slot: Slot) -> bool {
+    fn is_resident(&self, slot: KeySlot) -> bool {
         self.resident.get(slot as usize).copied().unwrap_or(false)
     }
 
@@ -158,9 +158,9 @@ impl Shadow {
         for slot in reads.into_iter().flatten() {
             let class = request.keys.get(slot).class;
             let stays = match self.expert.keep {
-                Keep::Never => false,
-                Keep::Always => true,
-                Keep::Judged => judged(class, self.horizon(), request.ages),
+                RetentionRule::Never => false,
+                RetentionRule::Always => true,
+                RetentionRule::Judged => judged(class, self.horizon(), request.ages),
             };
             if !stays {
                 self.drop_resident(slot);
@@ -176,8 +176,8 @@ impl Shadow {
 
     /// Holds a part of a prompt: what is there leaves the order, what is not takes room, as far as there
     /// is any. Returns what was not there, `None` for what is not there now.
-    fn bring(&mut self, part: &[Slot], request: &Request<'_>) -> Vec<Option<Slot>> {
-        let (there, missing): (Vec<Slot>, Vec<Slot>) = part.iter().partition(|s| self.is_resident(**s));
+    fn bring(&mut self, part: &[KeySlot], request: &Request<'_>) -> Vec<Option<KeySlot>> {
+        let (there, missing): (Vec<KeySlot>, Vec<KeySlot>) = part.iter().partition(|s| self.is_resident(**s));
         there.iter().for_each(|s| self.leave(*s));
         let mut full = false;
         let bring = missing.into_iter().map(|slot| {
@@ -212,21 +212,21 @@ impl Shadow {
         true
     }
 
-    fn drop_resident(&mut self, slot: Slot) {
+    fn drop_resident(&mut self, slot: KeySlot) {
         self.resident[slot as usize] = false;
         self.used -= 1;
     }
 
     /// Takes a chunk out of the order, if it is in it.
-    fn leave(&mut self, slot: Slot) {
+    fn leave(&mut self, slot: KeySlot) {
         match &mut self.order {
-            Residents::Recency { links, list, .. } if links.has(slot) => links.unlink(list, slot),
+            Residents::Recency { links, list, .. } if links.contains(slot) => links.remove(list, slot),
             Residents::Worth(order) if order.has(slot) => order.unlink(slot),
             _ => {}
         }
     }
 
-    fn enter(&mut self, slot: Slot, request: &Request<'_>) {
+    fn enter(&mut self, slot: KeySlot, request: &Request<'_>) {
         match &mut self.order {
             Residents::Recency { links, list, .. } => links.push(list, slot),
             Residents::Worth(order) => {
@@ -236,7 +236,7 @@ impl Shadow {
     }
 
     /// A key is forgotten.
-    pub(super) fn forget(&mut self, slot: Slot) {
+    pub(super) fn forget(&mut self, slot: KeySlot) {
         if self.is_resident(slot) {
             self.leave(slot);
             self.drop_resident(slot);

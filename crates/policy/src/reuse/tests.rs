@@ -1,12 +1,12 @@
 use proptest::prelude::*;
 use smallvec::smallvec;
 
-use super::ages::{AGES, Ages, age_of, place};
-use super::class::{CLASSES, Class};
+use super::age_histogram::{AGES, AgeHistogram, age_of, place};
+use super::reuse_class::{CLASSES, ReuseClass};
 use super::*;
-use crate::keys::Keys;
+use crate::key_table::KeyTable;
 
-fn expert(rank: Rank, keep: Keep) -> Expert {
+fn expert(rank: EvictionOrder, keep: RetentionRule) -> Expert {
     Expert { rank, keep }
 }
 
@@ -16,15 +16,15 @@ fn learned_from<'a>(
     l2: bool,
     capacity: usize,
     requests: impl IntoIterator<Item = &'a Vec<u64>>,
-) -> Reuse {
-    let mut reuse = Reuse::new(experts.iter().copied(), l2);
+) -> ReusePredictor {
+    let mut reuse = ReusePredictor::new(experts.iter().copied(), l2);
     for (i, request) in requests.into_iter().enumerate() {
-        reuse.request(Time::from_millis(100 * i as u64), capacity, request.iter().copied());
+        reuse.on_request(Time::from_millis(100 * i as u64), capacity, request.iter().copied());
     }
     reuse
 }
 
-fn losses(reuse: &Reuse) -> Vec<f64> {
+fn losses(reuse: &ReusePredictor) -> Vec<f64> {
     reuse.snapshot().losses.into_iter().map(|(_, loss)| loss).collect()
 }
 
@@ -36,8 +36,8 @@ fn ages_are_powers_of_two() {
 
 #[test]
 fn a_hazard_is_events_by_exposures() {
-    let (a, b) = (Class(1), Class(2));
-    let mut ages = Ages::default();
+    let (a, b) = (ReuseClass(1), ReuseClass(2));
+    let mut ages = AgeHistogram::default();
     // Of four chunks of a, three are used again one tick later and one never; of b none are.
     ages.add_cohort(1, smallvec![(a, 4), (b, 4)]);
     ages.advance(2);
@@ -51,8 +51,8 @@ fn a_hazard_is_events_by_exposures() {
 
 #[test]
 fn one_long_prompt_does_not_speak_for_its_class() {
-    let class = Class(1);
-    let mut ages = Ages::default();
+    let class = ReuseClass(1);
+    let mut ages = AgeHistogram::default();
     for i in 0..200 {
         // One prompt in ten is a hundred times as long as the others, and never comes back.
         let long = i % 10 == 0;
@@ -69,8 +69,8 @@ fn one_long_prompt_does_not_speak_for_its_class() {
 
 #[test]
 fn what_comes_back_soon_is_worth_more_than_what_does_not() {
-    let mut ages = Ages::default();
-    let (soon, never) = (Class(1), Class(2));
+    let mut ages = AgeHistogram::default();
+    let (soon, never) = (ReuseClass(1), ReuseClass(2));
     for i in 0..200 {
         if i > 0 {
             (0..4).for_each(|_| ages.used_again(soon, i - 1, 1));
@@ -85,8 +85,8 @@ fn what_comes_back_soon_is_worth_more_than_what_does_not() {
 
 #[test]
 fn what_is_next_in_pace_is_taken_to_come_back_alike() {
-    let mut ages = Ages::default();
-    let class = |seconds: u32| Class::used_again(2, Pace::of(10 * seconds));
+    let mut ages = AgeHistogram::default();
+    let class = |seconds: u32| ReuseClass::used_again(2, ReuseInterval::of(10 * seconds));
     let (seen, next, far) = (class(10), class(20), class(100));
     // Chunks of one class come back a tick later, of another never; nothing is seen of the one between them.
     for i in 0..200 {
@@ -103,12 +103,12 @@ fn what_is_next_in_pace_is_taken_to_come_back_alike() {
 
 #[test]
 fn a_cohort_that_is_forgotten_is_an_old_one() {
-    let mut ages = Ages::default();
+    let mut ages = AgeHistogram::default();
     let requests = 70_000_u32;
     for i in 0..requests {
-        ages.add_cohort(i, smallvec![(Class(3), 1)]);
+        ages.add_cohort(i, smallvec![(ReuseClass(3), 1)]);
     }
-    ages.used_again(Class(3), 0, requests);
+    ages.used_again(ReuseClass(3), 0, requests);
     assert_eq!(ages.tick_of(0), requests - (1 << 16));
     assert_eq!(ages.tick_of(u64::from(requests) - 1), requests - 1);
 }
@@ -116,7 +116,7 @@ fn a_cohort_that_is_forgotten_is_an_old_one() {
 proptest! {
     #[test]
     fn keys_agree_with_a_vector(ops in prop::collection::vec((0u8..4, 0u64..20), 1..300)) {
-        let mut keys = Keys::<()>::default();
+        let mut keys = KeyTable::<()>::default();
         let mut naive: Vec<u64> = Vec::new();
         let mut slots = std::collections::HashMap::new();
         for (op, digest) in ops {
@@ -129,7 +129,7 @@ proptest! {
             } else {
                 let oldest = (!naive.is_empty()).then(|| naive.remove(0));
                 prop_assert_eq!(keys.oldest(), oldest.map(|d| slots[&d]));
-                prop_assert_eq!(keys.oldest().map(|slot| keys.forget(slot)), oldest);
+                prop_assert_eq!(keys.oldest().map(|slot| keys.remove(slot)), oldest);
             }
             prop_assert_eq!(keys.len(), naive.len());
             for d in 0..20 {
@@ -143,12 +143,12 @@ proptest! {
     fn an_order_agrees_with_sorting(
         ops in prop::collection::vec((0u8..6, 0u32..24, 0..CLASSES as u8, 0u32..40), 1..200),
     ) {
-        let mut ages = Ages::default();
-        let mut order = Order::default();
-        let mut naive: Vec<(u32, Class, u32)> = Vec::new();
+        let mut ages = AgeHistogram::default();
+        let mut order = WorthOrder::default();
+        let mut naive: Vec<(u32, ReuseClass, u32)> = Vec::new();
         let mut now = 0;
         for (op, n, class, ticks) in ops {
-            let class = Class(class);
+            let class = ReuseClass(class);
             match op {
                 0..=2 => {
                     naive.retain(|(m, ..)| *m != n);
@@ -202,9 +202,9 @@ proptest! {
             (0..len).map(|i| if i < 4 { branch / 2 * 100 + i } else { 1000 + branch * 100 + i }).collect()
         };
         let requests: Vec<Vec<u64>> = requests.into_iter().map(chain).collect();
-        for (l2, keep) in [(false, Keep::Always), (true, Keep::Always), (true, Keep::Never)] {
+        for (l2, keep) in [(false, RetentionRule::Always), (true, RetentionRule::Always), (true, RetentionRule::Never)] {
             let (mut l1, mut seen): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
-            let mut reuse = Reuse::new([expert(Rank::Recency, keep)], l2);
+            let mut reuse = ReusePredictor::new([expert(EvictionOrder::Recency, keep)], l2);
             for request in &requests {
                 let found = request.iter().take_while(|k| l1.contains(k) || l2 && seen.contains(k)).count();
                 let there = request[..found].iter().filter(|k| l1.contains(k)).count();
@@ -225,13 +225,13 @@ proptest! {
                         if found > 0 && request[..found].contains(&key) { read.push(key) } else { held.push(key) }
                     }
                 }
-                if keep == Keep::Always {
+                if keep == RetentionRule::Always {
                     held.append(&mut read);
                 }
                 l1.extend(request.iter().rev().filter(|k| held.contains(k)));
                 seen.extend(request);
                 let before = losses(&reuse)[0];
-                reuse.request(Time::ZERO, capacity, request.iter().copied());
+                reuse.on_request(Time::ZERO, capacity, request.iter().copied());
                 let fade = (1.0 - request.len() as f64 / (WINDOW_TURNS * capacity as f64 + 1.0)).max(0.5);
                 prop_assert_eq!(losses(&reuse)[0], before * fade + lost as f64);
             }
@@ -245,17 +245,17 @@ proptest! {
         requests in prop::collection::vec((prop::collection::vec(0u64..60, 0..30), 0u64..100_000), 1..150),
         capacity in 0usize..80,
     ) {
-        let all = [Keep::Always, Keep::Never, Keep::Judged].map(|keep| expert(Rank::Recency, keep));
-        let experts = all.into_iter().chain([expert(Rank::Worth, Keep::Always)]);
-        let (mut a, mut b) = (Reuse::new(experts.clone(), true), Reuse::new(experts, true));
+        let all = [RetentionRule::Always, RetentionRule::Never, RetentionRule::Judged].map(|keep| expert(EvictionOrder::Recency, keep));
+        let experts = all.into_iter().chain([expert(EvictionOrder::Worth, RetentionRule::Always)]);
+        let (mut a, mut b) = (ReusePredictor::new(experts.clone(), true), ReusePredictor::new(experts, true));
         let mut now = 0;
         for (request, ms) in requests {
             now += ms;
             for reuse in [&mut a, &mut b] {
-                reuse.request(Time::from_millis(now), capacity, request.iter().copied());
+                reuse.on_request(Time::from_millis(now), capacity, request.iter().copied());
             }
             prop_assert_eq!(a.snapshot(), b.snapshot());
-            prop_assert!((0..60).all(|k| a.keeps(k) == b.keeps(k)));
+            prop_assert!((0..60).all(|k| a.retains(k) == b.retains(k)));
             prop_assert!(a.snapshot().keys <= 60);
         }
     }
@@ -269,19 +269,25 @@ fn round_robin(prompts: u64, rounds: u64) -> Vec<Vec<u64>> {
 
 #[test]
 fn a_loop_that_does_not_fit_is_not_retained() {
-    let (always, never) = (expert(Rank::Recency, Keep::Always), expert(Rank::Recency, Keep::Never));
+    let (always, never) = (
+        expert(EvictionOrder::Recency, RetentionRule::Always),
+        expert(EvictionOrder::Recency, RetentionRule::Never),
+    );
     let requests = round_robin(10, 20);
     let reuse = learned_from(&[always, never], true, 60, &requests);
-    assert_eq!(reuse.leader(), never);
-    assert!(!reuse.keeps(5));
+    assert_eq!(reuse.active_policy(), never);
+    assert!(!reuse.retains(5));
     let fits = learned_from(&[always, never], true, 120, &requests);
-    assert_eq!((fits.leader(), fits.snapshot().leader_changes), (always, 0), "the first of equals rules");
-    assert!(fits.keeps(5));
+    assert_eq!((fits.active_policy(), fits.snapshot().changes), (always, 0), "the first of equals rules");
+    assert!(fits.retains(5));
 }
 
 #[test]
 fn one_scan_in_three_requests_is_what_lru_cannot_see() {
-    let (recency, worth) = (expert(Rank::Recency, Keep::Always), expert(Rank::Worth, Keep::Always));
+    let (recency, worth) = (
+        expert(EvictionOrder::Recency, RetentionRule::Always),
+        expert(EvictionOrder::Worth, RetentionRule::Always),
+    );
     let requests: Vec<Vec<u64>> = (0..1500)
         .map(|i| match i % 3 {
             // Four prompts that come back, and documents that do not.
@@ -290,16 +296,16 @@ fn one_scan_in_three_requests_is_what_lru_cannot_see() {
         })
         .collect();
     let reuse = learned_from(&[recency, worth], true, 60, &requests);
-    assert_eq!(reuse.leader(), worth);
+    assert_eq!(reuse.active_policy(), worth);
     let losses = losses(&reuse);
     assert!(losses[1] * 4.0 < losses[0], "{losses:?}");
 }
 
 #[test]
 fn the_models_memory_is_bounded() {
-    let mut reuse = Reuse::new([expert(Rank::Recency, Keep::Always)], true);
+    let mut reuse = ReusePredictor::new([expert(EvictionOrder::Recency, RetentionRule::Always)], true);
     for i in 0..5_000_u64 {
-        reuse.request(Time::ZERO, 100, (0..100).map(|j| i * 100 + j));
+        reuse.on_request(Time::ZERO, 100, (0..100).map(|j| i * 100 + j));
     }
     assert_eq!(reuse.snapshot().keys, KEYS_MIN as u64);
 }
@@ -308,20 +314,22 @@ fn the_models_memory_is_bounded() {
 fn only_learning_policies_have_a_model() {
     use EvictionKind as E;
     use PrefetchKind as P;
-    let experts = |e, p, l2| Reuse::for_policies(e, p, StoreKind::Default, l2).map(|r| r.shadows.len());
+    let experts =
+        |e, p, l2| ReusePredictor::for_policies(e, p, OffloadKind::Default, l2).map(|r| r.shadows.len());
     assert_eq!(experts(E::Lru, P::Retain, true), None);
     assert_eq!(experts(E::Lru, P::Adaptive, false), None, "nothing to prefetch");
     assert_eq!(experts(E::Lru, P::Adaptive, true), Some(3));
     assert_eq!(experts(E::Adaptive, P::Default, true), Some(2));
     assert_eq!(experts(E::Adaptive, P::Adaptive, true), Some(4));
     assert_eq!(experts(E::Adaptive, P::Adaptive, false), Some(2));
-    let gated = |l2| Reuse::for_policies(E::Lru, P::Retain, StoreKind::Gated, l2).map(|r| r.shadows.len());
+    let gated =
+        |l2| ReusePredictor::for_policies(E::Lru, P::Retain, OffloadKind::Gated, l2).map(|r| r.shadows.len());
     assert_eq!((gated(true), gated(false)), (Some(1), None));
 }
 
 #[test]
 fn the_gate_closes_while_nothing_is_lost_and_opens_when_too_much_is() {
-    let mut gate = Gate::default();
+    let mut gate = AdmissionFilter::default();
     assert!(!gate.lets_go(0.0), "it has learned nothing");
     (0..1_000).for_each(|_| gate.answered(0, 10));
     assert!(gate.lets_go(0.5), "{gate:?}");
@@ -348,15 +356,15 @@ fn the_gate_closes_while_nothing_is_lost_and_opens_when_too_much_is() {
 
 #[test]
 fn of_one_request_the_last_chunk_goes_first_whatever_they_are_worth() {
-    let mut ages = Ages::default();
-    let (soon, never) = (Class(1), Class(2));
+    let mut ages = AgeHistogram::default();
+    let (soon, never) = (ReuseClass(1), ReuseClass(2));
     for i in 0..100 {
         if i > 0 {
             (0..4).for_each(|_| ages.used_again(soon, i - 1, 1));
         }
         ages.add_cohort(i as u32, smallvec![(soon, 4), (never, 4)]);
     }
-    let mut order = Order::default();
+    let mut order = WorthOrder::default();
     // A prompt 1, 2, 3 whose middle looks worthless, and an older chunk that is worth more than it.
     order.push(9, soon, 99);
     [(3, soon), (2, never), (1, soon)].iter().for_each(|(n, class)| order.push(*n, *class, 100));

@@ -34,7 +34,7 @@ pub use frontend::{
 };
 pub use json::SpecError;
 pub use l1::{EvictionConfig, EvictionPolicy, L1Config};
-pub use l2::{L2AdapterConfig, L2Config, PrefetchPolicy, StorePolicy};
+pub use l2::{L2AdapterConfig, L2Config, OffloadPolicy, PrefetchPolicy};
 pub use otlp::OtlpConfig;
 pub use secret::Secret;
 

@@ -126,8 +126,8 @@ fn learned_json(learned: &reuse::Snapshot) -> Value {
         json!({"older_than_seconds": older_than_seconds, "chunks": seen, "used_again": again})
     });
     json!({
-        "requests": learned.requests, "keys": learned.keys, "leader": learned.leader.to_string(),
-        "leader_changes": learned.leader_changes, "experts": losses.collect::<Vec<_>>(),
+        "requests": learned.requests, "keys": learned.keys, "leader": learned.active.to_string(),
+        "leader_changes": learned.changes, "experts": losses.collect::<Vec<_>>(),
         "reuse_by_age": ages.collect::<Vec<_>>(),
     })
 }

@@ -59,7 +59,7 @@ impl L2 {
 
     /// What the core knows of them.
     pub fn descriptions(&self) -> Vec<AdapterDesc> {
-        let describe = |a: &Arc<dyn Adapter>| AdapterDesc { name: a.kind().into(), persists: true };
+        let describe = |a: &Arc<dyn Adapter>| AdapterDesc { name: a.kind().into(), readable: true };
         self.adapters.iter().map(describe).collect()
     }
 

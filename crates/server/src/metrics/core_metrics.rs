@@ -318,7 +318,7 @@ fn holder_metrics(out: &mut Vec<Metric>, snapshot: &Snapshot) {
 fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
     let Some(learned) = learned else { return };
     let of = |expert: &reuse::Expert| labels(&[("expert", &expert.to_string())]);
-    let leads = |expert| f64::from(u8::from(expert == learned.leader));
+    let leads = |expert| f64::from(u8::from(expert == learned.active));
     let experts = |name, help, value: &dyn Fn(&(reuse::Expert, f64)) -> f64| Metric {
         name,
         help,
@@ -341,7 +341,7 @@ fn learned_metrics(out: &mut Vec<Metric>, learned: Option<&reuse::Snapshot>) {
             "lmcache_mp_policy_leader_changes_total",
             "How often another expert took over",
             "",
-            learned.leader_changes,
+            learned.changes,
         ),
         counter("lmcache_mp_policy_requests_total", "Requests learned from", "", learned.requests),
         gauge("lmcache_mp_policy_keys", "Chunks whose past is remembered", "", learned.keys as f64),

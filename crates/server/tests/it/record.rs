@@ -7,7 +7,7 @@ use bytes::Bytes;
 use larder_lab::simulate::model::{Counts, L2Size, Machine, Setup, serve};
 use larder_lab::simulate::trace::{ChunkNumber, ReadOptions, read};
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_server::config::Config;
 use larder_types::ids::AdapterId;
 use larder_types::ids::InstanceId;
@@ -177,7 +177,7 @@ fn setup(l2: L2Size) -> Setup {
         l1_chunks: L1_CHUNKS,
         l2,
         prefetch: PrefetchKind::Default,
-        store: StoreKind::Default,
+        store: OffloadKind::Default,
         eviction: EvictionKind::Lru,
         concurrency: 1,
         warmup: 0.0,
@@ -209,7 +209,7 @@ async fn a_recorded_workload_comes_to_the_same_in_the_simulator() {
             compared(&Directory::new(), Setup { eviction: *eviction, prefetch, ..setup(l2) }, seed).await;
         }
     }
-    for (seed, store) in (21..).zip(StoreKind::ALL) {
+    for (seed, store) in (21..).zip(OffloadKind::ALL) {
         let setup = Setup { store: *store, ..setup(L2Size::Unbounded) };
         let counts = compared(&Directory::new(), setup, seed).await;
         assert!(counts.l2_reads > 10 && counts.l2_writes > 10, "{setup:?}: {counts:?}");
@@ -217,7 +217,7 @@ async fn a_recorded_workload_comes_to_the_same_in_the_simulator() {
     let learning = Setup {
         prefetch: PrefetchKind::Adaptive,
         eviction: EvictionKind::Adaptive,
-        store: StoreKind::Gated,
+        store: OffloadKind::Gated,
         ..setup(L2Size::Unbounded)
     };
     compared(&Directory::new(), learning, 31).await;

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use larder_core::counters::{AdapterCounters, L2Counters};
 use larder_core::l1::{Cell, L1, ObjectId, Retention};
 use larder_core::prefetch::{Hit, WarmResult};
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::KvRank;
 
 use self::jobs::Job;
@@ -268,7 +268,7 @@ pub struct Model {
     /// Chunks that would stay by what the core has learned, if it learns: that is for it to choose.
     pub kept: Option<BTreeSet<ChunkKey>>,
     /// Whether what is stored leaves L1, from now on.
-    pub store: StoreKind,
+    pub store: OffloadKind,
     pub(crate) jobs: BTreeMap<u64, Job>,
     questions: BTreeMap<u64, (u64, u32)>,
     pub(crate) loads: BTreeMap<u64, Load>,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use larder_policy::StoreKind;
+use larder_policy::OffloadKind;
 
 use super::{Expected, Io, IoFor, Key, Model, Uid};
 use crate::model::loads::GRACE;
@@ -88,7 +88,7 @@ impl Model {
             self.entries.insert(seq, Entry { key, targets: Vec::new(), leaves: false });
             seq
         });
-        let leaves = self.store == StoreKind::SkipL1;
+        let leaves = self.store == OffloadKind::SkipL1;
         let entry = self.entries.get_mut(&seq).expect("found or made");
         entry.leaves = leaves;
         let busy = |t: &Target| matches!(t.fate, Fate::Queued | Fate::Storing);

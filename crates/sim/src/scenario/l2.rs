@@ -1,6 +1,6 @@
 //! What a seed draws of the second tier: adapters, what is wrong with them, policies and limits.
 
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 use super::Millis;
 use crate::rng::Rng;
@@ -13,7 +13,7 @@ pub struct L2 {
     /// Whether what is loaded stays.
     pub prefetch: PrefetchKind,
     /// What goes where.
-    pub store: StoreKind,
+    pub store: OffloadKind,
     /// Limits of the core.
     pub load_deadline: Millis,
     /// The same: jobs at once.
@@ -85,7 +85,7 @@ impl L2 {
         Self {
             adapters: (0..adapters).map(|_| AdapterSpec::draw(rng, pace)).collect(),
             prefetch: rng.pick(PrefetchKind::ALL),
-            store: if rng.chance(60) { StoreKind::Default } else { rng.pick(StoreKind::ALL) },
+            store: if rng.chance(60) { OffloadKind::Default } else { rng.pick(OffloadKind::ALL) },
             load_deadline: pace * rng.pick(&[2, 10, 10, 40, 200]),
             jobs: rng.pick(&[1, 2, 8, 8]),
             load_bytes: rng.pick(&[1, 1 << 10, 1 << 14, u64::MAX, u64::MAX]),

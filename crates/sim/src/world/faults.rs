@@ -1,7 +1,7 @@
 //! What misbehaving clients, networks and operators do.
 
 use larder_core::Core;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::KvRank;
 
 use super::calls::Context;
@@ -63,7 +63,7 @@ impl World {
                 self.change_quota(salt, limit);
             }
             Fault::Policy => {
-                let (prefetch, store) = (self.rng.pick(PrefetchKind::ALL), self.rng.pick(StoreKind::ALL));
+                let (prefetch, store) = (self.rng.pick(PrefetchKind::ALL), self.rng.pick(OffloadKind::ALL));
                 self.choose_policies(prefetch, store);
             }
             Fault::AdapterRestart | Fault::AdapterLoss if self.adapters.is_empty() => {}

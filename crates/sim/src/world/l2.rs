@@ -7,7 +7,7 @@ use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_core::prefetch::{LookupReport, WarmSpec, WarmStatus};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::reuse::object_digest;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::{KvRank, ObjectKey};
 
 use super::World;
@@ -212,7 +212,7 @@ impl World {
             })
         });
         let key = |chunk| Key { chunk, rank: KvRank::new(1, 0) };
-        let kept = |chunk: &ChunkKey| reuse.keeps(object_digest(&self.object_keys(&[key(*chunk)])[0]));
+        let kept = |chunk: &ChunkKey| reuse.retains(object_digest(&self.object_keys(&[key(*chunk)])[0]));
         let all = universe.models.len() * universe.salts.len() * universe.nodes.len();
         let kept: BTreeSet<ChunkKey> = chunks.filter(kept).collect();
         self.seen.learned_otherwise += u64::from(kept.len() < all);
@@ -220,7 +220,7 @@ impl World {
     }
 
     /// What has been planned or queued keeps to what was true then.
-    pub(super) fn choose_policies(&mut self, prefetch: PrefetchKind, store: StoreKind) {
+    pub(super) fn choose_policies(&mut self, prefetch: PrefetchKind, store: OffloadKind) {
         self.advance();
         self.begin(Call::Policies { prefetch: prefetch.name(), store: store.name() });
         self.core.set_prefetch_policy(prefetch.create());

@@ -255,7 +255,7 @@ impl World {
             .adapters
             .iter()
             .enumerate()
-            .map(|(i, a)| AdapterDesc { name: format!("adapter-{i}").into(), persists: a.persists });
+            .map(|(i, a)| AdapterDesc { name: format!("adapter-{i}").into(), readable: a.persists });
         CoreConfig {
             capacity_bytes: scenario.capacity,
             align_bytes: scenario.page,

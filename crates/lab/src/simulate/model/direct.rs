@@ -5,7 +5,7 @@
 //! other policy may use hooks that a shadow does not know: it is served by the core.
 
 use crate::whatif::shadow::{Policies, Shadow};
-use larder_policy::StoreKind;
+use larder_policy::OffloadKind;
 use larder_types::ids::ChunkId;
 
 use super::tier::Tier;
@@ -26,7 +26,7 @@ impl<'a> Direct<'a> {
     /// Whether a setup is of those that can be served without the core.
     pub fn can(trace: &Trace, setup: &Setup) -> bool {
         policies(setup).fixed()
-            && setup.store == StoreKind::Default
+            && setup.store == OffloadKind::Default
             && setup.concurrency <= 1
             && trace.events().is_none()
     }

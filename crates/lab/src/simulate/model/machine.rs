@@ -56,7 +56,7 @@ impl<'a> Machine<'a> {
     pub fn new(trace: &'a Trace, setup: &Setup) -> Self {
         let l2 = Tier::new(setup.l2, trace.unique_chunks());
         let adapters = match l2 {
-            Some(_) => vec![AdapterDesc { name: "l2".into(), persists: true }],
+            Some(_) => vec![AdapterDesc { name: "l2".into(), readable: true }],
             None => Vec::new(),
         };
         let mut core = Core::new(CoreConfig {

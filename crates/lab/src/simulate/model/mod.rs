@@ -17,7 +17,7 @@ mod tier;
 use std::ops::{Add, Sub};
 
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, StoreKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 
 pub use self::direct::Direct;
 pub use self::machine::Machine;
@@ -44,7 +44,7 @@ pub struct Setup {
     /// What comes from where, and whether it stays.
     pub prefetch: PrefetchKind,
     /// What goes where.
-    pub store: StoreKind,
+    pub store: OffloadKind,
     /// Which chunk leaves when space is needed.
     pub eviction: EvictionKind,
     /// How many requests are open at once at most.

@@ -72,7 +72,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use larder_policy::eviction::EvictionKind;
-    use larder_policy::{PrefetchKind, StoreKind};
+    use larder_policy::{OffloadKind, PrefetchKind};
 
     use super::*;
     use crate::simulate::size::Size;
@@ -87,7 +87,7 @@ mod tests {
             l2: vec![None],
             prefetch: vec![PrefetchKind::Default],
             eviction: vec![EvictionKind::Lru],
-            store: vec![StoreKind::Default],
+            store: vec![OffloadKind::Default],
             concurrency: 1,
             warmup: 0.5,
             threads: 2,

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::l1::DEFAULT_TAG;
 use super::{EvictionConfig, EvictionPolicy};
 
+/// What goes to L2, and whether it stays in L1.
+pub use larder_policy::OffloadKind as OffloadPolicy;
 /// What happens in L1 to what was fetched from L2.
 pub use larder_policy::PrefetchKind as PrefetchPolicy;
-/// What goes to L2, and whether it stays in L1.
-pub use larder_policy::StoreKind as StorePolicy;
 pub use parse::parse_adapter;
 
 /// Everything below L1.
@@ -20,7 +20,7 @@ pub struct L2Config {
     /// The adapters, in the order in which they were given; the position is the adapter's index.
     pub adapters: Vec<L2AdapterConfig>,
     /// What goes to L2, and whether it stays in L1.
-    pub store_policy: StorePolicy,
+    pub store_policy: OffloadPolicy,
     /// What happens in L1 to what was fetched from L2.
     pub prefetch_policy: PrefetchPolicy,
     /// Lookups that may be loading from L2 at one time. At least 1.
@@ -31,7 +31,7 @@ impl Default for L2Config {
     fn default() -> Self {
         Self {
             adapters: Vec::new(),
-            store_policy: StorePolicy::Default,
+            store_policy: OffloadPolicy::Default,
             prefetch_policy: PrefetchPolicy::Default,
             prefetch_max_in_flight: 8,
         }

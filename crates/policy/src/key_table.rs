@@ -7,51 +7,51 @@
 
 use hashbrown::HashTable;
 
-use crate::list::{Links, List};
+use crate::lru::{LruLinks, LruList};
 
 /// The number of a known key; reused when the key is forgotten.
-pub type Slot = u32;
+pub type KeySlot = u32;
 
 /// All known keys, in the order of use, and a `T` of each.
 #[derive(Debug, Default)]
-pub struct Keys<T> {
+pub struct KeyTable<T> {
     keys: Vec<(u64, T)>,
-    links: Links,
-    oldest_first: List,
-    unused: Vec<Slot>,
-    slots: HashTable<Slot>,
+    links: LruLinks,
+    oldest_first: LruList,
+    unused: Vec<KeySlot>,
+    slots: HashTable<KeySlot>,
 }
 
-impl<T: Default> Keys<T> {
-    /// Keys known.
+impl<T: Default> KeyTable<T> {
+    /// KeyTable known.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// What is kept of a key.
-    pub fn get(&self, slot: Slot) -> &T {
+    pub fn get(&self, slot: KeySlot) -> &T {
         &self.keys[slot as usize].1
     }
 
     /// What is kept of a key, to change.
-    pub fn get_mut(&mut self, slot: Slot) -> &mut T {
+    pub fn get_mut(&mut self, slot: KeySlot) -> &mut T {
         &mut self.keys[slot as usize].1
     }
 
     /// The slot of a key, if it is known.
-    pub fn find(&self, digest: u64) -> Option<Slot> {
+    pub fn find(&self, digest: u64) -> Option<KeySlot> {
         self.slots.find(digest, |s| self.keys[*s as usize].0 == digest).copied()
     }
 
     /// Makes a key the one used last. Says whether it was known.
-    pub fn touch(&mut self, digest: u64) -> (Slot, bool) {
+    pub fn touch(&mut self, digest: u64) -> (KeySlot, bool) {
         if let Some(slot) = self.find(digest) {
-            self.refresh(slot);
+            self.move_to_newest(slot);
             return (slot, true);
         }
         let slot = self.unused.pop().unwrap_or_else(|| {
             self.keys.push((0, T::default()));
-            (self.keys.len() - 1) as Slot
+            (self.keys.len() - 1) as KeySlot
         });
         self.keys[slot as usize] = (digest, T::default());
         self.links.push(&mut self.oldest_first, slot);
@@ -60,21 +60,21 @@ impl<T: Default> Keys<T> {
     }
 
     /// The key that was used longest ago.
-    pub fn oldest(&self) -> Option<Slot> {
+    pub fn oldest(&self) -> Option<KeySlot> {
         self.oldest_first.coldest()
     }
 
     /// Makes a known key the one used last.
-    pub fn refresh(&mut self, slot: Slot) {
-        self.links.refresh(&mut self.oldest_first, slot);
+    pub fn move_to_newest(&mut self, slot: KeySlot) {
+        self.links.move_to_newest(&mut self.oldest_first, slot);
     }
 
     /// Forgets a known key. Returns its digest.
-    pub fn forget(&mut self, slot: Slot) -> u64 {
+    pub fn remove(&mut self, slot: KeySlot) -> u64 {
         let digest = self.keys[slot as usize].0;
         let entry = self.slots.find_entry(digest, |s| *s == slot).ok();
         entry.expect("every key is in the table").remove();
-        self.links.unlink(&mut self.oldest_first, slot);
+        self.links.remove(&mut self.oldest_first, slot);
         self.unused.push(slot);
         digest
     }

@@ -1,8 +1,8 @@
 use larder_types::object::ObjectKey;
 
 use super::AdapterDesc;
-use super::{Moment, StorePolicy, StoreTarget, all_to_all};
-use crate::reuse::{Reuse, object_digest};
+use super::{OffloadPolicy, OffloadTarget, StoreTrigger, all_to_all};
+use crate::reuse::{ReusePredictor, object_digest};
 
 /// Everything waits in L1 until it is about to leave it. What is likely to be asked for after that goes
 /// everywhere, the rest nowhere.
@@ -13,19 +13,19 @@ use crate::reuse::{Reuse, object_digest};
 #[derive(Debug)]
 pub struct Gated;
 
-impl StorePolicy for Gated {
-    fn targets(&self, keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<StoreTarget> {
+impl OffloadPolicy for Gated {
+    fn targets(&self, keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<OffloadTarget> {
         all_to_all(keys, adapters)
     }
 
-    fn leaves_l1(&self, _: &ObjectKey) -> bool {
+    fn removes_from_l1(&self, _: &ObjectKey) -> bool {
         false
     }
 
-    fn waits(&self, key: &ObjectKey, moment: Moment, reuse: Option<&Reuse>) -> bool {
+    fn defers(&self, key: &ObjectKey, moment: StoreTrigger, reuse: Option<&ReusePredictor>) -> bool {
         reuse.is_some_and(|reuse| match moment {
-            Moment::Stored => reuse.knows_what_to_store(),
-            Moment::Leaving => !reuse.worth_storing(object_digest(key)),
+            StoreTrigger::Stored => reuse.filters_writes(),
+            StoreTrigger::NearEviction => !reuse.worth_storing(object_digest(key)),
         })
     }
 }

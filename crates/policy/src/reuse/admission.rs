@@ -43,7 +43,7 @@ impl Window {
 
 /// See the [module](self).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Gate {
+pub(super) struct AdmissionFilter {
     /// What is as likely as this to be asked for after it has left L1 goes to L2.
     pub(super) threshold: f64,
     now: Window,
@@ -53,14 +53,14 @@ pub(super) struct Gate {
     requests: u64,
 }
 
-impl Default for Gate {
+impl Default for AdmissionFilter {
     fn default() -> Self {
         let (now, past) = (Window::default(), Window::default());
         Self { threshold: THRESHOLD_START, now, past, expected: 0.0, requests: 0 }
     }
 }
 
-impl Gate {
+impl AdmissionFilter {
     /// Of `asked` chunks `lost` had been known and were nowhere any more.
     pub(super) fn answered(&mut self, lost: u32, asked: u32) {
         self.requests += 1;

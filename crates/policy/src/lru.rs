@@ -16,23 +16,23 @@ struct Link {
 
 /// The links of any number of lists.
 #[derive(Debug, Default)]
-pub struct Links(Vec<Link>);
+pub struct LruLinks(Vec<Link>);
 
 /// One list; its links are in a table.
 #[derive(Clone, Copy, Debug)]
-pub struct List {
+pub struct LruList {
     coldest: u32,
     warmest: u32,
     len: u32,
 }
 
-impl Default for List {
+impl Default for LruList {
     fn default() -> Self {
         Self { coldest: NONE, warmest: NONE, len: 0 }
     }
 }
 
-impl List {
+impl LruList {
     /// Entries in the list.
     pub fn len(&self) -> u64 {
         u64::from(self.len)
@@ -49,9 +49,9 @@ impl List {
     }
 }
 
-impl Links {
+impl LruLinks {
     /// Puts `n` at the warm end of `list`.
-    pub fn push(&mut self, list: &mut List, n: u32) {
+    pub fn push(&mut self, list: &mut LruList, n: u32) {
         if self.0.len() <= n as usize {
             self.0.resize(n as usize + 1, ABSENT);
         }
@@ -66,7 +66,7 @@ impl Links {
     }
 
     /// Takes `n` out of `list`, in which it is.
-    pub fn unlink(&mut self, list: &mut List, n: u32) {
+    pub fn remove(&mut self, list: &mut LruList, n: u32) {
         let link = std::mem::replace(&mut self.0[n as usize], ABSENT);
         debug_assert_ne!(link, ABSENT, "{n} is in no list");
         match link.older {
@@ -81,15 +81,15 @@ impl Links {
     }
 
     /// Moves `n` to the warm end of `list`, in which it is.
-    pub fn refresh(&mut self, list: &mut List, n: u32) {
+    pub fn move_to_newest(&mut self, list: &mut LruList, n: u32) {
         if list.warmest != n {
-            self.unlink(list, n);
+            self.remove(list, n);
             self.push(list, n);
         }
     }
 
     /// Whether `n` is in any list.
-    pub fn has(&self, n: u32) -> bool {
+    pub fn contains(&self, n: u32) -> bool {
         self.0.get(n as usize).is_some_and(|link| *link != ABSENT)
     }
 
@@ -99,7 +99,7 @@ impl Links {
     }
 
     /// `list` from its cold end.
-    pub fn iter(&self, list: &List) -> impl Iterator<Item = u32> + '_ {
+    pub fn iter(&self, list: &LruList) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(list.coldest(), |n| self.newer(*n))
     }
 }
@@ -113,8 +113,8 @@ mod tests {
         /// Two lists in one table, against two vectors.
         #[test]
         fn agrees_with_vectors(ops in prop::collection::vec((0usize..2, 0u32..16, any::<bool>()), 1..200)) {
-            let mut links = Links::default();
-            let mut lists = [List::default(); 2];
+            let mut links = LruLinks::default();
+            let mut lists = [LruList::default(); 2];
             let mut naive: [Vec<u32>; 2] = Default::default();
             for (which, n, refresh) in ops {
                 match naive.iter().position(|v| v.contains(&n)) {
@@ -122,14 +122,14 @@ mod tests {
                     Some(at) => {
                         naive[at].retain(|x| *x != n);
                         if refresh {
-                            links.refresh(&mut lists[at], n);
+                            links.move_to_newest(&mut lists[at], n);
                             naive[at].push(n);
                         } else {
-                            links.unlink(&mut lists[at], n);
+                            links.remove(&mut lists[at], n);
                         }
                     }
                 }
-                prop_assert_eq!(links.has(n), naive.iter().any(|v| v.contains(&n)));
+                prop_assert_eq!(links.contains(n), naive.iter().any(|v| v.contains(&n)));
                 for (list, naive) in lists.iter().zip(&naive) {
                     prop_assert_eq!(&links.iter(list).collect::<Vec<_>>(), naive);
                     prop_assert_eq!(list.len(), naive.len() as u64);

@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 /// Attention window of one row, in chunks. `None` is full attention.
-pub type Window = Option<u32>;
+pub type AttentionWindow = Option<u32>;
 
 /// Which chunks of a prefix of `prefix` chunks a row needs. A window of zero is full attention.
-pub fn unfold(prefix: u32, window: Window) -> Range<u32> {
+pub fn required_range(prefix: u32, window: AttentionWindow) -> Range<u32> {
     window.filter(|w| *w > 0).map_or(0, |w| prefix.saturating_sub(w))..prefix
 }
 
@@ -19,7 +19,7 @@ pub fn unfold(prefix: u32, window: Window) -> Range<u32> {
 ///
 /// Cost: O(rows) per column. Windows of zero chunks count as full attention, as in LMCache.
 #[derive(Debug)]
-pub struct Fold {
+pub struct PrefixScan {
     rows: Vec<Row>,
     columns: u32,
     hit: u32,
@@ -28,14 +28,14 @@ pub struct Fold {
 
 #[derive(Debug)]
 struct Row {
-    window: Window,
+    window: AttentionWindow,
     /// Present chunks up to the last column, without a gap.
     run: u32,
 }
 
-impl Fold {
+impl PrefixScan {
     /// Starts with no columns. Without rows nothing is ever servable.
-    pub fn new(windows: impl IntoIterator<Item = Window>) -> Self {
+    pub fn new(windows: impl IntoIterator<Item = AttentionWindow>) -> Self {
         let rows: Vec<Row> =
             windows.into_iter().map(|w| Row { window: w.filter(|w| *w > 0), run: 0 }).collect();
         let open = !rows.is_empty();
@@ -79,17 +79,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fold(windows: &[Window], rows: &[Vec<bool>]) -> u32 {
-        let mut fold = Fold::new(windows.iter().copied());
+    fn fold(windows: &[AttentionWindow], rows: &[Vec<bool>]) -> u32 {
+        let mut fold = PrefixScan::new(windows.iter().copied());
         (0..rows.first().map_or(0, Vec::len)).all(|column| fold.push(|r| rows[r][column]));
         fold.hit()
     }
 
     /// Straight from the definition.
-    fn oracle(windows: &[Window], rows: &[Vec<bool>]) -> u32 {
+    fn oracle(windows: &[AttentionWindow], rows: &[Vec<bool>]) -> u32 {
         let n = rows.first().map_or(0, Vec::len) as u32;
-        let servable =
-            |l: &u32| windows.iter().zip(rows).all(|(w, row)| unfold(*l, *w).all(|i| row[i as usize]));
+        let servable = |l: &u32| {
+            windows.iter().zip(rows).all(|(w, row)| required_range(*l, *w).all(|i| row[i as usize]))
+        };
         (0..=n).rev().find(servable).unwrap_or(0)
     }
 

@@ -11,7 +11,7 @@ pub(super) const CLASSES: usize = USED_AGAIN + 4 * PACES;
 const USED_AGAIN: usize = 24;
 /// Paces of those that are told apart: octaves of the mean pause, from one tick on.
 const PACES: usize = 16;
-/// Steps of a [`Pace`] to an octave.
+/// Steps of a [`ReuseInterval`] to an octave.
 const STEPS: u32 = 8;
 /// How much the last of many pauses counts.
 const NEWEST: f32 = 0.35;
@@ -20,13 +20,13 @@ const SHARED_USES: u8 = 9;
 
 /// A class of chunks that are expected to behave alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Class(pub(super) u8);
+pub struct ReuseClass(pub(super) u8);
 
 /// A mean pause, on a logarithmic scale: 0 for none, then an octave for every [`STEPS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Pace(u8);
+pub(super) struct ReuseInterval(u8);
 
-impl Pace {
+impl ReuseInterval {
     /// Of what was used again after so many ticks.
     pub(super) fn of(ticks: u32) -> Self {
         let Some(octave) = ticks.checked_ilog2() else { return Self(0) };
@@ -47,10 +47,10 @@ impl Pace {
     }
 }
 
-impl Class {
+impl ReuseClass {
     /// Of the chunks that a request adds to what comes `before` them, if there is anything: how often that
     /// was used, and at what pace. `new` is how many there are.
-    pub(super) fn new(before: Option<(u8, Pace)>, new: usize) -> Self {
+    pub(super) fn new(before: Option<(u8, ReuseInterval)>, new: usize) -> Self {
         let size = (usize::BITS - new.leading_zeros()).div_ceil(2).min(4) as u8;
         Self(match before {
             Some((uses, pace)) if uses < SHARED_USES => {
@@ -62,7 +62,7 @@ impl Class {
     }
 
     /// Of a chunk that was used `uses` times at that pace.
-    pub(super) fn used_again(uses: u8, pace: Pace) -> Self {
+    pub(super) fn used_again(uses: u8, pace: ReuseInterval) -> Self {
         let often = match uses {
             ..=2 => 0,
             3..=4 => 1,
@@ -93,28 +93,29 @@ mod tests {
 
     #[test]
     fn a_pace_grows_with_the_pause_and_every_octave_has_eight_steps() {
-        let paces: Vec<u8> = [0, 1, 2, 3, 4, 6, 8, 1 << 20, u32::MAX].map(|ticks| Pace::of(ticks).0).into();
+        let paces: Vec<u8> =
+            [0, 1, 2, 3, 4, 6, 8, 1 << 20, u32::MAX].map(|ticks| ReuseInterval::of(ticks).0).into();
         assert_eq!(paces, [0, 8, 16, 20, 24, 28, 32, 168, u8::MAX]);
-        assert!((0..100_000).is_sorted_by_key(Pace::of));
+        assert!((0..100_000).is_sorted_by_key(ReuseInterval::of));
     }
 
     #[test]
     fn a_pace_is_a_mean_first_and_follows_the_last_pauses_later() {
-        let first = Pace::default().then(1, 64);
-        assert_eq!(first, Pace::of(64));
-        assert_eq!(first.then(2, 4), Pace::of(16), "the mean of the two logarithms");
+        let first = ReuseInterval::default().then(1, 64);
+        assert_eq!(first, ReuseInterval::of(64));
+        assert_eq!(first.then(2, 4), ReuseInterval::of(16), "the mean of the two logarithms");
         let settled = (3..40).fold(first, |pace, uses| pace.then(uses, 64));
         assert_eq!(settled, first);
         let once = settled.then(40, 1024);
         let many = (40..60).fold(settled, |pace, uses| pace.then(uses, 1024));
-        assert!(settled < once && once < Pace::of(256), "one pause says little");
+        assert!(settled < once && once < ReuseInterval::of(256), "one pause says little");
         assert_eq!(many.octave(), 10 - 1, "many are believed, but for less than a step");
     }
 
     #[test]
     fn kin_is_next_in_pace_and_used_as_often() {
         let mut seen = 0;
-        for class in Class::all() {
+        for class in ReuseClass::all() {
             let (class_number, kin) = (usize::from(class.0), class.kin());
             assert!(kin.contains(&class_number) && kin.end <= CLASSES);
             if class_number < USED_AGAIN {
@@ -134,11 +135,11 @@ mod tests {
     fn every_history_has_a_class() {
         for uses in 0..=u8::MAX {
             for ticks in (0..32).map(|n| 1 << n).chain([0, u32::MAX]) {
-                let pace = Pace::of(ticks);
-                assert!(usize::from(Class::used_again(uses, pace).0) < CLASSES);
+                let pace = ReuseInterval::of(ticks);
+                assert!(usize::from(ReuseClass::used_again(uses, pace).0) < CLASSES);
                 for new in [1, 2, 4, 5, 16, 64, 100_000] {
-                    assert!(usize::from(Class::new(Some((uses, pace)), new).0) < USED_AGAIN);
-                    assert!(Class::new(None, new).0 < 4);
+                    assert!(usize::from(ReuseClass::new(Some((uses, pace)), new).0) < USED_AGAIN);
+                    assert!(ReuseClass::new(None, new).0 < 4);
                 }
             }
         }

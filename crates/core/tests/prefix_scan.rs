@@ -1,13 +1,13 @@
 //! Golden vectors of the fold rule, captured from LMCache 0.5.6.
 
-use larder_policy::fold::{Fold, Window, unfold};
+use larder_policy::prefix_scan::{AttentionWindow, PrefixScan, required_range};
 use serde_json::Value;
 
-fn window(value: &Value) -> Window {
+fn window(value: &Value) -> AttentionWindow {
     value.as_i64().and_then(|w| u32::try_from(w).ok()).filter(|w| *w > 0)
 }
 
-fn windows(value: &Value) -> Vec<Window> {
+fn windows(value: &Value) -> Vec<AttentionWindow> {
     value.as_array().expect("an array").iter().map(window).collect()
 }
 
@@ -27,7 +27,7 @@ fn ranges_of_a_window() {
     assert!(cases.len() > 20, "too few cases");
     for case in cases {
         let prefix = case["prefix"].as_i64().unwrap().max(0) as u32;
-        let got = unfold(prefix, window(&case["window"]));
+        let got = required_range(prefix, window(&case["window"]));
         let range: Vec<u32> =
             case["range"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
         assert_eq!([got.start, got.end], range[..], "{case}");
@@ -42,7 +42,7 @@ fn hits_and_what_is_kept_for_them() {
     for case in cases {
         let (windows, found) = (windows(&case["windows"]), rows(&case["found"]));
         let columns = found.first().map_or(0, Vec::len);
-        let mut fold = Fold::new(windows.iter().copied());
+        let mut fold = PrefixScan::new(windows.iter().copied());
         let served = case["servable"].as_str().map(str::as_bytes);
         (0..columns).for_each(|column| {
             let servable = served.map(|s| s[column] == b'1');
@@ -58,7 +58,7 @@ fn hits_and_what_is_kept_for_them() {
         let hit = fold.hit();
         assert_eq!(u64::from(hit), case["hit_chunks"].as_u64().unwrap(), "{case}");
         for (row, kept) in rows(&case["retain"]).iter().enumerate() {
-            let needed = unfold(hit, windows[row]);
+            let needed = required_range(hit, windows[row]);
             for (column, kept) in kept.iter().enumerate() {
                 assert_eq!(needed.contains(&(column as u32)), *kept, "row {row} of {case}");
             }

@@ -13,7 +13,7 @@ pub use default::DefaultPolicy;
 pub use gated::Gated;
 pub use skip_l1::SkipL1;
 
-use crate::reuse::Reuse;
+use crate::reuse::ReusePredictor;
 use larder_types::AdapterId;
 
 /// What a policy knows of an adapter.
@@ -23,12 +23,12 @@ pub struct AdapterDesc {
     pub name: Arc<str>,
     /// What is stored there can be loaded from there. An adapter that only passes things on does
     /// not, and its word is no reason to remove anything from L1.
-    pub persists: bool,
+    pub readable: bool,
 }
 
 /// What one adapter is to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreTarget {
+pub struct OffloadTarget {
     /// The adapter.
     pub adapter: AdapterId,
     /// Indices of its keys.
@@ -37,37 +37,37 @@ pub struct StoreTarget {
 
 /// When a policy is asked whether an object waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum StoreTrigger {
     /// A worker has stored it.
     Stored,
     /// It will leave L1 soon: it has waited, and its turn to be evicted comes or the server stops; or a
     /// worker has just stored it in an L1 where nothing would be seen to leave.
-    Leaving,
+    NearEviction,
 }
 
 /// Decides where stored objects go. Must not panic; one that does is taken to store nothing.
-pub trait StorePolicy: Send + Debug {
+pub trait OffloadPolicy: Send + Debug {
     /// Which adapters store which of the keys. An adapter's number is its place in `adapters`.
-    fn targets(&self, keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<StoreTarget>;
+    fn targets(&self, keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<OffloadTarget>;
 
     /// Whether the object leaves L1 once every adapter that was to keep it has it.
-    fn leaves_l1(&self, key: &ObjectKey) -> bool;
+    fn removes_from_l1(&self, key: &ObjectKey) -> bool;
 
     /// Whether the object waits in L1, to go to L2 when this is asked again or never.
-    fn waits(&self, _key: &ObjectKey, _moment: Moment, _reuse: Option<&Reuse>) -> bool {
+    fn defers(&self, _key: &ObjectKey, _moment: StoreTrigger, _reuse: Option<&ReusePredictor>) -> bool {
         false
     }
 }
 
 /// Every key to every adapter.
-pub fn all_to_all(keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<StoreTarget> {
+pub fn all_to_all(keys: &[ObjectKey], adapters: &[AdapterDesc]) -> Vec<OffloadTarget> {
     let ids = (0..adapters.len() as u32).map(AdapterId);
-    ids.map(|adapter| StoreTarget { adapter, keys: (0..keys.len()).collect() }).collect()
+    ids.map(|adapter| OffloadTarget { adapter, keys: (0..keys.len()).collect() }).collect()
 }
 
 /// The store policies by name (`--l2-store-policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum StoreKind {
+pub enum OffloadKind {
     /// `default`: everything goes everywhere, and stays in L1.
     #[default]
     Default,
@@ -77,7 +77,7 @@ pub enum StoreKind {
     Gated,
 }
 
-impl StoreKind {
+impl OffloadKind {
     /// All of them.
     pub const ALL: &'static [Self] = &[Self::Default, Self::SkipL1, Self::Gated];
 
@@ -101,7 +101,7 @@ impl StoreKind {
     }
 
     /// A new policy.
-    pub fn create(self) -> Box<dyn StorePolicy> {
+    pub fn create(self) -> Box<dyn OffloadPolicy> {
         match self {
             Self::Default => Box::new(DefaultPolicy),
             Self::SkipL1 => Box::new(SkipL1),
@@ -110,7 +110,7 @@ impl StoreKind {
     }
 }
 
-impl std::fmt::Display for StoreKind {
+impl std::fmt::Display for OffloadKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }

@@ -25,9 +25,9 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::class::{CLASSES, Class};
+use super::reuse_class::{CLASSES, ReuseClass};
 
-/// Ages are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
+/// AgeHistogram are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
 pub(super) const AGES: usize = 24;
 /// Pairs of class and age.
 pub(super) const PLACES: usize = CLASSES * AGES;
@@ -83,7 +83,7 @@ impl Ranks {
 /// Chunks of one class in one request.
 #[derive(Debug)]
 struct Group {
-    class: Class,
+    class: ReuseClass,
     /// Those that nobody has used since.
     left: u32,
     /// What each of them counts.
@@ -91,7 +91,7 @@ struct Group {
 }
 
 impl Group {
-    fn new(class: Class, chunks: u32) -> Self {
+    fn new(class: ReuseClass, chunks: u32) -> Self {
         Self { class, left: chunks, weight: (chunks.max(1) as f32).sqrt().recip() }
     }
 
@@ -110,7 +110,7 @@ struct Cohort {
 
 /// See the [module](self). Ticks wrap: an age of 2^32 ticks looks young again.
 #[derive(Debug)]
-pub(super) struct Ages {
+pub(super) struct AgeHistogram {
     /// By place, weighed.
     events: Vec<f64>,
     exposed: Vec<f64>,
@@ -142,7 +142,7 @@ fn width_of(age: usize) -> f64 {
     f64::from(start_of(age).max(1))
 }
 
-impl Default for Ages {
+impl Default for AgeHistogram {
     fn default() -> Self {
         let mut this = Self {
             events: vec![0.0; PLACES],
@@ -160,7 +160,7 @@ impl Default for Ages {
     }
 }
 
-impl Ages {
+impl AgeHistogram {
     /// The number that the cohort of the running request will have.
     pub(super) fn requests(&self) -> u64 {
         self.requests
@@ -174,7 +174,7 @@ impl Ages {
     }
 
     /// A chunk that `cohort` had used last is used again `ticks` later.
-    pub(super) fn used_again(&mut self, class: Class, cohort: u64, ticks: u32) {
+    pub(super) fn used_again(&mut self, class: ReuseClass, cohort: u64, ticks: u32) {
         let first = self.requests - self.cohorts.len() as u64;
         let Some(at) = cohort.checked_sub(first) else { return };
         let group = self.cohorts[at as usize].groups.iter_mut().find(|group| group.class == class);
@@ -185,7 +185,7 @@ impl Ages {
     }
 
     /// A request is over: how many chunks of which class it used.
-    pub(super) fn add_cohort(&mut self, tick: u32, used: SmallVec<[(Class, u32); 4]>) {
+    pub(super) fn add_cohort(&mut self, tick: u32, used: SmallVec<[(ReuseClass, u32); 4]>) {
         let groups: SmallVec<[Group; 4]> = used.into_iter().map(|(class, n)| Group::new(class, n)).collect();
         self.cohorts.push_back(Cohort { tick, groups });
         self.requests += 1;
@@ -228,7 +228,7 @@ impl Ages {
             let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();
             let (events, exposed) = (all(&self.events), all(&self.exposed));
             let common = (events / (exposed + 1.0)).min(1.0);
-            for class in Class::all() {
+            for class in ReuseClass::all() {
                 let of_kin = |counts: &[f64]| class.kin().map(|c| counts[c * AGES + age]).sum::<f64>();
                 let (events, exposed) = (of_kin(&self.events), of_kin(&self.exposed));
                 let kin = (events + ALL_WEIGHT * common) / (exposed + ALL_WEIGHT);
@@ -263,7 +263,7 @@ impl Ages {
     }
 
     /// The rate at which a chunk that was just used pays if it is kept for `horizon` ticks at most.
-    pub(super) fn density(&self, class: Class, horizon: f64) -> f64 {
+    pub(super) fn density(&self, class: ReuseClass, horizon: f64) -> f64 {
         let (mut left, mut used, mut kept) = (1.0, 0.0, 0.0);
         for age in 0..AGES - 1 {
             let time = (horizon - f64::from(start_of(age))).min(width_of(age));
@@ -279,7 +279,7 @@ impl Ages {
     }
 
     /// The chance that a chunk that was used `ticks` ago is used again.
-    pub(super) fn again(&self, class: Class, ticks: u32) -> f64 {
+    pub(super) fn again(&self, class: ReuseClass, ticks: u32) -> f64 {
         let now = age_of(ticks);
         let left = (now..AGES - 1).fold(1.0, |left, age| {
             let passed = if age == now { f64::from(ticks - start_of(age)) / width_of(age) } else { 0.0 };
@@ -301,6 +301,6 @@ impl Ages {
     }
 }
 
-pub(super) const fn place(class: Class, age: usize) -> usize {
+pub(super) const fn place(class: ReuseClass, age: usize) -> usize {
     class.0 as usize * AGES + age
 }

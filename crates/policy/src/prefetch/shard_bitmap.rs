@@ -6,13 +6,13 @@ use std::fmt;
 ///
 /// Bits lie column by column, so that a prefix of the columns is a prefix of the bits.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Grid {
+pub struct ShardBitmap {
     rows: u32,
     columns: u32,
     words: Vec<u64>,
 }
 
-impl Grid {
+impl ShardBitmap {
     /// No cell of a grid of that size.
     pub fn new(rows: u32, columns: u32) -> Self {
         let bits = rows as usize * columns as usize;
@@ -110,7 +110,7 @@ impl Grid {
     }
 }
 
-impl fmt::Debug for Grid {
+impl fmt::Debug for ShardBitmap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries((0..self.rows).map(|r| self.row(r).collect::<Vec<u32>>())).finish()
     }
