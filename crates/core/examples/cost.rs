@@ -10,10 +10,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_core::session::LookupSpec;
-use larder_core::transfer::TransferSpec;
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::LookupSpec;
+use larder_core::TransferSpec;
 use larder_core::{Core, CoreConfig};
+use larder_core::{Group, WorkerSpec};
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
@@ -50,7 +50,7 @@ struct Bench {
 impl Bench {
     fn new(chunks: u64) -> Self {
         let config =
-            CoreConfig { capacity_bytes: chunks * OBJECT, life_share: 0.01, ..CoreConfig::default() };
+            CoreConfig { capacity_bytes: chunks * OBJECT, residency_sample: 0.01, ..CoreConfig::default() };
         let mut core = Core::new(config);
         let layout = Layout::new(&[OBJECT], DType::UInt8).expect("not empty");
         let model: Arc<str> = "org/model-of-usual-name".into();
@@ -87,7 +87,7 @@ impl Bench {
             model: &self.model,
             rank: KvRank::new(1, 0),
             salt: &self.salt,
-            chain,
+            chunk_hashes: chain,
             start,
             end,
         };
@@ -110,7 +110,7 @@ impl Bench {
             world_size: 1,
             worker_id: None,
             salt: &self.salt,
-            chain,
+            chunk_hashes: chain,
             readers: 1,
         };
         self.core.lookup(now, &spec).expect("there is no L2").chunks

@@ -13,14 +13,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_core::l1::{Cell, L1, Retention};
+use larder_core::index::{Index, Retention, ShardKey};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
 const PAGE: u64 = 4096;
-const CELL: Cell = Cell { rank: KvRank::new(1, 0), group: 0 };
+const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
 
 /// Chunk number `i` as a digest.
 fn hash(i: u64) -> ChunkHash {
@@ -57,11 +57,11 @@ fn main() {
     let count: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     let (model, salt): (Arc<str>, Arc<str>) = ("m".into(), "".into());
     let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");
-    let mut l1 = L1::new(count * PAGE, PAGE, kind);
+    let mut l1 = Index::new(count * PAGE, PAGE, kind);
     println!("{} x {count}", kind.name());
 
     let before = resident_bytes();
-    let store = |l1: &mut L1, i: u64| {
+    let store = |l1: &mut Index, i: u64| {
         l1.begin();
         if let Ok(object) = l1.reserve((&model, &salt, &hash(i)), CELL, &layout, Retention::Permanent) {
             l1.admit(object, 0);

@@ -4,8 +4,8 @@
 //! somebody called [`Core::advance`] in time. A driver that sleeps until
 //! [`Core::next_deadline`] only makes memory come back earlier.
 //!
-//! The calls are grouped by whose life they belong to: [sessions](crate::session),
-//! [workers](crate::worker), [transfers](crate::transfer). Here is what they share: the state and the
+//! The calls are grouped by whose life they belong to: [sessions](crate::requests::sessions),
+//! [workers](crate::requests::workers), [transfers](crate::requests::transfers). Here is what they share: the state and the
 //! clockwork.
 
 use larder_policy::AdapterDesc;
@@ -18,13 +18,13 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use larder_types::object::ObjectKey;
 
-use crate::counters::{AdapterCounters, Counters};
-use crate::l1::{L1, ObjectId, Removal, Usage};
-use crate::l2::{Effect, IoId, IoTable, TaskId};
+use crate::index::{Index, ObjectId, Removal, Usage};
+use crate::io::{Effect, IoId, IoTable, TaskId};
 use crate::prefetch::Prefetch;
-use crate::session::{PeerLease, Session};
-use crate::transfer::{Equals, Overdue, Retrieve, Store, TransferKey};
-use crate::worker::{Models, StrangerPings, Worker};
+use crate::requests::sessions::{PeerLease, Session};
+use crate::requests::transfers::{Equals, Overdue, Retrieve, Store, TransferKey};
+use crate::requests::workers::{Models, StrangerPings, Worker};
+use crate::stats::counters::{AdapterCounters, Counters};
 use crate::write_back::WriteBack;
 use larder_policy::eviction::EvictionKind;
 use larder_policy::reuse::{self, ReusePredictor};
@@ -67,7 +67,7 @@ pub struct CoreConfig {
     /// A lookup is answered within this time, with what is there by then.
     pub load_deadline: Duration,
     /// Lookups that may be busy with L2 at once; further ones wait and hold nothing.
-    pub prefetch_max_in_flight: usize,
+    pub prefetch_jobs_max: usize,
     /// Bytes that may be on their way from one adapter at once; or one object, if that is larger.
     pub prefetch_bytes_max: u64,
     /// Batches that one adapter may be storing at once.
@@ -81,8 +81,8 @@ pub struct CoreConfig {
     pub write_back_queue_max: usize,
     /// How often a store that failed is tried again.
     pub write_back_retries: u32,
-    /// The share of chunks whose life is followed for statistics, from 0 to 1; see [`life`](crate::life).
-    pub life_share: f64,
+    /// The share of chunks whose life is followed for statistics, from 0 to 1; see [`life`](crate::stats::residency).
+    pub residency_sample: f64,
 }
 
 /// Background trimming, as LMCache's watermark flags mean it.
@@ -112,14 +112,14 @@ impl Default for CoreConfig {
             prefetch_policy: PrefetchKind::default(),
             store_policy: OffloadKind::default(),
             load_deadline: Duration::from_secs(30),
-            prefetch_max_in_flight: 8,
+            prefetch_jobs_max: 8,
             prefetch_bytes_max: 4 << 30,
             write_back_tasks_max: 4,
             write_back_objects_max: 64,
             write_back_bytes_max: 1 << 30,
             write_back_queue_max: 1 << 16,
             write_back_retries: 2,
-            life_share: 0.0,
+            residency_sample: 0.0,
         }
     }
 }
@@ -153,7 +153,7 @@ pub(crate) enum Deadline {
 #[derive(Debug)]
 pub struct Core {
     pub(crate) config: CoreConfig,
-    pub(crate) l1: L1,
+    pub(crate) index: Index,
     pub(crate) counters: Counters,
 
     pub(crate) workers: BTreeMap<InstanceId, Worker>,
@@ -214,9 +214,9 @@ pub struct Gauges {
     /// Keys that are to go to L2 and are not there yet.
     pub write_back_pending: u64,
     /// Since when the oldest of those lookups, retrieves and peers that hold shares does.
-    pub reading_since: Option<Time>,
+    pub oldest_read_pin: Option<Time>,
     /// Since when the oldest of the slots that workers write is reserved, or is waited for.
-    pub writing_since: Option<Time>,
+    pub oldest_write_reservation: Option<Time>,
 }
 
 /// How much one adapter has to do right now.
@@ -240,7 +240,7 @@ impl Core {
     /// An empty core.
     pub fn new(config: CoreConfig) -> Self {
         let adapters = config.adapters.clone();
-        let mut l1 = L1::new(config.capacity_bytes, config.align_bytes, config.eviction);
+        let mut l1 = Index::new(config.capacity_bytes, config.align_bytes, config.eviction);
         if let Some(reuse) = ReusePredictor::for_policies(
             config.eviction,
             config.prefetch_policy,
@@ -249,9 +249,9 @@ impl Core {
         ) {
             l1.learn(reuse);
         }
-        l1.follow(config.life_share);
+        l1.follow(config.residency_sample);
         Self {
-            l1,
+            index: l1,
             adapter_counters: vec![AdapterCounters::default(); adapters.len()],
             ios: IoTable::new(),
             prefetch: Prefetch::new(config.prefetch_policy.create(), adapters.len()),
@@ -297,7 +297,7 @@ impl Core {
 
     /// Lets go of everything that has run out by `now`.
     pub fn advance(&mut self, now: Time) {
-        self.l1.lives.advance(now);
+        self.index.lives.advance(now);
         while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
             self.deadlines.remove(&(due, what));
             // What begins with it, a lease for one, begins then, however late this call is.
@@ -332,35 +332,35 @@ impl Core {
     /// counted. Returns how many objects went.
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
-        self.l1.clear(force)
+        self.index.clear(force)
     }
 
     /// Removes single objects. Returns what came of each.
     pub fn remove(&mut self, now: Time, keys: &[ObjectKey], force: bool) -> Vec<Removal> {
         self.advance(now);
-        keys.iter().map(|key| self.l1.remove(key, force)).collect()
+        keys.iter().map(|key| self.index.remove(key, force)).collect()
     }
 
     /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so
     /// that room is made below it from now on.
-    pub fn cut_memory(&mut self, end: u64) {
-        self.l1.cut(end);
+    pub fn truncate_capacity(&mut self, end: u64) {
+        self.index.cut(end);
     }
 
-    /// Changes the quotas; see [`L1::change_quotas`].
+    /// Changes the quotas; see [`Index::change_quotas`].
     pub fn change_quotas<T>(&mut self, now: Time, change: impl FnOnce(&mut Quotas) -> T) -> T {
         self.advance(now);
-        self.l1.change_quotas(change)
+        self.index.change_quotas(change)
     }
 
     /// The memory tier, to look at.
-    pub fn l1(&self) -> &L1 {
-        &self.l1
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     /// What the adaptive policies have learned; `None` if none of them is in use.
     pub fn learned(&self) -> Option<reuse::Snapshot> {
-        self.l1.reuse().map(ReusePredictor::snapshot)
+        self.index.reuse().map(ReusePredictor::snapshot)
     }
 
     /// What happened since the start.
@@ -371,7 +371,7 @@ impl Core {
     /// How much of everything there is right now. Cheap: reads the books.
     pub fn gauges(&self) -> Gauges {
         Gauges {
-            l1: self.l1.usage(),
+            l1: self.index.usage(),
             workers: self.workers.len() as u64,
             sessions: self.sessions.len() as u64,
             lookup_leases: self.leases,
@@ -382,9 +382,9 @@ impl Core {
             prefetch_jobs: self.prefetch.running() as u64,
             prefetch_waiting: self.prefetch.waiting.len() as u64,
             write_back_pending: self.write_back_pending(),
-            reading_since: self.reading.first().map(|(since, _)| *since),
+            oldest_read_pin: self.reading.first().map(|(since, _)| *since),
             // Stores are numbered as they come.
-            writing_since: self.stores.first_key_value().map(|(_, store)| store.since),
+            oldest_write_reservation: self.stores.first_key_value().map(|(_, store)| store.since),
         }
     }
 
@@ -427,10 +427,10 @@ impl Core {
     /// Evicts down to the low mark if the high one is passed.
     pub(crate) fn trim(&mut self) {
         let Some(Trim { above, release }) = self.config.trim else { return };
-        let capacity = self.l1.usage().capacity_bytes as f64;
-        if self.l1.usage().used_bytes as f64 > capacity * above {
-            self.l1.begin();
-            self.l1.trim((capacity * (above - release).max(0.0)) as u64);
+        let capacity = self.index.usage().capacity_bytes as f64;
+        if self.index.usage().used_bytes as f64 > capacity * above {
+            self.index.begin();
+            self.index.trim((capacity * (above - release).max(0.0)) as u64);
         }
     }
 
@@ -439,7 +439,7 @@ impl Core {
     /// # Panics
     /// If anything disagrees, which is a bug of the core.
     pub fn check(&self) {
-        self.l1.check();
+        self.index.check();
         let mut pins = HashMap::<ObjectId, u64>::new();
         let mut held = |object: ObjectId, n: u32| *pins.entry(object).or_default() += u64::from(n);
         for grant in self.sessions.values().flat_map(Session::grants) {
@@ -463,7 +463,7 @@ impl Core {
         pins.retain(|_, n| *n > 0);
         let mut lent = HashMap::<ObjectId, u64>::new();
         self.ios.values().for_each(|io| *lent.entry(io.object).or_default() += 1);
-        self.l1.check_pins(&pins, &lent);
+        self.index.check_pins(&pins, &lent);
         self.check_l2();
         assert_eq!(self.session_ids.len(), self.sessions.len(), "one id per session");
         for (name, id) in &self.session_ids {

@@ -1,40 +1,36 @@
-//! The storage core of Larder: what is cached, where it lies, who holds it and what leaves.
+//! The storage core of Larder: what is cached in L1, where it lies, which requests hold it, and what is
+//! evicted, loaded or written back.
 //!
-//! [`Core`] is a state machine. It is given the time and an event, changes its state and answers;
-//! it never sleeps, spawns, reads a clock or touches a file. The same code runs in the server, in
-//! the simulator and in the deterministic tests. Bytes are not its business: it hands out places
-//! ([`Slot`]) in an arena that somebody else maps ([`arena`]).
+//! [`Core`] is a state machine. It is given the time and an event, changes its state and answers with what
+//! happened and with [`Effect`]s to execute; it never sleeps, spawns, reads a clock or does I/O. The same
+//! code runs in the server, in the trace simulator and in the deterministic tests. It does not touch bytes
+//! either: it hands out [`Slot`]s, offsets in an arena that others map.
 //!
-//! Rooms, from the bottom up:
+//! Parts, from the bottom up. Each has private fields and knows only those above it in this list:
 //!
-//! - [`l1`]: the memory tier: allocator, chunks and their objects, eviction order.
-//! - [`quota`]: how much each tenant may hold, and does.
-//! - [`fold`]: how long a prefix is servable when layers have attention windows.
-//! - [`lease`]: shares of objects held for readers, and when they end.
-//! - [`l2`]: what adapters are asked for and what they answer.
-//! - [`prefetch`], [`write_back`]: the ways from L2 to L1 and back.
-//! - [`counters`], [`tally`], [`life`]: what happened, in all, to whom, and how long chunks live.
-//! - [`events`]: what became visible and what ceased to be, for those who follow it.
-//! - [`policy`]: what comes from where, what stays, what goes where.
-//! - [`session`], [`worker`], [`transfer`]: the life of a request, of an engine worker, and of a
-//!   copy between a worker and the arena.
-//! - [`whatif`]: what other sizes and policies would have done, on a sample of what was asked for.
-//! - [`core`]: the whole, one call per event.
-//! - [`arena`]: the shared memory itself (the only unsafe code).
+//! - [`stats`]: counters, residency statistics and event logs.
+//! - `timers`: deadlines. `io`: what adapters are asked, and memory that I/O may touch.
+//! - [`index`]: chunks, their objects and pins, the allocator, and eviction.
+//! - `context`: the parts above, as every part below may use them.
+//! - `write_back`: objects on their way from L1 to L2.
+//! - `prefetch`: lookups that need L2, and loads from L2 to L1.
+//! - `requests`: workers, sessions, stores, retrieves and leases of peers.
+//! - [`Core`]: owns the parts and routes each event to them.
 
-pub mod core;
-pub mod counters;
-pub mod events;
-pub mod l1;
-pub mod l2;
-pub mod lease;
-pub mod life;
-pub mod prefetch;
-pub mod session;
-pub mod tally;
-pub mod transfer;
-pub mod worker;
-pub mod write_back;
+mod core;
+pub mod index;
+mod io;
+mod prefetch;
+mod requests;
+pub mod stats;
+mod write_back;
 
-pub use crate::core::{Core, CoreConfig};
-pub use crate::transfer::Slot;
+pub use crate::core::{AdapterGauges, Core, CoreConfig, Gauges, Trim};
+pub use crate::io::{Effect, IoId, IoItem, LookupId, TaskId};
+pub use crate::prefetch::{
+    Hit, LookupReport, LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult,
+    PrefetchSpec, PrefetchStatus,
+};
+pub use crate::requests::sessions::LookupSpec;
+pub use crate::requests::transfers::{Committed, NotRegistered, PreparedStore, Slot, TransferSpec};
+pub use crate::requests::workers::{Group, WorkerSpec};

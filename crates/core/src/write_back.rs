@@ -24,10 +24,10 @@ use larder_types::object::ObjectKey;
 use smallvec::SmallVec;
 
 use crate::core::{Core, Deadline};
-use crate::events::Change;
-use crate::l1::ObjectId;
-use crate::l2::{Effect, Io, IoId, IoItem, Purpose, TaskId};
-use crate::prefetch::in_flight::RESULT_GRACE;
+use crate::index::ObjectId;
+use crate::io::{Effect, Io, IoId, IoItem, Purpose, TaskId};
+use crate::prefetch::loads::RESULT_GRACE;
+use crate::stats::events::Change;
 use larder_policy::OffloadPolicy;
 use larder_policy::offload::{OffloadTarget, StoreTrigger};
 use larder_types::time::Time;
@@ -169,9 +169,9 @@ impl Core {
     }
 
     /// The server stops: what waits in L1 goes to L2 now, or never.
-    pub fn stop_waiting(&mut self, now: Time) {
+    pub fn flush_deferred(&mut self, now: Time) {
         self.advance(now);
-        let waiting = self.l1.waiting();
+        let waiting = self.index.waiting();
         self.write_back(&waiting, StoreTrigger::NearEviction);
     }
 
@@ -179,7 +179,7 @@ impl Core {
     pub(crate) fn write_ahead(&mut self) {
         let capacity = self.config.capacity_bytes as f64;
         let spare = self.config.trim.map_or(0.0, |trim| capacity * (1.0 - trim.above + trim.release));
-        let leaving = self.l1.leaving_soon(spare as u64);
+        let leaving = self.index.leaving_soon(spare as u64);
         self.write_back(&leaving, StoreTrigger::NearEviction);
     }
 
@@ -189,10 +189,10 @@ impl Core {
         if self.adapters.is_empty() || keys.is_empty() {
             return;
         }
-        let (policy, reuse) = (&self.write_back.policy, self.l1.reuse());
+        let (policy, reuse) = (&self.write_back.policy, self.index.reuse());
         let asked = catch_unwind(AssertUnwindSafe(|| {
             // Where nothing would be seen to leave, this is the last moment to ask.
-            let moment = if self.l1.can_wait() { moment } else { StoreTrigger::NearEviction };
+            let moment = if self.index.can_wait() { moment } else { StoreTrigger::NearEviction };
             let wait: Vec<bool> = keys.iter().map(|key| policy.defers(key, moment, reuse)).collect();
             let leave: Vec<bool> = keys.iter().map(|key| policy.removes_from_l1(key)).collect();
             (policy.targets(keys, &self.adapters), wait, leave)
@@ -203,7 +203,7 @@ impl Core {
         };
         for (key, wait) in keys.iter().zip(&wait) {
             if let Some(object) = self.find_object(key)
-                && self.l1.set_waiting(object, *wait)
+                && self.index.set_waiting(object, *wait)
             {
                 self.counters.l2.deferred_objects += u64::from(*wait);
             }
@@ -224,7 +224,7 @@ impl Core {
 
     /// Whether the object in L1 was loaded from that adapter.
     fn came_from(&self, key: &ObjectKey, adapter: AdapterId) -> bool {
-        self.find_object(key).is_some_and(|object| self.l1.origin(object) == Some(adapter))
+        self.find_object(key).is_some_and(|object| self.index.origin(object) == Some(adapter))
     }
 
     fn queue_store(&mut self, key: &ObjectKey, adapter: AdapterId, leaves_l1: bool) {
@@ -266,11 +266,11 @@ impl Core {
         let entry = self.write_back.entries.remove(&id).expect("just seen");
         self.write_back.by_key.remove(&entry.key);
         let Some(object) = self.find_object(&entry.key).filter(|_| entry.leaves_l1) else { return };
-        let whole = State::Stored(self.l1.layout(object).bytes());
+        let whole = State::Stored(self.index.layout(object).bytes());
         let mut keepers =
             entry.targets.iter().filter(|t| self.adapters[t.adapter.0 as usize].readable).peekable();
         if keepers.peek().is_some() && keepers.all(|t| t.state == whole) {
-            self.l1.let_go(object);
+            self.index.let_go(object);
             self.counters.l2.left_l1_objects += 1;
         }
     }
@@ -292,7 +292,7 @@ impl Core {
                 counters.store_requests += 1;
                 counters.store_objects += items.len() as u64;
                 for item in &items {
-                    self.l1.tally.salts.of(&item.key.cache_salt).l2_to_store += 1;
+                    self.index.tally.salts.of(&item.key.cache_salt).l2_to_store += 1;
                 }
                 self.write_back.lanes[adapter.0 as usize].tasks += 1;
                 let running = items.len();
@@ -313,7 +313,7 @@ impl Core {
             let Some(&id) = lane.queue.front().filter(|_| lane.objects < under_way) else { break };
             let key = self.write_back.entries[&id].key.clone();
             let object = self.find_object(&key);
-            let bytes = object.map_or(0, |o| self.l1.layout(o).bytes());
+            let bytes = object.map_or(0, |o| self.index.layout(o).bytes());
             if lane.bytes > 0 && lane.bytes + bytes > self.config.write_back_bytes_max {
                 break;
             }
@@ -321,7 +321,7 @@ impl Core {
             lane.queue.pop_front();
             let Some(object) = object else {
                 self.adapter_counters[adapter.0 as usize].store_gone_objects += 1;
-                self.l1.tally.models.of(&key.model_name).write_back_gone += 1;
+                self.index.tally.models.of(&key.model_name).write_back_gone += 1;
                 self.store_settled(id, adapter, State::Missed);
                 continue;
             };
@@ -330,14 +330,14 @@ impl Core {
             let io = self.lend(object, adapter, task, bytes);
             self.write_back.target(id, adapter).expect("it was queued").state = State::Storing;
             entries.push((id, bytes));
-            items.push(IoItem { io, key, offset: self.l1.offset(object), bytes });
+            items.push(IoItem { io, key, offset: self.index.offset(object), bytes });
         }
         (entries, items)
     }
 
     fn lend(&mut self, object: ObjectId, adapter: AdapterId, task: TaskId, bytes: u64) -> IoId {
         let io = IoId(self.new_id());
-        self.l1.lend(object);
+        self.index.lend(object);
         self.ios.insert(io, Io { object, adapter, bytes, purpose: Purpose::Store(task) });
         io
     }
@@ -360,8 +360,8 @@ impl Core {
             if stored.get(i) == Some(&true) {
                 self.adapter_counters[lane].stored_objects += 1;
                 let key = &self.write_back.entries[&entry].key;
-                self.l1.tally.salts.of(&key.cache_salt).l2_stored += 1;
-                self.l1.events.in_l2(task.adapter, Change::Stored, key, bytes);
+                self.index.tally.salts.of(&key.cache_salt).l2_stored += 1;
+                self.index.events.in_l2(task.adapter, Change::Stored, key, bytes);
                 if self.is_outdated(entry, task.adapter, bytes) {
                     self.write_back.target(entry, task.adapter).expect("a task has it").state = State::Queued;
                     self.write_back.lanes[lane].queue.push_back(entry);
@@ -387,8 +387,8 @@ impl Core {
     /// adapter has what nobody will read.
     fn is_outdated(&self, entry: u64, adapter: AdapterId, bytes: u64) -> bool {
         let key = &self.write_back.entries[&entry].key;
-        let in_l1 = self.find_object(key).filter(|o| self.l1.origin(*o) != Some(adapter));
-        in_l1.is_some_and(|object| self.l1.layout(object).bytes() != bytes)
+        let in_l1 = self.find_object(key).filter(|o| self.index.origin(*o) != Some(adapter));
+        in_l1.is_some_and(|object| self.index.layout(object).bytes() != bytes)
     }
 
     /// One item's I/O is over. The task's result may still be on its way.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use larder_core::l1::{Cell, L1, ObjectId, Retention};
+use larder_core::index::{Index, ObjectId, Retention, ShardKey};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::dtype::DType;
@@ -41,9 +41,9 @@ struct Outcome {
 /// Stores `count` objects of sizes from `size`; the last `held` of them are pinned at any time.
 fn store(capacity: u64, count: u64, held: usize, mut size: impl FnMut(&mut Rng) -> u64) -> Outcome {
     let mut rng = Rng(7);
-    let mut l1 = L1::new(capacity, ALIGN, EvictionKind::Lru);
+    let mut l1 = Index::new(capacity, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
-    let cell = Cell { rank: KvRank::new(1, 0), group: 0 };
+    let cell = ShardKey { rank: KvRank::new(1, 0), group: 0 };
     let mut pinned = VecDeque::<ObjectId>::new();
     let (mut refused, mut lowest, mut came, mut full) = (0, 1.0f64, 0, false);
     for i in 0..count {
@@ -118,12 +118,12 @@ fn a_change_of_model() {
 /// A chunk leaves whole, so an object of it elsewhere may make all the room that is needed.
 #[test]
 fn nobody_goes_for_room_that_another_victim_makes() {
-    let mut l1 = L1::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
+    let mut l1 = Index::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
-    let reserve = |l1: &mut L1, chunk: u8, rank: u32, pages: u64| {
+    let reserve = |l1: &mut Index, chunk: u8, rank: u32, pages: u64| {
         l1.begin();
         let hash = ChunkHash::new(&[chunk]).expect("one byte");
-        let cell = Cell { rank: KvRank::new(2, rank), group: 0 };
+        let cell = ShardKey { rank: KvRank::new(2, rank), group: 0 };
         let layout = Layout::new(&[pages * ALIGN], DType::UInt8).expect("not empty");
         l1.reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("room")
     };

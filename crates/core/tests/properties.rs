@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use larder_core::l1::{Cell, L1, ObjectId, Refused, Retention};
+use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::dtype::DType;
@@ -70,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The tier, and what it should hold.
 struct Both {
-    l1: L1,
+    l1: Index,
     objects: BTreeMap<ObjectId, Object>,
     /// Chunks that may be evicted, coldest first.
     order: Vec<u8>,
@@ -81,13 +81,13 @@ fn hash(chunk: u8) -> ChunkHash {
     ChunkHash::new(&[chunk]).expect("one byte")
 }
 
-fn cell(cell: u32) -> Cell {
-    Cell { rank: KvRank::new(CELLS, cell), group: 0 }
+fn cell(cell: u32) -> ShardKey {
+    ShardKey { rank: KvRank::new(CELLS, cell), group: 0 }
 }
 
 impl Both {
     fn new() -> Self {
-        let l1 = L1::new(PAGES * PAGE + 5, PAGE, EvictionKind::Lru);
+        let l1 = Index::new(PAGES * PAGE + 5, PAGE, EvictionKind::Lru);
         Self { l1, objects: BTreeMap::new(), order: Vec::new(), name: "m".into() }
     }
 

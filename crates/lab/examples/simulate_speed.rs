@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     counts.l1_hits as f64 / counts.chunk_accesses as f64,
                     counts.l2_hits as f64 / counts.chunk_accesses as f64,
                     counts.l2_reads as f64 / counts.chunk_accesses as f64,
-                    counts.no_room as f64 / counts.chunk_accesses as f64,
+                    counts.no_space as f64 / counts.chunk_accesses as f64,
                     counts.misses() as f64 / counts.chunk_accesses as f64,
                 );
             }

@@ -4,8 +4,8 @@
 //! two overviews, so the server keeps no history, wakes up for nobody and costs the same however many look.
 //! The core's lock is taken once, for a time that does not grow with what is held.
 
-use larder_core::core::AdapterGauges;
-use larder_core::counters::AdapterCounters;
+use larder_core::AdapterGauges;
+use larder_core::stats::AdapterCounters;
 use larder_l2::Adapter;
 use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
@@ -243,7 +243,7 @@ impl Overview {
         let chunk_tokens = u64::from(config.chunk_tokens);
         let core = state.core_for_report();
         let now = state.clock.now().as_millis();
-        let (c, l1, gauges) = (core.counters(), core.l1().counters(), core.gauges());
+        let (c, l1, gauges) = (core.counters(), core.index().counters(), core.gauges());
         let adapter = |(id, _)| L2Adapter::of_core(core.adapter_counters(id), &core.adapter_gauges(id));
         Self {
             uptime_seconds: now as f64 / 1000.0,

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use larder_core::transfer::TransferSpec;
+use larder_core::TransferSpec;
 use larder_lab::recording::{Header, Line, VERSION, Writer};
 use larder_types::Time;
 use larder_types::object::{ChunkHash, KvRank};
@@ -107,13 +107,13 @@ impl Recorder {
     }
 
     /// A prompt is looked up.
-    pub(crate) fn lookup(&self, at: Time, spec: &larder_core::session::LookupSpec<'_>, tokens: u64) {
+    pub(crate) fn lookup(&self, at: Time, spec: &larder_core::LookupSpec<'_>, tokens: u64) {
         self.push(at, || What::Lookup {
             request: spec.request_id.clone(),
             model: spec.model.clone(),
             salt: spec.salt.clone(),
             tokens,
-            chain: spec.chain.clone(),
+            chain: spec.chunk_hashes.clone(),
         });
     }
 
@@ -127,7 +127,7 @@ impl Recorder {
             model: spec.model.clone(),
             salt: spec.salt.clone(),
             start: spec.start,
-            chain: spec.chain[..spec.end as usize].to_vec(),
+            chain: spec.chunk_hashes[..spec.end as usize].to_vec(),
         });
     }
 
@@ -294,14 +294,14 @@ mod tests {
     fn prompts_that_wait_are_bounded_together() {
         let (recorder, _pen, _messages) = Recorder::with_pen(File::create("/dev/null").unwrap());
         let chain: Arc<[ChunkHash]> = vec![ChunkHash::from_digest([1; 32]); CHUNKS_MAX / 2 + 1].into();
-        let spec = larder_core::session::LookupSpec {
+        let spec = larder_core::LookupSpec {
             request_id: &"r".into(),
             connection: larder_types::ConnectionId(1),
             model: &"m".into(),
             world_size: 1,
             worker_id: None,
             salt: &"".into(),
-            chain: &chain,
+            chunk_hashes: &chain,
             readers: 1,
         };
         recorder.lookup(Time::ZERO, &spec, 1);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_arena::{Arena, ArenaError};
-use larder_core::core::Trim;
+use larder_core::Trim;
 use larder_core::{Core, CoreConfig};
 use larder_l2::TenantLimits;
 use larder_types::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
@@ -360,8 +360,8 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         adapters: l2.descriptions(),
         prefetch_policy: config.l2.prefetch_policy,
         store_policy: config.l2.store_policy,
-        prefetch_max_in_flight: config.l2.prefetch_max_in_flight,
-        life_share: if config.metrics.enabled { config.metrics.sample_rate } else { 0.0 },
+        prefetch_jobs_max: config.l2.prefetch_jobs_max,
+        residency_sample: if config.metrics.enabled { config.metrics.sample_rate } else { 0.0 },
         ..CoreConfig::default()
     }
 }

@@ -129,7 +129,7 @@ where
     let for_l2 = if others_wait { deadline.keeping(GOODBYE_MAX) } else { deadline };
     // A core that has found a bug in itself stores nothing any more.
     if state.is_sound() {
-        state.core().stop_waiting(state.clock.now());
+        state.core().flush_deferred(state.clock.now());
         if for_l2.limit(written_back(state)).await.is_none() {
             undone.objects = state.core_for_report().write_back_pending();
         }

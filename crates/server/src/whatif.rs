@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use larder_core::session::LookupSpec;
-use larder_core::transfer::TransferSpec;
+use larder_core::LookupSpec;
+use larder_core::TransferSpec;
 use larder_lab::whatif::{self, Prompt, Report, SAMPLE_CHUNKS, Sampled, Totals, sample};
 use larder_types::Time;
 
@@ -97,8 +97,8 @@ impl WhatIf {
     /// A prompt of `tokens` is looked up, by an L1 with room for so many chunks.
     pub(crate) fn looked_up(&self, at: Time, spec: &LookupSpec<'_>, tokens: u64, l1_chunks: u64) {
         let threshold = self.shared.threshold.load(Ordering::Relaxed);
-        let sampled: Vec<Sampled> = sample(threshold, (spec.model, spec.salt), spec.chain).collect();
-        let totals = Totals { requests: 1, tokens, chunks: spec.chain.len() as u64 };
+        let sampled: Vec<Sampled> = sample(threshold, (spec.model, spec.salt), spec.chunk_hashes).collect();
+        let totals = Totals { requests: 1, tokens, chunks: spec.chunk_hashes.len() as u64 };
         let chunks = sampled.len();
         self.shared.push(Waits { at, l1_chunks, threshold, chunks, totals, stored_from: None }, &sampled);
     }
@@ -111,11 +111,11 @@ impl WhatIf {
         let threshold = self.shared.threshold.load(Ordering::Relaxed);
         let part = |range| -> Vec<Sampled> { sample(threshold, (spec.model, spec.salt), range).collect() };
         let (start, end) = (spec.start as usize, spec.end as usize);
-        let new = part(&spec.chain[start..end]);
+        let new = part(&spec.chunk_hashes[start..end]);
         if new.is_empty() {
             return;
         }
-        let mut sampled = part(&spec.chain[..start]);
+        let mut sampled = part(&spec.chunk_hashes[..start]);
         let stored_from = Some(sampled.len());
         sampled.extend(new);
         let chunks = sampled.len();

@@ -25,7 +25,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use larder_core::counters::{Counters, L1Counters};
+use larder_core::stats::{Counters, L1Counters};
 
 use crate::world::{Seen, World};
 

@@ -7,7 +7,7 @@ mod l2;
 
 use std::sync::Arc;
 
-use larder_core::core::Trim;
+use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
 use larder_types::object::ChunkHash;
 

@@ -40,7 +40,7 @@ pub enum Call {
     IoEnded { io: u64 },
     Io { io: u64, write: bool, page: u64 },
     Warm(WarmCall),
-    WarmStatus { id: u64 },
+    PrefetchStatus { id: u64 },
     Policies { prefetch: &'static str, store: &'static str },
     Quota { salt: Option<u8>, limit: Option<u64> },
 }

@@ -341,7 +341,7 @@ fn l2(settings: &Settings, tag: &str, report: &mut Report) -> L2Config {
             PrefetchPolicy::from_name,
             default.prefetch_policy,
         ),
-        prefetch_max_in_flight: whole(settings, "l2-prefetch-max-in-flight", default.prefetch_max_in_flight),
+        prefetch_jobs_max: whole(settings, "l2-prefetch-max-in-flight", default.prefetch_jobs_max),
     }
 }
 

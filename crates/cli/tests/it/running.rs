@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::{Group, WorkerSpec};
 use larder_server::Server;
 use larder_server::config::l2::{FsConfig, L2Backend};
 use larder_server::config::{Config, L2AdapterConfig};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::job::{CellState, Job, JobRow, Owner, Phase};
-use super::{Hit, Target, WarmResult};
+use super::{Hit, PrefetchResult, Target};
 use crate::core::{Core, Deadline};
-use crate::l1::ObjectId;
-use crate::l2::Effect;
-use crate::lease::{Grant, Row};
-use crate::session::LookupSpec;
-use crate::worker::Model;
+use crate::index::ObjectId;
+use crate::io::Effect;
+use crate::requests::lease::{Grant, Row};
+use crate::requests::sessions::LookupSpec;
+use crate::requests::workers::Model;
 use larder_policy::prefetch::plan::{Fetch, servable_prefix};
 use larder_policy::prefix_scan::required_range;
 use larder_types::time::Time;
@@ -52,7 +52,11 @@ impl Core {
         spec: &LookupSpec<'_>,
         shape: Shape,
     ) -> u64 {
-        let target = Target { model: spec.model.clone(), salt: spec.salt.clone(), chain: spec.chain.clone() };
+        let target = Target {
+            model: spec.model.clone(),
+            salt: spec.salt.clone(),
+            chunk_hashes: spec.chunk_hashes.clone(),
+        };
         self.submit_job(now, Owner::Session(session), target, shape, Fetch::Prefix, spec.readers)
     }
 
@@ -104,7 +108,7 @@ impl Core {
         let job = &self.prefetch.jobs[&id];
         let late = job.cells.iter().filter(|c| matches!(c, CellState::Loading(_))).count();
         self.counters.l2.late_objects += late as u64;
-        self.l1.tally.models.of(&job.target.model).load_late += late as u64;
+        self.index.tally.models.of(&job.target.model).load_late += late as u64;
         if matches!(job.phase, Phase::Waiting) {
             self.hold_l1_prefix(id);
         }
@@ -124,7 +128,7 @@ impl Core {
             for row in 0..job.rows.len() as u32 {
                 let found = self.find_readable(&job, row, column);
                 job.cells.push(found.map_or(CellState::Absent, CellState::L1));
-                found.into_iter().for_each(|object| self.l1.pin(object, job.shares));
+                found.into_iter().for_each(|object| self.index.pin(object, job.shares));
             }
         }
         job.columns = columns;
@@ -137,7 +141,7 @@ impl Core {
         for index in (0..job.cells.len()).rev() {
             let gone = match job.cells[index] {
                 CellState::Loading(_) => true,
-                CellState::L1(object) | CellState::Loaded(object) => !self.l1.is_resident(object),
+                CellState::L1(object) | CellState::Loaded(object) => !self.index.is_resident(object),
                 CellState::Absent => false,
             };
             if gone {
@@ -210,7 +214,7 @@ impl Core {
                 _ => None,
             });
             if let Some(object) = l1_object {
-                self.l1.found(self.l1.chunk_of(object));
+                self.index.found(self.index.chunk_of(object));
             }
         }
     }
@@ -219,7 +223,7 @@ impl Core {
     fn answer_warm(&mut self, id: u64, warm: u64, mut job: Job) {
         let rows = job.rows.len() as u32;
         let there = |r: u32, c: u32| job.state(r, c) != CellState::Absent;
-        let mut result = WarmResult { total_objects: rows * job.chunks(), ..WarmResult::default() };
+        let mut result = PrefetchResult { total_objects: rows * job.chunks(), ..PrefetchResult::default() };
         let wanted: Vec<(u32, u32)> = match job.fetch {
             Fetch::Prefix => {
                 let windows = job.windows();
@@ -247,7 +251,11 @@ impl Core {
         for index in (0..job.cells.len()).rev() {
             self.let_go_cell(id, &mut job, index);
         }
-        self.touch_prefix(&job.target.model, &job.target.salt, &job.target.chain[..job.columns as usize]);
+        self.touch_prefix(
+            &job.target.model,
+            &job.target.salt,
+            &job.target.chunk_hashes[..job.columns as usize],
+        );
         self.warm_answered(warm, result);
     }
 

@@ -7,8 +7,8 @@ use larder_types::object::ObjectKey;
 use smallvec::SmallVec;
 
 use super::Target;
-use crate::l1::{Cell, ObjectId};
-use crate::l2::{IoId, LookupId};
+use crate::index::{ObjectId, ShardKey};
+use crate::io::{IoId, LookupId};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_policy::prefix_scan::{AttentionWindow, PrefixScan};
@@ -27,7 +27,7 @@ pub(crate) enum Owner {
 /// One (object group, rank) of the grid.
 #[derive(Clone, Debug)]
 pub(crate) struct JobRow {
-    pub(crate) cell: Cell,
+    pub(crate) cell: ShardKey,
     pub(crate) window: AttentionWindow,
     pub(crate) layout: Layout,
 }
@@ -130,7 +130,7 @@ impl Job {
     }
 
     pub(crate) fn chunks(&self) -> u32 {
-        self.target.chain.len() as u32
+        self.target.chunk_hashes.len() as u32
     }
 
     pub(crate) fn name(&self) -> (&Arc<str>, &Arc<str>) {

@@ -6,7 +6,7 @@
 //!           nothing)   by window)               object)    the session)
 //! ```
 //!
-//! 1. **Waiting.** At most [`in_flight_max`](crate::CoreConfig::prefetch_max_in_flight) jobs are past this, first come,
+//! 1. **Waiting.** At most [`in_flight_max`](crate::CoreConfig::prefetch_jobs_max) jobs are past this, first come,
 //!    first served. What L1 can answer alone never comes here.
 //! 2. **Looking** (`look`). From the first chunk on, what L1 has is held; what it lacks and what could
 //!    still make the hit longer is asked of all adapters at once, 32 chunks first, then twice as many
@@ -23,12 +23,12 @@
 //! free when their I/O is over.
 
 pub(crate) mod finish;
-pub(crate) mod in_flight;
 pub(crate) mod job;
-pub(crate) mod look;
+pub(crate) mod loads;
+pub(crate) mod probe;
+pub(crate) mod requests;
 pub(crate) mod reserve;
 pub(crate) mod retention;
-pub(crate) mod warm;
 
 use larder_types::AdapterId;
 use std::collections::{BTreeMap, VecDeque};
@@ -37,17 +37,19 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use larder_types::object::{ChunkHash, ObjectKey};
 
-use self::in_flight::InFlight;
 use self::job::{CellState, Job, Owner, Phase};
-use self::warm::Warm;
+use self::loads::InFlight;
+use self::requests::Warm;
 use crate::core::Core;
-use crate::l1::Cell;
-use crate::l2::LookupId;
-use crate::session::Session;
+use crate::index::ShardKey;
+use crate::io::LookupId;
+use crate::requests::sessions::Session;
 use larder_policy::PrefetchPolicy;
 
 pub use self::finish::LookupReport;
-pub use self::warm::{WARMS_MAX, WarmRefused, WarmResult, WarmSpec, WarmStatus};
+pub use self::requests::{
+    PREFETCH_REQUESTS_MAX, PrefetchRefused, PrefetchResult, PrefetchSpec, PrefetchStatus,
+};
 
 /// What a lookup came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +77,7 @@ pub enum LookupStatus {
 
 /// Jobs by name, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JobNames {
+pub struct PrefetchJobs {
     /// The next job's id will be at least this.
     pub next_id: u64,
     /// Jobs that have not been answered, the oldest first.
@@ -99,13 +101,13 @@ pub(crate) struct Prefetch {
 
 impl Core {
     /// The first `max` jobs that have not been answered.
-    pub fn prefetch_job_names(&self, max: usize) -> JobNames {
+    pub fn prefetch_jobs(&self, max: usize) -> PrefetchJobs {
         let jobs = || self.prefetch.jobs.iter().take(max);
         let request = |job: &Job| match job.owner {
             Owner::Session(session) => Some(self.sessions.get(&session)?.request_id.clone()),
             Owner::Warm(_) => None,
         };
-        JobNames {
+        PrefetchJobs {
             next_id: self.last_id() + 1,
             ids: jobs().map(|(id, _)| *id).collect(),
             requests: jobs().filter_map(|(_, job)| request(job)).collect(),
@@ -182,13 +184,13 @@ impl Prefetch {
 pub(crate) struct Target {
     pub(crate) model: Arc<str>,
     pub(crate) salt: Arc<str>,
-    pub(crate) chain: Arc<[ChunkHash]>,
+    pub(crate) chunk_hashes: Arc<[ChunkHash]>,
 }
 
 impl Target {
-    pub(crate) fn key(&self, cell: Cell, column: u32) -> ObjectKey {
+    pub(crate) fn key(&self, cell: ShardKey, column: u32) -> ObjectKey {
         ObjectKey {
-            chunk_hash: self.chain[column as usize],
+            chunk_hash: self.chunk_hashes[column as usize],
             model_name: self.model.clone(),
             kv_rank: cell.rank,
             object_group: cell.group,

@@ -1,11 +1,11 @@
 //! From what was found to memory reserved and loads under way.
 
-use super::in_flight::Joined;
 use super::job::{CellState, Job, Phase};
-use super::look::readable;
+use super::loads::Joined;
+use super::probe::readable;
 use crate::core::Core;
-use crate::l1::{ObjectId, Refused, Retention};
-use crate::l2::IoId;
+use crate::index::{ObjectId, Refused, Retention};
+use crate::io::IoId;
 use larder_policy::prefetch::plan::{Fetch, L1Id, PlanInput};
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_types::AdapterId;
@@ -20,7 +20,7 @@ struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// L1 is full of what is held.
-    NoRoom,
+    NoSpace,
     /// Somebody else is writing it.
     Contended,
 }
@@ -41,7 +41,7 @@ impl Core {
     pub(super) fn reserve_job(&mut self, id: u64) {
         let mut job = self.prefetch.jobs.remove(&id).expect("job is alive");
         job.found.sort_by_key(|(adapter, _)| *adapter);
-        self.l1.begin();
+        self.index.begin();
         let mut new = Vec::new();
         let mut limit = job.columns;
         let mut barred = Vec::new();
@@ -74,7 +74,7 @@ impl Core {
         for column in (0..limit).filter(|c| !barred.contains(c)) {
             for row in 0..rows {
                 let held = match job.state(row, column) {
-                    CellState::L1(object) | CellState::Loaded(object) => self.l1.is_resident(object),
+                    CellState::L1(object) | CellState::Loaded(object) => self.index.is_resident(object),
                     CellState::Absent => again && self.find_readable(job, row, column).is_some(),
                     CellState::Loading(_) => false,
                 };
@@ -117,7 +117,7 @@ impl Core {
     /// Releases whatever a cell holds or waits for.
     pub(super) fn let_go_cell(&mut self, id: u64, job: &mut Job, index: usize) {
         match std::mem::replace(&mut job.cells[index], CellState::Absent) {
-            CellState::L1(object) | CellState::Loaded(object) => self.l1.unpin(object, job.shares),
+            CellState::L1(object) | CellState::Loaded(object) => self.index.unpin(object, job.shares),
             CellState::Loading(io) => self.leave_load(io, id),
             CellState::Absent => {}
         }
@@ -135,7 +135,7 @@ impl Core {
     }
 
     fn hold_hit(&mut self, job: &mut Job, row: u32, column: u32, object: ObjectId) {
-        self.l1.pin(object, job.shares);
+        self.index.pin(object, job.shares);
         let index = job.index(row, column);
         job.cells[index] = CellState::L1(object);
     }
@@ -199,14 +199,14 @@ impl Core {
             cells.filter(|(r, c)| *c >= from && job.state(*r, *c) == CellState::Absent).count() as u64
         };
         match stop {
-            Stop::NoRoom => {
+            Stop::NoSpace => {
                 let objects = without_memory();
                 self.counters.l2.no_room_objects += objects;
-                self.l1.tally.models.of(&job.target.model).load_no_room += objects;
+                self.index.tally.models.of(&job.target.model).load_no_room += objects;
             }
             Stop::Contended => {
                 self.counters.l2.contended_objects += 1;
-                self.l1.tally.models.of(&job.target.model).load_contended += 1;
+                self.index.tally.models.of(&job.target.model).load_contended += 1;
             }
         }
     }
@@ -224,10 +224,11 @@ impl Core {
         let stays = job.judged.as_ref().is_some_and(|(_, stays)| stays.contains(row, column));
         let retention = if stays { Retention::Permanent } else { Retention::Temporary };
         let (model, salt) = job.name();
-        let (name, place) = ((model, salt, &job.target.chain[column as usize]), &job.rows[row as usize]);
+        let (name, place) =
+            ((model, salt, &job.target.chunk_hashes[column as usize]), &job.rows[row as usize]);
         // Twice if what is in the way had to go first.
         for _ in 0..3 {
-            let refused = match self.l1.reserve(name, place.cell, &place.layout, retention) {
+            let refused = match self.index.reserve(name, place.cell, &place.layout, retention) {
                 Ok(object) => {
                     let io = self.new_load(object, adapter, job.key(row, column), (id, index as u32));
                     job.cells[index] = CellState::Loading(io);
@@ -236,9 +237,9 @@ impl Core {
                 }
                 Err(refused) => refused,
             };
-            let chunk = self.l1.chunk(name.0, name.1, name.2);
+            let chunk = self.index.chunk(name.0, name.1, name.2);
             match refused {
-                Refused::NoRoom => return Err(Stop::NoRoom),
+                Refused::NoSpace => return Err(Stop::NoSpace),
                 Refused::Resident => match self.find_readable(job, row, column) {
                     Some(object) => {
                         self.promote_if(object, stays);
@@ -246,12 +247,13 @@ impl Core {
                         return Ok(());
                     }
                     None => {
-                        let object = chunk.and_then(|c| self.l1.resident(c, place.cell));
-                        self.l1.unlink(object.expect("it was just met"));
+                        let object = chunk.and_then(|c| self.index.resident(c, place.cell));
+                        self.index.unlink(object.expect("it was just met"));
                     }
                 },
                 Refused::Staged => {
-                    let object = chunk.and_then(|c| self.l1.staged(c, place.cell)).expect("it was just met");
+                    let object =
+                        chunk.and_then(|c| self.index.staged(c, place.cell)).expect("it was just met");
                     match self.join_load(object, (id, index as u32)) {
                         Joined::Yes(io) => {
                             self.promote_if(object, stays);
@@ -269,9 +271,9 @@ impl Core {
 
     /// Somebody wants a temporary object to stay, or not. Returns whether that changed anything.
     pub(crate) fn promote_if(&mut self, object: ObjectId, stays: bool) -> bool {
-        let promoted = stays && self.l1.retention(object) == Retention::Temporary;
+        let promoted = stays && self.index.retention(object) == Retention::Temporary;
         if promoted {
-            self.l1.promote(object);
+            self.index.promote(object);
             self.counters.l2.promoted_objects += 1;
         }
         promoted
@@ -280,8 +282,8 @@ impl Core {
     /// The readable object in a cell of a job.
     pub(super) fn find_readable(&self, job: &Job, row: u32, column: u32) -> Option<ObjectId> {
         let (model, salt) = job.name();
-        let chunk = self.l1.chunk(model, salt, &job.target.chain[column as usize])?;
-        readable(&self.l1, &job.sizes, chunk, job.rows[row as usize].cell)
+        let chunk = self.index.chunk(model, salt, &job.target.chunk_hashes[column as usize])?;
+        readable(&self.index, &job.sizes, chunk, job.rows[row as usize].cell)
     }
 }
 

@@ -6,7 +6,7 @@ use larder_types::object::ObjectKey;
 
 use super::Target;
 use crate::core::Core;
-use crate::l1::{Cell, ObjectId, Retention};
+use crate::index::{ObjectId, Retention, ShardKey};
 use larder_policy::prefetch::LoadCandidates;
 use larder_policy::prefetch::plan::{L1Id, LoadPlan, PlanInput};
 use larder_types::AdapterId;
@@ -29,7 +29,8 @@ impl Core {
         columns: &[u32],
         adapter: AdapterId,
     ) -> Vec<bool> {
-        let arrival = LoadCandidates { keys, columns, l1: L1Id::default(), adapter, reuse: self.l1.reuse() };
+        let arrival =
+            LoadCandidates { keys, columns, l1: L1Id::default(), adapter, reuse: self.index.reuse() };
         let policy = &self.prefetch.policy;
         let answer = catch_unwind(AssertUnwindSafe(|| policy.retain(&arrival))).ok();
         answer.filter(|flags| flags.len() == keys.len()).unwrap_or_else(|| {
@@ -43,12 +44,12 @@ impl Core {
     pub(crate) fn keep_hits(
         &mut self,
         target: &Target,
-        hits: impl IntoIterator<Item = (Cell, u32, ObjectId)>,
+        hits: impl IntoIterator<Item = (ShardKey, u32, ObjectId)>,
     ) {
         let mut asked: Vec<(AdapterId, u32, ObjectId, ObjectKey)> = Vec::new();
         for (cell, column, object) in hits {
-            if self.l1.retention(object) == Retention::Temporary
-                && let Some(adapter) = self.l1.origin(object)
+            if self.index.retention(object) == Retention::Temporary
+                && let Some(adapter) = self.index.origin(object)
             {
                 asked.push((adapter, column, object, target.key(cell, column)));
             }

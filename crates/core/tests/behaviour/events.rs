@@ -1,6 +1,6 @@
 //! What those who follow the cache are told.
 
-use larder_core::events::{Change, ChunkEvent, Tier};
+use larder_core::stats::events::{Change, ChunkEvent, Tier};
 use larder_types::ids::AdapterId;
 use larder_types::object::KvRank;
 
@@ -39,7 +39,7 @@ fn a_chunk_is_told_of_when_all_ranks_have_stored_it_and_withdrawn_with_the_first
     for r in 0..2 {
         rig.register(i64::from(r) + 10, "m", 2, 1);
     }
-    rig.core.follow_chunks(RECORDS);
+    rig.core.record_chunk_events(RECORDS);
     rig.store(&rank(0, "a"), &chain, 0, 2);
     let (words, cursor) = told(&rig, &chain, 0);
     assert!(words.is_empty(), "half of a chunk serves nobody: {words:?}");
@@ -60,7 +60,7 @@ fn a_chunk_is_told_of_when_all_ranks_have_stored_it_and_withdrawn_with_the_first
 fn eviction_withdraws_what_it_takes() {
     let mut rig = Rig::new(2);
     let (old, new) = (prompt(1, 2), prompt(2, 1));
-    rig.core.follow_chunks(RECORDS);
+    rig.core.record_chunk_events(RECORDS);
     rig.store(&worker(1, "a"), &old, 0, 2);
     let (words, cursor) = told(&rig, &old, 0);
     assert_eq!(words, ["+0", "+1"], "from its start");
@@ -75,10 +75,10 @@ fn a_new_recording_tells_of_what_is_there_in_the_order_asked_for() {
     let chain = prompt(1, 3);
     rig.store(&worker(1, "a"), &chain, 0, 3);
     for _ in 0..2 {
-        rig.core.follow_chunks(RECORDS);
+        rig.core.record_chunk_events(RECORDS);
         let place = |hash: &_| chain.iter().position(|h| h == hash).filter(|i| *i != 1).map(|i| i as u64);
-        rig.core.tell_present(place);
-        rig.core.tell_present(place);
+        rig.core.publish_snapshot(place);
+        rig.core.publish_snapshot(place);
         let (words, cursor) = told(&rig, &chain, 0);
         assert_eq!(words, ["+0", "+2"], "chunk 1 is nobody's business");
         rig.core.remove(rig.time(), &[rig.key(chain[1]), rig.key(chain[2])], false);
@@ -91,7 +91,7 @@ fn a_new_recording_tells_of_what_is_there_in_the_order_asked_for() {
 fn objects_are_followed_through_their_lives() {
     let mut rig = Rig::new(4);
     let chain = prompt(1, 1);
-    rig.core.follow_objects(RECORDS);
+    rig.core.record_object_events(RECORDS);
     let who = worker(1, "a");
     rig.store(&who, &chain, 0, 1);
     assert_eq!(rig.lookup(&who, &chain, 1), 1);

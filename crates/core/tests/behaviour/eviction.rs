@@ -1,6 +1,6 @@
 //! What leaves when space is needed, and in which order.
 
-use larder_core::core::Trim;
+use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
 use larder_types::object::KvRank;
 
@@ -20,7 +20,7 @@ fn the_least_recently_used_prompt_goes_first_and_its_tail_first() {
     assert_eq!((rig.resident(&prompt(1, 2)), rig.resident(&prompt(2, 2))), (vec![0], vec![0, 1]));
     store(&mut rig, "d", 4, 1);
     assert_eq!((rig.resident(&prompt(1, 2)), rig.resident(&prompt(2, 2))), (vec![], vec![0, 1]));
-    assert_eq!(rig.core.l1().counters().evicted_chunks, 2, "no more than needed");
+    assert_eq!(rig.core.index().counters().evicted_chunks, 2, "no more than needed");
 }
 
 /// LMCache#4867: the reference loses the head of such a prompt before its tail.
@@ -59,7 +59,7 @@ fn what_is_held_or_being_written_stays() {
     rig.lookup(&worker(1, "r"), &prompt(1, 1), 1);
     assert_eq!(rig.prepare(&worker(1, "c"), &prompt(3, 2), 0, 2).chunks, [0]);
     assert_eq!(rig.resident(&prompt(1, 1)), [0]);
-    assert_eq!(rig.core.l1().counters().refused_objects, 1);
+    assert_eq!(rig.core.index().counters().refused_objects, 1);
     rig.wait(READ_TTL);
     assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks, [0], "shares that ran out");
     assert_eq!(rig.resident(&prompt(1, 1)), []);
@@ -86,8 +86,8 @@ fn all_ranks_of_a_chunk_leave_together() {
     }
     rig.store(&ranks[0], &new, 0, 1);
     rig.store(&ranks[1], &new, 0, 1);
-    assert_eq!(rig.core.l1().counters().evicted_chunks, 1);
-    assert_eq!(rig.core.l1().counters().evicted_objects, 2);
+    assert_eq!(rig.core.index().counters().evicted_chunks, 1);
+    assert_eq!(rig.core.index().counters().evicted_objects, 2);
     assert_eq!((rig.lookup(&ranks[0], &old, 1), rig.lookup(&ranks[0], &new, 1)), (1, 1));
 }
 
@@ -102,7 +102,7 @@ fn the_head_stays_warmer_though_another_rank_could_not_be_stored() {
     rig.store(&ranks[0], &old, 0, 3);
     assert_eq!(rig.prepare(&ranks[1], &old, 0, 3).slots, []);
     rig.store(&ranks[0], &prompt(2, 1), 0, 1);
-    let left = old.iter().map(|hash| rig.core.l1().chunk(&"m".into(), &"".into(), hash).is_some());
+    let left = old.iter().map(|hash| rig.core.index().chunk(&"m".into(), &"".into(), hash).is_some());
     assert_eq!(left.collect::<Vec<_>>(), [true, true, false]);
 }
 
@@ -199,13 +199,13 @@ fn an_object_that_fits_nowhere_evicts_nothing() {
 fn low_offsets_are_used_first() {
     let mut rig = Rig::new(100);
     store(&mut rig, "a", 1, 10);
-    assert_eq!(rig.core.l1().frontier(), 10 * 4096);
+    assert_eq!(rig.core.index().high_water_mark(), 10 * 4096);
     rig.clear(false);
     store(&mut rig, "b", 2, 4);
     let w = worker(1, "c");
     let offsets: Vec<u64> = rig.prepare(&w, &prompt(3, 3), 0, 3).slots.iter().map(|s| s.offset).collect();
     assert_eq!(offsets, [4 * 4096, 5 * 4096, 6 * 4096]);
-    assert_eq!(rig.core.l1().frontier(), 10 * 4096);
+    assert_eq!(rig.core.index().high_water_mark(), 10 * 4096);
 }
 
 /// A request touches what it stores several times. Only a later lookup shows that it is of use.

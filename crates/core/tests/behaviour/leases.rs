@@ -1,6 +1,6 @@
 //! Shares of readers: who holds what, and when it ends.
 
-use larder_core::prefetch::LookupStatus;
+use larder_core::LookupStatus;
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
 use larder_types::Time;
@@ -326,7 +326,7 @@ fn sessions_are_bounded_and_the_oldest_goes_first() {
 fn the_oldest_holder_is_known_by_when_it_began() {
     let since = |rig: &Rig| {
         let gauges = rig.core.gauges();
-        (gauges.reading_since.map(Time::as_millis), gauges.writing_since.map(Time::as_millis))
+        (gauges.oldest_read_pin.map(Time::as_millis), gauges.oldest_write_reservation.map(Time::as_millis))
     };
     let mut rig = Rig::new(4);
     let p = prompt(1, 2);

@@ -1,6 +1,6 @@
 //! Write reservations: who may publish what, and when its memory is reused.
 
-use larder_core::transfer::Committed;
+use larder_core::Committed;
 use larder_types::object::KvRank;
 
 use crate::support::{PAGE, QUARANTINE, Rig, WRITE_TTL, Who, prompt, worker};

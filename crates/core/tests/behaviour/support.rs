@@ -7,12 +7,12 @@ use larder_types::Time;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_core::core::Trim;
-use larder_core::l1::{Cell, ObjectId};
-use larder_core::session::LookupSpec;
-use larder_core::transfer::{Committed, NotRegistered, PreparedStore, TransferSpec};
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::LookupSpec;
+use larder_core::Trim;
+use larder_core::index::{ObjectId, ShardKey};
+use larder_core::{Committed, NotRegistered, PreparedStore, TransferSpec};
 use larder_core::{Core, CoreConfig, Slot};
+use larder_core::{Group, WorkerSpec};
 use larder_policy::eviction::EvictionKind;
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
@@ -138,7 +138,7 @@ impl Rig {
             model: &who.model,
             rank: who.rank,
             salt: &self.salt,
-            chain,
+            chunk_hashes: chain,
             start,
             end,
         };
@@ -201,7 +201,7 @@ impl Rig {
             world_size: who.rank.world_size(),
             worker_id: None,
             salt: &salt,
-            chain,
+            chunk_hashes: chain,
             readers,
         };
         let hit = self.core.lookup(now, &spec).expect("there is no L2").chunks;
@@ -240,8 +240,8 @@ impl Rig {
 
     /// The resident object of a chunk, of model "m", rank 0 of 1.
     pub(crate) fn object(&self, hash: &ChunkHash) -> Option<ObjectId> {
-        let chunk = self.core.l1().chunk(&"m".into(), &self.salt, hash)?;
-        self.core.l1().resident(chunk, Cell { rank: KvRank::new(1, 0), group: 0 })
+        let chunk = self.core.index().chunk(&"m".into(), &self.salt, hash)?;
+        self.core.index().resident(chunk, ShardKey { rank: KvRank::new(1, 0), group: 0 })
     }
 
     /// Which chunks of a prompt are resident.

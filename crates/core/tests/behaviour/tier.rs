@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use larder_core::l1::{Cell, L1, ObjectId, Refused, Retention};
+use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::object::KvRank;
@@ -11,22 +11,22 @@ use larder_types::object::KvRank;
 use crate::support::{PAGE, hash, layout};
 
 struct Tier {
-    l1: L1,
+    l1: Index,
     model: Arc<str>,
     salt: Arc<str>,
 }
 
-const CELL: Cell = Cell { rank: KvRank::new(1, 0), group: 0 };
+const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
 
 impl Tier {
     fn new(pages: u64) -> Self {
-        Self { l1: L1::new(pages * PAGE, PAGE, EvictionKind::Lru), model: "m".into(), salt: "".into() }
+        Self { l1: Index::new(pages * PAGE, PAGE, EvictionKind::Lru), model: "m".into(), salt: "".into() }
     }
 
     fn try_reserve(
         &mut self,
         i: u8,
-        cell: Cell,
+        cell: ShardKey,
         layout: &Layout,
         keep: Retention,
     ) -> Result<ObjectId, Refused> {
@@ -69,9 +69,9 @@ fn a_second_reservation_is_refused_and_says_why() {
     t.l1.admit(id, 0);
     assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Resident));
     assert_eq!(t.used_pages(), 1);
-    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     assert!(t.try_reserve(0, other, &layout(1), Retention::Permanent).is_ok());
-    assert_eq!(t.try_reserve(1, CELL, &layout(5), Retention::Permanent), Err(Refused::NoRoom));
+    assert_eq!(t.try_reserve(1, CELL, &layout(5), Retention::Permanent), Err(Refused::NoSpace));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_temporary_object_that_nobody_waits_for_does_not_linger() {
 #[test]
 fn one_temporary_object_goes_without_its_chunk() {
     let mut t = Tier::new(4);
-    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     let kept = t.reserve(0, Retention::Permanent);
     let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is room");
     t.l1.admit(kept, 0);
@@ -224,10 +224,10 @@ fn touching_warms_and_reading_does_not() {
 #[test]
 fn a_reservation_does_not_evict_its_own_chunk() {
     let mut t = Tier::new(2);
-    let other = Cell { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is room");
     t.l1.admit(id, 0);
-    assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoRoom));
+    assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoSpace));
     assert_eq!(t.resident(0), Some(id));
 }
 

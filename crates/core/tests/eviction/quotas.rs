@@ -1,6 +1,6 @@
 //! Quotas under `IsolatedLRU`: who pays for whose growth.
 
-use larder_core::l1::Refused;
+use larder_core::index::Refused;
 use larder_policy::eviction::EvictionKind;
 use larder_policy::quota::Quotas;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn a_salt_that_cannot_pay_is_refused_and_loses_nothing() {
     tier.store("a", &prompt(1, 4));
     let held = tier.hold("a", &prompt(1, 3));
     tier.l1.begin();
-    assert_eq!(tier.reserve("a", &prompt(2, 1)[0], 2), Err(Refused::NoRoom), "one page could go, two must");
+    assert_eq!(tier.reserve("a", &prompt(2, 1)[0], 2), Err(Refused::NoSpace), "one page could go, two must");
     assert_eq!((tier.resident("a", &prompt(1, 4)).len(), tier.evicted()), (4, 0));
     assert!(tier.reserve("a", &prompt(3, 1)[0], 1).is_ok());
     tier.release(&held);
@@ -123,7 +123,7 @@ fn large_objects_use_the_room_their_salt_gives() {
     assert!(tier.reserve("a", &prompt(3, 1)[0], 4).is_ok());
     assert_eq!(tier.resident("a", &prompt(1, 4)), NONE);
     assert_eq!(tier.resident("b", &prompt(2, 4)).len(), 4);
-    assert_eq!(tier.reserve("a", &prompt(4, 1)[0], 5), Err(Refused::NoRoom), "larger than the quota");
+    assert_eq!(tier.reserve("a", &prompt(4, 1)[0], 5), Err(Refused::NoSpace), "larger than the quota");
 }
 
 const SALTS: [&str; 3] = ["a", "b", "c"];
@@ -153,7 +153,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
-    /// E8: the accounts add up at every step (`L1::check`). And isolation: nobody grows beyond a
+    /// E8: the accounts add up at every step (`Index::check`). And isolation: nobody grows beyond a
     /// quota, and whoever is over it after a store has cost nobody else a chunk.
     #[test]
     fn nobody_over_a_quota_costs_another_salt_a_chunk(ops in prop::collection::vec(op(), 1..100)) {

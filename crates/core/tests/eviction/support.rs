@@ -3,7 +3,7 @@
 use larder_types::ChunkId;
 use std::sync::Arc;
 
-use larder_core::l1::{Cell, L1, ObjectId, Refused, Retention};
+use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
 use larder_policy::eviction::EvictionKind;
 use larder_policy::quota::Quotas;
 use larder_types::Layout;
@@ -11,7 +11,7 @@ use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
 pub(crate) const PAGE: u64 = 4096;
-const CELL: Cell = Cell { rank: KvRank::new(1, 0), group: 0 };
+const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
 
 pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
@@ -25,13 +25,13 @@ pub(crate) fn prompt(seed: u16, chunks: u16) -> Vec<ChunkHash> {
 
 #[derive(Debug)]
 pub(crate) struct Tier {
-    pub(crate) l1: L1,
+    pub(crate) l1: Index,
     model: Arc<str>,
 }
 
 impl Tier {
     pub(crate) fn new(kind: EvictionKind, pages: u64) -> Self {
-        Self { l1: L1::new(pages * PAGE, PAGE, kind), model: "m".into() }
+        Self { l1: Index::new(pages * PAGE, PAGE, kind), model: "m".into() }
     }
 
     fn chunk(&self, salt: &str, hash: &ChunkHash) -> Option<ChunkId> {
@@ -70,7 +70,7 @@ impl Tier {
         for hash in chain {
             match self.reserve(salt, hash, pages) {
                 Ok(object) => written.push(object),
-                Err(Refused::NoRoom) => break,
+                Err(Refused::NoSpace) => break,
                 Err(Refused::Resident | Refused::Staged) => {}
             }
         }

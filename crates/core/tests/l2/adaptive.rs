@@ -120,13 +120,13 @@ fn what_waits_in_l1_goes_to_l2_or_not_when_the_server_stops() {
     // Prompts that are asked for again and again, other ones after a while, and in between others.
     let request = |i: u16| document(if i % 4 < 2 { 2 * (i / 150) + i % 2 } else { 1000 + i }, 4);
     (0..400).for_each(|i| ask(&mut rig, &request(i)));
-    let waiting = rig.core.l1().waiting_objects();
+    let waiting = rig.core.index().deferred_objects();
     assert!(waiting > 200, "of {waiting} in an L1 that never was full");
-    rig.core.stop_waiting(rig.time());
+    rig.core.flush_deferred(rig.time());
     rig.driver.collect(&mut rig.core);
     rig.settle();
-    let left = rig.core.l1().waiting_objects();
-    assert_eq!(left + rig.driver.adapters[0].stored.len() as u64, rig.core.l1().usage().resident_objects);
+    let left = rig.core.index().deferred_objects();
+    assert_eq!(left + rig.driver.adapters[0].stored.len() as u64, rig.core.index().usage().resident_objects);
     assert!(left < waiting, "nothing was worth storing");
     rig.assert_idle();
 }

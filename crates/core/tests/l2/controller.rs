@@ -1,7 +1,7 @@
 //! C1-C16: what a lookup asks for, takes, gives back, and answers.
 
 use larder_core::CoreConfig;
-use larder_core::prefetch::{Hit, LookupStatus};
+use larder_core::{Hit, LookupStatus};
 use larder_policy::PrefetchKind;
 use larder_policy::eviction::EvictionKind;
 use larder_policy::prefetch::plan::Fetch;
@@ -305,7 +305,7 @@ fn c15_what_was_found_in_l1_is_held_from_then_on() {
 
 #[test]
 fn c16_more_requests_than_the_limit_all_finish_in_order_and_waiting_ones_hold_nothing() {
-    let mut rig = Rig::with(CoreConfig { prefetch_max_in_flight: 2, ..config(64, 1) });
+    let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 2, ..config(64, 1) });
     let prompts: Vec<_> = (0..7).map(|i| prompt(i, 4)).collect();
     prompts.iter().for_each(|p| assert_eq!(rig.store(p, 0, 2), 2));
     rig.settle();
@@ -327,7 +327,7 @@ fn c16_more_requests_than_the_limit_all_finish_in_order_and_waiting_ones_hold_no
 
 #[test]
 fn a_waiting_request_that_nobody_wants_any_more_goes() {
-    let mut rig = Rig::with(CoreConfig { prefetch_max_in_flight: 1, ..config(64, 1) });
+    let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 1, ..config(64, 1) });
     for i in 0..4 {
         rig.put_all(0, &prompt(i, 2));
         rig.lookup(&format!("r{i}"), &prompt(i, 2), 1);
@@ -343,7 +343,7 @@ fn a_waiting_request_that_nobody_wants_any_more_goes() {
 
 #[test]
 fn a_waiting_request_is_answered_from_l1_at_its_deadline() {
-    let mut rig = Rig::with(CoreConfig { prefetch_max_in_flight: 1, ..config(64, 1) });
+    let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 1, ..config(64, 1) });
     let (a, b) = (prompt(1, 2), prompt(2, 4));
     rig.lookup("a", &a, 1);
     rig.store(&b, 0, 2);
@@ -408,15 +408,10 @@ fn an_unreadable_object_in_l1_is_replaced_by_a_load() {
     rig.settle();
     rig.core.unregister(rig.time(), larder_types::InstanceId(1));
     let layout = larder_types::Layout::new(&[3, PAGE], larder_types::dtype::DType::UInt8).expect("not empty");
-    let groups = vec![larder_core::worker::Group { id: 0, window: None, layout }];
+    let groups = vec![larder_core::Group { id: 0, window: None, layout }];
     let instance = larder_types::InstanceId(1);
-    let spec = larder_core::worker::WorkerSpec {
-        instance,
-        model: "m".into(),
-        world_size: 1,
-        block_tokens: None,
-        groups,
-    };
+    let spec =
+        larder_core::WorkerSpec { instance, model: "m".into(), world_size: 1, block_tokens: None, groups };
     rig.core.register(rig.time(), spec);
     rig.driver.adapters[0].objects.insert(Rig::key(&p, 0, 0), 3 * PAGE);
     assert_eq!(rig.hit("r", &p, 1), 1);

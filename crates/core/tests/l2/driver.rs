@@ -5,8 +5,8 @@ use larder_types::Time;
 use std::collections::{HashMap, HashSet};
 
 use larder_core::Core;
-use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
-use larder_core::prefetch::LookupReport;
+use larder_core::LookupReport;
+use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_types::object::ObjectKey;
 
 /// What one adapter holds, and how it fails.
@@ -96,7 +96,7 @@ impl Driver {
                     self.todo.push(Todo::Store { adapter, task, items });
                 }
                 Effect::LookupDone(report) => self.done.push(report),
-                Effect::WarmDone { id } => self.warmed.push(id),
+                Effect::PrefetchDone { id } => self.warmed.push(id),
             }
         }
     }

@@ -1,8 +1,8 @@
 //! C6, C19-C22: loads that fail, hang, come late or never; requests that go away.
 
 use larder_core::CoreConfig;
-use larder_core::l2::IoId;
-use larder_core::prefetch::LookupStatus;
+use larder_core::IoId;
+use larder_core::LookupStatus;
 use larder_policy::PrefetchKind;
 use larder_types::AdapterId;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use larder_core::CoreConfig;
-use larder_core::prefetch::LookupStatus;
+use larder_core::LookupStatus;
 use larder_policy::eviction::EvictionKind;
 use larder_policy::prefetch::{LoadCandidates, PrefetchPolicy};
 use larder_policy::{OffloadKind, PrefetchKind};
@@ -81,7 +81,7 @@ impl World {
             eviction: rng.pick(&[EvictionKind::Lru, EvictionKind::Adaptive, EvictionKind::Noop]),
             prefetch_policy: rng.pick(PrefetchKind::ALL),
             store_policy: rng.pick(OffloadKind::ALL),
-            prefetch_max_in_flight: rng.pick(&[1, 2, 8]),
+            prefetch_jobs_max: rng.pick(&[1, 2, 8]),
             prefetch_bytes_max: rng.pick(&[PAGE, 4 * PAGE, 1 << 30]),
             write_back_tasks_max: rng.pick(&[1, 3]),
             write_back_objects_max: rng.pick(&[1, 2, 64]),
@@ -364,7 +364,7 @@ fn run(seed: u64, facts: &mut Facts) {
         ("left L1", l2.left_l1_objects),
         ("retrieved", counters.retrieved_objects),
         ("promises read", world.promises),
-        ("evicted", world.rig.core.l1().counters().evicted_objects),
+        ("evicted", world.rig.core.index().counters().evicted_objects),
     ];
     for (id, _) in world.rig.core.adapters() {
         let a = world.rig.core.adapter_counters(id);

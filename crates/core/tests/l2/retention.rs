@@ -65,7 +65,7 @@ fn r13_r14_a_second_request_finds_it_in_l1_or_loads_it_again() {
             rig.end(request);
         }
         assert_eq!(rig.loaded(0).len(), loads, "{policy:?}");
-        assert_eq!(rig.core.l1().life().rereads, loads as u64 - 3, "{policy:?}");
+        assert_eq!(rig.core.index().life().rereads, loads as u64 - 3, "{policy:?}");
         rig.assert_idle();
     }
 }

@@ -10,12 +10,12 @@ use larder_types::Time;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_core::l1::{Cell, ObjectId};
-use larder_core::prefetch::{Hit, LookupStatus, WarmResult, WarmSpec, WarmStatus};
-use larder_core::session::LookupSpec;
-use larder_core::transfer::{Committed, PreparedStore, TransferSpec};
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::LookupSpec;
+use larder_core::index::{ObjectId, ShardKey};
+use larder_core::{Committed, PreparedStore, TransferSpec};
 use larder_core::{Core, CoreConfig};
+use larder_core::{Group, WorkerSpec};
+use larder_core::{Hit, LookupStatus, PrefetchResult, PrefetchSpec, PrefetchStatus};
 use larder_policy::eviction::EvictionKind;
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::dtype::DType;
@@ -169,7 +169,7 @@ impl Rig {
             world_size: 1,
             worker_id: None,
             salt: &salt,
-            chain,
+            chunk_hashes: chain,
             readers,
         };
         let hit = self.core.lookup(self.time(), &spec);
@@ -210,19 +210,19 @@ impl Rig {
 
     pub(crate) fn warm(&mut self, chain: &Chain, fetch: Fetch) -> u64 {
         let (model, salt): (Arc<str>, Arc<str>) = ("m".into(), "".into());
-        let spec = WarmSpec { model: &model, world_size: 1, salt: &salt, chain, fetch };
-        let id = self.core.warm(self.time(), &spec).expect("registered");
+        let spec = PrefetchSpec { model: &model, world_size: 1, salt: &salt, chunk_hashes: chain, fetch };
+        let id = self.core.prefetch(self.time(), &spec).expect("registered");
         self.core.check();
         self.driver.collect(&mut self.core);
         id
     }
 
-    pub(crate) fn warmed(&mut self, chain: &Chain, fetch: Fetch) -> WarmResult {
+    pub(crate) fn warmed(&mut self, chain: &Chain, fetch: Fetch) -> PrefetchResult {
         let id = self.warm(chain, fetch);
         self.settle();
         assert_eq!(self.driver.warmed.last(), Some(&id));
-        match self.core.warm_status(self.time(), id) {
-            WarmStatus::Done(result) => result,
+        match self.core.prefetch_status(self.time(), id) {
+            PrefetchStatus::Done(result) => result,
             other => panic!("warm-up {id} is {other:?}"),
         }
     }
@@ -273,7 +273,7 @@ impl Rig {
             model: &model,
             rank: KvRank::new(1, 0),
             salt: &salt,
-            chain,
+            chunk_hashes: chain,
             start,
             end,
         };
@@ -347,8 +347,8 @@ impl Rig {
     }
 
     pub(crate) fn object(&self, chain: &Chain, group: u32, column: u32) -> Option<ObjectId> {
-        let chunk = self.core.l1().chunk(&"m".into(), &"".into(), &chain[column as usize])?;
-        self.core.l1().resident(chunk, Cell { rank: KvRank::new(1, 0), group })
+        let chunk = self.core.index().chunk(&"m".into(), &"".into(), &chain[column as usize])?;
+        self.core.index().resident(chunk, ShardKey { rank: KvRank::new(1, 0), group })
     }
 
     pub(crate) fn resident_of(&self, chain: &Chain, group: u32) -> Vec<u32> {
@@ -376,7 +376,7 @@ impl Rig {
         assert_eq!(gauges.l1.staged_bytes, 0, "staged bytes");
         assert_eq!(gauges.l1.unlinked_objects, 0, "memory of objects that are gone");
         assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "pins are left");
-        assert_eq!(self.core.l1().usage().temporary_objects, 0, "temporary objects");
+        assert_eq!(self.core.index().usage().temporary_objects, 0, "temporary objects");
         assert_eq!(gauges.write_back_pending, 0, "write-back");
         for (id, _) in self.core.adapters() {
             assert_eq!(self.core.adapter_gauges(id), Default::default(), "{id:?}");

@@ -1,6 +1,6 @@
 //! R11 and warm-ups: loads that nobody holds.
 
-use larder_core::prefetch::{WARMS_MAX, WarmRefused, WarmResult, WarmSpec, WarmStatus};
+use larder_core::{PREFETCH_REQUESTS_MAX, PrefetchRefused, PrefetchResult, PrefetchSpec, PrefetchStatus};
 use larder_policy::PrefetchKind;
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::{LoadCandidates, PrefetchPolicy};
@@ -26,7 +26,7 @@ fn r11_what_is_loaded_stays_unlocked_and_the_policy_is_not_asked() {
     rig.settle();
     rig.put_all(0, &p);
     let result = rig.warmed(&p, Fetch::Prefix);
-    assert_eq!(result, WarmResult { chunks: 4, l1_objects: 1, l2_objects: 3, total_objects: 4 });
+    assert_eq!(result, PrefetchResult { chunks: 4, l1_objects: 1, l2_objects: 3, total_objects: 4 });
     assert_eq!(rig.core.counters().l2.policy_faults, 0);
     assert_eq!((rig.resident(&p).len(), rig.evictable_pages()), (4, 4));
     assert!(!rig.read("r", &p, 0, 4), "nobody holds it");
@@ -44,7 +44,7 @@ fn c6_full_takes_what_there_is() {
     let p = prompt(1, 6);
     rig.put(0, &p, &[1, 3, 4]);
     let result = rig.warmed(&p, Fetch::Full);
-    assert_eq!(result, WarmResult { chunks: 3, l1_objects: 0, l2_objects: 3, total_objects: 6 });
+    assert_eq!(result, PrefetchResult { chunks: 3, l1_objects: 0, l2_objects: 3, total_objects: 6 });
     assert_eq!(rig.resident(&p), [1, 3, 4]);
     rig.assert_idle();
 }
@@ -73,7 +73,7 @@ fn c14_full_drops_only_the_contended_chunk() {
     rig.put_group(0, 1, &p, &[0, 1, 2]);
     rig.prepare("storer", &p, 1, 2);
     let result = rig.warmed(&p, Fetch::Full);
-    assert_eq!(result, WarmResult { chunks: 2, l1_objects: 1, l2_objects: 3, total_objects: 6 });
+    assert_eq!(result, PrefetchResult { chunks: 2, l1_objects: 1, l2_objects: 3, total_objects: 6 });
 }
 
 #[test]
@@ -93,14 +93,14 @@ fn the_result_may_be_asked_for_again_until_it_is_forgotten() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     let id = rig.warm(&p, Fetch::Prefix);
-    assert_eq!(rig.core.warm_status(rig.time(), id), WarmStatus::Pending);
+    assert_eq!(rig.core.prefetch_status(rig.time(), id), PrefetchStatus::Pending);
     rig.wait(LOAD_DEADLINE);
     for _ in 0..2 {
-        let done = WarmResult { total_objects: 2, ..WarmResult::default() };
-        assert_eq!(rig.core.warm_status(rig.time(), id), WarmStatus::Done(done));
+        let done = PrefetchResult { total_objects: 2, ..PrefetchResult::default() };
+        assert_eq!(rig.core.prefetch_status(rig.time(), id), PrefetchStatus::Done(done));
     }
     rig.wait(3_600_000);
-    assert_eq!(rig.core.warm_status(rig.time(), id), WarmStatus::Unknown);
+    assert_eq!(rig.core.prefetch_status(rig.time(), id), PrefetchStatus::Unknown);
 }
 
 #[test]
@@ -111,10 +111,11 @@ fn without_adapters_or_chunks_it_is_done_at_once_and_without_workers_refused() {
     rig.store(&p, 2, 3);
     assert_eq!(rig.warmed(&p, Fetch::Prefix).chunks, 1);
     assert_eq!(rig.warmed(&p, Fetch::Full).chunks, 2);
-    assert_eq!(rig.warmed(&prompt(1, 0), Fetch::Prefix), WarmResult::default());
+    assert_eq!(rig.warmed(&prompt(1, 0), Fetch::Prefix), PrefetchResult::default());
     let (model, salt) = ("other".into(), "".into());
-    let spec = WarmSpec { model: &model, world_size: 1, salt: &salt, chain: &p, fetch: Fetch::Prefix };
-    assert_eq!(rig.core.warm(rig.time(), &spec), Err(WarmRefused::Unregistered));
+    let spec =
+        PrefetchSpec { model: &model, world_size: 1, salt: &salt, chunk_hashes: &p, fetch: Fetch::Prefix };
+    assert_eq!(rig.core.prefetch(rig.time(), &spec), Err(PrefetchRefused::Unregistered));
 }
 
 #[test]
@@ -123,15 +124,16 @@ fn there_is_a_limit_and_old_results_make_way_for_new_warm_ups() {
     let p = prompt(1, 2);
     let first = rig.warm(&p, Fetch::Prefix);
     rig.settle();
-    (1..WARMS_MAX).for_each(|_| {
+    (1..PREFETCH_REQUESTS_MAX).for_each(|_| {
         rig.warm(&p, Fetch::Prefix);
     });
-    assert!(matches!(rig.core.warm_status(rig.time(), first), WarmStatus::Done(_)));
+    assert!(matches!(rig.core.prefetch_status(rig.time(), first), PrefetchStatus::Done(_)));
     rig.warm(&p, Fetch::Prefix);
-    assert_eq!(rig.core.warm_status(rig.time(), first), WarmStatus::Unknown);
+    assert_eq!(rig.core.prefetch_status(rig.time(), first), PrefetchStatus::Unknown);
     let (model, salt) = ("m".into(), "".into());
-    let spec = WarmSpec { model: &model, world_size: 1, salt: &salt, chain: &p, fetch: Fetch::Prefix };
-    assert_eq!(rig.core.warm(rig.time(), &spec), Err(WarmRefused::TooMany));
+    let spec =
+        PrefetchSpec { model: &model, world_size: 1, salt: &salt, chunk_hashes: &p, fetch: Fetch::Prefix };
+    assert_eq!(rig.core.prefetch(rig.time(), &spec), Err(PrefetchRefused::TooMany));
     rig.settle();
     rig.assert_idle();
 }

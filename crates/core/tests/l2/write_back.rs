@@ -351,7 +351,7 @@ fn io_does_not_move_a_chunk_in_the_eviction_order() {
 /// Trimming and eviction step over what is being copied, and take it once the copy is done.
 #[test]
 fn what_is_being_stored_keeps_its_place_among_the_victims() {
-    let trim = larder_core::core::Trim { above: 0.5, release: 0.25 };
+    let trim = larder_core::Trim { above: 0.5, release: 0.25 };
     let hung =
         CoreConfig { trim: Some(trim), write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) };
     let mut rig = Rig::with(hung);

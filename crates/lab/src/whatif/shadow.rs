@@ -62,7 +62,7 @@ pub struct ShadowCounts {
     /// Of hits, and loaded from L2.
     pub l2_reads: u64,
     /// In L2 and of a hit, had there been room in L1 to load them.
-    pub no_room: u64,
+    pub no_space: u64,
     /// Handed to L2.
     pub l2_writes: u64,
     /// Evicted from L1.
@@ -361,7 +361,7 @@ impl<T: SecondTier> Shadow<T> {
         let lacks_room =
             (0..hit).find(|place| !self.in_l1[*place] && !self.reserve(hashes, chain[*place], temporary));
         let Some(reached) = lacks_room else { return hit };
-        self.counts.no_room += self.in_l1[reached..].iter().filter(|there| !**there).count() as u64;
+        self.counts.no_space += self.in_l1[reached..].iter().filter(|there| !**there).count() as u64;
         self.let_go(hashes, chain, reached);
         reached
     }

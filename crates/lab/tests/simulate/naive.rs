@@ -89,7 +89,7 @@ impl Naive {
                     continue;
                 }
                 if !self.room(setup.l1_chunks, &[]) {
-                    self.counts.no_room += resident[i..hit].iter().filter(|there| !**there).count() as u64;
+                    self.counts.no_space += resident[i..hit].iter().filter(|there| !**there).count() as u64;
                     for chunk in chunks[i..hit].iter().rev() {
                         if self.held.contains(chunk) {
                             self.release(*chunk);

@@ -112,7 +112,7 @@ impl Config {
             "l2_adapter_config": { "adapters": self.l2.adapters.iter().map(adapter).collect::<Vec<_>>() },
             "store_policy": self.l2.store_policy.name(),
             "prefetch_policy": self.l2.prefetch_policy.name(),
-            "prefetch_max_in_flight": self.l2.prefetch_max_in_flight,
+            "prefetch_jobs_max": self.l2.prefetch_jobs_max,
             "periodic_notifier_interval_ms": 5,
         })
     }

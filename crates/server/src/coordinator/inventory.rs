@@ -10,7 +10,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use larder_core::events::{Change, ObjectEvent, Tier};
+use larder_core::stats::events::{Change, ObjectEvent, Tier};
 use larder_l2::Cursor;
 use larder_types::ids::AdapterId;
 use larder_types::object::ObjectKey;
@@ -50,7 +50,7 @@ impl Inventory {
     pub(super) async fn next(&mut self, state: &State) -> Option<Vec<ObjectEvent>> {
         match &mut self.0 {
             Place::L1(from) => {
-                let page = state.core_for_report().l1().list(*from, L1_PAGE);
+                let page = state.core_for_report().index().list(*from, L1_PAGE);
                 self.0 = page.next.map_or(Place::L2(AdapterId(0), None, 0), Place::L1);
                 let there = page.objects.into_iter();
                 Some(there.map(|object| stored(Tier::L1, object.key, object.bytes)).collect())

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_core::events::ObjectEvent;
+use larder_core::stats::events::ObjectEvent;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -101,7 +101,7 @@ impl Reporting {
         let config = &state.config.coordinator;
         let url = config.url.as_deref()?;
         if config.event_reporting {
-            state.core().follow_objects(EVENTS_WAITING_MAX);
+            state.core().record_object_events(EVENTS_WAITING_MAX);
         }
         let identity = Identity {
             instance_id: state.config.instance_id.clone(),

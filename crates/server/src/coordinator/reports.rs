@@ -1,6 +1,6 @@
 //! The body of `POST /events`: batches of what happened, each of one kind and one place.
 
-use larder_core::events::{Change, ObjectEvent, Tier};
+use larder_core::stats::events::{Change, ObjectEvent, Tier};
 use serde::Serialize;
 
 /// What a coordinator calls host memory.

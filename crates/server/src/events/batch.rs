@@ -1,6 +1,6 @@
 //! From the core's records to what a subscriber reads.
 
-use larder_core::events::{ChunkEvent, Page, Tier};
+use larder_core::stats::events::{ChunkEvent, Page, Tier};
 use larder_wire::event::{Event, EventKind, MEDIUM_CPU, MEDIUM_STORAGE};
 
 use super::bindings::Bindings;

@@ -174,7 +174,7 @@ impl EventStreams {
             let batch = EventBatch { enabled: false, incarnation, next_cursor, lost, events };
             let _ = follows.peer.send(follows.envelope.response(Response::Events(batch).encode()));
         } else if !self.recording.swap(true, Ordering::Relaxed) {
-            state.core().follow_chunks(self.capacity);
+            state.core().record_chunk_events(self.capacity);
             table.starts = true;
         }
         table.next_id += 1;
@@ -216,7 +216,7 @@ impl EventStreams {
     fn stop_if_unused(&self, state: &State, table: &mut Table) {
         if table.streams.is_empty() && self.recording.swap(false, Ordering::Relaxed) {
             table.starts = false;
-            state.core().follow_chunks(0);
+            state.core().record_chunk_events(0);
             self.bindings().clear();
         }
     }
@@ -234,7 +234,7 @@ impl EventStreams {
             bindings.bind(&prompt.chain, &prompt.tokens, chunk_tokens, known);
         }
         let places = self.bindings().places();
-        state.core().tell_present(|hash| places.get(hash).copied());
+        state.core().publish_snapshot(|hash| places.get(hash).copied());
     }
 
     /// Sends what is due and can be sent.

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
     let quotas: Vec<(Arc<str>, u64)> = {
         let core = state.core_for_report();
-        core.l1().ledger().quotas().list().map(|(salt, limit)| (salt.clone(), limit)).collect()
+        core.index().ledger().quotas().list().map(|(salt, limit)| (salt.clone(), limit)).collect()
     };
     let usage = Usage::of(&state);
     let users = quotas.iter().map(|(salt, limit)| {
@@ -45,7 +45,7 @@ pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
 /// One quota; of a salt without one, what it holds.
 pub(super) async fn get(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let limit = state.core_for_report().l1().ledger().quotas().get(&salt);
+    let limit = state.core_for_report().index().ledger().quotas().get(&salt);
     let usage = Usage::of(&state);
     let answer = json!({
         "cache_salt": name(&salt),
@@ -76,7 +76,7 @@ pub(super) async fn delete(Shared(state): Shared<AppState>, Segment(salt): Segme
 async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Option<u64>> {
     // The file and both tiers see all changes in one order.
     let _one_at_a_time = state.quota_changes.lock().await;
-    let mut quotas = state.core_for_report().l1().ledger().quotas().clone();
+    let mut quotas = state.core_for_report().index().ledger().quotas().clone();
     let before = match limit {
         Some(bytes) => quotas.set(salt, bytes).map_err(|full| Refusal::bad_request(full.to_string()))?,
         None => quotas.delete(salt),
@@ -124,7 +124,7 @@ impl Usage {
             return Self(state.l2.usage_by_salt());
         }
         let core = state.core_for_report();
-        Self(core.l1().ledger().usage().map(|(salt, usage)| (salt.clone(), usage.used_bytes)).collect())
+        Self(core.index().ledger().usage().map(|(salt, usage)| (salt.clone(), usage.used_bytes)).collect())
     }
 
     fn bytes(&self, salt: &str) -> u64 {

@@ -5,9 +5,9 @@
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use larder_core::core::{AdapterGauges, Gauges};
-use larder_core::prefetch::JobNames;
-use larder_core::worker::WorkerSpec;
+use larder_core::PrefetchJobs;
+use larder_core::WorkerSpec;
+use larder_core::{AdapterGauges, Gauges};
 use larder_l2::{Adapter, Circuit};
 use larder_policy::reuse;
 use larder_types::ids::AdapterId;
@@ -31,7 +31,7 @@ struct Snapshot {
     learned: Option<reuse::Snapshot>,
     /// Event records kept, and the number of the last one.
     events: (usize, u64),
-    jobs: JobNames,
+    jobs: PrefetchJobs,
 }
 
 impl Snapshot {
@@ -49,7 +49,7 @@ impl Snapshot {
             lookups: counters.lookups,
             learned: core.learned(),
             events: (core.chunk_events().len(), core.chunk_events().last()),
-            jobs: core.prefetch_job_names(JOBS_SHOWN_MAX),
+            jobs: core.prefetch_jobs(JOBS_SHOWN_MAX),
         }
     }
 }
@@ -169,7 +169,7 @@ fn layers(shape: &[u64]) -> u64 {
     shape.len().checked_sub(3).map_or(0, |axis| shape[axis])
 }
 
-fn group_json(spec: &WorkerSpec, group: &larder_core::worker::Group) -> Value {
+fn group_json(spec: &WorkerSpec, group: &larder_core::Group) -> Value {
     let shape = group.layout.shape();
     let layers = layers(shape);
     json!({
@@ -221,7 +221,7 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
     let prefetch = json!({
         "is_healthy": true, "thread_alive": true,
         "policy": config.l2.prefetch_policy.name(),
-        "max_in_flight": config.l2.prefetch_max_in_flight,
+        "max_in_flight": config.l2.prefetch_jobs_max,
         "submission_queue_size": 0,
         "pending_queue_size": gauges.prefetch_waiting,
         "in_flight_request_count": gauges.prefetch_jobs,

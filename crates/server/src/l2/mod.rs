@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use larder_arena::{Hold, Region};
-use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
+use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_l2::{Adapter, Circuit, L2Error, Transfer};
 
 use crate::metrics::Batch;
@@ -133,7 +133,7 @@ pub fn carry_out(state: &Arc<State>, effects: Vec<Effect>) {
                 }
                 state.waiting.wake(&report.request_id);
             }
-            Effect::WarmDone { .. } => {}
+            Effect::PrefetchDone { .. } => {}
         }
     }
 }

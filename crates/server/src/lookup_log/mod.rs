@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use larder_core::session::LookupSpec;
+use larder_core::LookupSpec;
 use larder_types::Layout;
 use larder_types::object::ChunkHash;
 use serde::Serialize;
@@ -109,7 +109,7 @@ impl LookupLog {
 
     /// A prompt of so many tokens is looked up; `layouts` are those of a chunk's objects, for one rank.
     pub(crate) fn lookup(&self, at: UnixTime, spec: &LookupSpec<'_>, tokens: u64, layouts: Vec<Layout>) {
-        let chunks = spec.chain.len();
+        let chunks = spec.chunk_hashes.len();
         let before = self.shared.queued_chunks.fetch_add(chunks, Ordering::Relaxed);
         let lookup = Lookup {
             at,
@@ -118,7 +118,7 @@ impl LookupLog {
             salt: spec.salt.clone(),
             tokens,
             layouts,
-            chain: spec.chain.clone(),
+            chain: spec.chunk_hashes.clone(),
         };
         if before + chunks > CHUNKS_MAX || self.queue.try_send(Message::Lookup(lookup)).is_err() {
             self.shared.queued_chunks.fetch_sub(chunks, Ordering::Relaxed);
@@ -233,7 +233,7 @@ mod tests {
             world_size: 1,
             worker_id: None,
             salt: &"s".into(),
-            chain: &chain,
+            chunk_hashes: &chain,
             readers: 1,
         };
         let layout = Layout::new(&[2, 16, 12], DType::BFloat16).unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use larder_core::transfer::TransferSpec;
+use larder_core::TransferSpec;
 use larder_types::InstanceId;
 
 use super::tenants::Direction;

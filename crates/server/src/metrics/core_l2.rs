@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use larder_core::core::AdapterGauges;
-use larder_core::counters::AdapterCounters;
+use larder_core::AdapterGauges;
+use larder_core::stats::AdapterCounters;
 use larder_l2::{Adapter, Circuit, Space};
 use larder_types::ids::AdapterId;
 

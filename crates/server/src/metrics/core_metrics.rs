@@ -1,11 +1,11 @@
-//! The core's counters and gauges as metrics: L1, requests, holders, what was learned.
+//! The core's counters and gauges as metrics: Index, requests, holders, what was learned.
 
 use std::sync::Arc;
 
-use larder_core::core::{AdapterGauges, Gauges};
-use larder_core::counters::{AdapterCounters, Counters, L1Counters};
-use larder_core::life::LifeStats;
-use larder_core::tally::{ByName, ModelCounts, SaltCounts, Tally};
+use larder_core::stats::residency::ResidencyStats;
+use larder_core::stats::{AdapterCounters, Counters, L1Counters};
+use larder_core::stats::{Labelled, LabelledCounters, ModelCounters, SaltCounters};
+use larder_core::{AdapterGauges, Gauges};
 use larder_policy::reuse;
 use larder_types::Time;
 
@@ -36,12 +36,12 @@ pub(super) struct Snapshot {
     pub(super) counters: Counters,
     pub(super) l1: L1Counters,
     pub(super) gauges: Gauges,
-    pub(super) tally: Tally,
+    pub(super) tally: LabelledCounters,
     pub(super) adapters: Vec<(AdapterCounters, AdapterGauges)>,
     learned: Option<reuse::Snapshot>,
     /// Event records kept.
     events: usize,
-    life: LifeStats,
+    life: ResidencyStats,
     /// How long the worker that has been silent longest has been so.
     silent_ms: u64,
     /// How long the oldest shares are held, and how long the oldest slots are being written.
@@ -58,15 +58,15 @@ impl Snapshot {
         let for_ms = |since: Option<Time>| since.map_or(0, |since| now.saturating_sub(since.as_millis()));
         Self {
             counters: *core.counters(),
-            l1: *core.l1().counters(),
+            l1: *core.index().counters(),
             gauges,
-            tally: core.l1().tally().clone(),
+            tally: core.index().tally().clone(),
             adapters: core.adapters().map(adapter).collect(),
             learned: core.learned(),
             events: core.chunk_events().len(),
-            life: core.l1().life().clone(),
+            life: core.index().life().clone(),
             silent_ms: seen.map_or(0, |seen| now.saturating_sub(seen)),
-            locked_ms: (for_ms(gauges.reading_since), for_ms(gauges.writing_since)),
+            locked_ms: (for_ms(gauges.oldest_read_pin), for_ms(gauges.oldest_write_reservation)),
         }
     }
 }
@@ -119,15 +119,15 @@ pub(super) fn by_salt(
     name: &'static str,
     help: &'static str,
     fixed: &[(&str, &str)],
-    salts: &ByName<SaltCounts>,
-    read: fn(&SaltCounts) -> u64,
+    salts: &Labelled<SaltCounters>,
+    read: fn(&SaltCounters) -> u64,
 ) -> Metric {
     let with = |salt: &str| labels(&[fixed, &[("cache_salt", salt)]].concat());
     let unsalted = salts.named().find(|(salt, _)| salt.is_empty()).map_or(0, |(_, counts)| read(counts));
     let mut samples = vec![(labels(fixed), unsalted as f64)];
     let salted = salts.named().filter(|(salt, _)| !salt.is_empty());
     samples.extend(salted.map(|(salt, counts)| (with(salt), read(counts) as f64)));
-    if *salts.others() != SaltCounts::default() {
+    if *salts.others() != SaltCounters::default() {
         samples.push((with(OTHERS), read(salts.others()) as f64));
     }
     Metric { name, help, kind: Kind::Counter, samples }
@@ -243,8 +243,8 @@ fn request_metrics(out: &mut Vec<Metric>, c: &Counters) {
 }
 
 /// Objects with which something went wrong, by model.
-fn failure_metrics(out: &mut Vec<Metric>, models: &ByName<ModelCounts>) {
-    type Read = fn(&ModelCounts) -> u64;
+fn failure_metrics(out: &mut Vec<Metric>, models: &Labelled<ModelCounters>) {
+    type Read = fn(&ModelCounters) -> u64;
     type Series<'a> = (&'a [(&'a str, &'a str)], Read);
     let others: Arc<str> = OTHERS.into();
     let mut add = |name, help, series: &[Series<'_>]| {

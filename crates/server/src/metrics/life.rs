@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_core::life::{Gaps, Histogram, LifeStats};
+use larder_core::stats::residency::{Gaps, Histogram, ResidencyStats};
 
 use super::OTHERS;
 use super::core_metrics::{Metric, counter, labels};
@@ -32,7 +32,7 @@ impl Series {
     }
 }
 
-pub(super) fn premature_evictions(life: &LifeStats, tag: &str) -> Metric {
+pub(super) fn premature_evictions(life: &ResidencyStats, tag: &str) -> Metric {
     counter(
         "lmcache_mp_l1_premature_eviction_chunks_total",
         "Chunks that came back to L1 while their eviction was remembered",
@@ -41,7 +41,7 @@ pub(super) fn premature_evictions(life: &LifeStats, tag: &str) -> Metric {
     )
 }
 
-pub(super) fn rereads(life: &LifeStats) -> Metric {
+pub(super) fn rereads(life: &ResidencyStats) -> Metric {
     counter(
         "lmcache_mp_l2_reread_chunks_total",
         "Chunks that came back while it was remembered that they were loaded and went with their last reader",
@@ -50,7 +50,7 @@ pub(super) fn rereads(life: &LifeStats) -> Metric {
     )
 }
 
-pub(super) fn distributions(life: &LifeStats, tag: &str) -> Vec<Distribution> {
+pub(super) fn distributions(life: &ResidencyStats, tag: &str) -> Vec<Distribution> {
     let tagged = |name, help, of| Distribution {
         name,
         help,

@@ -22,8 +22,8 @@ mod whatif;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use larder_core::prefetch::Hit;
-use larder_core::transfer::TransferSpec;
+use larder_core::Hit;
+use larder_core::TransferSpec;
 use larder_types::ids::AdapterId;
 use larder_wire::operation::Operation;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};

@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use larder_core::prefetch::Hit;
+use larder_core::Hit;
 use serde_json::{Map, Value, json};
 
 /// Length of a step.

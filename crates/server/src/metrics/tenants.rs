@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use larder_core::prefetch::Hit;
-use larder_core::tally::NAMES_MAX;
+use larder_core::Hit;
+use larder_core::stats::NAMES_MAX;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

@@ -1,4 +1,4 @@
-use larder_core::transfer::TransferSpec;
+use larder_core::TransferSpec;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;

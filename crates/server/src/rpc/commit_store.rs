@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use larder_core::transfer::{Committed, NotRegistered, TransferSpec};
+use larder_core::{Committed, NotRegistered, TransferSpec};
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
@@ -71,7 +71,7 @@ fn store_chunk(
 ) -> Result<Option<Copied>, Failure> {
     let prepared = reserve(state, transfer, chunk, chunk + 1)?;
     let Some(slot) = prepared.slots.first() else {
-        return Ok((!prepared.no_room).then(Copied::default));
+        return Ok((!prepared.no_space).then(Copied::default));
     };
     let spec = transfer.part(chunk, chunk + 1);
     let mut offset = slot.offset;

@@ -1,4 +1,4 @@
-use larder_core::session::LookupSpec;
+use larder_core::LookupSpec;
 use larder_types::ConnectionId;
 use larder_types::object::check_model_name;
 use larder_wire::key::CacheKey;
@@ -33,7 +33,7 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
         world_size: key.world_size,
         worker_id: key.worker_id,
         salt: &key.cache_salt,
-        chain: &chain,
+        chunk_hashes: &chain,
         readers,
     };
     // Without an answer now, L2 is asked; it is counted when it is known.

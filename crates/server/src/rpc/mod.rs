@@ -52,7 +52,7 @@ pub(crate) enum Failure {
     Tokens(#[from] larder_wire::tokens::TokenError),
     /// The worker has not registered, or for another model.
     #[error(transparent)]
-    NotRegistered(#[from] larder_core::transfer::NotRegistered),
+    NotRegistered(#[from] larder_core::NotRegistered),
     /// The chunks that a worker sent, or would be sent, are not what a pickle of them is.
     #[error(transparent)]
     Pickle(#[from] larder_wire::pickle::PickleError),

@@ -1,4 +1,4 @@
-use larder_core::transfer::PreparedStore;
+use larder_core::PreparedStore;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
@@ -44,7 +44,7 @@ pub(super) fn reserve(
     if let Err(error) = state.memory.need(needed) {
         let mut core = state.core();
         core.abort_store(state.clock.now(), &spec);
-        core.cut_memory(state.arena.populated());
+        core.truncate_capacity(state.arena.populated());
         return Err(error.into());
     }
     if !prepared.slots.is_empty() {

@@ -1,4 +1,4 @@
-use larder_core::prefetch::LookupStatus;
+use larder_core::LookupStatus;
 use larder_wire::response::Response;
 
 use super::Answer;

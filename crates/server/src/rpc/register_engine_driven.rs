@@ -1,4 +1,4 @@
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::{Group, WorkerSpec};
 use larder_types::Layout;
 use larder_types::dtype::DType;
 use larder_types::object::{WORLD_SIZE_MAX, check_model_name};
@@ -36,8 +36,8 @@ pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> A
         );
     }
     // Somebody is going to store: have memory ready.
-    let frontier = state.core().l1().frontier();
-    state.memory.prepare(frontier);
+    let high_water_mark = state.core().index().high_water_mark();
+    state.memory.prepare(high_water_mark);
     Ok(pool(state))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_core::transfer::TransferSpec;
+use larder_core::TransferSpec;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_types::object::KvRank;
@@ -58,7 +58,7 @@ impl<'a> Transfer<'a> {
             model: &self.key.model_name,
             rank: self.rank,
             salt: &self.key.cache_salt,
-            chain: &self.chain,
+            chunk_hashes: &self.chain,
             start,
             end,
         }

@@ -7,8 +7,8 @@ use larder_types::Time;
 use std::future::{pending, ready};
 use std::sync::Arc;
 
-use larder_core::transfer::TransferSpec;
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::TransferSpec;
+use larder_core::{Group, WorkerSpec};
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 use tokio::sync::watch;
@@ -57,7 +57,7 @@ fn store(state: &State) {
         model: &model,
         rank: KvRank::new(1, 0),
         salt: &salt,
-        chain: &chain,
+        chunk_hashes: &chain,
         start: 0,
         end: OBJECTS as u32,
     };

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_core::transfer::TransferSpec;
+use larder_core::TransferSpec;
 
 use super::ids::Ids;
 use super::{Span, UnixTime, Value};

@@ -13,8 +13,8 @@ mod ids;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_core::prefetch::Hit;
-use larder_core::transfer::TransferSpec;
+use larder_core::Hit;
+use larder_core::TransferSpec;
 use larder_types::ConnectionId;
 use tokio::sync::Notify;
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
-use larder_core::l1::Removal;
+use larder_core::index::Removal;
 use larder_types::Time;
 use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
@@ -125,7 +125,7 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
     server.until("it knows again, and what is new", |_| knows(700, 700)).await;
 
     // It goes back to an older copy, in which there is what was removed since.
-    let objects = server.state.core().l1().list(0, 10).objects;
+    let objects = server.state.core().index().list(0, 10).objects;
     let keys: Vec<_> = objects.into_iter().map(|object| object.key).collect();
     let removed = server.state.core().remove(Time::ZERO, &keys, true);
     assert_eq!(removed, [Removal::Removed; 10]);

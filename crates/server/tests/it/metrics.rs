@@ -6,8 +6,8 @@ use larder_types::Time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use larder_core::session::LookupSpec;
-use larder_core::transfer::TransferSpec;
+use larder_core::LookupSpec;
+use larder_core::TransferSpec;
 use larder_server::config::{EvictionPolicy, LookupHashLogConfig, OtlpConfig, PrefetchPolicy};
 use larder_types::ids::InstanceId;
 use larder_types::object::{ChunkHash, KvRank};
@@ -445,7 +445,7 @@ async fn with_100_000_objects_a_scrape_still_answers() {
             model: &model,
             rank: KvRank::new(1, 0),
             salt: &salt,
-            chain: &chain,
+            chunk_hashes: &chain,
             start: 0,
             end: 1000,
         };
@@ -463,7 +463,7 @@ async fn with_100_000_objects_a_scrape_still_answers() {
                     world_size: 1,
                     worker_id: None,
                     salt: &salt,
-                    chain: &chain[..2].into(),
+                    chunk_hashes: &chain[..2].into(),
                     readers: 1,
                 },
             );

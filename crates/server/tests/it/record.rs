@@ -134,7 +134,7 @@ async fn drive(server: &TestServer, seed: u64) {
 /// What the server's own books say.
 fn counted(server: &TestServer) -> Counts {
     let core = server.state.core();
-    let (counters, l1) = (core.counters(), core.l1().counters());
+    let (counters, l1) = (core.counters(), core.index().counters());
     let l2 = core.adapters().next().map(|_| core.adapter_counters(AdapterId(0)));
     Counts {
         requests: counters.lookups,
@@ -143,7 +143,7 @@ fn counted(server: &TestServer) -> Counts {
         l1_hits: counters.lookup_hit_objects - counters.l2.hit_objects,
         l2_hits: counters.l2.hit_objects,
         l2_reads: l2.map_or(0, |l2| l2.loaded_objects),
-        no_room: counters.l2.no_room_objects,
+        no_space: counters.l2.no_room_objects,
         l2_writes: l2.map_or(0, |l2| l2.stored_objects),
         l1_evictions: l1.evicted_chunks,
         l2_evictions: 0,
@@ -166,7 +166,7 @@ async fn recorded_and_replayed(config: Config, setup: Setup, seed: u64) -> Count
     assert_eq!(serve(&trace, &setup, &mut machine, &mut || {}), counts, "{setup:?}, seed {seed}");
     let core = state.core();
     for chunk in (0..trace.unique_chunks() as u32).map(ChunkNumber) {
-        let there = core.l1().chunk(&"m".into(), &"".into(), trace.hash(chunk)).is_some();
+        let there = core.index().chunk(&"m".into(), &"".into(), trace.hash(chunk)).is_some();
         assert_eq!(machine.holds(chunk), there, "{chunk:?} of {setup:?}, seed {seed}");
     }
     counts

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder_core::prefetch::{LookupStatus, WarmResult, WarmStatus};
+use larder_core::{LookupStatus, PrefetchResult, PrefetchStatus};
 use larder_types::object::KvRank;
 
 use super::jobs::{Job, Owner, Phase, needed};
@@ -140,7 +140,7 @@ impl Model {
     }
 
     /// A warm-up, under the number that the core gave it. Says whether there is one.
-    pub fn warm(&mut self, call: &WarmCall, id: Option<u64>, view: &View<'_>) -> bool {
+    pub fn prefetch(&mut self, call: &WarmCall, id: Option<u64>, view: &View<'_>) -> bool {
         let owner = Owner::Warm(id.unwrap_or(0));
         let Some(mut job) = self.job(owner, (call.model, call.salt, call.node), call.world, None) else {
             return false;
@@ -150,7 +150,7 @@ impl Model {
         self.warms.insert(id, None);
         if call.full && job.window.is_some() {
             let total_objects = (job.ranks.len() * job.chunks.len()) as u32;
-            self.warm_done(id, WarmResult { total_objects, ..WarmResult::default() });
+            self.warm_done(id, PrefetchResult { total_objects, ..PrefetchResult::default() });
             return true;
         }
         let seq = self.submit(job);
@@ -194,11 +194,11 @@ impl Model {
     }
 
     /// How a warm-up stands.
-    pub fn warm_status(&self, id: u64) -> WarmStatus {
+    pub fn prefetch_status(&self, id: u64) -> PrefetchStatus {
         match self.warms.get(&id) {
-            Some(Some((result, _))) => WarmStatus::Done(*result),
-            Some(None) => WarmStatus::Pending,
-            None => WarmStatus::Unknown,
+            Some(Some((result, _))) => PrefetchStatus::Done(*result),
+            Some(None) => PrefetchStatus::Pending,
+            None => PrefetchStatus::Unknown,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder_core::prefetch::{Hit, WarmResult};
+use larder_core::{Hit, PrefetchResult};
 use larder_policy::PrefetchKind;
 use larder_types::object::KvRank;
 
@@ -14,7 +14,7 @@ const FIRST_WINDOW: usize = 32;
 
 /// What a job knows of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cell {
+pub(crate) enum ShardKey {
     Absent,
     L1(Uid),
     /// The load that will bring it.
@@ -61,7 +61,7 @@ pub(crate) struct Job {
     pub(crate) deadline: Millis,
     pub(crate) phase: Phase,
     /// Column by column, as far as looked at.
-    pub(crate) cells: Vec<Vec<Cell>>,
+    pub(crate) cells: Vec<Vec<ShardKey>>,
     /// What each adapter said it has.
     pub(crate) found: BTreeMap<u32, BTreeSet<(usize, usize)>>,
 }
@@ -73,13 +73,13 @@ impl Job {
 
     pub(crate) fn holds(&self) -> impl Iterator<Item = Uid> + '_ {
         self.cells.iter().flatten().filter_map(|cell| match cell {
-            Cell::L1(uid) | Cell::Loaded(uid) => Some(*uid),
-            Cell::Absent | Cell::Loading(_) => None,
+            ShardKey::L1(uid) | ShardKey::Loaded(uid) => Some(*uid),
+            ShardKey::Absent | ShardKey::Loading(_) => None,
         })
     }
 
     fn is_known(&self, row: usize, column: usize) -> bool {
-        self.cells[column][row] != Cell::Absent || self.found.values().any(|f| f.contains(&(row, column)))
+        self.cells[column][row] != ShardKey::Absent || self.found.values().any(|f| f.contains(&(row, column)))
     }
 
     /// The longest prefix of the first `columns` that every row can serve.
@@ -149,11 +149,11 @@ impl Model {
         let (mut questions, mut lacking) = (Vec::new(), 0);
         while job.cells.len() < job.chunks.len() && lacking < window {
             let column = job.cells.len();
-            let cells: Vec<Cell> = (0..job.ranks.len())
-                .map(|row| self.readable(&job, row, column).map_or(Cell::Absent, Cell::L1))
+            let cells: Vec<ShardKey> = (0..job.ranks.len())
+                .map(|row| self.readable(&job, row, column).map_or(ShardKey::Absent, ShardKey::L1))
                 .collect();
             let behind = job.window.is_some_and(|w| column as u32 + w <= reached);
-            let lacks = |row: &usize| cells[*row] == Cell::Absent && !behind;
+            let lacks = |row: &usize| cells[*row] == ShardKey::Absent && !behind;
             let before = questions.len();
             questions.extend((0..job.ranks.len()).filter(lacks).map(|row| (row, column)));
             lacking += usize::from(questions.len() > before);
@@ -224,15 +224,15 @@ impl Model {
     pub(crate) fn job_overdue(&mut self, seq: u64) {
         self.counters.jobs_overdue += 1;
         let job = &self.jobs[&seq];
-        let late = job.cells.iter().flatten().filter(|c| matches!(c, Cell::Loading(_))).count();
+        let late = job.cells.iter().flatten().filter(|c| matches!(c, ShardKey::Loading(_))).count();
         self.counters.late_objects += late as u64;
         if job.phase == Phase::Waiting {
             let columns = job.longest(job.chunks.len(), |r, c| self.readable(job, r, c).is_some());
             let cells = |column: usize| {
-                let cell = |row| self.readable(job, row, column).map_or(Cell::Absent, Cell::L1);
-                (0..job.ranks.len()).map(cell).collect::<Vec<Cell>>()
+                let cell = |row| self.readable(job, row, column).map_or(ShardKey::Absent, ShardKey::L1);
+                (0..job.ranks.len()).map(cell).collect::<Vec<ShardKey>>()
             };
-            let cells: Vec<Vec<Cell>> = (0..columns as usize).map(cells).collect();
+            let cells: Vec<Vec<ShardKey>> = (0..columns as usize).map(cells).collect();
             self.jobs.get_mut(&seq).expect("just seen").cells = cells;
         }
         self.finish_job(seq);
@@ -241,14 +241,14 @@ impl Model {
     /// Releases what a cell holds, or no longer waits for it.
     pub(crate) fn let_go_cell(&mut self, seq: u64, job: &mut Job, row: usize, column: usize) {
         self.touch_held(job, column);
-        if let Cell::Loading(load) = std::mem::replace(&mut job.cells[column][row], Cell::Absent) {
+        if let ShardKey::Loading(load) = std::mem::replace(&mut job.cells[column][row], ShardKey::Absent) {
             self.leave_load(load, seq);
         }
     }
 
     /// What a job holds is used when it lets go.
     pub(crate) fn touch_held(&mut self, job: &Job, column: usize) {
-        if job.cells[column].iter().any(|c| matches!(c, Cell::L1(_) | Cell::Loaded(_))) {
+        if job.cells[column].iter().any(|c| matches!(c, ShardKey::L1(_) | ShardKey::Loaded(_))) {
             self.touch(&job.chunks[column..=column]);
         }
     }
@@ -259,9 +259,9 @@ impl Model {
         for column in 0..job.cells.len() {
             for row in 0..job.ranks.len() {
                 let gone = match job.cells[column][row] {
-                    Cell::Loading(_) => true,
-                    Cell::L1(uid) | Cell::Loaded(uid) => self.allocs[uid].state != State::Resident,
-                    Cell::Absent => false,
+                    ShardKey::Loading(_) => true,
+                    ShardKey::L1(uid) | ShardKey::Loaded(uid) => self.allocs[uid].state != State::Resident,
+                    ShardKey::Absent => false,
                 };
                 if gone {
                     self.let_go_cell(seq, &mut job, row, column);
@@ -278,8 +278,8 @@ impl Model {
 
     fn answer_request(&mut self, request: u32, job: &Job) {
         let columns = job.cells.len();
-        let hit = job.longest(columns, |r, c| job.cells[c][r] != Cell::Absent);
-        let in_l1 = |r: usize, c: usize| matches!(job.cells[c][r], Cell::L1(_));
+        let hit = job.longest(columns, |r, c| job.cells[c][r] != ShardKey::Absent);
+        let in_l1 = |r: usize, c: usize| matches!(job.cells[c][r], ShardKey::L1(_));
         let l1_chunks = job.longest(columns, in_l1).min(hit);
         let mut report = Hit { chunks: hit, l1_chunks, ..Hit::default() };
         let mut rows = Vec::new();
@@ -288,16 +288,16 @@ impl Model {
             let mut grants = Vec::new();
             for column in range.clone() {
                 match job.cells[column as usize][row] {
-                    Cell::L1(uid) => {
+                    ShardKey::L1(uid) => {
                         report.l1_objects += 1;
                         self.keep_hit(uid);
                         grants.push((uid, job.shares));
                     }
-                    Cell::Loaded(uid) => {
+                    ShardKey::Loaded(uid) => {
                         report.l2_objects += 1;
                         grants.push((uid, job.shares));
                     }
-                    Cell::Absent | Cell::Loading(_) => panic!("part of the hit is missing"),
+                    ShardKey::Absent | ShardKey::Loading(_) => panic!("part of the hit is missing"),
                 }
             }
             rows.push(Row { rank: *rank, first: range.start, grants });
@@ -319,9 +319,9 @@ impl Model {
 
     fn answer_warm(&mut self, id: u64, job: &Job) {
         let (rows, columns) = (job.ranks.len(), job.cells.len());
-        let there = |r: usize, c: usize| job.cells[c][r] != Cell::Absent;
+        let there = |r: usize, c: usize| job.cells[c][r] != ShardKey::Absent;
         let total_objects = (rows * job.chunks.len()) as u32;
-        let mut result = WarmResult { total_objects, ..WarmResult::default() };
+        let mut result = PrefetchResult { total_objects, ..PrefetchResult::default() };
         let wanted: Vec<usize> = if job.full {
             (0..columns).filter(|c| (0..rows).all(|r| there(r, *c))).collect()
         } else {
@@ -330,7 +330,7 @@ impl Model {
         result.chunks = if job.full { wanted.len() as u32 } else { job.longest(columns, there) };
         for column in wanted {
             for row in 0..rows {
-                if let Cell::L1(uid) = job.cells[column][row] {
+                if let ShardKey::L1(uid) = job.cells[column][row] {
                     result.l1_objects += 1;
                     self.promote(uid);
                 } else {
@@ -343,9 +343,9 @@ impl Model {
     }
 
     /// The result of a warm-up, until it is forgotten.
-    pub(crate) fn warm_done(&mut self, id: u64, result: WarmResult) {
+    pub(crate) fn warm_done(&mut self, id: u64, result: PrefetchResult) {
         self.warms.insert(id, Some((result, self.now + self.scenario.session_ttl)));
-        self.expected.push(Expected::WarmDone { id });
+        self.expected.push(Expected::PrefetchDone { id });
     }
 
     /// The request no longer wants its answer.

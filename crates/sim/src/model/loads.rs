@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::jobs::{Cell, Job, Owner, Phase};
+use super::jobs::{Job, Owner, Phase, ShardKey};
 use super::{Expected, Io, IoFor, Model, State, Uid, View};
 use crate::scenario::Millis;
 
@@ -37,7 +37,7 @@ pub struct Reserved {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    NoRoom,
+    NoSpace,
     Contended,
 }
 
@@ -57,8 +57,8 @@ impl Model {
             let plan = self.plan(&job, limit, &barred, round > 0);
             for column in 0..job.cells.len() {
                 for row in 0..job.ranks.len() {
-                    if job.cells[column][row] != Cell::Absent && !plan.contains(&(row, column)) {
-                        released_late |= round > 0 && !matches!(job.cells[column][row], Cell::Loading(_));
+                    if job.cells[column][row] != ShardKey::Absent && !plan.contains(&(row, column)) {
+                        released_late |= round > 0 && !matches!(job.cells[column][row], ShardKey::Loading(_));
                         self.let_go_cell(seq, &mut job, row, column);
                     }
                 }
@@ -72,7 +72,7 @@ impl Model {
             let stop = self.take_planned(seq, &plan, round > 0, view, &mut judged.new);
             self.settle();
             let job = &self.jobs[&seq];
-            if stop.is_some_and(|(_, stop)| stop == Stop::NoRoom) && job.ranks.len() == 1 && judged.exact {
+            if stop.is_some_and(|(_, stop)| stop == Stop::NoSpace) && job.ranks.len() == 1 && judged.exact {
                 judged.refused = Some(job.bytes.div_ceil(self.scenario.page));
             }
             match stop {
@@ -86,7 +86,7 @@ impl Model {
         }
         let job = self.jobs.get_mut(&seq).expect("it is alive");
         job.phase = Phase::Loading;
-        let over = !job.cells.iter().flatten().any(|c| matches!(c, Cell::Loading(_)));
+        let over = !job.cells.iter().flatten().any(|c| matches!(c, ShardKey::Loading(_)));
         // What it lets go at its end, and what is trimmed then, was not to be had before.
         judged.refused = judged.refused.filter(|_| !over);
         self.reserved.push(judged);
@@ -144,9 +144,9 @@ impl Model {
     /// Whether L1 serves a cell of a plan.
     fn in_l1(&self, job: &Job, row: usize, column: usize, again: bool) -> bool {
         match job.cells[column][row] {
-            Cell::L1(uid) | Cell::Loaded(uid) => self.allocs[uid].state == State::Resident,
-            Cell::Absent => again && self.readable(job, row, column).is_some(),
-            Cell::Loading(_) => false,
+            ShardKey::L1(uid) | ShardKey::Loaded(uid) => self.allocs[uid].state == State::Resident,
+            ShardKey::Absent => again && self.readable(job, row, column).is_some(),
+            ShardKey::Loading(_) => false,
         }
     }
 
@@ -160,9 +160,9 @@ impl Model {
     ) -> Option<(usize, Stop)> {
         let mut job = self.jobs.remove(&seq).expect("it is alive");
         for &(row, column) in plan {
-            if job.cells[column][row] == Cell::Absent && self.in_l1(&job, row, column, again) {
+            if job.cells[column][row] == ShardKey::Absent && self.in_l1(&job, row, column, again) {
                 let uid = self.readable(&job, row, column).expect("just seen");
-                job.cells[column][row] = Cell::L1(uid);
+                job.cells[column][row] = ShardKey::L1(uid);
                 self.touch(&job.chunks[column..=column]);
             }
         }
@@ -170,14 +170,16 @@ impl Model {
         let mut order: Vec<(usize, usize)> = plan.iter().map(|(row, column)| (*column, *row)).collect();
         order.sort_unstable();
         for (column, row) in order {
-            if job.cells[column][row] != Cell::Absent {
+            if job.cells[column][row] != ShardKey::Absent {
                 continue;
             }
             if let Err(why) = self.take_cell(seq, &mut job, row, column, view, new) {
                 // In a later row memory for the earlier ones was taken and given back: which of the two
                 // reasons it was cannot be seen.
-                let absent =
-                    plan.iter().filter(|(r, c)| *c >= column && job.cells[*c][*r] == Cell::Absent).count();
+                let absent = plan
+                    .iter()
+                    .filter(|(r, c)| *c >= column && job.cells[*c][*r] == ShardKey::Absent)
+                    .count();
                 match why {
                     _ if job.ranks.len() > 1 || job.window.is_some() => {
                         self.unclear_stops += 1;
@@ -187,7 +189,7 @@ impl Model {
                         let others = (0..more).filter(|other| *other != column);
                         others.for_each(|column| self.follow_column(&job, 0, column, view));
                     }
-                    Stop::NoRoom => self.counters.no_room_objects += absent as u64,
+                    Stop::NoSpace => self.counters.no_room_objects += absent as u64,
                     Stop::Contended => self.counters.contended_objects += 1,
                 }
                 let blocked = |row: &usize| self.is_contended(&job, *row, column);
@@ -259,19 +261,19 @@ impl Model {
                     }
                     self.counters.loads_shared += 1;
                     self.loads.get_mut(&load).expect("just seen").waiters.push((seq, row, column));
-                    job.cells[column][row] = Cell::Loading(load);
+                    job.cells[column][row] = ShardKey::Loading(load);
                     return Ok(());
                 }
                 // A shorter prefix than the core tried, perhaps: it never came here then.
                 Some(_) if job.window.is_some() && self.is_where_it_was(uid, view) => {
-                    return Err(Stop::NoRoom);
+                    return Err(Stop::NoSpace);
                 }
                 Some(load) => self.give_up_load(load),
                 None if job.sizes.contains(&self.allocs[uid].bytes) => {
                     if stays {
                         self.promote(uid);
                     }
-                    job.cells[column][row] = Cell::L1(uid);
+                    job.cells[column][row] = ShardKey::L1(uid);
                     self.touch(&job.chunks[column..=column]);
                     return Ok(());
                 }
@@ -279,7 +281,7 @@ impl Model {
                 None => self.unlink(uid),
             }
         }
-        let Some((offset, bytes)) = view.object(key, true) else { return Err(Stop::NoRoom) };
+        let Some((offset, bytes)) = view.object(key, true) else { return Err(Stop::NoSpace) };
         assert_eq!(bytes, job.bytes, "reserved with another size");
         let adapter = *job.found.iter().find(|(_, f)| f.contains(&(row, column))).expect("it was planned").0;
         let uid = self.reserve(key, offset, bytes);
@@ -297,7 +299,7 @@ impl Model {
                 grace: None,
             },
         );
-        job.cells[column][row] = Cell::Loading(load);
+        job.cells[column][row] = ShardKey::Loading(load);
         new.push(uid);
         Ok(())
     }
@@ -377,10 +379,11 @@ impl Model {
         for (job, row, column) in &load.waiters {
             self.counters.missing_objects += u64::from(!admitted);
             let waiting = self.jobs.get_mut(job).expect("jobs leave their loads");
-            waiting.cells[*column][*row] = if admitted { Cell::Loaded(load.uid) } else { Cell::Absent };
+            waiting.cells[*column][*row] =
+                if admitted { ShardKey::Loaded(load.uid) } else { ShardKey::Absent };
         }
         for (job, ..) in load.waiters {
-            if !self.jobs[&job].cells.iter().flatten().any(|c| matches!(c, Cell::Loading(_))) {
+            if !self.jobs[&job].cells.iter().flatten().any(|c| matches!(c, ShardKey::Loading(_))) {
                 self.finish_job(job);
             }
         }

@@ -18,9 +18,9 @@ pub use write_back::Left;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use larder_core::counters::{AdapterCounters, L2Counters};
-use larder_core::l1::{Cell, L1, ObjectId, Retention};
-use larder_core::prefetch::{Hit, WarmResult};
+use larder_core::index::{Index, ObjectId, Retention, ShardKey};
+use larder_core::stats::{AdapterCounters, L2Counters};
+use larder_core::{Hit, PrefetchResult};
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::KvRank;
 
@@ -90,7 +90,7 @@ pub struct Alloc {
 #[derive(Debug)]
 pub struct View<'a> {
     /// The memory tier.
-    pub l1: &'a L1,
+    pub l1: &'a Index,
     /// Names.
     pub universe: &'a Universe,
 }
@@ -110,7 +110,7 @@ impl View<'_> {
         let model = &self.universe.models[usize::from(key.chunk.model)];
         let salt = &self.universe.salts[usize::from(key.chunk.salt)];
         let chunk = self.l1.chunk(model, salt, self.universe.hash(key.chunk.node))?;
-        let cell = Cell { rank: key.rank, group: 0 };
+        let cell = ShardKey { rank: key.rank, group: 0 };
         if staged { self.l1.staged(chunk, cell) } else { self.l1.resident(chunk, cell) }
     }
 }
@@ -123,7 +123,7 @@ pub enum Expected {
     Load { adapter: u32, ios: Vec<u64> },
     Store { adapter: u32, task: u64, ios: Vec<u64>, keys: Vec<Key> },
     LookupDone { request: u32, chunk: Option<ChunkKey>, chunks: usize, hit: Option<Hit> },
-    WarmDone { id: u64 },
+    PrefetchDone { id: u64 },
 }
 
 /// What some I/O is for.
@@ -281,7 +281,7 @@ pub struct Model {
     pub(crate) tasks: BTreeMap<u64, Task>,
     task_ids: BTreeMap<u64, u64>,
     /// Warm-ups: what they came to, and until when that is told.
-    pub(crate) warms: BTreeMap<u64, Option<(WarmResult, Millis)>>,
+    pub(crate) warms: BTreeMap<u64, Option<(PrefetchResult, Millis)>>,
     /// What the core should have done outside since somebody looked.
     pub expected: Vec<Expected>,
     /// Reservations since somebody looked.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder_core::prefetch::LookupStatus;
+use larder_core::LookupStatus;
 use larder_policy::PrefetchKind;
 use larder_policy::eviction::EvictionKind;
 use larder_types::ids::AdapterId;
@@ -54,7 +54,7 @@ impl World {
     }
 
     fn resident_keys(&self, keys: &[Key]) -> BTreeSet<Key> {
-        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         keys.iter().copied().filter(|key| view.object(*key, false).is_some()).collect()
     }
 
@@ -69,7 +69,7 @@ impl World {
         };
         let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
         let before = self.resident_keys(&keys);
-        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         // Workers that are still registered may have another idea of the model's shape.
         let sizes = self.model.sizes(engine.model, engine.world);
         let there = |key: &Key| {
@@ -126,7 +126,7 @@ impl World {
     }
 
     fn audit_bytes(&self, keys: &[Key]) {
-        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         for key in keys {
             let (offset, bytes) = view.object(*key, false).expect("it is part of the hit");
             for page in 0..bytes.div_ceil(self.scenario.page) {

@@ -1,10 +1,10 @@
 //! One function per call of the core: the model makes it too, and the answers must agree.
 
 use larder_core::Core;
-use larder_core::prefetch::LookupStatus;
-use larder_core::session::LookupSpec;
-use larder_core::transfer::{Committed, TransferSpec};
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::LookupSpec;
+use larder_core::LookupStatus;
+use larder_core::{Committed, TransferSpec};
+use larder_core::{Group, WorkerSpec};
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
 use larder_types::Layout;
@@ -99,10 +99,10 @@ impl World {
     }
 
     /// The machine has no memory behind page `end`.
-    pub(super) fn cut_memory(&mut self, end: u64) {
+    pub(super) fn truncate_capacity(&mut self, end: u64) {
         self.advance();
         self.begin(Call::CutMemory { end });
-        self.core.cut_memory(end * self.scenario.page);
+        self.core.truncate_capacity(end * self.scenario.page);
         let used = self.model.live.iter().map(|uid| self.place(*uid)).map(|p| p.page + p.pages).max();
         self.pages = self.pages.min(end.max(used.unwrap_or(0)));
         self.conclude();
@@ -118,7 +118,7 @@ impl World {
             world_size: call.world,
             worker_id: call.worker_id,
             salt: &scenario.universe.salts[usize::from(call.salt)],
-            chain: &scenario.universe.nodes[usize::from(call.node)].chain,
+            chunk_hashes: &scenario.universe.nodes[usize::from(call.node)].chain,
             readers: call.readers,
         };
         let hit = self.core.lookup(self.time(), &spec).map(|hit| hit.chunks);
@@ -175,7 +175,7 @@ impl World {
             model: &universe.models[usize::from(context.model)],
             rank: name.rank,
             salt: &universe.salts[usize::from(name.salt)],
-            chain: &universe.nodes[usize::from(context.node)].chain,
+            chunk_hashes: &universe.nodes[usize::from(context.node)].chain,
             start: name.start,
             end: name.end,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder_core::transfer::PreparedStore;
+use larder_core::PreparedStore;
 use larder_policy::eviction::EvictionKind;
 use larder_types::ids::AdapterId;
 
@@ -15,7 +15,7 @@ impl World {
     pub(super) fn verify(&mut self) {
         self.core.check();
         self.follower.verify(&self.core);
-        let gone = self.model.gone(&View { l1: self.core.l1(), universe: &self.scenario.universe });
+        let gone = self.model.gone(&View { l1: self.core.index(), universe: &self.scenario.universe });
         assert!(gone.is_empty(), "readable objects vanished: {:?}", self.describe(&gone));
         let (gauges, page) = (self.core.gauges(), self.scenario.page);
         let l1 = gauges.l1;
@@ -90,7 +90,7 @@ impl World {
 
     /// Takes what was evicted out of the model, if it could be. Returns the chunks, with their pages.
     fn accept_evictions(&mut self, protected: &BTreeSet<ChunkKey>) -> Vec<(ChunkKey, u64)> {
-        let view = View { l1: self.core.l1(), universe: &self.scenario.universe };
+        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         let evicted = self.model.accept_evictions(&view);
         let needed = evicted.iter().find(|(chunk, _)| protected.contains(chunk));
         assert!(needed.is_none(), "evicted although it is needed: {needed:?}");
@@ -187,7 +187,7 @@ impl World {
     pub(super) fn judge_store(&mut self, plan: &StorePlan, prepared: &PreparedStore) {
         let given = prepared.slots.len();
         assert_eq!(prepared.chunks, plan.missing[..given.min(plan.missing.len())], "chunks to write");
-        assert_eq!(prepared.no_room, given < plan.missing.len(), "whether memory ended");
+        assert_eq!(prepared.no_space, given < plan.missing.len(), "whether memory ended");
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
             if self.order_is_known() {

@@ -1,6 +1,6 @@
 //! What well-behaved clients do: the flow of requests, and copies page by page.
 
-use larder_core::prefetch::LookupStatus;
+use larder_core::LookupStatus;
 use larder_types::object::KvRank;
 
 use super::calls::Context;

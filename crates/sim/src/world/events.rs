@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use larder_core::Core;
-use larder_core::events::{Change, Tier};
+use larder_core::stats::events::{Change, Tier};
 use larder_types::ids::AdapterId;
 use larder_types::object::{ChunkHash, ObjectKey};
 
@@ -28,8 +28,8 @@ pub(super) struct Follower {
 impl Follower {
     /// Follows a new core from its first call on.
     pub(super) fn new(core: &mut Core) -> Self {
-        core.follow_objects(RECORDS);
-        core.follow_chunks(RECORDS);
+        core.record_object_events(RECORDS);
+        core.record_chunk_events(RECORDS);
         Self::default()
     }
 
@@ -43,7 +43,7 @@ impl Follower {
         if was == (self.object_cursor, self.chunk_cursor) {
             return;
         }
-        let listed = core.l1().list(0, usize::MAX).objects;
+        let listed = core.index().list(0, usize::MAX).objects;
         let there: HashSet<ObjectKey> = listed.into_iter().map(|object| object.key).collect();
         assert!(there == self.objects, "objects: {:?}", there.symmetric_difference(&self.objects));
         assert_eq!(whole(&there), self.chunks, "chunks of which each rank's object can be read");

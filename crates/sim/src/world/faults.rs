@@ -43,7 +43,7 @@ impl World {
             Fault::CutMemory => {
                 // A little at a time, so that something is left to test with.
                 let end = self.rng.between(self.pages - self.pages / 8, self.pages);
-                self.cut_memory(end);
+                self.truncate_capacity(end);
             }
             Fault::Peer => self.act_as_peer(),
             Fault::Twins => {
@@ -169,7 +169,7 @@ impl World {
     fn warm_up(&mut self) {
         if !self.warms.is_empty() && self.rng.chance(50) {
             let id = self.rng.pick(&self.warms);
-            return self.warm_status(id);
+            return self.prefetch_status(id);
         }
         let node = self.draw_node();
         let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
@@ -184,7 +184,7 @@ impl World {
     fn crash_server(&mut self) {
         self.seen.server_crashes += 1;
         self.note_adapters();
-        self.ended.push((*self.core.counters(), *self.core.l1().counters()));
+        self.ended.push((*self.core.counters(), *self.core.index().counters()));
         self.core = Core::new(World::config(&self.scenario));
         self.follower = Follower::new(&mut self.core);
         self.model = self.model.restarted();

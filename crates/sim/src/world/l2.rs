@@ -3,8 +3,8 @@
 use larder_types::AdapterId;
 use std::collections::BTreeSet;
 
-use larder_core::l2::{Effect, IoId, IoItem, LookupId, TaskId};
-use larder_core::prefetch::{LookupReport, WarmSpec, WarmStatus};
+use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
+use larder_core::{LookupReport, PrefetchSpec, PrefetchStatus};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::reuse::object_digest;
 use larder_policy::{OffloadKind, PrefetchKind};
@@ -28,7 +28,7 @@ impl World {
     pub(super) fn collect(&mut self) {
         let scenario = self.scenario.clone();
         let effects = self.core.take_effects();
-        let view = View { l1: self.core.l1(), universe: &scenario.universe };
+        let view = View { l1: self.core.index(), universe: &scenario.universe };
         if !scenario.l2.adapters.is_empty() {
             self.model.begin_jobs(&view);
             self.model.issue_loads();
@@ -81,9 +81,9 @@ impl World {
                 assert_eq!((requested_chunks as usize, hit), (chunks, expected), "hit of a job");
                 self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
             }
-            (Effect::WarmDone { id }, Expected::WarmDone { id: expected }) => {
+            (Effect::PrefetchDone { id }, Expected::PrefetchDone { id: expected }) => {
                 assert_eq!(id, expected, "whose warm-up is done");
-                if let WarmStatus::Done(result) = self.model.warm_status(id) {
+                if let PrefetchStatus::Done(result) = self.model.prefetch_status(id) {
                     self.seen.warm_objects += u64::from(result.l2_objects);
                 }
             }
@@ -148,7 +148,7 @@ impl World {
         self.begin(Call::Found { lookup, found: sizes.iter().flatten().count() });
         self.core.l2_found(self.time(), LookupId(lookup), sizes);
         let scenario = self.scenario.clone();
-        let view = View { l1: self.core.l1(), universe: &scenario.universe };
+        let view = View { l1: self.core.index(), universe: &scenario.universe };
         self.model.l2_found(lookup, sizes, &view);
         self.model.settle();
         self.conclude();
@@ -178,33 +178,33 @@ impl World {
     pub(super) fn warm(&mut self, call: &WarmCall) {
         self.begin(Call::Warm(*call));
         let scenario = self.scenario.clone();
-        let spec = WarmSpec {
+        let spec = PrefetchSpec {
             model: &scenario.universe.models[usize::from(call.model)],
             world_size: call.world,
             salt: &scenario.universe.salts[usize::from(call.salt)],
-            chain: &scenario.universe.nodes[usize::from(call.node)].chain,
+            chunk_hashes: &scenario.universe.nodes[usize::from(call.node)].chain,
             fetch: if call.full { Fetch::Full } else { Fetch::Prefix },
         };
-        let id = self.core.warm(self.time(), &spec).ok();
-        let view = View { l1: self.core.l1(), universe: &scenario.universe };
-        let expected = self.model.warm(call, id, &view);
+        let id = self.core.prefetch(self.time(), &spec).ok();
+        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let expected = self.model.prefetch(call, id, &view);
         assert_eq!(id.is_some(), expected, "whether there is a warm-up");
         self.warms.extend(id);
         self.model.settle();
         self.conclude();
     }
 
-    pub(super) fn warm_status(&mut self, id: u64) {
-        self.begin(Call::WarmStatus { id });
-        let status = self.core.warm_status(self.time(), id);
-        assert_eq!(status, self.model.warm_status(id), "how a warm-up stands");
+    pub(super) fn prefetch_status(&mut self, id: u64) {
+        self.begin(Call::PrefetchStatus { id });
+        let status = self.core.prefetch_status(self.time(), id);
+        assert_eq!(status, self.model.prefetch_status(id), "how a warm-up stands");
         self.conclude();
     }
 
     /// What the core has learned now: the model beside it does not, and takes its word for which chunks
     /// are worth keeping. Only a lookup teaches it, and when that has been looked up decides by it.
     pub(super) fn learn(&mut self) {
-        let Some(reuse) = self.core.l1().reuse() else { return };
+        let Some(reuse) = self.core.index().reuse() else { return };
         let universe = &self.scenario.universe;
         let chunks = (0..universe.models.len() as u8).flat_map(|model| {
             (0..universe.salts.len() as u8).flat_map(move |salt| {

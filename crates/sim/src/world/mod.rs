@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_core::counters::{Counters, L1Counters};
+use larder_core::stats::{Counters, L1Counters};
 use larder_core::{Core, CoreConfig};
 use larder_policy::AdapterDesc;
 use larder_types::object::KvRank;
@@ -272,14 +272,14 @@ impl World {
             prefetch_policy: l2.prefetch,
             store_policy: l2.store,
             load_deadline: Duration::from_millis(l2.load_deadline),
-            prefetch_max_in_flight: l2.jobs,
+            prefetch_jobs_max: l2.jobs,
             prefetch_bytes_max: l2.load_bytes,
             write_back_tasks_max: l2.tasks,
             write_back_objects_max: l2.batch,
             write_back_bytes_max: l2.store_bytes,
             write_back_queue_max: l2.queue,
             write_back_retries: l2.retries,
-            life_share: 1.0,
+            residency_sample: 1.0,
         }
     }
 
@@ -306,7 +306,7 @@ impl World {
 
     /// What all servers counted, one after the other.
     pub fn counted(&self) -> Vec<(Counters, L1Counters)> {
-        let last = (*self.core.counters(), *self.core.l1().counters());
+        let last = (*self.core.counters(), *self.core.index().counters());
         self.ended.iter().copied().chain([last]).collect()
     }
 

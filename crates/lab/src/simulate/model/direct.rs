@@ -85,7 +85,7 @@ impl Serve for Direct<'_> {
             l1_hits: counts.l1_hits,
             l2_hits: counts.l2_reads,
             l2_reads: counts.l2_reads,
-            no_room: counts.no_room,
+            no_space: counts.no_space,
             l2_writes: counts.l2_writes,
             l1_evictions: counts.l1_evictions,
             l2_evictions: self.shadow.l2().map_or(0, |l2| l2.evicted),

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use larder_core::l2::Effect;
-use larder_core::prefetch::LookupStatus;
-use larder_core::session::LookupSpec;
-use larder_core::transfer::TransferSpec;
-use larder_core::worker::{Group, WorkerSpec};
+use larder_core::Effect;
+use larder_core::LookupSpec;
+use larder_core::LookupStatus;
+use larder_core::TransferSpec;
 use larder_core::{Core, CoreConfig};
+use larder_core::{Group, WorkerSpec};
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
@@ -72,7 +72,7 @@ impl<'a> Machine<'a> {
             load_deadline: NEVER,
             sessions_max: usize::MAX,
             worker_reap_timeout: None,
-            prefetch_max_in_flight: usize::MAX,
+            prefetch_jobs_max: usize::MAX,
             prefetch_bytes_max: u64::MAX,
             write_back_bytes_max: u64::MAX,
             write_back_queue_max: usize::MAX,
@@ -99,7 +99,7 @@ impl<'a> Machine<'a> {
 
     /// Whether a chunk is in L1.
     pub fn holds(&self, chunk: ChunkNumber) -> bool {
-        self.core.l1().chunk(&self.model, &self.salt, self.trace.hash(chunk)).is_some()
+        self.core.index().chunk(&self.model, &self.salt, self.trace.hash(chunk)).is_some()
     }
 
     /// Does what the core wants of L2, until it wants nothing.
@@ -131,7 +131,7 @@ impl<'a> Machine<'a> {
                         }
                         self.core.l2_stored(self.now, task, &vec![true; items.len()]);
                     }
-                    Effect::LookupDone(_) | Effect::WarmDone { .. } => {}
+                    Effect::LookupDone(_) | Effect::PrefetchDone { .. } => {}
                 }
             }
         }
@@ -154,7 +154,7 @@ impl Serve for Machine<'_> {
             world_size: 1,
             worker_id: None,
             salt: &self.salt,
-            chain: shorter.as_ref().unwrap_or(&chain),
+            chunk_hashes: shorter.as_ref().unwrap_or(&chain),
             readers: 1,
         };
         self.core.lookup(self.now, &spec);
@@ -196,7 +196,7 @@ impl Serve for Machine<'_> {
     }
 
     fn counts(&self) -> Counts {
-        let (counters, l1) = (self.core.counters(), self.core.l1().counters());
+        let (counters, l1) = (self.core.counters(), self.core.index().counters());
         let l2 = self.l2.as_ref().map(|l2| (self.core.adapter_counters(L2), l2.evicted));
         Counts {
             requests: 0,
@@ -205,7 +205,7 @@ impl Serve for Machine<'_> {
             l1_hits: counters.lookup_hit_objects - counters.l2.hit_objects,
             l2_hits: counters.l2.hit_objects,
             l2_reads: l2.map_or(0, |(adapter, _)| adapter.loaded_objects),
-            no_room: counters.l2.no_room_objects,
+            no_space: counters.l2.no_room_objects,
             l2_writes: l2.map_or(0, |(adapter, _)| adapter.stored_objects),
             l1_evictions: l1.evicted_chunks,
             l2_evictions: l2.map_or(0, |(_, evicted)| evicted),
@@ -227,7 +227,7 @@ fn spec<'a>(
         model,
         rank: KvRank::new(1, 0),
         salt,
-        chain: &open.chain,
+        chunk_hashes: &open.chain,
         start,
         end,
     }

@@ -76,7 +76,7 @@ pub struct Counts {
     /// Chunks read from L2.
     pub l2_reads: u64,
     /// Chunks of L2 that could have been part of a hit, had there been room in L1 to load them.
-    pub no_room: u64,
+    pub no_space: u64,
     /// Chunks handed to L2.
     pub l2_writes: u64,
     /// Chunks evicted from L1.
@@ -115,7 +115,7 @@ macro_rules! by_field {
                     l1_hits: self.l1_hits $op other.l1_hits,
                     l2_hits: self.l2_hits $op other.l2_hits,
                     l2_reads: self.l2_reads $op other.l2_reads,
-                    no_room: self.no_room $op other.no_room,
+                    no_space: self.no_space $op other.no_space,
                     l2_writes: self.l2_writes $op other.l2_writes,
                     l1_evictions: self.l1_evictions $op other.l1_evictions,
                     l2_evictions: self.l2_evictions $op other.l2_evictions,

@@ -44,7 +44,7 @@ fn fields(outcome: &Outcome<'_>) -> Vec<(&'static str, Value)> {
         ("l1_hits", counts.l1_hits.into()),
         ("l2_reads", counts.l2_reads.into()),
         ("misses", counts.misses().into()),
-        ("no_room", counts.no_room.into()),
+        ("no_room", counts.no_space.into()),
         ("l2_writes", counts.l2_writes.into()),
         ("token_hit_rate", rounded(counts.token_hit_rate(trace.chunk_tokens))),
         ("l1_evictions", counts.l1_evictions.into()),

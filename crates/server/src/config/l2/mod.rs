@@ -24,7 +24,7 @@ pub struct L2Config {
     /// What happens in L1 to what was fetched from L2.
     pub prefetch_policy: PrefetchPolicy,
     /// Lookups that may be loading from L2 at one time. At least 1.
-    pub prefetch_max_in_flight: usize,
+    pub prefetch_jobs_max: usize,
 }
 
 impl Default for L2Config {
@@ -33,7 +33,7 @@ impl Default for L2Config {
             adapters: Vec::new(),
             store_policy: OffloadPolicy::Default,
             prefetch_policy: PrefetchPolicy::Default,
-            prefetch_max_in_flight: 8,
+            prefetch_jobs_max: 8,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which objects there are, and removing some of them.
 //!
-//! A page of `tier=all` is of one tier; the tiers follow each other: L1, then each adapter.
+//! A page of `tier=all` is of one tier; the tiers follow each other: Index, then each adapter.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use larder_core::l1::Removal;
+use larder_core::index::Removal;
 use larder_l2::{Adapter, Cursor};
 use larder_types::ids::AdapterId;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
@@ -83,7 +83,7 @@ pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query):
     };
     let (name, objects, next): (_, Vec<(ObjectKey, u64)>, _) = match place {
         Place::L1(from) => {
-            let page = state.core_for_report().l1().list(from, size);
+            let page = state.core_for_report().index().list(from, size);
             let next = page.next.map(Place::L1).or_else(|| after(None));
             ("l1", page.objects.into_iter().map(|o| (o.key, o.bytes)).collect(), next)
         }

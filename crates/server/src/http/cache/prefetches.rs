@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use larder_core::prefetch::{WarmRefused, WarmSpec, WarmStatus};
+use larder_core::{PrefetchRefused, PrefetchSpec, PrefetchStatus};
 use larder_types::object::check_cache_salt;
 use serde_json::json;
 
@@ -17,19 +17,19 @@ use super::TOKENS_MAX;
 /// How that stands. May be asked again after it has ended, for as long as a session lives.
 pub(in crate::http) async fn status(Shared(state): Shared<AppState>, Segment(request_id): Segment) -> Answer {
     let status = match id_of(&request_id) {
-        Some(id) => state.core().warm_status(state.clock.now(), id),
-        None => WarmStatus::Unknown,
+        Some(id) => state.core().prefetch_status(state.clock.now(), id),
+        None => PrefetchStatus::Unknown,
     };
     match status {
-        WarmStatus::Pending => {
+        PrefetchStatus::Pending => {
             Ok(Json(json!({"request_id": request_id, "status": "pending"})).into_response())
         }
-        WarmStatus::Done(result) => Ok(Json(json!({
+        PrefetchStatus::Done(result) => Ok(Json(json!({
             "request_id": request_id, "status": "completed",
             "found_keys": result.l1_objects + result.l2_objects, "total_keys": result.total_objects,
         }))
         .into_response()),
-        WarmStatus::Unknown => {
+        PrefetchStatus::Unknown => {
             let why = format!(
                 "unknown prefetch request_id='{request_id}' (never submitted, or completed long ago)"
             );
@@ -85,20 +85,20 @@ pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, Body(body):
     }
     let chain = state.chains.hash(&tokens);
     state.events.bind(&chain, &tokens, state.chains.chunk_tokens(), 0);
-    let spec = WarmSpec {
+    let spec = PrefetchSpec {
         model: &model,
         world_size: u32::try_from(world_size).unwrap_or(u32::MAX),
         salt: &salt,
-        chain: &chain,
+        chunk_hashes: &chain,
         fetch: Fetch::Prefix,
     };
-    let begun = state.core().warm(state.clock.now(), &spec);
+    let begun = state.core().prefetch(state.clock.now(), &spec);
     let id = begun.map_err(|refused| {
         let text = match refused {
-            WarmRefused::Unregistered => {
+            PrefetchRefused::Unregistered => {
                 format!("no layout registered for model_name='{model}' world_size={world_size}; {refused}")
             }
-            WarmRefused::TooMany => refused.to_string(),
+            PrefetchRefused::TooMany => refused.to_string(),
         };
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;

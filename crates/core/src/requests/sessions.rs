@@ -16,11 +16,11 @@ use std::sync::Arc;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use crate::core::{Core, Deadline};
-use crate::l1::{Cell, L1};
-use crate::lease::{Grant, Row};
+use crate::index::{Index, ShardKey};
 use crate::prefetch::finish::shape;
 use crate::prefetch::{Hit, LookupStatus, Target};
-use crate::worker::Model;
+use crate::requests::lease::{Grant, Row};
+use crate::requests::workers::Model;
 use larder_policy::prefix_scan::{PrefixScan, required_range};
 use larder_types::ids::ConnectionId;
 use larder_types::layout::Layout;
@@ -47,7 +47,7 @@ pub(crate) struct Lookup {
     pub(crate) model: Arc<str>,
     pub(crate) salt: Arc<str>,
     /// Hashes of the hit's chunks.
-    pub(crate) chain: Arc<[ChunkHash]>,
+    pub(crate) chunk_hashes: Arc<[ChunkHash]>,
     pub(crate) hit: u32,
     pub(crate) rows: Vec<Row>,
     /// It is counted among those that hold shares.
@@ -86,7 +86,7 @@ pub struct LookupSpec<'a> {
     /// Isolation domain.
     pub salt: &'a Arc<str>,
     /// Hashes of all whole chunks of the prompt, from its start.
-    pub chain: &'a Arc<[ChunkHash]>,
+    pub chunk_hashes: &'a Arc<[ChunkHash]>,
     /// How many workers will each read every object.
     pub readers: u32,
 }
@@ -120,7 +120,7 @@ impl PeerLease {
 }
 
 impl Lookup {
-    fn release_all(&mut self, l1: &mut L1) {
+    fn release_all(&mut self, l1: &mut Index) {
         // From the end: what leaves the hands last is the warmest.
         for row in &mut self.rows {
             row.grants.iter_mut().rev().for_each(|g| g.release(l1));
@@ -131,7 +131,7 @@ impl Lookup {
 impl Core {
     /// Looks up a prompt and takes the shares of its hit. A second lookup of a live request
     /// replaces the first and gives its shares back. `None` if L2 may have more than L1: the answer
-    /// comes later, with [`Effect::LookupDone`](crate::l2::Effect::LookupDone).
+    /// comes later, with [`Effect::LookupDone`](crate::io::Effect::LookupDone).
     pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Option<Hit> {
         self.advance(now);
         // A request that looks up again has been learned from.
@@ -143,22 +143,26 @@ impl Core {
             return Some(Hit::default());
         };
         if is_new {
-            let known = self.l1.asked_for(now, spec.model, spec.salt, spec.chain);
+            let known = self.index.asked_for(now, spec.model, spec.salt, spec.chunk_hashes);
             self.sessions.get_mut(&id).expect("it was just opened").known = known;
         }
         let cells = model.cells(spec.world_size, spec.worker_id);
-        let (hit, chunks) = find_hit(&self.l1, model, &cells, spec);
-        if (hit as usize) < spec.chain.len() && !cells.is_empty() && !self.adapters.is_empty() {
+        let (hit, chunks) = find_hit(&self.index, model, &cells, spec);
+        if (hit as usize) < spec.chunk_hashes.len() && !cells.is_empty() && !self.adapters.is_empty() {
             let shape = shape(model, spec.world_size, spec.worker_id);
             let job = self.submit_lookup(now, id, spec, shape);
             self.session_mut(id).job = Some(job);
             return None;
         }
-        let rows = take_shares(&mut self.l1, &cells, &chunks, spec.readers, hit);
+        let rows = take_shares(&mut self.index, &cells, &chunks, spec.readers, hit);
         let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
         let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
-        self.count_hit(spec.chain.len() as u32, &report);
-        let target = Target { model: spec.model.clone(), salt: spec.salt.clone(), chain: spec.chain.clone() };
+        self.count_hit(spec.chunk_hashes.len() as u32, &report);
+        let target = Target {
+            model: spec.model.clone(),
+            salt: spec.salt.clone(),
+            chunk_hashes: spec.chunk_hashes.clone(),
+        };
         if !self.adapters.is_empty() {
             let hits =
                 rows.iter().flat_map(|r| (r.first..).zip(&r.grants).map(|(c, g)| (r.cell, c, g.object)));
@@ -182,11 +186,12 @@ impl Core {
         session.result = Some(hit);
         let known = std::mem::take(&mut session.known);
         let request_id = session.request_id.clone();
-        self.l1.answered(target.chain.len() as u32, known, hit);
+        self.index.answered(target.chunk_hashes.len() as u32, known, hit);
         if hit > 0 {
             let deadline = now + self.config.read_ttl;
-            let Target { model, salt, chain } = target;
-            let lookup = Lookup { model, salt, chain, hit, rows, counted: false, since: now, deadline };
+            let Target { model, salt, chunk_hashes } = target;
+            let lookup =
+                Lookup { model, salt, chunk_hashes, hit, rows, counted: false, since: now, deadline };
             self.session_mut(id).lookup = Some(lookup);
             self.deadlines.insert((deadline, Deadline::Lookup(id)));
             self.recount_lease(id);
@@ -220,12 +225,13 @@ impl Core {
         }
         let Some(lookup) = &mut session.lookup else { return };
         for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.cell.rank)) {
-            row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.l1));
+            row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.index));
         }
-        let (model, salt, chain) = (lookup.model.clone(), lookup.salt.clone(), lookup.chain.clone());
+        let (model, salt, chunk_hashes) =
+            (lookup.model.clone(), lookup.salt.clone(), lookup.chunk_hashes.clone());
         let freed = end.min(lookup.hit) as usize;
         self.recount_lease(id);
-        self.touch_prefix(&model, &salt, &chain[..freed]);
+        self.touch_prefix(&model, &salt, &chunk_hashes[..freed]);
     }
 
     /// The hit of a live request's last lookup, in chunks.
@@ -250,7 +256,7 @@ impl Core {
         for key in keys {
             let object = self.find_object(key);
             found.push(object.map(|object| {
-                self.l1.pin(object, 1);
+                self.index.pin(object, 1);
                 (key.clone(), Grant { object, shares: 1 })
             }));
         }
@@ -267,7 +273,7 @@ impl Core {
         self.advance(now);
         let lease = self.peers.get_mut(&id).filter(|l| !l.told)?;
         lease.told = true;
-        let place = |object| (self.l1.offset(object), self.l1.layout(object).bytes());
+        let place = |object| (self.index.offset(object), self.index.layout(object).bytes());
         let held = lease.found.iter().map(|f| f.as_ref().filter(|(_, g)| g.shares > 0));
         let places = held.map(|f| f.map(|(_, grant)| place(grant.object))).collect();
         if !lease.holds_shares() {
@@ -288,7 +294,7 @@ impl Core {
                 None => self.peers.values_mut().filter(|l| l.told).find_map(|l| l.share_of(key)),
             };
             if let Some(share) = share {
-                share.release_one(&mut self.l1);
+                share.release_one(&mut self.index);
             }
         }
         let done = self.peers.iter().filter(|(_, l)| l.told && !l.holds_shares());
@@ -297,9 +303,9 @@ impl Core {
     }
 
     /// The resident object of that name.
-    pub(crate) fn find_object(&self, key: &ObjectKey) -> Option<crate::l1::ObjectId> {
-        let chunk = self.l1.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
-        self.l1.resident(chunk, Cell { rank: key.kv_rank, group: key.object_group })
+    pub(crate) fn find_object(&self, key: &ObjectKey) -> Option<crate::index::ObjectId> {
+        let chunk = self.index.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
+        self.index.resident(chunk, ShardKey { rank: key.kv_rank, group: key.object_group })
     }
 
     fn open_session(&mut self, now: Time, spec: &LookupSpec<'_>) -> u64 {
@@ -352,9 +358,9 @@ impl Core {
 
     /// Moves the whole prefix to the warm end, its first chunk last, so that a prompt is evicted
     /// from its end.
-    pub(crate) fn touch_prefix(&mut self, model: &Arc<str>, salt: &Arc<str>, chain: &[ChunkHash]) {
-        let chunks: Vec<ChunkId> = self.l1.leading_chunks(model, salt, chain).flatten().collect();
-        chunks.into_iter().rev().for_each(|c| self.l1.touch(c));
+    pub(crate) fn touch_prefix(&mut self, model: &Arc<str>, salt: &Arc<str>, chunk_hashes: &[ChunkHash]) {
+        let chunks: Vec<ChunkId> = self.index.leading_chunks(model, salt, chunk_hashes).flatten().collect();
+        chunks.into_iter().rev().for_each(|c| self.index.touch(c));
     }
 
     /// Ends the lookup of a session, if it has one; touches what it had found.
@@ -368,8 +374,8 @@ impl Core {
         self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
         self.leases -= u64::from(lookup.counted);
         self.reading.remove(&(lookup.since, id));
-        lookup.release_all(&mut self.l1);
-        self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chain[..lookup.hit as usize]);
+        lookup.release_all(&mut self.index);
+        self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chunk_hashes[..lookup.hit as usize]);
     }
 
     /// Shares of a session's lookup came or went. What the search for one that is left costs has been paid
@@ -434,7 +440,7 @@ impl Core {
         let Some(mut lease) = self.peers.remove(&id) else { return };
         self.deadlines.remove(&(lease.deadline, Deadline::Peer(id)));
         self.reading.remove(&(lease.since, id));
-        lease.found.iter_mut().flatten().rev().for_each(|(_, g)| g.release(&mut self.l1));
+        lease.found.iter_mut().flatten().rev().for_each(|(_, g)| g.release(&mut self.index));
     }
 
     pub(crate) fn end_peer_leases_of(&mut self, owner: ConnectionId) {
@@ -445,14 +451,14 @@ impl Core {
 
 /// The longest prefix that every row can serve from L1, and the chunks that were looked at.
 fn find_hit(
-    l1: &L1,
+    l1: &Index,
     model: &Model,
-    cells: &[(Cell, Option<u32>)],
+    cells: &[(ShardKey, Option<u32>)],
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
     let mut fold = PrefixScan::new(cells.iter().map(|(_, window)| *window));
     let mut chunks = Vec::new();
-    for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chain) {
+    for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
         chunks.push(chunk);
         let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
         if !fold.push(present) {
@@ -463,14 +469,14 @@ fn find_hit(
 }
 
 /// The object in a cell, if it is resident and of a size that some worker of the model can read.
-fn usable(l1: &L1, model: &Model, chunk: ChunkId, cell: Cell) -> Option<crate::l1::ObjectId> {
+fn usable(l1: &Index, model: &Model, chunk: ChunkId, cell: ShardKey) -> Option<crate::index::ObjectId> {
     l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
 }
 
 /// Pins what each row needs of the hit's chunks, one share per reader.
 fn take_shares(
-    l1: &mut L1,
-    cells: &[(Cell, Option<u32>)],
+    l1: &mut Index,
+    cells: &[(ShardKey, Option<u32>)],
     chunks: &[Option<ChunkId>],
     readers: u32,
     hit: u32,

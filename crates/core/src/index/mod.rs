@@ -11,7 +11,7 @@
 //!                      Unlinked (no longer found) ---> memory free once its pins are zero
 //! ```
 //!
-//! Invariants (checked by [`L1::check`] in every step of the simulation):
+//! Invariants (checked by [`Index::check`] in every step of the simulation):
 //!
 //! - Only a resident object is ever found by a reader; admission is the only way to get there.
 //! - Memory returns to the allocator only when the object is unlinked, has no pins and is not lent to
@@ -31,13 +31,13 @@
 pub mod alloc;
 mod browse;
 mod check;
-mod holding;
-mod leaving;
+mod deferred;
 mod lifecycle;
 pub(crate) mod names;
+mod pinning;
+mod publish;
 mod quotas;
-mod room;
-mod visible;
+mod victims;
 
 use larder_types::ChunkId;
 use std::collections::BTreeMap;
@@ -49,12 +49,12 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
-use self::leaving::Pace;
+use self::deferred::Pace;
 use self::names::{ChunkKey, NameId, Names};
-use crate::counters::L1Counters;
-use crate::events::Events;
-use crate::life::Lives;
-use crate::tally::{SaltCounts, Tally};
+use crate::stats::counters::L1Counters;
+use crate::stats::events::Events;
+use crate::stats::labelled::{LabelledCounters, SaltCounters};
+use crate::stats::residency::ResidencyTracker;
 use larder_policy::eviction::{self, ChunkMeta, EvictionKind, EvictionPolicy, RemovalCause};
 use larder_policy::quota::{QuotaUsage, TenantId};
 use larder_policy::reuse::ReusePredictor;
@@ -70,7 +70,7 @@ pub struct ObjectId(pub(crate) u32);
 
 /// Which object of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cell {
+pub struct ShardKey {
     /// Which piece of the KV data.
     pub rank: KvRank,
     /// Which group of layers.
@@ -86,7 +86,7 @@ pub enum Retention {
     Permanent,
 }
 
-/// Why [`L1::reserve`] gave no object.
+/// Why [`Index::reserve`] gave no object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// It is resident: there is nothing to write.
@@ -94,7 +94,7 @@ pub enum Refused {
     /// Somebody is writing it.
     Staged,
     /// Not enough memory, even after evicting what may be evicted.
-    NoRoom,
+    NoSpace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ enum State {
 struct Object {
     chunk: ChunkId,
     salt: TenantId,
-    cell: Cell,
+    cell: ShardKey,
     extent: Extent,
     layout: Layout,
     state: State,
@@ -155,7 +155,7 @@ impl Chunk {
 
 /// The memory tier.
 #[derive(Debug)]
-pub struct L1 {
+pub struct Index {
     alloc: Allocator,
     names: Names,
     map: HashMap<ChunkKey, ChunkId>,
@@ -167,9 +167,9 @@ pub struct L1 {
     /// What is learned about reuse, if a policy wants to know.
     reuse: Option<ReusePredictor>,
     /// How long chunks live, for people.
-    pub(crate) lives: Lives,
+    pub(crate) lives: ResidencyTracker,
     pub(crate) ledger: QuotaUsage,
-    pub(crate) tally: Tally,
+    pub(crate) tally: LabelledCounters,
     pub(crate) events: Events,
     operation: u64,
     evictable_bytes: u64,
@@ -180,11 +180,11 @@ pub struct L1 {
     staged: u64,
     staged_bytes: u64,
     resident: u64,
-    frontier: u64,
+    high_water_mark: u64,
     counters: L1Counters,
 }
 
-impl L1 {
+impl Index {
     /// An empty tier over an arena of `capacity` bytes.
     pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
         let order = eviction.create();
@@ -197,11 +197,11 @@ impl L1 {
             by_offset: BTreeMap::new(),
             quotas_enforced: order.enforces_quotas(),
             ledger: QuotaUsage::default(),
-            tally: Tally::default(),
+            tally: LabelledCounters::default(),
             events: Events::default(),
             order,
             reuse: None,
-            lives: Lives::new(0.0),
+            lives: ResidencyTracker::new(0.0),
             operation: 0,
             evictable_bytes: 0,
             held: 0,
@@ -211,7 +211,7 @@ impl L1 {
             staged: 0,
             staged_bytes: 0,
             resident: 0,
-            frontier: 0,
+            high_water_mark: 0,
             counters: L1Counters::default(),
         }
     }
@@ -233,14 +233,18 @@ impl L1 {
         now: Time,
         model: &Arc<str>,
         salt: &Arc<str>,
-        chain: &[ChunkHash],
+        chunk_hashes: &[ChunkHash],
     ) -> u32 {
         let seed = eviction::name_digest(model, salt);
-        self.lives.asked(salt, chain, |hash| eviction::digest(seed, hash.as_bytes()));
+        self.lives.asked(salt, chunk_hashes, |hash| eviction::digest(seed, hash.as_bytes()));
         let Some(reuse) = &mut self.reuse else { return 0 };
         let capacity = mean_chunks(&self.alloc, self.chunks.len());
         let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        reuse.on_request(now, capacity, chain.iter().map(|hash| eviction::digest(seed, hash.as_bytes())))
+        reuse.on_request(
+            now,
+            capacity,
+            chunk_hashes.iter().map(|hash| eviction::digest(seed, hash.as_bytes())),
+        )
     }
 
     /// How many chunks there is room for, of the size that those here have on average. `None` if there are none.
@@ -279,7 +283,7 @@ impl L1 {
     }
 
     /// The resident object in `cell` of `chunk`.
-    pub fn resident(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    pub fn resident(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Resident)
     }
 
@@ -345,7 +349,7 @@ impl L1 {
     }
 
     /// The staged object in a cell.
-    pub fn staged(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    pub fn staged(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
         self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
     }
 
@@ -355,8 +359,8 @@ impl L1 {
     }
 
     /// Every byte that was ever handed out lies below this offset.
-    pub fn frontier(&self) -> u64 {
-        self.frontier
+    pub fn high_water_mark(&self) -> u64 {
+        self.high_water_mark
     }
 
     /// What is in L1 now.
@@ -381,7 +385,7 @@ impl L1 {
     }
 
     /// What happened to whom since the start, in L1 and between it and everybody else.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &LabelledCounters {
         &self.tally
     }
 
@@ -399,7 +403,7 @@ impl L1 {
     }
 
     /// Counts something for the salt of a chunk.
-    fn count(&mut self, chunk: ChunkId, count: impl FnOnce(&mut SaltCounts)) {
+    fn count(&mut self, chunk: ChunkId, count: impl FnOnce(&mut SaltCounters)) {
         let (_, salt) = self.names.get(self.chunks[chunk.0 as usize].name);
         count(self.tally.salts.of(salt));
     }
@@ -408,7 +412,7 @@ impl L1 {
         &mut self.chunks[id.0 as usize]
     }
 
-    fn object_in(&self, chunk: ChunkId, cell: Cell) -> Option<ObjectId> {
+    fn object_in(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
         self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
     }
 

@@ -1,9 +1,9 @@
 //! What keeps an object: shares of readers, loans to I/O, and whether it stays without either.
 
-use super::{L1, Object, ObjectId, Retention, State, about};
+use super::{Index, Object, ObjectId, Retention, State, about};
 use larder_types::AdapterId;
 
-impl L1 {
+impl Index {
     /// Takes `shares` more pins of a resident object.
     pub fn pin(&mut self, id: ObjectId, shares: u32) {
         let object = self.object_mut(id);

@@ -5,7 +5,7 @@
 //!   object, as adapters report it: the core keeps no list of what they hold.
 //! - [`ObjectEvent`]s say where each object is, how large, and when it was used.
 //!
-//! Neither is recorded before somebody [asks](Core::follow_chunks) for it. Each log keeps its last records;
+//! Neither is recorded before somebody [asks](Core::record_chunk_events) for it. Each log keeps its last records;
 //! whoever reads too slowly learns that some were lost, and cannot slow down anybody.
 
 use std::collections::VecDeque;
@@ -188,37 +188,37 @@ impl Events {
 
 impl Core {
     /// Records from now on what chunks become visible and what ones cease to be, the last `records` such
-    /// events; 0 ends it. Chunks that are there already are not told of: see [`Core::tell_present`].
-    pub fn follow_chunks(&mut self, records: usize) {
-        let events = &mut self.l1.events;
+    /// events; 0 ends it. Chunks that are there already are not told of: see [`Core::publish_snapshot`].
+    pub fn record_chunk_events(&mut self, records: usize) {
+        let events = &mut self.index.events;
         events.chunks.restart(records);
         events.recording += 1;
     }
 
     /// Records from now on what happens to each object, the last `records` such events; 0 ends it.
-    pub fn follow_objects(&mut self, records: usize) {
-        self.l1.events.objects.restart(records);
+    pub fn record_object_events(&mut self, records: usize) {
+        self.index.events.objects.restart(records);
     }
 
     /// Tells of the whole chunks in L1 that have a place by `place`, in the order of their places. For the
     /// beginning of a recording: looks at every chunk.
-    pub fn tell_present(&mut self, place: impl Fn(&ChunkHash) -> Option<u64>) {
-        self.l1.tell_present(place);
+    pub fn publish_snapshot(&mut self, place: impl Fn(&ChunkHash) -> Option<u64>) {
+        self.index.publish_snapshot(place);
     }
 
     /// What became of chunks.
     pub fn chunk_events(&self) -> &Log<ChunkEvent> {
-        &self.l1.events.chunks
+        &self.index.events.chunks
     }
 
     /// What became of objects.
     pub fn object_events(&self) -> &Log<ObjectEvent> {
-        &self.l1.events.objects
+        &self.index.events.objects
     }
 
     /// An adapter has removed an object by itself, to make room.
     pub fn l2_evicted(&mut self, now: Time, adapter: AdapterId, key: &ObjectKey) {
-        self.l1.tally.salts.of(&key.cache_salt).l2_evicted += 1;
+        self.index.tally.salts.of(&key.cache_salt).l2_evicted += 1;
         self.l2_removed(now, adapter, std::slice::from_ref(key));
     }
 
@@ -226,7 +226,7 @@ impl Core {
     pub fn l2_removed(&mut self, now: Time, adapter: AdapterId, keys: &[ObjectKey]) {
         self.advance(now);
         for key in keys {
-            self.l1.events.in_l2(adapter, Change::Removed, key, 0);
+            self.index.events.in_l2(adapter, Change::Removed, key, 0);
         }
     }
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 
 use super::names::ChunkKey;
-use super::{L1, ObjectId, Retention, State};
+use super::{Index, ObjectId, Retention, State};
 use larder_policy::quota::TenantId;
 
-impl L1 {
+impl Index {
     /// Recomputes everything the books say from the objects themselves. For tests: O(objects).
     ///
     /// # Panics

@@ -12,12 +12,12 @@ pub const NAMES_MAX: usize = 256;
 
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
-pub struct ByName<T> {
+pub struct Labelled<T> {
     named: HashMap<Arc<str>, T>,
     others: T,
 }
 
-impl<T: Default> ByName<T> {
+impl<T: Default> Labelled<T> {
     /// The counts of `name`, or those that all others share.
     pub fn of(&mut self, name: &Arc<str>) -> &mut T {
         if !self.named.contains_key(name) {
@@ -42,7 +42,7 @@ impl<T: Default> ByName<T> {
 
 /// Objects of one cache salt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SaltCounts {
+pub struct SaltCounters {
     /// Read by workers.
     pub read: u64,
     /// Became readable in L1.
@@ -65,7 +65,7 @@ pub struct SaltCounts {
 
 /// Objects of one model with which something went wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ModelCounts {
+pub struct ModelCounters {
     /// Wanted to be stored: L1 had no room.
     pub store_no_room: u64,
     /// Found in L2: L1 had no room.
@@ -84,11 +84,11 @@ pub struct ModelCounts {
 
 /// All of it.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct LabelledCounters {
     /// By cache salt.
-    pub salts: ByName<SaltCounts>,
+    pub salts: Labelled<SaltCounters>,
     /// By model.
-    pub models: ByName<ModelCounts>,
+    pub models: Labelled<ModelCounters>,
     /// How often L1 looked whether something has to be evicted: for each object, and when trimming.
     pub eviction_checks: u64,
     /// How often something was.
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_too_late_shares_one_count() {
-        let mut counts = ByName::<u64>::default();
+        let mut counts = Labelled::<u64>::default();
         for i in 0..NAMES_MAX + 10 {
             *counts.of(&format!("salt{i}").into()) += 1;
         }

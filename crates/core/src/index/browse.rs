@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use larder_types::object::ObjectKey;
 
-use super::{Cell, L1, Object, State};
+use super::{Index, Object, ShardKey, State};
 
 /// A readable object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum Removal {
     Absent,
 }
 
-impl L1 {
+impl Index {
     /// At most `limit` objects from place `from` on; 0 is the first place. Looks at no more than four
     /// times as many places, so a page may be short and not the last.
     pub fn list(&self, from: u64, limit: usize) -> Page {
@@ -56,7 +56,7 @@ impl L1 {
 
     /// Removes one object, if nobody holds it or by `force`.
     pub fn remove(&mut self, key: &ObjectKey, force: bool) -> Removal {
-        let cell = Cell { rank: key.kv_rank, group: key.object_group };
+        let cell = ShardKey { rank: key.kv_rank, group: key.object_group };
         let chunk = self.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash);
         let Some(id) = chunk.and_then(|chunk| self.resident(chunk, cell)) else { return Removal::Absent };
         let object = self.object(id);

@@ -2,7 +2,7 @@
 //!
 //! Best fit over free extents, lowest offset first among equals, merged with their neighbours when
 //! freed. Objects of one size, the usual case, never fragment it: every hole is a whole number of
-//! objects. With mixed sizes, [`L1`](super::L1) evicts neighbours until a hole is large enough.
+//! objects. With mixed sizes, [`Index`](super::Index) evicts neighbours until a hole is large enough.
 //!
 //! Fresh space lies behind all space that was ever used and is larger than any hole, so it is
 //! touched last and in address order: memory is committed only when it is needed.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use larder_types::object::ChunkHash;
 
 use super::alloc::Extent;
-use super::{Cell, Chunk, ChunkKey, L1, Object, ObjectId, Refused, Retention, State};
+use super::{Chunk, ChunkKey, Index, Object, ObjectId, Refused, Retention, ShardKey, State};
 use larder_policy::eviction::{self, RemovalCause};
 use larder_types::layout::Layout;
 
-impl L1 {
+impl Index {
     /// Reserves memory for one object, evicting exactly what is needed. The object is staged:
     /// nobody finds it until [`admit`](Self::admit).
     ///
@@ -18,7 +18,7 @@ impl L1 {
     pub fn reserve(
         &mut self,
         (model, salt, hash): (&Arc<str>, &Arc<str>, &ChunkHash),
-        cell: Cell,
+        cell: ShardKey,
         layout: &Layout,
         retention: Retention,
     ) -> Result<ObjectId, Refused> {
@@ -45,11 +45,11 @@ impl L1 {
         let Some(extent) = room else {
             self.ledger.remove_object(account, 0);
             self.counters.refused_objects += 1;
-            return Err(Refused::NoRoom);
+            return Err(Refused::NoSpace);
         };
         self.ledger.add_bytes(account, extent.len);
         self.pace.reserved(extent.len);
-        self.frontier = self.frontier.max(extent.end());
+        self.high_water_mark = self.high_water_mark.max(extent.end());
         let chunk = known.unwrap_or_else(|| self.new_chunk(model, salt, hash, account));
         let object = Object {
             chunk,

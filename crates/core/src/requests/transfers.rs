@@ -22,7 +22,7 @@ use larder_types::object::{ChunkHash, KvRank};
 use smallvec::SmallVec;
 
 use crate::core::{Core, Deadline};
-use crate::l1::{Cell, ObjectId, Refused, Retention};
+use crate::index::{ObjectId, Refused, Retention, ShardKey};
 use larder_policy::offload::StoreTrigger;
 use larder_types::ids::{ConnectionId, InstanceId};
 use larder_types::layout::Layout;
@@ -53,7 +53,7 @@ pub struct TransferSpec<'a> {
     /// Isolation domain.
     pub salt: &'a Arc<str>,
     /// Hashes of the prompt's chunks from its start; at least `end` of them.
-    pub chain: &'a [ChunkHash],
+    pub chunk_hashes: &'a [ChunkHash],
     /// First chunk.
     pub start: u32,
     /// Behind the last chunk.
@@ -68,7 +68,7 @@ pub struct PreparedStore {
     /// For each slot its chunk, counted from the start of the range.
     pub chunks: Vec<u32>,
     /// Memory ended before the range did.
-    pub no_room: bool,
+    pub no_space: bool,
 }
 
 /// How a commit ended.
@@ -108,7 +108,7 @@ pub(crate) struct Store {
     pub(crate) objects: Vec<ObjectId>,
     model: Arc<str>,
     /// Hashes before the range's end, to keep the prefix warmer than its continuation.
-    chain: Vec<ChunkHash>,
+    chunk_hashes: Vec<ChunkHash>,
     /// When they were reserved.
     pub(crate) since: Time,
     deadline: Time,
@@ -168,7 +168,7 @@ impl TransferSpec<'_> {
     }
 
     fn range(&self) -> &[ChunkHash] {
-        &self.chain[self.start as usize..self.end as usize]
+        &self.chunk_hashes[self.start as usize..self.end as usize]
     }
 }
 
@@ -189,26 +189,26 @@ impl Core {
         if self.store_ids.contains_key(&key) {
             return Ok(PreparedStore::default());
         }
-        self.l1.begin();
+        self.index.begin();
         self.protect_prefix(spec);
-        let cell = Cell { rank: spec.rank, group: 0 };
+        let cell = ShardKey { rank: spec.rank, group: 0 };
         let mut prepared = PreparedStore::default();
         let mut objects = Vec::new();
         for (i, hash) in spec.range().iter().enumerate() {
             self.clear_way(spec, hash, cell, &layout);
             let name = (spec.model, spec.salt, hash);
-            match self.l1.reserve(name, cell, &layout, Retention::Permanent) {
+            match self.index.reserve(name, cell, &layout, Retention::Permanent) {
                 Ok(object) => {
                     objects.push(object);
-                    prepared.slots.push(Slot { offset: self.l1.offset(object), layout: layout.clone() });
+                    prepared.slots.push(Slot { offset: self.index.offset(object), layout: layout.clone() });
                     prepared.chunks.push(i as u32);
                 }
                 Err(Refused::Resident | Refused::Staged) => {}
                 // What follows a missing chunk could not be found.
-                Err(Refused::NoRoom) => {
-                    prepared.no_room = true;
+                Err(Refused::NoSpace) => {
+                    prepared.no_space = true;
                     let left = spec.range().len() - i;
-                    self.l1.tally.models.of(spec.model).store_no_room += left as u64;
+                    self.index.tally.models.of(spec.model).store_no_room += left as u64;
                     break;
                 }
             }
@@ -232,11 +232,11 @@ impl Core {
         }
         let mut published = 0;
         let mut stored = Vec::new();
-        let told = self.l1.events.last();
+        let told = self.index.events.last();
         // From the end, so that the first chunk is the warmest.
         for object in store.objects.iter().rev() {
-            let bytes = self.l1.layout(*object).bytes();
-            if self.l1.admit(*object, 0) {
+            let bytes = self.index.layout(*object).bytes();
+            if self.index.admit(*object, 0) {
                 published += 1;
                 stored.push(*object);
                 self.counters.stored_objects += 1;
@@ -244,9 +244,9 @@ impl Core {
             }
         }
         // But who follows the prompt is told of it from its start.
-        self.l1.events.reverse_after(told);
+        self.index.events.reverse_after(told);
         self.counters.stores_committed += 1;
-        self.touch_prefix(&store.model, &store.key.salt, &store.chain);
+        self.touch_prefix(&store.model, &store.key.salt, &store.chunk_hashes);
         self.write_back_stored(&stored);
         self.trim();
         Committed::Published(published)
@@ -258,7 +258,7 @@ impl Core {
         let Some(&id) = self.store_ids.get(&spec.key()) else { return };
         let store = self.remove_store(id);
         self.counters.stores_abandoned += u64::from(!store.overdue);
-        store.objects.iter().for_each(|o| self.l1.abort(*o));
+        store.objects.iter().for_each(|o| self.index.abort(*o));
     }
 
     /// Moves one share of each chunk of the range from the request's lookup to this retrieve. If
@@ -276,11 +276,11 @@ impl Core {
         let layout = self.transfer_layout(now, spec)?;
         let Some((objects, prefix)) = self.take_retrieve_shares(now, spec, &layout) else {
             self.counters.retrieves_failed += 1;
-            self.l1.tally.models.of(spec.model).retrieve_missing += spec.range().len() as u64;
+            self.index.tally.models.of(spec.model).retrieve_missing += spec.range().len() as u64;
             return Ok(None);
         };
         let slots =
-            objects.iter().map(|o| Slot { offset: self.l1.offset(*o), layout: layout.clone() }).collect();
+            objects.iter().map(|o| Slot { offset: self.index.offset(*o), layout: layout.clone() }).collect();
         let id = self.new_id();
         let deadline = now + self.config.read_ttl;
         self.deadlines.insert((deadline, Deadline::Retrieve(id)));
@@ -319,8 +319,8 @@ impl Core {
                     self.counters.retrieves_committed += 1;
                     self.counters.retrieved_objects += retrieve.objects.len() as u64;
                     self.counters.retrieved_bytes += retrieve.objects.len() as u64 * retrieve.bytes;
-                    self.l1.tally.salts.of(&key.salt).read += retrieve.objects.len() as u64;
-                    retrieve.objects.iter().for_each(|object| self.l1.note_used(*object));
+                    self.index.tally.salts.of(&key.salt).read += retrieve.objects.len() as u64;
+                    retrieve.objects.iter().for_each(|object| self.index.note_used(*object));
                 }
                 self.release_retrieved(id);
                 self.remove_retrieve(id);
@@ -339,30 +339,30 @@ impl Core {
 
     /// The prompt's chunks before the range must not make room for those in it.
     fn protect_prefix(&mut self, spec: &TransferSpec<'_>) {
-        let prefix = &spec.chain[..spec.end as usize];
-        let chunks: Vec<_> = self.l1.leading_chunks(spec.model, spec.salt, prefix).flatten().collect();
-        chunks.into_iter().rev().for_each(|c| self.l1.protect(c));
+        let prefix = &spec.chunk_hashes[..spec.end as usize];
+        let chunks: Vec<_> = self.index.leading_chunks(spec.model, spec.salt, prefix).flatten().collect();
+        chunks.into_iter().rev().for_each(|c| self.index.protect(c));
     }
 
     /// Deals with what is in the place of a chunk that a worker wants to store. An object that no
     /// worker of the model can read any more (the model changed its shape) makes way for one that can
     /// be read; one that was to go with its readers stays, as the store would.
-    fn clear_way(&mut self, spec: &TransferSpec<'_>, hash: &ChunkHash, cell: Cell, layout: &Layout) {
-        let Some(chunk) = self.l1.chunk(spec.model, spec.salt, hash) else { return };
-        if let Some(object) = self.l1.staged(chunk, cell) {
+    fn clear_way(&mut self, spec: &TransferSpec<'_>, hash: &ChunkHash, cell: ShardKey, layout: &Layout) {
+        let Some(chunk) = self.index.chunk(spec.model, spec.salt, hash) else { return };
+        if let Some(object) = self.index.staged(chunk, cell) {
             self.store_meets_load(object);
         }
         // The chunk may have gone with an orphan.
-        let chunk = self.l1.chunk(spec.model, spec.salt, hash);
-        let Some(object) = chunk.and_then(|c| self.l1.resident(c, cell)) else { return };
-        let found = self.l1.layout(object);
+        let chunk = self.index.chunk(spec.model, spec.salt, hash);
+        let Some(object) = chunk.and_then(|c| self.index.resident(c, cell)) else { return };
+        let found = self.index.layout(object);
         let readable = found == layout
             || self.models_of(spec).is_some_and(|m| m.layouts().any(|l| l.bytes() == found.bytes()));
         if !readable {
-            self.l1.unlink(object);
+            self.index.unlink(object);
         } else if self.promote_if(object, true) {
             // Adapters other than the one it came from may lack it.
-            self.write_back(&[self.l1.key(object)], StoreTrigger::Stored);
+            self.write_back(&[self.index.key(object)], StoreTrigger::Stored);
         }
     }
 
@@ -372,11 +372,11 @@ impl Core {
             return;
         }
         // The first chunk first: without it the others are worth nothing.
-        let keys: Vec<_> = objects.iter().rev().map(|o| self.l1.key(*o)).collect();
+        let keys: Vec<_> = objects.iter().rev().map(|o| self.index.key(*o)).collect();
         self.write_back(&keys, StoreTrigger::Stored);
     }
 
-    fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::worker::Model> {
+    fn models_of(&self, spec: &TransferSpec<'_>) -> Option<&crate::requests::workers::Model> {
         let world_size = self.workers.get(&spec.instance)?.spec.world_size;
         self.models.get(spec.model, world_size)
     }
@@ -391,7 +391,7 @@ impl Core {
             connection: spec.connection,
             objects,
             model: spec.model.clone(),
-            chain: spec.chain[..spec.end as usize].to_vec(),
+            chunk_hashes: spec.chunk_hashes[..spec.end as usize].to_vec(),
             since: now,
             deadline,
             overdue: false,
@@ -416,24 +416,25 @@ impl Core {
         let same_prompt = lookup.model == *spec.model
             && lookup.salt == *spec.salt
             && covered > 0
-            && lookup.chain[covered - 1] == spec.chain[covered - 1];
+            && lookup.chunk_hashes[covered - 1] == spec.chunk_hashes[covered - 1];
         if !same_prompt {
             return None;
         }
         let row = lookup.rows.iter_mut().find(|r| r.cell.rank == spec.rank && r.cell.group == 0)?;
         let grants = row.range(spec.start, spec.end);
-        let readable = |o: ObjectId| self.l1.is_resident(o) && self.l1.layout(o).bytes() == layout.bytes();
+        let readable =
+            |o: ObjectId| self.index.is_resident(o) && self.index.layout(o).bytes() == layout.bytes();
         let whole =
             grants.len() == spec.range().len() && grants.iter().all(|g| g.shares > 0 && readable(g.object));
         if !whole {
-            grants.iter_mut().rev().for_each(|g| g.release_one(&mut self.l1));
+            grants.iter_mut().rev().for_each(|g| g.release_one(&mut self.index));
             self.recount_lease(id);
-            self.touch_prefix(spec.model, spec.salt, &spec.chain[..covered]);
+            self.touch_prefix(spec.model, spec.salt, &spec.chunk_hashes[..covered]);
             return None;
         }
         grants.iter_mut().for_each(|g| g.shares -= 1);
         let objects = grants.iter().map(|g| g.object).collect();
-        let prefix = (lookup.chain.clone(), lookup.hit);
+        let prefix = (lookup.chunk_hashes.clone(), lookup.hit);
         self.recount_lease(id);
         Some((objects, prefix))
     }
@@ -466,7 +467,7 @@ impl Core {
 
     /// Ends one share of each object; the first one is the warmest then.
     fn release(&mut self, objects: &[ObjectId]) {
-        objects.iter().rev().for_each(|o| self.l1.unpin(*o, 1));
+        objects.iter().rev().for_each(|o| self.index.unpin(*o, 1));
     }
 
     /// Ends a retrieve's shares, if it still has them.
@@ -479,9 +480,9 @@ impl Core {
             return;
         }
         let (model, salt) = (retrieve.model.clone(), retrieve.key.salt.clone());
-        let (chain, len) = retrieve.prefix.clone();
+        let (chunk_hashes, len) = retrieve.prefix.clone();
         self.release(&objects);
-        self.touch_prefix(&model, &salt, &chain[..len as usize]);
+        self.touch_prefix(&model, &salt, &chunk_hashes[..len as usize]);
     }
 
     /// A retrieve's time is up. The first time its shares end; the second time it is forgotten.
@@ -516,7 +517,7 @@ impl Core {
             self.overdue.stores += 1;
             self.overdue.objects += store.objects.len() as u64;
             self.counters.stores_abandoned += 1;
-            store.objects.iter().for_each(|o| self.l1.unlink(*o));
+            store.objects.iter().for_each(|o| self.index.unlink(*o));
         }
     }
 

@@ -18,9 +18,9 @@ use smallvec::SmallVec;
 
 use super::job::CellState;
 use crate::core::{Core, Deadline};
-use crate::events::Change;
-use crate::l1::{ObjectId, Retention};
-use crate::l2::{Effect, Io, IoId, IoItem, Purpose};
+use crate::index::{ObjectId, Retention};
+use crate::io::{Effect, Io, IoId, IoItem, Purpose};
+use crate::stats::events::Change;
 use larder_types::time::Time;
 
 /// How long the result of I/O that is over is waited for.
@@ -140,13 +140,13 @@ impl Core {
             object,
             adapter,
             key,
-            bytes: self.l1.layout(object).bytes(),
+            bytes: self.index.layout(object).bytes(),
             waiters: SmallVec::from_elem(Waiter { job: for_.0, cell: for_.1 }, 1),
             issued: false,
             stale_at: self.now + self.config.load_deadline,
             grace: None,
         };
-        self.l1.set_origin(object, adapter);
+        self.index.set_origin(object, adapter);
         self.prefetch.in_flight.by_object.insert(object, io);
         self.prefetch.in_flight.loads.insert(io, load);
         io
@@ -176,7 +176,7 @@ impl Core {
             self.give_up_load(io);
             return Joined::Displaced;
         }
-        self.l1.promote(object);
+        self.index.promote(object);
         Joined::No
     }
 
@@ -184,7 +184,8 @@ impl Core {
     pub(crate) fn leave_load(&mut self, io: IoId, job: u64) {
         let Some(load) = self.prefetch.in_flight.loads.get_mut(&io) else { return };
         load.waiters.retain(|w| w.job != job);
-        if load.waiters.is_empty() && (!load.issued || self.l1.retention(load.object) == Retention::Temporary)
+        if load.waiters.is_empty()
+            && (!load.issued || self.index.retention(load.object) == Retention::Temporary)
         {
             self.give_up_load(io);
         }
@@ -194,7 +195,7 @@ impl Core {
     fn give_up_load(&mut self, io: IoId) {
         let load = self.forget_load(io).expect("the load is alive");
         debug_assert!(load.waiters.is_empty(), "somebody waits for {io:?}");
-        self.l1.abort(load.object);
+        self.index.abort(load.object);
     }
 
     fn forget_load(&mut self, io: IoId) -> Option<Load> {
@@ -219,22 +220,22 @@ impl Core {
         counters.loaded_objects += u64::from(ok);
         counters.loaded_bytes += if ok { load.bytes } else { 0 };
         counters.load_failed_objects += u64::from(!ok);
-        self.l1.tally.salts.of(&load.key.cache_salt).l2_loaded += u64::from(ok);
+        self.index.tally.salts.of(&load.key.cache_salt).l2_loaded += u64::from(ok);
         if ok {
-            self.l1.events.in_l2(load.adapter, Change::Used, &load.key, 0);
+            self.index.events.in_l2(load.adapter, Change::Used, &load.key, 0);
         }
         let shares = |w: &Waiter| self.prefetch.jobs[&w.job].shares;
         let shares = load.waiters.iter().map(shares).sum();
-        let admitted = ok && self.l1.admit(load.object, shares);
+        let admitted = ok && self.index.admit(load.object, shares);
         if !ok {
-            self.l1.abort(load.object);
+            self.index.abort(load.object);
         }
         for Waiter { job: id, cell } in load.waiters {
             let job = self.prefetch.jobs.get_mut(&id).expect("jobs leave their loads before they end");
             job.cells[cell as usize] =
                 if admitted { CellState::Loaded(load.object) } else { CellState::Absent };
             self.counters.l2.missing_objects += u64::from(!admitted);
-            self.l1.tally.models.of(&load.key.model_name).load_missing += u64::from(!admitted);
+            self.index.tally.models.of(&load.key.model_name).load_missing += u64::from(!admitted);
             self.cell_settled(id);
         }
     }
@@ -271,18 +272,18 @@ impl Core {
                     break;
                 }
                 lane.queue.pop_front();
-                if !self.l1.is_staged(load.object) {
+                if !self.index.is_staged(load.object) {
                     gone.push(io);
                     continue;
                 }
                 load.issued = true;
                 lane.bytes += load.bytes;
                 lane.objects += 1;
-                self.l1.lend(load.object);
+                self.index.lend(load.object);
                 let adapter = load.adapter;
                 let lent = Io { object: load.object, adapter, bytes: load.bytes, purpose: Purpose::Load };
                 self.ios.insert(io, lent);
-                let offset = self.l1.offset(load.object);
+                let offset = self.index.offset(load.object);
                 items.push(IoItem { io, key: load.key.clone(), offset, bytes: load.bytes });
             }
             if !items.is_empty() {
@@ -290,7 +291,7 @@ impl Core {
                 counters.load_requests += 1;
                 counters.load_objects += items.len() as u64;
                 for item in &items {
-                    self.l1.tally.salts.of(&item.key.cache_salt).l2_to_load += 1;
+                    self.index.tally.salts.of(&item.key.cache_salt).l2_to_load += 1;
                 }
                 self.effects.push(Effect::Load { adapter: AdapterId(adapter as u32), items });
             }

@@ -5,7 +5,7 @@
 //! holders as a whole, and ends with its holder. Ending a holder twice
 //! is impossible, and nobody can end another's share.
 
-use crate::l1::{Cell, L1, ObjectId};
+use crate::index::{Index, ObjectId, ShardKey};
 
 /// Shares of one object in one holder's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Grant {
 
 impl Grant {
     /// Gives all shares back.
-    pub fn release(&mut self, l1: &mut L1) {
+    pub fn release(&mut self, l1: &mut Index) {
         if self.shares > 0 {
             l1.unpin(self.object, self.shares);
             self.shares = 0;
@@ -26,7 +26,7 @@ impl Grant {
     }
 
     /// Gives one share back, if any is left.
-    pub fn release_one(&mut self, l1: &mut L1) {
+    pub fn release_one(&mut self, l1: &mut Index) {
         if self.shares > 0 {
             l1.unpin(self.object, 1);
             self.shares -= 1;
@@ -38,7 +38,7 @@ impl Grant {
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Rank and group of the row.
-    pub cell: Cell,
+    pub cell: ShardKey,
     /// Chunk index of the first grant.
     pub first: u32,
     /// One per chunk from `first` to the end of the hit.

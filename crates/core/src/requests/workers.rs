@@ -10,7 +10,7 @@ use std::sync::Arc;
 use larder_types::object::{KvRank, ObjectGroup};
 
 use crate::core::{Core, Deadline};
-use crate::l1::Cell;
+use crate::index::ShardKey;
 use larder_policy::prefix_scan::AttentionWindow;
 use larder_types::ids::InstanceId;
 use larder_types::layout::Layout;
@@ -64,7 +64,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// The cells of a chunk with their windows, group by group, ranks in order.
-    pub(crate) fn cells(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(Cell, AttentionWindow)> {
+    pub(crate) fn cells(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(ShardKey, AttentionWindow)> {
         let ranks = match worker_id {
             Some(rank) => rank..rank + 1,
             None => 0..world_size,
@@ -73,7 +73,7 @@ impl Model {
         groups
             .iter()
             .flat_map(|g| ranks.clone().map(move |r| (g, KvRank::new(world_size, r))))
-            .map(|(g, rank)| (Cell { rank, group: g.id }, g.window))
+            .map(|(g, rank)| (ShardKey { rank, group: g.id }, g.window))
             .collect()
     }
 
@@ -212,7 +212,7 @@ impl Core {
             let chunk = groups.iter().try_fold(0u64, |sum, group| sum.checked_add(bytes(group)?))?;
             capacity_bytes.checked_div(chunk.checked_mul(u64::from(world_size))?)
         };
-        let mean = || self.l1.capacity_chunks();
+        let mean = || self.index.capacity_chunks();
         let chunks = if self.models.0.len() == 1 { own().or_else(mean) } else { mean().or_else(own) };
         chunks.unwrap_or(0).max(1)
     }

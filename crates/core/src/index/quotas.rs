@@ -1,9 +1,9 @@
 //! Quotas as L1 enforces them.
 
-use super::L1;
+use super::Index;
 use larder_policy::quota::{QuotaUsage, Quotas};
 
-impl L1 {
+impl Index {
     /// The quotas in force, and what each salt owns.
     pub fn ledger(&self) -> &QuotaUsage {
         &self.ledger

@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 use larder_types::object::ObjectKey;
 
 use crate::core::Core;
-use crate::l1::ObjectId;
+use crate::index::ObjectId;
 use crate::prefetch::LookupReport;
 use larder_types::time::Time;
 
@@ -81,8 +81,8 @@ pub enum Effect {
     /// A lookup that had been answered with "pending" has ended: whoever waits should ask again.
     LookupDone(LookupReport),
     /// A warm-up has ended.
-    WarmDone {
-        /// As [`Core::warm`] named it.
+    PrefetchDone {
+        /// As [`Core::prefetch`] named it.
         id: u64,
     },
 }
@@ -129,7 +129,7 @@ impl Core {
     pub fn io_ended(&mut self, now: Time, io: IoId) {
         self.advance(now);
         let Some(Io { object, adapter, bytes, purpose }) = self.ios.remove(&io) else { return };
-        self.l1.take_back(object);
+        self.index.take_back(object);
         match purpose {
             Purpose::Load => self.load_io_ended(now, io, adapter, bytes),
             Purpose::Store(task) => self.store_io_ended(now, task, adapter, bytes),

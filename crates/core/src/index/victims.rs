@@ -19,7 +19,7 @@ use larder_types::ChunkId;
 use std::collections::BTreeMap;
 
 use super::alloc::Extent;
-use super::{L1, State};
+use super::{Index, State};
 use larder_policy::eviction::{EvictDecision, RemovalCause};
 use larder_policy::quota::TenantId;
 
@@ -30,7 +30,7 @@ type Runs = BTreeMap<u64, u64>;
 /// with the square of their number.
 const WEIGHED_MAX: usize = 64;
 
-impl L1 {
+impl Index {
     /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
     /// evicted, if evicting everything that may be evicted for it would not be enough.
     pub(super) fn make_room(&mut self, bytes: u64, salt: TenantId) -> Option<Extent> {

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use super::Target;
 use super::job::{CellState, Job, Look, Phase};
 use crate::core::Core;
-use crate::l1::ObjectId;
-use crate::l2::{Effect, LookupId, can_be};
+use crate::index::ObjectId;
+use crate::io::{Effect, LookupId, can_be};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_policy::prefix_scan::PrefixScan;
@@ -24,7 +24,7 @@ const FIRST_WINDOW_COLUMNS: u32 = 32;
 impl Core {
     /// Lets waiting jobs begin, as far as the limit allows.
     pub(crate) fn start_waiting_jobs(&mut self) {
-        while self.prefetch.running() < self.config.prefetch_max_in_flight.max(1) {
+        while self.prefetch.running() < self.config.prefetch_jobs_max.max(1) {
             let Some(id) = self.prefetch.waiting.pop_front() else { break };
             self.begin_job(id);
         }
@@ -130,7 +130,7 @@ impl Core {
             self.adapter_counters[adapter.0 as usize].lookups += 1;
             self.adapter_counters[adapter.0 as usize].lookup_objects += keys.len() as u64;
             if let Some(key) = keys.first() {
-                self.l1.tally.salts.of(&key.cache_salt).l2_asked += keys.len() as u64;
+                self.index.tally.salts.of(&key.cache_salt).l2_asked += keys.len() as u64;
             }
             self.effects.push(Effect::Lookup { lookup, adapter, keys: keys.clone() });
         }
@@ -142,8 +142,8 @@ impl Core {
     fn scan_window(&mut self, job: &mut Job) -> Vec<u32> {
         let Phase::Looking(look) = &mut job.phase else { unreachable!("the job is looking") };
         let reached = look.l1_hit.max(look.fold.hit());
-        let Target { model, salt, chain } = &job.target;
-        let chunks = self.l1.leading_chunks(model, salt, &chain[job.columns as usize..]);
+        let Target { model, salt, chunk_hashes } = &job.target;
+        let chunks = self.index.leading_chunks(model, salt, &chunk_hashes[job.columns as usize..]);
         let mut asked = Vec::new();
         let mut lacking = 0;
         let first = job.cells.len();
@@ -153,7 +153,7 @@ impl Core {
             }
             let mut lacks = false;
             for row in &job.rows {
-                let found = chunk.and_then(|c| readable(&self.l1, &job.sizes, c, row.cell));
+                let found = chunk.and_then(|c| readable(&self.index, &job.sizes, c, row.cell));
                 // A longer prefix needs no more of a row than its window.
                 let behind = row.window.is_some_and(|w| w > 0 && column.saturating_add(w) <= reached);
                 if found.is_none() && !behind {
@@ -171,7 +171,7 @@ impl Core {
         }
         for cell in &job.cells[first..] {
             if let CellState::L1(object) = cell {
-                self.l1.pin(*object, job.shares);
+                self.index.pin(*object, job.shares);
             }
         }
         asked
@@ -180,10 +180,10 @@ impl Core {
 
 /// The object in a cell, if it is resident and of a size that workers of the model can read.
 pub(super) fn readable(
-    l1: &crate::l1::L1,
+    l1: &crate::index::Index,
     sizes: &[u64],
     chunk: ChunkId,
-    cell: crate::l1::Cell,
+    cell: crate::index::ShardKey,
 ) -> Option<ObjectId> {
     l1.resident(chunk, cell).filter(|o| sizes.contains(&l1.layout(*o).bytes()))
 }

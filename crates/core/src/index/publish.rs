@@ -7,10 +7,10 @@
 use larder_types::ChunkId;
 use larder_types::object::ChunkHash;
 
-use super::{Chunk, L1, ObjectId, State};
-use crate::events::{Change, ChunkEvent, ObjectEvent, Tier};
+use super::{Chunk, Index, ObjectId, State};
+use crate::stats::events::{Change, ChunkEvent, ObjectEvent, Tier};
 
-impl L1 {
+impl Index {
     /// An object became readable.
     pub(super) fn note_readable(&mut self, id: ObjectId) {
         self.note_object(id, Change::Stored);
@@ -45,8 +45,8 @@ impl L1 {
         }
     }
 
-    /// See [`Core::tell_present`](crate::Core::tell_present).
-    pub(crate) fn tell_present(&mut self, place: impl Fn(&ChunkHash) -> Option<u64>) {
+    /// See [`Core::publish_snapshot`](crate::Core::publish_snapshot).
+    pub(crate) fn publish_snapshot(&mut self, place: impl Fn(&ChunkHash) -> Option<u64>) {
         let present = self.chunks.iter().filter(|(_, chunk)| !self.is_told(chunk) && self.is_visible(chunk));
         let mut present: Vec<(u64, ChunkId)> =
             present.filter_map(|(i, chunk)| Some((place(&chunk.hash)?, ChunkId(i as u32)))).collect();

@@ -18,15 +18,15 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use larder_types::object::ChunkHash;
 
-use crate::l1::L1;
-use crate::tally::ByName;
+use crate::index::Index;
+use crate::stats::labelled::Labelled;
 use larder_types::time::Time;
 
 /// Chunks whose past is remembered: at most as many followed ones, and as many evicted ones.
 pub const REMEMBERED: usize = 1 << 16;
 
 /// Upper bounds of times in L1, in seconds, as LMCache has them.
-pub const LIFE_BOUNDS: [f64; 13] =
+pub const RESIDENCY_BOUNDS: [f64; 13] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0];
 
 /// A return after eviction counts as at most this many seconds.
@@ -99,7 +99,7 @@ impl Default for Gaps {
 
 /// What is known of the lives of chunks. Times in seconds.
 #[derive(Clone, Debug)]
-pub struct LifeStats {
+pub struct ResidencyStats {
     /// From the first reservation to eviction.
     pub lifetime: Histogram<13>,
     /// From the last use to eviction.
@@ -109,7 +109,7 @@ pub struct LifeStats {
     /// From eviction to the return to L1, at most 300 s.
     pub evict_reuse_gap: Histogram<13>,
     /// Between two requests for a chunk, wherever it was, by cache salt.
-    pub request_gaps: ByName<Gaps>,
+    pub request_gaps: Labelled<Gaps>,
     /// Chunks, of all, that came back to L1 while their eviction was remembered.
     pub premature_evictions: u64,
     /// Chunks, of all, that came back to L1 while it was remembered that they were loaded from L2 and went with
@@ -117,14 +117,14 @@ pub struct LifeStats {
     pub rereads: u64,
 }
 
-impl Default for LifeStats {
+impl Default for ResidencyStats {
     fn default() -> Self {
         Self {
-            lifetime: Histogram::new(&LIFE_BOUNDS),
-            idle_before_evict: Histogram::new(&LIFE_BOUNDS),
-            reuse_gap: Histogram::new(&LIFE_BOUNDS),
-            evict_reuse_gap: Histogram::new(&LIFE_BOUNDS),
-            request_gaps: ByName::default(),
+            lifetime: Histogram::new(&RESIDENCY_BOUNDS),
+            idle_before_evict: Histogram::new(&RESIDENCY_BOUNDS),
+            reuse_gap: Histogram::new(&RESIDENCY_BOUNDS),
+            evict_reuse_gap: Histogram::new(&RESIDENCY_BOUNDS),
+            request_gaps: Labelled::default(),
             premature_evictions: 0,
             rereads: 0,
         }
@@ -149,7 +149,7 @@ pub(crate) type Digest = u64;
 
 /// Follows chunks through their lives.
 #[derive(Debug)]
-pub(crate) struct Lives {
+pub(crate) struct ResidencyTracker {
     now: Time,
     /// Chunks whose hash begins with less are followed.
     threshold: u64,
@@ -158,10 +158,10 @@ pub(crate) struct Lives {
     known: Remembered<Life>,
     evicted: Places,
     passed: Places,
-    stats: LifeStats,
+    stats: ResidencyStats,
 }
 
-impl Lives {
+impl ResidencyTracker {
     /// Follows this share of all chunks, from 0 to 1.
     pub(crate) fn new(share: f64) -> Self {
         Self {
@@ -172,12 +172,12 @@ impl Lives {
             known: Remembered::default(),
             evicted: Places::default(),
             passed: Places::default(),
-            stats: LifeStats::default(),
+            stats: ResidencyStats::default(),
         }
     }
 
     /// What was learned so far.
-    pub(crate) fn stats(&self) -> &LifeStats {
+    pub(crate) fn stats(&self) -> &ResidencyStats {
         &self.stats
     }
 
@@ -194,12 +194,12 @@ impl Lives {
     pub(crate) fn asked(
         &mut self,
         salt: &Arc<str>,
-        chain: &[ChunkHash],
+        chunk_hashes: &[ChunkHash],
         digest: impl Fn(&ChunkHash) -> Digest,
     ) {
         if self.threshold > 0 {
             let threshold = self.threshold;
-            let numbered = (self.asked..).zip(chain);
+            let numbered = (self.asked..).zip(chunk_hashes);
             for (at, hash) in numbered.filter(|(_, hash)| begins_below(hash, threshold)) {
                 let asked = self.known.entry(digest(hash)).asked.replace((self.now, at));
                 if let Some((time, last)) = asked {
@@ -209,7 +209,7 @@ impl Lives {
                 }
             }
         }
-        self.asked += chain.len() as u64;
+        self.asked += chunk_hashes.len() as u64;
     }
 
     /// A chunk comes to L1: its first object is reserved.
@@ -265,14 +265,14 @@ impl Lives {
     }
 }
 
-impl L1 {
+impl Index {
     /// Follows this share of all chunks from now on, from 0 to 1.
     pub fn follow(&mut self, share: f64) {
-        self.lives = Lives::new(share);
+        self.lives = ResidencyTracker::new(share);
     }
 
     /// How long chunks lived, and when they came back.
-    pub fn life(&self) -> &LifeStats {
+    pub fn life(&self) -> &ResidencyStats {
         self.lives.stats()
     }
 }
@@ -358,11 +358,11 @@ mod tests {
         ChunkHash::new(&[n; 32]).expect("a hash")
     }
 
-    fn lives() -> Lives {
-        Lives::new(1.0)
+    fn lives() -> ResidencyTracker {
+        ResidencyTracker::new(1.0)
     }
 
-    fn at(lives: &mut Lives, seconds: u64) -> &mut Lives {
+    fn at(lives: &mut ResidencyTracker, seconds: u64) -> &mut ResidencyTracker {
         lives.advance(Time::from_millis(seconds * 1000));
         lives
     }
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_went_with_its_last_reader_and_comes_back_was_read_again() {
-        let mut lives = Lives::new(0.0);
+        let mut lives = ResidencyTracker::new(0.0);
         lives.born(&hash(1), 1);
         lives.passed(1);
         lives.left(&hash(1), 1, false);
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_share_is_followed_and_every_premature_eviction_counted() {
-        let mut lives = Lives::new(0.5);
+        let mut lives = ResidencyTracker::new(0.5);
         for n in [0, 100, 200, 255] {
             let digest = u64::from(n) + 1;
             lives.born(&hash(n), digest);
@@ -426,7 +426,7 @@ mod tests {
             lives.born(&hash(n), digest);
         }
         assert_eq!((lives.stats().lifetime.count(), lives.stats().premature_evictions), (2, 4));
-        let mut none = Lives::new(0.0);
+        let mut none = ResidencyTracker::new(0.0);
         none.born(&hash(0), 0);
         none.left(&hash(0), 0, true);
         assert_eq!(none.stats().lifetime.count(), 0);
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn observations_fall_under_the_first_bound_that_holds_them() {
-        let mut histogram = Histogram::new(&LIFE_BOUNDS);
+        let mut histogram = Histogram::new(&RESIDENCY_BOUNDS);
         for value in [0.5, 1.0, 1.5, 20_000.0] {
             histogram.observe(value);
         }

@@ -13,7 +13,7 @@
 use larder_types::ChunkId;
 use larder_types::object::ObjectKey;
 
-use super::{L1, ObjectId, State};
+use super::{Index, ObjectId, State};
 use larder_policy::eviction::EvictDecision;
 
 /// The least margin, as a part of L1.
@@ -57,7 +57,7 @@ impl Pace {
     }
 }
 
-impl L1 {
+impl Index {
     /// Lets an object wait in L1, or no longer. Says whether that is new.
     pub(crate) fn set_waiting(&mut self, id: ObjectId, waits: bool) -> bool {
         let object = self.object_mut(id);
@@ -77,7 +77,7 @@ impl L1 {
     }
 
     /// How many objects wait.
-    pub fn waiting_objects(&self) -> u64 {
+    pub fn deferred_objects(&self) -> u64 {
         self.waiting
     }
 
