@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds deploy/ to the server and to the schemas of those who read it. Run by scripts/check-deploy."""
+"""Checks deploy/ against the server and against the schemas of its readers. Run by scripts/check-deploy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEPLOY = Path(__file__).resolve().parent
 LARDER = os.environ["LARDER_BIN"]
 INSTALLED = "/usr/local/bin/larder"
 
-# The oldest release that is still about, and the newest whose schemas are known.
+# The oldest release still in use, and the newest whose schemas are known.
 KUBERNETES = ("1.29", kubernetes_validate.latest_version())
 
 # What the upstream operator renders; the values are its defaults.
@@ -45,7 +45,7 @@ def require(holds: object, what: str) -> None:
 
 
 def check_server(where: str, words: list[str], variables: dict[str, str] | None = None) -> None:
-    """The server itself understands these words. What depends on this machine is left out."""
+    """The server accepts this command line. Checks that depend on this machine are left out."""
     with tempfile.TemporaryDirectory() as folder:
         words = [word.replace("/var/lib/larder", folder) for word in words]
         done = subprocess.run(
@@ -56,7 +56,7 @@ def check_server(where: str, words: list[str], variables: dict[str, str] | None 
 
 
 def check_words(where: str, words: list[str]) -> None:
-    """A command that asks a server which is not there: exit status 1, and not 2 for words without a sense."""
+    """A command to a server that is not running: exit status 1, and not 2 for a usage error."""
     done = subprocess.run([LARDER, *words, "--url", "http://127.0.0.1:1"], capture_output=True, text=True, check=False)
     require(done.returncode == 1, f"{where}: exit status {done.returncode}: {done.stderr.strip()}")
 
@@ -148,7 +148,7 @@ def check_manifests() -> set[str]:
         for version in KUBERNETES:
             try:
                 kubernetes_validate.validate(document, version, strict=True)
-            except Exception as error:  # the library has several, and each is the manifest's fault
+            except Exception as error:  # the library has several; each is an error in the manifest
                 problems.append(f"{where}: Kubernetes {version}: {getattr(error, 'message', error)}")
         if document["kind"] in ("DaemonSet", "Deployment"):
             paths |= check_pods(where, document["spec"], services)

@@ -1,4 +1,4 @@
-"""Every expression of a Grafana dashboard, put to a real Prometheus that scrapes a real server.
+"""Evaluates every expression of a Grafana dashboard in a real Prometheus that scrapes a real server.
 
     check.py [DASHBOARD.json ...]        ours, if none is named; `prometheus` on PATH or in $PROMETHEUS_BIN
 
@@ -58,7 +58,7 @@ class Traffic:
         return wire.enc(key | {"cache_salt": self.salt})
 
     def request(self, prompt_number: int) -> int:
-        """Looks a prompt up, reads what is there, and stores the rest. The hit, in chunks."""
+        """Looks a prompt up, reads the hit and stores the rest. Returns the hit in chunks."""
         self.serial += 1
         prompt, request_id = self.factory.get(prompt_number), f"{self.geometry.name}{self.serial}"
         self.client.call("lookup", self._key(prompt, request_id, None), wire.enc(1))
@@ -75,13 +75,13 @@ class Traffic:
         return hit
 
     def fail(self) -> None:
-        """Asks in the name of a worker that nobody knows."""
+        """Sends a request as an unregistered worker."""
         key = self._key(self.factory.get(0), "stranger", 0)
         self.client.call("prepare_retrieve", key, wire.enc(999))
 
 
 def drive(server: ServerProcess, until: float) -> None:
-    """More prompts than L1 holds, each again and again."""
+    """More prompts than L1 holds, each repeatedly."""
     context = zmq.Context()
     engines = [Traffic(context, server.url, "one", 1, ""), Traffic(context, server.url, "two", 2, "tenant")]
     hits = number = 0

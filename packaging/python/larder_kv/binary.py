@@ -1,4 +1,4 @@
-"""Where the binary is that this package carries."""
+"""Finds the binary that this package carries."""
 
 import importlib.metadata
 
@@ -6,7 +6,7 @@ DISTRIBUTION = "larder-kv"
 
 
 def find_binary() -> str:
-    """The path of ``larder``: the one that was installed with this package, not another one on PATH.
+    """The path of the ``larder`` that was installed with this package, not of another one on PATH.
 
     Raises:
         FileNotFoundError: This package was not installed from its wheel.
