@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
+use larder_server::app::log_control::LogControl;
 use larder_server::config::{LogFormat, LogLevel, LoggingConfig};
-use larder_server::log_control::LogControl;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;

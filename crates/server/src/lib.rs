@@ -1,41 +1,27 @@
 //! The Larder server: requests, sessions and transfers over the storage core, and what operators see.
 //!
-//! - [`config`]: what the operator meant.
-//! - [`start`]: start-up and shutdown, in order.
-//! - [`rpc`]: requests over ZMTP, one file per operation.
+//! - [`config`]: the settings, validated.
+//! - [`app`]: the running server: the core's lock, start-up and shutdown, in order.
+//! - [`transport`]: from a socket's messages to operations and back.
+//! - [`ops`]: requests, one file per operation.
+//! - [`observe`]: recordings, logs, traces, estimates, event streams and reports of what requests did.
+//! - [`l2`]: I/O that the core asks for, executed by adapters.
 //! - [`http`]: health, version, metrics, configuration.
-//! - [`l2`]: what the core wants of L2, carried out by adapters.
-//! - [`overview`]: what the page at `/` and `larder top` show.
-//! - [`quota_file`]: quotas that outlast the server.
-//! - [`recording`]: what was asked, written down for `larder simulate`.
-//! - [`lookup_log`]: lookups, as LMCache logs them.
-//! - [`traces`]: how long it took, for a tracing backend; `otlp` (feature `otel`) pushes them, and the metrics.
-//! - [`whatif`]: what other sizes and policies would do with it.
-//! - [`state`], [`clock`], [`chains`], [`memory`], [`metrics`], [`tasks`], [`log_control`]: what those share.
+//! - [`metrics`]: counters and the `/metrics` page; `otlp` (feature `otel`) pushes them, and the traces.
+//! - [`overview`]: the numbers behind the page at `/` and `larder top`.
+//! - [`prefix_hashes`]: chunk hashes of recent prompts.
 
-pub mod chains;
-pub mod clock;
+pub mod app;
 pub mod config;
-pub mod coordinator;
-pub mod events;
 pub mod http;
 pub mod l2;
-pub mod log_control;
-pub mod lookup_log;
-pub mod memory;
 pub mod metrics;
+pub mod observe;
+pub mod ops;
 #[cfg(feature = "otel")]
 pub mod otlp;
 pub mod overview;
-pub mod presence;
-pub mod quota_file;
-pub mod recording;
-pub mod rpc;
-pub mod start;
-pub mod state;
-mod stop;
-pub mod tasks;
-pub mod traces;
-pub mod whatif;
+pub mod prefix_hashes;
+pub mod transport;
 
-pub use start::{Server, StartError, run};
+pub use app::start::{Server, StartError, run};

@@ -5,13 +5,16 @@
 //! The core's lock is taken once, for a time that does not grow with what is held.
 
 use larder_core::AdapterGauges;
+use larder_core::Core;
 use larder_core::stats::AdapterCounters;
 use larder_l2::Adapter;
+use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
 
+use crate::app::state::State;
+use crate::config::Config;
 use crate::metrics::{DURATION_BUCKETS, Traffic};
-use crate::state::State;
 
 /// See the [module](self). Sizes are in bytes, times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -223,7 +226,7 @@ pub struct Expert {
 impl Overview {
     /// What there is to see now.
     pub fn of(state: &State) -> Self {
-        let mut overview = Self::of_core(state);
+        let mut overview = state.core().read(|core, now| Self::of_core(&state.config, core, now));
         overview.version = env!("CARGO_PKG_VERSION").to_owned();
         overview.instance_id.clone_from(&state.config.instance_id);
         overview.problems = state.problems();
@@ -238,11 +241,9 @@ impl Overview {
     }
 
     /// What the core knows, at one moment.
-    fn of_core(state: &State) -> Self {
-        let config = &state.config;
+    fn of_core(config: &Config, core: &Core, now: Time) -> Self {
         let chunk_tokens = u64::from(config.chunk_tokens);
-        let core = state.core_for_report();
-        let now = state.clock.now().as_millis();
+        let now = now.as_millis();
         let (c, l1, gauges) = (core.counters(), core.index().counters(), core.gauges());
         let adapter = |(id, _)| L2Adapter::of_core(core.adapter_counters(id), &core.adapter_gauges(id));
         Self {

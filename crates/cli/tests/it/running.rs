@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 
 use larder_core::{Group, WorkerSpec};
 use larder_server::Server;
+use larder_server::app::state::State;
 use larder_server::config::l2::{FsConfig, L2Backend};
 use larder_server::config::{Config, L2AdapterConfig};
-use larder_server::state::State;
 use larder_types::dtype::DType;
 use larder_types::layout::Layout;
 use tokio::sync::oneshot;
@@ -107,7 +107,7 @@ impl Running {
             block_tokens: Some(CHUNK),
             groups: vec![Group { id: 0, window: None, layout }],
         };
-        assert!(self.state.core().register(self.state.clock.now(), spec));
+        assert!(self.state.core().with(|core, now| core.register(now, spec)));
         bytes
     }
 }

@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 use super::body::{Faults, Fields, object};
 use super::extract::{Body, Query};
 use super::{Answer, AppState, Refusal};
+use crate::app::state::State;
 use crate::config::LogLevel;
 use crate::config::secret::{REDACTED, names_a_secret, redact_url};
-use crate::state::State;
 
 /// Variables of the environment that are shown; anything else may be a secret of somebody else's.
 const SHOWN_PREFIX: &str = "LMCACHE_";

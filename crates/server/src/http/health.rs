@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::AppState;
 use super::extract::Query;
-use crate::state::UNSOUND;
+use crate::app::core_handle::CORE_POISONED;
 
 fn unhealthy(reason: &str) -> Response {
     let body = json!({"status": "unhealthy", "reason": reason});
@@ -21,16 +21,16 @@ pub(super) async fn healthcheck(Shared(state): Shared<AppState>, Query(query): Q
     if query.get("deep").is_some_and(|d| d == "1" || d == "true") && !problems.is_empty() {
         return unhealthy(&problems.join("; "));
     }
-    if !state.is_sound() {
-        return unhealthy(UNSOUND);
+    if state.core().is_poisoned() {
+        return unhealthy(CORE_POISONED);
     }
     Json(json!({"status": "healthy"})).into_response()
 }
 
 /// A restart would not help: the process answers and its core is sound.
 pub(super) async fn livez(Shared(state): Shared<AppState>) -> Response {
-    if !state.is_sound() {
-        return unhealthy(UNSOUND);
+    if state.core().is_poisoned() {
+        return unhealthy(CORE_POISONED);
     }
     Json(json!({"status": "alive"})).into_response()
 }

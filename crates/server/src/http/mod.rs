@@ -26,8 +26,8 @@ use axum::{Json, middleware};
 use serde_json::json;
 
 use self::routes::Routes;
+use crate::app::state::State;
 use crate::overview::Overview;
-use crate::state::State;
 
 pub use self::routes::Route;
 pub(crate) use self::version::COMMIT;

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use super::extract::{Body, Segment};
 use super::{Answer, AppState, Refusal};
+use crate::app::quota_file::{Limits, QuotaFile};
+use crate::app::state::State;
 use crate::config::{GIB, bytes_from_gib};
-use crate::quota_file::{Limits, QuotaFile};
-use crate::state::State;
 
 /// The empty salt in an address, as the reference writes it.
 const EMPTY_SALT: &str = "_default";
@@ -29,10 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All quotas.
 pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
-    let quotas: Vec<(Arc<str>, u64)> = {
-        let core = state.core_for_report();
+    let quotas: Vec<(Arc<str>, u64)> = state.core().read(|core, _| {
         core.index().ledger().quotas().list().map(|(salt, limit)| (salt.clone(), limit)).collect()
-    };
+    });
     let usage = Usage::of(&state);
     let users = quotas.iter().map(|(salt, limit)| {
         let held = json!({"limit_gb": gib(*limit), "current_usage_gb": gib(usage.bytes(salt))});
@@ -45,7 +44,7 @@ pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
 /// One quota; of a salt without one, what it holds.
 pub(super) async fn get(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let limit = state.core_for_report().index().ledger().quotas().get(&salt);
+    let limit = state.core().read(|core, _| core.index().ledger().quotas().get(&salt));
     let usage = Usage::of(&state);
     let answer = json!({
         "cache_salt": name(&salt),
@@ -76,7 +75,7 @@ pub(super) async fn delete(Shared(state): Shared<AppState>, Segment(salt): Segme
 async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Option<u64>> {
     // The file and both tiers see all changes in one order.
     let _one_at_a_time = state.quota_changes.lock().await;
-    let mut quotas = state.core_for_report().index().ledger().quotas().clone();
+    let mut quotas = state.core().read(|core, _| core.index().ledger().quotas().clone());
     let before = match limit {
         Some(bytes) => quotas.set(salt, bytes).map_err(|full| Refusal::bad_request(full.to_string()))?,
         None => quotas.delete(salt),
@@ -86,7 +85,7 @@ async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Op
     {
         keep(file.clone(), quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect()).await?;
     }
-    state.core().change_quotas(state.clock.now(), |of_core| *of_core = quotas);
+    state.core().with(|core, now| core.change_quotas(now, |of_core| *of_core = quotas));
     let _ = tokio::time::timeout(PATIENCE, state.l2.set_quota(salt, limit)).await;
     Ok(before)
 }
@@ -123,8 +122,11 @@ impl Usage {
         if state.l2.adapters().next().is_some() {
             return Self(state.l2.usage_by_salt());
         }
-        let core = state.core_for_report();
-        Self(core.index().ledger().usage().map(|(salt, usage)| (salt.clone(), usage.used_bytes)).collect())
+        state.core().read(|core, _| {
+            Self(
+                core.index().ledger().usage().map(|(salt, usage)| (salt.clone(), usage.used_bytes)).collect(),
+            )
+        })
     }
 
     fn bytes(&self, salt: &str) -> u64 {

@@ -5,17 +5,19 @@
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
+use larder_core::Core;
 use larder_core::PrefetchJobs;
 use larder_core::WorkerSpec;
 use larder_core::{AdapterGauges, Gauges};
 use larder_l2::{Adapter, Circuit};
 use larder_policy::reuse;
+use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde_json::{Map, Value, json};
 
 use super::{AppState, tasks};
+use crate::app::state::State;
 use crate::config::l2::L2Backend;
-use crate::state::State;
 
 /// Prefetch jobs whose names are shown.
 const JOBS_SHOWN_MAX: usize = 100;
@@ -35,11 +37,9 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(state: &State) -> Self {
-        let core = state.core_for_report();
-        let now = state.clock.now();
+    fn of(core: &Core, now: Time) -> Self {
         let counters = core.counters();
-        let silent = |seen| now.as_millis().saturating_sub(larder_types::Time::as_millis(seen));
+        let silent = |seen| now.as_millis().saturating_sub(Time::as_millis(seen));
         Self {
             gauges: core.gauges(),
             adapters: core.adapters().map(|(id, _)| core.adapter_gauges(id)).collect(),
@@ -61,8 +61,8 @@ pub(super) async fn status(Shared(state): Shared<AppState>) -> Response {
 
 fn report(state: &State) -> Value {
     let config = &state.config;
-    let snapshot = Snapshot::of(state);
-    let healthy = state.is_sound() && state.l2.problems().is_empty();
+    let snapshot = state.core().read(Snapshot::of);
+    let healthy = !state.core().is_poisoned() && state.l2.problems().is_empty();
     let liveness = &config.liveness;
     let tokens = |chunks: u64| chunks * u64::from(config.chunk_tokens);
     let hit_rate = snapshot.hit_chunks as f64 / (snapshot.requested_chunks as f64).max(1.0);
@@ -190,7 +190,7 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
     let (l1, count) = (&gauges.l1, snapshot.adapters.len());
     let sum = |of: fn(&AdapterGauges) -> u64| snapshot.adapters.iter().map(of).sum::<u64>();
     let l1_report = json!({
-        "is_healthy": state.is_sound(),
+        "is_healthy": !state.core().is_poisoned(),
         "total_object_count": l1.resident_objects + l1.staged_objects,
         "write_locked_count": l1.staged_objects,
         "read_locked_count": l1.held_objects,
@@ -281,7 +281,7 @@ fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapte
 
 /// The workers alone: who is registered, and when they were last heard of.
 pub(super) async fn workers_only(Shared(state): Shared<AppState>) -> Response {
-    let snapshot = Snapshot::of(&state);
+    let snapshot = state.core().read(Snapshot::of);
     let workers: Vec<Value> = snapshot
         .workers
         .iter()

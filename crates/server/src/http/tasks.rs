@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::extract::{Query, Segment};
 use super::{Answer, AppState, Refusal};
-use crate::state::State;
-use crate::tasks::{Level, Task};
+use crate::app::state::State;
+use crate::app::tasks::{Level, Task};
 
 /// All tasks, or those of a level, those that run.
 pub(super) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -> Answer {
@@ -65,7 +65,7 @@ pub(super) fn summary(state: &State) -> Value {
 
 fn task_json(state: &State, task: &Task) -> Value {
     let (runs, last) = task.runs();
-    let ago = last.map(|last| state.clock.now().since(last).as_secs_f64());
+    let ago = last.map(|last| state.core().now().since(last).as_secs_f64());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     json!({
         "name": task.name, "level": task.level.name(),

@@ -5,9 +5,9 @@
 //! (`Lent`), whether or not anybody still waits for the result. So no timeout, cancellation or
 //! panic on this side can free memory under I/O.
 
+mod eviction_listener;
+mod lookup_waiters;
 mod open;
-mod removals;
-mod waiting;
 
 use larder_policy::AdapterDesc;
 use larder_types::AdapterId;
@@ -18,13 +18,13 @@ use larder_arena::{Hold, Region};
 use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_l2::{Adapter, Circuit, L2Error, Transfer};
 
+use crate::app::state::State;
 use crate::metrics::Batch;
-use crate::state::State;
-use crate::traces::LookupEnd;
+use crate::observe::traces::LookupEnd;
 
+pub use self::eviction_listener::Owner;
+pub use self::lookup_waiters::Waiting;
 pub use self::open::{OpenError, open};
-pub use self::removals::Owner;
-pub use self::waiting::Waiting;
 
 /// The adapters, in the order of their numbers.
 #[derive(Debug, Default)]
@@ -44,9 +44,9 @@ impl Hold for Lent {}
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(state) = self.state.upgrade()
-            && state.is_sound()
+            && !state.core().is_poisoned()
         {
-            state.core().io_ended(state.clock.now(), self.io);
+            state.core().with(|core, now| core.io_ended(now, self.io));
         }
     }
 }
@@ -146,7 +146,7 @@ async fn look_up(
 ) {
     let found = state.l2.get(adapter).lookup(keys).await;
     let sizes: Vec<Option<u64>> = found.into_iter().map(|r| r.unwrap_or(None)).collect();
-    state.core().l2_found(state.clock.now(), lookup, &sizes);
+    state.core().with(|core, now| core.l2_found(now, lookup, &sizes));
 }
 
 async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
@@ -166,15 +166,15 @@ async fn load(state: Arc<State>, adapter: AdapterId, items: Vec<IoItem>) {
         }
     };
     state.metrics.l2_loaded(adapter, &batch(&sizes, &results, started));
-    let now = state.clock.now();
-    let mut core = state.core();
-    for (i, io) in ios.into_iter().enumerate() {
-        let ok = results.get(i).is_some_and(Result::is_ok);
-        if let Some(Err(error)) = results.get(i) {
-            tracing::debug!(adapter = adapter.0, %error, "load failed");
+    state.core().with(|core, now| {
+        for (i, io) in ios.into_iter().enumerate() {
+            let ok = results.get(i).is_some_and(Result::is_ok);
+            if let Some(Err(error)) = results.get(i) {
+                tracing::debug!(adapter = adapter.0, %error, "load failed");
+            }
+            core.l2_loaded(now, io, ok);
         }
-        core.l2_loaded(now, io, ok);
-    }
+    });
 }
 
 async fn store(state: Arc<State>, adapter: AdapterId, task: TaskId, items: Vec<IoItem>) {
@@ -187,7 +187,7 @@ async fn store(state: Arc<State>, adapter: AdapterId, task: TaskId, items: Vec<I
         tracing::debug!(adapter = adapter.0, %error, "store failed");
     }
     let stored: Vec<bool> = results.iter().map(Result::is_ok).collect();
-    state.core().l2_stored(state.clock.now(), task, &stored);
+    state.core().with(|core, now| core.l2_stored(now, task, &stored));
 }
 
 /// How a batch went, for the metrics.

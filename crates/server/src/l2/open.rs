@@ -9,7 +9,7 @@ use larder_l2::layers::{
 use larder_l2::{Adapter, CapacityLimits, L2Error, TenantLimits, Watermarks, fs, mock};
 use larder_types::ids::AdapterId;
 
-use super::removals::{Owner, Removals};
+use super::eviction_listener::{Owner, Removals};
 use crate::config::{EvictionConfig, EvictionPolicy, L2AdapterConfig, l2};
 
 /// An adapter could not be opened.

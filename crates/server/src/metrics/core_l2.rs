@@ -9,7 +9,7 @@ use larder_l2::{Adapter, Circuit, Space};
 use larder_types::ids::AdapterId;
 
 use super::core_metrics::{Kind, Metric, Snapshot, by_salt, counter, gauge, labels};
-use crate::state::State;
+use crate::app::state::State;
 
 pub(super) fn metrics(out: &mut Vec<Metric>, state: &State, snapshot: &Snapshot) {
     let adapters: Vec<(AdapterId, &Arc<dyn Adapter>)> = state.l2.adapters().collect();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use larder_core::Core;
 use larder_core::stats::residency::ResidencyStats;
 use larder_core::stats::{AdapterCounters, Counters, L1Counters};
 use larder_core::stats::{Labelled, LabelledCounters, ModelCounters, SaltCounters};
@@ -11,9 +12,9 @@ use larder_types::Time;
 
 use super::life::{self, Distribution};
 use super::{DEVICE, OTHERS, core_l2, process, whatif};
+use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::config::otlp::SERVICE_NAME;
-use crate::state::State;
 
 /// One name with its samples.
 #[derive(Debug)]
@@ -49,9 +50,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(state: &State) -> Self {
-        let core = state.core_for_report();
-        let now = state.clock.now().as_millis();
+    fn of(core: &Core, now: Time) -> Self {
+        let now = now.as_millis();
         let seen = core.workers().map(|(_, seen)| seen.as_millis()).min();
         let adapter = |(id, _)| (*core.adapter_counters(id), core.adapter_gauges(id));
         let gauges = core.gauges();
@@ -73,7 +73,7 @@ impl Snapshot {
 
 /// Reads the core, once: what has one value, and what is distributed.
 pub(super) fn snapshot(state: &State) -> (Vec<Metric>, Vec<Distribution>) {
-    let snapshot = Snapshot::of(state);
+    let snapshot = state.core().read(Snapshot::of);
     let mut out = Vec::new();
     let tag = &state.config.l1.tag;
     l1_metrics(&mut out, tag, &snapshot);

@@ -38,8 +38,8 @@ use self::copies::Copies;
 use self::latency::Latencies;
 use self::recent::{Recent, Timed};
 use self::tenants::Tenants;
+use crate::app::state::State;
 use crate::config::Config;
-use crate::state::State;
 
 pub use self::adapters::{Batch, Traffic};
 pub use self::latency::Latency;

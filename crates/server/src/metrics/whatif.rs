@@ -3,7 +3,7 @@
 use larder_lab::whatif::{Report, Row};
 
 use super::core_metrics::{Kind, Metric, counter, gauge, labels};
-use crate::state::State;
+use crate::app::state::State;
 
 pub(super) fn metrics(out: &mut Vec<Metric>, state: &State) {
     let Some(whatif) = &state.whatif else { return };

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 
 use super::{About, text};
 use crate::metrics::families::{Distribution, Family, Labels, Series};
-use crate::traces::UnixTime;
+use crate::observe::traces::UnixTime;
 
 /// How names begin on `/metrics`, and in OTLP.
 const PREFIX: (&str, &str) = ("lmcache_mp_", "lmcache_mp.");

@@ -30,11 +30,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use self::collector::{Collector, Failure, Grpc};
 use self::outlook::{News, Outlook, Signal};
+use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::metrics::families::{Family, families};
-use crate::state::State;
-use crate::traces::book::WAITING_MAX;
-use crate::traces::{BATCH, Span, Traces, UnixTime};
+use crate::observe::traces::book::WAITING_MAX;
+use crate::observe::traces::{BATCH, Span, Traces, UnixTime};
 
 /// Between two pushes of metrics; LMCache's.
 const METRICS_EVERY: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ impl Pushing {
         let task = tokio::spawn(async move {
             let task = state.tasks.pusher.as_ref().expect("there is one if there is something to push");
             let _running = task.begin();
-            pusher.run(|| task.woke(state.clock.now())).await;
+            pusher.run(|| task.woke(state.core().now())).await;
         });
         Some(Self { stop, task })
     }

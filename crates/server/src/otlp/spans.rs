@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status};
 
 use super::{About, attribute};
-use crate::traces::{Span, Value};
+use crate::observe::traces::{Span, Value};
 
 /// One push of these spans.
 pub(super) fn request(spans: &[Span], about: &About) -> ExportTraceServiceRequest {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::traces::LookupEnd;
+use crate::observe::traces::LookupEnd;
 
 /// How a collector is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use bytes::Bytes;
+use larder_server::app::log_control::LogControl;
 use larder_server::config::{LogLevel, Secret, l2};
-use larder_server::log_control::LogControl;
 use larder_types::ids::InstanceId;
 use larder_wire::request::Request;
 use larder_wire::response::{Response, StorePlan};
@@ -224,7 +224,9 @@ async fn what_is_not_here_is_answered_as_by_the_reference() {
 async fn what_happened_lately_is_told() {
     let directory = Directory::new();
     let (server, _c) = server_with_traffic(&directory).await;
-    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("write-back ends", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     let (_, stats) = json(&server, "GET", "/cache/stats", Value::Null).await;
     for span in ["1m", "5m", "15m"] {
         let span = &stats[span];

@@ -125,9 +125,9 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
     server.until("it knows again, and what is new", |_| knows(700, 700)).await;
 
     // It goes back to an older copy, in which there is what was removed since.
-    let objects = server.state.core().index().list(0, 10).objects;
+    let objects = server.state.core().read(|core, _| core.index().list(0, 10).objects);
     let keys: Vec<_> = objects.into_iter().map(|object| object.key).collect();
-    let removed = server.state.core().remove(Time::ZERO, &keys, true);
+    let removed = server.state.core().with(|core, _| core.remove(Time::ZERO, &keys, true));
     assert_eq!(removed, [Removal::Removed; 10]);
     server.until("it knows of the removal", |_| knows(690, 700)).await;
     let retold = || server.state.reporting.counts().retold;

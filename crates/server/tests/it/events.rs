@@ -121,7 +121,9 @@ async fn no_batch_comes_without_a_credit() {
         worker.store(seed, 1).await;
     }
     // All three are in the log before the credit is: one batch has them all.
-    server.until("all is told to the log", |state| state.core().chunk_events().last() == 3).await;
+    server
+        .until("all is told to the log", |state| state.core().read(|core, _| core.chunk_events().last()) == 3)
+        .await;
     stream.say(StreamControl::Ack).await;
     assert_eq!(stream.batch().await.events.len(), 3);
     stream.say(StreamControl::Cancel).await;
@@ -134,7 +136,7 @@ async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_is_told_of_what_
     let server = TestServer::start(config()).await;
     let mut worker = Follower::new(&server).await;
     worker.store(1, 2).await;
-    assert_eq!(server.state.core().chunk_events().last(), 0);
+    assert_eq!(server.state.core().read(|core, _| core.chunk_events().last()), 0);
     let mut seen = Vec::new();
     for _ in 0..2 {
         let mut stream = Stream::open(&server, 7, 0, 8).await;
@@ -143,7 +145,9 @@ async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_is_told_of_what_
         seen.push(first.events.iter().map(|event| event.block_hashes[0]).collect::<Vec<_>>());
         assert_eq!(first.events[1].parent_block_hash, Some(first.events[0].block_hashes[0]));
         drop(stream);
-        server.until("the recording ends", |state| !state.core().chunk_events().is_on()).await;
+        server
+            .until("the recording ends", |state| !state.core().read(|core, _| core.chunk_events().is_on()))
+            .await;
     }
     assert_eq!(seen[0], seen[1]);
     assert_eq!(server.state.events.gauges().subscribers, 0);

@@ -62,8 +62,7 @@ async fn a_core_that_found_a_bug_in_itself_asks_for_a_new_process() {
     }
     let state = server.state.clone();
     let found = std::thread::spawn(move || {
-        let _core = state.core();
-        panic!("a bug that the core found in itself, for a test");
+        state.core().with(|_, _| panic!("a failed assertion in the core, for a test"));
     });
     assert!(found.join().is_err());
     for path in probes {
@@ -79,10 +78,10 @@ async fn clear_empties_l1_and_says_so() {
     let (server, _c) = server_with_four_chunks(config()).await;
     let (code, answer) = json(&server, "POST", "/cache/clear", json!({"tier": "l2"})).await;
     assert_eq!((code, &answer["error"]), (400, &answer["detail"]), "{answer}");
-    assert_eq!(server.state.core().gauges().l1.resident_objects, 4);
+    assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 4);
     let (code, answer) = json(&server, "POST", "/cache/clear", Value::Null).await;
     assert_eq!((code, &answer["status"], &answer["cleared"]), (200, &json!("ok"), &json!({"tier": "l1"})));
-    assert_eq!(server.state.core().gauges().l1.resident_objects, 0);
+    assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 0);
     server.stop().await;
 }
 
@@ -101,10 +100,10 @@ async fn what_changes_something_needs_the_token() {
             assert_eq!(server.http(method, path, headers, "").await.0, 401, "{method} {path} {headers}");
         }
     }
-    assert_eq!(server.state.core().gauges().l1.resident_objects, 4);
+    assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 4);
     assert_eq!(server.get("/status").await.0, 200);
     let (code, _) = server.http("POST", "/cache/clear", "Authorization: Bearer s3cret\r\n", "").await;
-    assert_eq!((code, server.state.core().gauges().l1.resident_objects), (200, 0));
+    assert_eq!((code, server.state.core().read(|core, _| core.gauges().l1.resident_objects)), (200, 0));
     server.stop().await;
 }
 
@@ -112,7 +111,9 @@ async fn what_changes_something_needs_the_token() {
 async fn objects_of_both_tiers_are_listed_and_deleted() {
     let directory = Directory::new();
     let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
-    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("write-back ends", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     // Page by page, over both tiers.
     let (mut path, mut seen) = ("/cache/objects?tier=all&page_size=3".to_owned(), Vec::new());
     loop {
@@ -146,14 +147,22 @@ async fn objects_of_both_tiers_are_listed_and_deleted() {
 async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
     let directory = Directory::new();
     let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
-    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("write-back ends", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     assert_eq!(json(&server, "POST", "/cache/clear", Value::Null).await.0, 200);
     let tokens: Vec<u32> = (0..64).map(|t| 100_000 + t).collect();
     let ask = json!({"model_name": "m", "world_size": 1, "token_ids": tokens});
     let (code, begun) = json(&server, "POST", "/cache/prefetches", ask).await;
     assert_eq!((code, &begun["chunks"], &begun["status"]), (202, &json!(4), &json!("submitted")), "{begun}");
-    server.until("the chunks are loaded", |state| state.core().gauges().l1.resident_objects == 4).await;
-    server.until("the job has ended", |state| state.core().gauges().prefetch_jobs == 0).await;
+    server
+        .until("the chunks are loaded", |state| {
+            state.core().read(|core, _| core.gauges().l1.resident_objects) == 4
+        })
+        .await;
+    server
+        .until("the job has ended", |state| state.core().read(|core, _| core.gauges().prefetch_jobs) == 0)
+        .await;
     let path = format!("/cache/prefetches/{}", begun["request_id"].as_str().unwrap());
     for _ in 0..2 {
         let (code, done) = json(&server, "GET", &path, Value::Null).await;
@@ -161,7 +170,7 @@ async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
         assert_eq!((&done["found_keys"], &done["total_keys"]), (&json!(4), &json!(4)));
     }
     // They stay, and nobody holds them.
-    assert_eq!(server.state.core().gauges().l1.held_objects, 0);
+    assert_eq!(server.state.core().read(|core, _| core.gauges().l1.held_objects), 0);
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     for (body, code) in [
         (json!({"model_name": "nope", "world_size": 1, "token_ids": [1]}), 503),

@@ -247,7 +247,9 @@ async fn two_scrapes_tell_what_happened_between_them() {
     let before = Scrape::of(&server).await;
     let mut c = server.client().await;
     traffic(&mut c).await;
-    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("write-back ends", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     let after = Scrape::of(&server).await;
     let gone: Vec<&String> = before.samples.keys().filter(|s| !after.samples.contains_key(*s)).collect();
     assert!(gone.is_empty(), "series that went: {gone:?}");
@@ -449,27 +451,28 @@ async fn with_100_000_objects_a_scrape_still_answers() {
             start: 0,
             end: 1000,
         };
-        let mut core = server.state.core();
-        core.prepare_store(Time::ZERO, &spec).unwrap();
-        core.commit_store(Time::ZERO, &spec);
-        for request in 0..655 {
-            let request_id = format!("r{prompt}.{request}").into();
-            core.lookup(
-                Time::ZERO,
-                &LookupSpec {
-                    request_id: &request_id,
-                    connection: ConnectionId(1),
-                    model: &model,
-                    world_size: 1,
-                    worker_id: None,
-                    salt: &salt,
-                    chunk_hashes: &chain[..2].into(),
-                    readers: 1,
-                },
-            );
-        }
+        server.state.core().with(|core, _| {
+            core.prepare_store(Time::ZERO, &spec).unwrap();
+            core.commit_store(Time::ZERO, &spec);
+            for request in 0..655 {
+                let request_id = format!("r{prompt}.{request}").into();
+                core.lookup(
+                    Time::ZERO,
+                    &LookupSpec {
+                        request_id: &request_id,
+                        connection: ConnectionId(1),
+                        model: &model,
+                        world_size: 1,
+                        worker_id: None,
+                        salt: &salt,
+                        chunk_hashes: &chain[..2].into(),
+                        readers: 1,
+                    },
+                );
+            }
+        });
     }
-    let gauges = server.state.core().gauges();
+    let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.l1.resident_objects, gauges.lookup_leases), (100_000, 65_500));
     let times = |of: &dyn Fn()| {
         let mut times: Vec<_> = (0..101)
@@ -483,7 +486,7 @@ async fn with_100_000_objects_a_scrape_still_answers() {
         times[50]
     };
     let gauges = times(&|| {
-        std::hint::black_box(server.state.core_for_report().gauges());
+        std::hint::black_box(server.state.core().read(|core, _| core.gauges()));
     });
     let scrape = times(&|| drop(larder_server::metrics::exposition(&server.state)));
     println!("100,000 objects, 65,500 sessions: gauges {gauges:?}, scrape {scrape:?}");

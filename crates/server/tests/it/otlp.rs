@@ -159,7 +159,9 @@ async fn request(c: &mut Client, server: &TestServer, name: &str) -> i64 {
     }
     let request_id: Arc<str> = name.into();
     assert_eq!(c.call(Request::EndSession { request_id }).await, Response::Nil);
-    server.until("all is in L2", |state| state.core().gauges().write_back_pending == 0).await;
+    server
+        .until("all is in L2", |state| state.core().read(|core, _| core.gauges().write_back_pending) == 0)
+        .await;
     hit
 }
 

@@ -126,7 +126,9 @@ async fn the_overview_tells_what_happened() {
     assert_eq!(c.call(commit).await, Response::Bool(true));
     assert_eq!(c.hit(&key("m", 1, 4, "found", None)).await, 4);
     assert_eq!(c.hit(&key("m", 2, 4, "missed", None)).await, 0);
-    server.until("write-back ends", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("write-back ends", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     let seen = overview(&server).await;
     let four_chunks = 4 * CHUNK as u64;
     assert_eq!((seen.lookups.requested_tokens, seen.lookups.hit_l1_tokens), (2 * four_chunks, four_chunks));

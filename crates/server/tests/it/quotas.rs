@@ -164,14 +164,20 @@ async fn a_quota_holds_in_l2() {
     for salt in ["a", "b"] {
         assert_eq!(store(&mut c, &pool, salt, 1, 5).await, 5);
     }
-    server.until("everything stored", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("everything stored", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     assert_eq!(held(), (3, 5));
     let (_, answer) = call(&server, "PUT", "/quota/b", &limit(FILE)).await;
     assert_eq!((&answer["enforced"], &answer["enforced_in"]), (&json!(true), &json!(["l2"])));
     assert_eq!(held(), (3, 1), "its objects have left when the answer comes");
     let (_, answer) = call(&server, "GET", "/quota", "").await;
     assert_eq!(bytes(&answer["users"]["a"]["current_usage_gb"]), 3 * FILE);
-    assert_eq!(server.state.core().gauges().l1.resident_objects, 10, "L1 has another policy");
+    assert_eq!(
+        server.state.core().read(|core, _| core.gauges().l1.resident_objects),
+        10,
+        "L1 has another policy"
+    );
     let (_, scrape) = server.get("/metrics").await;
     for (salt, evicted) in [("a", 2), ("b", 4)] {
         let line = format!("lmcache_mp_l2_evicted_objects_chunks_total{{cache_salt=\"{salt}\"}} {evicted}");
@@ -211,7 +217,9 @@ async fn quotas_outlast_the_server_in_both_tiers() {
     let pool = open_pool(&c.register(7, "m").await);
     assert_eq!(store(&mut c, &pool, "a", 1, 4).await, 4, "it has a quota in L1");
     assert_eq!(store(&mut c, &pool, "b", 1, 1).await, 0, "and b has none any more");
-    server.until("everything stored", |state| state.core().write_back_pending() == 0).await;
+    server
+        .until("everything stored", |state| state.core().read(|core, _| core.write_back_pending()) == 0)
+        .await;
     assert_eq!(directory.objects(), 4, "it has a quota in L2");
     server.stop().await;
 }

@@ -95,11 +95,12 @@ impl Open {
 
 /// Waits until nothing is on its way between the tiers.
 async fn quiet(server: &TestServer) {
-    let idle = |state: &larder_server::state::State| {
-        let core = state.core();
-        let busy = core.adapters().map(|(id, _)| core.adapter_gauges(id));
-        let busy: u64 = busy.map(|g| g.loading_objects + g.storing_objects + g.queued_keys).sum();
-        busy + core.gauges().write_back_pending + core.gauges().prefetch_jobs == 0
+    let idle = |state: &larder_server::app::state::State| {
+        state.core().read(|core, _| {
+            let busy = core.adapters().map(|(id, _)| core.adapter_gauges(id));
+            let busy: u64 = busy.map(|g| g.loading_objects + g.storing_objects + g.queued_keys).sum();
+            busy + core.gauges().write_back_pending + core.gauges().prefetch_jobs == 0
+        })
     };
     server.until("the tiers are quiet", idle).await;
 }
@@ -133,21 +134,22 @@ async fn drive(server: &TestServer, seed: u64) {
 
 /// What the server's own books say.
 fn counted(server: &TestServer) -> Counts {
-    let core = server.state.core();
-    let (counters, l1) = (core.counters(), core.index().counters());
-    let l2 = core.adapters().next().map(|_| core.adapter_counters(AdapterId(0)));
-    Counts {
-        requests: counters.lookups,
-        chunk_accesses: counters.lookup_requested_chunks,
-        tokens: counters.lookup_requested_chunks * CHUNK as u64,
-        l1_hits: counters.lookup_hit_objects - counters.l2.hit_objects,
-        l2_hits: counters.l2.hit_objects,
-        l2_reads: l2.map_or(0, |l2| l2.loaded_objects),
-        no_space: counters.l2.no_room_objects,
-        l2_writes: l2.map_or(0, |l2| l2.stored_objects),
-        l1_evictions: l1.evicted_chunks,
-        l2_evictions: 0,
-    }
+    server.state.core().read(|core, _| {
+        let (counters, l1) = (core.counters(), core.index().counters());
+        let l2 = core.adapters().next().map(|_| core.adapter_counters(AdapterId(0)));
+        Counts {
+            requests: counters.lookups,
+            chunk_accesses: counters.lookup_requested_chunks,
+            tokens: counters.lookup_requested_chunks * CHUNK as u64,
+            l1_hits: counters.lookup_hit_objects - counters.l2.hit_objects,
+            l2_hits: counters.l2.hit_objects,
+            l2_reads: l2.map_or(0, |l2| l2.loaded_objects),
+            no_space: counters.l2.no_room_objects,
+            l2_writes: l2.map_or(0, |l2| l2.stored_objects),
+            l1_evictions: l1.evicted_chunks,
+            l2_evictions: 0,
+        }
+    })
 }
 
 /// Records a workload and asks the simulator the same. Counts and every chunk in L1 must be equal.
@@ -164,11 +166,12 @@ async fn recorded_and_replayed(config: Config, setup: Setup, seed: u64) -> Count
     assert_eq!((trace.chunk_bytes, trace.skipped_lines), (Some(768), 0));
     let mut machine = Machine::new(&trace, &setup);
     assert_eq!(serve(&trace, &setup, &mut machine, &mut || {}), counts, "{setup:?}, seed {seed}");
-    let core = state.core();
-    for chunk in (0..trace.unique_chunks() as u32).map(ChunkNumber) {
-        let there = core.index().chunk(&"m".into(), &"".into(), trace.hash(chunk)).is_some();
-        assert_eq!(machine.holds(chunk), there, "{chunk:?} of {setup:?}, seed {seed}");
-    }
+    state.core().read(|core, _| {
+        for chunk in (0..trace.unique_chunks() as u32).map(ChunkNumber) {
+            let there = core.index().chunk(&"m".into(), &"".into(), trace.hash(chunk)).is_some();
+            assert_eq!(machine.holds(chunk), there, "{chunk:?} of {setup:?}, seed {seed}");
+        }
+    });
     counts
 }
 

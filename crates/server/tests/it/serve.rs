@@ -36,7 +36,7 @@ async fn what_was_stored_is_found_and_read_back() {
     assert!(holds(&pool, &slots, 10));
     assert_eq!(c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await, Response::Bool(true));
     assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
-    let gauges = server.state.core().gauges();
+    let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.lookup_leases, gauges.retrieves, gauges.stores), (0, 0, 0));
     assert_eq!(gauges.l1.resident_objects, 4);
     let name = server.state.arena.name().unwrap().to_owned();
@@ -75,14 +75,18 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     let commit = Request::CommitStore { key: k, instance_id: W, data: pickle.finish() };
     assert_eq!(c.call(commit).await, Response::Bool(false));
     assert_eq!(c.hit(&key("m", 1, 3, "r", None)).await, 1);
-    assert_eq!(server.state.core().gauges().l1.resident_objects, 2);
+    assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 2);
     let worker = key("m", 1, 1, "r", Some(0));
     let plan = c.call(Request::PrepareRetrieve { key: worker, instance_id: W }).await;
     let Response::RetrievePlan(RetrievePlan::Pickle(data)) = plan else { panic!("{plan:?}") };
     let tensors = read_tensors(&data).unwrap();
     assert_eq!((tensors.len(), tensors[0].shape()), (1, &shape[..]));
     assert_eq!(tensors[0].contiguous().unwrap(), [0; 768]);
-    assert_eq!(server.state.core().gauges().lookup_leases, 0, "nothing is held after the answer");
+    assert_eq!(
+        server.state.core().read(|core, _| core.gauges().lookup_leases),
+        0,
+        "nothing is held after the answer"
+    );
     // What is no pickle of tensors is refused, not run.
     let k = key("m", 3, 1, "s", Some(0));
     let commit = Request::CommitStore { key: k, instance_id: W, data: Bytes::from_static(b"cos\nsystem\n.") };
@@ -171,7 +175,11 @@ async fn what_l1_loses_comes_back_from_l2() {
         assert!(holds(&pool, &slots, 10), "{policy}");
         c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await;
         c.call(Request::EndSession { request_id: "r".into() }).await;
-        assert_eq!(server.state.core().gauges().l1.resident_objects, resident, "{policy}");
+        assert_eq!(
+            server.state.core().read(|core, _| core.gauges().l1.resident_objects),
+            resident,
+            "{policy}"
+        );
         server.stop().await;
     }
 }
@@ -186,13 +194,13 @@ async fn a_lost_connection_gives_back_what_it_held() {
     assert_eq!(scheduler.hit(&key("m", 1, 2, "r", None)).await, 2);
     let mut writer = server.client().await;
     writer.call(Request::PrepareStore { key: key("m", 9, 1, "w", Some(0)), instance_id: W }).await;
-    let gauges = server.state.core().gauges();
+    let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.lookup_leases, gauges.stores), (1, 1));
     scheduler.dealer.close().await;
     writer.dealer.close().await;
     server
         .until("both are given back", |s| {
-            let g = s.core().gauges();
+            let g = s.core().read(|core, _| core.gauges());
             (g.sessions, g.lookup_leases, g.stores, g.quarantined_objects) == (0, 0, 0, 1)
         })
         .await;

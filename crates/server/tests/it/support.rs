@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use larder_server::Server;
+use larder_server::app::state::State;
 use larder_server::config::{Config, L2AdapterConfig, l2};
-use larder_server::state::State;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
 use larder_wire::registration::EngineDrivenRegistration;

@@ -40,7 +40,9 @@ async fn asked_for_twelve(server: &TestServer) -> i64 {
     let mut hits = 0;
     for n in 0..6 {
         hits += ask(&mut c, n % 3, 4, &format!("r{n}")).await;
-        let quiet = |state: &larder_server::state::State| state.core().write_back_pending() == 0;
+        let quiet = |state: &larder_server::app::state::State| {
+            state.core().read(|core, _| core.write_back_pending()) == 0
+        };
         server.until("the tiers are quiet", quiet).await;
     }
     hits

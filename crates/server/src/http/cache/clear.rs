@@ -10,7 +10,7 @@ use super::super::{Answer, AppState, Refusal};
 /// Empties L1: of what nobody holds, or with `force` of everything.
 pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, Body(body): Body) -> Answer<Response> {
     let force = parse(&body)?;
-    let objects = state.core().clear(state.clock.now(), force);
+    let objects = state.core().with(|core, now| core.clear(now, force));
     tracing::info!(objects, force, "cleared L1");
     Ok(Json(json!({"status": "ok", "cleared": {"tier": "l1"}, "objects": objects})).into_response())
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::super::body::{Faults, Fields, object, query_whole, query_word};
 use super::super::extract::{Body, Query};
 use super::super::{Answer, AppState, Refusal};
-use crate::state::State;
+use crate::app::state::State;
 
 /// The tiers that a call may name.
 const TIERS: &[&str] = &["l1", "l2", "all"];
@@ -83,7 +83,7 @@ pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query):
     };
     let (name, objects, next): (_, Vec<(ObjectKey, u64)>, _) = match place {
         Place::L1(from) => {
-            let page = state.core_for_report().index().list(from, size);
+            let page = state.core().read(|core, _| core.index().list(from, size));
             let next = page.next.map(Place::L1).or_else(|| after(None));
             ("l1", page.objects.into_iter().map(|o| (o.key, o.bytes)).collect(), next)
         }
@@ -154,7 +154,7 @@ pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body):
     let adapters = adapters(&state, &tier, adapter.as_deref())?;
     let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());
     if tier != "l2" {
-        let removals = state.core().remove(state.clock.now(), &keys, force);
+        let removals = state.core().with(|core, now| core.remove(now, &keys, force));
         deleted += removals.iter().filter(|r| **r == Removal::Removed).count();
         skipped += removals.iter().filter(|r| **r == Removal::Held).count();
     }
@@ -169,7 +169,7 @@ pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body):
                 }
             }
             deleted += gone.len();
-            state.core().l2_removed(state.clock.now(), AdapterId(number as u32), &gone);
+            state.core().with(|core, now| core.l2_removed(now, AdapterId(number as u32), &gone));
         }
     }
     let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": problems.is_empty()});

@@ -17,7 +17,7 @@ use super::TOKENS_MAX;
 /// How that stands. May be asked again after it has ended, for as long as a session lives.
 pub(in crate::http) async fn status(Shared(state): Shared<AppState>, Segment(request_id): Segment) -> Answer {
     let status = match id_of(&request_id) {
-        Some(id) => state.core().prefetch_status(state.clock.now(), id),
+        Some(id) => state.core().with(|core, now| core.prefetch_status(now, id)),
         None => PrefetchStatus::Unknown,
     };
     match status {
@@ -92,7 +92,7 @@ pub(in crate::http) async fn submit(Shared(state): Shared<AppState>, Body(body):
         chunk_hashes: &chain,
         fetch: Fetch::Prefix,
     };
-    let begun = state.core().prefetch(state.clock.now(), &spec);
+    let begun = state.core().with(|core, now| core.prefetch(now, &spec));
     let id = begun.map_err(|refused| {
         let text = match refused {
             PrefetchRefused::Unregistered => {

@@ -6,7 +6,7 @@ use larder_lab::whatif::{Policies, Report, Row};
 use serde_json::{Value, json};
 
 use super::super::{Answer, AppState, Refusal};
-use crate::state::State;
+use crate::app::state::State;
 
 /// What other sizes of L1 and other policies would have done with what was asked since the start.
 pub(in crate::http) async fn whatif(Shared(state): Shared<AppState>) -> Answer {
@@ -17,7 +17,7 @@ pub(in crate::http) async fn whatif(Shared(state): Shared<AppState>) -> Answer {
     let bytes = Bytes::of(&state, &report);
     let now = Policies { prefetch: state.config.l2.prefetch_policy, eviction: state.config.eviction.policy };
     let body = json!({
-        "since_seconds_ago": state.clock.now().since(report.since).as_secs_f64(),
+        "since_seconds_ago": state.core().now().since(report.since).as_secs_f64(),
         "requests": report.totals.requests,
         "tokens": report.totals.tokens,
         "chunks": report.totals.chunks,

@@ -1,0 +1,12 @@
+//! The running server: its parts, its start and its stop.
+
+pub mod clock;
+pub mod connection_counter;
+pub mod core_handle;
+pub mod log_control;
+pub mod memory;
+pub mod quota_file;
+pub mod start;
+pub mod state;
+mod stop;
+pub mod tasks;

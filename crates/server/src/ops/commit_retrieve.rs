@@ -1,0 +1,46 @@
+use larder_core::TransferSpec;
+use larder_types::ConnectionId;
+use larder_types::ids::InstanceId;
+use larder_wire::key::CacheKey;
+use larder_wire::response::Response;
+
+use super::Answer;
+use super::transfer::Transfer;
+use crate::app::state::State;
+use crate::metrics::Direction;
+use crate::observe::traces::Copied;
+
+/// A worker has read its slots, or given up. True in every case: there is nothing it could do about
+/// anything else.
+pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+    let transfer = Transfer::new(state, connection, key, instance)?;
+    commit(state, &transfer.spec());
+    Ok(Response::Bool(true))
+}
+
+/// Ends a retrieve, if there is one, and counts what was read.
+pub(super) fn commit(state: &State, spec: &TransferSpec<'_>) {
+    let copied = state.core().with(|core, now| {
+        let before = *core.counters();
+        core.commit_retrieve(now, spec).then(|| {
+            let after = *core.counters();
+            if let Some(recorder) = &state.recorder {
+                recorder.retrieve(now, spec);
+            }
+            Copied {
+                objects: after.retrieved_objects - before.retrieved_objects,
+                bytes: after.retrieved_bytes - before.retrieved_bytes,
+            }
+        })
+    });
+    if let Some(copied) = copied {
+        state.metrics.copied(Direction::Retrieve, spec, (copied.objects, copied.bytes));
+    }
+    traced(state, spec, copied);
+}
+
+fn traced(state: &State, spec: &TransferSpec<'_>, copied: Option<Copied>) {
+    if let Some(traces) = &state.traces {
+        traces.copy_ends(Direction::Retrieve, spec, copied);
+    }
+}

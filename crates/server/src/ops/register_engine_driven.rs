@@ -1,0 +1,90 @@
+use larder_core::{Group, WorkerSpec};
+use larder_types::Layout;
+use larder_types::dtype::DType;
+use larder_types::object::{WORLD_SIZE_MAX, check_model_name};
+use larder_wire::registration::EngineDrivenRegistration;
+use larder_wire::response::Response;
+
+use super::Answer;
+use crate::app::state::State;
+
+/// Registers a worker that copies by itself, and tells it where the arena is.
+///
+/// A worker that cannot be served is told that there is no arena and then finds nothing and stores
+/// nothing: its engine runs, uncached, instead of waiting five minutes to fail.
+pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> Answer {
+    let now = state.core().now();
+    let instance = registration.instance_id;
+    let spec = match worker(state, registration) {
+        Ok(spec) => spec,
+        Err(reason) => {
+            tracing::warn!(%instance, model = &*registration.model_name, "worker not served: {reason}");
+            state.core().with(|core, now| core.register_unserved(now, instance));
+            return Ok(Response::Pool { shm_name: String::new(), pool_size: 0 });
+        }
+    };
+    let bytes = spec.groups[0].layout.bytes();
+    let world_size = spec.world_size;
+    if state.core().with(|core, now| core.register(now, spec)) {
+        state.metrics.expect(&registration.model_name);
+        if let Some(recorder) = &state.recorder {
+            recorder.model(now, &registration.model_name, world_size, bytes);
+        }
+        tracing::info!(
+            %instance, model = &*registration.model_name, world_size, chunk_bytes = bytes,
+            "worker registered"
+        );
+    }
+    // Somebody is going to store: have memory ready.
+    let high_water_mark = state.core().read(|core, _| core.index().high_water_mark());
+    state.memory.prepare(high_water_mark);
+    Ok(pool(state))
+}
+
+fn pool(state: &State) -> Response {
+    match state.arena.name() {
+        Some(name) => Response::Pool { shm_name: name.to_owned(), pool_size: state.arena.size() },
+        None => Response::Pool { shm_name: String::new(), pool_size: 0 },
+    }
+}
+
+/// What the registration means, or why it cannot be served.
+fn worker(state: &State, registration: &EngineDrivenRegistration) -> Result<WorkerSpec, String> {
+    if !state.config.rpc.transfer_mode.serves_engine_driven() {
+        return Err("--supported-transfer-mode does not include engine_driven".to_owned());
+    }
+    check_model_name(&registration.model_name).map_err(|e| e.to_string())?;
+    let world_size = u32::try_from(registration.world_size)
+        .ok()
+        .filter(|w| (1..=WORLD_SIZE_MAX).contains(w))
+        .ok_or_else(|| format!("world_size {} is not in 1..={WORLD_SIZE_MAX}", registration.world_size))?;
+    let layout = layout(registration, state.config.chunk_tokens)?;
+    if layout.bytes() > state.arena.size() {
+        return Err(format!("a chunk of {} bytes does not fit into L1", layout.bytes()));
+    }
+    Ok(WorkerSpec {
+        instance: registration.instance_id,
+        model: registration.model_name.clone(),
+        world_size,
+        block_tokens: u32::try_from(registration.block_size).ok().filter(|b| *b > 0),
+        groups: vec![Group { id: 0, window: None, layout }],
+    })
+}
+
+/// The shape of one chunk: `[2, layers, slots, hidden]`, or without the leading axis if the worker
+/// says that it has one plane (MLA and fused formats).
+fn layout(registration: &EngineDrivenRegistration, chunk_tokens: u32) -> Result<Layout, String> {
+    let positive = |name: &str, value: i64| {
+        u64::try_from(value).ok().filter(|v| *v > 0).ok_or_else(|| format!("{name} {value} is not positive"))
+    };
+    let dtype = DType::from_name(&registration.dtype).map_err(|e| e.to_string())?;
+    let slots = registration.num_physical_slots.unwrap_or(i64::from(chunk_tokens));
+    let plane = [
+        positive("num_layers", registration.num_layers)?,
+        positive("num_physical_slots", slots)?,
+        positive("hidden_dim_size", registration.hidden_dim_size)?,
+    ];
+    let split = [2, plane[0], plane[1], plane[2]];
+    let shape = if registration.use_mla { &plane[..] } else { &split[..] };
+    Layout::new(shape, dtype).ok_or_else(|| format!("a chunk of shape {shape:?} is too large"))
+}

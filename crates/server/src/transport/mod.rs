@@ -1,0 +1,1 @@
+//! Transports: how requests arrive and answers leave.
