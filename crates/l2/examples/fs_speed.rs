@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use larder_arena::{Arena, Hold, Region};
-use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
+use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::layers::Checksum;
 use larder_l2::{Adapter, CapacityLimits, Transfer};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
@@ -157,12 +157,15 @@ impl Speed {
         })
     }
 
+    fn open(&self, fs: FsConfig) -> Fallible<Fs> {
+        let config = FsNativeConfig { fs, num_workers: self.workers };
+        Ok(Fs::open_native(&config, CapacityLimits::capacity(0), None)?)
+    }
+
     async fn adapter(&self, use_odirect: bool) -> Fallible<()> {
         let base_path = self.directory.join(if use_odirect { "direct" } else { "buffered" });
-        let bounds = CapacityLimits::default();
-        let fs = FsConfig { base_path, relative_tmp_dir: None, read_ahead_bytes: None, use_odirect, bounds };
-        let path = fs.base_path.clone();
-        let adapter = Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?;
+        let path = base_path.clone();
+        let adapter = self.open(FsConfig { use_odirect, ..FsConfig::new(base_path) })?;
         let how = if use_odirect { "O_DIRECT" } else { "buffered" };
         let begun = Begun::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -189,15 +192,7 @@ impl Speed {
     /// What the checksum layer costs over the same files, all in the cache.
     async fn checksums(&self) -> Fallible<()> {
         let base_path = self.directory.join("checksums");
-        let bounds = CapacityLimits::default();
-        let fs = FsConfig {
-            base_path: base_path.clone(),
-            relative_tmp_dir: None,
-            read_ahead_bytes: None,
-            use_odirect: false,
-            bounds,
-        };
-        let files = Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: self.workers })?);
+        let files = Arc::new(self.open(FsConfig::new(&base_path))?);
         let adapter = Checksum::new(files, Some(&base_path))?;
         let begun = Begun::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -107,8 +107,6 @@ pub struct Usage {
 pub struct Capabilities {
     /// [`Adapter::list`] works.
     pub list: bool,
-    /// Objects outlive the process.
-    pub persistent: bool,
     /// Makes room by itself: never holds more than its capacity.
     pub evicts: bool,
     /// A batch is cheaper than its keys one by one, or means more than they do.

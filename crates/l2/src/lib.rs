@@ -1,28 +1,28 @@
 //! L2: the slower, larger tier behind the shared-memory arena.
 //!
-//! - [`adapter`]: the contract, [`Adapter`].
-//! - [`bounds`]: how much one may hold, and what leaves it.
-//! - [`watch`]: being told of what leaves.
-//! - [`error`]: why an operation on a key failed, and whether trying again may help.
-//! - [`layers`]: limits, deadlines, retries and the like, around any of them; [`layers::build`] stacks them.
-//! - `conformance`, `testing` (feature `testing`): one suite that they all pass.
-//! - [`mock`], [`fault_inject`]: for tests and for trying things out.
-//! - [`fs`]: one file for each object, as the reference writes them.
+//! - [`adapter`]: the interface of every backend and layer, [`Adapter`].
+//! - [`adapters`]: the backends, one folder each, and their registry.
+//! - [`config`]: one adapter's configuration; opens the backend and its layers.
+//! - [`layers`]: limits, deadlines, retries and so on, around any adapter.
+//! - [`capacity`]: how much an adapter may hold, and what it evicts.
+//! - [`eviction`]: notification of what an adapter removes on its own.
+//! - [`error`]: why an operation on a key failed, and whether a retry may help.
+//! - [`spec`]: reading of JSON flags.
+//! - `conformance`, `testing` (feature `testing`): the test suite that all adapters and layers pass.
 
 pub mod adapter;
-mod books;
+pub mod adapters;
 pub mod capacity;
+pub mod config;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod error;
 pub mod eviction;
-pub mod fault_inject;
-pub mod fs;
 mod in_flight;
 pub mod layers;
-pub mod mock;
 mod pool;
 mod rng;
+pub mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -30,6 +30,8 @@ pub use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Space, Stored,
     Transfer, Usage, holds,
 };
+pub use crate::adapters::OpenContext;
 pub use crate::capacity::{CapacityLimits, TenantLimits, Watermarks};
+pub use crate::config::AdapterConfig;
 pub use crate::error::{ErrorKind, L2Error, Retry};
 pub use crate::eviction::{EvictionListener, EvictionReason};

@@ -341,8 +341,8 @@ impl L2Adapter {
         let (usage, health) = (adapter.usage(), adapter.health());
         let configured = state.config.l2.adapters.get(id.0 as usize);
         self.type_name = adapter.kind().to_owned();
-        self.base_path =
-            configured.and_then(|a| a.backend.files()).map(|files| files.base_path.display().to_string());
+        let status = configured.map(|config| config.backend.settings().status());
+        self.base_path = status.and_then(|status| status["base_path"].as_str().map(str::to_owned));
         self.reads = health.reads.as_str().to_owned();
         self.writes = health.writes.as_str().to_owned();
         self.recovering = usage.recovering;

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use larder_core::{Group, WorkerSpec};
 use larder_server::Server;
 use larder_server::app::state::State;
-use larder_server::config::l2::{FsConfig, L2Backend};
-use larder_server::config::{Config, L2AdapterConfig};
+use larder_server::config::Config;
+use larder_server::config::l2::parse_adapter;
 use larder_types::dtype::DType;
 use larder_types::layout::Layout;
 use tokio::sync::oneshot;
@@ -66,21 +66,8 @@ impl Running {
     /// A server whose L2 is the directory `l2` of its place.
     pub(crate) fn with_files() -> Self {
         Self::with(|config, place| {
-            let files = FsConfig {
-                base_path: place.path("l2"),
-                relative_tmp_dir: None,
-                read_ahead_bytes: None,
-                use_odirect: false,
-                max_capacity_bytes: 0,
-            };
-            config.l2.adapters = vec![L2AdapterConfig {
-                affinity_tag: config.l1.tag.clone(),
-                shared: false,
-                eviction: None,
-                persist: true,
-                checksum: false,
-                backend: L2Backend::Fs(files),
-            }];
+            let adapter = format!(r#"{{"type":"fs","base_path":"{}"}}"#, place.path("l2").display());
+            config.l2.adapters = vec![parse_adapter(1, &adapter).expect("a valid adapter")];
         })
     }
 

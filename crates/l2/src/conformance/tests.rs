@@ -3,43 +3,27 @@
 use std::path::Path;
 
 use super::*;
+use crate::adapters::fault_inject::{FaultInject, Faults};
+use crate::adapters::fs::{Fs, FsConfig, FsNativeConfig};
+use crate::adapters::mock::{Mock, MockConfig};
 use crate::capacity::CapacityLimits;
-use crate::fault_inject::{FaultInject, Faults};
-use crate::fs::{Fs, FsConfig, FsNativeConfig};
 use crate::layers::{
-    AdapterConfig, Backend, Breaker, Checksum, Deadline, Fault, LayersConfig, Limit, LimitConfig,
-    RetryConfig, Retrying, build,
+    Breaker, Checksum, Deadline, Fault, LayersConfig, Limit, LimitConfig, RetryConfig, Retrying,
 };
-use crate::mock::{Mock, MockConfig};
 use crate::testing::Directory;
 
-fn fs_config(path: &Path, use_odirect: bool) -> FsConfig {
-    let bounds = CapacityLimits::default();
-    FsConfig {
-        base_path: path.to_owned(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect,
-        bounds,
-    }
-}
-
 fn fs(path: &Path) -> Arc<dyn Adapter> {
-    Arc::new(Fs::open(fs_config(path, false)).unwrap())
+    Arc::new(Fs::open(&FsConfig::new(path), 8, CapacityLimits::capacity(0), None).unwrap())
 }
 
 fn fs_native(path: &Path, use_odirect: bool, capacity: Option<u64>) -> Arc<dyn Adapter> {
-    let bounds = CapacityLimits::capacity(capacity.unwrap_or(0));
-    let fs = FsConfig { bounds, ..fs_config(path, use_odirect) };
-    Arc::new(Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).unwrap())
-}
-
-fn mock_config() -> MockConfig {
-    MockConfig { max_size_bytes: 32 << 20, bandwidth_bytes_per_second: 1 << 40 }
+    let limits = CapacityLimits::capacity(capacity.unwrap_or(0));
+    let fs = FsConfig { use_odirect, ..FsConfig::new(path) };
+    Arc::new(Fs::open_native(&FsNativeConfig { fs, num_workers: 4 }, limits, None).unwrap())
 }
 
 fn mock() -> Arc<dyn Adapter> {
-    Arc::new(Mock::new(&mock_config()))
+    Arc::new(Mock::new(&MockConfig { max_size_bytes: 32 << 20, bandwidth_bytes_per_second: 1 << 40 }))
 }
 
 /// `inner` within each layer, one at a time. The limit is small enough to cut batches.
@@ -72,9 +56,13 @@ async fn files() {
 async fn files_in_all_settings() {
     let directory = Directory::new("conformance-settings");
     let relative_tmp_dir = Some("a/tmp".into());
-    let config =
-        FsConfig { relative_tmp_dir, read_ahead_bytes: Some(4096), ..fs_config(directory.path(), true) };
-    run(Arc::new(Fs::open(config).unwrap())).await;
+    let config = FsConfig {
+        relative_tmp_dir,
+        read_ahead_bytes: Some(4096),
+        use_odirect: true,
+        ..FsConfig::new(directory.path())
+    };
+    run(Arc::new(Fs::open(&config, 8, CapacityLimits::capacity(0), None).unwrap())).await;
 }
 
 #[tokio::test]
@@ -111,8 +99,7 @@ async fn layers_around_files() {
 async fn the_whole_stack() {
     let directory = Directory::new("conformance-stack");
     let layers = LayersConfig { checksum: true, ..LayersConfig::default() };
-    let backend = Backend::Fs(fs_config(directory.path(), false));
-    run(build(AdapterConfig { backend, layers }).unwrap()).await;
+    run(layers.wrap(fs(directory.path()), Some(directory.path())).unwrap()).await;
 }
 
 /// On the real clock: a paused one runs ahead while threads hash, and would time them out.
@@ -130,7 +117,7 @@ async fn the_whole_stack_heals_a_bad_backend() {
     };
     let retry = Some(RetryConfig { first_pause: Duration::from_millis(1), ..RetryConfig::default() });
     let layers = LayersConfig { checksum: true, retry, fault: Some(fault), ..LayersConfig::default() };
-    let adapter = build(AdapterConfig { backend: Backend::Mock(mock_config()), layers }).unwrap();
+    let adapter = layers.wrap(mock(), None).unwrap();
     let bench = Bench::new(BENCH_BYTES);
     let mut whole = 0;
     for _ in 0..20 {

@@ -13,9 +13,7 @@ use larder_types::object::ObjectKey;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Cursor, Page, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error, Retry};
 use crate::in_flight::{InFlight, Running};
 use crate::pool::job_failed;
@@ -96,13 +94,7 @@ fn timed_out(time: Duration) -> L2Error {
 }
 
 impl Adapter for Deadline {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(self.each(self.config.lookup, false, keys, |inner, keys, running| {
@@ -150,22 +142,6 @@ impl Adapter for Deadline {
         })
     }
 
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
     /// Waits for what runs, without a limit: whoever closes knows how long it can wait.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
@@ -178,8 +154,8 @@ impl Adapter for Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::mock::{Mock, MockConfig};
     use crate::layers::fault::{Fault, FaultConfig};
-    use crate::mock::{Mock, MockConfig};
     use crate::testing::Bench;
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,6 @@
 //! else runs: a failing test is run again with its seed.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,9 +11,7 @@ use std::time::Duration;
 use larder_arena::{Arena, Hold, Region};
 use larder_types::object::ObjectKey;
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error};
 use crate::rng::Rng;
 
@@ -199,13 +196,7 @@ fn torn(transfer: &Transfer) -> Option<Transfer> {
 }
 
 impl Adapter for Fault {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
+    forward!(inner: kind, capabilities, list, usage, usage_by_salt, set_quota, health, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         let call = async |left: Vec<(ObjectKey, Fate)>| {
@@ -249,36 +240,12 @@ impl Adapter for Fault {
         };
         Box::pin(async move { self.each(Op::Delete, keys, |key| key, call).await })
     }
-
-    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
-        self.inner.list(cursor, limit)
-    }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.close()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mock::{Mock, MockConfig};
+    use crate::adapters::mock::{Mock, MockConfig};
     use crate::testing::{Bench, bytes, contents};
 
     fn faulty(config: FaultConfig) -> Fault {

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use larder_types::object::ObjectKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Cursor, Page, Results, Stored, Transfer};
 use crate::error::L2Error;
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
@@ -126,13 +124,7 @@ impl Limit {
 }
 
 impl Adapter for Limit {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(async move {
@@ -164,22 +156,6 @@ impl Adapter for Limit {
         })
     }
 
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.inner.close().await;
@@ -191,7 +167,7 @@ impl Adapter for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mock::{Mock, MockConfig};
+    use crate::adapters::mock::{Mock, MockConfig};
     use crate::testing::Bench;
     use std::time::Duration;
     use tokio::time::Instant;

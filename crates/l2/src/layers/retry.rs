@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use larder_types::object::ObjectKey;
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Cursor, Page, Results, Stored, Transfer};
 use crate::error::{L2Error, Retry};
 use crate::rng::Rng;
 
@@ -96,13 +94,7 @@ fn give_up(error: L2Error) -> L2Error {
 }
 
 impl Adapter for Retrying {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(self.each(keys, |keys| self.inner.lookup(keys)))
@@ -133,34 +125,14 @@ impl Adapter for Retrying {
             self.inner.list(cursor, limit).await.map_err(give_up)
         })
     }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.close()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::adapters::mock::{Mock, MockConfig};
     use crate::layers::fault::{Fault, FaultConfig};
-    use crate::mock::{Mock, MockConfig};
     use crate::testing::Bench;
     use tokio::time::Instant;
 

@@ -36,10 +36,13 @@
 
 mod adaptive;
 mod arc;
+mod config;
 mod isolated;
 mod lru;
 mod noop;
 mod s3fifo;
+
+pub use self::config::EvictionConfig;
 
 use larder_types::object::ChunkHash;
 

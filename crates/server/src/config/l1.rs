@@ -5,13 +5,15 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::GIB;
-use super::json::{Fields, SpecError, parse_object};
+use larder_l2::spec::{Fields, SpecError, parse_object};
 
-/// The order in which objects leave a tier.
+/// Eviction settings of one tier.
+pub use larder_policy::eviction::EvictionConfig;
+/// The order in which objects are evicted from a tier.
 pub use larder_policy::eviction::EvictionKind as EvictionPolicy;
 
 /// The tag of the only pool, unless `--l1-manager` names it otherwise.
-pub const DEFAULT_TAG: &str = "_default";
+pub use larder_l2::config::DEFAULT_TAG;
 
 /// The arena and the life of the leases on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,26 +70,6 @@ pub fn default_shm_name(port: u16) -> String {
     format!("larder_{port}")
 }
 
-/// What leaves a tier, when, and how much of it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EvictionConfig {
-    /// The order in which objects leave.
-    pub policy: EvictionPolicy,
-    /// Share of the capacity above which eviction starts, in (0, 1].
-    pub trigger_watermark: f64,
-    /// Share to release once it has started, in (0, 1].
-    pub ratio: f64,
-    /// Whether to evict at the watermark although there is room. Room is always made on demand, so
-    /// this is on only if the operator gave one of the two flags above.
-    pub background_trim: bool,
-}
-
-impl Default for EvictionConfig {
-    fn default() -> Self {
-        Self { policy: EvictionPolicy::Lru, trigger_watermark: 0.8, ratio: 0.2, background_trim: false }
-    }
-}
-
 /// Reads one `--l1-manager`; what it leaves open stays as in `defaults`.
 pub fn parse_manager(
     text: &str,
@@ -96,18 +78,22 @@ pub fn parse_manager(
     let subject = "--l1-manager";
     let map = parse_object(subject, text).map_err(|fault| vec![fault])?;
     let conflict =
-        |fault: &str| vec![SpecError::Conflict { subject: subject.to_owned(), fault: fault.to_owned() }];
+        |fault: &str| vec![SpecError::Conflict { subject: subject.to_owned(), error: fault.to_owned() }];
     match map.get("type").and_then(Value::as_str) {
         Some("DRAM") => {}
         Some("DEVDAX") => return Err(conflict("type DEVDAX is not part of this server; use type DRAM")),
         Some("GDS") => return Err(conflict("type GDS is not part of this server; use type DRAM")),
-        _ => return Err(vec![SpecError::WrongPoolType]),
+        _ => {
+            return Err(vec![SpecError::Other(
+                "--l1-manager requires type DRAM, DEVDAX or GDS (this server: DRAM)",
+            )]);
+        }
     }
     let (mut l1, mut eviction) = defaults;
     let mut fields = Fields::new(subject, &map);
-    fields.skip("type");
-    l1.tag = fields.needed_name("tag").unwrap_or_default().to_owned();
-    l1.bytes = fields.needed_gib("size_gb").unwrap_or(l1.bytes);
+    fields.ignore("type");
+    l1.tag = fields.required_name("tag").unwrap_or_default().to_owned();
+    l1.bytes = fields.required_gib("size_gb").unwrap_or(l1.bytes);
     l1.align_bytes = fields.positive("align_bytes").unwrap_or(l1.align_bytes);
     l1.hugepages = fields.boolean("use_hugepages", l1.hugepages);
     if let Some(name) = fields.text("shm_name") {
@@ -131,8 +117,9 @@ fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, oute
     let names = "'LRU', 'ARC', 'adaptive', 'IsolatedLRU', or 'noop'";
     eviction.policy =
         fields.choice("eviction_policy", names, EvictionPolicy::from_name).unwrap_or(eviction.policy);
-    eviction.trigger_watermark = fields.share("trigger_watermark").unwrap_or(eviction.trigger_watermark);
-    eviction.ratio = fields.share("eviction_ratio").unwrap_or(eviction.ratio);
+    eviction.trigger_watermark =
+        fields.positive_fraction("trigger_watermark").unwrap_or(eviction.trigger_watermark);
+    eviction.ratio = fields.positive_fraction("eviction_ratio").unwrap_or(eviction.ratio);
     eviction.background_trim |=
         block.contains_key("trigger_watermark") || block.contains_key("eviction_ratio");
     let mut faults = fields.finish();
@@ -140,14 +127,14 @@ fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, oute
         faults.retain(|fault| !matches!(fault, SpecError::UnknownField { .. }));
         outer.conflict("eviction must contain policy, watermark and ratio settings only");
     }
-    outer.adopt(faults);
+    outer.add_errors(faults);
 }
 
 /// Puts unknown fields into the words that people search for.
 fn name_unknown_fields(faults: Vec<SpecError>) -> Vec<SpecError> {
     let in_other_words = |fault| match fault {
         SpecError::UnknownField { subject, field, hint } => {
-            SpecError::Conflict { subject, fault: format!("Unknown L1 fields: ['{field}']{hint}") }
+            SpecError::Conflict { subject, error: format!("Unknown L1 fields: ['{field}']{hint}") }
         }
         other => other,
     };

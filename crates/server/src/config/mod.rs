@@ -14,13 +14,10 @@
 //! `GET /config` shows the whole of it: [`Config::to_reference_json`].
 
 pub mod frontend;
-mod json;
 pub mod l1;
 pub mod l2;
 pub mod otlp;
 mod reference;
-pub mod secret;
-pub mod suggest;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -32,25 +29,14 @@ use std::time::Duration;
 pub use frontend::{
     CoordinatorConfig, HttpConfig, LogFormat, LogLevel, LoggingConfig, LookupHashLogConfig, MetricsConfig,
 };
-pub use json::SpecError;
 pub use l1::{EvictionConfig, EvictionPolicy, L1Config};
 pub use l2::{L2AdapterConfig, L2Config, OffloadPolicy, PrefetchPolicy};
+pub use larder_l2::spec::secret::{self, Secret};
+pub use larder_l2::spec::{GIB, SIZE_GIB_MAX, SpecError, bytes_from_gib, suggest};
 pub use otlp::OtlpConfig;
-pub use secret::Secret;
 
 /// One mebibyte, in bytes.
 pub const MIB: u64 = 1 << 20;
-
-/// One gibibyte, in bytes. The reference's `-gb` flags count these.
-pub const GIB: u64 = 1 << 30;
-
-/// The largest size that is taken for one, in GiB: a pebibyte. More is a slip of the pen.
-pub const SIZE_GIB_MAX: f64 = (1 << 20) as f64;
-
-/// `gib` GiB in bytes, a fraction of a byte dropped.
-pub fn bytes_from_gib(gib: f64) -> u64 {
-    (gib * GIB as f64) as u64
-}
 
 /// The whole configuration of one server.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,9 +6,8 @@
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::l2::{FsConfig, L2AdapterConfig, L2Backend};
 use super::secret::{REDACTED, redact};
-use super::{Config, EvictionConfig, GIB, OtlpConfig};
+use super::{Config, EvictionConfig, GIB, L2AdapterConfig, OtlpConfig};
 
 impl Config {
     /// The configuration in the reference's shape. Secrets are covered.
@@ -109,10 +108,10 @@ impl Config {
             "l1_manager_config": l1,
             "eviction_config": eviction,
             "quota_default_gb": self.quota_default_bytes.map(|bytes| bytes as f64 / GIB as f64),
-            "l2_adapter_config": { "adapters": self.l2.adapters.iter().map(adapter).collect::<Vec<_>>() },
+            "l2_adapter_config": { "adapters": self.l2.adapters.iter().map(L2AdapterConfig::to_json).collect::<Vec<_>>() },
             "store_policy": self.l2.store_policy.name(),
             "prefetch_policy": self.l2.prefetch_policy.name(),
-            "prefetch_jobs_max": self.l2.prefetch_jobs_max,
+            "prefetch_max_in_flight": self.l2.prefetch_jobs_max,
             "periodic_notifier_interval_ms": 5,
         })
     }
@@ -172,52 +171,6 @@ fn eviction(eviction: &EvictionConfig) -> Value {
         "eviction_policy": eviction.policy.name(),
         "trigger_watermark": eviction.trigger_watermark,
         "eviction_ratio": eviction.ratio,
-    })
-}
-
-fn adapter(config: &L2AdapterConfig) -> Value {
-    let mut value = backend(&config.backend);
-    value["type"] = json!(config.backend.type_name());
-    value["affinity_tag"] = json!(config.affinity_tag);
-    value["shared"] = json!(config.shared);
-    value["eviction_config"] = config.eviction.as_ref().map_or(Value::Null, eviction);
-    // The reference shows the text of an object here.
-    let persist = if config.persist { "True" } else { "False" };
-    value["persist_config"] = json!(format!("PersistConfig(persist_enabled={persist})"));
-    value["serde_config"] = Value::Null;
-    value["checksum"] = json!(config.checksum);
-    value
-}
-
-fn backend(backend: &L2Backend) -> Value {
-    match backend {
-        L2Backend::Fs(fs) => files(fs),
-        L2Backend::FsNative(native) => {
-            let mut value = files(&native.fs);
-            value["num_workers"] = json!(native.num_workers);
-            value
-        }
-        L2Backend::Mock(mock) => json!({
-            "max_size_gb": mock.max_size_bytes as f64 / GIB as f64,
-            "mock_bandwidth_gb": mock.bandwidth_bytes_per_second as f64 / GIB as f64,
-        }),
-        L2Backend::FaultInject(faulty) => json!({
-            "inner": adapter(&faulty.inner),
-            "rate": faulty.rate,
-            "seed": faulty.seed,
-            "gap_indices": faulty.gap_indices,
-            "gap_tail_ratios": faulty.gap_tail_ratios,
-        }),
-    }
-}
-
-fn files(fs: &FsConfig) -> Value {
-    json!({
-        "base_path": fs.base_path.to_string_lossy(),
-        "relative_tmp_dir": fs.relative_tmp_dir.as_ref().map(|dir| dir.to_string_lossy()),
-        "read_ahead_size": fs.read_ahead_bytes,
-        "use_odirect": fs.use_odirect,
-        "max_capacity_gb": fs.max_capacity_bytes as f64 / GIB as f64,
     })
 }
 

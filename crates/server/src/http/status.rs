@@ -17,7 +17,6 @@ use serde_json::{Map, Value, json};
 
 use super::{AppState, tasks};
 use crate::app::state::State;
-use crate::config::l2::L2Backend;
 
 /// Prefetch jobs whose names are shown.
 const JOBS_SHOWN_MAX: usize = 100;
@@ -269,12 +268,9 @@ fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapte
         report["disk_free_bytes"] = space.free_bytes.into();
         report["disk_size_bytes"] = space.size_bytes.into();
     }
-    let backend = state.config.l2.adapters.get(index as usize).map(|adapter| &adapter.backend);
-    if let Some(files) = backend.and_then(L2Backend::files) {
-        report["base_path"] = files.base_path.display().to_string().into();
-        report["use_odirect"] = files.use_odirect.into();
-        // LMCache's files have an event loop; here it is threads that wait for work.
-        report["event_loop_alive"] = true.into();
+    let config = state.config.l2.adapters.get(index as usize);
+    if let Some(Value::Object(members)) = config.map(|config| config.backend.settings().status()) {
+        report.as_object_mut().expect("made above").extend(members);
     }
     report
 }

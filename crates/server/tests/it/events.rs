@@ -228,9 +228,7 @@ async fn a_server_without_a_log_says_so_and_ends_the_stream() {
 async fn what_goes_to_l2_and_leaves_it_is_told_with_a_medium_of_its_own() {
     let directory = Directory::new();
     let mut config = with_files(&directory);
-    let larder_server::config::l2::L2Backend::Fs(files) = &mut config.l2.adapters[0].backend else {
-        panic!()
-    };
+    let larder_l2::adapters::BackendConfig::Fs(files) = &mut config.l2.adapters[0].backend else { panic!() };
     // Room for two objects of 768 bytes.
     files.max_capacity_bytes = 2000;
     let server = TestServer::start(config).await;

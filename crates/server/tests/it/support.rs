@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use larder_l2::adapters::BackendConfig;
+use larder_l2::adapters::fs::FsConfig;
 use larder_server::Server;
 use larder_server::app::state::State;
-use larder_server::config::{Config, L2AdapterConfig, l2};
+use larder_server::config::{Config, L2AdapterConfig};
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
 use larder_wire::registration::EngineDrivenRegistration;
@@ -77,21 +79,7 @@ impl Drop for Directory {
 /// A configuration whose L2 is a directory.
 pub(crate) fn with_files(directory: &Directory) -> Config {
     let mut config = config();
-    let files = l2::FsConfig {
-        base_path: directory.0.clone(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-        max_capacity_bytes: 0,
-    };
-    config.l2.adapters = vec![L2AdapterConfig {
-        affinity_tag: config.l1.tag.clone(),
-        shared: false,
-        eviction: None,
-        persist: true,
-        checksum: false,
-        backend: l2::L2Backend::Fs(files),
-    }];
+    config.l2.adapters = vec![L2AdapterConfig::new(BackendConfig::Fs(FsConfig::new(&directory.0)))];
     config
 }
 

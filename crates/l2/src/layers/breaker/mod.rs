@@ -30,9 +30,7 @@ use std::time::Duration;
 use larder_types::object::ObjectKey;
 use tokio::time::Instant;
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Circuit, Cursor, Health, Page, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error, Retry};
 
 /// When to open, and how long to stay so.
@@ -294,13 +292,7 @@ impl Drop for Pass<'_> {
 }
 
 impl Adapter for Breaker {
-    fn kind(&self) -> &'static str {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(
@@ -338,25 +330,9 @@ impl Adapter for Breaker {
         })
     }
 
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
     fn health(&self) -> Health {
         let reads = self.questions.circuit().max(self.loads.circuit());
         Health { reads, writes: self.writes.circuit() }
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.close()
     }
 }
 

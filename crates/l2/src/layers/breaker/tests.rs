@@ -1,6 +1,6 @@
 use super::*;
+use crate::adapters::mock::{Mock, MockConfig};
 use crate::layers::fault::{Fault, FaultConfig};
-use crate::mock::{Mock, MockConfig};
 use crate::testing::{Bench, key};
 
 struct Rig {

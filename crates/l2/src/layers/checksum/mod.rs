@@ -21,9 +21,7 @@ use larder_types::object::ObjectKey;
 use tokio::sync::Notify;
 
 use self::sidecar::{Line, Record, Sidecar};
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 use crate::pool::{Lane, Pool, job_failed};
@@ -321,17 +319,7 @@ fn sum(region: &Region) -> Result<[u8; 16], L2Error> {
 }
 
 impl Adapter for Checksum {
-    fn kind(&self) -> &'static str {
-        self.shared.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.shared.inner.capabilities()
-    }
-
-    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        self.shared.inner.lookup(keys)
-    }
+    forward!(shared.inner: kind, capabilities, lookup, list, usage, usage_by_salt, set_quota, health);
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
         Box::pin(async move { self.to_the_end(transfers.len(), |shared| shared.load(transfers)).await })
@@ -346,26 +334,6 @@ impl Adapter for Checksum {
             let count = keys.len();
             self.to_the_end(count, |shared| async move { shared.delete(keys).await }).await
         })
-    }
-
-    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
-        self.shared.inner.list(cursor, limit)
-    }
-
-    fn usage(&self) -> Usage {
-        self.shared.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.shared.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.shared.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.shared.inner.health()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

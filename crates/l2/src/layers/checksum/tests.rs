@@ -1,22 +1,15 @@
 use std::time::Duration;
 
 use super::*;
+use crate::adapters::fs::{Fs, FsConfig};
+use crate::adapters::mock::{Mock, MockConfig};
 use crate::capacity::CapacityLimits;
-use crate::fs::{Fs, FsConfig};
 use crate::layers::fault::{Fault, FaultConfig};
-use crate::mock::{Mock, MockConfig};
 use crate::testing::{Bench, Directory, contents, key};
 
 fn files(directory: &Directory) -> Arc<dyn Adapter> {
-    let base_path = directory.path().to_owned();
-    let config = FsConfig {
-        base_path,
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-        bounds: CapacityLimits::default(),
-    };
-    Arc::new(Fs::open(config).unwrap())
+    let config = FsConfig::new(directory.path());
+    Arc::new(Fs::open(&config, 8, CapacityLimits::capacity(0), None).unwrap())
 }
 
 fn spoil(directory: &Directory, n: u64) {

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::Server;
-use crate::config::{Config, L2AdapterConfig, l2};
+use crate::config::{Config, L2AdapterConfig};
+use larder_l2::adapters::BackendConfig;
+use larder_l2::adapters::mock::MockConfig;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const OBJECTS: u64 = 3;
@@ -26,17 +28,8 @@ async fn storing(bytes_per_second: u64) -> Arc<State> {
     let mut config = Config::default();
     config.rpc.host = "127.0.0.1".to_owned();
     (config.rpc.port, config.http.port, config.l1.bytes, config.l1.shm_name) = (0, 0, 1 << 20, None);
-    config.l2.adapters = vec![L2AdapterConfig {
-        affinity_tag: config.l1.tag.clone(),
-        shared: false,
-        eviction: None,
-        persist: true,
-        checksum: false,
-        backend: l2::L2Backend::Mock(l2::MockConfig {
-            max_size_bytes: 1 << 20,
-            bandwidth_bytes_per_second: bytes_per_second,
-        }),
-    }];
+    let mock = MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: bytes_per_second };
+    config.l2.adapters = vec![L2AdapterConfig::new(BackendConfig::Mock(mock))];
     let server = Server::bind(config).await.expect("the server starts");
     let state = server.state().clone();
     store(&state);

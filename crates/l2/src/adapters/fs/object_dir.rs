@@ -1,14 +1,14 @@
-//! The directory and the books about it: what happens to one object, in calls that block.
+//! Blocking operations on single objects of one directory, and the accounting of what it holds.
 //!
-//! Locks: a stripe guards the agreement between one file and its entry in the books; it is held for a
-//! few system calls, never while bytes move. Order: stripe, then books, or stripe, then what a
-//! [`EvictionListener`] takes. Nobody holds two stripes.
+//! Locks: a stripe keeps one file and its entry in the tracker consistent; it is held for a few system
+//! calls, never while bytes move. Order: stripe, then tracker, or stripe, then the locks that an
+//! [`EvictionListener`] takes. A thread holds at most one stripe.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_arena::Region;
@@ -17,59 +17,74 @@ use rustix::fs::{FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIM
 use rustix::io::Errno;
 
 use super::file::Mode;
-use super::names::{Place, TemporaryNames, canonical};
+use super::names::{ObjectFile, TemporaryNames, canonical};
 use crate::adapter::{Stored, Transfer, holds};
-use crate::books::{Books, Room};
-use crate::capacity::CapacityLimits;
+use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
 use crate::error::{ErrorKind, L2Error, Retry};
 use crate::eviction::{EvictionListener, EvictionReason};
 
 const STRIPES: usize = 256;
 
-/// Objects whose use is noted under one lock.
+/// Objects whose use is recorded under one lock.
 const TOUCHED_AT_ONCE: usize = 256;
 
-/// A file's time of access is renewed once it is older than this: enough to order objects after a
-/// restart, on file systems that do not keep it themselves.
+/// A file's access time is updated once it is older than this: enough to order objects after a restart, on
+/// file systems that do not maintain it.
 const ACCESS_STEP_SECONDS: u64 = 600;
 
-/// The directory and the books about it.
+/// One directory of objects.
 #[derive(Debug)]
-pub(super) struct Shelf {
-    pub(super) base: PathBuf,
-    pub(super) temporary: PathBuf,
+pub(super) struct ObjectDir {
+    base: PathBuf,
+    temporary: PathBuf,
     mode: Mode,
     bounded: bool,
-    books: Mutex<Books>,
+    tracker: Mutex<CapacityTracker>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
     names: TemporaryNames,
     recreate: Mutex<()>,
-    pub(super) watch: OnceLock<Arc<dyn EvictionListener>>,
+    listener: Option<Arc<dyn EvictionListener>>,
 }
 
-impl Shelf {
-    pub(super) fn new(base: PathBuf, temporary: PathBuf, mode: Mode, bounds: CapacityLimits) -> Self {
+impl ObjectDir {
+    pub(super) fn new(
+        base: PathBuf,
+        temporary: PathBuf,
+        mode: Mode,
+        limits: CapacityLimits,
+        listener: Option<Arc<dyn EvictionListener>>,
+    ) -> Self {
         Self {
             base,
             temporary,
             mode,
-            bounded: bounds.limits_anything(),
-            books: Mutex::new(Books::new(bounds)),
+            bounded: limits.is_bounded(),
+            tracker: Mutex::new(CapacityTracker::new(limits)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
             names: TemporaryNames::new(),
             recreate: Mutex::new(()),
-            watch: OnceLock::new(),
+            listener,
         }
+    }
+
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// The directories that may hold files of this adapter.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
+        let temporary = Some(self.temporary.as_path()).filter(|temporary| *temporary != self.base);
+        std::iter::once(self.base.as_path()).chain(temporary)
     }
 
     pub(super) fn is_bounded(&self) -> bool {
         self.bounded
     }
 
-    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn tracker(&self) -> MutexGuard<'_, CapacityTracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stripe(&self, key: &ObjectKey) -> MutexGuard<'_, ()> {
@@ -77,7 +92,7 @@ impl Shelf {
         self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes stored for each key. One question about the directory tells whether "no" can be believed.
+    /// Bytes stored for each key. If any is absent, checks that the directory itself is there.
     pub(super) fn lookup(&self, keys: &[ObjectKey]) -> Vec<Result<Option<u64>, L2Error>> {
         let mut results: Vec<_> = keys.iter().map(|key| self.lookup_one(key)).collect();
         let any_absent = results.iter().any(|result| matches!(result, Ok(None)));
@@ -88,104 +103,106 @@ impl Shelf {
     }
 
     fn lookup_one(&self, key: &ObjectKey) -> Result<Option<u64>, L2Error> {
-        let place = Place::new(&self.base, key)?;
-        let stored = stored_bytes(&place.path)?;
-        let known = self.books().get(&place.key);
+        let file = ObjectFile::new(&self.base, key)?;
+        let stored = stored_bytes(&file.path)?;
+        let known = self.tracker().get(&file.key);
         if stored != known {
-            // Others share the directory, or an eviction is on its way: settle it.
-            return self.reconcile(&place);
+            // Other servers share the directory, or an eviction is in progress.
+            return self.reconcile(&file);
         }
         Ok(stored)
     }
 
-    /// Notes a use of each, the last key first.
+    /// Records a use of each object, the last key first.
     pub(super) fn touch(&self, keys: &[ObjectKey]) {
         for part in keys.rchunks(TOUCHED_AT_ONCE) {
-            let mut books = self.books();
+            let mut tracker = self.tracker();
             for key in part.iter().rev() {
-                books.touch(&canonical(key));
+                tracker.touch(&canonical(key));
             }
         }
     }
 
-    /// Makes the books say about one object what the directory says.
-    fn reconcile(&self, place: &Place) -> Result<Option<u64>, L2Error> {
-        let _stripe = self.stripe(&place.key);
-        let stored = stored_bytes(&place.path)?;
+    /// Updates the tracker to what the directory has for one object.
+    fn reconcile(&self, file: &ObjectFile) -> Result<Option<u64>, L2Error> {
+        let _stripe = self.stripe(&file.key);
+        let stored = stored_bytes(&file.path)?;
         match stored {
-            Some(bytes) => self.books().put(&place.key, bytes),
+            Some(bytes) => self.tracker().insert(&file.key, bytes),
             None => {
-                let was_known = self.books().remove(&place.key).is_some();
-                self.tell_removed(&place.key, was_known, EvictionReason::Missing);
+                let was_known = self.tracker().remove(&file.key).is_some();
+                if was_known {
+                    self.notify_removed(&file.key, EvictionReason::Missing);
+                }
             }
         }
         Ok(stored)
     }
 
-    /// Notes an object from before our time, if it is still there and not known yet.
-    pub(super) fn recovered(&self, key: &ObjectKey) -> Result<(), L2Error> {
-        let place = Place::new(&self.base, key)?;
+    /// Records an object that was found at start, if it is still there and not known yet.
+    pub(super) fn insert_found(&self, key: &ObjectKey) -> Result<(), L2Error> {
+        let file = ObjectFile::new(&self.base, key)?;
         let _stripe = self.stripe(key);
-        if let Some(bytes) = stored_bytes(&place.path)? {
-            self.books().put_oldest(key, bytes);
+        if let Some(bytes) = stored_bytes(&file.path)? {
+            self.tracker().insert_found(key, bytes);
         }
         Ok(())
     }
 
-    /// Fills the region with the object.
+    /// Reads an object into the region.
     pub(super) fn load(&self, transfer: &Transfer) -> Result<(), L2Error> {
-        let place = Place::new(&self.base, &transfer.key)?;
-        let pin = Pin::new(self, &place.key);
+        let file = ObjectFile::new(&self.base, &transfer.key)?;
+        let pin = Pin::new(self, &file.key);
         let len = transfer.region.len();
-        let file = match self.mode.open(&place.path, len) {
-            Ok(file) => file,
+        let handle = match self.mode.open(&file.path, len) {
+            Ok(handle) => handle,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_base()?;
-                self.reconcile(&place)?;
+                self.reconcile(&file)?;
                 return Err(L2Error::not_found());
             }
             Err(error) => return Err(L2Error::system("open object", error)),
         };
-        let stat = rustix::fs::fstat(&file).map_err(|e| L2Error::system("stat object", e.into()))?;
+        let stat = rustix::fs::fstat(&handle).map_err(|e| L2Error::system("stat object", e.into()))?;
         let stored = u64::try_from(stat.st_size).unwrap_or(0);
         if !holds(stored, len) {
             return Err(L2Error::wrong_size(stored, len));
         }
-        self.mode.read(&file, &transfer.region).map_err(|error| match error.kind() {
-            // Cut short while we read: no writer of ours does that.
+        self.mode.read(&handle, &transfer.region).map_err(|error| match error.kind() {
+            // Truncated during the read: this server never does that.
             io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, len).with_source(error),
             _ => L2Error::system("read object", error),
         })?;
         if self.is_bounded() {
-            renew_access(&file, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
+            renew_access(&handle, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
         }
         if !pin.known {
-            self.reconcile(&place)?;
+            self.reconcile(&file)?;
         }
         Ok(())
     }
 
     /// Stores the region, unless an object of that length is there.
     pub(super) fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
-        let place = Place::new(&self.base, &transfer.key)?;
+        let file = ObjectFile::new(&self.base, &transfer.key)?;
         let len = transfer.region.len();
-        if self.is_there(&place, len)? {
+        if self.is_there(&file, len)? {
             return Ok(Stored { written_bytes: 0 });
         }
-        let room = self.make_room(&place.key.cache_salt, self.mode.stored_bytes(len))?;
+        let reservation = self.reserve(&file.key.cache_salt, self.mode.stored_bytes(len))?;
         let unfinished = self.write_unfinished(&transfer.region)?;
-        self.publish(&place, unfinished, room)?;
+        self.publish(&file, unfinished, reservation)?;
         if let Err(error) = self.trim() {
-            tracing::debug!(%error, "no room could be freed in advance");
+            tracing::debug!(%error, "could not evict objects in advance");
         }
         Ok(Stored { written_bytes: len })
     }
 
-    fn is_there(&self, place: &Place, len: u64) -> Result<bool, L2Error> {
-        let _stripe = self.stripe(&place.key);
-        match stored_bytes(&place.path)? {
+    fn is_there(&self, file: &ObjectFile, len: u64) -> Result<bool, L2Error> {
+        let _stripe = self.stripe(&file.key);
+        match stored_bytes(&file.path)? {
             Some(stored) if holds(stored, len) => {
-                self.books().put(&place.key, stored);
+                self.tracker().insert(&file.key, stored);
                 Ok(true)
             }
             // Of another length: it is replaced.
@@ -193,18 +210,18 @@ impl Shelf {
         }
     }
 
-    /// Reserves room in the books, removing whoever was not used for longest.
-    fn make_room(&self, salt: &Arc<str>, bytes: u64) -> Result<Reservation<'_>, L2Error> {
+    /// Reserves space, evicting other objects if needed.
+    fn reserve(&self, salt: &Arc<str>, bytes: u64) -> Result<Reservation<'_>, L2Error> {
         loop {
-            let room = self.books().reserve(salt, bytes);
-            match room {
-                Room::Reserved => return Ok(Reservation { shelf: self, salt: salt.clone(), bytes }),
-                Room::Leaves(victim) => self.evict(&victim)?,
-                Room::None => {
-                    let text = "everything that could leave is in use";
+            let reserved = self.tracker().reserve(salt, bytes);
+            match reserved {
+                Reserve::Reserved => return Ok(Reservation { dir: self, salt: salt.clone(), bytes }),
+                Reserve::Evict(victim) => self.evict(&victim)?,
+                Reserve::Busy => {
+                    let text = "all objects that could be evicted are being read";
                     return Err(L2Error::temporary(ErrorKind::Full, text));
                 }
-                Room::Never(why) => {
+                Reserve::Never(why) => {
                     let text = format!("an object of {bytes} bytes {why}");
                     return Err(L2Error::permanent(ErrorKind::Full, text));
                 }
@@ -213,52 +230,52 @@ impl Shelf {
     }
 
     fn evict(&self, victim: &ObjectKey) -> Result<(), L2Error> {
-        let place = Place::new(&self.base, victim)?;
+        let file = ObjectFile::new(&self.base, victim)?;
         let _stripe = self.stripe(victim);
-        if !self.books().may_leave(victim) {
-            self.books().keep(victim);
+        if !self.tracker().may_evict(victim) {
+            self.tracker().keep(victim);
             return Ok(());
         }
-        match remove_if_there(&place.path) {
+        match remove_if_there(&file.path) {
             Ok(_) => {
-                self.books().evicted(victim);
-                self.tell_removed(victim, true, EvictionReason::Evicted);
+                self.tracker().evicted(victim);
+                self.notify_removed(victim, EvictionReason::Evicted);
                 Ok(())
             }
             Err(error) => {
-                self.books().keep(victim);
+                self.tracker().keep(victim);
                 Err(L2Error::system("remove the oldest object", error))
             }
         }
     }
 
-    /// Under the object's stripe, so that nobody stores it anew before this is told.
-    fn tell_removed(&self, key: &ObjectKey, was_there: bool, reason: EvictionReason) {
-        if let Some(watch) = self.watch.get().filter(|_| was_there) {
-            watch.on_removed(key, reason);
+    /// Called under the object's stripe, so that the object is not stored again before the listener returns.
+    fn notify_removed(&self, key: &ObjectKey, reason: EvictionReason) {
+        if let Some(listener) = &self.listener {
+            listener.on_removed(key, reason);
         }
     }
 
-    /// Makes what is held fit the capacity, for a directory that was fuller before.
+    /// Evicts until the capacity holds, for a directory that was fuller before.
     pub(super) fn fit(&self) -> Result<(), L2Error> {
-        self.evict_all(Books::over_capacity)?;
+        self.evict_all(CapacityTracker::next_over_capacity)?;
         self.trim()
     }
 
-    /// Makes what a cache salt holds fit its limit.
+    /// Evicts objects of a cache salt until its quota holds.
     pub(super) fn fit_salt(&self, salt: &str) -> Result<(), L2Error> {
-        self.evict_all(|books| books.over_limit(salt))
+        self.evict_all(|tracker| tracker.next_over_quota(salt))
     }
 
-    /// Frees some in advance, once the high mark is passed.
+    /// Evicts in advance, once the high watermark is passed.
     fn trim(&self) -> Result<(), L2Error> {
-        self.evict_all(Books::over_marks)
+        self.evict_all(CapacityTracker::next_over_watermark)
     }
 
-    fn evict_all(&self, next: impl Fn(&mut Books) -> Option<ObjectKey>) -> Result<(), L2Error> {
+    fn evict_all(&self, next: impl Fn(&mut CapacityTracker) -> Option<ObjectKey>) -> Result<(), L2Error> {
         loop {
-            // The lock is let go before the victim is: evicting takes it again.
-            let victim = next(&mut self.books());
+            // The tracker is unlocked before `evict`, which locks it again.
+            let victim = next(&mut self.tracker());
             let Some(victim) = victim else { return Ok(()) };
             self.evict(&victim)?;
         }
@@ -278,15 +295,15 @@ impl Shelf {
         Ok(unfinished)
     }
 
-    /// A new file, locked until it is named, so that a server that starts can tell it from one whose
-    /// writer is dead ([`is_abandoned`]).
+    /// A new file, locked until it is renamed, so that a starting server can distinguish it from an abandoned
+    /// one ([`is_abandoned`]).
     fn create_unfinished(&self, len: u64) -> io::Result<Unfinished> {
         loop {
             let path = self.temporary.join(self.names.next());
             let file = self.mode.create(&path, len)?;
-            let unfinished = Unfinished { path, file, named: false };
+            let unfinished = Unfinished { path, file, renamed: false };
             let locked = flock(&unfinished.file, FlockOperation::NonBlockingLockExclusive);
-            // Between the two calls somebody may have looked, and taken the file for abandoned.
+            // Between the two calls another server may have taken the file for abandoned.
             let taken =
                 locked == Err(Errno::WOULDBLOCK) || rustix::fs::fstat(&unfinished.file)?.st_nlink == 0;
             if !taken {
@@ -295,47 +312,47 @@ impl Shelf {
         }
     }
 
-    /// The commit point: from here on readers find the object.
+    /// Commits the object: from here on readers find it.
     fn publish(
         &self,
-        place: &Place,
+        file: &ObjectFile,
         mut unfinished: Unfinished,
-        room: Reservation<'_>,
+        reservation: Reservation<'_>,
     ) -> Result<(), L2Error> {
-        let _stripe = self.stripe(&place.key);
-        fs::rename(&unfinished.path, &place.path).map_err(|error| self.write_error("name object", error))?;
-        unfinished.named = true;
-        let bytes = room.bytes;
-        let mut books = self.books();
-        books.release(&room.salt, bytes);
-        books.put(&place.key, bytes);
-        drop(books);
-        room.taken();
+        let _stripe = self.stripe(&file.key);
+        fs::rename(&unfinished.path, &file.path).map_err(|error| self.write_error("name object", error))?;
+        unfinished.renamed = true;
+        let bytes = reservation.bytes;
+        let mut tracker = self.tracker();
+        tracker.release(&reservation.salt, bytes);
+        tracker.insert(&file.key, bytes);
+        drop(tracker);
+        reservation.disarm();
         Ok(())
     }
 
     /// Removes an object. Whether it was there.
     pub(super) fn delete(&self, key: &ObjectKey) -> Result<bool, L2Error> {
-        let place = Place::new(&self.base, key)?;
-        let _stripe = self.stripe(&place.key);
-        let removed = remove_if_there(&place.path).map_err(|e| L2Error::system("remove object", e))?;
+        let file = ObjectFile::new(&self.base, key)?;
+        let _stripe = self.stripe(&file.key);
+        let removed = remove_if_there(&file.path).map_err(|e| L2Error::system("remove object", e))?;
         if !removed {
             self.check_base()?;
         }
-        self.books().remove(&place.key);
+        self.tracker().remove(&file.key);
         Ok(removed)
     }
 
-    /// Makes the directories, at start and when somebody has removed them. What the books said of a
-    /// directory that is gone is forgotten.
+    /// Creates the directories, at start and after they were removed. Objects of a removed directory are
+    /// forgotten.
     pub(super) fn make_directories(&self) -> Result<(), L2Error> {
-        let _one_at_a_time = self.recreate.lock().unwrap_or_else(PoisonError::into_inner);
+        let _recreate = self.recreate.lock().unwrap_or_else(PoisonError::into_inner);
         let unavailable = |path: &Path, error| {
             let text = format!("create directory {}", path.display());
             L2Error::system(text, error).with_kind(ErrorKind::Unavailable)
         };
         if !self.base.is_dir() {
-            self.books().clear();
+            self.tracker().clear();
             fs::create_dir_all(&self.base).map_err(|error| unavailable(&self.base, error))?;
         }
         fs::create_dir_all(&self.temporary).map_err(|error| unavailable(&self.temporary, error))
@@ -349,7 +366,7 @@ impl Shelf {
         Err(L2Error::temporary(ErrorKind::Unavailable, text))
     }
 
-    /// A file that we have just made or looked for cannot be "not found" unless its directory is gone.
+    /// "Not found" from a write means that the directory is gone.
     fn write_error(&self, action: &'static str, error: io::Error) -> L2Error {
         let error = L2Error::system(action, error);
         match error.kind() {
@@ -359,38 +376,38 @@ impl Shelf {
     }
 }
 
-/// An object that is being read: it does not leave.
+/// Protects an object that is being read from eviction.
 struct Pin<'a> {
-    shelf: &'a Shelf,
+    dir: &'a ObjectDir,
     key: &'a ObjectKey,
     known: bool,
 }
 
 impl<'a> Pin<'a> {
-    fn new(shelf: &'a Shelf, key: &'a ObjectKey) -> Self {
-        let known = shelf.books().pin(key);
-        Self { shelf, key, known }
+    fn new(dir: &'a ObjectDir, key: &'a ObjectKey) -> Self {
+        let known = dir.tracker().pin(key);
+        Self { dir, key, known }
     }
 }
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         if self.known {
-            self.shelf.books().unpin(self.key);
+            self.dir.tracker().unpin(self.key);
         }
     }
 }
 
-/// Room in the books for an object that is being written.
+/// Space reserved for an object that is being written.
 struct Reservation<'a> {
-    shelf: &'a Shelf,
+    dir: &'a ObjectDir,
     salt: Arc<str>,
     bytes: u64,
 }
 
 impl Reservation<'_> {
-    /// The object is in the books by itself.
-    fn taken(mut self) {
+    /// The object itself is counted now.
+    fn disarm(mut self) {
         self.bytes = 0;
     }
 }
@@ -398,29 +415,28 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.shelf.books().release(&self.salt, self.bytes);
+            self.dir.tracker().release(&self.salt, self.bytes);
         }
     }
 }
 
-/// A file that nobody reads yet; removed unless it is named.
+/// A file under a temporary name; removed on drop unless it was renamed.
 struct Unfinished {
     path: PathBuf,
     file: File,
-    named: bool,
+    renamed: bool,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.named {
-            // If even that fails, the cleaning at some later start removes it.
+        if !self.renamed {
+            // If this fails, a later start removes the file.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Whether the writer of an unfinished file of ours is known to be gone. `None`: this file system does
-/// not tell.
+/// Whether the writer of an unfinished file has ended. `None`: this file system has no locks.
 pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
     let file = File::open(path).ok()?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -447,7 +463,7 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Notes the access in the file, if that is long ago. Others may own the file: then it is not noted.
+/// Updates the access time of the file if it is old. Fails silently if another user owns the file.
 fn renew_access(file: &File, accessed: u64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if now.saturating_sub(accessed) >= ACCESS_STEP_SECONDS {

@@ -1,4 +1,4 @@
-//! What a directory holds: counted once at start, and listed on demand.
+//! Directory scans: recovery at start, and listings.
 
 use std::collections::BinaryHeap;
 use std::ffi::OsStr;
@@ -11,24 +11,24 @@ use std::time::{Duration, SystemTime};
 use larder_types::object::ObjectKey;
 
 use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
-use super::shelf::{Shelf, is_abandoned};
+use super::object_dir::{ObjectDir, is_abandoned};
 use crate::adapter::{Cursor, Listed, Page};
 use crate::error::{ErrorKind, L2Error};
 
 /// The most objects in a page.
 const PAGE_OBJECTS_MAX: usize = 10_000;
 
-/// Takes into the books what earlier processes left, and removes unfinished files that nobody writes any
-/// more: ours by their locks, others once they are older than `stale_after`. `go_on` is asked between files.
-pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> bool) -> Result<(), L2Error> {
+/// Counts the objects that earlier processes left, and removes abandoned unfinished files: those of Larder by
+/// their locks, others once they are older than `stale_after`. Stops once `go_on` is false.
+pub(super) fn recover(
+    dir: &ObjectDir,
+    stale_after: Duration,
+    go_on: impl Fn() -> bool,
+) -> Result<(), L2Error> {
     let failed = |error| L2Error::system("read directory", error);
     let now = SystemTime::now();
     let mut found: Vec<(SystemTime, ObjectKey)> = Vec::new();
-    let mut directories = vec![shelf.base.as_path()];
-    if shelf.temporary != shelf.base {
-        directories.push(&shelf.temporary);
-    }
-    for directory in directories {
+    for directory in dir.directories() {
         for entry in fs::read_dir(directory).map_err(failed)? {
             if !go_on() {
                 return Ok(());
@@ -42,7 +42,7 @@ pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> 
                 if abandoned.unwrap_or_else(|| is_older(&entry, now, stale_after)) {
                     remove_unfinished(&entry.path());
                 }
-            } else if directory == shelf.base
+            } else if directory == dir.base()
                 && let Some(key) = object_in(name)
                 && let Some(used) = last_use(&entry)
             {
@@ -50,12 +50,13 @@ pub(super) fn recover(shelf: &Shelf, stale_after: Duration, go_on: impl Fn() -> 
             }
         }
     }
-    // The books put each one before all the others.
-    found.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
-    found.iter().try_for_each(|(_, key)| shelf.recovered(key))
+    let counted = found.iter().try_for_each(|(_, key)| dir.insert_found(key));
+    found.sort_unstable_by_key(|(used, _)| *used);
+    dir.tracker().finish_recovery(found.iter().map(|(_, key)| key));
+    counted
 }
 
-/// When a file was last used. It may be gone since it was listed.
+/// When a file was last used. `None` if it was removed since it was listed.
 fn last_use(entry: &DirEntry) -> Option<SystemTime> {
     let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
     let modified = meta.modified().ok()?;
@@ -70,17 +71,17 @@ fn is_older(entry: &DirEntry, now: SystemTime, than: Duration) -> bool {
 fn remove_unfinished(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => tracing::info!(file = %path.display(), "removed an unfinished file"),
-        Err(error) => tracing::debug!(file = %path.display(), %error, "keep an unfinished file"),
+        Err(error) => tracing::debug!(file = %path.display(), %error, "could not remove an unfinished file"),
     }
 }
 
-/// The first `limit` objects after `cursor`, by name. Reads the whole directory, keeps a page.
+/// The first `limit` objects after `cursor`, by name. Reads the whole directory, but keeps only one page.
 pub(super) fn list(base: &Path, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
     let limit = limit.get().min(PAGE_OBJECTS_MAX);
     let failed =
         |error: io::Error| L2Error::system("list directory", error).with_kind(ErrorKind::Unavailable);
     let after = cursor.map(|cursor| cursor.0.as_str());
-    // The largest name on top, so that it leaves when a smaller one comes.
+    // The largest name is on top and is replaced by smaller ones.
     let mut names: BinaryHeap<String> = BinaryHeap::new();
     for entry in fs::read_dir(base).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -105,7 +106,7 @@ fn as_object_name<'a>(name: &'a OsStr, after: Option<&str>) -> Option<&'a str> {
     (after.is_none_or(|after| name > after) && object_in(name).is_some()).then_some(name)
 }
 
-/// `None` if it is gone by now.
+/// `None` if it was removed meanwhile.
 fn listed(base: &Path, name: &str) -> Option<Listed> {
     let meta = fs::metadata(base.join(name)).ok().filter(fs::Metadata::is_file)?;
     Some(Listed { key: object_in(name)?, stored_bytes: meta.len() })

@@ -1,7 +1,8 @@
 use std::fs::{self, File, FileTimes};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use larder_policy::eviction::EvictionKind;
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
@@ -10,27 +11,21 @@ use crate::error::Retry;
 use crate::eviction::EvictionReason;
 use crate::testing::{Bench, Directory, bytes, contents, key};
 
-fn config(path: &Path) -> FsConfig {
-    FsConfig {
-        base_path: path.to_owned(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-        bounds: CapacityLimits::default(),
-    }
+fn open(config: &FsConfig) -> Result<Fs, L2Error> {
+    Fs::open(config, 8, CapacityLimits::capacity(0), None)
 }
 
 fn native(path: &Path, capacity: u64, use_odirect: bool) -> Fs {
-    let fs = FsConfig { use_odirect, bounds: CapacityLimits::capacity(capacity), ..config(path) };
-    Fs::open_native(FsNativeConfig { fs, num_workers: 2 }).unwrap()
+    let fs = FsConfig { use_odirect, ..FsConfig::new(path) };
+    Fs::open_native(&FsNativeConfig { fs, num_workers: 2 }, CapacityLimits::capacity(capacity), None).unwrap()
 }
 
-fn bounded(path: &Path, bounds: CapacityLimits) -> Fs {
-    Fs::open(FsConfig { bounds, ..config(path) }).unwrap()
+fn bounded(path: &Path, limits: CapacityLimits) -> Fs {
+    Fs::open(&FsConfig::new(path), 8, limits, None).unwrap()
 }
 
-/// Which of the first objects of the test's kind are there.
-fn there(directory: &Path) -> Vec<u64> {
+/// Numbers of the objects whose files exist.
+fn present(directory: &Path) -> Vec<u64> {
     (0..20).filter(|n| file_of(directory, *n).exists()).collect()
 }
 
@@ -49,9 +44,9 @@ async fn kind_of_store(adapter: &Fs, bench: &Bench, n: u64) -> Option<ErrorKind>
 }
 
 #[tokio::test]
-async fn files_hold_the_bytes_and_nothing_else() {
+async fn files_contain_exactly_the_object_bytes() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("bytes"));
-    let plain = Fs::open(FsConfig { use_odirect: true, ..config(directory.path()) }).unwrap();
+    let plain = open(&FsConfig { use_odirect: true, ..FsConfig::new(directory.path()) }).unwrap();
     assert!(plain.store(vec![bench.object(1, 541), bench.object(2, 8192)]).await.iter().all(Result::is_ok));
     assert_eq!(fs::read(file_of(directory.path(), 1)).unwrap(), bytes(1, 541));
     assert_eq!(fs::read(file_of(directory.path(), 2)).unwrap(), bytes(2, 8192));
@@ -60,7 +55,7 @@ async fn files_hold_the_bytes_and_nothing_else() {
     let file = fs::read(file_of(directory.path(), 3)).unwrap();
     assert_eq!((file.len(), &file[..541]), (4096, &bytes(3, 541)[..]));
     assert!(file[541..].iter().all(|byte| *byte == 0));
-    // Each reads what the other wrote.
+    // Both read each other's files.
     for (reader, n) in [(&plain, 3), (&padding, 1)] {
         let blank = bench.blank(n, 541);
         let region = blank.region.clone();
@@ -70,7 +65,7 @@ async fn files_hold_the_bytes_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn unfinished_files_of_the_dead_are_removed() {
+async fn abandoned_unfinished_files_are_removed_at_start() {
     let directory = Directory::new("stale");
     let tmp = directory.path().join("tmp");
     fs::create_dir(&tmp).unwrap();
@@ -92,7 +87,7 @@ async fn unfinished_files_of_the_dead_are_removed() {
     let writer = File::open(&written).unwrap();
     flock(&writer, FlockOperation::LockExclusive).unwrap();
     let relative_tmp_dir = Some("tmp".into());
-    let adapter = Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).unwrap();
+    let adapter = open(&FsConfig { relative_tmp_dir, ..FsConfig::new(directory.path()) }).unwrap();
     adapter.counted().await;
     for (path, _, stays) in &cases {
         assert_eq!(path.exists(), *stays, "{}", path.display());
@@ -101,7 +96,7 @@ async fn unfinished_files_of_the_dead_are_removed() {
 }
 
 #[tokio::test]
-async fn the_order_of_use_survives_a_restart() {
+async fn eviction_order_survives_restart() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("order"));
     for n in 0..4 {
         fs::write(file_of(directory.path(), n), bytes(n, 1000)).unwrap();
@@ -111,7 +106,7 @@ async fn the_order_of_use_survives_a_restart() {
     }
     let adapter = native(directory.path(), 3000, false);
     adapter.counted().await;
-    let there = || there(directory.path());
+    let there = || present(directory.path());
     assert_eq!(there(), [0, 2, 3], "trimmed to its capacity at the start");
     assert!(adapter.lookup(vec![key(2)]).await[0].as_ref().unwrap().is_some());
     assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
@@ -123,9 +118,8 @@ async fn the_order_of_use_survives_a_restart() {
     assert_eq!(adapter.usage().evicted_objects, 3);
 }
 
-/// E1 for L2: the watermark and the ratio of the reference's `eviction` block.
 #[tokio::test]
-async fn marks_free_room_in_advance() {
+async fn watermarks_evict_in_advance() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("marks"));
     let marks = Watermarks { high_bytes: 8000, low_bytes: 6000 };
     let adapter =
@@ -133,36 +127,36 @@ async fn marks_free_room_in_advance() {
     for n in 0..8 {
         assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
     }
-    assert_eq!(there(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7], "not above the mark");
+    assert_eq!(present(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7], "not above the watermark");
     assert_eq!(kind_of_store(&adapter, &bench, 8).await, None);
-    assert_eq!(there(directory.path()), [3, 4, 5, 6, 7, 8]);
+    assert_eq!(present(directory.path()), [3, 4, 5, 6, 7, 8]);
 }
 
-/// `eviction_policy` `noop`.
 #[tokio::test]
-async fn nothing_leaves_where_nothing_may() {
+async fn noop_policy_refuses_stores_over_capacity() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("noop"));
-    let adapter =
-        bounded(directory.path(), CapacityLimits { evicts: false, ..CapacityLimits::capacity(2000) });
+    let adapter = bounded(
+        directory.path(),
+        CapacityLimits { policy: EvictionKind::Noop, ..CapacityLimits::capacity(2000) },
+    );
     for n in 0..2 {
         assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
     }
     let full = adapter.store(vec![bench.object(2, 1000)]).await;
     let error = full[0].as_ref().unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
-    assert_eq!(there(directory.path()), [0, 1]);
+    assert_eq!(present(directory.path()), [0, 1]);
 }
 
-/// E2: of one batch, the chunks of a prompt in their order, the last is the first to leave, whichever
-/// was written or read first.
+/// A batch holds the chunks of a prompt in order; which of them was written or read first does not matter.
 #[tokio::test]
-async fn a_prompt_leaves_from_its_end() {
+async fn evicts_tail_of_prompt_before_head() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("prompt"));
     let adapter = native(directory.path(), 4000, false);
     let batch = |numbers: std::ops::Range<u64>| numbers.map(|n| bench.object(n, 1000)).collect::<Vec<_>>();
     assert!(adapter.store(batch(0..4)).await.iter().all(Result::is_ok));
     assert_eq!(kind_of_store(&adapter, &bench, 10).await, None);
-    assert_eq!(there(directory.path()), [0, 1, 2, 10]);
+    assert_eq!(present(directory.path()), [0, 1, 2, 10]);
     assert!(adapter.lookup((0..3).map(key).collect()).await.iter().all(Result::is_ok));
     for n in [2, 0, 1] {
         assert!(adapter.load(vec![bench.blank(n, 1000)]).await[0].is_ok());
@@ -170,12 +164,11 @@ async fn a_prompt_leaves_from_its_end() {
     for n in 11..13 {
         assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
     }
-    assert_eq!(there(directory.path()), [0, 1, 11, 12]);
+    assert_eq!(present(directory.path()), [0, 1, 11, 12]);
 }
 
-/// E4, E6: a cache salt at its quota makes room among its own, and costs nobody else anything.
 #[tokio::test]
-async fn a_salt_over_its_quota_pays_itself() {
+async fn tenant_at_quota_evicts_only_its_own_objects() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("quotas"));
     let of = |salt: &str, n: u64| Transfer {
         key: ObjectKey { cache_salt: salt.into(), ..key(n) },
@@ -186,8 +179,8 @@ async fn a_salt_over_its_quota_pays_itself() {
         held.sort_unstable();
         held.into_iter().map(|(salt, bytes)| (salt.to_string(), bytes)).collect::<Vec<_>>()
     };
-    let bounds = CapacityLimits { quotas: Some(TenantLimits::default()), ..CapacityLimits::capacity(10_000) };
-    let adapter = bounded(directory.path(), bounds);
+    let limits = CapacityLimits { policy: EvictionKind::IsolatedLru, ..CapacityLimits::capacity(10_000) };
+    let adapter = bounded(directory.path(), limits);
     adapter.set_quota(&"a".into(), Some(2000)).await;
     for n in 0..4 {
         let stored = adapter.store(vec![of("a", n), of("b", n)]).await;
@@ -196,31 +189,31 @@ async fn a_salt_over_its_quota_pays_itself() {
     assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 4000)]);
     let found = adapter.lookup((0..4).map(|n| of("a", n).key).collect()).await;
     let found: Vec<bool> = found.into_iter().map(|found| found.unwrap().is_some()).collect();
-    assert_eq!(found, [false, false, true, true], "its coldest went");
+    assert_eq!(found, [false, false, true, true], "its least recently used objects are evicted");
     adapter.set_quota(&"b".into(), Some(1000)).await;
-    assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 1000)], "a lower quota holds at once");
+    assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 1000)], "a lower quota applies at once");
     adapter.set_quota(&"a".into(), Some(0)).await;
     let refused = adapter.store(vec![of("a", 5)]).await;
     assert_eq!(refused[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
     adapter.close().await;
     drop(adapter);
-    // An allow-list that nobody has repeated yet wipes nothing.
+    // A default limit of 0 evicts nothing at start.
     let default_limit_bytes = Some(0);
-    let salts = TenantLimits { default_limit_bytes, ..TenantLimits::default() };
-    let bounds = CapacityLimits { quotas: Some(salts), ..CapacityLimits::default() };
-    let adapter = bounded(directory.path(), bounds);
+    let tenants = TenantLimits { default_limit_bytes, ..TenantLimits::default() };
+    let limits = CapacityLimits { policy: EvictionKind::IsolatedLru, tenants, ..CapacityLimits::capacity(0) };
+    let adapter = bounded(directory.path(), limits);
     adapter.counted().await;
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
     assert!(adapter.store(vec![of("b", 6)]).await[0].is_err());
     adapter.set_quota(&"b".into(), Some(2000)).await;
     assert!(adapter.store(vec![of("b", 6)]).await[0].is_ok());
     adapter.set_quota(&"b".into(), None).await;
-    assert_eq!(held(&adapter), [], "its quota was taken from it");
+    assert_eq!(held(&adapter), [], "its quota was removed");
 }
 
 #[tokio::test]
-async fn a_load_renews_the_time_of_use() {
+async fn load_updates_old_access_time() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("atime"));
     let path = file_of(directory.path(), 1);
     fs::write(&path, bytes(1, 1000)).unwrap();
@@ -234,9 +227,9 @@ async fn a_load_renews_the_time_of_use() {
 }
 
 #[tokio::test]
-async fn what_others_do_to_the_directory_is_noticed() {
+async fn changes_by_other_processes_are_noticed() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("others"));
-    let adapter = Fs::open(config(directory.path())).unwrap();
+    let adapter = open(&FsConfig::new(directory.path())).unwrap();
     adapter.counted().await;
     fs::write(file_of(directory.path(), 1), bytes(1, 700)).unwrap();
     fs::write(file_of(directory.path(), 2), bytes(2, 800)).unwrap();
@@ -251,35 +244,35 @@ async fn what_others_do_to_the_directory_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_directory_that_was_removed_comes_back() {
+async fn removed_directory_is_created_again() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("removed"));
     let base = directory.path().join("parent/l2");
     let adapter = native(&base, 10_000, false);
     assert_eq!(kind_of_store(&adapter, &bench, 1).await, None);
     fs::remove_dir_all(directory.path().join("parent")).unwrap();
     let looked_up = adapter.lookup(vec![key(1)]).await;
-    assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "a miss would be a lie");
+    assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "not a miss");
     let loaded = adapter.load(vec![bench.blank(1, 1000)]).await;
     assert_eq!(loaded[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
-    // Something in its way: it cannot be made.
+    // A file in its place: it cannot be created.
     fs::write(directory.path().join("parent"), b"").unwrap();
     assert_eq!(kind_of_store(&adapter, &bench, 1).await, Some(ErrorKind::Unavailable));
     fs::remove_file(directory.path().join("parent")).unwrap();
-    assert_eq!(kind_of_store(&adapter, &bench, 2).await, None, "made anew");
+    assert_eq!(kind_of_store(&adapter, &bench, 2).await, None, "created again");
     assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
     assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1000));
 }
 
 #[tokio::test]
-async fn a_store_that_fails_leaves_nothing() {
+async fn failed_store_leaves_no_file_and_no_reservation() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("fails"));
     let adapter = native(directory.path(), 10_000, false);
     fs::create_dir(file_of(directory.path(), 1)).unwrap();
-    assert!(kind_of_store(&adapter, &bench, 1).await.is_some(), "a directory is in the way");
+    assert!(kind_of_store(&adapter, &bench, 1).await.is_some(), "the path is a directory");
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
-    assert_eq!(adapter.usage().used_bytes, 0, "what was reserved is given back");
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "and the unfinished file is gone");
+    assert_eq!(adapter.usage().used_bytes, 0, "the reservation is released");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the unfinished file is removed");
     let too_large = adapter.store(vec![bench.object(2, 10_001)]).await;
     let error = too_large[0].as_ref().unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
@@ -287,10 +280,10 @@ async fn a_store_that_fails_leaves_nothing() {
 
 /// Needs a small file system: `LARDER_L2_SMALL_FS=/mnt/of/1/MiB`.
 #[tokio::test]
-async fn a_full_disk_is_told_and_cleaned() {
+async fn full_disk_is_reported_and_cleaned_up() {
     let Some(small) = std::env::var_os("LARDER_L2_SMALL_FS").map(PathBuf::from) else { return };
     let bench = Bench::new(16 << 20);
-    let adapter = Fs::open(config(&small)).unwrap();
+    let adapter = open(&FsConfig::new(&small)).unwrap();
     let stored = adapter.store((0..8).map(|n| bench.object(n, 512 << 10)).collect()).await;
     let full = stored.iter().filter_map(|result| result.as_ref().err());
     assert!(full.clone().count() > 0 && full.into_iter().all(|error| error.kind() == ErrorKind::Full));
@@ -306,39 +299,38 @@ async fn a_full_disk_is_told_and_cleaned() {
 }
 
 #[test]
-fn settings_that_lead_outside_are_refused() {
+fn temporary_directory_outside_base_is_refused() {
     let directory = Directory::new("escape");
     for path in ["../x", "/x", "a/../../x"] {
         let relative_tmp_dir = Some(path.into());
-        assert!(Fs::open(FsConfig { relative_tmp_dir, ..config(directory.path()) }).is_err(), "{path}");
+        assert!(open(&FsConfig { relative_tmp_dir, ..FsConfig::new(directory.path()) }).is_err(), "{path}");
     }
 }
 
-/// The keys that it was told of, and why.
 #[derive(Debug, Default)]
-struct Told(std::sync::Mutex<Vec<(ObjectKey, EvictionReason)>>);
+struct RemovedKeys(std::sync::Mutex<Vec<(ObjectKey, EvictionReason)>>);
 
-impl EvictionListener for Told {
+impl EvictionListener for RemovedKeys {
     fn on_removed(&self, key: &ObjectKey, reason: EvictionReason) {
         self.0.lock().unwrap().push((key.clone(), reason));
     }
 }
 
 #[tokio::test]
-async fn whoever_watches_is_told_of_what_leaves() {
+async fn listener_receives_evicted_and_missing_objects() {
     let (bench, directory) = (Bench::new(1 << 20), Directory::new("watched"));
-    let files = native(directory.path(), 8192, false);
-    let told = Arc::new(Told::default());
-    files.watch(told.clone());
+    let removed = Arc::new(RemovedKeys::default());
+    let config = FsConfig::new(directory.path());
+    let files = Fs::open(&config, 2, CapacityLimits::capacity(8192), Some(removed.clone())).unwrap();
     for n in 1..=3 {
         assert!(files.store(vec![bench.object(n, 4096)]).await[0].is_ok());
     }
     fs::remove_file(file_of(directory.path(), 3)).unwrap();
     assert!(files.lookup(vec![key(3), key(9)]).await.iter().all(|found| matches!(found, Ok(None))));
-    // What its caller asked for, its caller knows.
+    // Deletes are not reported.
     assert!(matches!(files.delete(vec![key(2)]).await[..], [Ok(true)]));
     assert_eq!(
-        *told.0.lock().unwrap(),
+        *removed.0.lock().unwrap(),
         [(key(1), EvictionReason::Evicted), (key(3), EvictionReason::Missing)]
     );
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::{Fs, FsConfig, FsNativeConfig};
 use crate::adapter::Adapter;
+use crate::adapters::fs::names::object_in;
 use crate::capacity::CapacityLimits;
-use crate::fs::names::object_in;
 use crate::rng::Rng;
 use crate::testing::{Bench, Directory, bytes, key};
 
@@ -24,14 +24,8 @@ fn len_of(n: u64) -> u64 {
 }
 
 fn open(path: &Path) -> Fs {
-    let fs = FsConfig {
-        base_path: path.to_owned(),
-        relative_tmp_dir: None,
-        read_ahead_bytes: None,
-        use_odirect: false,
-        bounds: CapacityLimits::capacity(CAPACITY),
-    };
-    Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).unwrap()
+    let config = FsNativeConfig { fs: FsConfig::new(path), num_workers: 4 };
+    Fs::open_native(&config, CapacityLimits::capacity(CAPACITY), None).unwrap()
 }
 
 /// Stores and deletes until it is killed.
@@ -76,7 +70,7 @@ async fn what_a_killed_process_leaves_is_whole() {
     let mut seen = 0;
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "fs::crash::child"])
+            .args(["--ignored", "--exact", "adapters::fs::crash::child"])
             .env(DIRECTORY_VARIABLE, directory.path())
             .stdout(Stdio::null())
             .spawn()

@@ -1,28 +1,30 @@
-//! The reference's `fault_inject`: loads of some keys fail, always the same ones.
+//! LMCache's `fault_inject`: loads of some keys fail, always the same ones.
 //!
-//! Not to be confused with the [`fault`](crate::layers::fault) layer, which is ours and does worse.
+//! The [`fault`](crate::layers::fault) layer is another thing: it has more kinds of faults.
 
-use std::num::NonZeroUsize;
+mod config;
+
 use std::sync::Arc;
 
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use larder_types::object::ObjectKey;
 
-use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Stored, Transfer, Usage,
-};
+use crate::adapter::{Adapter, BoxFuture, Capabilities, Results, Transfer};
 use crate::error::{ErrorKind, L2Error};
+use crate::layers::forward;
 
-/// Keys fall into that many buckets.
+pub use self::config::FaultInjectConfig;
+
+/// Number of buckets that keys are hashed into.
 const BUCKETS: u64 = 1_000_000;
 
 /// Which loads fail.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
-    /// Share of keys whose loads fail, in [0, 1].
+    /// Fraction of keys whose loads fail, in [0, 1].
     pub rate: f64,
-    /// Chooses which keys these are.
+    /// Selects these keys.
     pub seed: i64,
     /// Positions in a load that always fail.
     pub gap_indices: Vec<usize>,
@@ -30,7 +32,7 @@ pub struct Faults {
     pub gap_tail_ratios: Vec<f64>,
 }
 
-/// The `fault_inject` adapter: another one whose loads fail by [`Faults`].
+/// The `fault_inject` adapter: another adapter whose loads fail by [`Faults`].
 #[derive(Debug)]
 pub struct FaultInject {
     inner: Arc<dyn Adapter>,
@@ -45,12 +47,12 @@ impl FaultInject {
 }
 
 impl Faults {
-    /// Which of a load of these keys fail.
+    /// For each key of a load, whether it fails.
     pub fn dropped<'a>(&self, keys: impl ExactSizeIterator<Item = &'a ObjectKey>) -> Vec<bool> {
         let last = keys.len().saturating_sub(1);
         let threshold = (self.rate * BUCKETS as f64) as u64;
         let mut dropped: Vec<bool> = keys.map(|key| bucket(self.seed, key) < threshold).collect();
-        // Halves round to the even neighbour, as in the reference.
+        // Halves round to the even neighbour, as in LMCache.
         let tails = self
             .gap_tail_ratios
             .iter()
@@ -73,17 +75,15 @@ fn bucket(seed: i64, key: &ObjectKey) -> u64 {
 }
 
 impl Adapter for FaultInject {
+    forward!(inner: lookup, store, delete, list, usage, usage_by_salt, set_quota, health, close);
+
     fn kind(&self) -> &'static str {
         "fault_inject"
     }
 
     fn capabilities(&self) -> Capabilities {
-        // Positions in a batch mean something here.
+        // Faults depend on positions in the batch.
         Capabilities { batched: true, ..self.inner.capabilities() }
-    }
-
-    fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        self.inner.lookup(keys)
     }
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
@@ -99,44 +99,12 @@ impl Adapter for FaultInject {
             dropped.iter().map(result).collect()
         })
     }
-
-    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
-        self.inner.store(transfers)
-    }
-
-    fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
-        self.inner.delete(keys)
-    }
-
-    fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
-        self.inner.list(cursor, limit)
-    }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.inner.usage_by_salt()
-    }
-
-    fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()> {
-        self.inner.set_quota(salt, limit_bytes)
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.inner.close()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mock::{Mock, MockConfig};
+    use crate::adapters::mock::{Mock, MockConfig};
     use crate::testing::{Bench, key};
     use larder_types::object::{ChunkHash, KvRank};
 
@@ -158,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_fail_whatever_the_key() {
+    fn positions_fail_for_every_key() {
         let keys: Vec<_> = (0..8).map(key).collect();
         let faults =
             Faults { gap_indices: vec![1, 99], gap_tail_ratios: vec![0.0, 0.5, 1.0], ..faults(0.0, 0) };

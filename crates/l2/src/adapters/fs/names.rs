@@ -1,4 +1,4 @@
-//! Names of files: which are objects, which are unfinished, which are nobody's business.
+//! File names: of objects, and of unfinished files. All other files are left alone.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
@@ -16,19 +16,19 @@ const NAME_BYTES_MAX: usize = 255;
 /// Ends the name of an unfinished file.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// Begins the name of an unfinished file of ours.
+/// Begins the name of an unfinished file of Larder.
 pub(super) const TEMPORARY_PREFIX: &str = "larder-";
 
-/// A key and the file that is its own.
+/// An object and its file.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
-    /// The key that the file's name reads back as. Differs from the one asked for only if the model's
-    /// name contains `-SEP-`.
+pub(super) struct ObjectFile {
+    /// The key that the file name parses to. Differs from the requested key only if the model name contains
+    /// `-SEP-`.
     pub(super) key: ObjectKey,
     pub(super) path: PathBuf,
 }
 
-impl Place {
+impl ObjectFile {
     pub(super) fn new(base: &Path, key: &ObjectKey) -> Result<Self, L2Error> {
         let name = key.file_name();
         if name.len() > NAME_BYTES_MAX {
@@ -46,7 +46,7 @@ impl Place {
     }
 }
 
-/// The key that the name of this key's file reads back as.
+/// The key that the file name of `key` parses to.
 pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
     if key.model_name.contains("-SEP-") {
         let model_name = key.model_name.replace("-SEP-", "/").into();
@@ -55,20 +55,20 @@ pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
     Cow::Borrowed(key)
 }
 
-/// The object in the file `name`, if we would look for it there.
+/// The object in the file `name`, if `name` is exactly its file name.
 pub(super) fn object_in(name: &str) -> Option<ObjectKey> {
     let key = ObjectKey::from_file_name(name).ok()?;
     (key.file_name() == name).then_some(key)
 }
 
-/// Whether `name` is that of an unfinished file, ours or the reference's.
+/// Whether `name` is that of an unfinished file, of Larder or of LMCache.
 pub(super) fn is_temporary(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(TEMPORARY_SUFFIX) else { return false };
     stem.starts_with(TEMPORARY_PREFIX) || object_in(&format!("{stem}{FILE_SUFFIX}")).is_some()
 }
 
-/// Gives each unfinished file a name of its own, among all processes on all machines that share the
-/// directory. Short, so that every object with a legal name can be stored.
+/// Names of unfinished files, unique among all processes on all machines that share the directory. Short, so
+/// that every object with a legal name can be stored.
 #[derive(Debug)]
 pub(super) struct TemporaryNames {
     counter: AtomicU64,
@@ -100,32 +100,32 @@ mod tests {
 
     #[test]
     fn golden_names() {
-        let place = Place::new(Path::new("/d"), &key("org/a-SEP-b c", "tenant:42")).unwrap();
+        let file = ObjectFile::new(Path::new("/d"), &key("org/a-SEP-b c", "tenant:42")).unwrap();
         let name = "org-SEP-a-SEP-b c@0x08050805@11@deadbeef@tenant:42.data";
-        assert_eq!(place.path, Path::new("/d").join(name));
-        assert_eq!(object_in(name).as_ref(), Some(&place.key));
-        assert_eq!(&*place.key.model_name, "org/a/b c");
+        assert_eq!(file.path, Path::new("/d").join(name));
+        assert_eq!(object_in(name).as_ref(), Some(&file.key));
+        assert_eq!(&*file.key.model_name, "org/a/b c");
     }
 
     #[test]
-    fn long_names_are_refused_with_a_remedy() {
+    fn long_names_are_refused_with_advice() {
         let longest = 255 - key("", "").file_name().len();
-        assert!(Place::new(Path::new("/d"), &key(&"m".repeat(longest), "")).is_ok());
-        let error = Place::new(Path::new("/d"), &key(&"m".repeat(longest + 1), "")).unwrap_err();
+        assert!(ObjectFile::new(Path::new("/d"), &key(&"m".repeat(longest), "")).is_ok());
+        let error = ObjectFile::new(Path::new("/d"), &key(&"m".repeat(longest + 1), "")).unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::BadKey, crate::Retry::Permanent));
         assert!(error.to_string().contains("256 bytes"), "{error}");
-        assert!(Place::new(Path::new("/d"), &key("a\0b", "")).is_err());
+        assert!(ObjectFile::new(Path::new("/d"), &key("a\0b", "")).is_err());
     }
 
     #[test]
     fn other_files_are_left_alone() {
-        assert!(object_in("m@08050805@11@deadbeef.data").is_none(), "we would look for it under 0x...");
+        assert!(object_in("m@08050805@11@deadbeef.data").is_none(), "its file name has 0x");
         assert!(object_in("notes.data").is_none());
         let names = TemporaryNames::new();
         let (first, second) = (names.next(), names.next());
         assert!(first != second && is_temporary(&first) && is_temporary(&second));
         assert_ne!(TemporaryNames::new().next(), TemporaryNames::new().next());
-        assert!(is_temporary("m@0x08050805@11@deadbeef.tmp"), "the reference's");
+        assert!(is_temporary("m@0x08050805@11@deadbeef.tmp"), "of LMCache");
         assert!(!is_temporary("notes.tmp") && !is_temporary("m@0x08050805@11@deadbeef.data"));
     }
 }

@@ -1,11 +1,13 @@
-//! Objects in memory behind a simulated bandwidth, for tests and for trying things out.
+//! Objects in memory behind a simulated bandwidth, for tests and experiments.
 //!
-//! Each operation takes as long as its bytes need at the bandwidth, on the runtime's clock, so paused
-//! tests need no time. Bounded like the real ones: whoever was not used for longest leaves.
+//! Each operation takes as long as its bytes need at the bandwidth, on the runtime's clock, so tests with a
+//! paused clock take no time. Evicts the least recently used objects at its capacity.
+
+mod config;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use larder_types::object::ObjectKey;
@@ -13,21 +15,13 @@ use larder_types::object::ObjectKey;
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Cursor, Health, Listed, Page, Results, Stored, Transfer, Usage, holds,
 };
-use crate::books::{Books, Room};
-use crate::capacity::CapacityLimits;
+use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
 use crate::error::{ErrorKind, L2Error};
 use crate::eviction::{EvictionListener, EvictionReason};
 use crate::in_flight::InFlight;
 use crate::pool::job_failed;
 
-/// Settings of the `mock` adapter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MockConfig {
-    /// Bytes it may hold. More than 0.
-    pub max_size_bytes: u64,
-    /// Bytes it moves in a second. More than 0.
-    pub bandwidth_bytes_per_second: u64,
-}
+pub use self::config::MockConfig;
 
 /// The `mock` adapter.
 #[derive(Debug)]
@@ -40,33 +34,31 @@ pub struct Mock {
 struct Shared {
     bandwidth: u64,
     memory: Mutex<Memory>,
-    watch: OnceLock<Arc<dyn EvictionListener>>,
+    listener: Option<Arc<dyn EvictionListener>>,
 }
 
 #[derive(Debug)]
 struct Memory {
-    books: Books,
+    tracker: CapacityTracker,
     objects: HashMap<ObjectKey, Arc<[u8]>>,
 }
 
 impl Mock {
-    /// An empty one.
+    /// An empty adapter.
     pub fn new(config: &MockConfig) -> Self {
-        let memory = Memory {
-            books: Books::new(CapacityLimits::capacity(config.max_size_bytes)),
-            objects: HashMap::new(),
-        };
+        Self::with_listener(config, None)
+    }
+
+    /// An empty adapter that reports evictions to `listener`.
+    pub fn with_listener(config: &MockConfig, listener: Option<Arc<dyn EvictionListener>>) -> Self {
+        let tracker = CapacityTracker::new(CapacityLimits::capacity(config.max_size_bytes));
+        let memory = Memory { tracker, objects: HashMap::new() };
         let bandwidth = config.bandwidth_bytes_per_second.max(1);
-        let shared = Shared { bandwidth, memory: Mutex::new(memory), watch: OnceLock::new() };
+        let shared = Shared { bandwidth, memory: Mutex::new(memory), listener };
         Self { shared: Arc::new(shared), in_flight: InFlight::new() }
     }
 
-    /// Tells `watch` of what leaves from now on. The first one stays.
-    pub fn watch(&self, watch: Arc<dyn EvictionListener>) {
-        let _ = self.shared.watch.set(watch);
-    }
-
-    /// Moves the bytes in a task of its own, so that it ends whether or not anybody waits.
+    /// Moves the bytes in a task of its own, so that it completes even if the caller drops the future.
     async fn transfer<T: Clone + Send + 'static>(
         &self,
         transfers: Vec<Transfer>,
@@ -117,7 +109,7 @@ impl Shared {
     fn load(&self, transfer: &Transfer) -> Result<(), L2Error> {
         let object = {
             let mut memory = self.lock();
-            memory.books.touch(&transfer.key);
+            memory.tracker.touch(&transfer.key);
             memory.objects.get(&transfer.key).cloned().ok_or_else(L2Error::not_found)?
         };
         let wrong_size = |_| L2Error::wrong_size(object.len() as u64, transfer.region.len());
@@ -127,30 +119,32 @@ impl Shared {
     fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
         let bytes = transfer.region.len();
         let mut memory = self.lock();
-        if memory.books.get(&transfer.key).is_some_and(|stored| holds(stored, bytes)) {
-            memory.books.touch(&transfer.key);
+        if memory.tracker.get(&transfer.key).is_some_and(|stored| holds(stored, bytes)) {
+            memory.tracker.touch(&transfer.key);
             return Ok(Stored { written_bytes: 0 });
         }
         memory.remove(&transfer.key);
         let salt = &transfer.key.cache_salt;
         loop {
-            match memory.books.reserve(salt, bytes) {
-                Room::Reserved => break,
-                Room::Leaves(victim) => {
-                    memory.books.evicted(&victim);
+            match memory.tracker.reserve(salt, bytes) {
+                Reserve::Reserved => break,
+                Reserve::Evict(victim) => {
+                    memory.tracker.evicted(&victim);
                     memory.objects.remove(&victim);
-                    self.watch.get().inspect(|watch| watch.on_removed(&victim, EvictionReason::Evicted));
+                    if let Some(listener) = &self.listener {
+                        listener.on_removed(&victim, EvictionReason::Evicted);
+                    }
                 }
-                Room::None | Room::Never(_) => {
+                Reserve::Busy | Reserve::Never(_) => {
                     return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));
                 }
             }
         }
-        memory.books.release(salt, bytes);
+        memory.tracker.release(salt, bytes);
         let mut object = vec![0; transfer.region.len() as usize];
         let copied = transfer.region.copy_to(&mut object);
         copied.map_err(|error| L2Error::permanent(ErrorKind::Io, "copy object").with_source(error))?;
-        memory.books.put(&transfer.key, bytes);
+        memory.tracker.insert(&transfer.key, bytes);
         memory.objects.insert(transfer.key.clone(), object.into());
         Ok(Stored { written_bytes: bytes })
     }
@@ -158,7 +152,7 @@ impl Shared {
 
 impl Memory {
     fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.books.remove(key);
+        self.tracker.remove(key);
         self.objects.remove(key).is_some()
     }
 
@@ -184,14 +178,14 @@ impl Adapter for Mock {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { list: true, persistent: false, evicts: true, batched: false }
+        Capabilities { list: true, evicts: true, batched: false }
     }
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(async move {
             self.with_each(&keys, |memory, key| {
-                memory.books.touch(key);
-                memory.books.get(key)
+                memory.tracker.touch(key);
+                memory.tracker.get(key)
             })
         })
     }
@@ -216,11 +210,11 @@ impl Adapter for Mock {
     }
 
     fn usage(&self) -> Usage {
-        self.shared.lock().books.usage(false)
+        self.shared.lock().tracker.usage(false)
     }
 
     fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
-        self.shared.lock().books.usage_by_salt()
+        self.shared.lock().tracker.usage_by_salt()
     }
 
     fn set_quota(&self, _: &Arc<str>, _: Option<u64>) -> BoxFuture<'_, ()> {
@@ -242,7 +236,7 @@ mod tests {
     use crate::testing::Bench;
 
     #[tokio::test(start_paused = true)]
-    async fn an_operation_takes_its_bytes_over_the_bandwidth() {
+    async fn operations_take_bytes_over_bandwidth() {
         let bench = Bench::new(1 << 20);
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1000 });
         let started = tokio::time::Instant::now();

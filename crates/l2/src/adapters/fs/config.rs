@@ -1,0 +1,169 @@
+//! Settings of `fs` and `fs_native`.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use larder_policy::eviction::EvictionKind;
+use serde_json::{Value, json};
+
+use super::Fs;
+use crate::adapters::{Backend, OpenContext, Opened};
+use crate::capacity::CapacityLimits;
+use crate::config::AdapterConfig;
+use crate::error::L2Error;
+use crate::spec::{Fields, gib_from_bytes};
+
+/// Worker threads of `fs`.
+const FS_WORKERS: usize = 8;
+
+/// Worker threads of `fs_native` unless configured, as in LMCache.
+const NATIVE_WORKERS: usize = 4;
+
+/// Settings of the `fs` adapter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FsConfig {
+    /// The directory of the files. Created when missing.
+    pub base_path: PathBuf,
+    /// Directory of unfinished files, relative to [`FsConfig::base_path`] and on the same file system; `None`:
+    /// beside the finished ones.
+    pub relative_tmp_dir: Option<PathBuf>,
+    /// Size of a first small read of a large object, before the rest is read; `None`: 16 KiB.
+    pub read_ahead_bytes: Option<u64>,
+    /// Whether to bypass the page cache where sizes allow it.
+    pub use_odirect: bool,
+    /// Maximum bytes of the files; 0: no limit.
+    pub max_capacity_bytes: u64,
+}
+
+/// Settings of the `fs_native` adapter: the same files, padded to whole blocks under `use_odirect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FsNativeConfig {
+    /// The files.
+    pub fs: FsConfig,
+    /// Concurrent file operations. At least 1.
+    pub num_workers: usize,
+}
+
+impl FsConfig {
+    /// Files in `base_path`, with the defaults of all other settings.
+    pub fn new(base_path: impl Into<PathBuf>) -> Self {
+        Self { base_path: base_path.into(), ..Self::default() }
+    }
+
+    /// Directory of unfinished files.
+    pub(super) fn temporary(&self) -> Result<PathBuf, &'static str> {
+        match &self.relative_tmp_dir {
+            Some(path) if escapes(path) => {
+                Err("relative_tmp_dir must stay inside base_path: relative, and without '..'")
+            }
+            Some(path) => Ok(self.base_path.join(path)),
+            None => Ok(self.base_path.clone()),
+        }
+    }
+
+    fn opened(&self, fs: Fs) -> Opened {
+        Opened { adapter: Arc::new(fs), directory: Some(self.base_path.clone()) }
+    }
+
+    fn limits(&self, config: &AdapterConfig, context: &OpenContext) -> CapacityLimits {
+        CapacityLimits::new(self.max_capacity_bytes, config.eviction.as_ref(), &context.tenant_limits)
+    }
+}
+
+/// Whether `path`, taken relative to a directory, may lead out of it.
+fn escapes(path: &Path) -> bool {
+    !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+impl Backend for FsConfig {
+    fn parse(fields: &mut Fields<'_>) -> Option<Self> {
+        let base_path = fields.required_name("base_path");
+        let config = Self {
+            base_path: base_path.unwrap_or_default().into(),
+            relative_tmp_dir: fields
+                .text("relative_tmp_dir")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            read_ahead_bytes: fields.positive("read_ahead_size"),
+            use_odirect: fields.boolean("use_odirect", false),
+            max_capacity_bytes: fields.gib("max_capacity_gb").unwrap_or(0),
+        };
+        if let Err(error) = config.temporary() {
+            fields.conflict(error);
+        }
+        base_path.map(|_| config)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "base_path": self.base_path.to_string_lossy(),
+            "relative_tmp_dir": self.relative_tmp_dir.as_ref().map(|dir| dir.to_string_lossy()),
+            "read_ahead_size": self.read_ahead_bytes,
+            "use_odirect": self.use_odirect,
+            "max_capacity_gb": gib_from_bytes(self.max_capacity_bytes),
+        })
+    }
+
+    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
+        let fs = Fs::open(self, FS_WORKERS, self.limits(config, context), context.listener.clone())?;
+        Ok(self.opened(fs))
+    }
+
+    fn enforces_quotas(&self, config: &AdapterConfig) -> bool {
+        config.eviction.is_some_and(|eviction| eviction.policy == EvictionKind::IsolatedLru)
+    }
+
+    fn warnings(&self, config: &AdapterConfig) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !config.persist {
+            lines.push("persist_enabled false is ignored: files stay, as LMCache leaves them".to_owned());
+        }
+        let Some(policy) = config.eviction.map(|eviction| eviction.policy) else { return lines };
+        if self.max_capacity_bytes == 0 && policy != EvictionKind::IsolatedLru {
+            lines.push("eviction limits nothing without max_capacity_gb".to_owned());
+        }
+        if matches!(policy, EvictionKind::Arc | EvictionKind::S3Fifo | EvictionKind::Adaptive) {
+            lines.push(format!("eviction_policy {policy} is for L1; files are evicted as with LRU"));
+        }
+        lines
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "base_path": self.base_path.display().to_string(),
+            "use_odirect": self.use_odirect,
+            // LMCache runs an event loop for its files; here worker threads do the I/O.
+            "event_loop_alive": true,
+        })
+    }
+}
+
+impl Backend for FsNativeConfig {
+    fn parse(fields: &mut Fields<'_>) -> Option<Self> {
+        let num_workers = fields.positive("num_workers").map_or(NATIVE_WORKERS, |workers| workers as usize);
+        Some(Self { fs: FsConfig::parse(fields)?, num_workers })
+    }
+
+    fn to_json(&self) -> Value {
+        let mut value = self.fs.to_json();
+        value["num_workers"] = json!(self.num_workers);
+        value
+    }
+
+    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
+        let fs = Fs::open_native(self, self.fs.limits(config, context), context.listener.clone())?;
+        Ok(self.fs.opened(fs))
+    }
+
+    fn enforces_quotas(&self, config: &AdapterConfig) -> bool {
+        self.fs.enforces_quotas(config)
+    }
+
+    fn warnings(&self, config: &AdapterConfig) -> Vec<String> {
+        self.fs.warnings(config)
+    }
+
+    fn status(&self) -> Value {
+        self.fs.status()
+    }
+}
