@@ -40,8 +40,8 @@ impl Index {
         self.ledger.add_object(account);
         let evicted = self.counters.evicted_chunks;
         let room = self.make_room(layout.bytes(), account);
-        self.tally.eviction_checks += 1;
-        self.tally.eviction_rounds += u64::from(self.counters.evicted_chunks > evicted);
+        self.counters.eviction_checks += 1;
+        self.counters.eviction_rounds += u64::from(self.counters.evicted_chunks > evicted);
         let Some(extent) = room else {
             self.ledger.remove_object(account, 0);
             self.counters.refused_objects += 1;

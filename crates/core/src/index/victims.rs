@@ -54,7 +54,7 @@ impl Index {
     /// how many chunks went.
     pub fn trim(&mut self, bytes: u64) -> u64 {
         let mut chunks = 0;
-        self.tally.eviction_checks += 1;
+        self.counters.eviction_checks += 1;
         while self.alloc.used_bytes() > bytes {
             let mut coldest = None;
             self.order.prepare(self.reuse.as_ref());
@@ -69,7 +69,7 @@ impl Index {
             self.evict(victim);
             chunks += 1;
         }
-        self.tally.eviction_rounds += u64::from(chunks > 0);
+        self.counters.eviction_rounds += u64::from(chunks > 0);
         chunks
     }
 

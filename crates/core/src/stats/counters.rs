@@ -1,133 +1,186 @@
-//! What happened since the start, as plain numbers.
+//! What happened since the start, as plain numbers that only grow.
+//!
+//! A counter is declared once, by `counters!`: its field, its meaning and, if it is exposed, its name and labels on
+//! `/metrics`. The server walks the `EXPOSED` list of each struct, so a new counter needs no other code than its
+//! increment.
 
-/// Counts of the memory tier. Bytes are rounded up to the arena's alignment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct L1Counters {
-    /// Objects that became readable.
-    pub admitted_objects: u64,
-    /// Their bytes.
-    pub admitted_bytes: u64,
-    /// Chunks that left to make room.
-    pub evicted_chunks: u64,
-    /// Their objects.
-    pub evicted_objects: u64,
-    /// Their bytes.
-    pub evicted_bytes: u64,
-    /// Objects evicted that waited to go to L2: they are nowhere any more.
-    pub evicted_waiting_objects: u64,
-    /// Objects removed by a clear or one by one.
-    pub cleared_objects: u64,
-    /// Objects that found no memory.
-    pub refused_objects: u64,
+/// A counter of `C` that `/metrics` exposes.
+#[derive(Debug)]
+pub struct Exposed<C> {
+    /// Name on `/metrics`.
+    pub name: &'static str,
+    /// Names of its fixed labels. The server knows their values.
+    pub labels: &'static [&'static str],
+    /// HELP text.
+    pub help: &'static str,
+    /// Reads the count.
+    pub read: fn(&C) -> u64,
 }
 
-/// Counts of requests. An object is one chunk for one rank and group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Lookups that looked.
-    pub lookups: u64,
-    /// Lookups of models that no worker serves.
-    pub lookups_unregistered: u64,
-    /// Chunks asked for.
-    pub lookup_requested_chunks: u64,
-    /// Leading chunks found.
-    pub lookup_hit_chunks: u64,
-    /// Objects found for them.
-    pub lookup_hit_objects: u64,
-    /// Stores that were given slots.
-    pub stores_prepared: u64,
-    /// Stores whose slots were published.
-    pub stores_committed: u64,
-    /// Stores that ended without being published: worker gone, expired, cleared.
-    pub stores_abandoned: u64,
-    /// Objects that workers stored.
-    pub stored_objects: u64,
-    /// Their exact bytes.
-    pub stored_bytes: u64,
-    /// Retrieves that were given slots.
-    pub retrieves_prepared: u64,
-    /// Retrieves that found something missing.
-    pub retrieves_failed: u64,
-    /// Retrieves that the worker finished.
-    pub retrieves_committed: u64,
-    /// Objects that workers retrieved.
-    pub retrieved_objects: u64,
-    /// Their exact bytes.
-    pub retrieved_bytes: u64,
-    /// Retrieves whose worker vanished or took longer than the read TTL.
-    pub retrieves_abandoned: u64,
-    /// Lookup leases that ran out before they were used.
-    pub leases_expired: u64,
-    /// Workers dropped because they had gone silent.
-    pub workers_reaped: u64,
-    /// Sessions that ended by their time limit.
-    pub sessions_expired: u64,
-    /// Lookups and loads that went on to L2, and what left for it.
-    pub l2: L2Counters,
+/// Declares a struct of counters. The doc comment of a counter is one line, which is its HELP text too. Parts that are
+/// structs of counters themselves follow a semicolon.
+#[macro_export]
+macro_rules! counters {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $(#[doc = $help:literal] $field:ident $(=> $metric:literal $([$($label:literal),*])?)?,)*
+        $(; $(#[doc = $part_doc:literal] $part:ident: $part_type:ty,)*)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        $vis struct $name {
+            $(#[doc = $help] $vis $field: u64,)*
+            $($(#[doc = $part_doc] $vis $part: $part_type,)*)?
+        }
+
+        impl $name {
+            /// The counters that `/metrics` exposes.
+            $vis const EXPOSED: &[$crate::stats::Exposed<Self>] = &[$($($crate::stats::Exposed {
+                name: $metric,
+                labels: &[$($($label),*)?],
+                help: $help.trim_ascii(),
+                read: |counters| counters.$field,
+            },)?)*];
+        }
+    };
 }
 
-/// Counts of everything between L1 and L2, over all adapters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct L2Counters {
-    /// Lookups and warm-ups that L1 alone could not answer.
-    pub jobs: u64,
-    /// Those that ended before their answer, because nobody wanted it any more.
-    pub jobs_cancelled: u64,
-    /// Those that were answered at their deadline, with what was there.
-    pub jobs_overdue: u64,
-    /// Leading chunks that L2 added to hits.
-    pub hit_chunks: u64,
-    /// Objects of hits that were loaded.
-    pub hit_objects: u64,
-    /// Loads that were shared with one that was under way.
-    pub loads_shared: u64,
-    /// Found in L2, but L1 had no room.
-    pub no_room_objects: u64,
-    /// Found in L2, but somebody else was writing the object to L1.
-    pub contended_objects: u64,
-    /// Found in L2, but the load failed.
-    pub missing_objects: u64,
-    /// Found in L2, but not there at the deadline.
-    pub late_objects: u64,
-    /// Objects that were to go with their readers and were kept after all.
-    pub promoted_objects: u64,
-    /// Objects that left L1 because L2 has them (`skip_l1`).
-    pub left_l1_objects: u64,
-    /// Objects whose way to L2 was put off until they leave L1.
-    pub deferred_objects: u64,
-    /// Answers of policies that broke their rules: panics, wrong lengths, unknown adapters.
-    pub policy_faults: u64,
+counters! {
+    /// Counts of the memory tier. Bytes are rounded up to the arena's alignment.
+    pub struct L1Counters {
+        /// Objects that became readable
+        admitted_objects,
+        /// Bytes of objects that became readable
+        admitted_bytes,
+        /// Chunks evicted from L1
+        evicted_chunks,
+        /// Objects evicted from L1
+        evicted_objects,
+        /// Bytes evicted from L1
+        evicted_bytes => "lmcache_mp_l1_evicted_bytes_total" ["l1_tag"],
+        /// Objects with a deferred store to L2 that were evicted before it
+        evicted_waiting_objects => "lmcache_mp_l2_unstored_chunks_total",
+        /// Objects removed from L1 on request
+        cleared_objects => "lmcache_mp_l1_cleared_chunks_total" ["l1_tag"],
+        /// Objects that L1 had no free memory for
+        refused_objects,
+        /// Checks whether L1 has to evict, one for each new object and each background trim
+        eviction_checks => "lmcache_mp_l1_eviction_loop_ticks_total",
+        /// Checks after which L1 evicted something
+        eviction_rounds => "lmcache_mp_l1_eviction_loop_triggered_total",
+    }
 }
 
-/// Counts of one adapter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AdapterCounters {
-    /// Questions what it has.
-    pub lookups: u64,
-    /// Objects asked for.
-    pub lookup_objects: u64,
-    /// Batches handed out to be loaded.
-    pub load_requests: u64,
-    /// Objects in them.
-    pub load_objects: u64,
-    /// Objects loaded.
-    pub loaded_objects: u64,
-    /// Their exact bytes.
-    pub loaded_bytes: u64,
-    /// Objects whose load failed or was never answered.
-    pub load_failed_objects: u64,
-    /// Batches handed out to be stored.
-    pub store_requests: u64,
-    /// Objects in them.
-    pub store_objects: u64,
-    /// Objects stored.
-    pub stored_objects: u64,
-    /// Objects tried again.
-    pub store_retried_objects: u64,
-    /// Objects given up after the last attempt.
-    pub store_failed_objects: u64,
-    /// Objects dropped because the queue was full.
-    pub store_dropped_objects: u64,
-    /// Objects that had left L1 before their turn.
-    pub store_gone_objects: u64,
+counters! {
+    /// Counts of requests. An object is one chunk for one rank and group.
+    pub struct Counters {
+        /// Lookups of registered models
+        lookups,
+        /// Lookups of models without a registered worker
+        lookups_unregistered,
+        /// Chunks looked up
+        lookup_requested_chunks,
+        /// Leading chunks found
+        lookup_hit_chunks,
+        /// Objects of leading chunks found
+        lookup_hit_objects,
+        /// Stores that got slots
+        stores_prepared => "lmcache_mp_num_submitted_stores_total" ["device"],
+        /// Stores committed
+        stores_committed,
+        /// Stores that ended without a commit: worker gone, timeout, L1 cleared
+        stores_abandoned => "lmcache_mp_stores_abandoned_total",
+        /// Objects that workers stored
+        stored_objects,
+        /// Exact bytes that workers stored
+        stored_bytes,
+        /// Retrieves that got slots
+        retrieves_prepared => "lmcache_mp_num_submitted_retrieves_total" ["device"],
+        /// Retrieves refused because an object was missing
+        retrieves_failed => "lmcache_mp_retrieves_failed_total",
+        /// Retrieves committed
+        retrieves_committed,
+        /// Objects that workers retrieved
+        retrieved_objects,
+        /// Exact bytes that workers retrieved
+        retrieved_bytes,
+        /// Retrieves that ended without a commit: worker gone, timeout
+        retrieves_abandoned => "lmcache_mp_retrieves_abandoned_total",
+        /// Lookup leases that expired before they were used
+        leases_expired => "lmcache_mp_leases_expired_total",
+        /// Workers removed because they were silent for too long
+        workers_reaped => "lmcache_mp_workers_reaped_total",
+        /// Sessions that ended by their time limit
+        sessions_expired => "lmcache_mp_sessions_expired_total",
+        ;
+        /// Lookups, loads and stores that involve L2.
+        l2: L2Counters,
+    }
+}
+
+counters! {
+    /// Counts of everything between L1 and L2, over all adapters.
+    pub struct L2Counters {
+        /// Lookups and prefetch requests that L1 alone could not answer
+        jobs,
+        /// Prefetch jobs cancelled before their answer
+        jobs_cancelled,
+        /// Lookups answered at their deadline with what was loaded by then
+        jobs_overdue => "lmcache_mp_timeouts_total" ["exception_type"],
+        /// Leading chunks that L2 added to hits
+        hit_chunks,
+        /// Objects of hits that were loaded from L2
+        hit_objects,
+        /// Loads from L2 that several lookups shared
+        loads_shared => "lmcache_mp_l2_loads_shared_total",
+        /// Objects found in L2 that L1 had no free memory for
+        no_room_objects,
+        /// Objects found in L2 that a worker was storing to L1 at the same time
+        contended_objects,
+        /// Objects found in L2 that failed to load
+        missing_objects,
+        /// Objects found in L2 that were not loaded at the lookup's deadline
+        late_objects,
+        /// Objects loaded from L2 for one request that stayed in L1 after all
+        promoted_objects => "lmcache_mp_l2_retained_chunks_total",
+        /// Objects removed from L1 because L2 has them (`skip_l1`)
+        left_l1_objects,
+        /// Objects whose store to L2 was deferred until they are about to be evicted from L1
+        deferred_objects => "lmcache_mp_l2_deferred_chunks_total",
+        /// Policy calls that panicked or returned an invalid answer
+        policy_faults => "lmcache_mp_policy_faults_total",
+    }
+}
+
+counters! {
+    /// Counts of one adapter. What has the label `l2_name` is exposed by adapter type, the rest over all adapters.
+    pub struct AdapterCounters {
+        /// Lookup requests sent to L2
+        lookups => "lmcache_mp_l2_prefetch_lookup_requests_total",
+        /// Objects looked up
+        lookup_objects,
+        /// Load batches sent to L2
+        load_requests => "lmcache_mp_l2_prefetch_load_submitted_requests_total",
+        /// Objects in load batches
+        load_objects,
+        /// Objects loaded
+        loaded_objects,
+        /// Exact bytes loaded from L2
+        loaded_bytes => "lmcache_mp_l2_loaded_bytes_total" ["l2_name"],
+        /// Objects whose load failed or was not answered
+        load_failed_objects,
+        /// Store batches sent to L2
+        store_requests => "lmcache_mp_l2_store_submitted_requests_total",
+        /// Objects in store batches
+        store_objects,
+        /// Objects stored
+        stored_objects,
+        /// Objects retried
+        store_retried_objects,
+        /// Objects not stored after the last attempt
+        store_failed_objects => "lmcache_mp_l2_store_given_up_chunks_total" ["l2_name"],
+        /// Objects not stored because the adapter's queue was full
+        store_dropped_objects => "lmcache_mp_l2_store_dropped_chunks_total" ["l2_name"],
+        /// Objects that left L1 before they were stored
+        store_gone_objects,
+    }
 }

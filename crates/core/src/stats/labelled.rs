@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::counters;
+
 /// Salts, and models, that are told apart.
 pub const NAMES_MAX: usize = 256;
 
@@ -40,27 +42,28 @@ impl<T: Default> Labelled<T> {
     }
 }
 
-/// Objects of one cache salt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SaltCounters {
-    /// Read by workers.
-    pub read: u64,
-    /// Became readable in L1.
-    pub written: u64,
-    /// Evicted from L1, or gone from it with their last reader.
-    pub evicted: u64,
-    /// L2 was asked for, once for each adapter.
-    pub l2_asked: u64,
-    /// L2 was to load.
-    pub l2_to_load: u64,
-    /// L2 loaded.
-    pub l2_loaded: u64,
-    /// L2 was to store, each attempt.
-    pub l2_to_store: u64,
-    /// L2 stored.
-    pub l2_stored: u64,
-    /// L2 removed by itself, to make room.
-    pub l2_evicted: u64,
+counters! {
+    /// Counts of objects of one cache salt.
+    pub struct SaltCounters {
+        /// Objects that workers read from L1
+        read => "lmcache_mp_l1_read_chunks_total" ["l1_tag"],
+        /// Objects committed to L1
+        written => "lmcache_mp_l1_write_chunks_total" ["l1_tag"],
+        /// Objects evicted from L1, or removed after their last read
+        evicted => "lmcache_mp_l1_evicted_chunks_total" ["l1_tag"],
+        /// Objects looked up in L2, once for each adapter
+        l2_asked => "lmcache_mp_l2_prefetch_lookup_objects_chunks_total",
+        /// Objects in load batches sent to L2
+        l2_to_load => "lmcache_mp_l2_prefetch_load_submitted_objects_chunks_total",
+        /// Objects loaded from L2
+        l2_loaded => "lmcache_mp_l2_prefetch_load_completed_chunks_total",
+        /// Objects in store batches sent to L2, each attempt
+        l2_to_store => "lmcache_mp_l2_store_submitted_objects_chunks_total",
+        /// Objects stored in L2
+        l2_stored => "lmcache_mp_l2_store_completed_objects_chunks_total",
+        /// Objects that L2 adapters evicted
+        l2_evicted => "lmcache_mp_l2_evicted_objects_chunks_total",
+    }
 }
 
 /// Objects of one model with which something went wrong.
@@ -89,10 +92,6 @@ pub struct LabelledCounters {
     pub salts: Labelled<SaltCounters>,
     /// By model.
     pub models: Labelled<ModelCounters>,
-    /// How often L1 looked whether something has to be evicted: for each object, and when trimming.
-    pub eviction_checks: u64,
-    /// How often something was.
-    pub eviction_rounds: u64,
 }
 
 #[cfg(test)]

@@ -5,5 +5,5 @@ pub mod events;
 pub mod labelled;
 pub mod residency;
 
-pub use self::counters::{AdapterCounters, Counters, L1Counters, L2Counters};
+pub use self::counters::{AdapterCounters, Counters, Exposed, L1Counters, L2Counters};
 pub use self::labelled::{Labelled, LabelledCounters, ModelCounters, NAMES_MAX, SaltCounters};

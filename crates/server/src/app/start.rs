@@ -244,7 +244,7 @@ impl Server {
         let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
         let goodbye = Reporting::start(&state, http_port).map(Reporting::end);
         #[cfg(feature = "otel")]
-        let last_push = crate::otlp::Pushing::start(&state).map(crate::otlp::Pushing::end);
+        let last_push = crate::otlp::Exporter::start(&state).map(crate::otlp::Exporter::end);
         #[cfg(not(feature = "otel"))]
         let last_push = None::<std::future::Ready<()>>;
         let mut https =

@@ -58,9 +58,9 @@ pub struct State {
     pub metrics: Metrics,
     /// Traces of requests; `None`: there are none.
     pub traces: Option<Arc<Traces>>,
-    /// How the pushing to an OpenTelemetry collector stands.
+    /// The state of the OpenTelemetry exporter.
     #[cfg(feature = "otel")]
-    pub otlp: Arc<crate::otlp::Standing>,
+    pub otlp: Arc<crate::otlp::ExporterStatus>,
     /// What goes on beside requests.
     pub tasks: Tasks,
     /// The level of what is logged, if the process lets it be changed.

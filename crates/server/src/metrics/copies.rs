@@ -1,4 +1,4 @@
-//! When copies between workers and L1 began, to tell how fast they were.
+//! Start times of copies between workers and L1, to measure their speed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +9,13 @@ use larder_types::InstanceId;
 
 use super::tenants::Direction;
 
-/// Copies that are followed at once. If there are more, all are forgotten: some are never committed, and
-/// nobody tells.
+/// Limit of copies in progress. Above it all start times are dropped, as workers may never commit a copy.
 const COPIES_MAX: usize = 4096;
 
-/// Worker, request, first chunk, and which way.
+/// Worker, request, first chunk and direction.
 type CopyKey = (InstanceId, Arc<str>, u32, Direction);
 
-/// Copies under way.
+/// Start times of copies in progress.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     started: Mutex<HashMap<CopyKey, Instant>>,
@@ -31,7 +30,7 @@ impl Copies {
         started.insert(key(direction, spec), Instant::now());
     }
 
-    /// How long a copy took, if its beginning is known.
+    /// The duration of a copy, if its start is known.
     pub(super) fn end(&self, direction: Direction, spec: &TransferSpec<'_>) -> Option<Duration> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.remove(&key(direction, spec)).map(|at| at.elapsed())

@@ -1,191 +1,142 @@
-//! What is counted, under LMCache's names where it has one.
+//! Metrics, under LMCache's names where it has them.
 //!
-//! Two sources: what requests and background work count as they pass ([`Metrics`]), and the core's own
-//! counters and gauges, read once per scrape so that one scrape is one moment. Label values are bounded:
-//! operations, outcomes and reasons by their enums, models and salts by a number of each, behind which
-//! all share one. `docs/metrics.md` is the whole list; a test compares it with a scrape.
+//! There are two sources: what the server counts ([`Metrics`]), and the core's counters and gauges, read once for each
+//! scrape so that a scrape shows one moment. Both become [families](family), which `/metrics` writes as text and the
+//! OTLP exporter pushes. `prometheus-client` is not used because its values can be encoded but not read back, which
+//! OTLP, `/overview` and `/cache/stats` need.
+//!
+//! Label values are bounded: operations, outcomes and reasons by their enums, models and salts by a limit, above which
+//! all are counted together. `docs/metrics.md` lists all metrics; a test compares it with a scrape.
 
 mod adapters;
 mod copies;
-mod core_l2;
-mod core_metrics;
-mod exposition;
-#[cfg(feature = "otel")]
-pub(crate) mod families;
-mod latency;
-mod life;
+mod core_stats;
+pub(crate) mod family;
 mod process;
 mod recent;
+mod requests;
+mod server;
 mod tenants;
+mod text;
 mod whatif;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use larder_core::stats::residency::Histogram;
 use larder_core::Hit;
 use larder_core::TransferSpec;
 use larder_types::ids::AdapterId;
 use larder_wire::operation::Operation;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
 
-use self::adapters::Adapters;
+use self::adapters::{AdapterStats, AdapterTransfers};
 use self::copies::Copies;
-use self::latency::Latencies;
+use self::core_stats::Snapshot;
+use self::family::{Collect, Families, Family};
 use self::recent::{Recent, Timed};
+use self::requests::Requests;
 use self::tenants::Tenants;
 use crate::app::state::State;
 use crate::config::Config;
 
 pub use self::adapters::{Batch, Traffic};
-pub use self::latency::Latency;
+pub use self::requests::{DURATION_BUCKETS, Latency, Outcome};
 pub use self::tenants::{Direction, EarlyExit};
 
-/// What every name begins with.
-const PREFIX: &str = "lmcache_mp";
-
-/// The label of every series, if asked for.
+/// The label that names the server in every series, if configured.
 const INSTANCE_LABEL: &str = "service_instance_id";
 
-/// The label value that those share who came after the bound was reached. It is there from the start, so
-/// that every name has its labels in the first scrape.
+/// The label value of everything above a limit. Its series exist from the start, so that the first scrape has every
+/// name with its labels.
 const OTHERS: &str = "(other)";
 
-/// Where workers copy to and from. There is only one such place so far.
+/// The device that workers copy to and from.
 pub(crate) const DEVICE: &str = "cpu";
-
-/// Operations whose durations are in the first scrape; those of the others come with the first request.
-const EVERYDAY: [Operation; 10] = [
-    Operation::Lookup,
-    Operation::QueryPrefetchStatus,
-    Operation::FreeLookupLocks,
-    Operation::EndSession,
-    Operation::PrepareStore,
-    Operation::CommitStore,
-    Operation::PrepareRetrieve,
-    Operation::CommitRetrieve,
-    Operation::RegisterEngineDriven,
-    Operation::Ping,
-];
 
 /// Upper bounds of speeds, in gigabytes per second.
 const SPEED_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0];
 
-/// Upper bounds of request durations, in seconds.
-pub const DURATION_BUCKETS: [f64; 15] =
-    [10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.5, 2.0];
+type SpeedHistogram = Histogram<{ SPEED_BUCKETS.len() }>;
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It was done.
-    Ok,
-    /// It could not be done and got its failure value.
-    Failed,
-    /// Its payloads could not be decoded; it got no answer.
-    Undecodable,
-}
-
-const OUTCOMES: usize = 3;
-
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let name = match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::Undecodable => "undecodable",
-        };
-        name.encode(encoder)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    operation: &'static str,
-    outcome: Outcome,
-}
-
-/// What requests and background work count as they pass.
+/// What the server counts.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
     /// Connected peers.
-    pub connections: Gauge,
-    /// Messages that nothing could be answered to.
+    pub connections: Connections,
+    /// Messages that could not be understood and got no answer.
     pub dropped_messages: Counter,
-    /// Replies whose peer was gone or did not read.
+    /// Replies that could not be sent.
     pub unsent_replies: Counter,
-    durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
-    by_operation: Vec<[OnceLock<Histogram>; OUTCOMES]>,
-    latencies: Latencies,
+    requests: Requests,
     tenants: Tenants,
     copies: Copies,
-    adapters: Adapters,
+    adapters: AdapterTransfers,
     recent: Recent,
     config_hash: String,
 }
 
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds 1.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The number of open connections.
+#[derive(Debug, Default)]
+pub struct Connections(AtomicI64);
+
+impl Connections {
+    /// Adds 1.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Subtracts 1.
+    pub fn dec(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Metrics {
-    /// Everything at zero. `adapters` are the names of L2's, in the order of their numbers.
-    pub fn new(adapters: &[&str], config: &Config) -> Self {
-        let instance = instance_label(config);
-        let labels = instance.map(|id| (INSTANCE_LABEL.into(), id.to_owned().into()));
-        let mut registry = Registry::with_prefix_and_labels(PREFIX, labels.into_iter());
-        let connections = Gauge::default();
-        registry.register("connections", "Connected request peers", connections.clone());
-        let dropped_messages = Counter::default();
-        registry.register(
-            "dropped_messages",
-            "Messages that could not be understood and got no answer",
-            dropped_messages.clone(),
-        );
-        let unsent_replies = Counter::default();
-        registry.register(
-            "unsent_replies",
-            "Replies whose peer was gone or did not read",
-            unsent_replies.clone(),
-        );
-        let durations: Family<RequestLabels, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
-        registry.register(
-            "request_duration_seconds",
-            "Time from a request's arrival to its answer",
-            durations.clone(),
-        );
-        let metrics = Self {
-            connections,
-            dropped_messages,
-            unsent_replies,
-            durations,
-            by_operation: Operation::ALL.iter().map(|_| Default::default()).collect(),
-            latencies: Latencies::default(),
-            tenants: Tenants::register(&mut registry),
+    /// Everything at zero. `adapters` are the types of L2's adapters, in the order of their ids.
+    pub fn new(adapters: &[&'static str], config: &Config) -> Self {
+        Self {
+            connections: Connections::default(),
+            dropped_messages: Counter::default(),
+            unsent_replies: Counter::default(),
+            requests: Requests::default(),
+            tenants: Tenants::default(),
             copies: Copies::default(),
+            adapters: AdapterTransfers::new(adapters),
             recent: Recent::default(),
             config_hash: hash(config),
-            adapters: Adapters::register(&mut registry, adapters),
-            registry,
-        };
-        for operation in EVERYDAY {
-            metrics.duration(operation, Outcome::Ok);
         }
-        metrics
     }
 
-    /// A request that arrived at `started` has ended.
+    /// Counts a request that arrived at `started` and has ended now.
     pub fn request(&self, operation: Operation, outcome: Outcome, started: Instant) {
-        let time = started.elapsed();
-        self.duration(operation, outcome).observe(time.as_secs_f64());
-        self.latencies.count(operation, outcome, time);
+        self.requests.count(operation, outcome, started.elapsed());
     }
 
-    /// How long the requests of each operation took, for operations that were asked for at all.
+    /// Latencies by operation, for operations that were requested.
     pub fn latencies(&self) -> impl Iterator<Item = (Operation, Latency)> {
-        self.latencies.read()
+        self.requests.latencies()
     }
 
     /// What an adapter has loaded and what it has stored.
@@ -193,91 +144,103 @@ impl Metrics {
         self.adapters.traffic(adapter)
     }
 
-    fn duration(&self, operation: Operation, outcome: Outcome) -> &Histogram {
-        let cell = &self.by_operation[operation as usize][outcome as usize];
-        cell.get_or_init(|| {
-            self.durations.get_or_create(&RequestLabels { operation: operation.name(), outcome }).clone()
-        })
-    }
-
-    /// A worker of this model has registered.
+    /// Starts the series of a model: a worker has registered.
     pub fn expect(&self, model: &Arc<str>) {
         self.tenants.expect(model);
     }
 
-    /// A lookup of `requested` chunks has ended.
+    /// Counts a finished lookup of `requested` chunks.
     pub fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
         self.tenants.lookup(model, salt, requested, hit, chunk_tokens);
         self.recent.lookup(requested, hit, chunk_tokens);
     }
 
-    /// A lookup has ended before it looked.
+    /// Counts a lookup that ended before the search.
     pub fn early_exit(&self, model: &Arc<str>, salt: &Arc<str>, why: EarlyExit) {
         self.tenants.early_exit(model, salt, why);
     }
 
-    /// A worker begins to copy.
+    /// Notes the start of a copy by a worker.
     pub fn copy_begins(&self, direction: Direction, spec: &TransferSpec<'_>) {
         self.copies.begin(direction, spec);
     }
 
-    /// A worker has copied so many objects, of so many bytes in all.
+    /// Counts the objects and bytes of a finished copy.
     pub fn copied(&self, direction: Direction, spec: &TransferSpec<'_>, (objects, bytes): (u64, u64)) {
         let time = self.copies.end(direction, spec);
-        let what = match direction {
+        let timed = match direction {
             Direction::Store => Timed::L1Store,
             Direction::Retrieve => Timed::L1Retrieve,
         };
-        self.recent.moved(what, bytes, time);
+        self.recent.moved(timed, bytes, time);
         let speed = time.filter(|_| bytes > 0).map(|time| gigabytes_per_second(bytes, time));
         let rank = spec.rank.0 & 0xff;
         self.tenants.copied((spec.model, spec.salt, rank), direction, (objects, bytes), speed);
     }
 
-    /// An adapter has answered a batch of stores.
+    /// Counts a batch of stores that an adapter has answered.
     pub fn l2_stored(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.stored(adapter, batch);
         self.recent.moved(Timed::L2Store, batch.bytes, Some(batch.time));
     }
 
-    /// An adapter has answered a batch of loads.
+    /// Counts a batch of loads that an adapter has answered.
     pub fn l2_loaded(&self, adapter: AdapterId, batch: &Batch) {
         self.adapters.loaded(adapter, batch);
         self.recent.moved(Timed::L2Load, batch.bytes, Some(batch.time));
     }
 
-    /// What happened in the last 1, 5 and 15 minutes, as `GET /cache/stats` tells it.
+    /// The last 1, 5 and 15 minutes, as `GET /cache/stats` reports them.
     pub fn recent(&self) -> serde_json::Value {
         self.recent.report()
     }
 }
 
-/// An empty histogram of speeds.
-fn speeds() -> Histogram {
-    Histogram::new(SPEED_BUCKETS)
+impl Collect for Metrics {
+    fn collect(&self, out: &mut Families) {
+        out.gauge("lmcache_mp_connections", "Connected request peers", &[], self.connections.get() as f64);
+        let help = "Messages that could not be understood and got no answer";
+        out.counter("lmcache_mp_dropped_messages_total", help, &[], self.dropped_messages.get());
+        let help = "Replies not sent because the peer was gone or did not read";
+        out.counter("lmcache_mp_unsent_replies_total", help, &[], self.unsent_replies.get());
+        self.requests.collect(out);
+        self.tenants.collect(out);
+        self.adapters.collect(out);
+    }
 }
 
 fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9)
 }
 
-/// Everything, in the text format that Prometheus scrapes.
-pub fn exposition(state: &State) -> String {
-    let instance = instance_label(&state.config);
-    let (metrics, distributions) = core_metrics::snapshot(state);
-    exposition::render(&state.metrics.registry, &metrics, &distributions, instance)
+/// All metrics at this moment.
+pub(crate) fn gather(state: &State) -> Vec<Family> {
+    let mut out = Families::default();
+    let tag = &state.config.l1.tag;
+    state.metrics.collect(&mut out);
+    let snapshot = state.core().read(Snapshot::of);
+    snapshot.collect(&mut out, tag);
+    let adapters = state.l2.adapters().zip(&snapshot.adapters);
+    let adapters: Vec<AdapterStats<'_>> = adapters
+        .map(|((id, adapter), (counters, gauges))| AdapterStats { id, adapter, counters, gauges })
+        .collect();
+    adapters::collect(&mut out, &adapters, tag);
+    whatif::collect(&mut out, state);
+    server::collect(&mut out, state);
+    process::collect(&mut out);
+    let instance = state.config.metrics.instance_label.then_some(state.config.instance_id.as_str());
+    out.into_vec(instance.map(|id| (INSTANCE_LABEL, id)))
 }
 
-/// A hash of all that was configured, but for the server's own name: the same on servers that are meant
-/// to be the same.
+/// All metrics in the text format that Prometheus scrapes.
+pub fn exposition(state: &State) -> String {
+    text::encode(&gather(state))
+}
+
+/// A hash of the configuration without the server's own name: equal on servers that are meant to be equal.
 fn hash(config: &Config) -> String {
     let mut json = config.to_reference_json();
     json["mp"]["instance_id"] = "".into();
     json["observability"]["service_instance_id"] = "".into();
     blake3::hash(json.to_string().as_bytes()).to_hex()[..16].to_owned()
-}
-
-/// Who this server is, if every series is to say so.
-fn instance_label(config: &Config) -> Option<&str> {
-    config.metrics.instance_label.then_some(config.instance_id.as_str())
 }

@@ -1,26 +1,23 @@
-//! Counters by model and cache salt, and by nothing that clients could make up without end.
+//! Counters by model and cache salt. Clients choose both names, so the number of series is bounded.
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use larder_core::counters;
+use larder_core::stats::residency::Histogram;
 use larder_core::Hit;
 use larder_core::stats::NAMES_MAX;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
 
-use super::{DEVICE, OTHERS, speeds};
+use super::family::{Collect, Distribution, Families, Labels, owned};
+use super::{DEVICE, OTHERS, SpeedHistogram};
 
-/// Distinct (model, salt) pairs that get series of their own; the others share one.
+/// (model, salt) pairs that get their own series; all others are counted together.
 const TENANTS_MAX: usize = NAMES_MAX;
 
-/// Ranks that get series of their own; those beyond share one.
+/// Ranks that get their own series; all others are counted together.
 const RANKS_MAX: u32 = 16;
 
-/// Why a lookup ended before it looked, in LMCache's words.
+/// Why a lookup ended before the search, in LMCache's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyExit {
     /// No worker of that model is registered.
@@ -29,16 +26,16 @@ pub enum EarlyExit {
     NoChunk,
 }
 
+/// LMCache's reasons of early exits, those of [`EarlyExit`] first. The last does not occur here.
+const EXIT_REASONS: [&str; 3] = ["no_gpu_context", "empty_chunk_hashes", "no_group_layout_descs"];
+
 impl EarlyExit {
     pub(crate) const fn reason(self) -> &'static str {
-        match self {
-            Self::NoWorker => "no_gpu_context",
-            Self::NoChunk => "empty_chunk_hashes",
-        }
+        EXIT_REASONS[self as usize]
     }
 }
 
-/// Which way bytes go between a worker and L1.
+/// Direction of a copy between a worker and L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the worker.
@@ -47,198 +44,132 @@ pub enum Direction {
     Retrieve,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TenantLabels {
-    model_name: String,
-    cache_salt: String,
+counters! {
+    /// Counts of one model and cache salt.
+    struct TenantCounters {
+        /// Finished lookups
+        lookups => "lmcache_mp_lookups_requests_total",
+        /// Tokens looked up, in whole chunks
+        requested_tokens => "lmcache_mp_lookup_requested_tokens_total",
+        /// Tokens of the prefixes found
+        hit_tokens => "lmcache_mp_lookup_hit_tokens_total",
+        /// Tokens of the prefixes found that L1 had
+        hit_l1_tokens => "lmcache_mp_lookup_hit_l1_tokens_total",
+        /// Tokens of the prefixes found that L2 added
+        hit_l2_tokens => "lmcache_mp_lookup_hit_l2_tokens_total",
+        /// Objects of hits that were in L1
+        hit_l1_keys => "lmcache_mp_lookup_hit_l1_keys_total",
+        /// Objects of hits that were loaded from L2
+        hit_l2_keys => "lmcache_mp_lookup_hit_l2_keys_total",
+        /// Bytes that workers stored
+        stored_bytes => "lmcache_mp_stored_bytes_total",
+        /// Bytes that workers retrieved
+        retrieved_bytes => "lmcache_mp_retrieved_bytes_total",
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ExitLabels {
-    model_name: String,
-    cache_salt: String,
-    reason: &'static str,
+/// Counts of one (model, salt) pair.
+#[derive(Debug)]
+struct Tenant {
+    counters: TenantCounters,
+    early_exits: [u64; EXIT_REASONS.len()],
+    /// Objects loaded by rank; [`RANKS_MAX`] stands for all higher ranks.
+    chunks_loaded: BTreeMap<u32, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RankLabels {
-    worker_id: String,
-    model_name: String,
-    cache_salt: String,
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            counters: TenantCounters::default(),
+            early_exits: Default::default(),
+            chunks_loaded: BTreeMap::from([(0, 0)]),
+        }
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
-    device: &'static str,
-    model_name: String,
+/// Speeds of copies of one model.
+#[derive(Debug)]
+struct Speeds {
+    store: SpeedHistogram,
+    retrieve: SpeedHistogram,
 }
 
 /// Model and cache salt.
 type TenantName = (Arc<str>, Arc<str>);
-type ByTenant = Family<TenantLabels, Counter<u64, AtomicU64>>;
-type Speeds = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
+/// Counts of all pairs. A series exists with 0 from the registration of its model on.
 #[derive(Debug)]
-struct Families {
-    lookups: ByTenant,
-    early_exits: Family<ExitLabels, Counter>,
-    requested_tokens: ByTenant,
-    hit_tokens: ByTenant,
-    hit_l1_tokens: ByTenant,
-    hit_l2_tokens: ByTenant,
-    hit_l1_keys: ByTenant,
-    hit_l2_keys: ByTenant,
-    stored_bytes: ByTenant,
-    retrieved_bytes: ByTenant,
-    chunks_loaded: Family<RankLabels, Counter>,
-    store_speed: Speeds,
-    retrieve_speed: Speeds,
+struct ByName {
+    tenants: BTreeMap<TenantName, Tenant>,
+    speeds: BTreeMap<Arc<str>, Speeds>,
 }
 
-/// Counters of one (model, salt) pair.
-#[derive(Clone, Debug)]
-struct Tenant {
-    labels: TenantLabels,
-    lookups: Counter,
-    requested_tokens: Counter,
-    hit_tokens: Counter,
-    hit_l1_tokens: Counter,
-    hit_l2_tokens: Counter,
-    hit_l1_keys: Counter,
-    hit_l2_keys: Counter,
-    stored_bytes: Counter,
-    retrieved_bytes: Counter,
-    store_speed: Histogram,
-    retrieve_speed: Histogram,
-}
-
-/// Counters of all pairs.
+/// Counts of all pairs.
 #[derive(Debug)]
-pub(super) struct Tenants {
-    families: Families,
-    known: RwLock<HashMap<TenantName, Tenant>>,
-    others: Tenant,
+pub(super) struct Tenants(Mutex<ByName>);
+
+/// The name of all pairs that have no series of their own.
+fn others() -> TenantName {
+    (OTHERS.into(), OTHERS.into())
 }
 
-impl Families {
-    fn register(registry: &mut Registry) -> Self {
-        let by_tenant = |registry: &mut Registry, name: &str, help: &str| {
-            let family = ByTenant::default();
-            registry.register(name, help, family.clone());
-            family
-        };
-        let speed = |registry: &mut Registry, name: &str, help: &str| {
-            let family: Speeds = Family::new_with_constructor(speeds);
-            registry.register(name, help, family.clone());
-            family
-        };
-        let early_exits = Family::default();
-        let help = "Lookups that ended before they looked";
-        registry.register("lookup_early_exit_requests", help, early_exits.clone());
-        let chunks_loaded = Family::default();
-        registry.register("num_chunks_loaded", "Objects that workers read", chunks_loaded.clone());
-        let r = registry;
-        Self {
-            lookups: by_tenant(r, "lookups_requests", "Finished lookups"),
-            early_exits,
-            requested_tokens: by_tenant(r, "lookup_requested_tokens", "Tokens looked up, in whole chunks"),
-            hit_tokens: by_tenant(r, "lookup_hit_tokens", "Tokens of the prefixes found"),
-            hit_l1_tokens: by_tenant(r, "lookup_hit_l1_tokens", "The part of them that L1 could serve alone"),
-            hit_l2_tokens: by_tenant(r, "lookup_hit_l2_tokens", "The part of them that L2 added"),
-            hit_l1_keys: by_tenant(r, "lookup_hit_l1_keys", "Objects of hits that were in L1"),
-            hit_l2_keys: by_tenant(r, "lookup_hit_l2_keys", "Objects of hits that were loaded from L2"),
-            stored_bytes: by_tenant(r, "stored_bytes", "Bytes that workers stored"),
-            retrieved_bytes: by_tenant(r, "retrieved_bytes", "Bytes that workers retrieved"),
-            chunks_loaded,
-            store_speed: speed(
-                r,
-                "l0_l1_store_throughput_GB_per_second",
-                "Bytes of a store by the time from slots given to slots filled",
-            ),
-            retrieve_speed: speed(
-                r,
-                "l0_l1_load_throughput_GB_per_second",
-                "Bytes of a retrieve by the time from slots told to slots read",
-            ),
+impl ByName {
+    /// The tenant with this name, or the one that stands for all others.
+    fn get_or_insert(&mut self, model: &Arc<str>, salt: &Arc<str>) -> (&mut Tenant, &mut Speeds) {
+        let mut name = (model.clone(), salt.clone());
+        // One more than the bound: the others.
+        if self.tenants.len() > TENANTS_MAX && !self.tenants.contains_key(&name) {
+            name = others();
         }
+        let empty = || Speeds { store: Histogram::new(&super::SPEED_BUCKETS), retrieve: Histogram::new(&super::SPEED_BUCKETS) };
+        let speeds = self.speeds.entry(name.0.clone()).or_insert_with(empty);
+        (self.tenants.entry(name).or_default(), speeds)
     }
+}
 
-    /// The counters of a pair, from now on at 0 in every scrape.
-    fn tenant(&self, model_name: &str, cache_salt: &str) -> Tenant {
-        let labels = TenantLabels { model_name: model_name.to_owned(), cache_salt: cache_salt.to_owned() };
-        let of_model = ModelLabels { device: DEVICE, model_name: model_name.to_owned() };
-        let counter = |family: &ByTenant| family.get_or_create(&labels).clone();
-        let tenant = Tenant {
-            lookups: counter(&self.lookups),
-            requested_tokens: counter(&self.requested_tokens),
-            hit_tokens: counter(&self.hit_tokens),
-            hit_l1_tokens: counter(&self.hit_l1_tokens),
-            hit_l2_tokens: counter(&self.hit_l2_tokens),
-            hit_l1_keys: counter(&self.hit_l1_keys),
-            hit_l2_keys: counter(&self.hit_l2_keys),
-            stored_bytes: counter(&self.stored_bytes),
-            retrieved_bytes: counter(&self.retrieved_bytes),
-            store_speed: self.store_speed.get_or_create(&of_model).clone(),
-            retrieve_speed: self.retrieve_speed.get_or_create(&of_model).clone(),
-            labels,
-        };
-        for reason in [EarlyExit::NoWorker.reason(), EarlyExit::NoChunk.reason(), "no_group_layout_descs"] {
-            self.early_exit(&tenant, reason).inc_by(0);
-        }
-        self.chunks_loaded(&tenant, 0).inc_by(0);
-        tenant
-    }
-
-    fn early_exit(&self, tenant: &Tenant, reason: &'static str) -> Counter {
-        let TenantLabels { model_name, cache_salt } = tenant.labels.clone();
-        self.early_exits.get_or_create(&ExitLabels { model_name, cache_salt, reason }).clone()
-    }
-
-    fn chunks_loaded(&self, tenant: &Tenant, rank: u32) -> Counter {
-        let TenantLabels { model_name, cache_salt } = tenant.labels.clone();
-        let worker_id = if rank < RANKS_MAX { rank.to_string() } else { OTHERS.to_owned() };
-        self.chunks_loaded.get_or_create(&RankLabels { worker_id, model_name, cache_salt }).clone()
+impl Default for Tenants {
+    fn default() -> Self {
+        let mut names = ByName { tenants: BTreeMap::new(), speeds: BTreeMap::new() };
+        let (model, salt) = others();
+        names.get_or_insert(&model, &salt);
+        Self(Mutex::new(names))
     }
 }
 
 impl Tenants {
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let families = Families::register(registry);
-        let others = families.tenant(OTHERS, OTHERS);
-        Self { families, known: RwLock::default(), others }
+    fn with<T>(&self, model: &Arc<str>, salt: &Arc<str>, count: impl FnOnce(&mut Tenant, &mut Speeds) -> T) -> T {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tenant, speeds) = names.get_or_insert(model, salt);
+        count(tenant, speeds)
     }
 
-    /// A worker of this model has registered: its series begin.
+    /// Starts the series of a model.
     pub(super) fn expect(&self, model: &Arc<str>) {
-        self.tenant(model, &"".into());
+        self.with(model, &"".into(), |_, _| ());
     }
 
-    pub(super) fn lookup(
-        &self,
-        model: &Arc<str>,
-        salt: &Arc<str>,
-        requested: u64,
-        hit: &Hit,
-        chunk_tokens: u64,
-    ) {
-        let tenant = self.tenant(model, salt);
+    pub(super) fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
         let tokens = |chunks: u32| u64::from(chunks) * chunk_tokens;
-        tenant.lookups.inc();
-        tenant.requested_tokens.inc_by(requested * chunk_tokens);
-        tenant.hit_tokens.inc_by(tokens(hit.chunks));
-        tenant.hit_l1_tokens.inc_by(tokens(hit.l1_chunks));
-        tenant.hit_l2_tokens.inc_by(tokens(hit.chunks - hit.l1_chunks));
-        tenant.hit_l1_keys.inc_by(u64::from(hit.l1_objects));
-        tenant.hit_l2_keys.inc_by(u64::from(hit.l2_objects));
+        self.with(model, salt, |Tenant { counters, .. }, _| {
+            counters.lookups += 1;
+            counters.requested_tokens += requested * chunk_tokens;
+            counters.hit_tokens += tokens(hit.chunks);
+            counters.hit_l1_tokens += tokens(hit.l1_chunks);
+            counters.hit_l2_tokens += tokens(hit.chunks - hit.l1_chunks);
+            counters.hit_l1_keys += u64::from(hit.l1_objects);
+            counters.hit_l2_keys += u64::from(hit.l2_objects);
+        });
     }
 
-    /// Models that nobody serves get no series.
+    /// Counts under "(other)" if the pair has no series: any client can look up any name.
     pub(super) fn early_exit(&self, model: &Arc<str>, salt: &Arc<str>, why: EarlyExit) {
-        let known = self.find(model, salt);
-        self.families.early_exit(known.as_ref().unwrap_or(&self.others), why.reason()).inc();
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = Some((model.clone(), salt.clone())).filter(|name| names.tenants.contains_key(name));
+        let (model, salt) = name.unwrap_or_else(others);
+        names.get_or_insert(&model, &salt).0.early_exits[why as usize] += 1;
     }
 
-    /// A copy has ended. `speed` in GB/s, if its beginning is known.
+    /// Counts a finished copy. `speed` is in GB/s, if the start of the copy is known.
     pub(super) fn copied(
         &self,
         (model, salt, rank): (&Arc<str>, &Arc<str>, u32),
@@ -246,32 +177,54 @@ impl Tenants {
         (objects, bytes): (u64, u64),
         speed: Option<f64>,
     ) {
-        let tenant = self.tenant(model, salt);
-        let (total, speeds) = match direction {
-            Direction::Store => (&tenant.stored_bytes, &tenant.store_speed),
-            Direction::Retrieve => (&tenant.retrieved_bytes, &tenant.retrieve_speed),
+        self.with(model, salt, |tenant, speeds| {
+            let (total, speeds) = match direction {
+                Direction::Store => (&mut tenant.counters.stored_bytes, &mut speeds.store),
+                Direction::Retrieve => (&mut tenant.counters.retrieved_bytes, &mut speeds.retrieve),
+            };
+            *total += bytes;
+            speed.into_iter().for_each(|speed| speeds.observe(speed));
+            if direction == Direction::Retrieve {
+                *tenant.chunks_loaded.entry(rank.min(RANKS_MAX)).or_default() += objects;
+            }
+        });
+    }
+}
+
+impl Collect for Tenants {
+    fn collect(&self, out: &mut Families) {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenants = || {
+            let labels = |(model, salt): &TenantName| owned(&[("model_name", model), ("cache_salt", salt)]);
+            names.tenants.iter().map(move |(name, tenant)| (labels(name), tenant))
         };
-        total.inc_by(bytes);
-        speed.into_iter().for_each(|speed| speeds.observe(speed));
-        if direction == Direction::Retrieve {
-            self.families.chunks_loaded(&tenant, rank).inc_by(objects);
-        }
-    }
-
-    fn find(&self, model: &Arc<str>, salt: &Arc<str>) -> Option<Tenant> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(model.clone(), salt.clone())).cloned()
-    }
-
-    fn tenant(&self, model: &Arc<str>, salt: &Arc<str>) -> Tenant {
-        if let Some(tenant) = self.find(model, salt) {
-            return tenant;
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= TENANTS_MAX {
-            return self.others.clone();
-        }
-        let new = || self.families.tenant(model, salt);
-        known.entry((model.clone(), salt.clone())).or_insert_with(new).clone()
+        let with = |labels: &Labels, name, value: &str| {
+            labels.iter().cloned().chain([(name, value.to_owned())]).collect::<Labels>()
+        };
+        let counters = tenants().map(|(labels, tenant)| (labels, &tenant.counters));
+        out.exposed(TenantCounters::EXPOSED, |label| label.to_owned(), counters);
+        let exits = tenants().flat_map(|(labels, tenant)| {
+            let exits = EXIT_REASONS.into_iter().zip(tenant.early_exits);
+            exits.map(move |(reason, count)| (with(&labels, "reason", reason), count as f64))
+        });
+        let name = "lmcache_mp_lookup_early_exit_requests_total";
+        out.counters(name, "Lookups that ended before the search: unknown model, or no whole chunk", exits);
+        let loaded = tenants().flat_map(|(labels, tenant)| {
+            tenant.chunks_loaded.iter().map(move |(rank, count)| {
+                let rank = if *rank < RANKS_MAX { rank.to_string() } else { OTHERS.to_owned() };
+                (with(&labels, "worker_id", &rank), *count as f64)
+            })
+        });
+        let help = "Objects that workers retrieved; `worker_id` is the worker's rank";
+        out.counters("lmcache_mp_num_chunks_loaded_total", help, loaded);
+        let speeds = |read: fn(&Speeds) -> &SpeedHistogram| {
+            names.speeds.iter().map(move |(model, speeds)| {
+                (owned(&[("device", DEVICE), ("model_name", model)]), Distribution::from(read(speeds)))
+            })
+        };
+        let name = "lmcache_mp_l0_l1_store_throughput_GB_per_second";
+        out.histograms(name, "Speed of stores, from the answer with slots to the commit", speeds(|s| &s.store));
+        let name = "lmcache_mp_l0_l1_load_throughput_GB_per_second";
+        out.histograms(name, "Speed of retrieves, from the answer with slots to the commit", speeds(|s| &s.retrieve));
     }
 }

@@ -12,25 +12,25 @@ use tonic::{Code, Request, Status};
 
 use crate::config::OtlpConfig;
 
-/// Characters of what a collector says that are repeated in the log.
+/// Characters of a collector's error message that are logged.
 const QUOTED_CHARS_MAX: usize = 200;
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// Nobody answered, or not in time, or says that it cannot do it now.
+    /// No answer, or none in time, or a failure that may pass.
     #[error("{0}")]
     NoAnswer(String),
-    /// The collector does not take that, and would not take it later.
+    /// A refusal that another attempt would not change.
     #[error("{0}")]
     Refused(String),
 }
 
 impl From<Status> for Failure {
-    /// As OTLP tells what may be sent again. A call that has not even come to a gRPC server ends in `Unknown`.
+    /// OTLP defines which codes may be retried. A call that reached no gRPC server ends in `Unknown`.
     fn from(status: Status) -> Self {
-        let said: String = status.message().chars().take(QUOTED_CHARS_MAX).collect();
-        let said = format!("{}: {said}", status.code());
+        let message: String = status.message().chars().take(QUOTED_CHARS_MAX).collect();
+        let message = format!("{}: {message}", status.code());
         match status.code() {
             Code::Cancelled
             | Code::Unknown
@@ -39,13 +39,13 @@ impl From<Status> for Failure {
             | Code::Aborted
             | Code::OutOfRange
             | Code::Unavailable
-            | Code::DataLoss => Self::NoAnswer(said),
-            _ => Self::Refused(said),
+            | Code::DataLoss => Self::NoAnswer(message),
+            _ => Self::Refused(message),
         }
     }
 }
 
-/// Somebody who takes what is pushed.
+/// A receiver of metrics and spans.
 pub(super) trait Collector: Send + 'static {
     /// Pushes metrics.
     fn metrics(
@@ -53,14 +53,14 @@ pub(super) trait Collector: Send + 'static {
         request: ExportMetricsServiceRequest,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Pushes spans. How many of them it did not like.
+    /// Pushes spans. Returns how many of them the collector rejected.
     fn spans(
         &mut self,
         request: ExportTraceServiceRequest,
     ) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
-/// A collector at the other end of a connection, which is made when it is needed.
+/// A collector behind a gRPC connection, which is made when it is needed.
 #[derive(Debug)]
 pub(super) struct Grpc {
     metrics: MetricsServiceClient<Channel>,
@@ -103,7 +103,7 @@ impl Collector for Grpc {
     }
 }
 
-/// What every call carries; what gRPC cannot carry is left out.
+/// The headers of every call. Headers that gRPC cannot carry are left out.
 fn headers(config: &OtlpConfig) -> MetadataMap {
     let mut headers = MetadataMap::new();
     for (name, value) in &config.headers {

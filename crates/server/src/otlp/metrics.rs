@@ -1,8 +1,7 @@
-//! The page of `/metrics` as OTLP has it.
+//! The families of `/metrics` as OTLP metrics.
 //!
-//! An instrument is called what LMCache calls it, so that a collector that turns it into Prometheus' form makes the
-//! name that `/metrics` has: `lmcache_mp.l1_read` in `chunks`, a counter, is `lmcache_mp_l1_read_chunks_total`. All
-//! counts are totals since the server started (cumulative), as a scrape's are.
+//! Instruments have LMCache's names, from which a collector's Prometheus exporter makes the names of `/metrics`: `lmcache_mp.l1_read` in `chunks`, a counter, is `lmcache_mp_l1_read_chunks_total`. All
+//! counts are totals since the server started (cumulative), as in a scrape.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -13,43 +12,43 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ScopeMetrics, Sum,
 };
 
-use super::{About, text};
-use crate::metrics::families::{Distribution, Family, Labels, Series};
+use super::{Identity, text};
+use crate::metrics::family::{Distribution, Family, Labels, Series};
 use crate::observe::traces::UnixTime;
 
-/// How names begin on `/metrics`, and in OTLP.
+/// The start of names on `/metrics` and in OTLP.
 const PREFIX: (&str, &str) = ("lmcache_mp_", "lmcache_mp.");
 
-/// Groups of instruments that have a dot of their own.
+/// Groups of instruments whose names have one more dot.
 const GROUPS: [(&str, &str); 2] = [("event_bus_", "event_bus."), ("kv_events_", "kv_events.")];
 
-/// What a counter's name ends in on `/metrics`, and the unit that says so in OTLP.
-const OF_COUNTERS: &[(&str, &str)] =
+/// Endings of counters' names on `/metrics` that are a unit in OTLP.
+const COUNTER_UNITS: &[(&str, &str)] =
     &[("_chunks", "chunks"), ("_requests", "requests"), ("_tokens", "tokens"), ("_seconds", "s")];
 
-/// Units that its name keeps, as LMCache's do.
-const TOLD_TWICE: &[(&str, &str)] = &[("_keys", "keys"), ("_bytes", "By")];
+/// Endings that are a unit in OTLP and stay in the name, as in LMCache.
+const KEPT_COUNTER_UNITS: &[(&str, &str)] = &[("_keys", "keys"), ("_bytes", "By")];
 
-/// What a histogram's name ends in. LMCache's gauges have no units.
-const OF_HISTOGRAMS: &[(&str, &str)] = &[("_seconds", "s"), ("_GB_per_second", "GB/s")];
+/// The same for histograms. LMCache's gauges have no units.
+const HISTOGRAM_UNITS: &[(&str, &str)] = &[("_seconds", "s"), ("_GB_per_second", "GB/s")];
 
-/// This is what a collector makes of the resource by itself.
+/// A collector makes this family from the resource.
 const RESOURCE: &str = "target_info";
 
-/// One push: what has been counted from the first time to the second.
+/// The request that pushes `families`, counted from the first time to the second.
 pub(super) fn request(
     families: &[Family],
-    about: &About,
+    identity: &Identity,
     time: (UnixTime, UnixTime),
 ) -> ExportMetricsServiceRequest {
     let families = families.iter().filter(|family| family.name != RESOURCE);
     let scope_metrics = ScopeMetrics {
-        scope: Some(about.scope.clone()),
+        scope: Some(identity.scope.clone()),
         metrics: families.map(|family| metric(family, time)).collect(),
         ..ScopeMetrics::default()
     };
     let resource_metrics = ResourceMetrics {
-        resource: Some(about.resource.clone()),
+        resource: Some(identity.resource.clone()),
         scope_metrics: vec![scope_metrics],
         ..ResourceMetrics::default()
     };
@@ -57,7 +56,7 @@ pub(super) fn request(
 }
 
 fn metric(family: &Family, time: (UnixTime, UnixTime)) -> Metric {
-    let (name, unit) = instrument(family);
+    let (name, unit) = instrument(family.name, &family.series);
     let cumulative = AggregationTemporality::Cumulative.into();
     let data = match &family.series {
         Series::Gauge(series) => {
@@ -65,7 +64,7 @@ fn metric(family: &Family, time: (UnixTime, UnixTime)) -> Metric {
             Data::Gauge(Gauge { data_points: series.iter().map(point).collect() })
         }
         Series::Counter(series) => {
-            // Time is the one thing that is not counted in whole ones.
+            // Only times are counted in fractions.
             let value = |value: f64| match unit {
                 "s" => Value::AsDouble(value),
                 _ => Value::AsInt(value as i64),
@@ -84,26 +83,25 @@ fn metric(family: &Family, time: (UnixTime, UnixTime)) -> Metric {
     };
     Metric {
         name,
-        description: family.help.clone(),
+        description: format!("{}.", family.help),
         unit: unit.to_owned(),
         data: Some(data),
         ..Metric::default()
     }
 }
 
-/// The name and the unit of what is scraped under a family's name.
-fn instrument(family: &Family) -> (String, &'static str) {
-    let name = family.name.as_str();
-    let (scraped, units) = match family.series {
-        Series::Counter(_) => (name.strip_suffix("_total").unwrap_or(name), OF_COUNTERS),
-        Series::Histogram(_) => (name, OF_HISTOGRAMS),
+/// The name and the unit of the instrument for a family.
+fn instrument(name: &str, series: &Series) -> (String, &'static str) {
+    let (scraped, units) = match series {
+        Series::Counter(_) => (name.strip_suffix("_total").unwrap_or(name), COUNTER_UNITS),
+        Series::Histogram(_) => (name, HISTOGRAM_UNITS),
         Series::Gauge(_) => (name, &[][..]),
     };
     let named = units.iter().find_map(|(ending, unit)| Some((scraped.strip_suffix(ending)?, *unit)));
-    let (bare, unit) = match (named, &family.series) {
+    let (bare, unit) = match (named, series) {
         (Some(named), _) => named,
         (None, Series::Counter(_)) => {
-            let kept = TOLD_TWICE.iter().find(|(ending, _)| scraped.ends_with(ending));
+            let kept = KEPT_COUNTER_UNITS.iter().find(|(ending, _)| scraped.ends_with(ending));
             (scraped, kept.map_or("", |(_, unit)| *unit))
         }
         (None, _) => (scraped, ""),
@@ -127,7 +125,7 @@ fn number(labels: &Labels, value: Value, (started, now): (UnixTime, UnixTime)) -
     }
 }
 
-/// Prometheus counts up to each bound; OTLP between two, and above the last.
+/// Prometheus counts observations up to each bound; OTLP counts them between bounds and above the last.
 fn histogram(
     labels: &Labels,
     distribution: &Distribution,
@@ -158,13 +156,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::metrics::families::families;
+    use crate::metrics::family::{Families, owned};
 
     /// LMCache 0.5.6's instruments that this server has too: name, unit and type, as its source creates them.
     const INSTRUMENTS: &str = include_str!("lmcache_instruments.txt");
 
-    /// The page's name of an instrument, by the rules of a collector's Prometheus exporter: dots become underscores,
-    /// the unit is added unless the name has it, and `_total` to counters.
+    /// The name on `/metrics` of an instrument, by the rules of a collector's Prometheus exporter: dots become
+    /// underscores, the unit is added unless the name has it, and `_total` to counters.
     fn scraped(name: &str, unit: &str, kind: &str) -> String {
         let unit = match unit {
             "By" => "bytes",
@@ -180,28 +178,40 @@ mod tests {
         if kind == "counter" && !name.ends_with("_total") { format!("{name}_total") } else { name }
     }
 
-    fn family(name: &str, kind: &str) -> Family {
-        families(&format!("# TYPE {name} {kind}\n")).remove(0)
+    fn series(kind: &str) -> Series {
+        match kind {
+            "counter" => Series::Counter(Vec::new()),
+            "gauge" => Series::Gauge(Vec::new()),
+            "histogram" => Series::Histogram(Vec::new()),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// The metrics that are pushed for `families`.
+    fn pushed(families: Families) -> Vec<Metric> {
+        let families = families.into_vec(None);
+        let mut request = request(&families, &Identity::default(), (UnixTime(1), UnixTime(2)));
+        request.resource_metrics.remove(0).scope_metrics.remove(0).metrics
     }
 
     #[test]
-    fn instruments_are_called_what_lmcache_calls_them() {
+    fn instruments_have_the_names_and_units_of_lmcache() {
         for line in INSTRUMENTS.lines() {
             let [kind, name, unit] = line.split('|').collect::<Vec<_>>()[..] else { panic!("{line}") };
-            let family = family(&scraped(name, unit, kind), kind);
-            assert_eq!(instrument(&family), (name.to_owned(), unit), "{line}");
+            let of = instrument(&scraped(name, unit, kind), &series(kind));
+            assert_eq!(of, (name.to_owned(), unit), "{line}");
         }
     }
 
     #[test]
-    fn what_a_collector_makes_of_a_name_is_what_is_scraped() {
+    fn collector_turns_instrument_names_back_into_names_of_metrics_page() {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
         let docs = std::fs::read_to_string(docs).expect("the list of metrics");
         let rows = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
         let mut seen = HashSet::new();
         for (name, rest) in rows {
             let kind = rest.split(' ').next().unwrap_or_default();
-            let (own, unit) = instrument(&family(name, kind));
+            let (own, unit) = instrument(name, &series(kind));
             assert_eq!(scraped(&own, unit, kind), name);
             assert!(seen.insert(own), "{name}'s instrument is another's too");
         }
@@ -209,10 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_between_bounds_are_differences_of_counts_up_to_them() {
-        let text = "# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_bucket{le=\"5\"} 2\nh_bucket{le=\"+Inf\"} 7\nh_sum 9.5\nh_count 7\n";
-        let request = request(&families(text), &About::default(), (UnixTime(1), UnixTime(2)));
-        let metric = &request.resource_metrics[0].scope_metrics[0].metrics[0];
+    fn histogram_buckets_are_not_cumulative() {
+        let mut families = Families::default();
+        let values = Distribution { buckets: vec![(1.0, 2), (5.0, 2)], sum: 9.5, count: 7 };
+        families.histograms("h", "H", [(Labels::new(), values)]);
+        let metric = &pushed(families)[0];
+        assert_eq!(metric.description, "H.");
         let Some(Data::Histogram(histogram)) = &metric.data else { panic!("{metric:?}") };
         let point = &histogram.data_points[0];
         assert_eq!((&point.bucket_counts[..], &point.explicit_bounds[..]), (&[2, 0, 5][..], &[1.0, 5.0][..]));
@@ -221,11 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_fractions_and_other_counts_whole() {
-        let text = "# TYPE a_seconds_total counter\na_seconds_total 0.5\n# TYPE b_total counter\nb_total 3\n\
-                    # TYPE target_info gauge\ntarget_info 1\n";
-        let request = request(&families(text), &About::default(), (UnixTime(1), UnixTime(2)));
-        let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+    fn only_times_are_pushed_as_fractions() {
+        let mut families = Families::default();
+        families.counters("a_seconds_total", "A", [(Labels::new(), 0.5)]);
+        families.counter("b_total", "B", &[("x", "1")], 3);
+        families.gauge("target_info", "T", &[], 1.0);
+        let metrics = pushed(families);
+        let Some(Data::Sum(sum)) = &metrics[1].data else { panic!("{metrics:?}") };
+        assert_eq!(sum.data_points[0].attributes, attributes(&owned(&[("x", "1")])));
         let values = metrics.iter().map(|metric| match &metric.data {
             Some(Data::Sum(sum)) => sum.data_points[0].value,
             other => panic!("{other:?}"),

@@ -1,16 +1,16 @@
-//! Pushing metrics and traces to an OpenTelemetry collector, over gRPC (`operations.md` 2.1 and 2.4).
+//! Export of metrics and traces to an OpenTelemetry collector, over gRPC.
 //!
-//! Metrics are those of `/metrics`, read off the same page; spans are those of
-//! [`traces`](crate::traces). Why this is no use of OpenTelemetry's own SDK: `docs/adr/0003-own-otlp.md`.
+//! Metrics are the families of `/metrics`; spans are those of [`traces`](crate::observe::traces). `docs/adr/0003-own-otlp.md` says
+//! why OpenTelemetry's SDK is not used.
 //!
-//! Best effort, in a task of its own. A collector that is gone, or hangs, costs one line of log, then one when it is
-//! back, and holds up nobody: metrics are totals, so the next push makes up for those that were lost; a batch of spans
-//! that did not arrive is sent again, while the others wait in a bounded queue. Each call ends by a deadline, and at
-//! shutdown all of them by an earlier one.
+//! Export is best effort and runs in its own task. A collector that is down or hangs costs one log line, and another
+//! when it is back, and delays nothing else: metrics are totals, so the next push includes lost ones; a batch of spans
+//! that did not arrive is sent again, while newer spans wait in a bounded queue. Each call has a deadline, and at
+//! shutdown all calls together have a shorter one.
 
 mod collector;
+mod collector_status;
 mod metrics;
-mod outlook;
 mod spans;
 #[cfg(test)]
 mod tests;
@@ -29,49 +29,49 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use self::collector::{Collector, Failure, Grpc};
-use self::outlook::{News, Outlook, Signal};
-use crate::app::state::State;
+use self::collector_status::{Change, CollectorStatus, Signal};
 use crate::config::OtlpConfig;
-use crate::metrics::families::{Family, families};
+use crate::metrics::family::Family;
+use crate::app::state::State;
 use crate::observe::traces::book::WAITING_MAX;
 use crate::observe::traces::{BATCH, Span, Traces, UnixTime};
 
-/// Between two pushes of metrics; LMCache's.
+/// Time between two pushes of metrics; LMCache's.
 const METRICS_EVERY: Duration = Duration::from_secs(10);
 
-/// Between two pushes of spans, while few of them end.
+/// Time between two pushes of spans, unless a batch is full before.
 const SPANS_EVERY: Duration = Duration::from_secs(5);
 
-/// A call that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Deadline of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same once the server is to end.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+/// Deadline of all calls together after shutdown has begun.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Calls with spans before anything else is looked at again: all that may wait, and a batch sent again.
+/// Calls of one flush of spans: enough for all queued spans and a batch sent again.
 const CALLS_PER_FLUSH: usize = WAITING_MAX / BATCH + 1;
 
-/// How the pushing stands, for metrics.
+/// The state of the exporter, for metrics.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct ExporterStatus {
     is_up: AtomicBool,
     failures: AtomicU64,
     spans: AtomicU64,
 }
 
-/// [`Standing`] at one moment.
+/// [`ExporterStatus`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Whether the collector has answered the last call.
+    /// Whether the collector answered the last call.
     pub is_up: bool,
-    /// Calls that were not answered, or refused.
+    /// Calls that failed or were refused.
     pub failures: u64,
-    /// Spans that it has.
+    /// Spans delivered.
     pub spans: u64,
 }
 
-impl Standing {
-    /// How it stands now.
+impl ExporterStatus {
+    /// The counts now.
     pub fn counts(&self) -> Counts {
         Counts {
             is_up: self.is_up.load(Ordering::Relaxed),
@@ -81,41 +81,41 @@ impl Standing {
     }
 }
 
-/// The running task.
+/// The running exporter.
 #[derive(Debug)]
-pub struct Pushing {
+pub struct Exporter {
     stop: watch::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl Pushing {
-    /// Begins, if there is somebody to push to and something to push.
+impl Exporter {
+    /// Starts the exporter, if a collector and something to export are configured.
     pub fn start(state: &Arc<State>) -> Option<Self> {
         state.tasks.pusher.as_ref()?;
         let config = state.config.otlp.as_ref()?;
         let read = state.config.metrics.enabled.then(|| {
             let state = state.clone();
-            Box::new(move || families(&crate::metrics::exposition(&state))) as ReadMetrics
+            Box::new(move || crate::metrics::gather(&state)) as ReadMetrics
         });
         let traces = state.traces.clone();
         let source = Source {
             metrics: read,
             traces,
             unused_max: state.config.liveness.session_ttl,
-            about: about(config, &state.config.instance_id),
+            identity: identity(config, &state.config.instance_id),
         };
         let (stop, stopped) = watch::channel(());
         let pusher = Pusher::new(Grpc::new(config), &config.endpoint, source, state.otlp.clone(), stopped);
         let state = state.clone();
         let task = tokio::spawn(async move {
-            let task = state.tasks.pusher.as_ref().expect("there is one if there is something to push");
+            let task = state.tasks.pusher.as_ref().expect("checked above");
             let _running = task.begin();
             pusher.run(|| task.woke(state.core().now())).await;
         });
         Some(Self { stop, task })
     }
 
-    /// Pushes what is left, once more.
+    /// Pushes the last metrics and spans, and stops.
     pub async fn end(self) {
         drop(self.stop);
         let _ = self.task.await;
@@ -124,18 +124,18 @@ impl Pushing {
 
 type ReadMetrics = Box<dyn Fn() -> Vec<Family> + Send>;
 
-/// What there is to push.
+/// What is exported.
 struct Source {
     metrics: Option<ReadMetrics>,
     traces: Option<Arc<Traces>>,
-    /// A request that nobody has used for so long has ended.
+    /// A trace without new spans for this long has ended.
     unused_max: Duration,
-    about: About,
+    identity: Identity,
 }
 
-/// Who pushes.
+/// The server, as OTLP describes the sender.
 #[derive(Clone, Debug, Default)]
-struct About {
+struct Identity {
     resource: Resource,
     scope: InstrumentationScope,
 }
@@ -144,12 +144,12 @@ struct Pusher<C> {
     collector: C,
     name: String,
     source: Source,
-    standing: Arc<Standing>,
+    status: Arc<ExporterStatus>,
     stopped: watch::Receiver<()>,
-    /// Since when metrics have been counted.
+    /// Start of all counts.
     started: UnixTime,
-    outlook: Outlook,
-    /// A batch that was sent, and did not arrive as far as is known.
+    collector_status: CollectorStatus,
+    /// The batch to send again.
     unsent: Vec<Span>,
 }
 
@@ -158,21 +158,21 @@ impl<C: Collector> Pusher<C> {
         collector: C,
         name: &str,
         source: Source,
-        standing: Arc<Standing>,
+        status: Arc<ExporterStatus>,
         stopped: watch::Receiver<()>,
     ) -> Self {
         let (name, started) = (name.to_owned(), UnixTime::now());
-        let (outlook, unsent) = (Outlook::default(), Vec::new());
-        Self { collector, name, source, standing, stopped, started, outlook, unsent }
+        let (collector_status, unsent) = (CollectorStatus::default(), Vec::new());
+        Self { collector, name, source, status, stopped, started, collector_status, unsent }
     }
 
-    /// Pushes until it is stopped, and says when it `woke` for that.
+    /// Pushes until it is stopped. Calls `woke` after each push.
     async fn run(mut self, woke: impl Fn()) {
         let (mut pushes, mut flushes) = (every(METRICS_EVERY), every(SPANS_EVERY));
         let traces = self.source.traces.clone();
         let mut stopped = self.stopped.clone();
         loop {
-            let many_wait = async {
+            let batch_is_full = async {
                 match &traces {
                     Some(traces) => traces.many_wait().await,
                     None => std::future::pending().await,
@@ -180,27 +180,27 @@ impl<C: Collector> Pusher<C> {
             };
             tokio::select! {
                 biased;
-                () = end_of(&mut stopped) => break,
+                () = shutdown(&mut stopped) => break,
                 _ = pushes.tick() => self.push_metrics().await,
                 _ = flushes.tick() => self.push_spans().await,
-                // One that does not answer is asked again at its time.
-                () = many_wait, if !self.outlook.is_down() => self.push_spans().await,
+                // A collector that is down is retried at the regular times.
+                () = batch_is_full, if !self.collector_status.is_down() => self.push_spans().await,
             }
             woke();
         }
         traces.iter().for_each(|traces| traces.end_all());
-        if !self.outlook.is_down() {
+        if !self.collector_status.is_down() {
             self.push_spans().await;
         }
-        if !self.outlook.is_down() {
+        if !self.collector_status.is_down() {
             self.push_metrics().await;
         }
     }
 
     async fn push_metrics(&mut self) {
         let Some(read) = &self.source.metrics else { return };
-        let request = metrics::request(&read(), &self.source.about, (self.started, UnixTime::now()));
-        let answer = in_time(self.collector.metrics(request), &mut self.stopped).await;
+        let request = metrics::request(&read(), &self.source.identity, (self.started, UnixTime::now()));
+        let answer = with_deadline(self.collector.metrics(request), &mut self.stopped).await;
         self.note(Signal::Metrics, answer.as_ref().err());
     }
 
@@ -214,16 +214,15 @@ impl<C: Collector> Pusher<C> {
             if self.unsent.is_empty() {
                 return;
             }
-            let request = spans::request(&self.unsent, &self.source.about);
-            let answer = in_time(self.collector.spans(request), &mut self.stopped).await;
+            let request = spans::request(&self.unsent, &self.source.identity);
+            let answer = with_deadline(self.collector.spans(request), &mut self.stopped).await;
             self.note(Signal::Traces, answer.as_ref().err());
             match answer {
                 Ok(rejected) => {
                     let sent = std::mem::take(&mut self.unsent).len() as u64;
-                    self.standing.spans.fetch_add(sent.saturating_sub(rejected), Ordering::Relaxed);
+                    self.status.spans.fetch_add(sent.saturating_sub(rejected), Ordering::Relaxed);
                     traces.lost(rejected.min(sent));
                 }
-                // It will not like it any better the next time.
                 Err(Failure::Refused(_)) => {
                     return traces.lost(std::mem::take(&mut self.unsent).len() as u64);
                 }
@@ -232,47 +231,47 @@ impl<C: Collector> Pusher<C> {
         }
     }
 
-    /// A call has ended. What is new about the collector is logged.
+    /// Counts the result of a call, and logs a change of the collector's state.
     fn note(&mut self, signal: Signal, failure: Option<&Failure>) {
-        self.standing.failures.fetch_add(u64::from(failure.is_some()), Ordering::Relaxed);
+        self.status.failures.fetch_add(u64::from(failure.is_some()), Ordering::Relaxed);
         let (name, signal_name) = (&self.name, signal.name());
-        match (self.outlook.hear(signal, failure), failure) {
-            (Some(News::Down), Some(failure)) => {
-                tracing::warn!(endpoint = name, %failure, "the OpenTelemetry collector cannot be reached; trying on");
+        match (self.collector_status.update(signal, failure), failure) {
+            (Some(Change::Down), Some(failure)) => {
+                tracing::warn!(endpoint = name, %failure, "OpenTelemetry collector is unreachable; retrying");
             }
-            (Some(News::Refused), Some(failure)) => {
-                tracing::warn!(endpoint = name, %failure, "the OpenTelemetry collector refuses {signal_name}");
+            (Some(Change::Refused), Some(failure)) => {
+                tracing::warn!(endpoint = name, %failure, "OpenTelemetry collector refuses {signal_name}; they are dropped");
             }
-            (Some(News::Back), _) => {
-                tracing::info!(endpoint = name, "the OpenTelemetry collector answers again");
+            (Some(Change::Back), _) => {
+                tracing::info!(endpoint = name, "OpenTelemetry collector answers again");
             }
             _ => {}
         }
-        self.standing.is_up.store(!self.outlook.is_down(), Ordering::Relaxed);
+        self.status.is_up.store(!self.collector_status.is_down(), Ordering::Relaxed);
     }
 }
 
-/// A call's answer, if it comes in time.
-async fn in_time<T>(
+/// The result of a call, or a failure at its deadline.
+async fn with_deadline<T>(
     call: impl Future<Output = Result<T, Failure>>,
     stopped: &mut watch::Receiver<()>,
 ) -> Result<T, Failure> {
-    let no_more_time = async {
-        end_of(stopped).await;
-        sleep(LAST_PATIENCE).await;
+    let shutdown_deadline = async {
+        shutdown(stopped).await;
+        sleep(SHUTDOWN_TIMEOUT).await;
     };
     tokio::select! {
-        answer = timeout(PATIENCE, call) => answer.unwrap_or_else(|_| Err(late(PATIENCE))),
-        () = no_more_time => Err(late(LAST_PATIENCE)),
+        answer = timeout(CALL_TIMEOUT, call) => answer.unwrap_or_else(|_| Err(timed_out(CALL_TIMEOUT))),
+        () = shutdown_deadline => Err(timed_out(SHUTDOWN_TIMEOUT)),
     }
 }
 
-fn late(patience: Duration) -> Failure {
-    Failure::NoAnswer(format!("no answer within {patience:?}"))
+fn timed_out(limit: Duration) -> Failure {
+    Failure::NoAnswer(format!("no answer within {limit:?}"))
 }
 
-/// Completes once the server is to end, and at once ever after.
-async fn end_of(stopped: &mut watch::Receiver<()>) {
+/// Completes when the exporter is stopped.
+async fn shutdown(stopped: &mut watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
 }
 
@@ -282,19 +281,19 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
-/// What is said of this server. Nobody but itself names the instance.
-fn about(config: &OtlpConfig, instance_id: &str) -> About {
-    let own = [
+/// The sender's attributes. Configured attributes cannot replace the instance id.
+fn identity(config: &OtlpConfig, instance_id: &str) -> Identity {
+    let defaults = [
         ("telemetry.sdk.language", "rust"),
         ("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
         ("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
         ("service.version", env!("CARGO_PKG_VERSION")),
     ];
-    let mut attributes: BTreeMap<&str, &str> = own.into_iter().collect();
+    let mut attributes: BTreeMap<&str, &str> = defaults.into_iter().collect();
     attributes.extend(config.resource.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     attributes.insert("service.instance.id", instance_id);
     let attributes = attributes.into_iter().map(|(name, value)| text(name, value)).collect();
-    About {
+    Identity {
         resource: Resource { attributes, ..Resource::default() },
         scope: InstrumentationScope {
             name: env!("CARGO_PKG_NAME").to_owned(),

@@ -1,4 +1,4 @@
-//! Spans as OTLP has them.
+//! Traces as OTLP spans.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -7,18 +7,18 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status};
 
-use super::{About, attribute};
+use super::{Identity, attribute};
 use crate::observe::traces::{Span, Value};
 
-/// One push of these spans.
-pub(super) fn request(spans: &[Span], about: &About) -> ExportTraceServiceRequest {
+/// The request that pushes `spans`.
+pub(super) fn request(spans: &[Span], identity: &Identity) -> ExportTraceServiceRequest {
     let scope_spans = ScopeSpans {
-        scope: Some(about.scope.clone()),
+        scope: Some(identity.scope.clone()),
         spans: spans.iter().map(span).collect(),
         ..ScopeSpans::default()
     };
     let resource_spans = ResourceSpans {
-        resource: Some(about.resource.clone()),
+        resource: Some(identity.resource.clone()),
         scope_spans: vec![scope_spans],
         ..ResourceSpans::default()
     };
@@ -32,17 +32,17 @@ fn span(span: &Span) -> OtlpSpan {
         span_id: span.id.to_vec(),
         parent_span_id: span.parent.map_or_else(Vec::new, |parent| parent.to_vec()),
         name: span.name.to_owned(),
-        // As LMCache's are.
+        // As in LMCache.
         kind: SpanKind::Internal.into(),
         start_time_unix_nano: span.began.0,
         end_time_unix_nano: span.ended.0,
-        attributes: span.attributes.iter().map(|(name, value)| told(name, value)).collect(),
+        attributes: span.attributes.iter().map(|(name, value)| key_value(name, value)).collect(),
         status: span.error.map(failed),
         ..OtlpSpan::default()
     }
 }
 
-fn told(name: &str, value: &Value) -> KeyValue {
+fn key_value(name: &str, value: &Value) -> KeyValue {
     attribute(
         name,
         match value {

@@ -1,4 +1,4 @@
-//! A pusher and a collector that does as it is told, in paused time: a test waits only as the clock says.
+//! An exporter and a scripted collector, in paused time.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -13,45 +13,45 @@ use tokio::time::Instant;
 use super::*;
 use crate::observe::traces::LookupEnd;
 
-/// How a collector is.
+/// What the collector does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    Takes,
-    IsAbsent,
+enum Behavior {
+    Accepts,
+    IsDown,
     Hangs,
     Refuses,
-    /// It does not like two spans of each batch.
-    TakesAllButTwo,
+    /// Rejects two spans of each batch.
+    AcceptsAllButTwo,
 }
 
-/// A call that came.
+/// A call that was received.
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
     Metrics,
-    /// So many spans, the name of the first with it.
+    /// The number of spans, and the name of the first.
     Spans(usize, String),
 }
 
-struct Puppet {
-    mood: Arc<Mutex<Mood>>,
+struct ScriptedCollector {
+    behavior: Arc<Mutex<Behavior>>,
     calls: mpsc::UnboundedSender<Call>,
 }
 
-impl Puppet {
+impl ScriptedCollector {
     async fn answer(&self, call: Call) -> Result<u64, Failure> {
         self.calls.send(call).unwrap();
-        let mood = *self.mood.lock().unwrap();
-        match mood {
-            Mood::Takes => Ok(0),
-            Mood::TakesAllButTwo => Ok(2),
-            Mood::IsAbsent => Err(Failure::NoAnswer("absent".to_owned())),
-            Mood::Refuses => Err(Failure::Refused("no".to_owned())),
-            Mood::Hangs => std::future::pending().await,
+        let behavior = *self.behavior.lock().unwrap();
+        match behavior {
+            Behavior::Accepts => Ok(0),
+            Behavior::AcceptsAllButTwo => Ok(2),
+            Behavior::IsDown => Err(Failure::NoAnswer("down".to_owned())),
+            Behavior::Refuses => Err(Failure::Refused("no".to_owned())),
+            Behavior::Hangs => std::future::pending().await,
         }
     }
 }
 
-impl Collector for Puppet {
+impl Collector for ScriptedCollector {
     async fn metrics(&mut self, _: ExportMetricsServiceRequest) -> Result<(), Failure> {
         self.answer(Call::Metrics).await.map(drop)
     }
@@ -62,46 +62,46 @@ impl Collector for Puppet {
     }
 }
 
-/// A pusher at work.
-struct Scene {
+/// A running exporter and its collector.
+struct Fixture {
     traces: Arc<Traces>,
-    standing: Arc<Standing>,
-    mood: Arc<Mutex<Mood>>,
+    status: Arc<ExporterStatus>,
+    behavior: Arc<Mutex<Behavior>>,
     calls: mpsc::UnboundedReceiver<Call>,
-    pushing: Pushing,
-    began: Instant,
+    exporter: Exporter,
+    started: Instant,
 }
 
-impl Scene {
-    fn begin(mood: Mood) -> Self {
+impl Fixture {
+    fn start(behavior: Behavior) -> Self {
         let (calls_in, calls) = mpsc::unbounded_channel();
-        let mood = Arc::new(Mutex::new(mood));
+        let behavior = Arc::new(Mutex::new(behavior));
         let traces = Arc::new(Traces::new(16));
-        let standing = Arc::new(Standing::default());
+        let status = Arc::new(ExporterStatus::default());
         let source = Source {
             metrics: Some(Box::new(Vec::new)),
             traces: Some(traces.clone()),
             unused_max: Duration::from_secs(600),
-            about: About::default(),
+            identity: Identity::default(),
         };
         let (stop, stopped) = watch::channel(());
-        let puppet = Puppet { mood: mood.clone(), calls: calls_in };
-        let pusher = Pusher::new(puppet, "http://c:4317", source, standing.clone(), stopped);
-        let pushing = Pushing { stop, task: tokio::spawn(pusher.run(|| ())) };
-        Self { traces, standing, mood, calls, pushing, began: Instant::now() }
+        let collector = ScriptedCollector { behavior: behavior.clone(), calls: calls_in };
+        let pusher = Pusher::new(collector, "http://c:4317", source, status.clone(), stopped);
+        let exporter = Exporter { stop, task: tokio::spawn(pusher.run(|| ())) };
+        Self { traces, status, behavior, calls, exporter, started: Instant::now() }
     }
 
-    fn be(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+    fn set(&self, behavior: Behavior) {
+        *self.behavior.lock().unwrap() = behavior;
     }
 
-    /// The next call, and after how many seconds it came.
+    /// The next call, and the seconds until it came.
     async fn next(&mut self) -> (u64, Call) {
         let call = self.calls.recv().await.unwrap();
-        (self.began.elapsed().as_secs(), call)
+        (self.started.elapsed().as_secs(), call)
     }
 
-    /// The next calls with spans: when, and how many.
+    /// The next calls with spans: when they came, and the number of spans.
     async fn next_spans(&mut self, calls: usize) -> Vec<(u64, usize)> {
         let mut found = Vec::new();
         while found.len() < calls {
@@ -112,7 +112,7 @@ impl Scene {
         found
     }
 
-    /// So many requests with a lookup each: two spans.
+    /// Ends `count` requests with one lookup each, which makes two spans each.
     fn requests(&self, count: usize) {
         for n in 0..count {
             let (name, model): (Arc<str>, Arc<str>) = (format!("r{n}").into(), "m".into());
@@ -124,105 +124,105 @@ impl Scene {
     }
 
     async fn end(mut self) -> (VecDeque<Call>, Counts, u64) {
-        self.pushing.end().await;
+        self.exporter.end().await;
         let mut calls = VecDeque::new();
         while let Ok(call) = self.calls.try_recv() {
             calls.push_back(call);
         }
-        (calls, self.standing.counts(), self.traces.dropped())
+        (calls, self.status.counts(), self.traces.dropped())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn metrics_come_every_ten_seconds_and_spans_when_there_are_any() {
-    let mut scene = Scene::begin(Mood::Takes);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
-    assert_eq!(scene.next().await, (10, Call::Metrics));
-    scene.requests(1);
-    assert_eq!(scene.next().await, (15, Call::Spans(2, "mp.lookup_prefetch".to_owned())));
-    assert_eq!(scene.next().await, (20, Call::Metrics));
-    let (calls, counts, dropped) = scene.end().await;
+async fn pushes_metrics_every_ten_seconds_and_spans_when_there_are_any() {
+    let mut fixture = Fixture::start(Behavior::Accepts);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
+    assert_eq!(fixture.next().await, (10, Call::Metrics));
+    fixture.requests(1);
+    assert_eq!(fixture.next().await, (15, Call::Spans(2, "mp.lookup_prefetch".to_owned())));
+    assert_eq!(fixture.next().await, (20, Call::Metrics));
+    let (calls, counts, dropped) = fixture.end().await;
     assert_eq!(calls, [Call::Metrics], "the last totals");
     assert_eq!((counts, dropped), (Counts { is_up: true, failures: 0, spans: 2 }, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_spans_go_at_once_in_batches() {
-    let mut scene = Scene::begin(Mood::Takes);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
-    scene.requests(BATCH + 10);
-    let sent: Vec<usize> = scene.next_spans(3).await.into_iter().map(|(_, count)| count).collect();
+async fn pushes_full_batches_of_spans_at_once() {
+    let mut fixture = Fixture::start(Behavior::Accepts);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
+    fixture.requests(BATCH + 10);
+    let sent: Vec<usize> = fixture.next_spans(3).await.into_iter().map(|(_, count)| count).collect();
     assert_eq!(sent, [BATCH, BATCH, 20]);
-    assert_eq!(scene.began.elapsed().as_secs(), 0);
+    assert_eq!(fixture.started.elapsed().as_secs(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn spans_wait_for_a_collector_that_is_absent_and_reach_it_when_it_is_back() {
-    let mut scene = Scene::begin(Mood::IsAbsent);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
-    // Not at once: who is absent is asked at the regular times.
-    scene.requests(BATCH);
-    assert_eq!(scene.next_spans(2).await, [(5, BATCH), (10, BATCH)]);
-    assert!(!scene.standing.counts().is_up);
-    scene.be(Mood::Takes);
-    assert_eq!(scene.next_spans(2).await, [(15, BATCH), (15, BATCH)]);
-    let (_, counts, dropped) = scene.end().await;
+async fn spans_wait_for_a_collector_that_is_down() {
+    let mut fixture = Fixture::start(Behavior::IsDown);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
+    // Not at once: a collector that is down is retried at the regular times.
+    fixture.requests(BATCH);
+    assert_eq!(fixture.next_spans(2).await, [(5, BATCH), (10, BATCH)]);
+    assert!(!fixture.status.counts().is_up);
+    fixture.set(Behavior::Accepts);
+    assert_eq!(fixture.next_spans(2).await, [(15, BATCH), (15, BATCH)]);
+    let (_, counts, dropped) = fixture.end().await;
     assert_eq!((counts.is_up, counts.spans, dropped), (true, 2 * BATCH as u64, 0));
     // Metrics at 0 and 10, spans at 5 and 10.
     assert_eq!(counts.failures, 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_hangs_is_given_up_and_asked_again() {
-    let mut scene = Scene::begin(Mood::Hangs);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
-    scene.requests(1);
+async fn collector_that_hangs_is_retried_after_the_call_timeout() {
+    let mut fixture = Fixture::start(Behavior::Hangs);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
+    fixture.requests(1);
     // After the ten seconds that the first call had, both are due.
-    assert_eq!(scene.next().await, (10, Call::Metrics));
-    scene.be(Mood::Takes);
-    assert_eq!(scene.next_spans(1).await, [(20, 2)]);
-    assert_eq!(scene.standing.counts().failures, 2);
+    assert_eq!(fixture.next().await, (10, Call::Metrics));
+    fixture.set(Behavior::Accepts);
+    assert_eq!(fixture.next_spans(1).await, [(20, 2)]);
+    assert_eq!(fixture.status.counts().failures, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_is_bounded_and_the_rest_counted() {
-    let mut scene = Scene::begin(Mood::IsAbsent);
-    scene.requests(WAITING_MAX);
-    assert_eq!(scene.next_spans(1).await, [(0, BATCH)]);
-    // That batch is held back; the queue has room for as many others.
-    scene.requests(BATCH);
-    scene.be(Mood::Takes);
-    let (_, counts, dropped) = scene.end().await;
-    assert_eq!(counts.spans, 0, "nobody waits at the end for one that was absent");
+async fn span_queue_is_bounded_and_dropped_spans_are_counted() {
+    let mut fixture = Fixture::start(Behavior::IsDown);
+    fixture.requests(WAITING_MAX);
+    assert_eq!(fixture.next_spans(1).await, [(0, BATCH)]);
+    // That batch waits to be sent again; the queue takes as many other spans.
+    fixture.requests(BATCH);
+    fixture.set(Behavior::Accepts);
+    let (_, counts, dropped) = fixture.end().await;
+    assert_eq!(counts.spans, 0, "shutdown does not retry a collector that is down");
     assert_eq!(dropped, (WAITING_MAX + BATCH) as u64);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_not_sent_again() {
-    let mut scene = Scene::begin(Mood::Refuses);
-    scene.requests(1);
-    assert_eq!(scene.next_spans(1).await, [(0, 2)]);
-    scene.be(Mood::TakesAllButTwo);
-    scene.requests(3);
-    let (calls, counts, dropped) = scene.end().await;
+async fn refused_spans_are_not_sent_again() {
+    let mut fixture = Fixture::start(Behavior::Refuses);
+    fixture.requests(1);
+    assert_eq!(fixture.next_spans(1).await, [(0, 2)]);
+    fixture.set(Behavior::AcceptsAllButTwo);
+    fixture.requests(3);
+    let (calls, counts, dropped) = fixture.end().await;
     assert!(calls.contains(&Call::Spans(6, "mp.lookup_prefetch".to_owned())), "{calls:?}");
     assert_eq!((counts.spans, dropped), (4, 2 + 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_sends_what_is_open_and_waits_for_nobody_long() {
-    let mut scene = Scene::begin(Mood::Takes);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
+async fn shutdown_sends_open_spans_within_its_timeout() {
+    let mut fixture = Fixture::start(Behavior::Accepts);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
     let (name, model): (Arc<str>, Arc<str>) = ("open".into(), "m".into());
-    scene.traces.lookup_begins(UnixTime::now(), &name, ConnectionId(1), (&model, &"".into()));
-    let (calls, ..) = scene.end().await;
+    fixture.traces.lookup_begins(UnixTime::now(), &name, ConnectionId(1), (&model, &"".into()));
+    let (calls, ..) = fixture.end().await;
     assert_eq!(calls, [Call::Spans(2, "mp.lookup_prefetch".to_owned()), Call::Metrics]);
 
-    let mut scene = Scene::begin(Mood::Hangs);
-    assert_eq!(scene.next().await, (0, Call::Metrics));
-    scene.requests(1);
-    let began = scene.began;
-    let (calls, counts, _) = scene.end().await;
+    let mut fixture = Fixture::start(Behavior::Hangs);
+    assert_eq!(fixture.next().await, (0, Call::Metrics));
+    fixture.requests(1);
+    let started = fixture.started;
+    let (calls, counts, _) = fixture.end().await;
     assert_eq!((calls.len(), counts.failures), (0, 1));
-    assert_eq!(began.elapsed(), LAST_PATIENCE);
+    assert_eq!(started.elapsed(), SHUTDOWN_TIMEOUT);
 }

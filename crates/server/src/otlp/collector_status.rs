@@ -1,8 +1,8 @@
-//! What is known of the collector, and which news of it are worth a line of log.
+//! Whether the collector answers, and which changes of that are logged.
 
 use super::collector::Failure;
 
-/// What is pushed.
+/// A kind of telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     Metrics,
@@ -18,42 +18,42 @@ impl Signal {
     }
 }
 
-/// A change of the collector's.
+/// A change that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// It no longer answers.
+pub(super) enum Change {
+    /// The collector no longer answers.
     Down,
-    /// It answers again.
+    /// The collector answers again.
     Back,
-    /// It does not take this signal.
+    /// The collector refuses this signal.
     Refused,
 }
 
-/// The collector as of its last answers.
+/// The state of the collector, as of its last answers.
 #[derive(Debug, Default)]
-pub(super) struct Outlook {
+pub(super) struct CollectorStatus {
     is_down: bool,
     refused: [bool; 2],
 }
 
-impl Outlook {
-    /// Whether it has not answered the last call.
+impl CollectorStatus {
+    /// Whether the last call was not answered.
     pub(super) fn is_down(&self) -> bool {
         self.is_down
     }
 
-    /// How a call went. What there is to tell of it.
-    pub(super) fn hear(&mut self, signal: Signal, failure: Option<&Failure>) -> Option<News> {
+    /// Notes the result of a call. Returns the change to log.
+    pub(super) fn update(&mut self, signal: Signal, failure: Option<&Failure>) -> Option<Change> {
         let is_down = matches!(failure, Some(Failure::NoAnswer(_)));
         let was_down = std::mem::replace(&mut self.is_down, is_down);
         if is_down {
-            return (!was_down).then_some(News::Down);
+            return (!was_down).then_some(Change::Down);
         }
         let refused = failure.is_some();
         let was_refused = std::mem::replace(&mut self.refused[signal as usize], refused);
         match (refused && !was_refused, was_down) {
-            (true, _) => Some(News::Refused),
-            (false, true) => Some(News::Back),
+            (true, _) => Some(Change::Refused),
+            (false, true) => Some(Change::Back),
             (false, false) => None,
         }
     }
@@ -64,29 +64,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_change_is_told_once() {
-        let mut outlook = Outlook::default();
+    fn each_change_is_reported_once() {
+        let mut status = CollectorStatus::default();
         let gone = Failure::NoAnswer("gone".to_owned());
         let no = Failure::Refused("no".to_owned());
         use Signal::{Metrics, Traces};
-        for (signal, failure, news) in [
+        for (signal, failure, change) in [
             (Metrics, None, None),
-            (Metrics, Some(&gone), Some(News::Down)),
+            (Metrics, Some(&gone), Some(Change::Down)),
             (Traces, Some(&gone), None),
             (Metrics, Some(&gone), None),
-            (Traces, None, Some(News::Back)),
+            (Traces, None, Some(Change::Back)),
             (Metrics, None, None),
             // A collector without a pipeline for traces.
-            (Traces, Some(&no), Some(News::Refused)),
+            (Traces, Some(&no), Some(Change::Refused)),
             (Metrics, None, None),
             (Traces, Some(&no), None),
-            (Metrics, Some(&gone), Some(News::Down)),
-            (Traces, Some(&no), Some(News::Back)),
+            (Metrics, Some(&gone), Some(Change::Down)),
+            (Traces, Some(&no), Some(Change::Back)),
             (Traces, None, None),
-            (Traces, Some(&no), Some(News::Refused)),
+            (Traces, Some(&no), Some(Change::Refused)),
         ] {
-            assert_eq!(outlook.hear(signal, failure), news, "{signal:?} {failure:?}");
-            assert_eq!(outlook.is_down(), matches!(failure, Some(Failure::NoAnswer(_))));
+            assert_eq!(status.update(signal, failure), change, "{signal:?} {failure:?}");
+            assert_eq!(status.is_down(), matches!(failure, Some(Failure::NoAnswer(_))));
         }
     }
 }
