@@ -108,7 +108,11 @@ impl AdapterTransfers {
     }
 
     /// A value for each adapter type, summed by `add`.
-    fn by_kind<T: Default>(&self, all: &[Mutex<Transfers>], add: impl Fn(&mut T, &Transfers)) -> BTreeMap<&'static str, T> {
+    fn by_kind<T: Default>(
+        &self,
+        all: &[Mutex<Transfers>],
+        add: impl Fn(&mut T, &Transfers),
+    ) -> BTreeMap<&'static str, T> {
         let mut sums = BTreeMap::new();
         for (kind, transfers) in self.kinds.iter().zip(all) {
             with(transfers, |transfers| add(sums.entry(*kind).or_default(), transfers));
@@ -116,11 +120,20 @@ impl AdapterTransfers {
         sums
     }
 
-    fn collect_direction(&self, out: &mut Families, all: &[Mutex<Transfers>], names: [(&'static str, &'static str); 3]) {
+    fn collect_direction(
+        &self,
+        out: &mut Families,
+        all: &[Mutex<Transfers>],
+        names: [(&'static str, &'static str); 3],
+    ) {
         let [completed, failed, speed] = names;
         let label = |kind: &str| owned(&[("l2_name", kind)]);
         let batches = self.by_kind(all, |sum: &mut u64, transfers| *sum += transfers.batches);
-        out.counters(completed.0, completed.1, batches.into_iter().map(|(kind, sum)| (label(kind), sum as f64)));
+        out.counters(
+            completed.0,
+            completed.1,
+            batches.into_iter().map(|(kind, sum)| (label(kind), sum as f64)),
+        );
         let failures = self.by_kind(all, |sums: &mut [u64; ErrorKind::ALL.len()], transfers| {
             sums.iter_mut().zip(transfers.failures).for_each(|(sum, failures)| *sum += failures);
         });
@@ -130,7 +143,9 @@ impl AdapterTransfers {
             })
         });
         out.counters(failed.0, failed.1, failures);
-        let speeds = self.by_kind(all, |sum: &mut Distribution, transfers| sum.merge(&Distribution::from(&transfers.speed)));
+        let speeds = self.by_kind(all, |sum: &mut Distribution, transfers| {
+            sum.merge(&Distribution::from(&transfers.speed))
+        });
         out.histograms(speed.0, speed.1, speeds.into_iter().map(|(kind, sum)| (label(kind), sum)));
     }
 }
@@ -141,16 +156,30 @@ fn with<T>(transfers: &Mutex<Transfers>, read: impl FnOnce(&mut Transfers) -> T)
 
 impl Collect for AdapterTransfers {
     fn collect(&self, out: &mut Families) {
-        self.collect_direction(out, &self.stores, [
-            ("lmcache_mp_l2_store_completed_requests_total", "Store batches that L2 answered, failed ones included"),
-            ("lmcache_mp_l2_store_failure_chunks_total", "Objects whose store failed, each attempt"),
-            ("lmcache_mp_l2_store_throughput_GB_per_second", "Speed of store batches of L2"),
-        ]);
-        self.collect_direction(out, &self.loads, [
-            ("lmcache_mp_l2_load_completed_requests_total", "Load batches that L2 answered, failed ones included"),
-            ("lmcache_mp_l2_load_failure_chunks_total", "Objects whose load failed, each attempt"),
-            ("lmcache_mp_l2_load_throughput_GB_per_second", "Speed of load batches of L2"),
-        ]);
+        self.collect_direction(
+            out,
+            &self.stores,
+            [
+                (
+                    "lmcache_mp_l2_store_completed_requests_total",
+                    "Store batches that L2 answered, failed ones included",
+                ),
+                ("lmcache_mp_l2_store_failure_chunks_total", "Objects whose store failed, each attempt"),
+                ("lmcache_mp_l2_store_throughput_GB_per_second", "Speed of store batches of L2"),
+            ],
+        );
+        self.collect_direction(
+            out,
+            &self.loads,
+            [
+                (
+                    "lmcache_mp_l2_load_completed_requests_total",
+                    "Load batches that L2 answered, failed ones included",
+                ),
+                ("lmcache_mp_l2_load_failure_chunks_total", "Objects whose load failed, each attempt"),
+                ("lmcache_mp_l2_load_throughput_GB_per_second", "Speed of load batches of L2"),
+            ],
+        );
     }
 }
 
@@ -186,9 +215,8 @@ pub(super) fn collect(out: &mut Families, adapters: &[AdapterStats<'_>], l1_tag:
     file_systems(out, adapters);
     // Adapters serve from start to stop, so none is draining.
     let states = |labels: &[(&'static str, &str)]| {
-        [("active", adapters.len() as f64), ("draining", 0.0)].map(|(state, count)| {
-            (owned(&[labels, &[("state", state)]].concat()), count)
-        })
+        [("active", adapters.len() as f64), ("draining", 0.0)]
+            .map(|(state, count)| (owned(&[labels, &[("state", state)]].concat()), count))
     };
     out.gauges("lmcache_mp_l2_store_adapters", "Adapters that L1 stores to", states(&[("l1_tag", l1_tag)]));
     out.gauges("lmcache_mp_l2_prefetch_adapters", "Adapters that L1 loads from", states(&[]));

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use larder_core::{AdapterGauges, Gauges};
-use larder_core::stats::{AdapterCounters, Counters, L1Counters, L2Counters};
-use larder_core::stats::residency::{Gaps, Histogram, ResidencyStats};
-use larder_core::stats::{Labelled, ModelCounters, SaltCounters, LabelledCounters};
 use larder_core::Core;
+use larder_core::stats::residency::{Gaps, Histogram, ResidencyStats};
+use larder_core::stats::{AdapterCounters, Counters, L1Counters, L2Counters};
+use larder_core::stats::{Labelled, LabelledCounters, ModelCounters, SaltCounters};
+use larder_core::{AdapterGauges, Gauges};
 use larder_policy::reuse;
 use larder_types::Time;
 
@@ -65,11 +65,20 @@ impl Snapshot {
         out.exposed(Counters::EXPOSED, label, [(one(), &self.counters)].into_iter());
         out.exposed(L2Counters::EXPOSED, label, [(one(), &self.counters.l2)].into_iter());
         let salts = by_salt(&self.tally.salts);
-        out.exposed(SaltCounters::EXPOSED, label, salts.iter().map(|(labels, counts)| (labels.clone(), counts)));
+        out.exposed(
+            SaltCounters::EXPOSED,
+            label,
+            salts.iter().map(|(labels, counts)| (labels.clone(), counts)),
+        );
         // As in LMCache, what failed has finished too; the difference is in progress.
         let (c, device) = (&self.counters, [("device", DEVICE)]);
         let stores = c.stores_committed + c.stores_abandoned;
-        out.counter("lmcache_mp_num_finished_stores_total", "Stores that ended, committed or not", &device, stores);
+        out.counter(
+            "lmcache_mp_num_finished_stores_total",
+            "Stores that ended, committed or not",
+            &device,
+            stores,
+        );
         let retrieves = c.retrieves_committed + c.retrieves_abandoned;
         let name = "lmcache_mp_num_finished_retrieves_total";
         out.counter(name, "Retrieves that ended, committed or not", &device, retrieves);
@@ -122,7 +131,11 @@ impl Snapshot {
         let help = "Lookups and prefetch requests that wait for the limit of concurrent ones";
         gauge("lmcache_mp_waiting_prefetch_jobs", help, g.prefetch_waiting);
         gauge("lmcache_mp_l2_store_pending_objects", "Objects to be stored to L2", g.write_back_pending);
-        gauge("lmcache_mp_kv_events_log_depth", "Cache events kept for subscribers", self.chunk_events as u64);
+        gauge(
+            "lmcache_mp_kv_events_log_depth",
+            "Cache events kept for subscribers",
+            self.chunk_events as u64,
+        );
         let help = "Time since the last request of the worker that has been silent longest";
         out.gauge("lmcache_mp_worker_silence_seconds", help, &[], self.silent_ms as f64 / 1000.0);
     }
@@ -130,7 +143,8 @@ impl Snapshot {
 
 /// Counts by cache salt. As in LMCache, objects without a salt are counted without the label.
 fn by_salt(salts: &Labelled<SaltCounters>) -> Vec<(Labels, SaltCounters)> {
-    let unsalted = salts.named().find(|(salt, _)| salt.is_empty()).map_or_else(SaltCounters::default, |(_, c)| *c);
+    let unsalted =
+        salts.named().find(|(salt, _)| salt.is_empty()).map_or_else(SaltCounters::default, |(_, c)| *c);
     let salted = salts.named().filter(|(salt, _)| !salt.is_empty()).map(|(salt, counts)| (&**salt, *counts));
     let others = Some((OTHERS, *salts.others())).filter(|(_, counts)| *counts != SaltCounters::default());
     let salted = salted.chain(others).map(|(salt, counts)| (owned(&[("cache_salt", salt)]), counts));

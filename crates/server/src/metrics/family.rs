@@ -153,7 +153,9 @@ impl Families {
         };
         for family in &mut self.0 {
             match &mut family.series {
-                Series::Counter(series) | Series::Gauge(series) => series.iter_mut().for_each(|s| add(&mut s.0)),
+                Series::Counter(series) | Series::Gauge(series) => {
+                    series.iter_mut().for_each(|s| add(&mut s.0))
+                }
                 Series::Histogram(series) => series.iter_mut().for_each(|s| add(&mut s.0)),
             }
         }

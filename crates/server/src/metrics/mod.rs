@@ -24,9 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder_core::stats::residency::Histogram;
 use larder_core::Hit;
 use larder_core::TransferSpec;
+use larder_core::stats::residency::Histogram;
 use larder_types::ids::AdapterId;
 use larder_wire::operation::Operation;
 

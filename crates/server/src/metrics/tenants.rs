@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use larder_core::counters;
-use larder_core::stats::residency::Histogram;
 use larder_core::Hit;
+use larder_core::counters;
 use larder_core::stats::NAMES_MAX;
+use larder_core::stats::residency::Histogram;
 
 use super::family::{Collect, Distribution, Families, Labels, owned};
 use super::{DEVICE, OTHERS, SpeedHistogram};
@@ -121,7 +121,10 @@ impl ByName {
         if self.tenants.len() > TENANTS_MAX && !self.tenants.contains_key(&name) {
             name = others();
         }
-        let empty = || Speeds { store: Histogram::new(&super::SPEED_BUCKETS), retrieve: Histogram::new(&super::SPEED_BUCKETS) };
+        let empty = || Speeds {
+            store: Histogram::new(&super::SPEED_BUCKETS),
+            retrieve: Histogram::new(&super::SPEED_BUCKETS),
+        };
         let speeds = self.speeds.entry(name.0.clone()).or_insert_with(empty);
         (self.tenants.entry(name).or_default(), speeds)
     }
@@ -137,7 +140,12 @@ impl Default for Tenants {
 }
 
 impl Tenants {
-    fn with<T>(&self, model: &Arc<str>, salt: &Arc<str>, count: impl FnOnce(&mut Tenant, &mut Speeds) -> T) -> T {
+    fn with<T>(
+        &self,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        count: impl FnOnce(&mut Tenant, &mut Speeds) -> T,
+    ) -> T {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (tenant, speeds) = names.get_or_insert(model, salt);
         count(tenant, speeds)
@@ -148,7 +156,14 @@ impl Tenants {
         self.with(model, &"".into(), |_, _| ());
     }
 
-    pub(super) fn lookup(&self, model: &Arc<str>, salt: &Arc<str>, requested: u64, hit: &Hit, chunk_tokens: u64) {
+    pub(super) fn lookup(
+        &self,
+        model: &Arc<str>,
+        salt: &Arc<str>,
+        requested: u64,
+        hit: &Hit,
+        chunk_tokens: u64,
+    ) {
         let tokens = |chunks: u32| u64::from(chunks) * chunk_tokens;
         self.with(model, salt, |Tenant { counters, .. }, _| {
             counters.lookups += 1;
@@ -223,8 +238,16 @@ impl Collect for Tenants {
             })
         };
         let name = "lmcache_mp_l0_l1_store_throughput_GB_per_second";
-        out.histograms(name, "Speed of stores, from the answer with slots to the commit", speeds(|s| &s.store));
+        out.histograms(
+            name,
+            "Speed of stores, from the answer with slots to the commit",
+            speeds(|s| &s.store),
+        );
         let name = "lmcache_mp_l0_l1_load_throughput_GB_per_second";
-        out.histograms(name, "Speed of retrieves, from the answer with slots to the commit", speeds(|s| &s.retrieve));
+        out.histograms(
+            name,
+            "Speed of retrieves, from the answer with slots to the commit",
+            speeds(|s| &s.retrieve),
+        );
     }
 }
