@@ -1,5 +1,4 @@
-//! What Prometheus scrapes: every name, type and label that dashboards ask for, from the first scrape on,
-//! and that it counts what happened.
+//! `/metrics`: the names, types and labels that dashboards query, from the first scrape on, and the counts.
 
 use larder_types::ConnectionId;
 use larder_types::Time;
@@ -18,8 +17,8 @@ use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool
 
 const W: InstanceId = InstanceId(7);
 
-/// What the upstream dashboards and alerts rely on: name, type, labels. `cache_salt` comes to those of
-/// objects where there is one.
+/// What LMCache's dashboards and alerts query: name, type, labels. Counters of objects have the label `cache_salt` too
+/// if there is a salt.
 const REQUIRED: &str = "
 lmcache_mp_l1_read_chunks_total counter l1_tag
 lmcache_mp_l1_write_chunks_total counter l1_tag
@@ -114,15 +113,16 @@ process_max_fds gauge
 #[derive(Debug, Default)]
 struct Family {
     kind: String,
-    /// Names of labels, each set of them that occurs, without a histogram's own.
+    help: String,
+    /// Each set of label names that occurs, without `le`.
     labels: BTreeSet<BTreeSet<String>>,
 }
 
-/// A scrape, read as the text format is defined.
+/// A parsed scrape.
 #[derive(Debug, Default)]
 struct Scrape {
     families: BTreeMap<String, Family>,
-    /// Values by name and labels, these in the order of their names.
+    /// Values by name and sorted labels.
     samples: BTreeMap<String, f64>,
 }
 
@@ -135,14 +135,16 @@ impl Scrape {
 
     fn parse(text: &str) -> Self {
         let mut scrape = Self::default();
-        let mut family = String::new();
+        let (mut family, mut help) = (String::new(), String::new());
         for line in text.lines() {
-            if line.starts_with("# HELP ") {
+            if let Some((_, text)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
+                help = text.trim_end_matches('.').to_owned();
                 continue;
             }
             if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
                 family = name.to_owned();
-                let new = Family { kind: kind.to_owned(), ..Family::default() };
+                let help = std::mem::take(&mut help);
+                let new = Family { kind: kind.to_owned(), help, ..Family::default() };
                 assert!(scrape.families.insert(family.clone(), new).is_none(), "{name} is announced twice");
                 continue;
             }
@@ -192,7 +194,7 @@ fn set(names: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_first_scrape_has_every_name_with_its_type_and_labels() {
+async fn first_scrape_has_every_name_with_its_type_and_labels() {
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
     let scrape = Scrape::of(&server).await;
@@ -232,7 +234,7 @@ async fn traffic(c: &mut Client) {
         Response::Bool(true)
     );
     let plan = c.call(Request::PrepareRetrieve { key: worker, instance_id: W }).await;
-    assert_eq!(plan, Response::RetrievePlan(RetrievePlan::Missing), "its shares are used");
+    assert_eq!(plan, Response::RetrievePlan(RetrievePlan::Missing), "its pins are used");
     assert_eq!(c.hit(&key("unserved", 1, 4, "u", None)).await, 0);
     assert_eq!(c.hit(&key("m", 1, 0, "short", None)).await, 0);
 }
@@ -241,7 +243,7 @@ async fn traffic(c: &mut Client) {
 type Expected<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
 
 #[tokio::test]
-async fn two_scrapes_tell_what_happened_between_them() {
+async fn second_scrape_counts_what_happened_since_the_first() {
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
     let before = Scrape::of(&server).await;
@@ -252,7 +254,7 @@ async fn two_scrapes_tell_what_happened_between_them() {
         .await;
     let after = Scrape::of(&server).await;
     let gone: Vec<&String> = before.samples.keys().filter(|s| !after.samples.contains_key(*s)).collect();
-    assert!(gone.is_empty(), "series that went: {gone:?}");
+    assert!(gone.is_empty(), "missing series: {gone:?}");
     let tenant = [("model_name", "m"), ("cache_salt", "")];
     let with = |label| [tenant[0], tenant[1], label];
     let others = |label| [("model_name", "(other)"), ("cache_salt", "(other)"), label];
@@ -305,9 +307,9 @@ async fn two_scrapes_tell_what_happened_between_them() {
 }
 
 #[tokio::test]
-async fn lives_of_chunks_are_told() {
+async fn residency_histograms_count_evictions_and_reuse() {
     let mut config = config();
-    // Room for the four chunks of one prompt.
+    // Enough for the four chunks of one prompt.
     config.l1.bytes = 4 * 4096;
     config.metrics.sample_rate = 1.0;
     let server = TestServer::start(config).await;
@@ -333,7 +335,7 @@ async fn lives_of_chunks_are_told() {
         ("lmcache_mp_l1_chunk_idle_before_evict_seconds_count", &tag, 8.0),
         ("lmcache_mp_l1_chunk_evict_reuse_gap_seconds_count", &tag, 4.0),
         ("lmcache_mp_l1_chunk_reuse_gap_seconds_count", &tag, 4.0),
-        // The first prompt was asked for three times.
+        // The first prompt was looked up three times.
         ("lmcache_mp_real_reuse_gap_seconds_count", &salt, 8.0),
         ("lmcache_mp_real_reuse_gap_objects_count", &salt, 8.0),
         ("lmcache_mp_real_reuse_gap_objects_sum", &salt, 4.0 * 8.0 + 4.0 * 4.0),
@@ -345,7 +347,7 @@ async fn lives_of_chunks_are_told() {
 }
 
 #[tokio::test]
-async fn every_series_can_name_its_server() {
+async fn instance_label_is_added_to_every_series() {
     let mut config = config();
     config.metrics.instance_label = true;
     config.instance_id = "node-3".to_owned();
@@ -359,7 +361,7 @@ async fn every_series_can_name_its_server() {
 }
 
 #[tokio::test]
-async fn the_configurations_hash_depends_on_all_but_the_servers_name() {
+async fn config_hash_depends_on_everything_but_the_instance_id() {
     let hash = async |change: fn(&mut larder_server::config::Config)| {
         let mut config = config();
         config.l1.shm_name = None;
@@ -375,9 +377,9 @@ async fn the_configurations_hash_depends_on_all_but_the_servers_name() {
     assert_ne!(one, hash(|config| config.l1.bytes *= 2).await);
 }
 
-/// `docs/metrics.md` and a scrape after some traffic, with everything on, are the same list.
+/// `docs/metrics.md` lists what a scrape has with everything enabled: names, types, labels and HELP texts.
 #[tokio::test]
-async fn the_docs_list_what_there_is() {
+async fn docs_list_every_metric() {
     let directory = Directory::new();
     let mut config = with_files(&directory);
     config.eviction.policy = EvictionPolicy::Adaptive;
@@ -389,7 +391,7 @@ async fn the_docs_list_what_there_is() {
         rotation_max_bytes: 1 << 20,
         max_files: 2,
     });
-    // Nobody listens there.
+    // Nothing listens there.
     config.coordinator.url = Some("http://127.0.0.1:1".to_owned());
     let otlp = OtlpConfig::new("http://127.0.0.1:1".to_owned());
     config.otlp = cfg!(feature = "otel").then_some(OtlpConfig { tracing: true, ..otlp });
@@ -399,26 +401,22 @@ async fn the_docs_list_what_there_is() {
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
     let docs = std::fs::read_to_string(docs).unwrap();
     let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
-    let documented: BTreeMap<String, (String, BTreeSet<String>)> = rows
+    let documented: BTreeMap<String, (String, BTreeSet<String>, String)> = rows
         .map(|row| {
             let cells: Vec<&str> = row.split('|').map(str::trim).collect();
             let name = cells[0].trim_end_matches('`').to_owned();
-            assert!(cells[3].len() > 3, "{name} has no meaning");
             // Only with a salt.
             let labels = cells[2].replace("[`cache_salt`]", "");
-            (name, (cells[1].to_owned(), set(&labels)))
+            (name, (cells[1].to_owned(), set(&labels), cells[3].to_owned()))
         })
         .collect();
-    let served: BTreeMap<String, (String, BTreeSet<String>)> = scrape
+    let served: BTreeMap<String, (String, BTreeSet<String>, String)> = scrape
         .families
-        .iter()
-        .map(|(name, family)| {
-            (name.clone(), (family.kind.clone(), family.labels.iter().flatten().cloned().collect()))
-        })
+        .into_iter()
+        .map(|(name, Family { kind, help, labels })| (name, (kind, labels.into_iter().flatten().collect(), help)))
         .collect();
-    for (name, is) in &served {
-        assert_eq!(documented.get(name), Some(is), "docs/metrics.md on {name}");
-    }
+    let other: Vec<_> = served.iter().filter(|(name, is)| documented.get(*name) != Some(*is)).collect();
+    assert!(other.is_empty(), "docs/metrics.md differs from {other:#?}");
     let in_this_build = |name: &str| cfg!(feature = "otel") || !name.starts_with("lmcache_mp_otlp_");
     let unknown: Vec<&String> =
         documented.keys().filter(|name| in_this_build(name) && !served.contains_key(*name)).collect();
@@ -426,10 +424,10 @@ async fn the_docs_list_what_there_is() {
     server.stop().await;
 }
 
-/// Reports how long a scrape and a status take with 100,000 objects and as many sessions as there may be.
-/// `cargo test -p larder-server --test it metrics::with_100_000 -- --nocapture`
+/// Prints how long a scrape and a status take with 100,000 objects and the maximum of sessions.
+/// `cargo test -p larder-server --test it metrics::scrape_answers -- --nocapture`
 #[tokio::test]
-async fn with_100_000_objects_a_scrape_still_answers() {
+async fn scrape_answers_with_100_000_objects() {
     let mut config = config();
     config.l1.bytes = 1 << 30;
     let server = TestServer::start(config).await;
