@@ -1,9 +1,9 @@
 //! Metrics of the server itself: event streams, exporters, recorders, version, configuration.
 
 use super::family::Families;
+use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::config::otlp::SERVICE_NAME;
-use crate::app::state::State;
 
 pub(super) fn collect(out: &mut Families, state: &State) {
     events(out, state);

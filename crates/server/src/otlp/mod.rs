@@ -30,9 +30,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use self::collector::{Collector, Failure, Grpc};
 use self::collector_status::{Change, CollectorStatus, Signal};
+use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::metrics::family::Family;
-use crate::app::state::State;
 use crate::observe::traces::book::WAITING_MAX;
 use crate::observe::traces::{BATCH, Span, Traces, UnixTime};
 

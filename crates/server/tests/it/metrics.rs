@@ -413,7 +413,9 @@ async fn docs_list_every_metric() {
     let served: BTreeMap<String, (String, BTreeSet<String>, String)> = scrape
         .families
         .into_iter()
-        .map(|(name, Family { kind, help, labels })| (name, (kind, labels.into_iter().flatten().collect(), help)))
+        .map(|(name, Family { kind, help, labels })| {
+            (name, (kind, labels.into_iter().flatten().collect(), help))
+        })
         .collect();
     let other: Vec<_> = served.iter().filter(|(name, is)| documented.get(*name) != Some(*is)).collect();
     assert!(other.is_empty(), "docs/metrics.md differs from {other:#?}");
