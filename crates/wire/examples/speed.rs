@@ -7,8 +7,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use larder_types::hash::{HashAlgorithm, TokenHasher};
+use larder_wire::codec::{Value, encode_frame};
 use larder_wire::key::CacheKey;
-use larder_wire::msgpack::{Reader, Writer};
+use larder_wire::msgpack::Reader;
 
 /// Makes a token id out of a random number.
 type Pick = fn(u64) -> u32;
@@ -61,18 +62,12 @@ fn main() {
     for (name, pick) in MIXES {
         let count = 128 * 1024;
         let key = key(numbers(count).map(pick).collect());
-        let mut writer = Writer::new();
-        key.encode(&mut writer);
-        let bytes = writer.into_bytes();
+        let bytes = encode_frame(&key);
         let decode = fastest(|| {
-            let decoded = CacheKey::decode(&mut Reader::new(black_box(&bytes)));
+            let decoded = CacheKey::decode(&mut Reader::new(black_box(&bytes)), "key");
             assert!(black_box(decoded).is_ok());
         });
-        let encode = fastest(|| {
-            let mut writer = Writer::new();
-            black_box(&key).encode(&mut writer);
-            black_box(writer.into_bytes());
-        });
+        let encode = fastest(|| drop(black_box(encode_frame(black_box(&key)))));
         println!(
             "key of {count} tokens, {name} ({} bytes): decode {decode:?}, encode {encode:?}",
             bytes.len()

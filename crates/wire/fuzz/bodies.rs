@@ -1,16 +1,20 @@
-//! What the fuzz targets do with their bytes. The crate's property tests run the same functions on stable
-//! Rust, with bytes that proptest draws.
+//! The bodies of the fuzz targets. The crate's property tests run the same functions on stable Rust, with
+//! bytes that proptest draws.
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
 use bytes::Bytes;
 use larder_types::object::ObjectKey;
+use larder_wire::codec::{Value, encode_frame};
+use larder_wire::error::DecodeError;
+use larder_wire::for_each_operation;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{Incoming, ResponseMessage, request_frames};
-use larder_wire::msgpack::{Reader, Writer};
+use larder_wire::msgpack::Reader;
 use larder_wire::operation::Operation;
+use larder_wire::ops::{self, OperationSpec};
 use larder_wire::pickle::read_tensors;
 use larder_wire::request::Request;
-use larder_wire::response::Response;
+use larder_wire::response::ResultFrame;
 
 /// Cuts bytes into frames: two bytes of length before each, the rest is the last.
 fn frames(mut data: &[u8]) -> Vec<Bytes> {
@@ -34,7 +38,7 @@ pub(crate) fn join<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     data
 }
 
-/// A message from a client. Whatever decodes also survives being encoded and decoded again.
+/// A message from a client. A request that decodes also decodes after it was encoded again.
 pub(crate) fn request(data: &[u8]) {
     let Ok(Incoming::Request { envelope, payloads }) = Incoming::from_frames(frames(data)) else { return };
     let Ok(operation) = envelope.operation() else { return };
@@ -49,19 +53,35 @@ pub(crate) fn response(data: &[u8]) {
     let Ok(message) = ResponseMessage::from_frames(frames(data)) else { return };
     let _ = message.uid();
     let Ok(operation) = message.envelope.operation() else { return };
-    let Ok(response) = message.decode(operation) else { return };
-    assert_eq!(Response::decode(operation, response.encode().as_ref()), Ok(response));
+    let _ = recode(operation, &message.result);
 }
+
+macro_rules! recode {
+    ($($module:ident::$name:ident),+ $(,)?) => {
+        /// Decodes a result, encodes it again, checks that this decodes to the same value, and returns
+        /// the encoding.
+        pub(crate) fn recode(operation: Operation, result: &ResultFrame) -> Result<ResultFrame, DecodeError> {
+            match operation {
+                $(Operation::$name => {
+                    type Response = <ops::$name as OperationSpec>::Response;
+                    let decoded: Response = result.decode()?;
+                    let encoded = ResultFrame::encode(&decoded);
+                    assert_eq!(encoded.decode::<Response>(), Ok(decoded));
+                    Ok(encoded)
+                })+
+            }
+        }
+    };
+}
+
+for_each_operation!(recode);
 
 /// A cache key; the first two bytes are a chunk size.
 pub(crate) fn key(data: &[u8]) {
     let Some((chunk_tokens, bytes)) = data.split_first_chunk() else { return };
     let chunk_tokens = usize::from(u16::from_le_bytes(*chunk_tokens));
-    let Ok(key) = CacheKey::decode(&mut Reader::new(bytes)) else { return };
-    let mut writer = Writer::new();
-    key.encode(&mut writer);
-    let encoded = writer.into_bytes();
-    assert_eq!(CacheKey::decode(&mut Reader::new(&encoded)).as_ref(), Ok(&key));
+    let Ok(key) = CacheKey::decode(&mut Reader::new(bytes), "key") else { return };
+    assert_eq!(CacheKey::decode_payload(&encode_frame(&key), "key").as_ref(), Ok(&key));
     assert!(key.lookup_chunks(chunk_tokens) * chunk_tokens <= key.tokens.len());
     if let Ok(chunks) = key.worker_chunks(chunk_tokens) {
         assert!(chunks.start <= chunks.end && chunks.end * chunk_tokens <= key.tokens.len());

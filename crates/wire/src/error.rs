@@ -98,4 +98,9 @@ impl DecodeError {
     pub(crate) fn unknown_name(field: &'static str, value: &str) -> Self {
         Self::UnknownName { field, value: value.chars().take(QUOTED_CHARS_MAX).collect() }
     }
+
+    /// A rule for object keys is broken.
+    pub(crate) const fn object_key(source: ObjectKeyError) -> Self {
+        Self::Key { field: "object key", source }
+    }
 }

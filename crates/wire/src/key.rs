@@ -1,10 +1,11 @@
-//! The cache key that most operations carry (`protocol.md` 4): which tokens of which model and rank.
+//! The cache key that most operations carry: which tokens of which model and rank.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
 use crate::tokens::{TokenError, Tokens};
@@ -83,17 +84,17 @@ pub struct CacheKey {
 /// Fields that a key always has.
 const FIELDS: usize = 10;
 
-impl CacheKey {
-    /// Reads a key from the front of `reader`.
-    ///
-    /// # Errors
-    /// A required field is missing, a field has another type or is negative, a name is longer than
-    /// [`NAME_BYTES_MAX`](crate::msgpack::NAME_BYTES_MAX), or the salt breaks the rules. Tokens outside u32 decode; hashing them fails.
-    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+/// Hand-written, because it is decoded in nearly every request and `num_kv_readers` may be left out.
+///
+/// Decoding fails if a required field is missing, a field has another type or is negative, a name is
+/// longer than [`NAME_BYTES_MAX`](crate::msgpack::NAME_BYTES_MAX), or the salt breaks the rules. Tokens
+/// outside u32 decode; hashing them fails.
+impl Value for CacheKey {
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
         let (mut model_name, mut world_size, mut worker_id, mut tokens) = (None, None, None, None);
         let (mut start, mut end, mut request_id) = (None, None, None);
         let (mut cache_salt, mut request_configs, mut num_kv_readers) = ("", None, None);
-        reader.structure("key", |name, reader| {
+        reader.structure(field, |name, reader| {
             match name {
                 b"model_name" => model_name = Some(reader.name("model_name")?),
                 b"world_size" => world_size = Some(reader.u32("world_size")?),
@@ -106,7 +107,7 @@ impl CacheKey {
                 b"cache_salt" => cache_salt = reader.str("cache_salt")?,
                 b"request_configs" => request_configs = decode_request_configs(reader)?,
                 b"num_kv_readers" => num_kv_readers = Some(reader.i64("num_kv_readers")?),
-                _ => reader.skip("key")?,
+                _ => reader.skip(field)?,
             }
             Ok(())
         })?;
@@ -125,9 +126,9 @@ impl CacheKey {
         })
     }
 
-    /// Writes a key as stock clients do: every field, in the reference's order. Without
-    /// `num_kv_readers` that field is left out, as clients before 0.5.5 do.
-    pub fn encode(&self, writer: &mut Writer) {
+    /// Every field in the reference's order. `num_kv_readers` is left out if it is `None`, as clients
+    /// before 0.5.5 do.
+    fn encode(&self, writer: &mut Writer) {
         writer.map(if self.num_kv_readers.is_some() { FIELDS } else { FIELDS - 1 });
         writer.str("model_name");
         writer.str(&self.model_name);
@@ -158,7 +159,9 @@ impl CacheKey {
             writer.int(readers);
         }
     }
+}
 
+impl CacheKey {
     /// Whether both keys mean the same data: all fields but the request, its settings and the number
     /// of readers.
     pub fn same_identity(&self, other: &Self) -> bool {
@@ -238,8 +241,7 @@ impl CacheKey {
     }
 
     /// How many workers will read each object. Clients before 0.5.5 do not say so; for them it follows
-    /// from `tp_size`, the second payload of the lookup, by the rule of the servers of their time
-    /// (`protocol.md` 18).
+    /// from `tp_size`, the second payload of the lookup, by the rule of the servers of their time.
     ///
     /// # Errors
     /// The number is negative or above [`KV_READERS_MAX`].

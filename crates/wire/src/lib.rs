@@ -1,26 +1,24 @@
-//! Requests, responses, keys and token hashing of the LMCache multiprocess (MP) protocol.
+//! Requests, responses and cache keys of the LMCache multiprocess (MP) protocol.
 //!
-//! Pure: no I/O, no clock, no unsafe code. What arrives from a peer is decoded within limits, without
-//! recursion, and never panics; see [`error::DecodeError`].
+//! Pure: no I/O, no clock, no unsafe code. Bytes from a peer are decoded within limits, without recursion
+//! and without panics; see [`error::DecodeError`]. The protocol itself is described in `docs/protocol.md`.
 //!
-//! The way of a request through this crate: [`message::Incoming`] sorts its frames,
-//! [`operation::Operation`] says what it asks for, [`request::Request`] holds its payloads,
-//! [`key::CacheKey`] names the tokens, [`TokenHasher`](larder_types::hash::TokenHasher) turns them into chunk hashes, and
-//! [`response::Response`] goes back. References such as "`protocol.md` 3" are to sections of the
-//! project's protocol description.
+//! A request passes through [`message::Incoming`] (sorts its frames), [`operation::Operation`] (decodes
+//! the operation frame) and [`request::Request`] (decodes the payloads); [`response::encode_result`] and
+//! [`message::Envelope::response`] make the frames of its response. [`ops`] has one module per operation.
 
-pub mod blend;
+pub mod codec;
+pub mod device_handle;
 pub mod error;
-pub mod event;
-pub mod handle;
 pub mod key;
 pub mod message;
 pub mod msgpack;
+pub mod object_key;
 pub mod operation;
-pub mod p2p;
+pub mod ops;
 pub mod pickle;
-pub mod registration;
 pub mod request;
 pub mod response;
+pub mod slot;
 mod text_enum;
 pub mod tokens;

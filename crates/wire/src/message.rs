@@ -1,7 +1,6 @@
-//! Multipart messages: which frame is what (`protocol.md` 2.1 and 2.5).
+//! Multipart messages and the meaning of their frames.
 //!
-//! Frames here are those a client's socket sends and receives; the routing identity that a server's
-//! socket adds is not among them.
+//! Frames are those of a client's socket, without the routing identity that a server's socket adds.
 
 use bytes::Bytes;
 
@@ -9,7 +8,7 @@ use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
 use crate::operation::{Operation, OperationError};
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::ResultFrame;
 
 /// A multipart message that is neither a request nor stream control, nor a response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,12 +30,12 @@ pub enum MessageError {
     StreamControl,
 }
 
-/// What a client wants with its stream.
+/// What a client wants of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamControl {
     /// One more batch may be sent.
     Ack,
-    /// The stream shall end.
+    /// End the stream.
     Cancel,
 }
 
@@ -59,10 +58,10 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// The frames of a response; `result` is that of [`Response::encode`].
-    pub fn response(&self, result: Option<Bytes>) -> Vec<Bytes> {
+    /// The frames of a response.
+    pub fn response(&self, result: ResultFrame) -> Vec<Bytes> {
         let mut frames = vec![self.uid.clone(), self.operation.clone()];
-        frames.extend(result);
+        frames.extend(result.0);
         frames
     }
 
@@ -82,11 +81,11 @@ pub enum Incoming {
         /// The payload frames, see [`Request::decode`].
         payloads: Vec<Bytes>,
     },
-    /// A word about a stream that an earlier request opened.
+    /// Control of a stream that an earlier request opened.
     Stream {
         /// The number of that request.
         uid: Bytes,
-        /// The word.
+        /// What the client wants.
         control: StreamControl,
     },
 }
@@ -137,8 +136,8 @@ fn uid_frame(uid: u64) -> Bytes {
 pub struct ResponseMessage {
     /// What it repeats of the request.
     pub envelope: Envelope,
-    /// The result frame, see [`ResponseMessage::decode`].
-    pub result: Option<Bytes>,
+    /// The result.
+    pub result: ResultFrame,
 }
 
 impl ResponseMessage {
@@ -155,7 +154,7 @@ impl ResponseMessage {
         let (Some(uid), Some(operation)) = (frames.next(), frames.next()) else {
             return Err(MessageError::TooFewFrames { frames: count });
         };
-        Ok(Self { envelope: Envelope { uid, operation }, result: frames.next() })
+        Ok(Self { envelope: Envelope { uid, operation }, result: ResultFrame(frames.next()) })
     }
 
     /// The number of the request as a client counts it.
@@ -164,11 +163,6 @@ impl ResponseMessage {
         let uid = reader.u64("uid")?;
         reader.finish("uid")?;
         Ok(uid)
-    }
-
-    /// Decodes the result of `operation`.
-    pub fn decode(&self, operation: Operation) -> Result<Response, DecodeError> {
-        Response::decode(operation, self.result.as_ref())
     }
 }
 
@@ -181,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn short_messages_are_refused_as_values() {
+    fn refuses_short_messages() {
         for parts in [&[][..], &[&b"\x00"[..]]] {
             let count = parts.len();
             assert_eq!(
@@ -193,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_control_is_told_from_requests() {
+    fn separates_stream_control_from_requests() {
         let stream = |word| Incoming::from_frames(frames(&[b"\x07", b"", word]));
         assert!(matches!(stream(b"ack"), Ok(Incoming::Stream { control: StreamControl::Ack, .. })));
         assert!(matches!(stream(b"cancel"), Ok(Incoming::Stream { control: StreamControl::Cancel, .. })));
@@ -209,8 +203,8 @@ mod tests {
         let Ok(Incoming::Request { envelope, payloads }) = incoming else { panic!("{incoming:?}") };
         assert!(payloads.is_empty());
         assert_eq!(envelope.operation(), Ok(Operation::Noop));
-        let result = Response::Text("OK".to_owned()).encode();
+        let result = ResultFrame::encode(&"OK".to_owned());
         assert_eq!(envelope.response(result), frames(&[b"", b"\xcd\x00\x18", b"\xa2OK"]));
-        assert_eq!(envelope.response(None), frames(&[b"", b"\xcd\x00\x18"]));
+        assert_eq!(envelope.response(ResultFrame(None)), frames(&[b"", b"\xcd\x00\x18"]));
     }
 }

@@ -25,15 +25,19 @@ macro_rules! text_enum {
                     _ => None,
                 }
             }
+        }
 
-            /// Reads the text.
-            #[allow(dead_code, reason = "not every enumeration is read from a frame")]
-            pub(crate) fn decode(
+        impl $crate::codec::Value for $name {
+            fn decode(
                 reader: &mut $crate::msgpack::Reader<'_>,
                 field: &'static str,
             ) -> Result<Self, $crate::error::DecodeError> {
                 let name = reader.str(field)?;
                 Self::from_name(name).ok_or_else(|| $crate::error::DecodeError::unknown_name(field, name))
+            }
+
+            fn encode(&self, writer: &mut $crate::msgpack::Writer) {
+                writer.str(self.name());
             }
         }
     };

@@ -4,6 +4,7 @@
 //! every lookup, store and retrieve. They are decoded straight into 32-bit numbers, without a branch
 //! that depends on the width of a token.
 
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
 
@@ -11,7 +12,7 @@ use crate::msgpack::{Reader, Writer};
 /// is what an error names.
 pub const OUTLIERS_MAX: usize = 64;
 
-/// A token id that no chunk hash is defined for (`protocol.md` 5.1: hashes are over u32).
+/// A token id that no chunk hash is defined for: hashes are over u32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("token_ids[{index}] is {value}, which is not an unsigned 32-bit number and cannot be hashed")]
 pub struct TokenError {
@@ -57,23 +58,6 @@ impl Tokens {
         }
     }
 
-    /// Reads an array of integers.
-    pub fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
-        let count = reader.array(field)?;
-        // Every token takes at least a byte of the frame, so this is at most four times its size.
-        let mut tokens = Self { ids: Vec::with_capacity(count), outliers: Vec::new() };
-        let read = decode_blocks(reader.rest(), count, &mut tokens.ids);
-        reader.advance(read);
-        while tokens.ids.len() < count {
-            let read = decode_run(reader.rest(), count - tokens.ids.len(), &mut tokens.ids);
-            reader.advance(read);
-            if tokens.ids.len() < count {
-                tokens.decode_one(reader, field)?;
-            }
-        }
-        Ok(tokens)
-    }
-
     /// Reads one integer of any form, near the end of the frame or outside the common encodings.
     #[cold]
     fn decode_one(&mut self, reader: &mut Reader<'_>, field: &'static str) -> Result<(), DecodeError> {
@@ -91,9 +75,27 @@ impl Tokens {
         }
         Ok(())
     }
+}
 
-    /// Writes an array of integers.
-    pub fn encode(&self, writer: &mut Writer) {
+/// An array of integers.
+impl Value for Tokens {
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        let count = reader.array(field)?;
+        // Every token takes at least a byte of the frame, so this is at most four times its size.
+        let mut tokens = Self { ids: Vec::with_capacity(count), outliers: Vec::new() };
+        let read = decode_blocks(reader.rest(), count, &mut tokens.ids);
+        reader.advance(read);
+        while tokens.ids.len() < count {
+            let read = decode_run(reader.rest(), count - tokens.ids.len(), &mut tokens.ids);
+            reader.advance(read);
+            if tokens.ids.len() < count {
+                tokens.decode_one(reader, field)?;
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn encode(&self, writer: &mut Writer) {
         writer.reserve(5 + 5 * self.ids.len());
         writer.array(self.ids.len());
         let mut outliers = self.outliers.iter().peekable();

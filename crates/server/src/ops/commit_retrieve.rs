@@ -2,7 +2,6 @@ use larder_core::TransferSpec;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::response::Response;
 
 use super::Answer;
 use super::transfer::Transfer;
@@ -12,10 +11,15 @@ use crate::observe::traces::Copied;
 
 /// A worker has read its slots, or given up. True in every case: there is nothing it could do about
 /// anything else.
-pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+pub(super) fn serve(
+    state: &State,
+    connection: ConnectionId,
+    key: &CacheKey,
+    instance: InstanceId,
+) -> Answer<bool> {
     let transfer = Transfer::new(state, connection, key, instance)?;
     commit(state, &transfer.spec());
-    Ok(Response::Bool(true))
+    Ok(true)
 }
 
 /// Ends a retrieve, if there is one, and counts what was read.

@@ -4,7 +4,6 @@ use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
 use larder_wire::pickle::{Tensor, read_tensors};
-use larder_wire::response::Response;
 
 use super::prepare_store::reserve;
 use super::transfer::Transfer;
@@ -20,7 +19,7 @@ pub(super) fn serve(
     key: &CacheKey,
     instance: InstanceId,
     data: &Bytes,
-) -> Answer {
+) -> Answer<bool> {
     let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     let transfer = Transfer::new(state, connection, key, instance)?;
     let stored = match data.is_empty() {
@@ -37,7 +36,7 @@ pub(super) fn serve(
         traces.copy_ends(Direction::Store, &transfer.spec(), copied);
     }
     let (copied, whole) = stored?;
-    Ok(Response::Bool(copied.is_some() && whole))
+    Ok(copied.is_some() && whole)
 }
 
 /// Stores pickled chunks, the i-th of the list as the i-th of the range: what was copied, and whether all is

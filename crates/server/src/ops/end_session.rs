@@ -1,10 +1,8 @@
-use larder_wire::response::Response;
-
 use super::Answer;
 use crate::app::state::State;
 
 /// A request is over: what its lookup still holds is let go.
-pub(super) fn serve(state: &State, request_id: &str) -> Answer {
+pub(super) fn serve(state: &State, request_id: &str) -> Answer<()> {
     state.core().with(|core, now| {
         if let Some(recorder) = &state.recorder {
             recorder.end(now, request_id, core.hit(request_id));
@@ -14,5 +12,5 @@ pub(super) fn serve(state: &State, request_id: &str) -> Answer {
     if let Some(traces) = &state.traces {
         traces.request_ends(request_id);
     }
-    Ok(Response::Nil)
+    Ok(())
 }

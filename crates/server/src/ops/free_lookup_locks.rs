@@ -1,13 +1,12 @@
 use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
-use larder_wire::response::Response;
 
 use super::Answer;
 use crate::app::state::State;
 
 /// Lets go of the chunks of a lookup's hit that nobody will retrieve. They are found by the request
 /// that holds them, so the tokens need no hashing.
-pub(super) fn serve(state: &State, key: &CacheKey) -> Answer {
+pub(super) fn serve(state: &State, key: &CacheKey) -> Answer<()> {
     let chunk_tokens = state.chains.chunk_tokens() as u64;
     let rank = key.worker_id.map(|rank| KvRank::checked(key.world_size, rank)).transpose();
     let rank = rank.map_err(larder_wire::key::KeyError::from)?;
@@ -16,5 +15,5 @@ pub(super) fn serve(state: &State, key: &CacheKey) -> Answer {
     if start < end {
         state.core().with(|core, now| core.free(now, &key.request_id, rank, start, end));
     }
-    Ok(Response::Nil)
+    Ok(())
 }

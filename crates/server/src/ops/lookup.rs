@@ -2,7 +2,6 @@ use larder_core::LookupSpec;
 use larder_types::ConnectionId;
 use larder_types::object::check_model_name;
 use larder_wire::key::CacheKey;
-use larder_wire::response::Response;
 
 use super::Answer;
 use crate::app::state::State;
@@ -11,7 +10,7 @@ use crate::observe::traces::{LookupEnd, UnixTime};
 
 /// Looks a prompt up and holds what is found for its readers. The hit is told by
 /// `query_prefetch_status`; a lookup that cannot be done is a hit of nothing.
-pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_size: i64) -> Answer {
+pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_size: i64) -> Answer<()> {
     let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     check_model_name(&key.model_name).map_err(larder_wire::key::KeyError::from)?;
     key.kv_ranks()?;
@@ -56,7 +55,7 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     }
     let (model, salt, metrics) = (&key.model_name, &key.cache_salt, &state.metrics);
     let end = match &answer {
-        None => return Ok(Response::Nil),
+        None => return Ok(()),
         Some(_) if !served => LookupEnd::Early(EarlyExit::NoWorker),
         Some(_) if chain.is_empty() => LookupEnd::Early(EarlyExit::NoChunk),
         Some(hit) => LookupEnd::Looked { requested_chunks: chain.len() as u64, hit },
@@ -71,5 +70,5 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
     if let Some((traces, _)) = traced {
         traces.lookup_ends(&key.request_id, end);
     }
-    Ok(Response::Nil)
+    Ok(())
 }

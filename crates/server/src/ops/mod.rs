@@ -28,11 +28,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use larder_types::ConnectionId;
+use larder_wire::codec::Value;
 use larder_wire::key::KeyError;
 use larder_wire::message::{Envelope, Incoming};
 use larder_wire::operation::Operation;
 use larder_wire::request::Request;
-use larder_wire::response::Response;
+use larder_wire::response::ResultFrame;
 use larder_zmtp::{Peer, PeerId, Service};
 
 use crate::app::state::State;
@@ -68,7 +69,7 @@ pub(crate) enum Failure {
 }
 
 /// What a served request gives.
-type Answer = Result<Response, Failure>;
+type Answer<T> = Result<T, Failure>;
 
 /// Serves the requests of all peers.
 #[derive(Debug)]
@@ -96,72 +97,74 @@ impl Rpc {
             }
         };
         let answer = match &request {
-            Request::WaitPrefetchStatus { request_id, timeout } => {
-                wait_prefetch_status::serve(&self.state, peer, envelope, request_id, *timeout)
+            Request::WaitPrefetchStatus(r) => {
+                wait_prefetch_status::serve(&self.state, peer, envelope, &r.request_id, r.timeout).map(encode)
             }
             Request::SubscribeKvEvents(subscription) => {
-                subscribe_kv_events::serve(&self.state, peer, envelope, subscription).map(Ok)
+                let ended = subscribe_kv_events::serve(&self.state, peer, envelope, subscription);
+                ended.map(|ended| Ok(ResultFrame::encode(&ended)))
             }
             _ => Some(self.serve(connection(peer.id()), request)),
         };
         // An answer that comes later is counted as waiting, not as work.
         let Some(answer) = answer else { return };
-        let (response, outcome) = match answer {
-            Ok(response) => (Some(response), Outcome::Ok),
+        let (result, outcome) = match answer {
+            Ok(result) => (Some(result), Outcome::Ok),
             Err(failure) => {
                 report(peer, operation, &failure);
                 (operation.failure(), Outcome::Failed)
             }
         };
-        if let Some(response) = response {
-            self.answer(peer, envelope, &response);
+        if let Some(result) = result {
+            self.answer(peer, envelope, result);
         }
         self.state.metrics.request(operation, outcome, started);
     }
 
-    fn serve(&self, connection: ConnectionId, request: Request) -> Answer {
+    fn serve(&self, connection: ConnectionId, request: Request) -> Answer<ResultFrame> {
         let state = &*self.state;
         match request {
-            Request::Lookup { key, tp_size } => lookup::serve(state, connection, &key, tp_size),
-            Request::QueryPrefetchStatus { request_id } => query_prefetch_status::serve(state, &request_id),
-            Request::FreeLookupLocks { key, .. } => free_lookup_locks::serve(state, &key),
-            Request::EndSession { request_id } => end_session::serve(state, &request_id),
-            Request::RegisterEngineDriven(registration) => {
-                register_engine_driven::serve(state, &registration)
+            Request::Lookup(r) => encode(lookup::serve(state, connection, &r.key, r.tp_size)),
+            Request::QueryPrefetchStatus(r) => encode(query_prefetch_status::serve(state, &r.request_id)),
+            Request::FreeLookupLocks(r) => encode(free_lookup_locks::serve(state, &r.key)),
+            Request::EndSession(r) => encode(end_session::serve(state, &r.request_id)),
+            Request::RegisterEngineDriven(r) => encode(register_engine_driven::serve(state, &r)),
+            Request::UnregisterEngineDriven(r) => {
+                encode(unregister_engine_driven::serve(state, r.instance_id))
             }
-            Request::UnregisterEngineDriven { instance_id } => {
-                unregister_engine_driven::serve(state, instance_id)
+            Request::PrepareStore(r) => {
+                encode(prepare_store::serve(state, connection, &r.key, r.instance_id))
             }
-            Request::PrepareStore { key, instance_id } => {
-                prepare_store::serve(state, connection, &key, instance_id)
+            Request::CommitStore(r) => {
+                encode(commit_store::serve(state, connection, &r.key, r.instance_id, &r.data))
             }
-            Request::CommitStore { key, instance_id, data } => {
-                commit_store::serve(state, connection, &key, instance_id, &data)
+            Request::PrepareRetrieve(r) => {
+                encode(prepare_retrieve::serve(state, connection, &r.key, r.instance_id))
             }
-            Request::PrepareRetrieve { key, instance_id } => {
-                prepare_retrieve::serve(state, connection, &key, instance_id)
+            Request::CommitRetrieve(r) => {
+                encode(commit_retrieve::serve(state, connection, &r.key, r.instance_id))
             }
-            Request::CommitRetrieve { key, instance_id } => {
-                commit_retrieve::serve(state, connection, &key, instance_id)
-            }
-            Request::Clear { force } => clear::serve(state, force),
-            Request::Ping { instance_id } => ping::serve(state, instance_id),
-            Request::GetChunkSize => Ok(Response::Int(i64::from(state.config.chunk_tokens))),
-            Request::GetExperimental => {
+            Request::Clear(r) => encode(clear::serve(state, r.force)),
+            Request::Ping(r) => encode(ping::serve(state, r.instance_id)),
+            Request::GetChunkSize(_) => encode(Ok(i64::from(state.config.chunk_tokens))),
+            Request::GetExperimental(_) => {
                 let stream = state.events.are_served().then(|| EVENT_STREAM.to_owned());
-                Ok(Response::Features(stream.into_iter().collect()))
+                encode(Ok(stream.into_iter().collect::<Vec<_>>()))
             }
-            Request::Noop => Ok(Response::Text("OK".to_owned())),
-            Request::ReportBlockAllocation { .. } => Ok(Response::Nil),
-            Request::P2pLookupAndLock { keys, .. } => peer_to_peer::lookup(state, connection, &keys),
-            Request::P2pQueryLookupResults { lookup_id } => peer_to_peer::query(state, lookup_id),
-            Request::P2pUnlockObjects { keys } => peer_to_peer::unlock(state, connection, &keys),
-            other => unserved::serve(state, other),
+            Request::Noop(_) => encode(Ok("OK".to_owned())),
+            Request::ReportBlockAllocation(_) | Request::CbRegisterRope(_) => encode(Ok(())),
+            Request::P2pLookupAndLock(r) => encode(peer_to_peer::lookup(state, connection, &r.keys)),
+            Request::P2pQueryLookupResults(r) => encode(peer_to_peer::query(state, r.lookup_id)),
+            Request::P2pUnlockObjects(r) => encode(peer_to_peer::unlock(state, connection, &r.keys)),
+            Request::RegisterKvCache(r) => encode(unserved::register(state, &r)),
+            Request::RegisterQCache(r) => encode(unserved::register(state, &r.0)),
+            Request::CbProtocolHandshake(_) => encode(unserved::handshake()),
+            _ => encode(unserved::refuse()),
         }
     }
 
-    fn answer(&self, peer: &Peer, envelope: &Envelope, response: &Response) {
-        let frames = envelope.response(response.encode());
+    fn answer(&self, peer: &Peer, envelope: &Envelope, result: ResultFrame) {
+        let frames = envelope.response(result);
         if let Err(error) = peer.send(frames) {
             self.state.metrics.unsent_replies.inc();
             tracing::debug!(peer = %peer.id(), %error, "reply not sent");
@@ -209,6 +212,11 @@ impl Service for Rpc {
 
 fn connection(peer: PeerId) -> ConnectionId {
     ConnectionId(peer.get())
+}
+
+/// Encodes the result of a served request.
+fn encode<T: Value>(answer: Answer<T>) -> Answer<ResultFrame> {
+    answer.map(|result| ResultFrame::encode(&result))
 }
 
 fn report(peer: &Peer, operation: Operation, failure: &Failure) {

@@ -3,8 +3,8 @@ use larder_core::Slot;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
+use larder_wire::ops::prepare_retrieve::RetrievePlan;
 use larder_wire::pickle::PickleWriter;
-use larder_wire::response::{Response, RetrievePlan};
 
 use super::transfer::{Transfer, wire_slot};
 use super::{Answer, Failure, commit_retrieve};
@@ -14,24 +14,29 @@ use crate::observe::traces::UnixTime;
 
 /// Tells a worker where the chunks of a hit lie, and holds them until it commits. A worker without a
 /// common arena gets the bytes.
-pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+pub(super) fn serve(
+    state: &State,
+    connection: ConnectionId,
+    key: &CacheKey,
+    instance: InstanceId,
+) -> Answer<RetrievePlan> {
     let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     let transfer = Transfer::new(state, connection, key, instance)?;
     let spec = transfer.spec();
     let Some(slots) = state.core().with(|core, now| core.prepare_retrieve(now, &spec))? else {
-        return Ok(Response::RetrievePlan(RetrievePlan::Missing));
+        return Ok(RetrievePlan::Missing);
     };
     state.metrics.copy_begins(Direction::Retrieve, &spec);
     if let Some((traces, at)) = traced {
         traces.copy_begins(at, Direction::Retrieve, &spec);
     }
     if state.arena.name().is_some() {
-        return Ok(Response::RetrievePlan(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())));
+        return Ok(RetrievePlan::Slots(slots.iter().map(wire_slot).collect()));
     }
     // The worker has its bytes with the answer, so nothing is held for it afterwards.
     let pickle = pickle(state, &slots);
     commit_retrieve::commit(state, &spec);
-    Ok(Response::RetrievePlan(RetrievePlan::Pickle(pickle?)))
+    Ok(RetrievePlan::Pickle(pickle?))
 }
 
 fn pickle(state: &State, slots: &[Slot]) -> Result<Bytes, Failure> {

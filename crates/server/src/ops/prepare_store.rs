@@ -2,7 +2,7 @@ use larder_core::PreparedStore;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops::prepare_store::StorePlan;
 
 use super::transfer::{Transfer, wire_slot};
 use super::{Answer, Failure};
@@ -12,20 +12,25 @@ use crate::observe::traces::UnixTime;
 
 /// Reserves slots for the chunks that are not cached yet. A worker without a common arena is told to
 /// send the bytes instead.
-pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, instance: InstanceId) -> Answer {
+pub(super) fn serve(
+    state: &State,
+    connection: ConnectionId,
+    key: &CacheKey,
+    instance: InstanceId,
+) -> Answer<StorePlan> {
     let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
     let transfer = Transfer::new(state, connection, key, instance)?;
     if state.arena.name().is_none() {
-        return Ok(Response::StorePlan(StorePlan::Pickle));
+        return Ok(StorePlan::Pickle);
     }
     let prepared = reserve(state, &transfer, transfer.start, transfer.end)?;
     if let Some((traces, at)) = traced.filter(|_| !prepared.slots.is_empty()) {
         traces.copy_begins(at, Direction::Store, &transfer.spec());
     }
-    Ok(Response::StorePlan(StorePlan::Slots {
+    Ok(StorePlan::Slots {
         slots: prepared.slots.iter().map(wire_slot).collect(),
         chunk_indices: prepared.chunks.iter().map(|i| u64::from(*i)).collect(),
-    }))
+    })
 }
 
 /// Reserves slots whose memory is there.

@@ -2,8 +2,8 @@ use larder_core::{Group, WorkerSpec};
 use larder_types::Layout;
 use larder_types::dtype::DType;
 use larder_types::object::{WORLD_SIZE_MAX, check_model_name};
-use larder_wire::registration::EngineDrivenRegistration;
-use larder_wire::response::Response;
+use larder_wire::ops::RegisterEngineDriven;
+use larder_wire::ops::register_engine_driven::Pool;
 
 use super::Answer;
 use crate::app::state::State;
@@ -12,7 +12,7 @@ use crate::app::state::State;
 ///
 /// A worker that cannot be served is told that there is no arena and then finds nothing and stores
 /// nothing: its engine runs, uncached, instead of waiting five minutes to fail.
-pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> Answer {
+pub(super) fn serve(state: &State, registration: &RegisterEngineDriven) -> Answer<Pool> {
     let now = state.core().now();
     let instance = registration.instance_id;
     let spec = match worker(state, registration) {
@@ -20,7 +20,7 @@ pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> A
         Err(reason) => {
             tracing::warn!(%instance, model = &*registration.model_name, "worker not served: {reason}");
             state.core().with(|core, now| core.register_unserved(now, instance));
-            return Ok(Response::Pool { shm_name: String::new(), pool_size: 0 });
+            return Ok(Pool::default());
         }
     };
     let bytes = spec.groups[0].layout.bytes();
@@ -41,15 +41,15 @@ pub(super) fn serve(state: &State, registration: &EngineDrivenRegistration) -> A
     Ok(pool(state))
 }
 
-fn pool(state: &State) -> Response {
+fn pool(state: &State) -> Pool {
     match state.arena.name() {
-        Some(name) => Response::Pool { shm_name: name.to_owned(), pool_size: state.arena.size() },
-        None => Response::Pool { shm_name: String::new(), pool_size: 0 },
+        Some(name) => Pool { shm_name: name.to_owned(), pool_size: state.arena.size() },
+        None => Pool::default(),
     }
 }
 
 /// What the registration means, or why it cannot be served.
-fn worker(state: &State, registration: &EngineDrivenRegistration) -> Result<WorkerSpec, String> {
+fn worker(state: &State, registration: &RegisterEngineDriven) -> Result<WorkerSpec, String> {
     if !state.config.rpc.transfer_mode.serves_engine_driven() {
         return Err("--supported-transfer-mode does not include engine_driven".to_owned());
     }
@@ -73,7 +73,7 @@ fn worker(state: &State, registration: &EngineDrivenRegistration) -> Result<Work
 
 /// The shape of one chunk: `[2, layers, slots, hidden]`, or without the leading axis if the worker
 /// says that it has one plane (MLA and fused formats).
-fn layout(registration: &EngineDrivenRegistration, chunk_tokens: u32) -> Result<Layout, String> {
+fn layout(registration: &RegisterEngineDriven, chunk_tokens: u32) -> Result<Layout, String> {
     let positive = |name: &str, value: i64| {
         u64::try_from(value).ok().filter(|v| *v > 0).ok_or_else(|| format!("{name} {value} is not positive"))
     };

@@ -1,14 +1,19 @@
 use larder_wire::message::Envelope;
-use larder_wire::request::Subscription as Request;
-use larder_wire::response::Response;
+use larder_wire::ops::SubscribeKvEvents;
+use larder_wire::ops::subscribe_kv_events::EventBatch;
 use larder_zmtp::Peer;
 
 use crate::app::state::State;
 use crate::observe::kv_events::Subscription;
 
 /// Begins a stream, whose batches come by themselves. What is no subscription ends at once.
-pub(super) fn serve(state: &State, peer: &Peer, envelope: &Envelope, request: &Request) -> Option<Response> {
-    let Some((cursor, events_max)) = request.window() else { return Some(Response::Nil) };
+pub(super) fn serve(
+    state: &State,
+    peer: &Peer,
+    envelope: &Envelope,
+    request: &SubscribeKvEvents,
+) -> Option<Option<EventBatch>> {
+    let Some((cursor, events_max)) = request.window() else { return Some(None) };
     let follows = Subscription {
         peer: peer.clone(),
         envelope: envelope.clone(),
@@ -17,5 +22,5 @@ pub(super) fn serve(state: &State, peer: &Peer, envelope: &Envelope, request: &R
         events_max,
     };
     let begun = state.events.subscribe(state, request.instance_id, follows);
-    (!begun).then_some(Response::Nil)
+    (!begun).then_some(None)
 }

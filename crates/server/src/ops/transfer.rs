@@ -7,7 +7,7 @@ use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
-use larder_wire::response::Slot;
+use larder_wire::slot::Slot;
 
 use super::Failure;
 use crate::app::state::State;

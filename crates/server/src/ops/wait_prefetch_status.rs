@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_wire::message::Envelope;
-use larder_wire::response::Response;
+use larder_wire::response::ResultFrame;
 use larder_zmtp::Peer;
 
 use super::query_prefetch_status;
@@ -16,10 +16,10 @@ pub(super) fn serve(
     envelope: &Envelope,
     request_id: &Arc<str>,
     timeout: Duration,
-) -> Option<super::Answer> {
+) -> Option<super::Answer<Option<i64>>> {
     let bell = state.waiting.bell(request_id);
     let now = query_prefetch_status::serve(state, request_id);
-    if !matches!(now, Ok(Response::Nil)) {
+    if !matches!(now, Ok(None)) {
         state.waiting.leave(request_id, bell);
         return Some(now);
     }
@@ -33,11 +33,11 @@ pub(super) fn serve(
             tokio::pin!(rung);
             rung.as_mut().enable();
             let answer = query_prefetch_status::serve(&state, &request_id);
-            let pending = matches!(answer, Ok(Response::Nil));
+            let pending = matches!(answer, Ok(None));
             let waited = pending && tokio::time::timeout_at(deadline, rung).await.is_ok();
             if !waited {
-                let response = answer.unwrap_or(Response::Int(0));
-                let _ = peer.send(envelope.response(response.encode()));
+                let result = ResultFrame::encode(&answer.unwrap_or(Some(0)));
+                let _ = peer.send(envelope.response(result));
                 break;
             }
         }

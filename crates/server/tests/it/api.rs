@@ -10,8 +10,8 @@ use bytes::Bytes;
 use larder_server::app::log_control::LogControl;
 use larder_server::config::{LogLevel, Secret, l2};
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 const API: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
@@ -55,11 +55,11 @@ async fn server_with_traffic(directory: &Directory) -> (TestServer, Client) {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 2, "store", Some(0));
-    let plan = c.call(Request::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) }).await;
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 1);
-    let commit = Request::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
+    assert!(c.call(commit).await);
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 2);
     (server, c)
 }
@@ -99,8 +99,8 @@ async fn a_lookup_that_waits_for_l2_is_named() {
     c.register(7, "m").await;
     let (_, before) = json(&server, "GET", "/status", Value::Null).await;
     assert_eq!((&before["prefetch_job_ids"], &before["pending_request_ids"]), (&json!([]), &json!([])));
-    let lookup = Request::Lookup { key: key("m", 9, 4, "waits", None), tp_size: 1 };
-    assert_eq!(c.call(lookup).await, Response::Nil);
+    let lookup = ops::Lookup { key: key("m", 9, 4, "waits", None), tp_size: 1 };
+    c.call(lookup).await;
     let (_, during) = json(&server, "GET", "/status", Value::Null).await;
     assert_eq!(during["pending_request_ids"], json!(["waits"]));
     let ids = during["prefetch_job_ids"].as_array().unwrap();

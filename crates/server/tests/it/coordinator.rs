@@ -12,8 +12,8 @@ use bytes::Bytes;
 use larder_core::index::Removal;
 use larder_types::Time;
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 use crate::support::{Client, Directory, TestServer, key, with_files};
@@ -92,10 +92,10 @@ async fn coordinator() -> (String, Book) {
 async fn store(c: &mut Client, seed: u32, chunks: usize) {
     let key = key("m", seed, chunks, "store", Some(0));
     let instance_id = InstanceId(7);
-    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id }).await;
-    assert!(matches!(plan, Response::StorePlan(StorePlan::Slots { .. })), "{plan:?}");
-    let commit = Request::CommitStore { key, instance_id, data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id }).await;
+    assert!(matches!(plan, StorePlan::Slots { .. }), "{plan:?}");
+    let commit = ops::CommitStore { key, instance_id, data: Bytes::new() };
+    assert!(c.call(commit).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 use larder_types::ids::InstanceId;
-use larder_wire::event::{Event, EventBatch, EventKind};
 use larder_wire::message::{StreamControl, request_frames, stream_control_frames};
-use larder_wire::operation::Operation;
-use larder_wire::request::{Request, Subscription};
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
+use larder_wire::ops::subscribe_kv_events::{Event, EventBatch, EventKind};
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 
@@ -27,11 +26,11 @@ impl Follower {
 
     async fn store(&mut self, seed: u32, chunks: usize) {
         let key = key("m", seed, chunks, "store", Some(0));
-        let plan = self.client.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-        let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+        let plan = self.client.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+        let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
         fill(&self.pool, &slots, 1);
-        let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
-        assert_eq!(self.client.call(commit).await, Response::Bool(true));
+        let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
+        assert!(self.client.call(commit).await);
     }
 }
 
@@ -47,8 +46,8 @@ impl Stream {
 
     async fn subscribe(&mut self, uid: u64, instance: i64, cursor: i64, max_events: i64) {
         let instance_id = InstanceId(instance);
-        let subscription = Subscription { instance_id, model_name: "m".into(), cursor, max_events };
-        let frames = request_frames(uid, &Request::SubscribeKvEvents(subscription));
+        let subscription = ops::SubscribeKvEvents { instance_id, model_name: "m".into(), cursor, max_events };
+        let frames = request_frames(uid, &subscription.into());
         self.0.dealer.send(frames).await.expect("sends");
     }
 
@@ -60,11 +59,7 @@ impl Stream {
     async fn message(&mut self) -> (u64, Option<EventBatch>) {
         let message = self.0.answer().await;
         let uid = message.uid().expect("a number");
-        match message.decode(Operation::SubscribeKvEvents).expect("as stock clients understand it") {
-            Response::Events(batch) => (uid, Some(batch)),
-            Response::Nil => (uid, None),
-            other => panic!("{other:?}"),
-        }
+        (uid, message.result.decode().expect("as stock clients understand it"))
     }
 
     async fn batch(&mut self) -> EventBatch {
@@ -101,7 +96,7 @@ async fn stored_chunks_come_in_order_with_their_tokens_and_what_goes_is_withdraw
     }
     assert_eq!(stored[0].parent_block_hash, None);
     assert_eq!(stored[1].parent_block_hash, Some(stored[0].block_hashes[0]));
-    worker.client.call(Request::Clear { force: false }).await;
+    worker.client.call(ops::Clear { force: false }).await;
     let removed = stream.events(1).await;
     assert_eq!((removed[0].kind, removed[0].block_hashes.len(), removed[0].seq), (EventKind::Removed, 2, 4));
     let (status, report) = server.get("/status").await;
@@ -168,7 +163,7 @@ async fn one_instance_has_one_stream() {
     // Of a stream that has ended nobody hears again.
     stream.say(StreamControl::Ack).await;
     stream.say(StreamControl::Cancel).await;
-    assert_eq!(stream.0.call(Request::GetChunkSize).await, Response::Int(CHUNK as i64));
+    assert_eq!(stream.0.call(ops::GetChunkSize).await, CHUNK as i64);
     server.stop().await;
 }
 
@@ -219,7 +214,7 @@ async fn a_server_without_a_log_says_so_and_ends_the_stream() {
         // A client that had not read that yet would forget it at the end.
         stream.say(StreamControl::Ack).await;
         assert_eq!(stream.message().await, (1, None));
-        assert_eq!(stream.0.call(Request::GetExperimental).await, Response::Features(vec![]));
+        assert_eq!(stream.0.call(ops::GetExperimental).await, Vec::<String>::new());
         server.stop().await;
     }
 }

@@ -4,8 +4,8 @@ use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool
 use bytes::Bytes;
 use larder_server::config::Secret;
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 const W: InstanceId = InstanceId(7);
@@ -16,11 +16,11 @@ async fn server_with_four_chunks(config: larder_server::config::Config) -> (Test
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let key = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
-    let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
+    assert!(c.call(commit).await);
     (server, c)
 }
 
@@ -137,7 +137,7 @@ async fn objects_of_both_tiers_are_listed_and_deleted() {
     let all = json!({"keys": l1, "tier": "all", "force": true});
     let (code, answer) = json(&server, "DELETE", "/cache/objects", all).await;
     assert_eq!((code, answer), (200, json!({"deleted": 8, "skipped": 0, "ok": true})));
-    assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
+    c.call(ops::EndSession { request_id: "r".into() }).await;
     assert_eq!(c.hit(&key("m", 1, 4, "again", None)).await, 0);
     assert_eq!(directory.objects(), 0, "no file is left");
     server.stop().await;

@@ -10,8 +10,9 @@ use larder_core::TransferSpec;
 use larder_server::config::{EvictionPolicy, LookupHashLogConfig, OtlpConfig, PrefetchPolicy};
 use larder_types::ids::InstanceId;
 use larder_types::object::{ChunkHash, KvRank};
-use larder_wire::request::Request;
-use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_retrieve::RetrievePlan;
+use larder_wire::ops::prepare_store::StorePlan;
 
 use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 
@@ -220,21 +221,18 @@ async fn first_scrape_has_every_name_with_its_type_and_labels() {
 async fn traffic(c: &mut Client) {
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(Request::PrepareStore { key: stored.clone(), instance_id: W }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: W }).await;
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
-    let commit = Request::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
+    assert!(c.call(commit).await);
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     let worker = key("m", 1, 4, "r", Some(0));
-    let plan = c.call(Request::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
-    let Response::RetrievePlan(RetrievePlan::Slots(_)) = plan else { panic!("{plan:?}") };
-    assert_eq!(
-        c.call(Request::CommitRetrieve { key: worker.clone(), instance_id: W }).await,
-        Response::Bool(true)
-    );
-    let plan = c.call(Request::PrepareRetrieve { key: worker, instance_id: W }).await;
-    assert_eq!(plan, Response::RetrievePlan(RetrievePlan::Missing), "its pins are used");
+    let plan = c.call(ops::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
+    let RetrievePlan::Slots(_) = plan else { panic!("{plan:?}") };
+    assert!(c.call(ops::CommitRetrieve { key: worker.clone(), instance_id: W }).await);
+    let plan = c.call(ops::PrepareRetrieve { key: worker, instance_id: W }).await;
+    assert_eq!(plan, RetrievePlan::Missing, "its pins are used");
     assert_eq!(c.hit(&key("unserved", 1, 4, "u", None)).await, 0);
     assert_eq!(c.hit(&key("m", 1, 0, "short", None)).await, 0);
 }
@@ -318,11 +316,11 @@ async fn residency_histograms_count_evictions_and_reuse() {
     for (seed, request) in [(1, "a"), (2, "b"), (1, "c")] {
         assert_eq!(c.hit(&key("m", seed, 4, request, None)).await, 0);
         let stored = key("m", seed, 4, request, Some(0));
-        let plan = c.call(Request::PrepareStore { key: stored.clone(), instance_id: W }).await;
-        let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+        let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: W }).await;
+        let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
         fill(&pool, &slots, 10);
-        let commit = Request::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
-        assert_eq!(c.call(commit).await, Response::Bool(true));
+        let commit = ops::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
+        assert!(c.call(commit).await);
     }
     assert_eq!(c.hit(&key("m", 1, 4, "d", None)).await, 4);
     let scrape = Scrape::of(&server).await;

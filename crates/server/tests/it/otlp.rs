@@ -10,8 +10,9 @@ use bytes::Bytes;
 use larder_server::config::{Config, OtlpConfig, Secret};
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_retrieve::RetrievePlan;
+use larder_wire::ops::prepare_store::StorePlan;
 use opentelemetry_proto::tonic::collector::metrics::v1 as metrics;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
@@ -146,19 +147,19 @@ async fn request(c: &mut Client, server: &TestServer, name: &str) -> i64 {
     let hit = c.hit(&key("m", 1, 4, name, None)).await;
     let worker = key("m", 1, 4, name, Some(0));
     if hit == 0 {
-        let plan = c.call(Request::PrepareStore { key: worker.clone(), instance_id: W }).await;
-        assert!(matches!(plan, Response::StorePlan(StorePlan::Slots { .. })), "{plan:?}");
-        let commit = Request::CommitStore { key: worker, instance_id: W, data: Bytes::new() };
-        assert_eq!(c.call(commit).await, Response::Bool(true));
+        let plan = c.call(ops::PrepareStore { key: worker.clone(), instance_id: W }).await;
+        assert!(matches!(plan, StorePlan::Slots { .. }), "{plan:?}");
+        let commit = ops::CommitStore { key: worker, instance_id: W, data: Bytes::new() };
+        assert!(c.call(commit).await);
     } else {
         let part = CacheKey { end: (hit as usize * CHUNK) as u64, ..worker };
-        let plan = c.call(Request::PrepareRetrieve { key: part.clone(), instance_id: W }).await;
-        assert!(matches!(plan, Response::RetrievePlan(RetrievePlan::Slots(_))), "{plan:?}");
-        let commit = Request::CommitRetrieve { key: part, instance_id: W };
-        assert_eq!(c.call(commit).await, Response::Bool(true));
+        let plan = c.call(ops::PrepareRetrieve { key: part.clone(), instance_id: W }).await;
+        assert!(matches!(plan, RetrievePlan::Slots(_)), "{plan:?}");
+        let commit = ops::CommitRetrieve { key: part, instance_id: W };
+        assert!(c.call(commit).await);
     }
     let request_id: Arc<str> = name.into();
-    assert_eq!(c.call(Request::EndSession { request_id }).await, Response::Nil);
+    c.call(ops::EndSession { request_id }).await;
     server
         .until("all is in L2", |state| state.core().read(|core, _| core.gauges().write_back_pending) == 0)
         .await;
@@ -253,7 +254,7 @@ async fn a_request_is_a_trace_with_its_hit_and_its_copies() {
     c.register(7, "m").await;
     assert_eq!(request(&mut c, &server, "cold").await, 0);
     assert_eq!(request(&mut c, &server, "warm").await, 4);
-    assert_eq!(c.call(Request::Clear { force: true }).await, Response::Nil);
+    c.call(ops::Clear { force: true }).await;
     assert_eq!(request(&mut c, &server, "from L2").await, 4);
     assert_eq!(c.hit(&key("nobody's", 1, 4, "early", None)).await, 0);
     server.stop().await;
@@ -321,8 +322,8 @@ async fn bytes_that_come_through_the_socket_are_one_copy_each() {
     c.register(7, "m").await;
     let worker = key("m", 1, 4, "r", Some(0));
     let data = Bytes::from_static(b"no pickle");
-    let commit = Request::CommitStore { key: worker, instance_id: W, data };
-    assert_eq!(c.call(commit).await, Response::Bool(false));
+    let commit = ops::CommitStore { key: worker, instance_id: W, data };
+    assert!(!c.call(commit).await);
     server.stop().await;
     let (_, spans) = collector.seen();
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use larder_server::config::{EvictionPolicy, Secret};
 use larder_server::overview::Overview;
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 use crate::support::{CHUNK, Directory, TestServer, config, fill, key, open_pool, with_files};
@@ -117,13 +117,13 @@ async fn the_overview_tells_what_happened() {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let prepare = Request::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
+    let prepare = ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
     let plan = c.call(prepare).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     assert_eq!(overview(&server).await.stores.active, 1);
     fill(&pool, &slots, 10);
-    let commit = Request::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
+    assert!(c.call(commit).await);
     assert_eq!(c.hit(&key("m", 1, 4, "found", None)).await, 4);
     assert_eq!(c.hit(&key("m", 2, 4, "missed", None)).await, 0);
     server
@@ -170,12 +170,12 @@ async fn the_overview_says_what_is_wrong_with_l2() {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let prepare = Request::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
+    let prepare = ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
     let plan = c.call(prepare).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
-    let commit = Request::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
+    assert!(c.call(commit).await);
     server.until("a store fails", |state| !state.problems().is_empty()).await;
     let seen = overview(&server).await;
     assert!(seen.problems[0].starts_with("L2 adapter #1 (fs): writes "), "{:?}", seen.problems);

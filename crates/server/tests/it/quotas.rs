@@ -3,8 +3,8 @@
 use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use larder_server::config::{EvictionConfig, EvictionPolicy, Secret};
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 const W: InstanceId = InstanceId(7);
@@ -40,14 +40,14 @@ fn with(mut answer: Value, more: &[(&str, Value)]) -> Value {
 async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chunks: usize) -> usize {
     let mut key = key("m", seed, chunks, "s", Some(0));
     key.cache_salt = salt.into();
-    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { return 0 };
+    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let StorePlan::Slots { slots, .. } = plan else { return 0 };
     if slots.is_empty() {
         return 0;
     }
     fill(pool, &slots, 1);
     let data = Default::default();
-    assert_eq!(c.call(Request::CommitStore { key, instance_id: W, data }).await, Response::Bool(true));
+    assert!(c.call(ops::CommitStore { key, instance_id: W, data }).await);
     slots.len()
 }
 

@@ -12,8 +12,9 @@ use larder_server::config::Config;
 use larder_types::ids::AdapterId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_retrieve::RetrievePlan;
+use larder_wire::ops::prepare_store::StorePlan;
 
 const W: InstanceId = InstanceId(7);
 /// Chunks of 768 bytes lie 4096 apart.
@@ -58,12 +59,12 @@ impl Open {
 
     async fn look_up(server: &TestServer, c: &mut Client, name: String, path: Vec<u32>) -> Self {
         let mut open = Self { name, path, hit: 0 };
-        let lookup = Request::Lookup { key: open.key(0, None), tp_size: 1 };
-        assert_eq!(c.call(lookup).await, Response::Nil);
+        let lookup = ops::Lookup { key: open.key(0, None), tp_size: 1 };
+        c.call(lookup).await;
         let request_id: std::sync::Arc<str> = open.name.as_str().into();
         let timeout = std::time::Duration::from_secs(20);
-        let wait = Request::WaitPrefetchStatus { request_id, timeout };
-        let Response::Int(hit) = c.call(wait).await else { panic!("a hit") };
+        let wait = ops::WaitPrefetchStatus { request_id, timeout };
+        let hit = c.call(wait).await.expect("a hit");
         open.hit = usize::try_from(hit).unwrap();
         quiet(server).await;
         open
@@ -71,24 +72,24 @@ impl Open {
 
     async fn retrieve(&self, c: &mut Client) {
         let key = CacheKey { end: (self.hit * CHUNK) as u64, ..self.key(0, Some(0)) };
-        let plan = c.call(Request::PrepareRetrieve { key: key.clone(), instance_id: W }).await;
-        assert!(matches!(plan, Response::RetrievePlan(RetrievePlan::Slots(_))), "{plan:?}");
-        assert_eq!(c.call(Request::CommitRetrieve { key, instance_id: W }).await, Response::Bool(true));
+        let plan = c.call(ops::PrepareRetrieve { key: key.clone(), instance_id: W }).await;
+        assert!(matches!(plan, RetrievePlan::Slots(_)), "{plan:?}");
+        assert!(c.call(ops::CommitRetrieve { key, instance_id: W }).await);
     }
 
     async fn store_and_end(self, server: &TestServer, c: &mut Client) {
         let key = self.key(self.hit, Some(0));
         if self.hit < self.path.len() {
-            let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-            let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+            let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+            let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
             if !slots.is_empty() {
-                let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
-                assert_eq!(c.call(commit).await, Response::Bool(true));
+                let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
+                assert!(c.call(commit).await);
             }
             quiet(server).await;
         }
         let name: std::sync::Arc<str> = self.name.as_str().into();
-        assert_eq!(c.call(Request::EndSession { request_id: name }).await, Response::Nil);
+        c.call(ops::EndSession { request_id: name }).await;
         quiet(server).await;
     }
 }

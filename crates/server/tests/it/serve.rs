@@ -5,21 +5,27 @@ use crate::support::{
 };
 use bytes::Bytes;
 use larder_types::ids::InstanceId;
+use larder_wire::ops;
+use larder_wire::ops::cb_protocol_handshake::Handshake;
+use larder_wire::ops::prepare_retrieve::RetrievePlan;
+use larder_wire::ops::prepare_store::StorePlan;
+use larder_wire::ops::register_engine_driven::Pool;
+use larder_wire::ops::store::Copied;
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use larder_wire::request::Request;
-use larder_wire::response::{Response, RetrievePlan, StorePlan};
+use larder_wire::response::ResultFrame;
 
 const W: InstanceId = InstanceId(7);
 
 /// Stores `chunks` chunks through the pool, filled from `byte` up.
 async fn store(c: &mut Client, pool: &std::fs::File, seed: u32, chunks: usize, byte: u8) {
     let key = key("m", seed, chunks, "store", Some(0));
-    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, chunk_indices }) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let StorePlan::Slots { slots, chunk_indices } = plan else { panic!("{plan:?}") };
     assert_eq!(chunk_indices, (0..chunks as u64).collect::<Vec<_>>());
     fill(pool, &slots, byte);
-    let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
-    assert_eq!(c.call(commit).await, Response::Bool(true));
+    let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
+    assert!(c.call(commit).await);
 }
 
 #[tokio::test]
@@ -31,11 +37,11 @@ async fn what_was_stored_is_found_and_read_back() {
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     assert_eq!(c.hit(&key("m", 2, 4, "other", None)).await, 0);
     let worker = key("m", 1, 4, "r", Some(0));
-    let plan = c.call(Request::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
-    let Response::RetrievePlan(RetrievePlan::Slots(slots)) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
+    let RetrievePlan::Slots(slots) = plan else { panic!("{plan:?}") };
     assert!(holds(&pool, &slots, 10));
-    assert_eq!(c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await, Response::Bool(true));
-    assert_eq!(c.call(Request::EndSession { request_id: "r".into() }).await, Response::Nil);
+    assert!(c.call(ops::CommitRetrieve { key: worker, instance_id: W }).await);
+    c.call(ops::EndSession { request_id: "r".into() }).await;
     let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.lookup_leases, gauges.retrieves, gauges.stores), (0, 0, 0));
     assert_eq!(gauges.l1.resident_objects, 4);
@@ -60,10 +66,10 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     config.l1.shm_name = None;
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
-    assert_eq!(c.register(7, "m").await, Response::Pool { shm_name: String::new(), pool_size: 0 });
+    assert_eq!(c.register(7, "m").await, Pool { shm_name: String::new(), pool_size: 0 });
     let k = key("m", 1, 3, "s", Some(0));
-    let plan = c.call(Request::PrepareStore { key: k.clone(), instance_id: W }).await;
-    assert_eq!(plan, Response::StorePlan(StorePlan::Pickle));
+    let plan = c.call(ops::PrepareStore { key: k.clone(), instance_id: W }).await;
+    assert_eq!(plan, StorePlan::Pickle);
     let mut pickle = PickleWriter::new();
     let shape = [2, CHUNK as u64, 12];
     let half = larder_types::dtype::DType::from_name("float16").unwrap();
@@ -72,13 +78,13 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
         let shape = if i == 1 { [2, 12, CHUNK as u64] } else { shape };
         pickle.push(half, &shape, &[i; 768]).unwrap();
     }
-    let commit = Request::CommitStore { key: k, instance_id: W, data: pickle.finish() };
-    assert_eq!(c.call(commit).await, Response::Bool(false));
+    let commit = ops::CommitStore { key: k, instance_id: W, data: pickle.finish() };
+    assert!(!c.call(commit).await);
     assert_eq!(c.hit(&key("m", 1, 3, "r", None)).await, 1);
     assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 2);
     let worker = key("m", 1, 1, "r", Some(0));
-    let plan = c.call(Request::PrepareRetrieve { key: worker, instance_id: W }).await;
-    let Response::RetrievePlan(RetrievePlan::Pickle(data)) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareRetrieve { key: worker, instance_id: W }).await;
+    let RetrievePlan::Pickle(data) = plan else { panic!("{plan:?}") };
     let tensors = read_tensors(&data).unwrap();
     assert_eq!((tensors.len(), tensors[0].shape()), (1, &shape[..]));
     assert_eq!(tensors[0].contiguous().unwrap(), [0; 768]);
@@ -89,8 +95,8 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     );
     // What is no pickle of tensors is refused, not run.
     let k = key("m", 3, 1, "s", Some(0));
-    let commit = Request::CommitStore { key: k, instance_id: W, data: Bytes::from_static(b"cos\nsystem\n.") };
-    assert_eq!(c.call(commit).await, Response::Bool(false));
+    let commit = ops::CommitStore { key: k, instance_id: W, data: Bytes::from_static(b"cos\nsystem\n.") };
+    assert!(!c.call(commit).await);
     server.stop().await;
 }
 
@@ -99,47 +105,47 @@ async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
     let server = TestServer::start(config()).await;
     let mut c = server.client().await;
     let k = || key("m", 1, 2, "r", Some(0));
-    let transfer =
-        |event: &'static [u8], success| Response::Transfer { event: Bytes::from_static(event), success };
-    let cases = [
-        (Request::UnregisterKvCache { instance_id: W }, Response::Nil),
-        (Request::UnregisterQCache { instance_id: W }, Response::Nil),
+    fn encode(result: impl larder_wire::codec::Value) -> ResultFrame {
+        ResultFrame::encode(&result)
+    }
+    let cases: [(Request, ResultFrame); 21] = [
+        (ops::UnregisterKvCache { instance_id: W }.into(), encode(())),
+        (ops::UnregisterQCache { payloads: vec![Bytes::from_static(b"\x07")] }.into(), encode(())),
         (
-            Request::Store(larder_wire::request::Store {
+            ops::Store {
                 key: k(),
                 instance_id: W,
                 block_ids: vec![vec![1]],
                 event: Bytes::from_static(b"stub_ipc_handle"),
-            }),
-            transfer(b"", false),
+            }
+            .into(),
+            encode(Copied { event: Bytes::new(), success: false }),
         ),
-        (Request::UnregisterEngineDriven { instance_id: W }, Response::Nil),
-        (Request::PrepareStore { key: k(), instance_id: W }, Response::StorePlan(StorePlan::NOTHING)),
-        (Request::CommitStore { key: k(), instance_id: W, data: Bytes::new() }, Response::Bool(false)),
+        (ops::UnregisterEngineDriven { instance_id: W }.into(), encode(())),
+        (ops::PrepareStore { key: k(), instance_id: W }.into(), encode(StorePlan::NOTHING)),
+        (ops::CommitStore { key: k(), instance_id: W, data: Bytes::new() }.into(), encode(false)),
+        (ops::PrepareRetrieve { key: k(), instance_id: W }.into(), encode(RetrievePlan::Missing)),
+        (ops::CommitRetrieve { key: k(), instance_id: W }.into(), encode(true)),
+        (ops::FreeLookupLocks { key: k(), tp_size: 1 }.into(), encode(())),
+        (ops::EndSession { request_id: "x".into() }.into(), encode(())),
+        (ops::QueryPrefetchStatus { request_id: "x".into() }.into(), encode(0_i64)),
+        (ops::GetChunkSize.into(), encode(CHUNK as i64)),
+        (ops::GetExperimental.into(), encode(vec!["kv_event_stream".to_owned()])),
+        (ops::Noop.into(), encode("OK".to_owned())),
+        (ops::Ping { instance_id: None }.into(), encode(true)),
+        // After a restart a worker learns once that it is not registered.
+        (ops::Ping { instance_id: Some(W) }.into(), encode(false)),
+        (ops::Ping { instance_id: Some(W) }.into(), encode(true)),
         (
-            Request::PrepareRetrieve { key: k(), instance_id: W },
-            Response::RetrievePlan(RetrievePlan::Missing),
+            ops::CbProtocolHandshake { version: 1 }.into(),
+            encode(Handshake { server_version: 0, matches: false }),
         ),
-        (Request::CommitRetrieve { key: k(), instance_id: W }, Response::Bool(true)),
-        (Request::FreeLookupLocks { key: k(), tp_size: 1 }, Response::Nil),
-        (Request::EndSession { request_id: "x".into() }, Response::Nil),
-        (Request::QueryPrefetchStatus { request_id: "x".into() }, Response::Int(0)),
-        (Request::GetChunkSize, Response::Int(CHUNK as i64)),
-        (Request::GetExperimental, Response::Features(vec!["kv_event_stream".to_owned()])),
-        (Request::Noop, Response::Text("OK".to_owned())),
-        (Request::Ping { instance_id: None }, Response::Bool(true)),
-        // After a restart a worker is told once that it is not known.
-        (Request::Ping { instance_id: Some(W) }, Response::Bool(false)),
-        (Request::Ping { instance_id: Some(W) }, Response::Bool(true)),
-        (
-            Request::CbProtocolHandshake { version: 1 },
-            Response::Handshake { server_version: 0, matches: false },
-        ),
-        (Request::CbReorderPlan { key: k(), keep_prefix: 0, budget_ms: 1 }, Response::Order(vec![])),
-        (Request::Clear { force: false }, Response::Nil),
+        (ops::CbReorderPlan { payloads: vec![Bytes::new(); 3] }.into(), encode(Vec::<i64>::new())),
+        (ops::StoreQ { payloads: vec![Bytes::new(); 4] }.into(), encode(Copied::default())),
+        (ops::Clear { force: false }.into(), encode(())),
     ];
     for (request, expected) in cases {
-        assert_eq!(c.call(request.clone()).await, expected, "{request:?}");
+        assert_eq!(c.result(request.clone()).await, expected, "{request:?}");
     }
     server.stop().await;
 }
@@ -164,17 +170,17 @@ async fn what_l1_loses_comes_back_from_l2() {
         let server = TestServer::start(with_files(policy)).await;
         let mut c = server.client().await;
         let pool = open_pool(&c.register(7, "m").await);
-        let lookup = Request::Lookup { key: key("m", 1, 4, "r", None), tp_size: 1 };
-        assert_eq!(c.call(lookup).await, Response::Nil);
+        let lookup = ops::Lookup { key: key("m", 1, 4, "r", None), tp_size: 1 };
+        c.call(lookup).await;
         let timeout = std::time::Duration::from_secs(20);
-        let wait = Request::WaitPrefetchStatus { request_id: "r".into(), timeout };
-        assert_eq!(c.call(wait).await, Response::Int(4), "{policy}");
+        let wait = ops::WaitPrefetchStatus { request_id: "r".into(), timeout };
+        assert_eq!(c.call(wait).await, Some(4), "{policy}");
         let worker = key("m", 1, 4, "r", Some(0));
-        let plan = c.call(Request::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
-        let Response::RetrievePlan(RetrievePlan::Slots(slots)) = plan else { panic!("{plan:?}") };
+        let plan = c.call(ops::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
+        let RetrievePlan::Slots(slots) = plan else { panic!("{plan:?}") };
         assert!(holds(&pool, &slots, 10), "{policy}");
-        c.call(Request::CommitRetrieve { key: worker, instance_id: W }).await;
-        c.call(Request::EndSession { request_id: "r".into() }).await;
+        c.call(ops::CommitRetrieve { key: worker, instance_id: W }).await;
+        c.call(ops::EndSession { request_id: "r".into() }).await;
         assert_eq!(
             server.state.core().read(|core, _| core.gauges().l1.resident_objects),
             resident,
@@ -193,7 +199,7 @@ async fn a_lost_connection_gives_back_what_it_held() {
     let mut scheduler = server.client().await;
     assert_eq!(scheduler.hit(&key("m", 1, 2, "r", None)).await, 2);
     let mut writer = server.client().await;
-    writer.call(Request::PrepareStore { key: key("m", 9, 1, "w", Some(0)), instance_id: W }).await;
+    writer.call(ops::PrepareStore { key: key("m", 9, 1, "w", Some(0)), instance_id: W }).await;
     let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.lookup_leases, gauges.stores), (1, 1));
     scheduler.dealer.close().await;
@@ -212,29 +218,19 @@ async fn a_lost_connection_gives_back_what_it_held() {
 async fn a_registration_that_cannot_be_served_runs_uncached() {
     let server = TestServer::start(config()).await;
     let mut c = server.client().await;
-    let none = Response::Pool { shm_name: String::new(), pool_size: 0 };
+    let none = Pool::default();
     let bad = [
-        larder_wire::registration::EngineDrivenRegistration {
-            dtype: "float7".into(),
-            ..registration(7, "m")
-        },
-        larder_wire::registration::EngineDrivenRegistration {
-            num_physical_slots: Some(0),
-            ..registration(7, "m")
-        },
-        larder_wire::registration::EngineDrivenRegistration { num_layers: i64::MAX, ..registration(7, "m") },
-        larder_wire::registration::EngineDrivenRegistration { world_size: 256, ..registration(7, "m") },
+        ops::RegisterEngineDriven { dtype: "float7".into(), ..registration(7, "m") },
+        ops::RegisterEngineDriven { num_physical_slots: Some(0), ..registration(7, "m") },
+        ops::RegisterEngineDriven { num_layers: i64::MAX, ..registration(7, "m") },
+        ops::RegisterEngineDriven { world_size: 256, ..registration(7, "m") },
         registration(7, "a@b"),
     ];
     for registration in bad {
         let what = format!("{registration:?}");
-        assert_eq!(c.call(Request::RegisterEngineDriven(registration)).await, none, "{what}");
+        assert_eq!(c.call(registration).await, none, "{what}");
     }
-    assert_eq!(
-        c.call(Request::Ping { instance_id: Some(W) }).await,
-        Response::Bool(true),
-        "it is left alone"
-    );
+    assert!(c.call(ops::Ping { instance_id: Some(W) }).await, "it is left alone");
     assert_eq!(c.hit(&key("m", 1, 1, "r", None)).await, 0);
     server.stop().await;
 }

@@ -16,9 +16,10 @@ use larder_server::app::state::State;
 use larder_server::config::{Config, L2AdapterConfig};
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
-use larder_wire::registration::EngineDrivenRegistration;
+use larder_wire::ops::register_engine_driven::Pool;
+use larder_wire::ops::{self, OperationSpec};
 use larder_wire::request::Request;
-use larder_wire::response::Response;
+use larder_wire::response::ResultFrame;
 use larder_zmtp::{Dealer, DealerOptions, Endpoint};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -161,12 +162,18 @@ pub(crate) struct Client {
 
 impl Client {
     /// The answer to one request.
-    pub(crate) async fn call(&mut self, request: Request) -> Response {
+    pub(crate) async fn call<O: OperationSpec + Into<Request>>(&mut self, request: O) -> O::Response {
+        let result = self.result(request.into()).await;
+        result.decode().expect("an answer that stock clients understand")
+    }
+
+    /// The encoded answer to one request.
+    pub(crate) async fn result(&mut self, request: Request) -> ResultFrame {
         self.uid += 1;
         self.dealer.send(request_frames(self.uid, &request)).await.expect("sends");
         let answer = self.answer().await;
         assert_eq!(answer.uid().unwrap(), self.uid, "an answer to {request:?}");
-        answer.decode(request.operation()).expect("an answer that stock clients understand")
+        answer.result
     }
 
     pub(crate) async fn answer(&mut self) -> ResponseMessage {
@@ -174,24 +181,24 @@ impl Client {
         ResponseMessage::from_frames(frames.expect("the connection lives")).expect("a response")
     }
 
-    pub(crate) async fn register(&mut self, instance: i64, model: &str) -> Response {
-        self.call(Request::RegisterEngineDriven(registration(instance, model))).await
+    pub(crate) async fn register(&mut self, instance: i64, model: &str) -> Pool {
+        self.call(registration(instance, model)).await
     }
 
     /// Looks up and waits for the result.
     pub(crate) async fn hit(&mut self, key: &CacheKey) -> i64 {
-        assert_eq!(self.call(Request::Lookup { key: key.clone(), tp_size: 1 }).await, Response::Nil);
-        let wait = Request::WaitPrefetchStatus { request_id: key.request_id.clone(), timeout: PATIENCE };
+        self.call(ops::Lookup { key: key.clone(), tp_size: 1 }).await;
+        let wait = ops::WaitPrefetchStatus { request_id: key.request_id.clone(), timeout: PATIENCE };
         match self.call(wait).await {
-            Response::Int(chunks) => chunks,
-            other => panic!("a hit, not {other:?}"),
+            Some(chunks) => chunks,
+            None => panic!("the lookup is still pending"),
         }
     }
 }
 
 /// Chunks of 2 layers, 16 slots, 12 half-precision elements: 768 bytes.
-pub(crate) fn registration(instance: i64, model: &str) -> EngineDrivenRegistration {
-    EngineDrivenRegistration {
+pub(crate) fn registration(instance: i64, model: &str) -> ops::RegisterEngineDriven {
+    ops::RegisterEngineDriven {
         instance_id: InstanceId(instance),
         model_name: model.into(),
         world_size: 1,
@@ -222,21 +229,20 @@ pub(crate) fn key(model: &str, seed: u32, chunks: usize, request_id: &str, worke
 }
 
 /// The pool as a worker maps it.
-pub(crate) fn open_pool(response: &Response) -> File {
-    let Response::Pool { shm_name, .. } = response else { panic!("a pool, not {response:?}") };
-    let path = format!("/dev/shm/{shm_name}");
+pub(crate) fn open_pool(pool: &Pool) -> File {
+    let path = format!("/dev/shm/{}", pool.shm_name);
     File::options().read(true).write(true).open(path).expect("the pool can be opened by its name")
 }
 
 /// Fills slot `i` with `fill + i`.
-pub(crate) fn fill(pool: &File, slots: &[larder_wire::response::Slot], fill: u8) {
+pub(crate) fn fill(pool: &File, slots: &[larder_wire::slot::Slot], fill: u8) {
     for (i, slot) in slots.iter().enumerate() {
         pool.write_all_at(&vec![fill + i as u8; slot.length as usize], slot.offset).unwrap();
     }
 }
 
 /// Whether slot `i` holds `fill + i`.
-pub(crate) fn holds(pool: &File, slots: &[larder_wire::response::Slot], fill: u8) -> bool {
+pub(crate) fn holds(pool: &File, slots: &[larder_wire::slot::Slot], fill: u8) -> bool {
     slots.iter().enumerate().all(|(i, slot)| {
         let mut bytes = vec![0; slot.length as usize];
         pool.read_exact_at(&mut bytes, slot.offset).unwrap();

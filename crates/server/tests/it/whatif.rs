@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use larder_server::config::{Config, EvictionPolicy, PrefetchPolicy};
 use larder_types::ids::InstanceId;
-use larder_wire::request::Request;
-use larder_wire::response::{Response, StorePlan};
+use larder_wire::ops;
+use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::Value;
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, key, with_files};
@@ -23,13 +23,13 @@ async fn report(server: &TestServer) -> Value {
 async fn ask(c: &mut Client, seed: u32, chunks: usize, name: &str) -> i64 {
     let hit = c.hit(&key("m", seed, chunks, name, None)).await;
     let key = key("m", seed, chunks, name, Some(0));
-    let plan = c.call(Request::PrepareStore { key: key.clone(), instance_id: W }).await;
-    let Response::StorePlan(StorePlan::Slots { slots, .. }) = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     if !slots.is_empty() {
-        let commit = Request::CommitStore { key, instance_id: W, data: Bytes::new() };
-        assert_eq!(c.call(commit).await, Response::Bool(true));
+        let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
+        assert!(c.call(commit).await);
     }
-    assert_eq!(c.call(Request::EndSession { request_id: name.into() }).await, Response::Nil);
+    c.call(ops::EndSession { request_id: name.into() }).await;
     hit
 }
 

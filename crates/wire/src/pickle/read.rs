@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::PickleError;
 use super::machine::{Global, Layer, Value, run};
-use crate::handle::TENSOR_AXES_MAX;
+use crate::codec::TENSOR_AXES_MAX;
 use larder_types::dtype::{DType, tensor_bytes};
 
 type Result<T> = std::result::Result<T, PickleError>;

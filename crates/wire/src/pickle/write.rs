@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::read::{LEGACY_MAGIC, LEGACY_VERSION};
 use super::{PickleError, TENSORS_MAX};
-use crate::handle::TENSOR_AXES_MAX;
+use crate::codec::TENSOR_AXES_MAX;
 use larder_types::dtype::{DType, tensor_bytes};
 
 type Result<T> = std::result::Result<T, PickleError>;

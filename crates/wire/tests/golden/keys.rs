@@ -1,9 +1,11 @@
 //! `object_keys.json`.
 
+use bytes::Bytes;
 use larder_types::hash::{HashAlgorithm, TokenHasher};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey, ObjectKeyError, check_object_group};
+use larder_wire::codec::{Value as _, encode_frame};
+use larder_wire::error::DecodeError;
 use larder_wire::key::{CacheKey, KeyError};
-use larder_wire::msgpack::{Reader, Writer};
 use serde_json::Value;
 
 use crate::support::{array, hashes, hex, number, object_key, records, text, tokens, unhex};
@@ -33,17 +35,8 @@ fn cache_key(value: &Value) -> CacheKey {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<CacheKey, String> {
-    let mut reader = Reader::new(bytes);
-    let key = CacheKey::decode(&mut reader).map_err(|error| error.to_string())?;
-    reader.finish("key").map_err(|error| error.to_string())?;
-    Ok(key)
-}
-
-fn encode(key: &CacheKey) -> Vec<u8> {
-    let mut writer = Writer::new();
-    key.encode(&mut writer);
-    writer.into_bytes().to_vec()
+fn decode(bytes: &[u8]) -> Result<CacheKey, DecodeError> {
+    CacheKey::decode_payload(&Bytes::copy_from_slice(bytes), "key")
 }
 
 /// All objects of a key: group by group, in a group chunk by chunk, for a chunk rank by rank.
@@ -119,7 +112,7 @@ fn keys_decode_and_encode_as_in_the_reference() {
             continue;
         }
         let key = decoded.unwrap_or_else(|error| panic!("{note}: {error}"));
-        let encoded = encode(&key);
+        let encoded = encode_frame(&key);
         if note == "defaulted fields absent" {
             // The reference leaves out what was left out; we send all that an old client would.
             assert_eq!(decode(&encoded), Ok(key), "{note}");

@@ -2,6 +2,8 @@
 //!
 //! Each test fails if its file has no usable record, so that a renamed field cannot turn it off.
 
+#[path = "../../fuzz/bodies.rs"]
+mod bodies;
 mod frames;
 mod hashes;
 mod keys;

@@ -1,49 +1,13 @@
-//! Comparison with the installed reference: `cargo test -p larder-wire --features interop`.
-//!
-//! Needs the environment variable `LARDER_PYTHON`: a Python with LMCache 0.5.6 and torch.
+//! Pickles and element types compared with the installed reference:
+//! `cargo test -p larder-wire --features interop`. Requests and responses are compared in `src/ops/tests.rs`.
 
-mod samples;
-
-use std::io::Write;
-use std::process::{Command, Stdio};
+mod python;
 
 use larder_types::dtype::DType;
-use larder_wire::operation::Operation;
 use larder_wire::pickle::{PickleWriter, read_tensors};
 use serde_json::{Value, json};
 
-/// Asks `reference.py` one question.
-fn ask(question: &str, argument: Value) -> Value {
-    let python = std::env::var("LARDER_PYTHON").unwrap_or_else(|_| {
-        panic!(
-            "set LARDER_PYTHON to a Python that has LMCache 0.5.6 and torch, or leave out --features interop"
-        )
-    });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/reference.py");
-    let mut command = Command::new(&python);
-    command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("LARDER_PYTHON={python}: {error}"));
-    let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(json!({ question: argument }).to_string().as_bytes()).expect("Python reads its input");
-    drop(stdin);
-    let output = child.wait_with_output().expect("Python ends");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let result = text.lines().find_map(|line| line.strip_prefix("RESULT "));
-    let result = result.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-    serde_json::from_str::<Value>(result).expect("JSON")[question].take()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().unwrap_or_else(|| panic!("no list: {value}"))
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_else(|| panic!("no text {field} in {value}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+use crate::python::{ask, hex, list, text};
 
 fn unhex(text: &str) -> Vec<u8> {
     let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
@@ -103,7 +67,7 @@ fn we_refuse_other_pickles_of_python() {
 }
 
 #[test]
-fn element_types_are_those_of_torch() {
+fn element_types_equal_those_of_torch() {
     let answer = ask("element_types", Value::Null);
     let types = answer.as_object().expect("an object");
     assert!(types.len() >= 46);
@@ -113,47 +77,5 @@ fn element_types_are_those_of_torch() {
     }
     for dtype in DType::ALL {
         assert!(types.contains_key(dtype.name()), "torch has no {dtype}");
-    }
-}
-
-#[test]
-fn the_reference_reads_our_requests_and_writes_the_same() {
-    let requests = samples::requests();
-    for operation in Operation::ALL {
-        assert!(requests.iter().any(|request| request.operation() == *operation), "no sample of {operation}");
-    }
-    let payloads = |request: &larder_wire::request::Request| -> Vec<String> {
-        request.encode().iter().map(|frame| hex(frame)).collect()
-    };
-    let question: Vec<Value> = requests
-        .iter()
-        .map(
-            |request| json!({"operation": hex(&request.operation().encode()), "payloads": payloads(request)}),
-        )
-        .collect();
-    let answer = ask("recode_requests", json!(question));
-    for (request, recoded) in requests.iter().zip(list(&answer)) {
-        assert_eq!(text(recoded, "operation"), request.operation().name());
-        assert_eq!(recoded["payloads"], json!(payloads(request)), "{request:?}");
-    }
-}
-
-#[test]
-fn the_reference_reads_our_responses_and_writes_the_same() {
-    let responses = samples::responses();
-    let mut question = Vec::new();
-    for (operation, response) in &responses {
-        let Some(result) = response.encode() else { continue };
-        question.push(json!({"operation": operation.name(), "result": hex(&result)}));
-    }
-    for &operation in Operation::ALL {
-        if let Some(result) = operation.failure().and_then(|response| response.encode()) {
-            question.push(json!({"operation": operation.name(), "result": hex(&result)}));
-        }
-    }
-    assert!(question.len() >= 30);
-    let answer = ask("recode_responses", json!(question));
-    for (question, recoded) in question.iter().zip(list(&answer)) {
-        assert_eq!(recoded, &question["result"], "{question}");
     }
 }

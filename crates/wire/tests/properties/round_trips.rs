@@ -4,6 +4,7 @@ use larder_types::dtype::DType;
 use larder_types::file_names::ObjectKeyJson;
 use larder_types::hash::{HashAlgorithm, TokenHasher};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
+use larder_wire::codec::{Value as _, encode_frame};
 use larder_wire::key::CacheKey;
 use larder_wire::msgpack::{Reader, Writer};
 use larder_wire::pickle::{PickleWriter, read_tensors};
@@ -144,12 +145,7 @@ proptest! {
     #[test]
     fn tokens_round_trip(ids in prop::collection::vec(token(), 0..2000)) {
         let tokens = Tokens::from(ids.clone());
-        let mut writer = Writer::new();
-        tokens.encode(&mut writer);
-        let bytes = writer.into_bytes();
-        let mut reader = Reader::new(&bytes);
-        let decoded = Tokens::decode(&mut reader, "tokens").unwrap();
-        prop_assert_eq!(reader.finish("tokens"), Ok(()));
+        let decoded = Tokens::decode_payload(&encode_frame(&tokens), "tokens").unwrap();
         prop_assert_eq!(decoded.hashable(usize::MAX), Ok(&ids[..]));
     }
 
@@ -180,9 +176,7 @@ proptest! {
         let hashable: Vec<u32> = plain.iter().map_while(|&id| u32::try_from(id).ok()).collect();
         prop_assert_eq!(tokens.hashable(hashable.len()), Ok(&hashable[..]));
         prop_assert_eq!(tokens.hashable(usize::MAX).is_err(), first_outlier.is_some());
-        let mut writer = Writer::new();
-        tokens.encode(&mut writer);
-        prop_assert_eq!(tokens_one_by_one(&writer.into_bytes()), plain);
+        prop_assert_eq!(tokens_one_by_one(&encode_frame(&tokens)), plain);
     }
 
     #[test]
@@ -191,12 +185,7 @@ proptest! {
         numbers: (u32, Option<u32>, Option<i64>),
     ) {
         let key = key(tokens, text, start, end, numbers);
-        let mut writer = Writer::new();
-        key.encode(&mut writer);
-        let bytes = writer.into_bytes();
-        let mut reader = Reader::new(&bytes);
-        prop_assert_eq!(CacheKey::decode(&mut reader), Ok(key));
-        prop_assert_eq!(reader.finish("key"), Ok(()));
+        prop_assert_eq!(CacheKey::decode_payload(&encode_frame(&key), "key"), Ok(key));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From the core's records to what a subscriber reads.
 
 use larder_core::stats::events::{ChunkEvent, Page, Tier};
-use larder_wire::event::{Event, EventKind, MEDIUM_CPU, MEDIUM_STORAGE};
+use larder_wire::ops::subscribe_kv_events::{Event, EventKind, MEDIUM_CPU, MEDIUM_STORAGE};
 
 use super::bindings::Bindings;
 

@@ -22,9 +22,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use larder_types::ids::InstanceId;
 use larder_types::object::ChunkHash;
-use larder_wire::event::EventBatch;
 use larder_wire::message::{Envelope, StreamControl};
-use larder_wire::response::Response;
+use larder_wire::ops::subscribe_kv_events::EventBatch;
+use larder_wire::response::ResultFrame;
 use larder_zmtp::{Peer, PeerId};
 use tokio::sync::Notify;
 
@@ -159,7 +159,7 @@ impl EventStreams {
             // batch forgets it when the stream ends.
             let (incarnation, next_cursor, lost, events) = (self.incarnation, 0, false, Vec::new());
             let batch = EventBatch { enabled: false, incarnation, next_cursor, lost, events };
-            let _ = follows.peer.send(follows.envelope.response(Response::Events(batch).encode()));
+            let _ = follows.peer.send(follows.envelope.response(ResultFrame::encode(&Some(batch))));
         } else if !self.recording.swap(true, Ordering::Relaxed) {
             state.core().with(|core, _| core.record_chunk_events(self.capacity));
             table.starts = true;
@@ -252,7 +252,7 @@ impl EventStreams {
             lost: page.lost,
             events: read.events,
         };
-        let frames = is_due.then(|| follows.envelope.response(Response::Events(batch).encode()));
+        let frames = is_due.then(|| follows.envelope.response(ResultFrame::encode(&Some(batch))));
         let mut table = self.table();
         let Some(stream) = table.streams.get_mut(&instance).filter(|stream| stream.id == id) else {
             return true;
@@ -286,7 +286,7 @@ impl Table {
     fn end(&mut self, instance: InstanceId) {
         if let Some(Stream { follows, .. }) = self.streams.remove(&instance) {
             // A peer that is gone or does not read will not miss it.
-            let _ = follows.peer.send(follows.envelope.response(None));
+            let _ = follows.peer.send(follows.envelope.response(ResultFrame(None)));
         }
     }
 }

@@ -1,20 +1,20 @@
-//! Descriptors of engine tensors that the server may map (`protocol.md` 10.2).
+//! Descriptors of engine tensors that the server may map.
 //!
-//! They arrive as extension values of type 1 whose body is a MessagePack map with a `type` tag. Only
-//! CPU shared memory is taken apart here; what belongs to a device is told apart by its tag.
+//! They arrive as extension values of type 1; the body is a MessagePack map with a `type` tag. Only
+//! descriptors of CPU shared memory are decoded; those of device memory are recognised by their tag.
+//! Hand-written: the map is strict about unknown fields, and one that breaks a rule becomes a value.
 
 use bytes::Bytes;
 
-use crate::error::DecodeError;
-use crate::msgpack::{Reader, Writer, int_to, required};
-use crate::text_enum::text_enum;
 use larder_types::dtype::DType;
+
+use crate::codec::{Entry, Value, decode_only};
+use crate::error::DecodeError;
+use crate::msgpack::{Reader, Writer, required};
+use crate::text_enum::text_enum;
 
 /// Extension type code of descriptors.
 pub const HANDLE_EXT_CODE: i8 = 1;
-
-/// Axes of a tensor; torch's own limit is 64.
-pub const TENSOR_AXES_MAX: usize = 64;
 
 /// The only descriptor version.
 const VERSION: i128 = 1;
@@ -74,7 +74,7 @@ pub enum DeviceHandle {
         body: Bytes,
     },
     /// A descriptor that breaks the rules: an unknown tag, a view outside its memory, or a Python pickle
-    /// as clients up to 0.5.5 send it. Kept as a value so that a registration can say why it is refused.
+    /// as clients up to 0.5.5 send it. Kept as a value so that the refusal of the registration can name the reason.
     Refused {
         /// The reason.
         reason: DecodeError,
@@ -99,13 +99,11 @@ impl TensorView {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (mut dtype, mut shape, mut stride, mut storage_offset, mut device_uuid) =
             (None, None, None, None, None);
-        let sizes =
-            |reader: &mut Reader<'_>, field| reader.list(field, TENSOR_AXES_MAX, |reader| reader.u64(field));
         reader.structure("metadata", |name, reader| {
             match name {
-                b"dtype" => dtype = Some(decode_dtype(reader, "dtype")?),
-                b"shape" => shape = Some(sizes(reader, "shape")?),
-                b"stride" => stride = Some(sizes(reader, "stride")?),
+                b"dtype" => dtype = Some(DType::decode(reader, "dtype")?),
+                b"shape" => shape = Some(Vec::decode(reader, "shape")?),
+                b"stride" => stride = Some(Vec::decode(reader, "stride")?),
                 b"storage_offset" => storage_offset = Some(reader.u64("storage_offset")?),
                 b"device_uuid" => device_uuid = Some(reader.str("device_uuid")?.to_owned()),
                 other => return Err(unknown_field("metadata", other)),
@@ -196,16 +194,13 @@ impl CpuShmHandle {
     }
 }
 
-impl DeviceHandle {
-    /// Reads one descriptor. Only a value that is no descriptor at all is an error.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (code, body) = reader.ext("kv_cache")?;
+/// Only a value that is no descriptor at all is an error.
+impl Value for DeviceHandle {
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        let (code, body) = reader.ext(field)?;
         if code != HANDLE_EXT_CODE {
-            return Err(DecodeError::OutOfRange {
-                field: "kv_cache",
-                value: i128::from(code),
-                allowed: "the extension type codes 1 to 1",
-            });
+            let allowed = "the extension type codes 1 to 1";
+            return Err(DecodeError::OutOfRange { field, value: i128::from(code), allowed });
         }
         let copy = || Bytes::copy_from_slice(body);
         let parsed = decode_tag(body).and_then(|tag| match DeviceKind::from_name(tag) {
@@ -216,7 +211,7 @@ impl DeviceHandle {
         Ok(parsed.unwrap_or_else(|reason| Self::Refused { reason, body: copy() }))
     }
 
-    pub(crate) fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut Writer) {
         match self {
             Self::CpuShm(handle) => writer.ext(HANDLE_EXT_CODE, &handle.encode()),
             Self::Device { body, .. } | Self::Refused { body, .. } => writer.ext(HANDLE_EXT_CODE, body),
@@ -224,54 +219,29 @@ impl DeviceHandle {
     }
 }
 
+/// Tensors of one registration; the largest models have a few hundred layers.
+impl Entry for DeviceHandle {
+    const LIST_MAX: usize = 1 << 14;
+}
+
 /// The `type` tag of a descriptor.
 fn decode_tag(body: &[u8]) -> Result<&str, DecodeError> {
     let mut tag = None;
-    let mut reader = Reader::new(body);
-    reader.structure("handle", |name, reader| {
-        match name {
-            b"type" => tag = Some(reader.str("type")?),
-            _ => reader.skip("handle")?,
-        }
-        Ok(())
+    decode_only(body, "handle", |reader| {
+        reader.structure("handle", |name, reader| {
+            match name {
+                b"type" => tag = Some(reader.str("type")?),
+                _ => reader.skip("handle")?,
+            }
+            Ok(())
+        })
     })?;
-    reader.finish("handle")?;
     required("type", tag)
-}
-
-/// Reads an element type by its name or alias.
-pub(crate) fn decode_dtype(reader: &mut Reader<'_>, field: &'static str) -> Result<DType, DecodeError> {
-    let name = reader.str(field)?;
-    DType::from_name(name).map_err(|_| DecodeError::unknown_name(field, name))
 }
 
 /// Descriptors, unlike all other structures, must not carry fields the server does not know.
 fn unknown_field(field: &'static str, name: &[u8]) -> DecodeError {
     DecodeError::unknown_name(field, &String::from_utf8_lossy(name))
-}
-
-/// Reads a payload that is a list of descriptors.
-pub(crate) fn decode_handles(reader: &mut Reader<'_>) -> Result<Vec<DeviceHandle>, DecodeError> {
-    reader.list("kv_cache", HANDLES_MAX, DeviceHandle::decode)
-}
-
-/// Writes a list of descriptors.
-pub(crate) fn encode_handles(handles: &[DeviceHandle], writer: &mut Writer) {
-    writer.array(handles.len());
-    handles.iter().for_each(|handle| handle.encode(writer));
-}
-
-/// Tensors of one registration; the largest models have a few hundred layers.
-pub const HANDLES_MAX: usize = 1 << 14;
-
-/// Reads an array of signed integers.
-pub(crate) fn decode_ints(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<i64>, DecodeError> {
-    let count = reader.array(field)?;
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..count {
-        values.push(int_to(field, reader.int(field)?, "the range of a signed 64-bit integer")?);
-    }
-    Ok(values)
 }
 
 #[cfg(test)]
@@ -289,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_span_of_a_view_is_its_last_byte() {
+    fn byte_span_ends_at_last_byte_of_view() {
         assert_eq!(view(&[2, 3], &[3, 1], 4).byte_span(), Some(20));
         assert_eq!(view(&[2, 0], &[3, 1], 4).byte_span(), Some(0));
         assert_eq!(view(&[u64::MAX, 3], &[3, 1], 4).byte_span(), None);
@@ -297,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_outside_its_memory_is_refused_as_a_value() {
+    fn view_outside_its_memory_decodes_as_refused() {
         let handle = CpuShmHandle { shm_name: "/x".to_owned(), nbytes: 19, view: view(&[2, 3], &[3, 1], 4) };
         let mut writer = Writer::new();
         writer.ext(1, &handle.encode());
@@ -305,7 +275,10 @@ mod tests {
         let bytes = writer.into_bytes();
         let mut reader = Reader::new(&bytes);
         for _ in 0..2 {
-            assert!(matches!(DeviceHandle::decode(&mut reader), Ok(DeviceHandle::Refused { .. })));
+            assert!(matches!(
+                DeviceHandle::decode(&mut reader, "kv_cache"),
+                Ok(DeviceHandle::Refused { .. })
+            ));
         }
     }
 }

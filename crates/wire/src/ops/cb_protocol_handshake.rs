@@ -1,0 +1,58 @@
+//! `cb_protocol_handshake`.
+
+use crate::codec::{Value, payloads};
+use crate::error::DecodeError;
+use crate::msgpack::{Reader, Writer};
+use crate::ops::OperationSpec;
+
+/// Blend: compares protocol versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CbProtocolHandshake {
+    /// The client's version.
+    pub version: i64,
+}
+
+payloads!(CbProtocolHandshake { version });
+
+/// Response of `cb_protocol_handshake`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The server's version.
+    pub server_version: i64,
+    /// Whether it equals the client's.
+    pub matches: bool,
+}
+
+impl Value for Handshake {
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        reader.tuple(field, 2, "an array of a version and a boolean")?;
+        Ok(Self { server_version: reader.i64("version")?, matches: reader.bool("match")? })
+    }
+
+    fn encode(&self, writer: &mut Writer) {
+        writer.array(2);
+        writer.int(self.server_version);
+        writer.bool(self.matches);
+    }
+}
+
+impl OperationSpec for CbProtocolHandshake {
+    const ID: Option<u8> = Some(33);
+    const NAME: &'static str = "cb_protocol_handshake";
+    type Response = Handshake;
+
+    fn failure() -> Option<Self::Response> {
+        None
+    }
+}
+
+#[cfg(test)]
+impl super::tests::Samples for CbProtocolHandshake {
+    fn requests() -> Vec<Self> {
+        vec![Self { version: 1 }]
+    }
+
+    fn responses() -> Vec<Self::Response> {
+        vec![Handshake { server_version: 1, matches: false }]
+    }
+}

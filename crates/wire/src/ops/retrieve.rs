@@ -1,0 +1,53 @@
+//! `retrieve`.
+
+use bytes::Bytes;
+use larder_types::InstanceId;
+
+use crate::codec::payloads;
+use crate::key::CacheKey;
+use crate::ops::OperationSpec;
+use crate::ops::store::Copied;
+
+/// Copies chunks into the engine's blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retrieve {
+    /// The chunks, by the worker's key.
+    pub key: CacheKey,
+    /// The worker whose blocks take them.
+    pub instance_id: InstanceId,
+    /// One list per kernel group, covering the key's range from its first block.
+    pub block_ids: Vec<Vec<i64>>,
+    /// Handle of the event to wait for before copying.
+    pub event: Bytes,
+    /// Tokens at the start of the range that the worker already has.
+    pub skip_first_tokens: i64,
+}
+
+payloads!(Retrieve { key, instance_id, block_ids, event, skip_first_tokens as "skip_first_n_tokens" });
+
+impl OperationSpec for Retrieve {
+    const ID: Option<u8> = Some(7);
+    const NAME: &'static str = "retrieve";
+    type Response = Copied;
+
+    fn failure() -> Option<Self::Response> {
+        Some(Copied::default())
+    }
+}
+
+#[cfg(test)]
+impl super::tests::Samples for Retrieve {
+    fn requests() -> Vec<Self> {
+        vec![Self {
+            key: super::tests::key(Some(0)),
+            instance_id: super::tests::INSTANCE,
+            block_ids: vec![vec![5; 20]],
+            event: Bytes::new(),
+            skip_first_tokens: 16,
+        }]
+    }
+
+    fn responses() -> Vec<Self::Response> {
+        vec![Copied::default()]
+    }
+}
