@@ -1,75 +1,18 @@
 //! Properties of what this crate reads and writes: round trips, agreement with simpler code, and no panic
-//! whatever the bytes. The last also runs under cargo-fuzz, see `fuzz/`.
+//! whatever the bytes. The functions of the last kind (`bodies`) are also fuzz targets, see `crates/fuzz`.
 
-#[path = "../../fuzz/bodies.rs"]
 mod bodies;
+mod corpus;
 mod round_trips;
 
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use serde_json::Value;
 
-/// Bytes of the golden vectors in the form each body takes.
-struct Corpus {
-    requests: Vec<Vec<u8>>,
-    responses: Vec<Vec<u8>>,
-    keys: Vec<Vec<u8>>,
-    pickles: Vec<Vec<u8>>,
-    names: Vec<Vec<u8>>,
-}
+use self::corpus::Corpus;
 
-fn unhex(text: &str) -> Vec<u8> {
-    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
-    (0..text.len()).step_by(2).map(byte).collect()
-}
-
-fn document(file: &str) -> Value {
-    let path = format!("{}/tests/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-/// All messages of one direction, without repetitions of the commonest.
-fn messages(dir: &str) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    for file in ["frames_operations.json", "frames_operations_pickle.json", "frames_optional_operations.json"]
-    {
-        for step in list(&document(file)["steps"]) {
-            for message in list(&step["messages"]).filter(|message| message["dir"] == dir) {
-                let frames: Vec<Vec<u8>> =
-                    list(&message["frames"]).filter_map(Value::as_str).map(unhex).collect();
-                all.push(bodies::join(frames.iter().map(Vec::as_slice)));
-            }
-        }
-    }
-    assert!(!all.is_empty());
-    all
-}
-
-static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
-    let texts = |file: &str, field: &str| -> Vec<String> {
-        let document = document(file);
-        let texts: Vec<String> = list(&document["vectors"])
-            .filter_map(|record| record[field].as_str().map(str::to_owned))
-            .collect();
-        assert!(!texts.is_empty(), "{file} has no {field}");
-        texts
-    };
-    let keys = texts("object_keys.json", "hex");
-    Corpus {
-        requests: messages("c2s"),
-        responses: messages("s2c"),
-        keys: keys.iter().map(|key| [&[16, 0][..], &unhex(key)].concat()).collect(),
-        pickles: texts("pickle.json", "hex").iter().map(|pickle| unhex(pickle)).collect(),
-        names: texts("object_names.json", "fs_filename").into_iter().map(String::into_bytes).collect(),
-    }
-});
+static CORPUS: LazyLock<Corpus> = LazyLock::new(Corpus::read);
 
 /// One change to a byte string.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use larder_zmtp::codec::Message;
 
-use crate::machine::{self, HANDSHAKE, MESSAGE_BYTES_MAX, PARTS_MAX};
+use super::machine::{self, HANDSHAKE, MESSAGE_BYTES_MAX, PARTS_MAX};
 
 /// The first byte says how many bytes of splits follow (its low 3 bits) and whether the rest comes after a
 /// proper handshake (its high bit), so that the fuzzer need not find one.

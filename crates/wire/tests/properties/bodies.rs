@@ -1,6 +1,5 @@
-//! The bodies of the fuzz targets. The crate's property tests run the same functions on stable Rust, with
-//! bytes that proptest draws.
-#![allow(dead_code, reason = "each fuzz target uses one of these")]
+//! Decodes arbitrary bytes and checks what came out. Shared by the property tests of this crate and the
+//! fuzz targets of `crates/fuzz`.
 
 use bytes::Bytes;
 use larder_types::object::ObjectKey;
