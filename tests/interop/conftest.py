@@ -1,9 +1,10 @@
-"""Fixtures: servers that always go away, connections to them, prompts nobody else uses."""
+"""Fixtures: servers that are stopped after the test, connections to them, and prompts of one test only."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -22,34 +23,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+def _patterns(nodes: list[pytest.Item]) -> tuple[str, ...]:
+    """What the markers `expect_log` of these tests and their modules list."""
+    return tuple(pattern for node in nodes for marker in node.iter_markers("expect_log") for pattern in marker.args)
+
+
+def _patterns_of_module(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return _patterns([item for item in request.session.items if item.path == request.node.path])
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """One server with a shared-memory pool per test module."""
-    with ServerProcess() as running:
+    with ServerProcess(expected_log=_patterns_of_module(request)) as running:
         yield running
         running.assert_healthy()
 
 
 @pytest.fixture(scope="module")
-def pickle_server() -> Iterator[ServerProcess]:
+def pickle_server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """One server without a pool per test module: bytes go through the socket."""
-    with ServerProcess(shm_name="") as running:
+    with ServerProcess(shm_name="", expected_log=_patterns_of_module(request)) as running:
         yield running
         running.assert_healthy()
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., ServerProcess]]:
-    """Start further servers; all of them are gone after the test."""
-    started: list[ServerProcess] = []
+def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., ServerProcess]]:
+    """Start further servers; all of them are stopped after the test."""
+    expected = _patterns([request.node])
+    with ExitStack() as servers:
 
-    def make(**settings: Any) -> ServerProcess:
-        started.append(ServerProcess(**settings))
-        return started[-1].start()
+        def make(**settings: Any) -> ServerProcess:
+            server = ServerProcess(expected_log=expected, **settings)
+            servers.callback(server.close)
+            return server.start()
 
-    yield make
-    for running in started:
-        running.close()
+        yield make
 
 
 @pytest.fixture

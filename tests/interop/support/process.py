@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,8 @@ POOL_PREFIX = "lmcache_l1_pool_"
 
 _serial = itertools.count()
 _PR_SET_PDEATHSIG = 1
+# A log line is: time, level, message; as JSON, it has a field "level".
+_PROBLEM = re.compile(r"^\S+ +(WARN|ERROR) |\"level\":\"(WARN|ERROR)\"|panicked at")
 
 
 def unique_name(prefix: str = "larder_test") -> str:
@@ -40,7 +43,7 @@ def unique_name(prefix: str = "larder_test") -> str:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on right now."""
+    """A TCP port that is free right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -90,13 +93,15 @@ class ServerProcess:
     reference: bool = REFERENCE
     user: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    # Patterns of the WARN and ERROR lines that may be in the log; any other fails the test at `close`.
+    expected_log: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         handle, self.log_path = tempfile.mkstemp(prefix="larder-server-", suffix=".log")
         os.close(handle)
 
-    # -- where it is ------------------------------------------------------
+    # -- addresses ------------------------------------------------------
     @property
     def url(self) -> str:
         return f"tcp://127.0.0.1:{self.port}"
@@ -110,7 +115,7 @@ class ServerProcess:
         assert self.process is not None, "the server was not started"
         return self.process.pid
 
-    # -- life -------------------------------------------------------------
+    # -- start and stop -------------------------------------------------------------
     def command(self) -> list[str]:
         if self.reference:
             program = [
@@ -199,10 +204,13 @@ class ServerProcess:
         self.start()
 
     def close(self) -> None:
+        """SIGKILL, remove what the server left, and fail if it logged an unexpected WARN or ERROR."""
         self.kill()
+        unexpected = self.unexpected_log_lines()
         if self.shm_name:
             self.pool_path.unlink(missing_ok=True)
         Path(self.log_path).unlink(missing_ok=True)
+        assert not unexpected, "unexpected lines in the server's log:\n" + "\n".join(unexpected[:10])
 
     def __enter__(self) -> ServerProcess:
         try:
@@ -211,21 +219,35 @@ class ServerProcess:
             self.close()
             raise
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, failure: object, *_: object) -> None:
+        try:
+            self.close()
+        except AssertionError:
+            if failure is None:  # else the first failure is the one to report
+                raise
 
-    # -- looking at it ----------------------------------------------------
+    # -- inspection ----------------------------------------------------
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def log(self) -> str:
         return Path(self.log_path).read_text(errors="replace")
 
+    def unexpected_log_lines(self) -> list[str]:
+        """WARN and ERROR lines, and panics, that no pattern of `expected_log` matches."""
+        if self.reference or not os.path.exists(self.log_path):
+            return []
+        return [
+            line
+            for line in self.log().splitlines()
+            if _PROBLEM.search(line) and not any(re.search(pattern, line) for pattern in self.expected_log)
+        ]
+
     def assert_healthy(self) -> None:
-        """Still running, and nothing in its log says that it hit a bug of its own."""
-        assert self.alive(), f"the server died with status {self.process.returncode}:\n{self.log()[-4000:]}"
-        panics = [line for line in self.log().splitlines() if "panicked" in line]
-        assert not panics, f"the server's log shows panics: {panics[:3]}"
+        """Still running, with no unexpected WARN or ERROR in its log."""
+        assert self.alive(), f"the server ended with status {self.process.returncode}:\n{self.log()[-4000:]}"
+        unexpected = self.unexpected_log_lines()
+        assert not unexpected, "unexpected lines in the server's log:\n" + "\n".join(unexpected[:10])
 
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
