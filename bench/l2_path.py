@@ -2,7 +2,7 @@
 """The way to L2 and back, each time beside the plain file I/O of the same moment.
 
 How fast files are written on a virtual machine depends on whether its host still has to give it the
-memory for them, so a bound taken at another moment says little. This takes turns, and touches a
+memory for them, so a bound taken at another moment means little. This takes turns, and touches a
 gigabyte before each of them:
 
 * ``store``: prompts are stored through the server until all of their files are there; before or
@@ -64,7 +64,7 @@ class Bench:
 
     @staticmethod
     def back_memory() -> None:
-        """Has the machine's free memory backed by its host, so that nobody waits for that."""
+        """Touch the machine's free memory, so that its host has backed it before the measurement."""
         with mmap.mmap(-1, BACKED_BYTES) as memory:
             memory.madvise(mmap.MADV_HUGEPAGE)
             for at in range(0, BACKED_BYTES, 4096):

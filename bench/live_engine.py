@@ -1,4 +1,4 @@
-"""A vLLM (CPU) engine in a process of its own that generates when it is told to.
+"""A vLLM (CPU) engine in its own process that generates on request.
 
 ``LiveEngine`` starts it and asks; the rest of this file is what runs in the process. One
 JSON line in is one round over the prompts, one JSON line out its tokens, the prompt tokens
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class EngineDied(RuntimeError):
-    """The engine process ended although nobody asked it to."""
+    """The engine process ended unexpectedly."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class LiveEngine:
 def serve() -> None:
     """The engine process: a round per line on standard input, until it closes."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever vLLM prints goes to the log
+    os.dup2(2, 1)  # the output of vLLM goes to the log
     args = vllm_e2e.parser().parse_args()
     prompts, _ = vllm_e2e.make_prompts(args)
     llm, sampling = vllm_e2e.build_engine(args, args.model_dir, use_cache=True)

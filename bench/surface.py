@@ -5,7 +5,7 @@
     bench/surface.py --sections status,lookup --objects 100000
 
 Sections: ``start`` (until the first answer), ``refuse`` (a bad flag until the exit), ``idle`` (memory and
-processor time of a server that nobody asks), ``status`` (GETs over one kept connection, with many objects in
+processor time of an idle server), ``status`` (GETs over one kept connection, with many objects in
 L1), ``lookup`` (round trips of lookups while a scraper asks), ``ping`` (whole processes).
 
 Times are those of the client, its own work and the kernel's included. Nothing is compared with a limit: the
@@ -118,7 +118,7 @@ class Http:
 
 
 def wait_for_http(running: Server) -> Http:
-    """Connects as soon as anybody listens."""
+    """Connects as soon as the port is open."""
     while True:
         assert running.process.poll() is None, "the server has ended"
         try:
@@ -251,7 +251,7 @@ def section_idle(options: argparse.Namespace) -> None:
 
 
 def fill(running: Server, context: zmq.Context, objects: int) -> list[wire.Prompt]:
-    """Has so many objects in L1. Slots are committed as they are: nobody reads them."""
+    """Has so many objects in L1. Slots are committed unwritten: they are never read."""
     client = wire.RawClient(context, running.url)
     client.call("register_kv_cache_engine_driven_context", wire.enc(GEOMETRY.register_payload(1)))
     factory = wire.PromptFactory(7, PROMPT_CHUNKS * CHUNK_TOKENS)
@@ -259,7 +259,7 @@ def fill(running: Server, context: zmq.Context, objects: int) -> list[wire.Promp
     for i, prompt in enumerate(prompts):
         key = wire.make_key(GEOMETRY.model, prompt, 0, prompt.n, f"fill{i}", 0)
         slots = client.call("prepare_store", key, wire.enc(1))["context"]["slots"]
-        assert len(slots) == PROMPT_CHUNKS, f"room for {len(slots)} chunks of {PROMPT_CHUNKS}"
+        assert len(slots) == PROMPT_CHUNKS, f"space for {len(slots)} chunks of {PROMPT_CHUNKS}"
         assert client.call("commit_store", key, wire.enc(1), wire.enc(b"")) is True
         client.call("end_session", wire.enc(f"fill{i}"))
     client.close()
@@ -334,7 +334,7 @@ def section_lookup(options: argparse.Namespace) -> None:
         client = wire.RawClient(context, running.url)
         prefixes = [prompt.prefix(LOOKUP_CHUNKS * CHUNK_TOKENS) for prompt in prompts]
         serial = 0
-        regimes = (("nobody scrapes", None), ("a scrape each second", 1.0), ("back to back", 0.0)) * options.rounds
+        regimes = (("no scrapes", None), ("a scrape each second", 1.0), ("back to back", 0.0)) * options.rounds
         for name, pause_s in regimes:
             times: list[float] = []
             with scraper(running, pause_s):

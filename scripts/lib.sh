@@ -3,8 +3,8 @@
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$repo/.cache
 
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
+log() { printf '%s\n' "$*" >&2; }
+die() { log "error: $*"; exit 1; }
 
 # The interpreter that has vLLM, LMCache and pytest.
 python_bin() { printf '%s' "${LARDER_PYTHON:-$cache/venv/bin/python}"; }
@@ -33,7 +33,7 @@ apt_install() {
     command -v sudo >/dev/null || die "$command is missing: install the package $package"
     root=sudo
   fi
-  say "installing $package"
+  log "installing $package"
   $root apt-get update -qq
   $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null
 }
@@ -43,7 +43,7 @@ apt_install() {
 apt_unpack() {
   local package=$1 directory=$2 apt
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
-  say "fetching $package"
+  log "fetching $package"
   apt=$(mktemp -d)
   mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$directory"
   local options=(-qq -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)")

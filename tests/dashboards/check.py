@@ -76,7 +76,7 @@ class Traffic:
 
     def fail(self) -> None:
         """Sends a request as an unregistered worker."""
-        key = self._key(self.factory.get(0), "stranger", 0)
+        key = self._key(self.factory.get(0), "unknown", 0)
         self.client.call("prepare_retrieve", key, wire.enc(999))
 
 
@@ -138,7 +138,7 @@ def query(url: str, expression: str) -> tuple[int, str]:
 
 
 def expressions(panels: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The title of a panel and an expression, for each that goes to Prometheus."""
+    """The title of a panel and an expression, for each query to Prometheus."""
     for panel in panels:
         for target in panel.get("targets", []):
             source = target.get("datasource") or panel.get("datasource") or {}
@@ -156,7 +156,7 @@ def as_asked(expression: str) -> str:
 
 
 def check(url: str, dashboard: Path) -> tuple[int, list[tuple[str, str, str]]]:
-    """How many expressions there are, and those without a series: panel, expression, what was said."""
+    """How many expressions there are, and those without a series: panel, expression, answer."""
     found = list(expressions(json.loads(dashboard.read_text())["panels"]))
     missing = []
     for title, expression in found:

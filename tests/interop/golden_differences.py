@@ -37,21 +37,21 @@ def slots(*indices: int, length: int = 768, shape: tuple[int, ...] = (2, 16, 12)
 
 # -- reasons --------------------------------------------------------------------
 ANSWERED = "a request that fails is answered with its failure value instead of silence"
-STRANGER = "the first ping of an unknown instance is false, so that workers notice a restart"
+UNKNOWN = "the first ping of an unknown instance is false, so that workers notice a restart"
 UNSERVED = "copies by the server are not served yet: refused at once, and the engine computes"
-OWN_EVENTS = "stores of engines are told of too, and the recording begins with the first subscription"
+OWN_EVENTS = "stores of engines are announced too, and the recording begins with the first subscription"
 NO_BLEND = "blend and query stores are not served"
 OLDER = "older clients' forms are understood"
 DISCARDED = "a store left open by a worker that went is discarded, not published"
 NO_LEAK = "each request holds its own leases: none is left behind for a reader without a lookup"
 OWN_TOKENS = "a request id does not remember tokens of an earlier call"
-ON_DEMAND = "room is made on demand, for as many leading chunks as fit"
+ON_DEMAND = "space is freed on demand, for as many leading chunks as fit"
 OWN_SHAPE = "objects of another size count as missing: the reader could not copy them"
 UNCACHED = "an engine whose registration is refused runs without the cache instead of failing to start"
 
 
 OPERATIONS: dict[int, Difference] = {
-    4: Difference("ping from an unknown instance", [False], STRANGER),
+    4: Difference("ping from an unknown instance", [False], UNKNOWN),
     64: Difference("subscribe_kv_events: first batch, then the client's ack", [Batch(6, STORED)], OWN_EVENTS),
     65: Difference("store: events are pushed on the open stream", [REFUSED], UNSERVED),
     68: Difference("query", [0], UNSERVED),
@@ -111,9 +111,9 @@ SCENARIOS: dict[int, Difference] = {
     104: Difference("a fourth fits: commit", [False], "step 103 got no slot"),
     107: Difference(
         "at 100% an eviction pass ran; within the oldest batch the last chunk went first: result", [3],
-        "nothing is evicted before room is needed",
+        "nothing is evicted before space is needed",
     ),
-    108: Difference("which leaves room", [NO_SLOTS], "as step 103"),
+    108: Difference("which leaves space", [NO_SLOTS], "as step 103"),
     109: Difference("commit", [False], "step 108 got no slot"),
     116: Difference("instance 7 reads what 6 wrote: the slot has the writer's size", [FAILED_READ], OWN_SHAPE),
     120: Difference("subscribe", [Batch(5)], OWN_EVENTS),

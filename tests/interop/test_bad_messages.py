@@ -1,4 +1,4 @@
-"""Whatever arrives, the server lives, answers what it can, and keeps serving others."""
+"""Invalid messages: the server keeps running, answers what it can, and keeps serving other clients."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_undecodable_messages_are_dropped(raw: RawConnection, frames: list[bytes
 
 
 def test_many_frames(server: ServerProcess, raw: RawConnection) -> None:
-    """The limit on frames may cost the sender its connection, and nobody else theirs."""
+    """A message with too many frames may close its own connection, and no other."""
     raw.send_frames(encode(1), encode(24), *[b"\xc0"] * 500)
     with server.connection() as good:
         still_answers(good)
@@ -109,14 +109,14 @@ FAILED_READ = {"success": False, "data": b"", "context": {}}
 
 
 def test_unknown_instances_get_failure_values_at_once(raw: RawConnection, tokens: list[int]) -> None:
-    stranger, k = fresh_instance(), key("nobody", tokens, 0, 64, "u0")
-    assert raw.call("prepare_store", k, stranger, timeout_s=1) == EMPTY_STORE
-    assert raw.call("commit_store", k, stranger, b"", timeout_s=1) is False
-    assert raw.call("prepare_retrieve", k, stranger, timeout_s=1) == FAILED_READ
-    assert raw.call("commit_retrieve", k, stranger, timeout_s=1) is True
-    assert raw.call("unregister_kv_cache_engine_driven_context", stranger, timeout_s=1) is None
-    assert raw.call("store", k, stranger, [[1] * 16], b"stub_ipc_handle", timeout_s=1) == [b"", False]
-    assert raw.call("retrieve", k, stranger, [[1] * 16], b"stub_ipc_handle", 0, timeout_s=1) == [b"", False]
+    unknown, k = fresh_instance(), key("unregistered", tokens, 0, 64, "u0")
+    assert raw.call("prepare_store", k, unknown, timeout_s=1) == EMPTY_STORE
+    assert raw.call("commit_store", k, unknown, b"", timeout_s=1) is False
+    assert raw.call("prepare_retrieve", k, unknown, timeout_s=1) == FAILED_READ
+    assert raw.call("commit_retrieve", k, unknown, timeout_s=1) is True
+    assert raw.call("unregister_kv_cache_engine_driven_context", unknown, timeout_s=1) is None
+    assert raw.call("store", k, unknown, [[1] * 16], b"stub_ipc_handle", timeout_s=1) == [b"", False]
+    assert raw.call("retrieve", k, unknown, [[1] * 16], b"stub_ipc_handle", 0, timeout_s=1) == [b"", False]
 
 
 BAD_KEYS: dict[str, dict[str, Any]] = {
@@ -127,7 +127,7 @@ BAD_KEYS: dict[str, dict[str, Any]] = {
     "huge end": {"end": 2**62},
     "no worker": {"worker_id": None},
     "worker outside the world": {"worker_id": 7},
-    "world of nobody": {"world_size": 0},
+    "world of size 0": {"world_size": 0},
     "token beyond 32 bits": {"token_ids": [2**33] * 64},
     "negative token": {"token_ids": [-1] * 64},
     "model name with @": {"model_name": "a@b"},
@@ -145,7 +145,7 @@ UNDECODABLE_KEYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", BAD_KEYS.values(), ids=BAD_KEYS.keys())
-def test_keys_that_make_no_sense(raw: RawConnection, tokens: list[int], change: dict[str, Any]) -> None:
+def test_inconsistent_keys(raw: RawConnection, tokens: list[int], change: dict[str, Any]) -> None:
     model, instance = fresh_model(), fresh_instance()
     raw.call("register_kv_cache_engine_driven_context", registration(instance, model))
     k = key(model, tokens, 0, 64, fresh_request()) | change
@@ -155,7 +155,7 @@ def test_keys_that_make_no_sense(raw: RawConnection, tokens: list[int], change: 
 
 
 @pytest.mark.parametrize("change", UNDECODABLE_KEYS.values(), ids=UNDECODABLE_KEYS.keys())
-def test_keys_that_do_not_decode(raw: RawConnection, tokens: list[int], change: dict[str, Any]) -> None:
+def test_undecodable_keys(raw: RawConnection, tokens: list[int], change: dict[str, Any]) -> None:
     """Silence is allowed; slots are not."""
     model, instance = fresh_model(), fresh_instance()
     raw.call("register_kv_cache_engine_driven_context", registration(instance, model))
@@ -165,14 +165,14 @@ def test_keys_that_do_not_decode(raw: RawConnection, tokens: list[int], change: 
 
 
 @pytest.mark.parametrize("readers", [-1, 2**40])
-def test_reader_counts_that_make_no_sense(raw: RawConnection, tokens: list[int], readers: int) -> None:
+def test_invalid_reader_counts(raw: RawConnection, tokens: list[int], readers: int) -> None:
     model, instance, request = fresh_model(), fresh_instance(), fresh_request()
     raw.call("register_kv_cache_engine_driven_context", registration(instance, model))
     raw.call("lookup", key(model, tokens, 0, 64, request, None, num_kv_readers=readers), 1)
     assert isinstance(raw.call("query_prefetch_status", request), int)
 
 
-def test_a_registration_beyond_all_memory(raw: RawConnection, tokens: list[int]) -> None:
+def test_registration_larger_than_memory(raw: RawConnection, tokens: list[int]) -> None:
     model, instance = fresh_model(), fresh_instance()
     raw.send(
         "register_kv_cache_engine_driven_context",
@@ -212,7 +212,7 @@ def test_broken_streams(server: ServerProcess, data: bytes) -> None:
             still_answers(good)
 
 
-def test_half_open_connections_do_not_lock_anybody_out(server: ServerProcess) -> None:
+def test_half_open_connections_do_not_block_new_clients(server: ServerProcess) -> None:
     peers = [connect(server) for _ in range(200)]
     with server.connection() as good:
         still_answers(good)
@@ -228,7 +228,7 @@ def test_a_large_message_is_served_or_refused(server: ServerProcess) -> None:
         still_answers(good)
 
 
-def test_a_reader_that_never_reads(server: ServerProcess, client: Any) -> None:
+def test_client_that_never_reads(server: ServerProcess, client: Any) -> None:
     with server.connection() as deaf:
         for _ in range(20_000):
             try:

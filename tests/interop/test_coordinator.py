@@ -107,7 +107,7 @@ def reported(condition: Callable[[], Any], expected: str) -> Any:
     return eventually(condition, expected, REPORTED_WITHIN_S)
 
 
-def test_a_server_is_known_as_long_as_it_lives(coordinator: Coordinator, start: Callable[..., ServerProcess]) -> None:
+def test_server_is_registered_while_it_runs(coordinator: Coordinator, start: Callable[..., ServerProcess]) -> None:
     name = unique_name("node")
     server = start(flags=flags(coordinator, name))
     reported(lambda: name in coordinator.instances(), "the server registered")
@@ -118,7 +118,7 @@ def test_a_server_is_known_as_long_as_it_lives(coordinator: Coordinator, start: 
     assert name not in coordinator.instances(), "after its shutdown: expected the server to be gone"
 
 
-def test_the_directory_knows_where_each_object_lies(
+def test_directory_lists_the_location_of_each_object(
     coordinator: Coordinator, start: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     name = unique_name("node")
@@ -153,7 +153,7 @@ def test_the_directory_knows_where_each_object_lies(
     client.close()
 
 
-def test_a_coordinator_may_come_late_and_go(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     coordinator, name = Coordinator(), unique_name("node")
     adapter = json.dumps({"type": "fs", "base_path": str(tmp_path / "l2")})
     server = start(flags=flags(coordinator, name, "--l2-adapter", adapter))
@@ -179,7 +179,7 @@ def test_a_coordinator_may_come_late_and_go(start: Callable[..., ServerProcess],
         reported(lambda: server.metric("lmcache_mp_coordinator_failures_total") > failures, "a failed call")
         later = prompt(503)
         worker.store(later)
-        # It goes back to what it knew before the last chunk left.
+        # It restores the state from before the last chunk was evicted.
         checkpoint.write_bytes(copy.read_bytes())
         coordinator.start(*kept)
         reported(lambda: name in coordinator.instances(), "the server registered again")
@@ -188,17 +188,17 @@ def test_a_coordinator_may_come_late_and_go(start: Callable[..., ServerProcess],
         coordinator.stop()
         checkpoint.unlink()
         coordinator.start()
-        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "all of it anew, from nothing")
-        reported(lambda: coordinator.places(worker, later) == [both] * 4, "all of it anew, from nothing")
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "a full resync")
+        reported(lambda: coordinator.places(worker, later) == [both] * 4, "a full resync")
         sizes = coordinator.get(f"/instances/{name}/usage")
         assert sizes["declared_capacity"], "after a restart: expected the capacities again"
         warnings = [line for line in server.log().splitlines() if "cannot be reached" in line]
-        assert len(warnings) == 3, f"one warning each time that it goes, not {warnings}"
+        assert len(warnings) == 3, f"one warning for each outage, not {warnings}"
     finally:
         coordinator.close()
         client.close()
 
 
-def test_a_server_ends_in_time_without_its_coordinator(start: Callable[..., ServerProcess]) -> None:
+def test_server_stops_in_time_without_its_coordinator(start: Callable[..., ServerProcess]) -> None:
     server = start(flags=flags(Coordinator(), unique_name("node")))
     assert server.terminate(timeout_s=10.0) == 0

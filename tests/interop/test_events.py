@@ -13,7 +13,7 @@ from support.process import ServerProcess, eventually
 from support.stock import Worker, fresh_model, fresh_request, prompt
 
 EVENTS_WITHIN_S = 10.0
-# The reference tells nothing of stores that engines make themselves.
+# The reference announces no stores that engines make themselves.
 ours = pytest.mark.ours
 
 
@@ -86,7 +86,9 @@ def test_stores_and_removals_reach_the_client(follow: Callable[..., Follower], w
 
 
 @ours
-def test_a_chunk_is_announced_when_all_ranks_have_it(client: Any, follow: Callable[..., Follower], tokens: list[int]) -> None:
+def test_chunk_is_announced_when_all_ranks_stored_it(
+    client: Any, follow: Callable[..., Follower], tokens: list[int]
+) -> None:
     model = fresh_model()
     ranks = [Worker(client, model, world_size=2, rank=rank).register() for rank in range(2)]
     follower = follow(ranks[0])
@@ -99,12 +101,14 @@ def test_a_chunk_is_announced_when_all_ranks_have_it(client: Any, follow: Callab
 
 
 @ours
-def test_a_late_subscriber_learns_what_is_there(follow: Callable[..., Follower], worker: Worker, tokens: list[int]) -> None:
+def test_late_subscriber_gets_a_snapshot(follow: Callable[..., Follower], worker: Worker, tokens: list[int]) -> None:
     worker.store(tokens)
     assert len(follow(worker).next().events) == 4
 
 
-def test_events_of_other_models_stay_away(client: Any, follow: Callable[..., Follower], worker: Worker, tokens: list[int]) -> None:
+def test_events_of_other_models_are_filtered(
+    client: Any, follow: Callable[..., Follower], worker: Worker, tokens: list[int]
+) -> None:
     other = Worker(client, fresh_model()).register()
     follower = follow(worker)
     follower.next()
@@ -122,18 +126,18 @@ def test_a_second_subscription_ends_the_first(follow: Callable[..., Follower], w
 
 
 @ours
-def test_a_client_that_goes_takes_its_subscription_along(server: ServerProcess, worker: Worker) -> None:
-    leaving = stock.stock_client(server.url)
+def test_subscription_ends_with_its_connection(server: ServerProcess, worker: Worker) -> None:
+    closing = stock.stock_client(server.url)
     before = subscribers(server)
-    follower = Follower(leaving, stock.fresh_instance(), worker.model)
+    follower = Follower(closing, stock.fresh_instance(), worker.model)
     follower.next()
     assert subscribers(server) == before + 1
-    leaving.close()
+    closing.close()
     eventually(lambda: subscribers(server) == before, "the subscription gone with its connection")
 
 
 @ours
-def test_l2_has_a_medium_of_its_own(start: Callable[..., ServerProcess], tmp_path: Any) -> None:
+def test_l2_events_have_their_own_medium(start: Callable[..., ServerProcess], tmp_path: Any) -> None:
     adapter = f'{{"type": "fs", "base_path": "{tmp_path}"}}'
     server = start(flags=("--l2-adapter", adapter))
     client = stock.stock_client(server.url)
@@ -166,7 +170,7 @@ def test_without_a_log_there_is_no_stream(start: Callable[..., ServerProcess]) -
 
 # Last: a server that stops under the stock client can leave the client's one thread stuck.
 @ours
-def test_a_restart_shows_as_another_incarnation(start: Callable[..., ServerProcess]) -> None:
+def test_restart_changes_the_incarnation(start: Callable[..., ServerProcess]) -> None:
     server = start()
     client = stock.stock_client(server.url)
     worker = Worker(client, fresh_model()).register()

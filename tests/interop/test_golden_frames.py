@@ -1,6 +1,6 @@
 """Recorded conversations, replayed: the same frames in, the same frames out.
 
-Where we answer differently on purpose, ``golden_differences`` says what and why. The table is
+``golden_differences`` lists the intended differences, with reasons. The table is
 exact: a difference that it does not list fails, and so does a listed one that is gone.
 """
 
@@ -48,7 +48,7 @@ def replay(recording: Recording, server: ServerProcess, known: dict[int, Differe
         problems = []
         for step in recording.steps:
             if step.note == "time passes" and REFERENCE:
-                time.sleep(3)  # its eviction runs once a second; ours runs when room is needed
+                time.sleep(3)  # its eviction runs once a second; ours runs when space is needed
             listed = known.get(step.number)
             outcome = run.step(step, None if listed is None else len(listed.answers))
             problem = check(step, outcome, Outcome.of(step.answers, run.pool_bytes), listed)

@@ -125,7 +125,7 @@ def python_server(directories: dict[str, Path]) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ours_serves_what_the_python_server_stored(
+def test_we_serve_what_the_python_server_stored(
     python_server: ServerProcess, directories: dict[str, Path], kind: str
 ) -> None:
     # With `retain` a rank finds in L1 what the lookup of the other one has loaded for it.
@@ -138,7 +138,7 @@ def test_ours_serves_what_the_python_server_stored(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_python_server_serves_what_ours_stored(
+def test_python_server_serves_what_we_stored(
     python_server: ServerProcess, directories: dict[str, Path], kind: str
 ) -> None:
     writer = 1 + list(KINDS).index(kind)

@@ -1,6 +1,6 @@
 """What the prefetch policies cost: the same prompts again and again, from an L1 that starts empty.
 
-The counters of the server say how many objects it read from L2. Under `default` an object leaves L1
+The server counts the objects that it read from L2. Under `default` an object is removed from L1
 with its last reader and is read again in each round; under `retain` it is read once.
 """
 

@@ -1,4 +1,4 @@
-"""Registering, leaving, clearing, and what a full pool does."""
+"""Registration, unregistration, clear, and a full pool."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def test_registering_again_changes_nothing(worker: Worker, client: Any, tokens: 
     assert worker.hit(tokens) == 4
 
 
-def test_the_pool_has_the_size_that_was_asked_for(server: ServerProcess, client: Any, worker: Worker) -> None:
+def test_pool_has_the_configured_size(server: ServerProcess, client: Any, worker: Worker) -> None:
     answer = client.register_kv_cache_engine_driven_context(worker.registration()).result(ANSWER_S)
     assert answer.shm_name == server.pool_path.name
     assert answer.pool_size == int(server.l1_gib * 2**30)
 
 
-def test_data_outlives_its_last_registration(worker: Worker, client: Any, tokens: list[int]) -> None:
+def test_data_stays_after_the_last_unregistration(worker: Worker, client: Any, tokens: list[int]) -> None:
     worker.store(tokens)
     worker.unregister()
-    assert worker.lookup(tokens, fresh_request()) == 0, "lookup of a model nobody registers: expected no hit"
+    assert worker.lookup(tokens, fresh_request()) == 0, "lookup of an unregistered model: expected no hit"
     again = Worker(client, worker.model).register()
     request = fresh_request()
     assert again.lookup(tokens, request) == 4
@@ -46,12 +46,12 @@ def test_data_outlives_its_last_registration(worker: Worker, client: Any, tokens
     again.close()
 
 
-def test_unregistering_a_stranger_is_fine(client: Any) -> None:
+def test_unregistering_an_unknown_instance_succeeds(client: Any) -> None:
     assert client.unregister_kv_cache_engine_driven_context(fresh_instance()).result(ANSWER_S) is None
 
 
 @pytest.mark.ours
-def test_a_store_left_open_is_discarded_with_its_worker(worker: Worker, client: Any, tokens: list[int]) -> None:
+def test_open_store_is_discarded_with_its_worker(worker: Worker, client: Any, tokens: list[int]) -> None:
     worker.prepare(tokens, fresh_request())
     worker.unregister()
     again = Worker(client, worker.model).register()
@@ -63,28 +63,28 @@ def test_a_store_left_open_is_discarded_with_its_worker(worker: Worker, client: 
 
 @pytest.mark.ours
 @pytest.mark.parametrize("change", [{"dtype_str": "float7"}, {"num_physical_slots": 0}, {"num_layers": -1}], ids=str)
-def test_an_impossible_registration_leaves_the_server_well(
+def test_impossible_registration_is_harmless(
     server: ServerProcess, worker: Worker, tokens: list[int], change: dict[str, Any]
 ) -> None:
     """No answer would let the engine run, so silence is allowed; serving others is not optional."""
-    stranger = stock_client(server.url)
-    future = stranger.register_kv_cache_engine_driven_context(
+    other = stock_client(server.url)
+    future = other.register_kv_cache_engine_driven_context(
         worker.registration(instance_id=fresh_instance(), **change)
     )
     assert worker.store(tokens) == [0, 1, 2, 3]
     assert worker.hit(tokens) == 4
     del future
-    stranger.close()
+    other.close()
 
 
 # -- clearing -----------------------------------------------------------------
-def test_clear_removes_what_nobody_holds(worker: Worker, client: Any, tokens: list[int]) -> None:
+def test_clear_removes_unpinned_objects(worker: Worker, client: Any, tokens: list[int]) -> None:
     worker.store(tokens)
     client.clear().result(ANSWER_S)
     assert worker.hit(tokens) == 0
 
 
-def test_clear_keeps_what_is_leased_or_staged(
+def test_clear_keeps_leased_and_staged_objects(
     worker: Worker, client: Any, tokens: list[int], other_tokens: list[int]
 ) -> None:
     worker.store(tokens)
@@ -111,7 +111,7 @@ def test_forced_clear_removes_everything(
 
 
 @pytest.mark.ours
-def test_forced_clear_does_not_hand_out_memory_that_is_being_read(
+def test_forced_clear_does_not_reuse_memory_being_read(
     client: Any, worker: Worker, tokens: list[int]
 ) -> None:
     worker.store(tokens)
@@ -135,7 +135,7 @@ SMALL_POOL = dict(l1_gib=0.125)  # four of them
 
 
 @pytest.mark.ours
-def test_a_full_pool_makes_room_at_once(start: Callable[..., ServerProcess]) -> None:
+def test_full_pool_evicts_at_once(start: Callable[..., ServerProcess]) -> None:
     client = stock_client(start(**SMALL_POOL).url)
     worker = Worker(client, fresh_model(), BIG).register()
     old, new = prompt(1), prompt(2)
@@ -146,11 +146,11 @@ def test_a_full_pool_makes_room_at_once(start: Callable[..., ServerProcess]) -> 
 
 
 @pytest.mark.ours
-def test_more_than_fits_stores_the_leading_chunks(start: Callable[..., ServerProcess]) -> None:
+def test_oversized_store_keeps_the_leading_chunks(start: Callable[..., ServerProcess]) -> None:
     client = stock_client(start(**SMALL_POOL).url)
     worker = Worker(client, fresh_model(), BIG).register()
     long = prompt(3, 16 * 6)
-    assert worker.store(long) == [0, 1, 2, 3], "six chunks into room for four: expected the leading four"
+    assert worker.store(long) == [0, 1, 2, 3], "six chunks into space for four: expected the leading four"
     request = fresh_request()
     assert worker.lookup(long, request) == 4
     assert worker.retrieve(long, request, end=64) == 4
@@ -158,7 +158,7 @@ def test_more_than_fits_stores_the_leading_chunks(start: Callable[..., ServerPro
 
 
 @pytest.mark.ours
-def test_nothing_that_is_leased_is_evicted(start: Callable[..., ServerProcess]) -> None:
+def test_leased_objects_are_not_evicted(start: Callable[..., ServerProcess]) -> None:
     client = stock_client(start(**SMALL_POOL).url)
     worker = Worker(client, fresh_model(), BIG).register()
     held, new = prompt(4), prompt(5)
@@ -172,7 +172,7 @@ def test_nothing_that_is_leased_is_evicted(start: Callable[..., ServerProcess]) 
 
 
 @pytest.mark.ours
-def test_the_least_recently_used_goes_first(start: Callable[..., ServerProcess]) -> None:
+def test_least_recently_used_is_evicted_first(start: Callable[..., ServerProcess]) -> None:
     client = stock_client(start(**SMALL_POOL).url)
     worker = Worker(client, fresh_model(), BIG).register()
     first, second, third = prompt(6), prompt(7), prompt(8)

@@ -19,7 +19,7 @@ def test_clear_without_a_payload(raw: RawConnection) -> None:
 
 
 def test_get_experimental_under_its_former_id(raw: RawConnection) -> None:
-    """0.5.3 and 0.5.4 call it 40 and stall 300 s at start when nobody answers."""
+    """0.5.3 and 0.5.4 call it 40 and stall for 300 s at start without an answer."""
     uid = raw.send(40)
     message = raw.receive(2)
     assert message[:2] == [uid, encode(40)], "expected the operation echoed as it came"

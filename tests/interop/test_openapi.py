@@ -1,4 +1,4 @@
-"""What a running server answers is what ``docs/openapi.json`` says, call by call."""
+"""The answers of a running server match ``docs/openapi.json``, call by call."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Any:
         server.assert_healthy()
 
 
-def test_the_description_is_itself_in_order() -> None:
+def test_openapi_document_is_valid() -> None:
     for name, schema in API["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(resolved(schema))
         assert name in json.dumps(API["paths"]) + json.dumps(API["components"]), name
@@ -73,7 +73,7 @@ PLAIN = [path for path, item in API["paths"].items() if "get" in item and "{" no
 
 
 @pytest.mark.parametrize("path", PLAIN)
-def test_what_is_asked_without_words(busy: Any, path: str) -> None:
+def test_calls_without_a_body(busy: Any, path: str) -> None:
     server, _, _ = busy
     check(server, "GET", path)
 
@@ -90,7 +90,7 @@ def test_objects_are_listed_and_deleted(busy: Any) -> None:
         check(server, "DELETE", "/cache/objects", body=body)
 
 
-def test_a_prompt_is_warmed_up(busy: Any) -> None:
+def test_prefetch_request(busy: Any) -> None:
     server, worker, tokens = busy
     check(server, "POST", "/cache/clear", body={"tier": "l1"})
     ask = {"model_name": worker.model, "world_size": 1, "token_ids": tokens}

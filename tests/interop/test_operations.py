@@ -1,7 +1,7 @@
 """Every operation of the protocol, as the stock client sends it.
 
 What the engine-driven operations do with bytes is in the other files; here each operation
-answers with its own type, also the ones that this server has little or nothing to say to.
+answers with its own type, including those that this server does not implement.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def test_ping_of_a_registered_worker_is_true(client: Any, worker: Worker) -> Non
 
 
 @pytest.mark.ours
-def test_the_first_ping_of_a_stranger_is_false(client: Any) -> None:
-    """A restarted server tells a worker so, once, and the worker registers again."""
-    stranger = fresh_instance()
-    assert client.ping(stranger).result(ANSWER_S) is False, "first ping of an unknown instance: expected false"
-    assert client.ping(stranger).result(ANSWER_S) is True, "second ping: expected true"
-    assert client.ping(stranger).result(ANSWER_S) is True
+def test_first_ping_of_an_unknown_instance_is_false(client: Any) -> None:
+    """This is how a worker notices a restart and registers again; the answer is false only once."""
+    unknown = fresh_instance()
+    assert client.ping(unknown).result(ANSWER_S) is False, "first ping of an unknown instance: expected false"
+    assert client.ping(unknown).result(ANSWER_S) is True, "second ping: expected true"
+    assert client.ping(unknown).result(ANSWER_S) is True
 
 
 def test_report_block_allocation(client: Any) -> None:
@@ -57,7 +57,7 @@ def test_report_block_allocation(client: Any) -> None:
     assert client.report_block_allocation(1234, "m", records).result(ANSWER_S) is None
 
 
-def test_end_session_of_a_stranger(client: Any) -> None:
+def test_end_session_of_an_unknown_request(client: Any) -> None:
     assert client.end_session("never-seen").result(ANSWER_S) is None
 
 
@@ -67,10 +67,10 @@ def test_status_of_an_unknown_request_is_zero(client: Any) -> None:
     assert client.wait_prefetch_status("never-seen", 1.0).result(ANSWER_S) == 0
 
 
-def test_lookup_of_a_model_nobody_registered(client: Any, tokens: list[int]) -> None:
-    stranger = Worker(client, fresh_model())
+def test_lookup_of_an_unregistered_model(client: Any, tokens: list[int]) -> None:
+    unknown = Worker(client, fresh_model())
     request = fresh_request()
-    client.lookup(stranger.key(tokens, request, worker_id=None), 1).result(ANSWER_S)
+    client.lookup(unknown.key(tokens, request, worker_id=None), 1).result(ANSWER_S)
     assert client.query_prefetch_status(request).result(ANSWER_S) == 0
 
 
@@ -143,32 +143,32 @@ def test_peers_may_ask_for_nothing(client: Any) -> None:
 
 # -- what is not served (yet): a failure value at once, never silence ----------
 @pytest.mark.ours
-def test_server_module_call_says_why(client: Any) -> None:
+def test_server_module_call_returns_the_reason(client: Any) -> None:
     answer = client.server_module_call(ServerModuleCallRequest(method="x.y", payload=b"z")).result(ANSWER_S)
     assert answer.success is False and answer.error
 
 
 @pytest.mark.ours
-def test_transfers_by_the_server_are_refused(client: Any, tokens: list[int]) -> None:
-    stranger = Worker(client, fresh_model())
-    key_ = stranger.key(tokens, fresh_request())
+def test_server_driven_transfers_are_refused(client: Any, tokens: list[int]) -> None:
+    unknown = Worker(client, fresh_model())
+    key_ = unknown.key(tokens, fresh_request())
     for answer in (
-        client.store(key_, stranger.instance, [[1] * 16], EVENT),
-        client.retrieve(key_, stranger.instance, [[1] * 16], EVENT, 0),
-        client.store_q(key_, stranger.instance, [[1] * 16], EVENT),
-        client.cb_retrieve_pre_computed(key_, [], [[1] * 16], stranger.instance, EVENT),
+        client.store(key_, unknown.instance, [[1] * 16], EVENT),
+        client.retrieve(key_, unknown.instance, [[1] * 16], EVENT, 0),
+        client.store_q(key_, unknown.instance, [[1] * 16], EVENT),
+        client.cb_retrieve_pre_computed(key_, [], [[1] * 16], unknown.instance, EVENT),
     ):
         assert tuple(answer.result(ANSWER_S)) == (b"", False)
 
 
-def test_unregistering_strangers(client: Any) -> None:
+def test_unregistering_unknown_instances(client: Any) -> None:
     assert client.unregister_kv_cache(fresh_instance()).result(ANSWER_S) is None
 
 
 @pytest.mark.ours
-def test_optional_operations_answer_their_empty_value(client: Any, tokens: list[int]) -> None:
-    stranger = Worker(client, fresh_model())
-    scheduler_key = stranger.key(tokens, fresh_request(), worker_id=None)
+def test_optional_operations_return_their_empty_value(client: Any, tokens: list[int]) -> None:
+    unknown = Worker(client, fresh_model())
+    scheduler_key = unknown.key(tokens, fresh_request(), worker_id=None)
     assert client.unregister_q_cache(fresh_instance()).result(ANSWER_S) is None
     assert client.cb_unregister_rope(fresh_instance()).result(ANSWER_S) is None
     assert list(client.cb_reorder_plan(scheduler_key, 0, 100).result(ANSWER_S)) == []
@@ -186,7 +186,7 @@ def test_engine_registration_by_handles_never_breaks_others(client: Any, server:
 
 
 @pytest.mark.ours
-def test_a_worker_that_wants_the_server_to_copy_is_refused_at_once(client: Any, tokens: list[int]) -> None:
+def test_lmcache_driven_worker_is_refused_at_once(client: Any, tokens: list[int]) -> None:
     """The reference is silent in such a case, and its engine waits for five minutes."""
     at_once_s = 1.0
     engine = Worker(client, fresh_model())
@@ -202,7 +202,7 @@ def test_a_worker_that_wants_the_server_to_copy_is_refused_at_once(client: Any, 
 
 
 # -- names ---------------------------------------------------------------------
-def test_operations_are_known_by_name_too(raw: RawConnection, tokens: list[int]) -> None:
+def test_operations_are_accepted_by_name(raw: RawConnection, tokens: list[int]) -> None:
     model, instance = fresh_model(), fresh_instance()
 
     def by_name(operation: str, *payloads: Any) -> Any:

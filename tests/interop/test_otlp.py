@@ -115,12 +115,12 @@ def test_a_collector_reads_metrics_and_traces(collector: Collector, start: Calla
     root = spans.pop("request")
     for child in spans.values():
         assert (child.trace_id, child.parent_span_id) == (root.trace_id, root.span_id)
-    told = attributes(root)
-    assert (told["hit_tokens"], told["hit_rate"], told["l2_hit_tokens"]) == (64, 1.0, 0)
+    found = attributes(root)
+    assert (found["hit_tokens"], found["hit_rate"], found["l2_hit_tokens"]) == (64, 1.0, 0)
     assert attributes(spans["mp.retrieve"])["retrieved_count"] == 4
 
 
-def test_a_collector_may_come_late(start: Callable[..., ServerProcess]) -> None:
+def test_collector_may_start_late(start: Callable[..., ServerProcess]) -> None:
     port = free_port()
     server = start(flags=("--otlp-endpoint", f"http://127.0.0.1:{port}", "--log-level", "info"))
     eventually(lambda: server.metric("lmcache_mp_otlp_failures_total") > 0, "a push that fails", PUSHED_WITHIN_S)
@@ -129,8 +129,8 @@ def test_a_collector_may_come_late(start: Callable[..., ServerProcess]) -> None:
     try:
         eventually(lambda: collector.metrics, "metrics", PUSHED_WITHIN_S)
         eventually(lambda: server.metric("lmcache_mp_otlp_up") == 1, "the server knows")
-        told = [line for line in server.log().splitlines() if "the OpenTelemetry collector" in line]
-        assert len(told) == 2 and "cannot be reached" in told[0] and "answers again" in told[1], told
+        lines = [line for line in server.log().splitlines() if "the OpenTelemetry collector" in line]
+        assert len(lines) == 2 and "cannot be reached" in lines[0] and "answers again" in lines[1], lines
         assert server.terminate() == 0
     finally:
         collector.close()

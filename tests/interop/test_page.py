@@ -1,6 +1,6 @@
 """The page at ``/`` in a real browser, on a server with traffic.
 
-Screenshots go to the directory ``LARDER_SCREENSHOTS``, for whoever wants to look at them.
+Screenshots go to the directory ``LARDER_SCREENSHOTS``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def look(browser: Browser, tmp_path: Path) -> Callable[[str], None]:
 
 
 def visit(browser: Browser, server: ServerProcess) -> str:
-    """Open the page anew and wait for its first answer; the address."""
+    """Open the page, wait for its first answer, and return its address."""
     address = f"http://127.0.0.1:{server.http_port}/"
     browser.resize(*WIDE)
     browser.prefer("light")
@@ -63,7 +63,7 @@ def shows(browser: Browser, selector: str, accepts: Callable[[str | None], Any],
     try:
         eventually(there, expected, timeout_s=SHOWN_S, every_s=0.1)
     except AssertionError as error:
-        raise AssertionError(f"{selector} says {seen[0]!r}") from error
+        raise AssertionError(f"{selector} shows {seen[0]!r}") from error
 
 
 def traffic(client: Any, prompts: int) -> Worker:
@@ -81,7 +81,7 @@ def traffic(client: Any, prompts: int) -> Worker:
     return worker
 
 
-def test_it_shows_what_status_tells(start: Any, browser: Browser, look: Any, tmp_path: Path) -> None:
+def test_page_shows_the_status(start: Any, browser: Browser, look: Any, tmp_path: Path) -> None:
     adapter = json.dumps({"type": "fs", "base_path": str(tmp_path / "l2"), "max_capacity_gb": 1})
     server = start(flags=("--eviction-policy", "adaptive", "--l2-adapter", adapter))
     visit(browser, server)
@@ -102,7 +102,7 @@ def test_it_shows_what_status_tells(start: Any, browser: Browser, look: Any, tmp
     eventually(lambda: server.metric("lmcache_mp_l2_objects") == 40, "all objects in L2")
     shows(browser, "#adapters", lambda text: "works" in text and "\t40\t" in text, "40 objects in L2")
     shows(browser, "#operations", lambda text: "lookup\t" in text and "commit_retrieve" in text, "operations")
-    shows(browser, "#policies", lambda text: "adaptive" in text and "rules" in text, "who rules")
+    shows(browser, "#policies", lambda text: "adaptive" in text and "rules" in text, "the active policy")
     # What a client calls itself is text.
     shows(browser, "#workers", lambda text: "org/model <b>7B</b>" in text and str(worker.instance) in text, "the worker")
     look("light")
@@ -154,7 +154,7 @@ CONTRASTS = """
 """
 
 
-def test_it_asks_nobody_else_and_for_nothing_that_changes(server: ServerProcess, browser: Browser) -> None:
+def test_page_sends_only_reads_to_its_own_server(server: ServerProcess, browser: Browser) -> None:
     address = visit(browser, server)
     asked = lambda: browser.text("body") and sum("/overview" in url for url in browser.requested())  # noqa: E731
     eventually(lambda: asked() > 1, "it asks again", timeout_s=SHOWN_S)
@@ -165,22 +165,22 @@ def test_it_asks_nobody_else_and_for_nothing_that_changes(server: ServerProcess,
     assert browser.complaints() == []
 
 
-def test_it_fits_a_phone(server: ServerProcess, browser: Browser, look: Any) -> None:
+def test_page_fits_a_phone(server: ServerProcess, browser: Browser, look: Any) -> None:
     visit(browser, server)
     browser.resize(*PHONE)
     eventually(lambda: browser.evaluate("document.documentElement.scrollWidth") <= PHONE[0], "nothing sticks out")
     look("phone")
 
 
-def test_it_can_be_used_with_the_keyboard(server: ServerProcess, browser: Browser) -> None:
+def test_page_works_with_the_keyboard(server: ServerProcess, browser: Browser) -> None:
     visit(browser, server)
     client = stock.stock_client(server.url)
     traffic(client, 1).close()
     client.close()
     shows(browser, '[data-reading="hits/all"]', lambda text: text.endswith("%"), "a hit rate")
     label = "document.querySelector('svg.chart').ariaLabel"
-    told = "Hit rate. In L1 or L2: last"
-    eventually(lambda: browser.evaluate(label).startswith(told), told, timeout_s=SHOWN_S, every_s=0.1)
+    label_text = "Hit rate. In L1 or L2: last"
+    eventually(lambda: browser.evaluate(label).startswith(label_text), label_text, timeout_s=SHOWN_S, every_s=0.1)
     browser.evaluate("document.querySelector('svg.chart').focus()")
     assert browser.text("section.card h2 small") == "last minute"
     browser.press("End")
@@ -192,7 +192,7 @@ def test_it_can_be_used_with_the_keyboard(server: ServerProcess, browser: Browse
 
 def test_an_idle_server_and_one_without_l2(start: Any, browser: Browser, look: Any) -> None:
     visit(browser, start())
-    shows(browser, "#verdict li", lambda text: text and "No worker is registered" in text, "nobody is there")
+    shows(browser, "#verdict li", lambda text: text and "No worker is registered" in text, "no worker")
     assert browser.text('[data-foot="hits"]') == "No lookups yet"
     assert browser.text('[data-reading="hits/all"]') == "–"
     assert "--l2-adapter adds one" in (browser.text("#adapters") or "")
@@ -201,7 +201,7 @@ def test_an_idle_server_and_one_without_l2(start: Any, browser: Browser, look: A
     assert browser.complaints() == []
 
 
-def test_a_failing_l2_is_the_first_thing_to_be_seen(start: Any, browser: Browser, look: Any, tmp_path: Path) -> None:
+def test_failing_l2_is_shown_first(start: Any, browser: Browser, look: Any, tmp_path: Path) -> None:
     folder = tmp_path / "l2"
     server = start(flags=("--l2-adapter", json.dumps({"type": "fs", "base_path": str(folder)})))
     visit(browser, server)
@@ -219,7 +219,7 @@ def test_a_failing_l2_is_the_first_thing_to_be_seen(start: Any, browser: Browser
     client.close()
 
 
-def test_a_server_that_is_gone_is_missed_and_found_again(start: Any, browser: Browser, look: Any) -> None:
+def test_page_shows_an_outage_and_recovers(start: Any, browser: Browser, look: Any) -> None:
     server = start()
     visit(browser, server)
     server.kill()

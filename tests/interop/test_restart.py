@@ -1,4 +1,4 @@
-"""Restarts under live clients, and who owns the shared-memory pool."""
+"""Restarts under live clients, and ownership of the shared-memory pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMPTY_STORE = {"context": {"slots": [], "chunk_indices": []}}
 
 
 # -- the pool ---------------------------------------------------------------------
-def test_the_pool_is_private_and_goes_with_the_server(start: Callable[..., ServerProcess]) -> None:
+def test_pool_is_private_and_removed_with_the_server(start: Callable[..., ServerProcess]) -> None:
     server = start()
     status = server.pool_path.stat()
     assert stat.S_IMODE(status.st_mode) == 0o600
@@ -30,7 +30,7 @@ def test_the_pool_is_private_and_goes_with_the_server(start: Callable[..., Serve
     assert not server.pool_path.exists(), "after SIGTERM: expected the pool to be removed"
 
 
-def test_sigterm_is_prompt_with_work_in_hand(start: Callable[..., ServerProcess]) -> None:
+def test_sigterm_is_prompt_with_open_transfers(start: Callable[..., ServerProcess]) -> None:
     server = start()
     client = stock_client(server.url)
     worker = Worker(client, fresh_model()).register()
@@ -44,7 +44,7 @@ def test_sigterm_is_prompt_with_work_in_hand(start: Callable[..., ServerProcess]
     client.close()
 
 
-def test_what_waits_for_l2_is_stored_before_the_end(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_pending_write_back_is_stored_before_exit(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     server = start(flags=("--l2-adapter", json.dumps({"type": "fs", "base_path": str(tmp_path)})))
     client = stock_client(server.url)
     worker = Worker(client, fresh_model(), shape=Shape(hidden=1024)).register()
@@ -67,8 +67,8 @@ def test_a_second_server_with_the_same_name_refuses(start: Callable[..., ServerP
     try:
         eventually(lambda: not second.alive(), "the second server to refuse to start")
         assert second.process.returncode not in (0, None)
-        said = [line for line in second.log().splitlines() if first.shm_name in line]
-        assert len(said) == 1, f"expected one line that names the pool, got:\n{second.log()}"
+        named = [line for line in second.log().splitlines() if first.shm_name in line]
+        assert len(named) == 1, f"expected one line that names the pool, got:\n{second.log()}"
     finally:
         second.kill()
     assert first.pool_path.exists(), "the first server's pool must survive the attempt"
@@ -80,7 +80,7 @@ def test_a_second_server_with_the_same_name_refuses(start: Callable[..., ServerP
     client.close()
 
 
-def test_a_killed_server_leaves_nothing_that_is_in_the_way(start: Callable[..., ServerProcess]) -> None:
+def test_killed_server_does_not_block_a_restart(start: Callable[..., ServerProcess]) -> None:
     server = start()
     server.kill()
     again = start(shm_name=server.shm_name)
@@ -131,7 +131,7 @@ def test_a_wrong_flag_is_refused_at_once(flag: str, value: str) -> None:
 
 
 # -- restarts ------------------------------------------------------------------------
-def test_a_live_worker_finds_out_and_registers_again(start: Callable[..., ServerProcess]) -> None:
+def test_worker_registers_again_after_a_restart(start: Callable[..., ServerProcess]) -> None:
     server, tokens = start(), prompt(5)
     client = stock_client(server.url)
     worker = Worker(client, fresh_model()).register()
@@ -149,7 +149,7 @@ def test_a_live_worker_finds_out_and_registers_again(start: Callable[..., Server
     client.close()
 
 
-def test_no_slots_for_a_worker_of_the_former_server(start: Callable[..., ServerProcess]) -> None:
+def test_no_slots_for_a_worker_of_the_previous_process(start: Callable[..., ServerProcess]) -> None:
     """It still maps the old pool, so until it registers again it must get nothing to write to."""
     server, tokens = start(), prompt(6)
     model, instance = fresh_model(), fresh_instance()
@@ -170,7 +170,7 @@ def test_a_restart_is_quick(start: Callable[..., ServerProcess]) -> None:
     assert time.monotonic() - began < 2, "from start to the first answered ping: expected well under 2 s"
 
 
-def test_a_client_that_comes_first_waits_for_the_server(start: Callable[..., ServerProcess]) -> None:
+def test_client_started_first_waits_for_the_server(start: Callable[..., ServerProcess]) -> None:
     server = start()
     server.kill()
     with server.connection() as early:

@@ -47,7 +47,7 @@ def test_pickle_round_trip(pickle_server: ServerProcess, tokens: list[int], shap
     client.close()
 
 
-def test_pickle_store_keeps_what_is_right(
+def test_pickle_store_keeps_valid_chunks(
     pickle_server: ServerProcess, tokens: list[int], other_tokens: list[int]
 ) -> None:
     client = stock_client(pickle_server.url)
@@ -64,7 +64,7 @@ def test_pickle_store_keeps_what_is_right(
 
 
 @pytest.mark.ours
-def test_pickle_store_of_junk_is_refused_with_an_answer(pickle_server: ServerProcess, tokens: list[int]) -> None:
+def test_invalid_pickle_is_refused_with_an_answer(pickle_server: ServerProcess, tokens: list[int]) -> None:
     client = stock_client(pickle_server.url)
     worker = Worker(client, fresh_model()).register()
     key = worker.key(tokens, fresh_request())
@@ -81,7 +81,7 @@ def test_partial_chunks_are_never_stored(worker: Worker) -> None:
     worker.retrieve(ragged, request)
 
 
-def test_only_missing_chunks_are_handed_out(worker: Worker, tokens: list[int]) -> None:
+def test_only_missing_chunks_get_slots(worker: Worker, tokens: list[int]) -> None:
     assert worker.store(tokens, start=16, end=32) == [1]
     assert worker.store(tokens) == [0, 2, 3]
     assert worker.store(tokens) == []
@@ -135,9 +135,9 @@ def test_salts_are_separate(worker: Worker, client: Any, tokens: list[int]) -> N
 
 def test_models_are_separate(worker: Worker, client: Any, tokens: list[int]) -> None:
     worker.store(tokens)
-    stranger = Worker(client, fresh_model()).register()
-    assert stranger.hit(tokens) == 0
-    stranger.close()
+    other = Worker(client, fresh_model()).register()
+    assert other.hit(tokens) == 0
+    other.close()
 
 
 def test_uncommitted_stores_are_invisible(worker: Worker, tokens: list[int]) -> None:
@@ -169,7 +169,7 @@ def test_a_long_prompt(server: ServerProcess, client: Any) -> None:
 
 
 @pytest.mark.ours
-def test_a_reused_request_id_does_not_remember_other_tokens(
+def test_reused_request_id_keeps_no_tokens(
     worker: Worker, tokens: list[int], other_tokens: list[int]
 ) -> None:
     request = fresh_request()

@@ -1,4 +1,4 @@
-"""Several ranks, several readers, and who may read on whose lookup."""
+"""Several ranks, several readers, and which request may read after which lookup."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_several_readers_of_one_object(client: Any, tokens: list[int]) -> None:
     assert readers[0].try_retrieve(tokens, request) is None, "a fourth read on three leases: expected a failure"
 
 
-def test_releasing_gives_back_every_reader(client: Any, tokens: list[int]) -> None:
+def test_release_drops_the_pins_of_every_reader(client: Any, tokens: list[int]) -> None:
     worker = Worker(client, fresh_model(), readers=2).register()
     worker.store(tokens)
     request = fresh_request()
@@ -78,7 +78,7 @@ def test_releasing_twice_is_harmless(worker: Worker, tokens: list[int]) -> None:
 
 
 @pytest.mark.ours
-def test_a_double_release_takes_nothing_from_others(worker: Worker, tokens: list[int]) -> None:
+def test_double_release_keeps_the_pins_of_others(worker: Worker, tokens: list[int]) -> None:
     worker.store(tokens)
     first, second = fresh_request(), fresh_request()
     assert worker.lookup(tokens, first) == 4

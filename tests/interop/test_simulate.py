@@ -69,7 +69,7 @@ def theirs(folder: Path, chunks: list[int]) -> list[dict[str, Any]]:
     return [simulate(events, n * CHUNK_BYTES, CHUNK_BYTES, fast=True) for n in chunks]
 
 
-def test_chunk_by_chunk_the_hit_rates_are_equal(tmp_path: Path) -> None:
+def test_hit_rates_are_equal_chunk_by_chunk(tmp_path: Path) -> None:
     # One chunk per request leaves nothing of a request's inner order, only LRU.
     single = [(CHUNK_TOKENS + 7, [chunk]) for _, chunks in prompts() for chunk in chunks]
     folder, sizes = log(tmp_path, single), [1, 2, 50, 300, 1000, 4000, 20_000]
@@ -81,7 +81,7 @@ def test_chunk_by_chunk_the_hit_rates_are_equal(tmp_path: Path) -> None:
         assert mine["token_hit_rate"] == pytest.approx(reference["token_hit_rate"], abs=1e-6)
 
 
-def test_on_whole_prompts_the_hit_rates_agree(tmp_path: Path) -> None:
+def test_hit_rates_agree_on_whole_prompts(tmp_path: Path) -> None:
     requests = prompts()
     unique = len({chunk for _, chunks in requests for chunk in chunks})
     sizes = [max(1, unique * percent // 100) for percent in (3, 5, 10, 20, 40, 100)]
@@ -92,10 +92,10 @@ def test_on_whole_prompts_the_hit_rates_agree(tmp_path: Path) -> None:
         gained = mine["token_hit_rate"] - reference["token_hit_rate"]
         assert 0.0 <= gained + 1e-6 <= 0.01, (mine, reference["token_hit_rate"])
         assert mine["tokens"] == reference["total_tokens"]
-    assert gained == pytest.approx(0.0, abs=1e-6), "with room for everything there is nothing to lose"
+    assert gained == pytest.approx(0.0, abs=1e-6), "with space for everything no hit is lost"
 
 
-def test_a_log_of_ours_is_read_by_both(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_our_lookup_log_is_read_by_both_simulators(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     folder = tmp_path / "lookups"
     server = start(flags=("--lookup-hash-log-dir", str(folder)))
     client = stock.stock_client(server.url)
@@ -115,16 +115,16 @@ def test_a_log_of_ours_is_read_by_both(start: Callable[..., ServerProcess], tmp_
     assert (reference["total_requests"], reference["total_hit_tokens"]) == (3, 2 * 64)
     command = [Path(sys.executable).parent / "lmcache", "tool", "cache-simulator", "simulate", "-i", folder]
     command += ["--cache-capacity-gib", "1", "-o", tmp_path / "chart.png"]
-    said = subprocess.run(command, capture_output=True, timeout=240, text=True)
+    done = subprocess.run(command, capture_output=True, timeout=240, text=True)
     # The chart is not ours to draw: it needs matplotlib, which LMCache does not bring.
-    assert f"kv_bytes_per_chunk = {object_bytes:,} bytes" in said.stdout, said
+    assert f"kv_bytes_per_chunk = {object_bytes:,} bytes" in done.stdout, done
     command = [LARDER, "simulate", folder, "--l1", f"{100 * object_bytes}B", "--l2", "0", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)
     mine = json.loads(done.stdout.splitlines()[0])
     assert mine["token_hit_rate"] == pytest.approx(reference["token_hit_rate"], abs=1e-6)
 
 
-def test_two_tiers_never_serve_less_than_one(tmp_path: Path) -> None:
+def test_two_tiers_serve_at_least_as_much_as_one(tmp_path: Path) -> None:
     folder = log(tmp_path, prompts())
     command = [LARDER, "simulate", folder, "--l1", "4%..50%/5", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)

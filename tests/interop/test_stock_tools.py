@@ -1,4 +1,4 @@
-"""The reference's own tools, unmodified, say of the server what they say of the reference.
+"""The unmodified tools of the reference print the same for this server as for the reference.
 
 ``recordings/stock_tools.json`` is what the tools said of the reference in the same situation:
 
@@ -50,8 +50,8 @@ def shown_by_the_viewer(ran: Ran) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, Any]:
-    """What each tool says of a server with one worker that has stored four chunks."""
+def outputs() -> dict[str, Any]:
+    """The output of each tool for a server with one worker that has stored four chunks."""
     with ServerProcess() as server:
         client = stock.stock_client(server.url)
         worker = Worker(client, "model-of-the-tools", instance=7).register()
@@ -85,7 +85,7 @@ def said() -> dict[str, Any]:
         worker.close()
         client.close()
         server.assert_healthy()
-    told = {}
+    outputs = {}
     for tool, one in ran.items():
         if tool == "viewer":
             shown: Any = shown_by_the_viewer(one)
@@ -93,18 +93,18 @@ def said() -> dict[str, Any]:
             shown = flat(one.json)
         else:
             shown = {}
-        told[tool] = {"status": one.status, "shown": shown}
+        outputs[tool] = {"status": one.status, "shown": shown}
     if os.environ.get("LARDER_RECORD") == "1" and REFERENCE:
-        RECORDING.write_text(json.dumps(told, indent=1) + "\n")
-    return told
+        RECORDING.write_text(json.dumps(outputs, indent=1) + "\n")
+    return outputs
 
 
 RECORDED = json.loads(RECORDING.read_text()) if RECORDING.exists() else {}
 
 
 @pytest.mark.parametrize("tool", RECORDED)
-def test_the_tool_says_what_it_says_of_the_reference(said: dict[str, Any], tool: str) -> None:
-    theirs, ours = RECORDED[tool], said[tool]
+def test_tool_output_matches_the_reference(outputs: dict[str, Any], tool: str) -> None:
+    theirs, ours = RECORDED[tool], outputs[tool]
     assert ours["status"] == theirs["status"], ours
     expected, shown = theirs["shown"], ours["shown"]
     more, other = ({} if REFERENCE else table.get(tool, {}) for table in (MORE, OTHER))
@@ -120,17 +120,17 @@ def test_the_tool_says_what_it_says_of_the_reference(said: dict[str, Any], tool:
     assert differing == {key: (theirs, ours) for key, (theirs, ours, _) in other.items()}
 
 
-def test_every_tool_was_recorded(said: dict[str, Any]) -> None:
-    assert said.keys() == RECORDED.keys()
+def test_every_tool_was_recorded(outputs: dict[str, Any]) -> None:
+    assert outputs.keys() == RECORDED.keys()
 
 
-def test_bench_finds_no_damage(said: dict[str, Any]) -> None:
-    results = {key.rpartition("/")[2]: value for key, value in said["bench server"]["shown"].items()}
+def test_bench_finds_no_damage(outputs: dict[str, Any]) -> None:
+    results = {key.rpartition("/")[2]: value for key, value in outputs["bench server"]["shown"].items()}
     assert (results["total_requests"], results["checksum_ok"], results["checksum_fail"]) == (2, 2, 0)
 
 
 @pytest.mark.ours
-def test_bench_whose_server_is_to_copy_is_refused_at_once() -> None:
+def test_lmcache_driven_bench_is_refused_at_once() -> None:
     """Copies by the server are not served yet; silence would cost the client five minutes for each request."""
     with ServerProcess() as server:
         bench = [
@@ -152,11 +152,11 @@ def test_the_sdk_finds_the_chunk_size_and_the_memory(server: ServerProcess) -> N
         context.close()
 
 
-def test_the_guide_for_those_who_come_from_the_reference_knows_each_flag_of_it() -> None:
-    """docs/migration.md; that it says the truth about each is tested beside the flag table."""
+def test_migration_guide_lists_every_flag_of_the_reference() -> None:
+    """docs/migration.md. The tests of the flag table check what it says about each flag."""
     [ran] = run([CLI, "server", "--help"])
     theirs = set(re.findall(r"^  (?:-\w, )?(--[a-z][a-z0-9-]+)", ran.stdout, re.MULTILINE))
     assert len(theirs) > 80, "else this test sees nothing"
     guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
-    told = set(re.findall(r"`(--[a-z][a-z0-9-]+)`", guide))
-    assert theirs - told == {"--help"}
+    listed = set(re.findall(r"`(--[a-z][a-z0-9-]+)`", guide))
+    assert theirs - listed == {"--help"}

@@ -33,7 +33,7 @@ def stuck(start: Callable[..., ServerProcess], tmp_path: Path) -> Callable[[str]
     return make
 
 
-def test_what_hangs_is_given_up_and_counted_in_one_line(stuck: Callable[[str], ServerProcess]) -> None:
+def test_stuck_work_is_counted_in_one_line_at_exit(stuck: Callable[[str], ServerProcess]) -> None:
     server = stuck("1")
     assert server.terminate() == 0
     lines = [line for line in server.log().splitlines() if "not done in time" in line]
@@ -42,7 +42,7 @@ def test_what_hangs_is_given_up_and_counted_in_one_line(stuck: Callable[[str], S
     assert not server.pool_path.exists(), "after the end: expected the shared memory to be gone"
 
 
-def test_a_second_signal_ends_it_at_once(stuck: Callable[[str], ServerProcess]) -> None:
+def test_second_signal_exits_at_once(stuck: Callable[[str], ServerProcess]) -> None:
     server = stuck("3600")
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)

@@ -71,7 +71,7 @@ def top(server: ServerProcess) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x1b", b"\x03"], ids=["q", "Esc", "Ctrl-C"])
-def test_a_key_ends_it_and_the_terminal_is_as_before(top: Any, key: bytes) -> None:
+def test_quit_key_restores_the_terminal(top: Any, key: bytes) -> None:
     terminal = top()
     terminal.until(b"HEALTHY")
     assert ALTERNATE_SCREEN in terminal.written and HIDE_CURSOR in terminal.written
@@ -91,7 +91,7 @@ def test_no_color_is_respected(top: Any) -> None:
     assert b"\x1b[38;5;" not in plain.written
 
 
-def test_a_server_that_is_gone_is_asked_until_it_is_back(start: Any, top: Any) -> None:
+def test_top_reconnects_to_a_restarted_server(start: Any, top: Any) -> None:
     server = start()
     terminal = top(f"http://127.0.0.1:{server.http_port}")
     terminal.until(b"HEALTHY")

@@ -1,6 +1,6 @@
 """The server killed and restarted under a live vLLM: same outputs, and hits come back.
 
-Killed between rounds, nothing is in flight: the worker hears "false" at its next ping, registers
+Killed between rounds, nothing is in flight: the worker gets "false" for its next ping, registers
 again at the one after, and stores. That is the outage we answer for. Killed at the start of a
 round, a request may be lost with the process; the stock client then waits out its own
 ``mq_timeout``, whatever the server does, so this outage is only reported.
@@ -36,14 +36,14 @@ def run(restarts: int) -> Report:
                                 prompts=PROMPTS)  # fmt: skip
             with engine:
                 try:
-                    _live_through(engine.wait_ready(), server, restarts, report)
+                    _restart_under_load(engine.wait_ready(), server, restarts, report)
                 except EngineDied as error:
                     report.problems.append(f"the engine died: {error}")
             server.assert_healthy()
     return report
 
 
-def _live_through(engine: LiveEngine, server: ServerProcess, restarts: int, report: Report) -> None:
+def _restart_under_load(engine: LiveEngine, server: ServerProcess, restarts: int, report: Report) -> None:
     computed = engine.generate()
     report.require(not any(computed.cached), f"the first round: expected nothing cached, got {computed.cached}")
     _until_hits(engine, computed, report)

@@ -11,7 +11,7 @@ import traffic
 from report import Report
 from support.process import ServerProcess
 
-# What dead clients held must be given back within this time of the last kill.
+# What killed clients held must be free within this time of the last kill.
 TTL_S = 5
 RECOVERY_S = 60.0
 FLAGS = (
@@ -19,7 +19,7 @@ FLAGS = (
     "--worker-reap-timeout-seconds=30", "--worker-registration-grace-seconds=30",
 )  # fmt: skip
 
-# Gauges that must be back to zero once nobody is left.
+# Gauges that must be back to zero once every client is gone.
 HELD = (
     "lmcache_mp_lookup_leases", "lmcache_mp_peer_leases", "lmcache_mp_active_stores", "lmcache_mp_active_retrieves",
     "lmcache_mp_sessions", "lmcache_mp_workers", "lmcache_mp_connections", "lmcache_mp_quarantined_objects",
@@ -97,7 +97,7 @@ def _under_watch(killing: Killing, kills: int) -> tuple[traffic.Counts, list[str
 
 
 def _given_back(server: ServerProcess, fds_before: int, report: Report) -> None:
-    """Wait until everything the dead held is free again, or say what is not."""
+    """Wait until everything that killed clients held is free again, or report what is not."""
     began = time.monotonic()
     while True:
         held = _held(server)

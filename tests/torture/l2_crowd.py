@@ -71,7 +71,7 @@ class Crowd:
         self.problems += [f"{thread.name} is stuck" for thread in self._threads if thread.is_alive()]
 
     def go_on(self, seconds: float) -> None:
-        """Let them work, unless one has found something wrong."""
+        """Keep them working, unless one has found a fault."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.problems:
             self._stop.wait(0.05)
@@ -82,7 +82,7 @@ class Crowd:
             while not self._stop.is_set():
                 client.one_operation()
             client.close()
-        except Exception as error:  # whoever made the crowd reports it
+        except Exception as error:  # the creator of the crowd reports it
             self.problems.append(f"{type(error).__name__}: {error}")
             self._stop.set()
         with self._lock:

@@ -1,18 +1,18 @@
-"""L2 misbehaves under a server that goes on serving.
+"""L2 fails under a server that must keep serving.
 
 Three parts, all through the whole server, with checksums on:
 
 - **The storage fails as a whole** and comes back: directory replaced, permission lost, disk full, the
-  I/O hangs. `/readyz` says so after one operation, and says so no more after the storage is back;
+  I/O hangs. `/readyz` reports it after one operation, and is ready again once the storage is back;
   nothing is restarted.
 - **Files are damaged**: cut short, bits flipped, removed. What is damaged is a miss, exactly; what is
   stored again is whole again.
 - **Single operations fail** by the `fault_inject` adapter: errors, hangs, short reads, flipped bits,
   torn writes, all at once.
 
-In all of them every request ends within its deadline, no byte is wrong, and once nobody is left nothing
-is held. Without checksums a flipped bit in the payload cannot be noticed by anybody, so there is no part
-without them; short files are noticed by their length, always.
+In all of them every request ends within its deadline, no byte is wrong, and once every client is gone nothing
+is pinned. Without checksums a flipped bit in the payload cannot be detected, so there is no part without
+them; short files are always detected by their length.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from support.process import ServerProcess, eventually
 
 L1_GIB = 0.015625  # 16 MiB, less than half of what the prompts take
 DISK_MIB = 96
-SHOWN_S = 3.0  # from the end of an operation to what /readyz says: no time but that of the two calls
+SHOWN_S = 3.0  # from the end of an operation to the answer of /readyz: only the time of the two calls
 SETTLE_S = 20.0
 RECOVERY_S = 45.0  # a backend that was left alone is asked again after 30 s at the latest
 
@@ -47,7 +47,7 @@ STORE_FAILURES = "lmcache_mp_l2_store_failure_chunks_total"
 PENDING = "lmcache_mp_l2_store_pending_objects"
 USAGE = "lmcache_mp_l2_usage_bytes"
 
-# Must be zero once nobody is left.
+# Must be zero once every client is gone.
 HELD = (
     "lmcache_mp_lookup_leases", "lmcache_mp_active_stores", "lmcache_mp_active_retrieves", "lmcache_mp_sessions",
     "lmcache_mp_quarantined_objects", "lmcache_mp_l1_staging_bytes", "lmcache_mp_l1_unlinked_objects",
@@ -75,7 +75,7 @@ class Fault:
 
 
 class Rig:
-    """A server over one directory, and a client that nobody disturbs."""
+    """A server over one directory, and a client."""
 
     def __init__(self, server: ServerProcess, path: Path, seed: int, report: Report) -> None:
         self.server, self.report, self.seed = server, report, seed
@@ -87,7 +87,7 @@ class Rig:
 
     # -- looking ------------------------------------------------------------
     def reasons(self) -> list[str]:
-        """What /readyz complains of; nothing if it says 200."""
+        """The reasons that /readyz lists; none if its status is 200."""
         answer = self.server.http("/readyz")
         reasons = json.loads(answer.body)["reasons"]
         assert (answer.status == 200) == (not reasons), f"/readyz: status {answer.status} with reasons {reasons}"
@@ -97,12 +97,12 @@ class Rig:
         return any(f": {direction} " in reason for reason in self.reasons())
 
     def ready_again(self, fault: str, ended: float) -> None:
-        """Wait until /readyz says 200, and note how long that took since ``ended``."""
-        eventually(lambda: not self.reasons(), f"{fault} is over: /readyz says 200", RECOVERY_S, 0.05)
+        """Wait until /readyz returns 200, and note how long that took since ``ended``."""
+        eventually(lambda: not self.reasons(), f"{fault} is over: /readyz returns 200", RECOVERY_S, 0.05)
         self.report.counters.setdefault(f"{fault}: ready again after (s)", round(time.monotonic() - ended, 2))
 
     def settle(self, what: str) -> None:
-        """Wait until nothing is held by anybody."""
+        """Wait until nothing is pinned or pending."""
 
         def held() -> dict[str, float]:
             sums = dict.fromkeys(HELD, 0.0)
@@ -125,12 +125,12 @@ class Rig:
         eventually(lambda: self.server.metric(PENDING) == 0, "everything stored or given up", SETTLE_S)
 
     def store_all(self) -> None:
-        """Every prompt is stored, and what is not in L2 goes there. L1 is empty after it, as before."""
+        """Store every prompt and write it to L2. L1 is empty before and after."""
         self.clear()
         for prompt in range(traffic.PROMPTS):
             self.client.store(prompt)
             if prompt % 16 == 15:
-                self.written_back()  # else L1 lets go of objects before their turn
+                self.written_back()  # else L1 evicts objects before they are written
         self.written_back()
         self.clear()
 
@@ -171,7 +171,7 @@ class Rig:
         return Crowd(self.server.url, self.seed)
 
     def take(self, crowd: Crowd, what: str) -> None:
-        """What a crowd found goes into the report."""
+        """Add the findings of a crowd to the report."""
         self.report.problems += [f"{what}: {problem}" for problem in crowd.problems]
         self.counts += crowd.counts
         for operation, took in crowd.slowest.items():
@@ -193,7 +193,7 @@ def outage(rig: Rig, fault: Fault, seconds: float) -> None:
     old, new = rig.rng.sample(range(traffic.PROMPTS), 2)
     rig.fill()
     rig.forget(new)
-    assert not rig.reasons(), f"{fault.name}: before it, /readyz says {rig.reasons()}"
+    assert not rig.reasons(), f"{fault.name}: before it, /readyz lists {rig.reasons()}"
     with fault.during():
         found = rig.client.read(old)
         expected = 0 if fault.reads else traffic.CHUNKS
@@ -212,7 +212,7 @@ def outage(rig: Rig, fault: Fault, seconds: float) -> None:
     rig.take(crowd, f"during {fault.name}")
     ended = time.monotonic()
     if not fault.reads:
-        rig.ready_again(fault.name, ended)  # by itself: nobody stores anything meanwhile
+        rig.ready_again(fault.name, ended)  # without any store in between
     with rig.crowd() as crowd:
         rig.ready_again(fault.name, ended)
         crowd.go_on(seconds / 2)
@@ -256,7 +256,7 @@ def damage_files(rig: Rig, damage: l2_damage.Damage) -> None:
         damaged = [stored.chunk for stored in victims if stored.prompt == prompt]
         found, expected = rig.client.read(prompt), min(damaged, default=traffic.CHUNKS)
         assert found == expected, f"{damage.name}, prompt {prompt}, chunks {damaged}: {found} found, not {expected}"
-    assert not rig.reasons(), f"{damage.name}: a miss is no failure, /readyz says {rig.reasons()}"
+    assert not rig.reasons(), f"{damage.name}: a miss is no failure, /readyz lists {rig.reasons()}"
     rig.report.counters[damage.name] = len(victims)
     rig.fill()
     for prompt in range(traffic.PROMPTS):

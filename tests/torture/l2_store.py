@@ -46,7 +46,7 @@ class Directory:
                 yield Stored(Path(entry.path), *self._known[entry.name])
 
     def object_bytes(self) -> int:
-        """What ``du --apparent-size`` says of the objects."""
+        """The size of the objects, as ``du --apparent-size`` shows it."""
         return sum(stored.path.stat().st_size for stored in self.objects())
 
     def unfinished(self) -> list[str]:

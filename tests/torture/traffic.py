@@ -20,7 +20,7 @@ import zmq
 CHUNK_TOKENS = 16
 CHUNKS = 6
 PROMPTS = 96
-POOL_GIB = 0.03125  # 32 MiB: room for about half of what the prompts would take
+POOL_GIB = 0.03125  # 32 MiB: about half of what the prompts would take
 
 GEOMETRY = wire.Geometry("torture", layers=1, hidden=1024, chunk_size=CHUNK_TOKENS)  # 64 KiB a chunk
 DATA = wire.DataPool(size=8 << 20)
@@ -157,7 +157,7 @@ def victim(url: str, seed: int, ready: object) -> None:
 
 
 def verifier(url: str, seed: int, stop: object, results: object, pause_s: float = 0.0005) -> None:
-    """Store and read until told to stop, then report the counts or what was wrong."""
+    """Store and read until `stop` is set, then report the counts or the first error."""
     client = None
     try:
         client = Client(url, pause_s, seed)

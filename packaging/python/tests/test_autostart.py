@@ -32,7 +32,7 @@ def start(monkeypatch: pytest.MonkeyPatch, command: list[str], **variables: str)
 
 
 @pytest.mark.parametrize("yes", ["1", "true", "YES", " on "])
-def test_the_server_s_command_becomes_ours(monkeypatch: pytest.MonkeyPatch, executed: list[Any], yes: str) -> None:
+def test_server_command_is_replaced(monkeypatch: pytest.MonkeyPatch, executed: list[Any], yes: str) -> None:
     start(monkeypatch, STOCK, LARDER_AUTOSTART=yes)
     [(path, command, environment)] = executed
     assert path == "/venv/bin/larder"
@@ -42,7 +42,7 @@ def test_the_server_s_command_becomes_ours(monkeypatch: pytest.MonkeyPatch, exec
 
 
 @pytest.mark.parametrize("no", ["", "0", "false", "off", "no", "perhaps"])
-def test_without_being_asked_nothing_happens(monkeypatch: pytest.MonkeyPatch, executed: list[Any], no: str) -> None:
+def test_nothing_happens_unless_enabled(monkeypatch: pytest.MonkeyPatch, executed: list[Any], no: str) -> None:
     start(monkeypatch, STOCK, LARDER_AUTOSTART=no)
     start(monkeypatch, STOCK)
     assert executed == []
@@ -60,22 +60,22 @@ def test_without_being_asked_nothing_happens(monkeypatch: pytest.MonkeyPatch, ex
         ["python", "-m"],
     ],
 )
-def test_no_other_command_is_touched(monkeypatch: pytest.MonkeyPatch, executed: list[Any], command: list[str]) -> None:
+def test_other_commands_are_unchanged(monkeypatch: pytest.MonkeyPatch, executed: list[Any], command: list[str]) -> None:
     start(monkeypatch, command, LARDER_AUTOSTART="1")
     assert executed == []
 
 
-def test_who_says_when_the_server_leaves_is_heard(monkeypatch: pytest.MonkeyPatch, executed: list[Any]) -> None:
+def test_explicit_idle_timeout_is_kept(monkeypatch: pytest.MonkeyPatch, executed: list[Any]) -> None:
     start(monkeypatch, STOCK, LARDER_AUTOSTART="1", LMCACHE_SERVER_EXIT_WHEN_IDLE_SECONDS="5")
     [(_, _, environment)] = executed
     assert environment["LMCACHE_SERVER_EXIT_WHEN_IDLE_SECONDS"] == "5"
 
 
-def test_a_missing_binary_is_one_line_and_not_the_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binary, "DISTRIBUTION", "larder-kv-that-nobody-has")
+def test_missing_binary_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary, "DISTRIBUTION", "larder-kv-absent")
     with pytest.raises(SystemExit) as ended:
         start(monkeypatch, STOCK, LARDER_AUTOSTART="1")
     assert ended.value.code == (
         "larder: LARDER_AUTOSTART is set, and the server cannot be started: "
-        "the binary is missing: install larder-kv-that-nobody-has from its wheel"
+        "the binary is missing: install larder-kv-absent from its wheel"
     )

@@ -35,7 +35,7 @@ def test_the_command_is_there(installed: Environment) -> None:
     assert version.removeprefix("larder ") in wheel().name
 
 
-def test_an_interpreter_that_was_not_asked_imports_nothing(installed: Environment) -> None:
+def test_interpreter_imports_nothing_unless_enabled(installed: Environment) -> None:
     ask = "import sys; print('larder_kv' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != "LARDER_AUTOSTART"}
     done = subprocess.run([installed.python, "-c", ask], capture_output=True, text=True, check=True, env=environment)
@@ -43,7 +43,7 @@ def test_an_interpreter_that_was_not_asked_imports_nothing(installed: Environmen
     assert output(installed.python, "-c", ask, LARDER_AUTOSTART="1") == "True", "else this test sees nothing"
 
 
-def test_the_tag_names_a_glibc_that_has_what_the_binary_needs() -> None:
+def test_wheel_tag_names_a_sufficient_glibc() -> None:
     with zipfile.ZipFile(wheel()) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/scripts/larder")]
         content = archive.read(name)
@@ -52,7 +52,7 @@ def test_the_tag_names_a_glibc_that_has_what_the_binary_needs() -> None:
     assert tagged and min(tagged) >= needed, f"{wheel().name} needs glibc 2.{needed}"
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_uninstall_removes_every_file(tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     before = environment.files()
     environment.install()
@@ -79,8 +79,8 @@ class Autostarted:
         return os.readlink(f"/proc/{self.process.pid}/exe")
 
     def ended(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said
+        _, output = self.process.communicate(timeout=30)
+        return self.process.returncode, output
 
     def pool(self) -> Path:
         return Path("/dev/shm") / f"lmcache_l1_pool_{self.name}"
@@ -105,29 +105,29 @@ def autostart(installed: Environment) -> Iterator[object]:
         one.close()
 
 
-def test_the_launcher_s_process_becomes_the_server(installed: Environment, autostart: object) -> None:
+def test_launcher_process_becomes_the_server(installed: Environment, autostart: object) -> None:
     launched = autostart(LARDER_AUTOSTART="1")
     with RawConnection(f"tcp://127.0.0.1:{launched.port}") as connection:
         assert connection.call("ping", None) is True
     assert Path(launched.program()).samefile(installed.larder), "same process id, another program"
     launched.process.send_signal(signal.SIGTERM)
-    status, said = launched.ended()
-    assert status == 0, said
+    status, log = launched.ended()
+    assert status == 0, log
     assert not launched.pool().exists()
 
 
-def test_the_server_leaves_when_its_engines_have(autostart: object) -> None:
+def test_server_stops_after_its_last_engine(autostart: object) -> None:
     launched = autostart(LARDER_AUTOSTART="1", LMCACHE_SERVER_EXIT_WHEN_IDLE_SECONDS="0.1")
-    status, said = launched.ended()
-    assert (status, "nobody is connected any more" in said) == (0, True), said
+    status, log = launched.ended()
+    assert (status, "nobody is connected any more" in log) == (0, True), log
     assert not launched.pool().exists()
 
 
-def test_without_being_asked_python_gets_its_module(autostart: object) -> None:
-    status, said = autostart(LARDER_AUTOSTART="0").ended()
-    assert (status, "lmcache" in said, "larder" in said) == (1, True, False), said
+def test_python_server_starts_unless_enabled(autostart: object) -> None:
+    status, log = autostart(LARDER_AUTOSTART="0").ended()
+    assert (status, "lmcache" in log, "larder" in log) == (1, True, False), log
 
 
-def test_a_bad_flag_is_told_as_ever(autostart: object) -> None:
-    status, said = autostart(LARDER_AUTOSTART="1", LMCACHE_SERVER_CHUNK_SIZE="0").ended()
-    assert (status, "LMCACHE_SERVER_CHUNK_SIZE" in said) == (2, True), said
+def test_bad_flag_is_reported(autostart: object) -> None:
+    status, log = autostart(LARDER_AUTOSTART="1", LMCACHE_SERVER_CHUNK_SIZE="0").ended()
+    assert (status, "LMCACHE_SERVER_CHUNK_SIZE" in log) == (2, True), log

@@ -95,13 +95,13 @@ def _steps_of_a_flow(records: list[dict[str, Any]]) -> list[Step]:
     open_requests: dict[tuple[int, bytes], Step] = {}
     for record in records:
         message = _message(record)
-        who = (message.client, message.frames[0])
+        request = (message.client, message.frames[0])
         if message.sent:
             steps.append(Step(len(steps), record["decoded"]["op"] or "stream control", [message]))
             if message.frames[1]:
-                open_requests[who] = steps[-1]
+                open_requests[request] = steps[-1]
         else:
-            open_requests.pop(who, steps[-1]).messages.append(message)
+            open_requests.pop(request, steps[-1]).messages.append(message)
     return steps
 
 
@@ -146,7 +146,7 @@ def _tensors(pickled: bytes) -> list[Any]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of events in few words, equal to any batch that says the same."""
+    """A batch of events in short form, equal to any batch with the same content."""
 
     next_cursor: int
     events: tuple[str, ...] = ()

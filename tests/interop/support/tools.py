@@ -1,7 +1,7 @@
 """The stock tools, unmodified: several command lines in one process, for importing torch takes seconds.
 
 As a program it reads a JSON list of command lines, ``[MODULE, WORD...]``, and prints for each how it ended
-and what it said.
+and its output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ran:
 
     @property
     def json(self) -> Any:
-        """What it says with ``--format json``, after any talk."""
+        """Its JSON output (``--format json``), after any other text."""
         start = self.stdout.find("{\n")
         assert start >= 0, f"expected JSON in: {self.stdout}"
         return json.JSONDecoder().raw_decode(self.stdout[start:])[0]
@@ -48,14 +48,14 @@ def run(*commands: list[str], timeout_s: float = 300.0) -> list[Ran]:
 
 def _run_one(module: str, words: list[str]) -> dict[str, Any]:
     sys.argv = [module, *words]
-    said = io.StringIO()
+    output = io.StringIO()
     status: Any = 0
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(output):
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
         except SystemExit as ended:
             status = ended.code or 0
-    return {"status": status if isinstance(status, int) else 1, "stdout": said.getvalue()}
+    return {"status": status if isinstance(status, int) else 1, "stdout": output.getvalue()}
 
 
 if __name__ == "__main__":
