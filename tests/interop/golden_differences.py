@@ -113,7 +113,7 @@ SCENARIOS: dict[int, Difference] = {
         "at 100% an eviction pass ran; within the oldest batch the last chunk went first: result", [3],
         "nothing is evicted before space is needed",
     ),
-    108: Difference("which leaves space", [NO_SLOTS], "as step 103"),
+    108: Difference("which leaves room", [NO_SLOTS], "as step 103"),
     109: Difference("commit", [False], "step 108 got no slot"),
     116: Difference("instance 7 reads what 6 wrote: the slot has the writer's size", [FAILED_READ], OWN_SHAPE),
     120: Difference("subscribe", [Batch(5)], OWN_EVENTS),

@@ -153,6 +153,7 @@ def test_directory_lists_the_location_of_each_object(
     client.close()
 
 
+@pytest.mark.expect_log("WARN .*coordinator")
 def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
     coordinator, name = Coordinator(), unique_name("node")
     adapter = json.dumps({"type": "fs", "base_path": str(tmp_path / "l2")})
@@ -199,6 +200,7 @@ def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess]
         client.close()
 
 
+@pytest.mark.expect_log("WARN .*coordinator")
 def test_server_stops_in_time_without_its_coordinator(start: Callable[..., ServerProcess]) -> None:
     server = start(flags=flags(Coordinator(), unique_name("node")))
     assert server.terminate(timeout_s=10.0) == 0

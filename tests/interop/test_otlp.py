@@ -120,6 +120,7 @@ def test_a_collector_reads_metrics_and_traces(collector: Collector, start: Calla
     assert attributes(spans["mp.retrieve"])["retrieved_count"] == 4
 
 
+@pytest.mark.expect_log("WARN .*OpenTelemetry collector")
 def test_collector_may_start_late(start: Callable[..., ServerProcess]) -> None:
     port = free_port()
     server = start(flags=("--otlp-endpoint", f"http://127.0.0.1:{port}", "--log-level", "info"))

@@ -201,6 +201,7 @@ def test_an_idle_server_and_one_without_l2(start: Any, browser: Browser, look: A
     assert browser.complaints() == []
 
 
+@pytest.mark.expect_log("WARN .*L2")
 def test_failing_l2_is_shown_first(start: Any, browser: Browser, look: Any, tmp_path: Path) -> None:
     folder = tmp_path / "l2"
     server = start(flags=("--l2-adapter", json.dumps({"type": "fs", "base_path": str(folder)})))

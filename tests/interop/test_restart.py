@@ -63,14 +63,14 @@ def test_an_empty_name_means_no_pool(start: Callable[..., ServerProcess]) -> Non
 
 def test_a_second_server_with_the_same_name_refuses(start: Callable[..., ServerProcess]) -> None:
     first = start()
-    second = ServerProcess(shm_name=first.shm_name).spawn()
+    second = ServerProcess(shm_name=first.shm_name, expected_log=("ERROR",)).spawn()
     try:
         eventually(lambda: not second.alive(), "the second server to refuse to start")
         assert second.process.returncode not in (0, None)
         named = [line for line in second.log().splitlines() if first.shm_name in line]
         assert len(named) == 1, f"expected one line that names the pool, got:\n{second.log()}"
     finally:
-        second.kill()
+        second.kill()  # `close` would remove the pool of the first
     assert first.pool_path.exists(), "the first server's pool must survive the attempt"
     first.assert_healthy()
     client = stock_client(first.url)
@@ -102,7 +102,7 @@ def test_a_stale_pool_of_another_size_is_reclaimed(start: Callable[..., ServerPr
 
 def test_a_busy_port_is_refused_in_one_line(start: Callable[..., ServerProcess]) -> None:
     first = start()
-    second = ServerProcess(port=first.port).spawn()
+    second = ServerProcess(port=first.port, expected_log=("ERROR",)).spawn()
     try:
         eventually(lambda: not second.alive(), "a server on a busy port to end")
         assert second.process.returncode not in (0, None)
@@ -120,7 +120,7 @@ BAD_FLAGS = [
 
 @pytest.mark.parametrize("flag, value", BAD_FLAGS, ids=[f[0] for f in BAD_FLAGS])
 def test_a_wrong_flag_is_refused_at_once(flag: str, value: str) -> None:
-    server = ServerProcess(flags=(f"{flag}={value}",)).spawn()
+    server = ServerProcess(flags=(f"{flag}={value}",), expected_log=("ERROR",)).spawn()
     try:
         eventually(lambda: not server.alive(), f"{flag} {value} to be refused", timeout_s=3)
         assert server.process.returncode == 2, f"expected exit status 2, got {server.process.returncode}"

@@ -12,7 +12,7 @@ from support import stock
 from support.process import ServerProcess, eventually
 from support.stock import Worker, fresh_model, prompt
 
-pytestmark = pytest.mark.ours
+pytestmark = [pytest.mark.ours, pytest.mark.expect_log("WARN .*not done in time", "WARN .*second signal")]
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use larder_server::Server;
+use larder_server::app::quota_file::QuotaFile;
 use larder_server::config::Config;
 use larder_server::config::l2::parse_adapter;
 use larder_server::http;
-use larder_server::quota_file::QuotaFile;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
