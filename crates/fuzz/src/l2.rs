@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
+use larder_l2::adapters::mock::{Mock, MockConfig};
 use larder_l2::layers::Checksum;
 use larder_l2::layers::checksum::SIDECAR_NAME;
-use larder_l2::mock::{Mock, MockConfig};
 
 /// The file with checksums: whatever it holds, it opens, and opens again after it was rewritten.
 pub(crate) fn checksums(data: &[u8]) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use larder_arena::{Arena, Hold, Region};
-use larder_l2::fs::{Fs, FsConfig, FsNativeConfig};
+use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::{Adapter, CapacityLimits, Transfer};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use tokio::runtime::{Builder, Runtime};
@@ -35,15 +35,8 @@ impl Bench {
     fn new(object_bytes: u64) -> Self {
         let directory =
             std::env::temp_dir().join(format!("larder-bench-{}-{object_bytes}", std::process::id()));
-        let bounds = CapacityLimits::default();
-        let fs = FsConfig {
-            base_path: directory.clone(),
-            relative_tmp_dir: None,
-            read_ahead_bytes: None,
-            use_odirect: false,
-            bounds,
-        };
-        let adapter = Fs::open_native(FsNativeConfig { fs, num_workers: 4 }).expect("a directory");
+        let config = FsNativeConfig { fs: FsConfig::new(&directory), num_workers: 4 };
+        let adapter = Fs::open_native(&config, CapacityLimits::capacity(0), None).expect("a directory");
         let arena = Arc::new(Arena::private(OBJECTS * object_bytes).expect("memory"));
         arena.populate(arena.size()).expect("memory");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -4,8 +4,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use larder_types::hash::{HashAlgorithm, TokenHasher};
+use larder_wire::codec::{Value, encode_frame};
 use larder_wire::key::CacheKey;
-use larder_wire::msgpack::{Reader, Writer};
+use larder_wire::msgpack::Reader;
 
 const TOKENS: usize = 32 * 1024;
 
@@ -51,16 +52,11 @@ fn keys(c: &mut Criterion) {
     group.throughput(Throughput::Elements(TOKENS as u64));
     for (name, pick) in MIXES {
         let key = key(numbers().take(TOKENS).map(pick).collect());
-        let encode = |key: &CacheKey| {
-            let mut writer = Writer::new();
-            key.encode(&mut writer);
-            writer.into_bytes()
-        };
-        let bytes = encode(&key);
+        let bytes = encode_frame(&key);
         group.bench_function(BenchmarkId::new("decode", name), |b| {
-            b.iter(|| CacheKey::decode(&mut Reader::new(black_box(&bytes))));
+            b.iter(|| CacheKey::decode(&mut Reader::new(black_box(&bytes)), "key"));
         });
-        group.bench_function(BenchmarkId::new("encode", name), |b| b.iter(|| encode(black_box(&key))));
+        group.bench_function(BenchmarkId::new("encode", name), |b| b.iter(|| encode_frame(black_box(&key))));
     }
 }
 

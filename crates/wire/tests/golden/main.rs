@@ -2,7 +2,7 @@
 //!
 //! Each test fails if its file has no usable record, so that a renamed field cannot turn it off.
 
-#[path = "../../fuzz/bodies.rs"]
+#[path = "../properties/bodies.rs"]
 mod bodies;
 mod frames;
 mod hashes;

@@ -1,5 +1,6 @@
 //! Decodes arbitrary bytes and checks what came out. Shared by the property tests of this crate and the
 //! fuzz targets of `crates/fuzz`.
+#![allow(dead_code, reason = "the golden tests use some of these")]
 
 use bytes::Bytes;
 use larder_types::object::ObjectKey;
