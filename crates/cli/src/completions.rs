@@ -1,12 +1,12 @@
-//! `larder completions`: what a shell needs to complete our words.
+//! `larder completions`: the completion script of a shell.
 
-use clap::{Command, ValueEnum};
+use clap::{CommandFactory, ValueEnum};
 use clap_complete::{generate, shells};
 
-use crate::terminal::say;
-use crate::{Outcome, ctl, doctor, server, simulate, top};
+use crate::terminal::print_stdout;
+use crate::{Args, Outcome, server};
 
-/// A shell with completions.
+/// A shell that completions are made for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Shell {
     Bash,
@@ -14,20 +14,15 @@ pub(crate) enum Shell {
     Fish,
 }
 
-/// Prints completions for `shell`. `outside` is the program as its `main` sees it: the jobs read their
-/// own words, so their commands take the place of what stands for them there.
-pub(crate) fn run(shell: Shell, outside: Command) -> anyhow::Result<Outcome> {
-    let mut whole = outside
-        .mut_subcommand("server", |_| server::command().name("server"))
-        .mut_subcommand("simulate", |_| simulate::command().name("simulate"))
-        .mut_subcommand("ctl", |_| ctl::command().name("ctl"))
-        .mut_subcommand("top", |_| top::command().name("top"))
-        .mut_subcommand("doctor", |_| doctor::command().name("doctor"));
+/// Prints the completion script of `shell`.
+pub(crate) fn run(shell: Shell) -> anyhow::Result<Outcome> {
+    // clap does not know the flags of the server, which parses them itself.
+    let mut command = Args::command().mut_subcommand("server", |_| server::command());
     let mut script = Vec::new();
     match shell {
-        Shell::Bash => generate(shells::Bash, &mut whole, "larder", &mut script),
-        Shell::Zsh => generate(shells::Zsh, &mut whole, "larder", &mut script),
-        Shell::Fish => generate(shells::Fish, &mut whole, "larder", &mut script),
+        Shell::Bash => generate(shells::Bash, &mut command, "larder", &mut script),
+        Shell::Zsh => generate(shells::Zsh, &mut command, "larder", &mut script),
+        Shell::Fish => generate(shells::Fish, &mut command, "larder", &mut script),
     }
-    say(&String::from_utf8(script)?)
+    print_stdout(&String::from_utf8(script)?)
 }

@@ -1,4 +1,4 @@
-//! Where the program's `tracing` events go: stderr, one line each.
+//! Writes `tracing` events to stderr, one line each.
 
 use std::io::{self, IsTerminal};
 
@@ -8,8 +8,7 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 
-/// Starts logging, and returns what changes its level. Colour is for terminals that did not ask to be spared
-/// it.
+/// Starts logging, and returns the control of its level. Colour is for terminals, unless `NO_COLOR` is set.
 pub(crate) fn start(config: LoggingConfig) -> LogControl {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(config.level))
@@ -32,7 +31,7 @@ pub(crate) fn start(config: LoggingConfig) -> LogControl {
     }
 }
 
-/// Libraries below us have little to say to an operator.
+/// Other libraries log warnings and errors only.
 fn filter(level: LogLevel) -> EnvFilter {
     EnvFilter::new(format!("warn,larder={level}"))
 }

@@ -1,19 +1,19 @@
-//! What is data goes to stdout, what is talk to stderr.
+//! Output: results go to stdout, messages to stderr.
 
 use std::io::{self, Write};
 
 use crate::Outcome;
 
-/// Prints `data`. A reader that goes away early, such as `head`, is not a failure: see [`crate::main`].
-pub(crate) fn say(data: &str) -> anyhow::Result<Outcome> {
+/// Prints `text`. See [`crate::main`] for a reader that closes the pipe early.
+pub(crate) fn print_stdout(text: &str) -> anyhow::Result<Outcome> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(data.as_bytes())?;
+    stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
     Ok(Outcome::Done)
 }
 
-/// Tells the operator `lines`, each behind `label`. Whether anybody listens does not matter.
-pub(crate) fn tell(label: &str, lines: &[String]) {
+/// Prints each of `lines` after `label`; ignores errors.
+pub(crate) fn print_stderr(label: &str, lines: &[String]) {
     let text: String = lines.iter().map(|line| format!("{label}: {line}\n")).collect();
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }

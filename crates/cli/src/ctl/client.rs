@@ -1,4 +1,4 @@
-//! One server, spoken to over HTTP/1.1.
+//! An HTTP/1.1 client for one server.
 
 use std::io;
 use std::time::Duration;
@@ -7,12 +7,11 @@ use serde_json::Value;
 use ureq::http::{Method, Request, StatusCode};
 use ureq::{Agent, Error};
 
-use super::words::ServerArgs;
+use super::args::ServerArgs;
 
-/// The longest answer that is read: a page of 5,000 objects has about 2 MB.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// The longest response that is read: a page of 5,000 objects has about 2 MB.
+const RESPONSE_BYTES_MAX: u64 = 64 << 20;
 
-/// A server, and how to ask it.
 #[derive(Debug)]
 pub(crate) struct Client {
     agent: Agent,
@@ -21,24 +20,24 @@ pub(crate) struct Client {
     pub(super) timeout: Duration,
 }
 
-/// What a server said.
+/// A successful response.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// As it came.
-    pub(crate) raw: String,
-    /// The same, understood.
+pub(crate) struct Response {
+    /// The body as it came.
+    pub(crate) body: String,
+    /// The body as JSON.
     pub(crate) value: Value,
 }
 
-/// Why there is no answer to go on with.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// Nobody answered, or not in time, or not in HTTP.
-    #[error("{url}: {why}")]
-    NoAnswer { url: String, why: String },
-    /// The server said no.
+pub(crate) enum RequestError {
+    /// There is no response, or it is not what a server of ours sends.
+    #[error("{url}: {reason}")]
+    NoResponse { url: String, reason: String },
+    /// The status is not a success.
     #[error("the server refused ({status}): {reason}")]
-    Refused { status: u16, reason: String, raw: String },
+    Refused { status: u16, reason: String, body: String },
 }
 
 impl Client {
@@ -46,7 +45,7 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            // The server is on this node or near it: a proxy to the outside is only in the way.
+            // The server is on this node or near it: never use the proxy of the environment.
             .proxy(None)
             .timeout_global(Some(server.timeout));
         Self {
@@ -57,28 +56,32 @@ impl Client {
         }
     }
 
-    /// Asks for something.
-    pub(crate) fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub(crate) fn get(&self, path: &str) -> Result<Response, RequestError> {
         self.call(Method::GET, path, None)
     }
 
-    /// One call. A status that is not a success is a refusal.
-    pub(super) fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
-        let (status, raw) = self.exchange(method, path, body).map_err(|error| self.no_answer(&error))?;
-        let value = serde_json::from_str(&raw);
+    pub(super) fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response, RequestError> {
+        let (status, body) =
+            self.exchange(method, path, body).map_err(|error| self.no_response(self.explain(&error)))?;
+        let value = serde_json::from_str(&body);
         if !status.is_success() {
             let reason = reason(value.as_ref().unwrap_or(&Value::Null)).unwrap_or_else(|| {
-                let first = raw.lines().next().unwrap_or_default();
+                let first = body.lines().next().unwrap_or_default();
                 first.chars().take(200).collect()
             });
-            return Err(Failure::Refused { status: status.as_u16(), reason, raw });
+            return Err(RequestError::Refused { status: status.as_u16(), reason, body });
         }
         match value {
-            Ok(value) => Ok(Answer { raw, value }),
+            Ok(value) => Ok(Response { body, value }),
             Err(_) => {
-                let why =
-                    format!("{path} is not answered in JSON; is this the HTTP port of a Larder server?");
-                Err(Failure::NoAnswer { url: self.url.clone(), why })
+                let reason =
+                    format!("the response of {path} is not JSON; is this the HTTP port of a Larder server?");
+                Err(self.no_response(reason))
             }
         }
     }
@@ -100,41 +103,44 @@ impl Client {
             }
             None => self.agent.run(request.body(())?)?,
         };
-        let raw = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()?;
-        Ok((response.status(), raw))
+        let body = response.body_mut().with_config().limit(RESPONSE_BYTES_MAX).read_to_string()?;
+        Ok((response.status(), body))
     }
 
-    fn no_answer(&self, error: &Error) -> Failure {
-        let why = match error {
+    fn no_response(&self, reason: String) -> RequestError {
+        RequestError::NoResponse { url: self.url.clone(), reason }
+    }
+
+    fn explain(&self, error: &Error) -> String {
+        match error {
             Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                "connection refused: no server there (--url says where it is)".to_owned()
+                "connection refused: no server at this address (set --url)".to_owned()
             }
-            Error::Timeout(_) => format!("no answer within {} s (--timeout)", self.timeout.as_secs_f64()),
+            Error::Timeout(_) => format!("no response within {} s (--timeout)", self.timeout.as_secs_f64()),
             Error::HostNotFound => "no such host".to_owned(),
-            Error::BodyExceedsLimit(limit) => format!("the answer is longer than {limit} bytes"),
+            Error::BodyExceedsLimit(limit) => format!("the response is longer than {limit} bytes"),
             other => other.to_string(),
-        };
-        Failure::NoAnswer { url: self.url.clone(), why }
+        }
     }
 }
 
-/// The reason in a refusal: a text under one of the usual names, or a list of what is wrong.
+/// The reason in the body of a refusal: a text or a list of errors, under one of several names.
 fn reason(body: &Value) -> Option<String> {
     ["error", "detail", "reason", "message", "reasons"].iter().find_map(|name| match body.get(name)? {
         Value::String(text) => Some(text.clone()),
-        Value::Array(faults) => Some(faults.iter().map(fault).collect::<Vec<_>>().join("; ")),
+        Value::Array(errors) => Some(errors.iter().map(error_text).collect::<Vec<_>>().join("; ")),
         _ => None,
     })
 }
 
-/// One of several faults: a text, or a place and a message.
-fn fault(fault: &Value) -> String {
-    let message = fault.as_str().or_else(|| fault["msg"].as_str());
-    let Some(message) = message else { return fault.to_string() };
-    let place = fault["loc"].as_array().map_or(&[][..], Vec::as_slice);
-    let place: Vec<String> =
-        place.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect();
-    if place.is_empty() { message.to_owned() } else { format!("{}: {message}", place.join(".")) }
+/// One of several errors: a text, or a location and a message.
+fn error_text(error: &Value) -> String {
+    let message = error.as_str().or_else(|| error["msg"].as_str());
+    let Some(message) = message else { return error.to_string() };
+    let location = error["loc"].as_array().map_or(&[][..], Vec::as_slice);
+    let location: Vec<String> =
+        location.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect();
+    if location.is_empty() { message.to_owned() } else { format!("{}: {message}", location.join(".")) }
 }
 
 #[cfg(test)]
@@ -144,8 +150,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_found_in_every_shape_of_refusal() {
-        for (body, said) in [
+    fn finds_the_reason_in_every_form_of_refusal() {
+        for (body, expected) in [
             (json!({"detail": "d", "error": "e"}), "e"),
             (json!({"detail": "Not Found"}), "Not Found"),
             (json!({"status": "unhealthy", "reason": "core"}), "core"),
@@ -155,7 +161,7 @@ mod tests {
                 "body.keys.0: Field required",
             ),
         ] {
-            assert_eq!(reason(&body).as_deref(), Some(said));
+            assert_eq!(reason(&body).as_deref(), Some(expected));
         }
         assert_eq!(reason(&json!([1])), None);
     }

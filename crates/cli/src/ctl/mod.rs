@@ -1,79 +1,58 @@
-//! `larder ctl`: what an operator asks of a running server, over its HTTP API.
+//! `larder ctl`: commands for a running server, over its HTTP API.
 //!
-//! [`words`] turns what was typed into a question, every mistake one line; [`client`] asks the server;
-//! [`jobs`] holds the questions one by one, and [`report`] writes the answers for people. With `--json`
-//! answers are shown as they came. No runtime, no TLS: a call takes as long as the server does.
+//! [`args`] defines the arguments, [`client`] calls the server, [`commands`] has one function for each command, and
+//! [`format`](mod@format) writes responses for people. With `--json` responses are printed as they came.
 
+mod args;
 mod client;
-mod jobs;
+mod commands;
+mod format;
 mod objects;
 mod prefetch;
-mod report;
 mod whatif;
-mod words;
-
-use std::ffi::OsString;
 
 use serde_json::Value;
 
-use self::client::{Answer, Failure};
-use self::words::{Typed, Words};
-use crate::Outcome;
-use crate::terminal::{say, tell};
-
+pub(crate) use self::args::{Args, ServerArgs, seconds, url};
 pub(crate) use self::client::Client;
-pub(crate) use self::report::bytes;
-pub(crate) use self::words::{ServerArgs, command, seconds, url};
+use self::client::{RequestError, Response};
+pub(crate) use self::format::bytes;
+use crate::Outcome;
+use crate::terminal::{print_stderr, print_stdout};
 
-/// Runs `larder ctl` with these words.
-pub(crate) fn run(words: &[OsString]) -> anyhow::Result<Outcome> {
-    match Words::read(words) {
-        Ok(Words::Question { typed, token }) => ask(&typed, token),
-        Ok(Words::Help(text)) => say(&text),
-        Err(problem) => {
-            tell("error", &[problem]);
-            Ok(Outcome::Usage)
+/// Runs `larder ctl`.
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    commands::run(args).or_else(|error| {
+        // With --json the body of a refusal is printed, too.
+        if let Some(RequestError::Refused { body, .. }) = error.downcast_ref()
+            && args.server.json
+        {
+            print_stdout(&line(body))?;
         }
-    }
-}
-
-fn ask(typed: &Typed, token: Option<String>) -> anyhow::Result<Outcome> {
-    let client = Client::new(&typed.server, token);
-    match jobs::run(&client, typed) {
-        Ok(outcome) => Ok(outcome),
-        Err(error) => {
-            // Whoever asked for the answer as it is gets it, whatever it says.
-            if let Some(Failure::Refused { raw, .. }) = error.downcast_ref()
-                && typed.server.json
-            {
-                say(&line(raw))?;
-            }
-            if error.is::<Unusable>() {
-                tell("error", &[error.to_string()]);
-                return Ok(Outcome::Usage);
-            }
-            Err(error)
+        if error.is::<InputError>() {
+            print_stderr("error", &[error.to_string()]);
+            return Ok(Outcome::UsageError);
         }
+        Err(error)
+    })
+}
+
+/// Prints a response: as it came with `--json`, else as formatted by `format`.
+fn print(args: &Args, response: &Response, format: impl FnOnce(&Value) -> String) -> anyhow::Result<Outcome> {
+    if args.server.json {
+        return print_stdout(&line(&response.body));
     }
+    print_stdout(&format(&response.value))
 }
 
-/// Shows an answer: as it came, or as `human` puts it.
-fn show(typed: &Typed, answer: &Answer, human: impl FnOnce(&Value) -> String) -> anyhow::Result<Outcome> {
-    if typed.server.json {
-        return say(&line(&answer.raw));
-    }
-    say(&human(&answer.value))
+fn line(body: &str) -> String {
+    format!("{}\n", body.trim_end())
 }
 
-/// An answer as a line of its own.
-fn line(raw: &str) -> String {
-    format!("{}\n", raw.trim_end())
-}
-
-/// Input that cannot be used: a mistake of whoever typed it, not the server's refusal.
+/// Invalid input: an error of the user, not of the server.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-struct Unusable {
-    what: String,
-    why: String,
+#[error("{input}: {reason}")]
+struct InputError {
+    input: String,
+    reason: String,
 }

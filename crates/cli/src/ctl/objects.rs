@@ -1,4 +1,4 @@
-//! What is cached, and removing some of it.
+//! Lists and removes cached objects.
 
 use std::io;
 
@@ -9,32 +9,32 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
+use super::args::{Args, Objects, Tier};
 use super::client::Client;
-use super::words::{Objects, Tier, Typed};
-use super::{Unusable, line};
+use super::{InputError, line};
 use crate::Outcome;
-use crate::terminal::{say, tell};
+use crate::terminal::{print_stderr, print_stdout};
 
-/// The most objects in a page, and keys in a removal, that the API takes.
+/// The largest page of objects and the most keys in a removal that the API accepts.
 const PAGE_MAX: u64 = 5_000;
 
-pub(super) fn run(client: &Client, typed: &Typed, objects: &Objects) -> anyhow::Result<Outcome> {
+pub(super) fn run(client: &Client, args: &Args, objects: &Objects) -> anyhow::Result<Outcome> {
     match objects {
         Objects::List { tier, adapter, model, limit } => {
             let filters = [("adapter", adapter.as_deref()), ("model_name", model.as_deref())];
-            list(client, typed, *tier, &filters, *limit)
+            list(client, args, *tier, &filters, *limit)
         }
         Objects::Delete { keys, tier, adapter, force } => {
-            let keys = read(keys)?;
-            delete(client, typed, &keys, &json!({"tier": tier.name(), "adapter": adapter, "force": force}))
+            let keys = read_keys(keys)?;
+            delete(client, args, &keys, &json!({"tier": tier.name(), "adapter": adapter, "force": force}))
         }
     }
 }
 
-/// Shows pages as they come, so that a long list neither waits nor is held.
+/// Prints pages as they arrive, so that a long list is not kept in memory.
 fn list(
     client: &Client,
-    typed: &Typed,
+    args: &Args,
     tier: Tier,
     filters: &[(&str, Option<&str>)],
     limit: u64,
@@ -46,26 +46,26 @@ fn list(
             path.push_str(&format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
         }
     }
-    let mut place = String::new();
+    let mut page_token = String::new();
     loop {
-        let page = client.get(&format!("{path}&page_size={}{place}", left.min(PAGE_MAX)))?;
-        let entries = page.value["entries"].as_array().context("the answer lists no objects")?;
+        let page = client.get(&format!("{path}&page_size={}{page_token}", left.min(PAGE_MAX)))?;
+        let entries = page.value["entries"].as_array().context("the response has no entries")?;
         left = left.saturating_sub(entries.len() as u64);
-        if typed.server.json {
-            say(&line(&page.raw))?;
+        if args.server.json {
+            print_stdout(&line(&page.body))?;
         } else {
-            say(&lines(&page.value["adapter"], entries)?)?;
+            print_stdout(&lines(&page.value["adapter"], entries)?)?;
         }
         let Some(next) = page.value["next_page_token"].as_str() else { return Ok(Outcome::Done) };
         if left == 0 {
-            tell("note", &[format!("there may be more than these {limit} (--limit 0 shows all)")]);
+            print_stderr("note", &[format!("there may be more than these {limit} (--limit 0: all)")]);
             return Ok(Outcome::Done);
         }
-        place = format!("&page_token={}", utf8_percent_encode(next, NON_ALPHANUMERIC));
+        page_token = format!("&page_token={}", utf8_percent_encode(next, NON_ALPHANUMERIC));
     }
 }
 
-/// Tier, bytes and key of each object, parted by tabs: a key may hold blanks.
+/// Tier, bytes and key of each object, separated by tabs: a key may contain spaces.
 fn lines(tier: &Value, entries: &[Value]) -> anyhow::Result<String> {
     let tier = tier.as_str().unwrap_or("?");
     let mut text = String::new();
@@ -77,12 +77,12 @@ fn lines(tier: &Value, entries: &[Value]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Keys from words, and from stdin if one of them is `-`.
-fn read(words: &[String]) -> anyhow::Result<Vec<ObjectKeyJson>> {
+/// Parses keys from arguments, and from stdin for the argument `-`.
+fn read_keys(arguments: &[String]) -> anyhow::Result<Vec<ObjectKeyJson>> {
     let mut keys = Vec::new();
-    for word in words {
-        if word == "-" {
-            // The last column, so that a listing can be piped in as it is.
+    for argument in arguments {
+        if argument == "-" {
+            // The last column, so that the output of `objects list` can be piped in.
             for line in io::stdin().lines() {
                 let line = line.context("stdin")?;
                 let word = line.rsplit('\t').next().unwrap_or_default().trim();
@@ -91,43 +91,47 @@ fn read(words: &[String]) -> anyhow::Result<Vec<ObjectKeyJson>> {
                 }
             }
         } else {
-            keys.push(key(word)?);
+            keys.push(key(argument)?);
         }
     }
     Ok(keys)
 }
 
-/// The key that a word or a file's name means.
-fn key(word: &str) -> anyhow::Result<ObjectKeyJson> {
-    let stem = word.strip_suffix(FILE_SUFFIX).unwrap_or(word);
+/// Parses a key, or the name of an object's file.
+fn key(text: &str) -> anyhow::Result<ObjectKeyJson> {
+    let stem = text.strip_suffix(FILE_SUFFIX).unwrap_or(text);
     match ObjectKey::from_file_name(&format!("{stem}{FILE_SUFFIX}")) {
         Ok(key) => Ok(ObjectKeyJson::from(&key)),
         Err(error) => {
-            let why = format!("is no key (MODEL@RANK@GROUP@HASH[@SALT]): {error}");
-            Err(Unusable { what: word.to_owned(), why }.into())
+            let reason = format!("is not a key (MODEL@RANK@GROUP@HASH[@SALT]): {error}");
+            Err(InputError { input: text.to_owned(), reason }.into())
         }
     }
 }
 
-fn delete(client: &Client, typed: &Typed, keys: &[ObjectKeyJson], how: &Value) -> anyhow::Result<Outcome> {
-    let (mut deleted, mut held) = (0, 0);
+fn delete(client: &Client, args: &Args, keys: &[ObjectKeyJson], options: &Value) -> anyhow::Result<Outcome> {
+    let (mut deleted, mut pinned) = (0, 0);
     for keys in keys.chunks(PAGE_MAX as usize) {
-        let mut body = how.clone();
+        let mut body = options.clone();
         body["keys"] = serde_json::to_value(keys)?;
-        let answer = client.call(Method::DELETE, "/cache/objects", Some(&body))?;
-        if typed.server.json {
-            say(&line(&answer.raw))?;
+        let response = client.call(Method::DELETE, "/cache/objects", Some(&body))?;
+        if args.server.json {
+            print_stdout(&line(&response.body))?;
         }
-        if answer.value["ok"] == false {
-            let why = answer.value["error"].as_str().unwrap_or("L2 failed");
-            bail!("not all were removed: {why}");
+        if response.value["ok"] == false {
+            let reason = response.value["error"].as_str().unwrap_or("L2 failed");
+            bail!("not all objects were removed: {reason}");
         }
-        deleted += answer.value["deleted"].as_u64().unwrap_or_default();
-        held += answer.value["skipped"].as_u64().unwrap_or_default();
+        deleted += response.value["deleted"].as_u64().unwrap_or_default();
+        pinned += response.value["skipped"].as_u64().unwrap_or_default();
     }
-    if typed.server.json {
+    if args.server.json {
         return Ok(Outcome::Done);
     }
-    let held = if held > 0 { format!(", left {held} that are held (--force)") } else { String::new() };
-    say(&format!("removed {deleted} objects{held}\n"))
+    let kept = if pinned > 0 {
+        format!(", kept {pinned} pinned ones (--force removes them)")
+    } else {
+        String::new()
+    };
+    print_stdout(&format!("removed {deleted} objects{kept}\n"))
 }

@@ -1,22 +1,23 @@
-//! The environment: `LMCACHE_SERVER_<FLAG>` for every flag, and the few variables the reference reads. Those of
-//! OpenTelemetry are read in [`otlp`](super::otlp).
+//! Settings from the environment: `LMCACHE_SERVER_<FLAG>` for every flag, and the variables that LMCache reads.
+//! [`otlp`](super::otlp) reads those of OpenTelemetry.
 
 use std::collections::BTreeMap;
 
 use larder_server::config::suggest;
 
-use super::flags::{Flag, Kind};
-use super::report::Report;
-use super::settings::{Layer, Origin, Raw};
-use super::table::{current, flags};
+use super::flag::{FlagSpec, Kind};
+use super::flags::{flags, resolve_alias};
+use super::settings::{Layer, Origin};
+use super::value::RawValue;
+use crate::report::Report;
 
-/// How the variables of flags begin.
+/// Prefix of the variables of flags.
 const PREFIX: &str = "LMCACHE_SERVER_";
 
 /// The environment, by name.
 pub(crate) type Variables = BTreeMap<String, String>;
 
-/// The process's environment, as far as it concerns us.
+/// The variables of the process that begin with `LMCACHE_` or `OTEL_`.
 pub(crate) fn variables() -> Variables {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
@@ -24,55 +25,55 @@ pub(crate) fn variables() -> Variables {
         .collect()
 }
 
-/// What the environment says, each variable a layer of its own; ours come before the reference's.
+/// One layer for each variable that is set; `LMCACHE_SERVER_<FLAG>` before the variables of LMCache.
 pub(crate) fn layers(variables: &Variables, report: &mut Report) -> Vec<Layer> {
     warn_of_misspellings(variables, report);
-    let settable = || flags().filter(|flag| !flag.typed_only);
-    let ours =
-        settable().filter_map(|flag| layer(flag, flag.variable(), variables, report)).collect::<Vec<_>>();
-    let theirs = settable()
-        .filter_map(|flag| layer(flag, flag.other_variable?.to_owned(), variables, report))
-        .collect::<Vec<_>>();
-    ours.into_iter().chain(theirs).collect()
+    let settable = || flags().filter(|flag| !flag.command_line_only);
+    let mut layers: Vec<_> =
+        settable().filter_map(|flag| layer(flag, flag.variable(), variables, report)).collect();
+    layers.extend(
+        settable().filter_map(|flag| layer(flag, flag.lmcache_variable?.to_owned(), variables, report)),
+    );
+    layers
 }
 
-fn layer(flag: &'static Flag, name: String, variables: &Variables, report: &mut Report) -> Option<Layer> {
+fn layer(flag: &'static FlagSpec, name: String, variables: &Variables, report: &mut Report) -> Option<Layer> {
     let value = variables.get(&name)?;
-    // An empty variable is how scripts leave one unset; only where any text goes does empty mean something.
+    // Scripts set a variable to nothing to unset it, but a text flag may be empty.
     if value.trim().is_empty() && !matches!(flag.kind, Kind::Text) {
         return None;
     }
     if name == "LMCACHE_SERVER_PORT" && value.contains("://") {
-        report.warning(format!(
+        report.warn(format!(
             "--port (from {name}): \"{value}\" was set by Kubernetes for a service named lmcache-server and is not used"
         ));
         return None;
     }
     let raw = match flag.kind {
-        _ if name == "LMCACHE_LOG_LEVEL" => Raw::One(log_level(value, report).to_owned()),
-        Kind::Words => Raw::Many(words(value, |c| c == ',' || c.is_whitespace())),
-        Kind::Endpoints => Raw::Many(words(value, |c| c == ',')),
-        Kind::Objects => Raw::Many(objects(value)),
-        _ => Raw::One(value.clone()),
+        _ if name == "LMCACHE_LOG_LEVEL" => RawValue::Text(log_level(value, report).to_owned()),
+        Kind::Words => RawValue::List(split(value, |c| c == ',' || c.is_whitespace())),
+        Kind::Endpoints => RawValue::List(split(value, |c| c == ',')),
+        Kind::JsonObjects => RawValue::List(json_objects(value)),
+        _ => RawValue::Text(value.clone()),
     };
     let mut layer = Layer::new(Origin::Variable(name));
-    layer.add(current(flag), raw);
+    layer.add(resolve_alias(flag), raw);
     Some(layer)
 }
 
-fn words(value: &str, between: impl Fn(char) -> bool) -> Vec<String> {
-    value.split(between).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+fn split(value: &str, is_separator: impl Fn(char) -> bool) -> Vec<String> {
+    value.split(is_separator).map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// The objects of a JSON list, or the one text there is.
-fn objects(value: &str) -> Vec<String> {
+/// The items of a JSON list; `value` itself if it is not one.
+fn json_objects(value: &str) -> Vec<String> {
     match serde_json::from_str::<Vec<serde_json::Value>>(value) {
         Ok(items) => items.iter().map(ToString::to_string).collect(),
         Err(_) => vec![value.to_owned()],
     }
 }
 
-/// The level that Python's name for it means; unknown names mean info, as in the reference.
+/// Converts the name of a Python log level; info if it is unknown, as in LMCache.
 fn log_level(name: &str, report: &mut Report) -> &'static str {
     match name.trim().to_ascii_uppercase().as_str() {
         "TRACE" => "trace",
@@ -81,7 +82,7 @@ fn log_level(name: &str, report: &mut Report) -> &'static str {
         "WARN" | "WARNING" => "warn",
         "ERROR" | "CRITICAL" => "error",
         _ => {
-            report.warning(format!(
+            report.warn(format!(
                 "--log-level {name} (from LMCACHE_LOG_LEVEL): no such level, info is used; \
                  DEBUG, INFO, WARNING, ERROR and CRITICAL exist"
             ));
@@ -90,14 +91,14 @@ fn log_level(name: &str, report: &mut Report) -> &'static str {
     }
 }
 
-/// A variable that is nearly one of ours was most likely meant to be it. Others may belong to anybody.
+/// Warns of variables that resemble one of a flag. Other variables may belong to other programs.
 fn warn_of_misspellings(variables: &Variables, report: &mut Report) {
-    let known: Vec<_> = flags().filter(|flag| !flag.typed_only).map(Flag::variable).collect();
+    let known: Vec<_> = flags().filter(|flag| !flag.command_line_only).map(FlagSpec::variable).collect();
     for name in variables.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)) {
         let flag = &name[PREFIX.len()..];
         let near = suggest::closest(flag, known.iter().map(|known| &known[PREFIX.len()..]));
         if let Some(near) = near {
-            report.warning(format!("{name}: no flag has this variable, did you mean '{PREFIX}{near}'?"));
+            report.warn(format!("{name}: no flag has this variable, did you mean '{PREFIX}{near}'?"));
         }
     }
 }
@@ -106,7 +107,7 @@ fn warn_of_misspellings(variables: &Variables, report: &mut Report) {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> (Vec<(String, &'static str, Raw)>, Vec<String>) {
+    fn read(variables: &[(&str, &str)]) -> (Vec<(String, &'static str, RawValue)>, Vec<String>) {
         let variables =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut report = Report::default();
@@ -115,33 +116,33 @@ mod tests {
             .into_iter()
             .flat_map(|layer| {
                 let origin = layer.origin.to_string();
-                layer.given.into_iter().map(move |(flag, raw)| (origin.clone(), flag.name, raw))
+                layer.values.into_iter().map(move |(flag, raw)| (origin.clone(), flag.name, raw))
             })
             .collect();
         (given, report.warnings)
     }
 
-    fn one(text: &str) -> Raw {
-        Raw::One(text.to_owned())
+    fn text(text: &str) -> RawValue {
+        RawValue::Text(text.to_owned())
     }
 
     #[test]
-    fn every_flag_that_is_a_setting_has_a_variable() {
-        for flag in flags().filter(|flag| !flag.typed_only) {
+    fn every_setting_has_a_variable() {
+        for flag in flags().filter(|flag| !flag.command_line_only) {
             let (given, _) = read(&[(&flag.variable(), "x")]);
             assert_eq!(given.len(), 1, "{}", flag.name);
-            assert_eq!(given[0].1, current(flag).name);
+            assert_eq!(given[0].1, resolve_alias(flag).name);
         }
     }
 
     #[test]
-    fn lists_are_split_the_way_their_flags_read() {
-        let many = |texts: &[&str]| Raw::Many(texts.iter().map(|text| (*text).to_owned()).collect());
+    fn splits_lists_by_the_separators_of_their_kind() {
+        let list = |texts: &[&str]| RawValue::List(texts.iter().map(|text| (*text).to_owned()).collect());
         let cases = [
-            ("LMCACHE_SERVER_ENABLE", "a, b c", many(&["a", "b", "c"])),
-            ("LMCACHE_SERVER_LISTEN", "ipc:///a b,tcp://h:1", many(&["ipc:///a b", "tcp://h:1"])),
-            ("LMCACHE_SERVER_L2_ADAPTER", r#"[{"type":"fs"},{}]"#, many(&[r#"{"type":"fs"}"#, "{}"])),
-            ("LMCACHE_SERVER_L2_ADAPTER", r#"{"type":"fs"}"#, many(&[r#"{"type":"fs"}"#])),
+            ("LMCACHE_SERVER_ENABLE", "a, b c", list(&["a", "b", "c"])),
+            ("LMCACHE_SERVER_LISTEN", "ipc:///a b,tcp://h:1", list(&["ipc:///a b", "tcp://h:1"])),
+            ("LMCACHE_SERVER_L2_ADAPTER", r#"[{"type":"fs"},{}]"#, list(&[r#"{"type":"fs"}"#, "{}"])),
+            ("LMCACHE_SERVER_L2_ADAPTER", r#"{"type":"fs"}"#, list(&[r#"{"type":"fs"}"#])),
         ];
         for (name, value, raw) in cases {
             assert_eq!(read(&[(name, value)]).0[0].2, raw, "{value}");
@@ -149,30 +150,30 @@ mod tests {
     }
 
     #[test]
-    fn empty_means_unset_except_where_any_text_goes() {
+    fn empty_variable_is_unset_except_for_text_flags() {
         assert_eq!(read(&[("LMCACHE_SERVER_PORT", ""), ("LMCACHE_SERVER_LISTEN", " ")]).0, []);
-        assert_eq!(read(&[("LMCACHE_SERVER_SHM_NAME", "")]).0[0].2, one(""));
+        assert_eq!(read(&[("LMCACHE_SERVER_SHM_NAME", "")]).0[0].2, text(""));
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_is_not_a_port() {
+    fn ignores_the_port_variable_that_kubernetes_sets_for_a_service() {
         let (given, warnings) = read(&[("LMCACHE_SERVER_PORT", "tcp://10.0.0.1:5555")]);
         assert_eq!((given.len(), warnings.len()), (0, 1));
         assert!(warnings[0].contains("Kubernetes"), "{warnings:?}");
     }
 
     #[test]
-    fn pythons_levels_are_understood() {
+    fn accepts_python_log_levels() {
         for (name, level) in
             [("DEBUG", "debug"), ("warning", "warn"), ("CRITICAL", "error"), ("LOUD", "info")]
         {
-            assert_eq!(read(&[("LMCACHE_LOG_LEVEL", name)]).0[0].2, one(level));
+            assert_eq!(read(&[("LMCACHE_LOG_LEVEL", name)]).0[0].2, text(level));
         }
         assert_eq!(read(&[("LMCACHE_LOG_LEVEL", "LOUD")]).1.len(), 1);
     }
 
     #[test]
-    fn a_near_miss_is_pointed_out_and_a_stranger_left_alone() {
+    fn warns_of_misspelt_variables_and_ignores_others() {
         let (_, warnings) =
             read(&[("LMCACHE_SERVER_CHUNK_SISE", "5"), ("LMCACHE_SERVER_SERVICE_HOST", "10.0.0.1")]);
         assert_eq!(

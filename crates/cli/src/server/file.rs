@@ -1,42 +1,53 @@
-//! The configuration file: flags by name, without the dashes, in TOML or YAML.
+//! Settings from the configuration file: flags by name, without the dashes, in TOML or YAML.
 
+use std::io;
 use std::path::Path;
 
 use larder_server::config::suggest;
 use serde_json::{Map, Value};
 
-use super::flags::{Flag, Kind};
-use super::report::Report;
-use super::settings::{Layer, Origin, Raw};
-use super::table::{current, find, flags};
+use super::flag::FlagSpec;
+use super::flags::{self, find, flags, resolve_alias};
+use super::settings::{Layer, Origin};
+use super::value::RawValue;
+use crate::report::Report;
 
-/// What the file at `path` says. `subject` begins each line about it as a whole.
+/// Why a file has no settings.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("cannot be read, {0}")]
+    Read(#[from] io::Error),
+    #[error("is not valid TOML, {0}")]
+    Toml(#[from] toml::de::Error),
+    #[error("is not valid YAML, {0}")]
+    Yaml(#[from] serde_saphyr::Error),
+    #[error("must end in .toml, .yaml or .yml")]
+    UnknownFormat,
+}
+
+/// Reads the file at `path`. `subject` begins each error about the file itself.
 pub(crate) fn layer(path: &Path, subject: &str, report: &mut Report) -> Layer {
     let mut layer = Layer::new(Origin::File(path.to_owned()));
-    let map = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot be read, {error}"))
-        .and_then(|text| parse(path, &text));
-    match map {
+    let text = std::fs::read_to_string(path).map_err(FileError::Read);
+    match text.and_then(|text| parse(path, &text)) {
         Ok(map) => {
             for (name, value) in &map {
                 add(&mut layer, path, name, value, report);
             }
         }
-        Err(fault) => report.problem(format!("{subject}: {fault}")),
+        Err(error) => report.error(format!("{subject}: {error}")),
     }
     layer
 }
 
-fn parse(path: &Path, text: &str) -> Result<Map<String, Value>, String> {
+fn parse(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("toml") => toml::from_str(text).map_err(|error| format!("is not valid TOML, {error}")),
+        Some("toml") => Ok(toml::from_str(text)?),
         Some("yaml" | "yml" | "json") => {
-            // An empty YAML document is null, and a file of comments says nothing.
-            let map: Option<_> =
-                serde_saphyr::from_str(text).map_err(|error| format!("is not valid YAML, {error}"))?;
-            Ok(map.unwrap_or_default())
+            // A YAML document without content is null.
+            Ok(serde_saphyr::from_str::<Option<_>>(text)?.unwrap_or_default())
         }
-        _ => Err("must end in .toml, .yaml or .yml".to_owned()),
+        _ => Err(FileError::UnknownFormat),
     }
 }
 
@@ -45,37 +56,34 @@ fn add(layer: &mut Layer, path: &Path, name: &str, value: &Value, report: &mut R
     let dashed = name.replace('_', "-");
     let Some(flag) = find(&dashed) else {
         let hint = suggest::hint(name, settable().map(|flag| flag.name));
-        report.problem(format!("{name} (from {place}): no such setting{hint}"));
+        report.error(format!("{name} (from {place}): no such setting{hint}"));
         return;
     };
     if !settable().any(|known| known.name == flag.name) {
-        report.problem(format!("--{dashed} (from {place}): belongs on the command line"));
+        report.error(format!("--{dashed} (from {place}): belongs on the command line"));
         return;
     }
     match raw(flag, value) {
-        Some(raw) => layer.add(current(flag), raw),
-        None => report.problem(format!("--{dashed} (from {place}): has no value that a flag could take")),
+        Some(raw) => layer.add(resolve_alias(flag), raw),
+        None => report.error(format!("--{dashed} (from {place}): is not a value that a flag can have")),
     }
 }
 
-fn settable() -> impl Iterator<Item = &'static Flag> {
-    flags().filter(|flag| !flag.typed_only && flag.name != "config")
+fn settable() -> impl Iterator<Item = &'static FlagSpec> {
+    flags().filter(|flag| !flag.command_line_only && flag.name != flags::CONFIG.name)
 }
 
 /// The value as it would be typed.
-fn raw(flag: &Flag, value: &Value) -> Option<Raw> {
+fn raw(flag: &FlagSpec, value: &Value) -> Option<RawValue> {
     match value {
         Value::Null => None,
-        Value::Bool(on) => Some(match flag.kind {
-            Kind::Switch | Kind::Pair => Raw::On(*on),
-            _ => Raw::One(on.to_string()),
-        }),
-        Value::Array(items) => Some(Raw::Many(items.iter().map(text).collect())),
-        other => Some(Raw::One(text(other))),
+        Value::Bool(on) if flag.kind.is_switch() => Some(RawValue::Switch(*on)),
+        Value::Array(items) => Some(RawValue::List(items.iter().map(text).collect())),
+        other => Some(RawValue::Text(text(other))),
     }
 }
 
-/// Text stays as it is; numbers and objects become the text one would type.
+/// A string without quotes; any other value in JSON.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -92,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn both_languages_say_the_same() {
+    fn toml_and_yaml_are_equivalent() {
         let toml = "chunk-size = 512\nl1_size_gb = 0.5\n[[l2-adapter]]\ntype = \"fs\"\n";
         let yaml = "chunk-size: 512\nl1_size_gb: 0.5\nl2-adapter:\n  - type: fs\n";
         assert_eq!(given("a.toml", toml), given("a.yaml", yaml));
@@ -101,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_value_is_taken_as_typed() {
+    fn converts_every_kind_of_value() {
         let mut layer = Layer::new(Origin::File("a.toml".into()));
         let mut report = Report::default();
         let text = "port = 1\nshm_name = ''\nisolated-ipc = true\nenable = ['a', 'b']\nl2-adapter = [{ type = 'fs' }]\n";
@@ -109,21 +117,21 @@ mod tests {
             add(&mut layer, Path::new("a.toml"), &name, &value, &mut report);
         }
         assert_eq!(report, Report::default());
-        let said: Vec<_> = layer.given.iter().map(|(flag, raw)| (flag.name, raw.clone())).collect();
-        let many = |texts: &[&str]| Raw::Many(texts.iter().map(|text| (*text).to_owned()).collect());
+        let values: Vec<_> = layer.values.iter().map(|(flag, raw)| (flag.name, raw.clone())).collect();
+        let list = |texts: &[&str]| RawValue::List(texts.iter().map(|text| (*text).to_owned()).collect());
         for expected in [
-            ("port", Raw::One("1".to_owned())),
-            ("shm-name", Raw::One(String::new())),
-            ("isolated-ipc", Raw::On(true)),
-            ("enable", many(&["a", "b"])),
-            ("l2-adapter", many(&[r#"{"type":"fs"}"#])),
+            ("port", RawValue::Text("1".to_owned())),
+            ("shm-name", RawValue::Text(String::new())),
+            ("isolated-ipc", RawValue::Switch(true)),
+            ("enable", list(&["a", "b"])),
+            ("l2-adapter", list(&[r#"{"type":"fs"}"#])),
         ] {
-            assert!(said.contains(&expected), "{expected:?} in {said:?}");
+            assert!(values.contains(&expected), "{expected:?} in {values:?}");
         }
     }
 
     #[test]
-    fn what_does_not_belong_is_one_line_each() {
+    fn reports_each_misplaced_setting_in_one_line() {
         let mut layer = Layer::new(Origin::File("a.toml".into()));
         let mut report = Report::default();
         for name in ["chunk-sise", "check-config", "config"] {
@@ -131,12 +139,12 @@ mod tests {
         }
         add(&mut layer, Path::new("a.toml"), "port", &Value::Null, &mut report);
         assert_eq!(
-            report.problems,
+            report.errors,
             [
                 "chunk-sise (from a.toml): no such setting, did you mean 'chunk-size'?",
                 "--check-config (from a.toml): belongs on the command line",
                 "--config (from a.toml): belongs on the command line",
-                "--port (from a.toml): has no value that a flag could take",
+                "--port (from a.toml): is not a value that a flag can have",
             ]
         );
     }

@@ -1,88 +1,83 @@
-//! `larder server`: from what was typed to a running server.
+//! `larder server`: from the command line to a running server.
 //!
-//! Two stages. What was *typed* is raw and optional: [`scan`] reads the command line, [`environment`] and [`mod@file`]
-//! the other places, [`settings`] lets the strongest win and remembers where it came from. What was *meant* is the
-//! server's `Config`: [`resolve`] fills in and checks what depends on more than one flag. Only that leaves here.
-//! [`table`] holds every flag; no other place knows one by more than its name.
+//! [`command_line`], [`environment`] and [`mod@file`] read values as given; [`settings`] merges them by precedence;
+//! [`resolve`] checks them against each other and the machine and builds the server's `Config`. [`flags`] is the table
+//! of all flags: a new flag is one row there, and the place that reads it.
 
-mod command;
+mod command_line;
+mod completion_flags;
 mod environment;
 mod file;
+mod flag;
 mod flags;
-mod l1_size;
+mod l1;
 mod machine;
 mod otlp;
 mod print;
-mod report;
+
 mod resolve;
-mod scan;
 mod settings;
-mod table;
+mod value;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use larder_server::config::Config;
-use settings::{Layer, Settings};
 
-pub(crate) use self::command::command;
+pub(crate) use self::completion_flags::command;
 use self::environment::Variables;
 pub(crate) use self::machine::Machine;
-use self::report::Report;
+use self::settings::{Layer, Settings};
 use crate::Outcome;
-use crate::terminal::{say, tell};
+use crate::report::Report;
+use crate::terminal::{print_stderr, print_stdout};
 
-/// Runs `larder server` with these words.
-pub(crate) fn run(words: &[OsString]) -> anyhow::Result<Outcome> {
+/// Runs `larder server` with these arguments.
+pub(crate) fn run(args: &[OsString]) -> anyhow::Result<Outcome> {
     let mut report = Report::default();
-    let typed = scan::scan(&readable(words, &mut report), &mut report);
-    if asked_for(&typed, "help") {
-        return say(&print::help());
+    let command_line = command_line::parse(&decode(args, &mut report), &mut report);
+    if command_line.gives(&flags::HELP) {
+        return print_stdout(&print::help());
     }
-    if asked_for(&typed, "print-flag-reference") {
-        return say(&print::flag_reference());
+    if command_line.gives(&flags::PRINT_FLAG_REFERENCE) {
+        return print_stdout(&print::flag_reference());
     }
-    let check_only = asked_for(&typed, "check-config");
-    let (config, settings) = configure(typed, &environment::variables(), &mut report);
-    if !report.problems.is_empty() {
-        tell("error", &report.problems);
-        return Ok(Outcome::Usage);
+    let check_only = command_line.gives(&flags::CHECK_CONFIG);
+    let (config, settings) = configure(command_line, &environment::variables(), &mut report);
+    if !report.errors.is_empty() {
+        print_stderr("error", &report.errors);
+        return Ok(Outcome::UsageError);
     }
     if check_only {
-        tell("warning", &report.warnings);
-        return say(&print::effective(&settings));
+        print_stderr("warning", &report.warnings);
+        return print_stdout(&print::effective(&settings));
     }
     serve(config, &report.warnings)
 }
 
-/// What all places together mean.
-fn configure(typed: Layer, variables: &Variables, report: &mut Report) -> (Config, Settings) {
-    let mut layers = vec![typed];
+/// The configuration from the command line, the environment and the file.
+fn configure(command_line: Layer, variables: &Variables, report: &mut Report) -> (Config, Settings) {
+    let mut layers = vec![command_line];
     layers.extend(environment::layers(variables, report));
-    // Which file to read is the one setting that has to be known before the others.
-    let chosen = Settings::merge_quietly(&layers);
-    if let Some(path) = chosen.text("config") {
-        layers.push(file::layer(Path::new(path), &chosen.subject("config"), report));
+    // A first merge, only to find the file.
+    let without_file = Settings::merge(&layers, &mut Report::default());
+    if let Some(path) = without_file.get(&flags::CONFIG) {
+        layers.push(file::layer(&path, &without_file.subject(&flags::CONFIG), report));
     }
     let mut settings = Settings::merge(&layers, report);
     let mut config = resolve::resolve(&mut settings, Machine::measure, report);
     config.otlp.iter_mut().for_each(|otlp| otlp::add_variables(otlp, variables, report));
-    settings.judge_for_now(report);
+    settings.warn_of_no_effect(report);
     (config, settings)
 }
 
-fn asked_for(typed: &Layer, name: &str) -> bool {
-    typed.given.iter().any(|(flag, _)| flag.name == name)
-}
-
-fn readable(words: &[OsString], report: &mut Report) -> Vec<String> {
-    let mut read = |word: &OsString| {
-        if word.to_str().is_none() {
-            report.problem(format!("{}: is not valid UTF-8", word.display()));
+fn decode(args: &[OsString], report: &mut Report) -> Vec<String> {
+    let mut decode_one = |arg: &OsString| {
+        if arg.to_str().is_none() {
+            report.error(format!("{}: is not valid UTF-8", arg.display()));
         }
-        word.to_string_lossy().into_owned()
+        arg.to_string_lossy().into_owned()
     };
-    words.iter().map(&mut read).collect()
+    args.iter().map(&mut decode_one).collect()
 }
 
 fn serve(config: Config, warnings: &[String]) -> anyhow::Result<Outcome> {
@@ -94,7 +89,7 @@ fn serve(config: Config, warnings: &[String]) -> anyhow::Result<Outcome> {
         Ok(()) => Ok(Outcome::Done),
         Err(error) => {
             tracing::error!("{error}");
-            Ok(Outcome::NotStarted)
+            Ok(Outcome::StartFailed)
         }
     }
 }

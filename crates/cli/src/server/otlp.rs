@@ -1,8 +1,8 @@
-//! Where metrics and traces are pushed to, and what OpenTelemetry's own variables say of it.
+//! The OpenTelemetry collector, and OpenTelemetry's own environment variables.
 //!
-//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_EXPORTER_OTLP_HEADERS`, in OpenTelemetry's words and as
-//! LMCache reads them: they name this server to a collector, and change nothing without one. As that specification
-//! asks, what cannot be read is left out with a warning.
+//! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_EXPORTER_OTLP_HEADERS` mean what OpenTelemetry specifies,
+//! as in LMCache, and have no effect without a collector. As the specification requires, invalid parts are left out
+//! with a warning.
 
 use larder_server::config::otlp::parse_endpoint;
 use larder_server::config::{MetricsConfig, OtlpConfig, Secret};
@@ -10,37 +10,37 @@ use percent_encoding::percent_decode_str;
 use ureq::http::{HeaderName, HeaderValue};
 
 use super::environment::Variables;
-use super::report::Report;
+use super::flags;
+use super::resolve::needs_observability;
 use super::settings::Settings;
+use crate::report::Report;
 
-/// The collector, if there is one.
+/// The collector, if one is configured.
 pub(super) fn otlp(settings: &Settings, metrics: &MetricsConfig, report: &mut Report) -> Option<OtlpConfig> {
-    let tracing = settings.on("enable-tracing");
-    let text = settings.text("otlp-endpoint").filter(|text| !text.is_empty());
+    let tracing = settings.get(&flags::ENABLE_TRACING);
+    let text = settings.get(&flags::OTLP_ENDPOINT).filter(|text| !text.is_empty());
     if tracing && text.is_none() {
-        report.problem(
+        report.error(
             "--enable-tracing: needs a collector to send traces to; give --otlp-endpoint http://HOST:PORT",
         );
     }
-    if tracing && !metrics.observability {
-        report.problem("--enable-tracing: needs observability, leave --disable-observability out");
-    }
+    needs_observability(tracing, &flags::ENABLE_TRACING, metrics, report);
     let text = text?;
-    let subject = settings.subject("otlp-endpoint");
+    let subject = settings.subject(&flags::OTLP_ENDPOINT);
     if !cfg!(feature = "otel") {
-        report.problem(format!("{subject}: this larder was built without OpenTelemetry (its feature otel)"));
+        report.error(format!("{subject}: this larder was built without OpenTelemetry (its feature otel)"));
         return None;
     }
-    match parse_endpoint(text) {
+    match parse_endpoint(&text) {
         Ok(endpoint) => Some(OtlpConfig { tracing, ..OtlpConfig::new(endpoint) }),
-        Err(fault) => {
-            report.problem(format!("{subject}: {fault}"));
+        Err(error) => {
+            report.error(format!("{subject}: {error}"));
             None
         }
     }
 }
 
-/// Adds what the environment says.
+/// Adds the settings in the environment.
 pub(super) fn add_variables(otlp: &mut OtlpConfig, variables: &Variables, report: &mut Report) {
     for (name, value) in pairs("OTEL_RESOURCE_ATTRIBUTES", variables, report) {
         set(&mut otlp.resource, name, value);
@@ -52,14 +52,13 @@ pub(super) fn add_variables(otlp: &mut OtlpConfig, variables: &Variables, report
     for (name, value) in pairs(HEADERS, variables, report) {
         let name = name.to_ascii_lowercase();
         let fits = HeaderName::try_from(&name).is_ok() && HeaderValue::try_from(&value).is_ok();
-        // gRPC's own, and those whose values would not be text.
+        // Headers of gRPC itself, and binary ones.
         let reserved = name.starts_with("grpc-") || name.ends_with("-bin");
         if fits && !reserved {
             otlp.headers.push((name, Secret::new(value)));
         } else {
-            report.warning(format!(
-                "{HEADERS}: {name:?} cannot be a header of a call, or its value not, and is left out"
-            ));
+            report
+                .warn(format!("{HEADERS}: {name:?} or its value is not valid in a header, and is left out"));
         }
     }
 }
@@ -69,7 +68,7 @@ fn set(resource: &mut Vec<(String, String)>, name: String, value: String) {
     resource.push((name, value));
 }
 
-/// `name=value,name=value`, percent-encoded where it has to be.
+/// Parses `name=value,name=value`, percent-decoding names and values.
 fn pairs(variable: &str, variables: &Variables, report: &mut Report) -> Vec<(String, String)> {
     let Some(text) = variables.get(variable) else { return Vec::new() };
     let mut pairs = Vec::new();
@@ -80,10 +79,8 @@ fn pairs(variable: &str, variables: &Variables, report: &mut Report) -> Vec<(Str
         });
         match read {
             Some(pair) => pairs.push(pair),
-            // It may hold a password.
-            None => {
-                report.warning(format!("{variable}: one of its parts is not NAME=VALUE, and is left out"))
-            }
+            // Do not print it: it may hold a password.
+            None => report.warn(format!("{variable}: one of its parts is not NAME=VALUE, and is left out")),
         }
     }
     pairs
@@ -99,7 +96,7 @@ mod tests {
         let mut config = OtlpConfig::new("http://c:4317".to_owned());
         let mut report = Report::default();
         add_variables(&mut config, &variables, &mut report);
-        assert_eq!(report.problems, Vec::<String>::new());
+        assert_eq!(report.errors, Vec::<String>::new());
         (config, report.warnings)
     }
 
@@ -108,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn opentelemetrys_variables_name_the_server() {
+    fn reads_service_name_and_resource_attributes() {
         assert_eq!(read(&[]).0.resource, owned(&[("service.name", "larder")]));
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=kv, zone = a%20b ,");
         let (config, warnings) = read(&[attributes]);
@@ -119,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_secrets_and_what_is_none_is_left_out() {
+    fn reads_headers_as_secrets_and_leaves_out_invalid_ones() {
         let (config, warnings) =
             read(&[("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20x,x-bin=1,a b=c,hunter2,n=%0a")]);
         assert_eq!(config.headers, [("authorization".to_owned(), Secret::new("Bearer x"))]);

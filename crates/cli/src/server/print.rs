@@ -1,15 +1,14 @@
-//! What is printed for people: the help, the effective configuration, and the page of documentation. All of it
-//! follows from the table.
+//! Text made from the flag table: the help, the effective configuration, and `docs/configuration.md`.
 
 use std::fmt::{self, Write};
 
-use super::flags::{Default, Flag, Judgement, Kind};
+use super::flag::{Choice, Default, FlagSpec, Kind, Support};
+use super::flags::{CONFIG, PRINT_FLAG_REFERENCE, TABLE, flags};
 use super::settings::Settings;
-use super::table::TABLE;
 
-/// Columns of a help text.
+/// Columns of the help.
 const WIDTH: usize = 100;
-/// Where the meaning begins.
+/// Column at which the descriptions begin.
 const INDENT: usize = 30;
 
 /// The text of `larder server --help`.
@@ -18,40 +17,29 @@ pub(crate) fn help() -> String {
         "Serve KV caches to LLM engines that speak the LMCache multiprocess protocol.\n\n\
          Usage: larder server [FLAG]...\n\n\
          Every flag can also be set by an environment variable, LMCACHE_SERVER_<FLAG>, or in the file given by\n\
-         --config. The command line wins over the environment, and that over the file.\n",
+         --config. Precedence: command line, environment, file, default.\n",
     );
     for group in TABLE {
-        let mut shown = group.flags.iter().filter(|flag| is_listed(flag)).peekable();
-        if shown.peek().is_some() {
+        let mut listed = group.flags.iter().filter(|flag| is_listed(flag)).peekable();
+        if listed.peek().is_some() {
             push(&mut text, format_args!("\n{}:\n", group.heading));
         }
-        for flag in shown {
-            push_flag(&mut text, flag);
-        }
+        listed.for_each(|flag| push_flag(&mut text, flag));
     }
-    text.push_str("\nNot served by this version yet:\n");
-    let not_yet: Vec<_> =
-        super::table::flags().filter(|flag| flag.ignored_for_now.is_some()).map(Flag::dashed).collect();
-    push_wrapped(&mut text, &not_yet.join(", "), 2);
-    text.push_str("\nAccepted from the reference's command line and without effect here:\n");
-    let ignored: Vec<_> = all_flags(Judgement::Ignored).map(Flag::dashed).collect();
-    push_wrapped(&mut text, &ignored.join(", "), 2);
-    text.push_str("\nRefused, each with its reason:\n");
-    let refused: Vec<_> = all_flags(Judgement::Refused).map(Flag::dashed).collect();
-    push_wrapped(&mut text, &refused.join(", "), 2);
+    push_names(&mut text, "Not implemented in this version", |flag| flag.no_effect_yet.is_some());
+    push_names(&mut text, "Accepted for compatibility with LMCache, without effect", |flag| {
+        flag.support == Support::Ignored
+    });
+    push_names(&mut text, "Refused, each with its reason", |flag| flag.support == Support::Refused);
     text
 }
 
-fn all_flags(judgement: Judgement) -> impl Iterator<Item = &'static Flag> {
-    super::table::flags().filter(move |flag| flag.judgement == judgement)
+fn is_listed(flag: &FlagSpec) -> bool {
+    matches!(flag.support, Support::Served | Support::Accepted | Support::Action)
+        && flag.name != PRINT_FLAG_REFERENCE.name
 }
 
-fn is_listed(flag: &Flag) -> bool {
-    let hidden = flag.name == "print-flag-reference";
-    matches!(flag.judgement, Judgement::Served | Judgement::Inert | Judgement::Action) && !hidden
-}
-
-fn push_flag(text: &mut String, flag: &Flag) {
+fn push_flag(text: &mut String, flag: &FlagSpec) {
     let mut typed = format!("  {}", flag.dashed());
     if matches!(flag.kind, Kind::Pair) {
         push(&mut typed, format_args!(", --no-{}", flag.name));
@@ -65,29 +53,31 @@ fn push_flag(text: &mut String, flag: &Flag) {
         Default::Is(value) | Default::Auto(value) => format!(" [default: {value}]"),
     };
     text.push_str(&typed);
-    if typed.len() + 2 > INDENT {
+    let column = if typed.len() + 2 > INDENT {
         text.push('\n');
-        text.push_str(&" ".repeat(INDENT));
+        0
     } else {
-        text.push_str(&" ".repeat(INDENT - typed.len()));
-    }
-    let mut meaning = String::new();
-    push_wrapped(&mut meaning, &format!("{}{default}", flag.help), INDENT);
-    text.push_str(meaning.trim_start());
+        typed.len()
+    };
+    text.push_str(&" ".repeat(INDENT - column));
+    push_wrapped(text, &format!("{}{default}", flag.help), INDENT);
 }
 
-/// Adds `words`, broken into lines of at most [`WIDTH`] columns that begin at column `indent`.
+/// Lists the names of the flags that `is_member` selects.
+fn push_names(text: &mut String, title: &str, is_member: impl Fn(&FlagSpec) -> bool) {
+    let names: Vec<_> = flags().filter(|flag| is_member(flag)).map(FlagSpec::dashed).collect();
+    push(text, format_args!("\n{title}:\n  "));
+    push_wrapped(text, &names.join(", "), 2);
+}
+
+/// Appends `words` from column `indent` on, in lines of at most [`WIDTH`] columns.
 fn push_wrapped(text: &mut String, words: &str, indent: usize) {
-    let mut column = 0;
+    let mut column = indent;
     for word in words.split_whitespace() {
-        if column > 0 && column + 1 + word.len() > WIDTH {
-            text.push('\n');
-            column = 0;
-        }
-        if column == 0 {
-            text.push_str(&" ".repeat(indent));
+        if column > indent && column + 1 + word.len() > WIDTH {
+            push(text, format_args!("\n{:indent$}", ""));
             column = indent;
-        } else {
+        } else if column > indent {
             text.push(' ');
             column += 1;
         }
@@ -97,14 +87,14 @@ fn push_wrapped(text: &mut String, words: &str, indent: usize) {
     text.push('\n');
 }
 
-/// The effective configuration, each value with its origin: itself a configuration file, in TOML.
+/// The effective configuration, each value with its origin; can be read back as a TOML configuration file.
 pub(crate) fn effective(settings: &Settings) -> String {
     let mut text =
         String::from("# The effective configuration of larder server, and where each value comes from.\n");
     for group in TABLE.iter().filter(|group| group.flags.iter().any(is_setting)) {
         push(&mut text, format_args!("\n# {}\n", group.heading));
         for flag in group.flags.iter().filter(|flag| is_setting(flag)) {
-            match settings.get(flag.name) {
+            match settings.setting(flag) {
                 Some(setting) => {
                     let line = format!("{} = {}", flag.name, setting.value.redacted(flag));
                     push(&mut text, format_args!("{line:<48} # {}\n", setting.origin));
@@ -116,25 +106,25 @@ pub(crate) fn effective(settings: &Settings) -> String {
     text
 }
 
-/// Whether the flag is one that a configuration file may set, and that does something.
-fn is_setting(flag: &Flag) -> bool {
-    flag.judgement == Judgement::Served && flag.name != "config"
+/// Whether a configuration file can set the flag, with an effect.
+fn is_setting(flag: &FlagSpec) -> bool {
+    flag.support == Support::Served && flag.name != CONFIG.name
 }
 
-/// The page of documentation, `docs/configuration.md`.
+/// The text of `docs/configuration.md`.
 pub(crate) fn flag_reference() -> String {
     let mut text = String::from(include_str!("flag_reference.md"));
     for group in TABLE {
         push(&mut text, format_args!("\n## {}\n\n", group.heading));
         text.push_str("| Flag | Default | Environment | | Meaning |\n|---|---|---|---|---|\n");
-        for flag in group.flags.iter().filter(|flag| flag.name != "print-flag-reference") {
+        for flag in group.flags.iter().filter(|flag| flag.name != PRINT_FLAG_REFERENCE.name) {
             push_row(&mut text, flag);
         }
     }
     text
 }
 
-fn push_row(text: &mut String, flag: &Flag) {
+fn push_row(text: &mut String, flag: &FlagSpec) {
     let mut typed = format!("`--{}`", flag.name);
     if matches!(flag.kind, Kind::Pair) {
         push(&mut typed, format_args!(", `--no-{}`", flag.name));
@@ -148,50 +138,53 @@ fn push_row(text: &mut String, flag: &Flag) {
         Default::Auto(how) => how.replace('<', "&lt;"),
         Default::Unset => String::new(),
     };
-    let mut variables: Vec<_> = (!flag.typed_only).then(|| flag.variable()).into_iter().collect();
-    variables.extend(flag.other_variable.map(str::to_owned));
-    let variables: Vec<_> = variables.iter().map(|name| format!("`{name}`")).collect();
-    let meaning = match flag.judgement {
-        Judgement::Served => match flag.ignored_for_now {
-            None => flag.help.to_owned(),
-            Some(why) => format!("{} No effect for now: {why}.", flag.help),
-        },
-        Judgement::Ignored => format!("No effect: {}.", flag.help),
-        Judgement::Inert | Judgement::Action => flag.help.to_owned(),
-        Judgement::Refused => format!("Refused: {}.", flag.help),
-        Judgement::OldNameOf(new) => format!("The same as `--{new}`."),
+    let own = (!flag.command_line_only).then(|| flag.variable());
+    let variables: Vec<_> = own
+        .into_iter()
+        .chain(flag.lmcache_variable.map(str::to_owned))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let meaning = match (flag.support, flag.no_effect_yet) {
+        (Support::Served, Some(reason)) => format!("{} No effect for now: {reason}.", flag.help),
+        (Support::Served | Support::Accepted | Support::Action, _) => flag.help.to_owned(),
+        (Support::Ignored, _) => format!("No effect: {}.", flag.help),
+        (Support::Refused, _) => format!("Refused: {}.", flag.help),
+        (Support::AliasOf(name), _) => format!("The same as `--{name}`."),
     };
     let meaning = format!("{meaning}{}", refused_values(flag)).replace('|', "\\|").replace('<', "&lt;");
     push(
         text,
-        format_args!("| {typed} | {default} | {} | {} | {meaning} |\n", variables.join(", "), fate(flag)),
+        format_args!(
+            "| {typed} | {default} | {} | {} | {meaning} |\n",
+            variables.join(", "),
+            support_name(flag)
+        ),
     );
 }
 
-/// What becomes of a flag, in a word.
-fn fate(flag: &Flag) -> &'static str {
-    match flag.judgement {
-        Judgement::Served if flag.ignored_for_now.is_some() => "not yet",
-        Judgement::Served => "served",
-        Judgement::Ignored => "ignored",
-        Judgement::Inert => "accepted",
-        Judgement::Refused => "refused",
-        Judgement::OldNameOf(_) => "old name",
-        Judgement::Action => "action",
+/// The word for a flag's support in the tables of the documentation.
+fn support_name(flag: &FlagSpec) -> &'static str {
+    match flag.support {
+        Support::Served if flag.no_effect_yet.is_some() => "not yet",
+        Support::Served => "served",
+        Support::Ignored => "ignored",
+        Support::Accepted => "accepted",
+        Support::Refused => "refused",
+        Support::AliasOf(_) => "old name",
+        Support::Action => "action",
     }
 }
 
-/// A sentence for each value that is known and refused.
-fn refused_values(flag: &Flag) -> String {
-    let Kind::Choice(choices) = flag.kind else { return String::new() };
-    choices
-        .iter()
-        .filter_map(|choice| choice.1.map(|why| format!(" `{}` is refused: {why}.", choice.0)))
-        .collect()
+/// A sentence for each known value that is refused.
+fn refused_values(flag: &FlagSpec) -> String {
+    let Kind::OneOf(choices) = flag.kind else { return String::new() };
+    let sentence =
+        |Choice(name, reason): &Choice| reason.map(|reason| format!(" `{name}` is refused: {reason}."));
+    choices.iter().filter_map(sentence).collect()
 }
 
-fn push(text: &mut String, what: fmt::Arguments<'_>) {
-    text.write_fmt(what).expect("writing to a string cannot fail");
+fn push(text: &mut String, arguments: fmt::Arguments<'_>) {
+    text.write_fmt(arguments).expect("writing to a string cannot fail");
 }
 
 #[cfg(test)]
@@ -199,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_of_documentation_is_the_table() {
+    fn configuration_page_matches_the_flag_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
         let written = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
@@ -210,27 +203,26 @@ mod tests {
     }
 
     #[test]
-    fn the_guide_for_those_who_come_from_lmcache_tells_the_fate_of_each_of_its_flags() {
+    fn migration_guide_lists_each_lmcache_flag_with_its_support() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/migration.md");
-        let written = std::fs::read_to_string(path).expect("the guide is there");
-        let mut told = Vec::new();
+        let written = std::fs::read_to_string(path).expect("docs/migration.md");
+        let mut listed = Vec::new();
         let mut row = |line: &str| {
             let name = line.strip_prefix("| `--")?.split('`').next()?;
-            let flag = super::super::table::find(name).unwrap_or_else(|| panic!("--{name} is no flag"));
-            told.push(flag.name);
+            let flag = super::super::flags::find(name).unwrap_or_else(|| panic!("--{name} is no flag"));
+            listed.push(flag.name);
             let notes = line.splitn(4, '|').nth(3)?;
-            Some(format!("| `--{name}` | {} |{notes}\n", fate(flag)))
+            Some(format!("| `--{name}` | {} |{notes}\n", support_name(flag)))
         };
-        let meant: String = written.lines().map(|line| row(line).unwrap_or(format!("{line}\n"))).collect();
-        let theirs: Vec<_> =
-            super::super::table::flags().filter(|flag| !flag.ours).map(|flag| flag.name).collect();
-        assert_eq!(told, theirs, "the rows of docs/migration.md, against the flag table");
+        let expected: String = written.lines().map(|line| row(line).unwrap_or(format!("{line}\n"))).collect();
+        let lmcache: Vec<_> = flags().filter(|flag| !flag.larder_only).map(|flag| flag.name).collect();
+        assert_eq!(listed, lmcache, "the rows of docs/migration.md, against the flag table");
         if std::env::var_os("LARDER_BLESS").is_some() {
-            std::fs::write(path, &meant).expect("the guide can be written");
+            std::fs::write(path, &expected).expect("docs/migration.md is writable");
         }
         assert!(
-            written == meant,
-            "docs/migration.md tells another fate of a flag than the flag table; correct it:\n    \
+            written == expected,
+            "docs/migration.md differs from the flag table; correct it:\n    \
              LARDER_BLESS=1 cargo test -p larder guide; git diff docs/migration.md"
         );
     }
@@ -241,8 +233,8 @@ mod tests {
         for line in help.lines() {
             assert!(line.chars().count() <= WIDTH + 8, "{line}");
         }
-        let (explained, _) = help.split_once("\nNot served").expect("the lists at the end");
-        for flag in super::super::table::flags().filter(|flag| is_listed(flag)) {
+        let (explained, _) = help.split_once("\nNot implemented").expect("the lists at the end");
+        for flag in flags().filter(|flag| is_listed(flag)) {
             let starts = explained.lines().filter(|line| {
                 let line = line.trim_start();
                 line.strip_prefix(&flag.dashed())

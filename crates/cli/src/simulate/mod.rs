@@ -1,94 +1,84 @@
-//! `larder simulate`: what policies and sizes would do on traces of real requests.
+//! `larder simulate`: what policies and sizes do on traces of real requests.
 //!
-//! [`words`] turns what was typed into a question, every mistake one line; `larder_sim` answers it; here
-//! the answer is shown: data on stdout or in the picture's file, progress on stderr.
+//! [`args`] checks the arguments, `larder_lab` runs the simulation; this prints its results, to stdout or to the file of
+//! the plot.
 
+mod args;
 mod progress;
-mod words;
 
-use std::ffi::OsString;
 use std::fs;
 use std::sync::atomic::AtomicU64;
 
-use larder_lab::simulate::report;
-use larder_lab::simulate::sweep::{Outcome as Answer, requests};
+use larder_lab::simulate::report::{csv, json_lines, plot, table};
+use larder_lab::simulate::sweep::{Outcome as Result, requests};
 use larder_lab::simulate::trace::{Trace, read};
 
-pub(crate) use self::words::command;
-use self::words::{Format, Question, Words};
+pub(crate) use self::args::Args;
+use self::args::{Format, Options};
 use crate::Outcome;
-use crate::terminal::{say, tell};
+use crate::report::Report;
+use crate::terminal::{print_stderr, print_stdout};
 
-/// Runs `larder simulate` with these words.
-pub(crate) fn run(words: &[OsString]) -> anyhow::Result<Outcome> {
-    let question = match Words::read(words) {
-        Ok(Words::Question(question)) => question,
-        Ok(Words::Help(text)) => return say(&text),
-        Err(problems) => return Ok(refuse(&problems)),
-    };
-    let traces = match read_all(&question) {
-        Ok(traces) => traces,
-        Err(problems) => return Ok(refuse(&problems)),
-    };
-    answer(&question, &traces)
+/// Runs `larder simulate`.
+pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let mut report = Report::default();
+    let options = args.options(&mut report);
+    let text = if report.errors.is_empty() { simulate(&options, &mut report) } else { None };
+    print_stderr("warning", &report.warnings);
+    print_stderr("error", &report.errors);
+    text.map_or(Ok(Outcome::UsageError), |text| print_stdout(&text))
 }
 
-fn refuse(problems: &[String]) -> Outcome {
-    tell("error", problems);
-    Outcome::Usage
-}
-
-/// All traces, or what is wrong with each that cannot be read.
-fn read_all(question: &Question) -> Result<Vec<Trace>, Vec<String>> {
-    let (mut traces, mut problems) = (Vec::new(), Vec::new());
-    for path in &question.traces {
-        match read(path, &question.reading) {
-            Ok(mut trace) => {
-                trace.chunk_bytes = question.chunk_bytes.or(trace.chunk_bytes);
-                traces.push(trace);
-            }
-            Err(error) => problems.push(format!("{}: {error}", path.display())),
-        }
+/// The result as text; `None` if an error was reported.
+fn simulate(options: &Options, report: &mut Report) -> Option<String> {
+    let traces = read_traces(options, report);
+    if !report.errors.is_empty() {
+        return None;
     }
-    if problems.is_empty() { Ok(traces) } else { Err(problems) }
-}
-
-fn answer(question: &Question, traces: &[Trace]) -> anyhow::Result<Outcome> {
-    let sweep = &question.sweep;
-    let (mut jobs, mut problems) = (Vec::new(), Vec::new());
-    for (path, trace) in question.traces.iter().zip(traces) {
-        match sweep.jobs(trace) {
+    let mut jobs = Vec::new();
+    for (path, trace) in options.traces.iter().zip(&traces) {
+        match options.sweep.jobs(trace) {
             Ok(more) => jobs.extend(more),
-            Err(error) => problems.push(format!("{}: {error}", path.display())),
+            Err(error) => report.error(format!("{}: {error}", path.display())),
         }
     }
-    if !problems.is_empty() {
-        return Ok(refuse(&problems));
+    if !report.errors.is_empty() {
+        return None;
     }
     let done = AtomicU64::new(0);
-    let answers = progress::shown(requests(&jobs), &done, || sweep.run(&jobs, &done));
-    warn(traces);
-    if let Some(path) = &question.plot
-        && let Err(error) = fs::write(path, report::plot(&answers))
+    let results = progress::with_bar(requests(&jobs), &done, || options.sweep.run(&jobs, &done));
+    if let Some(path) = &options.plot
+        && let Err(error) = fs::write(path, plot(&results))
     {
-        return Ok(refuse(&[format!("--plot {}: cannot be written: {error}", path.display())]));
+        report.error(format!("--plot {}: cannot be written: {error}", path.display()));
+        return None;
     }
-    say(&written(question, &answers))
+    Some(format(options.format, &results))
 }
 
-fn written(question: &Question, answers: &[Answer<'_>]) -> String {
-    match question.format {
-        Format::Table => report::table(answers),
-        Format::Json => report::json_lines(answers),
-        Format::Csv => report::csv(answers),
+/// Reads all traces; reports each that cannot be read, and skipped lines.
+fn read_traces(options: &Options, report: &mut Report) -> Vec<Trace> {
+    let mut traces = Vec::new();
+    for path in &options.traces {
+        match read(path, &options.reading) {
+            Ok(mut trace) => {
+                trace.chunk_bytes = options.chunk_bytes.or(trace.chunk_bytes);
+                if trace.skipped_lines > 0 {
+                    let (name, lines) = (&trace.name, trace.skipped_lines);
+                    report.warn(format!("{name}: skipped {lines} invalid or incomplete lines"));
+                }
+                traces.push(trace);
+            }
+            Err(error) => report.error(format!("{}: {error}", path.display())),
+        }
     }
+    traces
 }
 
-/// Tells what of the traces was left out.
-fn warn(traces: &[Trace]) {
-    let skipped = traces.iter().filter(|trace| trace.skipped_lines > 0);
-    let lines: Vec<String> = skipped
-        .map(|trace| format!("{}: {} lines are missing or cut short", trace.name, trace.skipped_lines))
-        .collect();
-    tell("warning", &lines);
+fn format(format: Format, results: &[Result<'_>]) -> String {
+    match format {
+        Format::Table => table(results),
+        Format::Json => json_lines(results),
+        Format::Csv => csv(results),
+    }
 }

@@ -1,14 +1,11 @@
-//! `larder top`: a running server, live in a terminal.
+//! `larder top`: a live view of a running server in a terminal.
 //!
-//! One thread asks the server for its [`Overview`] every few seconds, one reads keys; both tell the main
-//! thread, which alone draws. [`rates`] makes rates of counters, [`view`] draws them: neither knows a
-//! terminal or a clock, so a frame is a function of what was told.
+//! One thread polls the server for its [`Overview`], one reads keys; both send messages to the main thread, which draws.
+//! [`rates`] computes rates from counters, [`view`] draws them; neither uses a terminal or a clock.
 
 mod rates;
 mod view;
-mod words;
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -23,53 +20,68 @@ use ratatui::widgets::Widget;
 
 use self::rates::Rates;
 use self::view::{Palette, View};
-use self::words::{Typed, Words};
 use crate::Outcome;
-use crate::ctl::Client;
-use crate::terminal::{say, tell};
+use crate::ctl::{Client, ServerArgs, seconds, url};
+use crate::terminal::{print_stderr, print_stdout};
 
-pub(crate) use self::words::command;
-
-/// A frame on something that has no size.
+/// The area of a frame that is not printed to a terminal.
 const PAGE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 
-/// Runs `larder top` with these words.
-pub(crate) fn run(words: &[OsString]) -> anyhow::Result<Outcome> {
-    match Words::read(words) {
-        Ok(Words::Help(text)) => say(&text),
-        Ok(Words::Show(typed)) if typed.once => once(&typed),
-        Ok(Words::Show(typed)) => {
-            if !io::stdout().is_terminal() {
-                tell("error", &["stdout is no terminal; --once prints one frame".to_owned()]);
-                return Ok(Outcome::Usage);
-            }
-            let palette = Palette::of_environment();
-            let mut terminal = ratatui::try_init()?;
-            let ended = live(&mut terminal, &typed, palette);
-            ratatui::try_restore()?;
-            ended
-        }
-        Err(problem) => {
-            tell("error", &[problem]);
-            Ok(Outcome::Usage)
-        }
+/// Show a running server live. q, Esc or Ctrl-C quit.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Address of the server's HTTP API
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
+    url: String,
+    /// Seconds between two polls
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    interval: Duration,
+    /// Seconds to wait for a response
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+    /// Print one frame as text, with the rates of one interval
+    #[arg(long)]
+    once: bool,
+}
+
+impl Args {
+    fn client(&self) -> Client {
+        let server =
+            ServerArgs { url: self.url.clone(), token_file: None, timeout: self.timeout, json: false };
+        Client::new(&server, None)
     }
 }
 
-/// Prints one frame. Two answers make it, for rates need two.
-fn once(typed: &Typed) -> anyhow::Result<Outcome> {
-    let client = client(typed);
-    let mut rates = Rates::default();
-    rates.add(ask(&client)?);
-    thread::sleep(typed.interval);
-    rates.add(ask(&client)?);
-    let view = View { url: &typed.url, rates: &rates, trouble: None, palette: Palette::Plain };
-    let size = ratatui::crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal());
-    let area = size.map_or(PAGE, |(width, height)| Rect { x: 0, y: 0, width, height });
-    say(&text(&view, area))
+/// Runs `larder top`.
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if args.once {
+        return print_once(args);
+    }
+    if !io::stdout().is_terminal() {
+        print_stderr("error", &["stdout is not a terminal; --once prints one frame".to_owned()]);
+        return Ok(Outcome::UsageError);
+    }
+    let palette = Palette::from_environment();
+    let mut terminal = ratatui::try_init()?;
+    let result = run_live(&mut terminal, args, palette);
+    ratatui::try_restore()?;
+    result
 }
 
-/// A frame as text, without the blanks at the ends of lines.
+/// Prints one frame. Rates need two polls.
+fn print_once(args: &Args) -> anyhow::Result<Outcome> {
+    let client = args.client();
+    let mut rates = Rates::default();
+    rates.add(poll(&client)?);
+    thread::sleep(args.interval);
+    rates.add(poll(&client)?);
+    let view = View { url: &args.url, rates: &rates, error: None, palette: Palette::Plain };
+    let size = ratatui::crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal());
+    let area = size.map_or(PAGE, |(width, height)| Rect { x: 0, y: 0, width, height });
+    print_stdout(&text(&view, area))
+}
+
+/// A frame as text, without trailing spaces.
 fn text(view: &View<'_>, area: Rect) -> String {
     let mut buffer = Buffer::empty(area);
     view.render(area, &mut buffer);
@@ -78,51 +90,50 @@ fn text(view: &View<'_>, area: Rect) -> String {
     rows.concat()
 }
 
-/// What the main thread is told.
-enum Told {
-    /// The server's answer, or why there is none.
-    Answer(Result<Box<Overview>, String>),
-    /// A key, or another size of the terminal.
-    Event(Event),
-    /// The terminal cannot be read any more.
-    Deaf(io::Error),
+/// A message to the main thread.
+enum Message {
+    /// The result of a poll.
+    Overview(Result<Box<Overview>, String>),
+    /// A key, or a new size of the terminal.
+    Terminal(Event),
+    /// The terminal cannot be read.
+    TerminalError(io::Error),
 }
 
-fn live(terminal: &mut DefaultTerminal, typed: &Typed, palette: Palette) -> anyhow::Result<Outcome> {
-    let (tell, told) = mpsc::channel();
-    ask_for_ever(client(typed), typed.interval, tell.clone());
-    read_keys(tell);
-    show_for_ever(terminal, typed, palette, &told)
+fn run_live(terminal: &mut DefaultTerminal, args: &Args, palette: Palette) -> anyhow::Result<Outcome> {
+    let (sender, messages) = mpsc::channel();
+    spawn_poller(args.client(), args.interval, sender.clone());
+    spawn_key_reader(sender);
+    draw_until_quit(terminal, args, palette, &messages)
 }
 
-/// Draws whatever comes, until it is told to quit.
-fn show_for_ever(
+fn draw_until_quit(
     terminal: &mut DefaultTerminal,
-    typed: &Typed,
+    args: &Args,
     palette: Palette,
-    told: &Receiver<Told>,
+    messages: &Receiver<Message>,
 ) -> anyhow::Result<Outcome> {
     let mut rates = Rates::default();
-    let mut trouble = None;
+    let mut error = None;
     loop {
-        let view = View { url: &typed.url, rates: &rates, trouble: trouble.as_deref(), palette };
+        let view = View { url: &args.url, rates: &rates, error: error.as_deref(), palette };
         terminal.draw(|frame| frame.render_widget(&view, frame.area()))?;
-        // The asking thread only ends after this one.
-        match told.recv()? {
-            Told::Answer(Ok(overview)) => {
+        // The polling thread outlives this one.
+        match messages.recv()? {
+            Message::Overview(Ok(overview)) => {
                 rates.add(*overview);
-                trouble = None;
+                error = None;
             }
-            Told::Answer(Err(why)) => trouble = Some(why),
-            Told::Event(Event::Key(key)) if quits(&key) => return Ok(Outcome::Done),
-            Told::Event(_) => {}
-            Told::Deaf(error) => return Err(error.into()),
+            Message::Overview(Err(message)) => error = Some(message),
+            Message::Terminal(Event::Key(key)) if is_quit(&key) => return Ok(Outcome::Done),
+            Message::Terminal(_) => {}
+            Message::TerminalError(error) => return Err(error.into()),
         }
     }
 }
 
-/// Whether a key ends it: q, Esc, Ctrl-C.
-fn quits(key: &KeyEvent) -> bool {
+/// Whether a key quits: q, Esc, Ctrl-C.
+fn is_quit(key: &KeyEvent) -> bool {
     let pressed = key.kind == KeyEventKind::Press;
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     pressed
@@ -133,21 +144,17 @@ fn quits(key: &KeyEvent) -> bool {
         }
 }
 
-fn client(typed: &Typed) -> Client {
-    Client::new(&typed.server(), None)
-}
-
-fn ask(client: &Client) -> anyhow::Result<Overview> {
-    let answer = client.get("/overview")?;
-    serde_json::from_value(answer.value)
+fn poll(client: &Client) -> anyhow::Result<Overview> {
+    let response = client.get("/overview")?;
+    serde_json::from_value(response.value)
         .map_err(|error| anyhow::anyhow!("/overview is not what this version of larder expects: {error}"))
 }
 
-fn ask_for_ever(client: Client, interval: Duration, told: Sender<Told>) {
+fn spawn_poller(client: Client, interval: Duration, messages: Sender<Message>) {
     thread::spawn(move || {
         loop {
-            let answer = ask(&client).map(Box::new).map_err(|error| format!("{error:#}"));
-            if told.send(Told::Answer(answer)).is_err() {
+            let overview = poll(&client).map(Box::new).map_err(|error| format!("{error:#}"));
+            if messages.send(Message::Overview(overview)).is_err() {
                 return;
             }
             thread::sleep(interval);
@@ -155,14 +162,14 @@ fn ask_for_ever(client: Client, interval: Duration, told: Sender<Told>) {
     });
 }
 
-fn read_keys(told: Sender<Told>) {
+fn spawn_key_reader(messages: Sender<Message>) {
     thread::spawn(move || {
         loop {
-            let (message, goes_on) = match event::read() {
-                Ok(event) => (Told::Event(event), true),
-                Err(error) => (Told::Deaf(error), false),
+            let (message, is_error) = match event::read() {
+                Ok(event) => (Message::Terminal(event), false),
+                Err(error) => (Message::TerminalError(error), true),
             };
-            if told.send(message).is_err() || !goes_on {
+            if messages.send(message).is_err() || is_error {
                 return;
             }
         }
@@ -176,16 +183,16 @@ mod tests {
     #[test]
     fn q_escape_and_control_c_quit() {
         let key = |code, modifiers| KeyEvent::new(code, modifiers);
-        for (code, modifiers, ends) in [
+        for (code, modifiers, quits) in [
             (KeyCode::Char('q'), KeyModifiers::NONE, true),
             (KeyCode::Esc, KeyModifiers::NONE, true),
             (KeyCode::Char('c'), KeyModifiers::CONTROL, true),
             (KeyCode::Char('c'), KeyModifiers::NONE, false),
             (KeyCode::Enter, KeyModifiers::NONE, false),
         ] {
-            assert_eq!(quits(&key(code, modifiers)), ends, "{code:?} {modifiers:?}");
+            assert_eq!(is_quit(&key(code, modifiers)), quits, "{code:?} {modifiers:?}");
         }
         let released = KeyEvent::new_with_kind(KeyCode::Esc, KeyModifiers::NONE, KeyEventKind::Release);
-        assert!(!quits(&released));
+        assert!(!is_quit(&released));
     }
 }

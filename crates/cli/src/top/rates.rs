@@ -1,29 +1,29 @@
-//! From counters that only grow to what happens now.
+//! Rates from successive overviews, whose counters only grow.
 
 use std::collections::VecDeque;
 
 use larder_server::overview::{L2Adapter, L2Traffic, Overview};
 
-/// The time that rates are of.
-const RECENT_SECONDS: f64 = 60.0;
+/// Rates are averages over this time.
+const RATE_SECONDS: f64 = 60.0;
 
-/// Answers that are kept for that, however short the interval is.
-const ANSWERS_MAX: usize = 600;
+/// Overviews kept for rates, however short the interval is.
+const OVERVIEWS_MAX: usize = 600;
 
-/// Moments that are kept for curves: more than a wide terminal has columns.
-const MOMENTS_MAX: usize = 400;
+/// Samples kept for curves: more than a wide terminal has columns.
+const SAMPLES_MAX: usize = 400;
 
-/// What a server told, and what that makes.
+/// The latest overviews of a server, and samples for curves.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    answers: VecDeque<Overview>,
-    moments: VecDeque<Moment>,
+    overviews: VecDeque<Overview>,
+    samples: VecDeque<Sample>,
 }
 
-/// What happened from one answer to the next, as curves show it.
+/// The rates between two successive overviews.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Moment {
-    /// Part of the tokens asked for that was found; none if nobody asked.
+pub(super) struct Sample {
+    /// Fraction of the requested tokens that was found; `None` without requests.
     pub(super) hit_rate: Option<f64>,
     /// Bytes per second, as in [`Traffic`].
     pub(super) traffic: Traffic,
@@ -39,7 +39,7 @@ pub(super) struct Traffic {
     pub(super) evicted: f64,
 }
 
-/// The parts of the tokens asked for that were found.
+/// Fractions of the requested tokens that were found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HitRate {
     pub(super) l1: f64,
@@ -47,19 +47,19 @@ pub(super) struct HitRate {
 }
 
 impl HitRate {
-    pub(super) fn all(self) -> f64 {
+    pub(super) fn total(self) -> f64 {
         self.l1 + self.l2
     }
 }
 
-/// What lies between two answers of one server.
+/// The difference between two overviews of one server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Between<'a> {
+pub(super) struct Interval<'a> {
     first: &'a Overview,
     last: &'a Overview,
 }
 
-/// One operation in that time.
+/// One operation within an interval.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Operation<'a> {
     pub(super) name: &'a str,
@@ -72,64 +72,64 @@ pub(super) struct Operation<'a> {
 }
 
 impl Rates {
-    /// Takes the next answer.
+    /// Adds the next overview.
     pub(super) fn add(&mut self, overview: Overview) {
-        if let Some(last) = self.answers.back()
+        if let Some(last) = self.overviews.back()
             && (last.instance_id != overview.instance_id || last.uptime_seconds >= overview.uptime_seconds)
         {
-            // Another server, or the same one anew, has begun to count at 0.
-            self.answers.clear();
+            // Another server, or a restarted one: its counters start at 0.
+            self.overviews.clear();
         }
-        if let Some(last) = self.answers.back() {
-            let between = Between { first: last, last: &overview };
-            let hit_rate = between.hit_rate().map(HitRate::all);
-            self.moments.push_front(Moment { hit_rate, traffic: between.traffic() });
-            self.moments.truncate(MOMENTS_MAX);
+        if let Some(last) = self.overviews.back() {
+            let interval = Interval { first: last, last: &overview };
+            let hit_rate = interval.hit_rate().map(HitRate::total);
+            self.samples.push_front(Sample { hit_rate, traffic: interval.traffic() });
+            self.samples.truncate(SAMPLES_MAX);
         }
-        let begin = overview.uptime_seconds - RECENT_SECONDS;
-        self.answers.push_back(overview);
-        while self.answers.len() > ANSWERS_MAX
-            || self.answers.get(1).is_some_and(|a| a.uptime_seconds <= begin)
+        let start = overview.uptime_seconds - RATE_SECONDS;
+        self.overviews.push_back(overview);
+        while self.overviews.len() > OVERVIEWS_MAX
+            || self.overviews.get(1).is_some_and(|a| a.uptime_seconds <= start)
         {
-            self.answers.pop_front();
+            self.overviews.pop_front();
         }
     }
 
-    /// The last answer.
+    /// The latest overview.
     pub(super) fn last(&self) -> Option<&Overview> {
-        self.answers.back()
+        self.overviews.back()
     }
 
-    /// The last minute, or as much of it as was seen; none before the second answer.
-    pub(super) fn recent(&self) -> Option<Between<'_>> {
-        let (first, last) = (self.answers.front()?, self.answers.back()?);
-        (self.answers.len() > 1).then_some(Between { first, last })
+    /// The last minute, or the part of it that is known; `None` before the second overview.
+    pub(super) fn recent(&self) -> Option<Interval<'_>> {
+        let (first, last) = (self.overviews.front()?, self.overviews.back()?);
+        (self.overviews.len() > 1).then_some(Interval { first, last })
     }
 
-    /// Curves, the newest moment first.
-    pub(super) fn moments(&self) -> impl Iterator<Item = &Moment> {
-        self.moments.iter()
+    /// The samples, the newest first.
+    pub(super) fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter()
     }
 }
 
-impl<'a> Between<'a> {
+impl<'a> Interval<'a> {
     pub(super) fn seconds(self) -> f64 {
         (self.last.uptime_seconds - self.first.uptime_seconds).max(1e-3)
     }
 
-    /// How much a counter has gained.
-    pub(super) fn gained(self, read: impl Fn(&Overview) -> u64) -> u64 {
+    /// The increase of a counter.
+    pub(super) fn increase(self, read: impl Fn(&Overview) -> u64) -> u64 {
         read(self.last).saturating_sub(read(self.first))
     }
 
     fn per_second(self, read: impl Fn(&Overview) -> u64) -> f64 {
-        self.gained(read) as f64 / self.seconds()
+        self.increase(read) as f64 / self.seconds()
     }
 
-    /// None if nobody looked anything up.
+    /// `None` without lookups.
     pub(super) fn hit_rate(self) -> Option<HitRate> {
-        let requested = self.gained(|o| o.lookups.requested_tokens);
-        let part = |read: fn(&Overview) -> u64| self.gained(read) as f64 / requested as f64;
+        let requested = self.increase(|o| o.lookups.requested_tokens);
+        let part = |read: fn(&Overview) -> u64| self.increase(read) as f64 / requested as f64;
         let rate =
             || HitRate { l1: part(|o| o.lookups.hit_l1_tokens), l2: part(|o| o.lookups.hit_l2_tokens) };
         (requested > 0).then(rate)
@@ -146,21 +146,22 @@ impl<'a> Between<'a> {
         }
     }
 
-    /// How many seconds L2 took for a batch in the mean, in one direction; none without a batch.
-    pub(super) fn l2_seconds(self, way: fn(&L2Adapter) -> &L2Traffic) -> Option<f64> {
+    /// Mean seconds of an L2 batch in one direction; `None` without batches.
+    pub(super) fn l2_batch_seconds(self, traffic: fn(&L2Adapter) -> &L2Traffic) -> Option<f64> {
         let sum = |o: &Overview| {
-            let ways = o.l2.adapters.iter().map(way);
-            ways.fold((0, 0.0), |(batches, seconds), way| (batches + way.batches, seconds + way.seconds))
+            o.l2.adapters.iter().map(traffic).fold((0, 0.0), |(batches, seconds), traffic| {
+                (batches + traffic.batches, seconds + traffic.seconds)
+            })
         };
         let (before, after) = (sum(self.first), sum(self.last));
         let batches = after.0.saturating_sub(before.0);
         (batches > 0).then(|| (after.1 - before.1) / batches as f64)
     }
 
-    /// What was asked for, the most frequent first.
+    /// Operations, the most frequent first.
     pub(super) fn operations(self) -> Vec<Operation<'a>> {
         let bounds = &self.last.bucket_bounds_seconds;
-        let of = |now: &'a larder_server::overview::Operation| {
+        let operation = |now: &'a larder_server::overview::Operation| {
             let before = self.first.operations.iter().find(|o| o.name == now.name);
             let old = |i: usize| before.and_then(|o| o.buckets.get(i)).copied().unwrap_or(0);
             let buckets: Vec<u64> =
@@ -173,14 +174,14 @@ impl<'a> Between<'a> {
                 failed: now.failed.saturating_sub(before.map_or(0, |o| o.failed)),
             })
         };
-        let mut operations: Vec<Operation<'_>> = self.last.operations.iter().filter_map(of).collect();
+        let mut operations: Vec<Operation<'_>> = self.last.operations.iter().filter_map(operation).collect();
         operations.sort_by(|a, b| b.per_second.total_cmp(&a.per_second).then_with(|| a.name.cmp(b.name)));
         operations
     }
 }
 
-/// The time that a part `q` of requests kept; none without requests. Within a bucket, requests are taken to
-/// lie evenly. Beyond the last bound nothing is known but that bound.
+/// The quantile `q` of a histogram, in seconds; `None` if it is empty. Assumes a uniform distribution within a bucket; the
+/// last bucket counts as its lower bound.
 fn quantile(q: f64, buckets: &[u64], bounds: &[f64]) -> Option<f64> {
     let wanted = q * buckets.iter().sum::<u64>() as f64;
     let mut below = 0.0;
@@ -209,32 +210,32 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_of_the_last_minute() {
+    fn rates_are_of_the_last_minute() {
         let mut rates = Rates::default();
         rates.add(overview(10.0, 1_000, 1_000, 0));
         assert!(rates.recent().is_none());
         for (time, requested) in [(40.0, 2_000), (70.0, 3_000), (100.0, 4_000)] {
             rates.add(overview(time, requested, 1_000, requested / 4));
         }
-        let recent = rates.recent().expect("several answers");
-        assert_eq!((recent.seconds(), recent.gained(|o| o.lookups.requested_tokens)), (60.0, 2_000));
+        let recent = rates.recent().expect("several overviews");
+        assert_eq!((recent.seconds(), recent.increase(|o| o.lookups.requested_tokens)), (60.0, 2_000));
         assert_eq!(recent.hit_rate(), Some(HitRate { l1: 0.0, l2: 0.25 }));
-        assert_eq!(rates.moments().count(), 3);
+        assert_eq!(rates.samples().count(), 3);
     }
 
     #[test]
-    fn a_restart_is_not_a_fall() {
+    fn restart_clears_overviews() {
         let mut rates = Rates::default();
         rates.add(overview(10.0, 1_000, 1_000, 0));
         rates.add(overview(1.0, 10, 0, 0));
-        assert!(rates.recent().is_none() && rates.moments().count() == 0);
+        assert!(rates.recent().is_none() && rates.samples().count() == 0);
         rates.add(overview(2.0, 20, 5, 0));
-        let recent = rates.recent().expect("two answers since");
-        assert_eq!(recent.hit_rate().map(HitRate::all), Some(0.5));
+        let recent = rates.recent().expect("two overviews since the restart");
+        assert_eq!(recent.hit_rate().map(HitRate::total), Some(0.5));
     }
 
     #[test]
-    fn a_quantile_lies_in_its_bucket() {
+    fn quantile_is_within_its_bucket() {
         let bounds = [1.0, 2.0, 4.0];
         assert_eq!(quantile(0.5, &[0, 0, 0, 0], &bounds), None);
         assert_eq!(quantile(0.5, &[2, 0, 0, 0], &bounds), Some(0.5));

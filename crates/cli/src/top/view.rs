@@ -1,4 +1,4 @@
-//! One frame: the verdict first, then the tiers, traffic, and below what there is room for.
+//! Draws one frame: status, tiers, traffic, then operations, workers and policies as far as they fit.
 
 use std::env;
 
@@ -9,37 +9,36 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, RenderDirection, Row, Sparkline, Table, Widget};
 
-use super::rates::{Moment, Rates};
+use super::rates::{Rates, Sample};
 use crate::ctl::bytes;
 
-/// From this width on there are three columns below, and two if it is less.
-const WIDE: u16 = 110;
+/// The width from which the lower part has three columns instead of two.
+const WIDE_MIN: u16 = 110;
 
-/// Messages that are shown, the worst first.
+/// Messages shown.
 const MESSAGES_MAX: usize = 3;
 
-/// Adapters that are shown one by one.
+/// Adapters shown.
 const ADAPTERS_MAX: usize = 4;
 
-/// A worker that has been silent for so long is worth a word: it sends a ping every 10 s.
+/// Time after which a worker counts as silent; it sends a ping every 10 s.
 const SILENT_SECONDS: f64 = 60.0;
 
-/// Columns of a name, of a bar and of a number behind either.
+/// Widths of columns: a name, a bar, and a number after either.
 const NAME: usize = 10;
 const BAR: usize = 16;
 const NUMBER: usize = 13;
 
-/// What is drawn.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     pub(super) url: &'a str,
     pub(super) rates: &'a Rates,
-    /// Why the server did not answer when it was asked last.
-    pub(super) trouble: Option<&'a str>,
+    /// Why the last poll failed, if it did.
+    pub(super) error: Option<&'a str>,
     pub(super) palette: Palette,
 }
 
-/// Whether there are colours. Without, everything can still be told apart by its words.
+/// Whether to use colours; nothing is shown by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Palette {
     Colored,
@@ -47,10 +46,10 @@ pub(super) enum Palette {
 }
 
 impl Palette {
-    /// As the user wants it: <https://no-color.org>.
-    pub(super) fn of_environment() -> Self {
-        let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if unwanted { Self::Plain } else { Self::Colored }
+    /// Plain if `NO_COLOR` is set (<https://no-color.org>).
+    pub(super) fn from_environment() -> Self {
+        let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if no_color { Self::Plain } else { Self::Colored }
     }
 
     fn style(self, color: Color) -> Style {
@@ -65,9 +64,9 @@ impl Palette {
     }
 }
 
-/// What to say of a server, from the worst to the best.
+/// The state of the server in a word, with messages.
 #[derive(Debug, PartialEq)]
-struct Verdict {
+struct Status {
     word: &'static str,
     color: Color,
     messages: Vec<String>,
@@ -75,31 +74,31 @@ struct Verdict {
 
 impl Widget for &View<'_> {
     fn render(self, area: Rect, buffer: &mut Buffer) {
-        let verdict = self.verdict();
+        let status = self.status();
         let Some(overview) = self.rates.last() else {
-            let [head, said] =
+            let [head, status_area] =
                 Layout::vertical([Constraint::Length(1), Constraint::Length(MESSAGES_MAX as u16)])
                     .areas(area);
             self.head(None, head, buffer);
-            self.say(&verdict, said, buffer);
+            self.draw_status(&status, status_area, buffer);
             return;
         };
-        let said = verdict.messages.len().clamp(1, MESSAGES_MAX) as u16;
+        let status_rows = status.messages.len().clamp(1, MESSAGES_MAX) as u16;
         let tiers = 2 + overview.l2.adapters.len().min(ADAPTERS_MAX) as u16;
         let traffic = if overview.l2.adapters.is_empty() { 3 } else { 5 };
-        let [head, verdict_area, tier_area, traffic_area, rest] = Layout::vertical([
+        let [head, status_area, tier_area, traffic_area, rest] = Layout::vertical([
             Constraint::Length(1),
-            Constraint::Length(said + 1),
+            Constraint::Length(status_rows + 1),
             Constraint::Length(tiers + 1),
             Constraint::Length(traffic + 1),
             Constraint::Fill(1),
         ])
         .areas(area);
         self.head(Some(overview), head, buffer);
-        self.say(&verdict, verdict_area, buffer);
+        self.draw_status(&status, status_area, buffer);
         self.tiers(overview, tier_area, buffer);
         self.traffic(overview, traffic_area, buffer);
-        self.below(overview, rest, buffer);
+        self.lower_part(overview, rest, buffer);
     }
 }
 
@@ -112,79 +111,87 @@ impl View<'_> {
         Paragraph::new("q quits".dim()).alignment(Alignment::Right).render(area, buffer);
     }
 
-    fn say(&self, verdict: &Verdict, area: Rect, buffer: &mut Buffer) {
-        let width = verdict.word.len() + 2;
-        let lines = verdict.messages.iter().take(MESSAGES_MAX).enumerate().map(|(i, message)| {
-            let word = if i == 0 { verdict.word } else { "" };
-            let word = Span::styled(format!("{word:<width$}"), self.palette.style(verdict.color).bold());
+    fn draw_status(&self, status: &Status, area: Rect, buffer: &mut Buffer) {
+        let width = status.word.len() + 2;
+        let lines = status.messages.iter().take(MESSAGES_MAX).enumerate().map(|(i, message)| {
+            let word = if i == 0 { status.word } else { "" };
+            let word = Span::styled(format!("{word:<width$}"), self.palette.style(status.color).bold());
             Line::from_iter([word, message.as_str().into()])
         });
         Paragraph::new(lines.collect::<Vec<_>>()).render(area, buffer);
     }
 
-    fn verdict(&self) -> Verdict {
-        if let Some(why) = self.trouble {
-            let mut messages = vec![why.to_owned(), "trying again; what is below was told before".to_owned()];
+    fn status(&self) -> Status {
+        if let Some(error) = self.error {
+            let mut messages =
+                vec![error.to_owned(), "retrying; the values below are the last received".to_owned()];
             messages.truncate(1 + usize::from(self.rates.last().is_some()));
-            return Verdict { word: "NO ANSWER", color: Color::Red, messages };
+            return Status { word: "NO ANSWER", color: Color::Red, messages };
         }
         let Some(overview) = self.rates.last() else {
-            return Verdict { word: "ASKING", color: Color::Yellow, messages: vec!["the server".to_owned()] };
+            return Status {
+                word: "CONNECTING",
+                color: Color::Yellow,
+                messages: vec!["no response yet".to_owned()],
+            };
         };
         if !overview.problems.is_empty() {
-            return Verdict { word: "NOT READY", color: Color::Red, messages: overview.problems.clone() };
+            return Status { word: "NOT READY", color: Color::Red, messages: overview.problems.clone() };
         }
-        let messages = self.notices(overview);
+        let messages = self.warnings(overview);
         if !messages.is_empty() {
-            return Verdict { word: "TROUBLE", color: Color::Yellow, messages };
+            return Status { word: "WARNING", color: Color::Yellow, messages };
         }
-        let doing = match overview.workers.len() {
+        let message = match overview.workers.len() {
             0 => "no worker is registered: no engine uses this server yet".to_owned(),
             workers => {
                 format!("{}, {}", many(workers as u64, "worker"), many(overview.sessions, "open session"))
             }
         };
-        Verdict { word: "HEALTHY", color: Color::Green, messages: vec![doing] }
+        Status { word: "HEALTHY", color: Color::Green, messages: vec![message] }
     }
 
-    /// What went wrong within the last minute although the server is ready.
-    fn notices(&self, overview: &Overview) -> Vec<String> {
+    /// Failures within the last minute of a server that is ready.
+    fn warnings(&self, overview: &Overview) -> Vec<String> {
         type Count = fn(&Overview) -> u64;
-        type Say = fn(u64) -> String;
-        let counted: [(Count, Say); 6] = [
-            (|o| o.l1.refused_objects, |n| format!("L1 had no room for {}", many(n, "object"))),
+        type Describe = fn(u64) -> String;
+        let counters: [(Count, Describe); 6] = [
+            (|o| o.l1.refused_objects, |n| format!("L1 was full for {}", many(n, "object"))),
             (|o| l2(o, |a| a.loads.failed_objects), |n| format!("{} from L2 failed", many(n, "read"))),
             (|o| l2(o, |a| a.stores.failed_objects), |n| format!("{} to L2 failed", many(n, "write"))),
             (|o| o.l2.late_objects, |n| format!("L2 was too slow for {}", many(n, "object"))),
-            (|o| l2(o, |a| a.dropped_objects), |n| format!("L2's full queue lost {}", many(n, "object"))),
-            (|o| o.stores.failed + o.retrieves.failed, |n| format!("{n} of the workers' copies failed")),
+            (
+                |o| l2(o, |a| a.dropped_objects),
+                |n| format!("the full L2 queue dropped {}", many(n, "object")),
+            ),
+            (|o| o.stores.failed + o.retrieves.failed, |n| format!("{n} copies by workers failed")),
         ];
         let recent = self.rates.recent();
-        let gained = counted.iter().filter_map(|(count, say)| {
-            let number = recent?.gained(count);
-            (number > 0).then(|| format!("{} in the last minute", say(number)))
+        let failures = counters.iter().filter_map(|(count, describe)| {
+            let number = recent?.increase(count);
+            (number > 0).then(|| format!("{} in the last minute", describe(number)))
         });
         let silent = overview.workers.iter().filter(|w| w.last_seen_seconds_ago > SILENT_SECONDS).count();
         let silence =
             (silent > 0).then(|| format!("{} silent for a minute or more", many(silent as u64, "worker")));
-        gained.chain(silence).collect()
+        failures.chain(silence).collect()
     }
 
     fn tiers(&self, overview: &Overview, area: Rect, buffer: &mut Buffer) {
         let mut lines = vec![self.hits(overview)];
         let l1 = &overview.l1;
-        let said = format!(
-            "{} of {}, {}, {} held",
+        let text = format!(
+            "{} of {}, {}, {} pinned",
             bytes(l1.used_bytes),
             bytes(l1.capacity_bytes),
             many(l1.objects, "object"),
             l1.held_objects
         );
-        lines.push(self.bar("L1", Some(part(l1.used_bytes, l1.capacity_bytes)), Color::Blue, said));
+        lines.push(self.bar("L1", Some(fraction(l1.used_bytes, l1.capacity_bytes)), Color::Blue, text));
         for adapter in overview.l2.adapters.iter().take(ADAPTERS_MAX) {
-            let fill = adapter.capacity_bytes.map(|capacity| part(adapter.used_bytes, capacity));
+            let fill = adapter.capacity_bytes.map(|capacity| fraction(adapter.used_bytes, capacity));
             let name = format!("L2 {}", adapter.type_name);
-            lines.push(self.bar(&name, fill, Color::Blue, adapter_words(adapter)));
+            lines.push(self.bar(&name, fill, Color::Blue, adapter_text(adapter)));
         }
         Paragraph::new(lines).render(area, buffer);
     }
@@ -192,22 +199,22 @@ impl View<'_> {
     fn hits(&self, overview: &Overview) -> Line<'static> {
         let lookups = &overview.lookups;
         let found = lookups.hit_l1_tokens + lookups.hit_l2_tokens;
-        let ever = match lookups.requested_tokens {
+        let overall = match lookups.requested_tokens {
             0 => "no lookups yet".to_owned(),
             tokens => {
-                format!("{} of {} since the start", percent(part(found, tokens)), many(tokens, "token"))
+                format!("{} of {} since the start", percent(fraction(found, tokens)), many(tokens, "token"))
             }
         };
         let rate = self.rates.recent().and_then(|recent| recent.hit_rate());
-        let said = match rate {
-            Some(rate) => format!("{} in L1, {} in L2; {ever}", percent(rate.l1), percent(rate.l2)),
-            None => ever,
+        let text = match rate {
+            Some(rate) => format!("{} in L1, {} in L2; {overall}", percent(rate.l1), percent(rate.l2)),
+            None => overall,
         };
-        self.bar("hit rate", rate.map(|rate| rate.all()), Color::Green, said)
+        self.bar("hit rate", rate.map(|rate| rate.total()), Color::Green, text)
     }
 
-    /// A name, a bar if there is something to fill, its number, and what else there is to say.
-    fn bar(&self, name: &str, fill: Option<f64>, color: Color, said: String) -> Line<'static> {
+    /// A name, a bar and its number if `fill` is known, and a text.
+    fn bar(&self, name: &str, fill: Option<f64>, color: Color, text: String) -> Line<'static> {
         let columns = fill.map_or(0, |fill| (fill.clamp(0.0, 1.0) * BAR as f64).round() as usize);
         let empty = if fill.is_some() { "░" } else { " " };
         let number = fill.map_or_else(|| "-".to_owned(), percent);
@@ -215,8 +222,8 @@ impl View<'_> {
             Span::raw(format!("{name:<NAME$.NAME$} ")),
             Span::styled("█".repeat(columns), self.palette.style(color)),
             Span::raw(empty.repeat(BAR - columns)).dim(),
-            Span::raw(format!("{number:>7}  ")).bold(),
-            Span::raw(said),
+            Span::raw(format!("{number:>6}  ")).bold(),
+            Span::raw(text),
         ])
     }
 
@@ -224,33 +231,33 @@ impl View<'_> {
         let recent = self.rates.recent();
         let traffic = recent.map(|recent| recent.traffic()).unwrap_or_default();
         let time =
-            |seconds: Option<f64>| seconds.map_or_else(String::new, |s| format!("{} a batch", duration(s)));
-        let reads = recent.and_then(|recent| recent.l2_seconds(|a| &a.loads));
-        let writes = recent.and_then(|recent| recent.l2_seconds(|a| &a.stores));
-        type Read = fn(&Moment) -> f64;
-        let row = |name, speed, read: Read, said| (name, speed, read, said);
+            |seconds: Option<f64>| seconds.map_or_else(String::new, |s| format!("{} per batch", duration(s)));
+        let reads = recent.and_then(|recent| recent.l2_batch_seconds(|a| &a.loads));
+        let writes = recent.and_then(|recent| recent.l2_batch_seconds(|a| &a.stores));
+        type Read = fn(&Sample) -> f64;
+        let row = |name, speed, read: Read, text| (name, speed, read, text);
         let mut rows = vec![
             row("retrieve", traffic.retrieved, |m| m.traffic.retrieved, String::new()),
             row("store", traffic.stored, |m| m.traffic.stored, String::new()),
         ];
         if !overview.l2.adapters.is_empty() {
-            let waiting = overview.l2.pending_objects;
-            let queue = if waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
+            let pending = overview.l2.pending_objects;
+            let queue = if pending > 0 { format!(", {pending} queued") } else { String::new() };
             rows.push(row("L2 read", traffic.l2_read, |m| m.traffic.l2_read, time(reads)));
             rows.push(row("L2 write", traffic.l2_written, |m| m.traffic.l2_written, time(writes) + &queue));
         }
         rows.push(row("evicted", traffic.evicted, |m| m.traffic.evicted, String::new()));
-        for ((name, speed, read, said), area) in rows.into_iter().zip(area.rows()) {
-            let words = [NAME + 1, NUMBER + 1].map(|columns| Constraint::Length(columns as u16));
-            let [name_area, number_area, curve_area, said_area] =
-                Layout::horizontal([words[0], words[1], Constraint::Fill(1), Constraint::Length(28)])
+        for ((name, speed, read, text), area) in rows.into_iter().zip(area.rows()) {
+            let widths = [NAME + 1, NUMBER + 1].map(|columns| Constraint::Length(columns as u16));
+            let [name_area, number_area, curve_area, text_area] =
+                Layout::horizontal([widths[0], widths[1], Constraint::Fill(1), Constraint::Length(28)])
                     .areas(area);
             Paragraph::new(name).render(name_area, buffer);
             let number = format!("{:>NUMBER$}", self::speed(speed));
             Paragraph::new(number.bold()).render(number_area, buffer);
-            Paragraph::new(format!("  {said}")).render(said_area, buffer);
-            let values: Vec<u64> = self.rates.moments().map(|moment| read(moment) as u64).collect();
-            // The newest is at the right, beside what it is.
+            Paragraph::new(format!("  {text}")).render(text_area, buffer);
+            let values: Vec<u64> = self.rates.samples().map(|sample| read(sample) as u64).collect();
+            // The newest sample is at the right.
             Sparkline::default()
                 .data(values)
                 .direction(RenderDirection::RightToLeft)
@@ -259,8 +266,8 @@ impl View<'_> {
         }
     }
 
-    fn below(&self, overview: &Overview, area: Rect, buffer: &mut Buffer) {
-        if area.width >= WIDE {
+    fn lower_part(&self, overview: &Overview, area: Rect, buffer: &mut Buffer) {
+        if area.width >= WIDE_MIN {
             let columns = [Constraint::Length(56), Constraint::Fill(1), Constraint::Length(34)];
             let [operations, workers, policies] = Layout::horizontal(columns).spacing(2).areas(area);
             self.operations(operations, buffer);
@@ -330,19 +337,19 @@ impl View<'_> {
     }
 }
 
-/// What an adapter holds, and whether it works.
-fn adapter_words(adapter: &L2Adapter) -> String {
+/// The space that an adapter uses, and its state.
+fn adapter_text(adapter: &L2Adapter) -> String {
     let capacity = adapter.capacity_bytes.map(|all| format!(" of {}", bytes(all))).unwrap_or_default();
-    let mut said = format!("{}{capacity}, {}", bytes(adapter.used_bytes), many(adapter.objects, "object"));
+    let mut text = format!("{}{capacity}, {}", bytes(adapter.used_bytes), many(adapter.objects, "object"));
     for (what, circuit) in [("reads", &adapter.reads), ("writes", &adapter.writes)] {
         if circuit != "closed" {
-            said.push_str(&format!(", {what} {}", circuit.to_uppercase()));
+            text.push_str(&format!(", {what} {}", circuit.to_uppercase()));
         }
     }
     if adapter.recovering {
-        said.push_str(", still counting");
+        text.push_str(", still counting");
     }
-    said
+    text
 }
 
 fn l2(overview: &Overview, read: fn(&L2Adapter) -> u64) -> u64 {
@@ -353,12 +360,12 @@ fn right<'a>(text: impl Into<Line<'a>>) -> Line<'a> {
     text.into().right_aligned()
 }
 
-fn part(some: u64, all: u64) -> f64 {
+fn fraction(some: u64, all: u64) -> f64 {
     some as f64 / (all as f64).max(1.0)
 }
 
-fn percent(part: f64) -> String {
-    format!("{:.1}%", part * 100.0)
+fn percent(fraction: f64) -> String {
+    format!("{:.1}%", fraction * 100.0)
 }
 
 fn speed(bytes_per_second: f64) -> String {
@@ -387,7 +394,7 @@ fn duration(seconds: f64) -> String {
     if number < 9.95 { format!("{number:.1} {unit}") } else { format!("{number:.0} {unit}") }
 }
 
-/// How long something has lasted, in its two largest units.
+/// A time span in its two largest units.
 fn span(seconds: f64) -> String {
     let seconds = seconds as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

@@ -22,7 +22,7 @@ fn worker(instance_id: &str, model_name: &str, last_seen_seconds_ago: f64) -> Wo
     }
 }
 
-/// A server that has worked for `t` tens of seconds, always at the same pace.
+/// The overview of a server under constant load, `t` times 10 s after its start.
 fn at(t: u64) -> Overview {
     let mib = 1 << 20;
     Overview {
@@ -36,7 +36,7 @@ fn at(t: u64) -> Overview {
             hit_l1_tokens: 76_000 * (t + 1),
             hit_l2_tokens: 7_400 * (t + 1),
         },
-        // What it copies grows, for the curves to have a form.
+        // Copies grow, so that the curves have a shape.
         stores: Copies { bytes: t * t * 24 * mib, ..Copies::default() },
         retrieves: Copies { bytes: t * t * 310 * mib, ..Copies::default() },
         l1: L1 {
@@ -101,33 +101,33 @@ fn rates(change: impl Fn(u64, &mut Overview)) -> Rates {
     rates
 }
 
-fn frame(rates: &Rates, trouble: Option<&str>, width: u16, height: u16) -> String {
-    let view = View { url: "http://127.0.0.1:8080", rates, trouble, palette: Palette::Plain };
+fn frame(rates: &Rates, error: Option<&str>, width: u16, height: u16) -> String {
+    let view = View { url: "http://127.0.0.1:8080", rates, error, palette: Palette::Plain };
     text(&view, Rect { x: 0, y: 0, width, height })
 }
 
-/// Compares with a file beside this one; `LARDER_WRITE_FRAMES=1` writes it, to be looked at.
-fn is_as_drawn(name: &str, frame: &str) {
+/// Compares with a file beside this one; `LARDER_WRITE_FRAMES=1` rewrites the file.
+fn assert_frame(name: &str, frame: &str) {
     let path = format!("{}/src/top/view/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     if env::var_os("LARDER_WRITE_FRAMES").is_some() {
         std::fs::write(&path, frame).expect("a file");
     }
-    let drawn = std::fs::read_to_string(&path).expect("the frame as it should be");
-    assert_eq!(frame, drawn, "{name}: now\n{frame}\nbefore\n{drawn}");
+    let expected = std::fs::read_to_string(&path).expect("the expected frame");
+    assert_eq!(frame, expected, "{name}: now\n{frame}\nbefore\n{expected}");
 }
 
 #[test]
-fn a_usual_terminal() {
-    is_as_drawn("80x24", &frame(&rates(|_, _| {}), None, 80, 24));
+fn draws_80_columns() {
+    assert_frame("80x24", &frame(&rates(|_, _| {}), None, 80, 24));
 }
 
 #[test]
-fn a_large_terminal() {
-    is_as_drawn("140x40", &frame(&rates(|_, _| {}), None, 140, 40));
+fn draws_140_columns() {
+    assert_frame("140x40", &frame(&rates(|_, _| {}), None, 140, 40));
 }
 
 #[test]
-fn no_size_is_too_small() {
+fn draws_in_any_size() {
     let rates = rates(|_, _| {});
     for (width, height) in [(0, 0), (1, 1), (20, 5), (79, 12), (500, 3)] {
         let frame = frame(&rates, None, width, height);
@@ -136,7 +136,7 @@ fn no_size_is_too_small() {
 }
 
 #[test]
-fn what_is_wrong_comes_first() {
+fn shows_problems_first() {
     let failing = rates(|_, overview| overview.problems = vec!["L2 adapter #1 (fs): writes fail".to_owned()]);
     let shown = frame(&failing, None, 80, 24);
     assert_eq!(shown.lines().nth(1), Some("NOT READY  L2 adapter #1 (fs): writes fail"));
@@ -145,31 +145,31 @@ fn what_is_wrong_comes_first() {
         overview.workers[1].last_seen_seconds_ago = 95.0;
     });
     let shown: Vec<String> = frame(&busy, None, 80, 24).lines().map(str::to_owned).collect();
-    assert_eq!(shown[1], "TROUBLE  L1 had no room for 15 objects in the last minute");
+    assert_eq!(shown[1], "WARNING  L1 was full for 15 objects in the last minute");
     assert_eq!(shown[2], "         1 worker silent for a minute or more");
 }
 
 #[test]
-fn a_server_that_is_gone_is_said_to_be_and_what_it_told_stays() {
+fn keeps_the_last_values_when_the_server_does_not_answer() {
     let gone = frame(&rates(|_, _| {}), Some("connection refused"), 80, 24);
     assert!(gone.lines().nth(1).is_some_and(|line| line == "NO ANSWER  connection refused"), "{gone}");
-    assert!(gone.contains("trying again") && gone.contains("83.4%"), "{gone}");
+    assert!(gone.contains("retrying") && gone.contains("83.4%"), "{gone}");
     let never = frame(&Rates::default(), Some("connection refused"), 80, 24);
     assert_eq!(never.lines().nth(1), Some("NO ANSWER  connection refused"));
-    assert!(frame(&Rates::default(), None, 80, 24).contains("ASKING"));
+    assert!(frame(&Rates::default(), None, 80, 24).contains("CONNECTING"));
 }
 
 #[test]
-fn a_circuit_that_is_open_is_seen_at_its_tier() {
+fn shows_an_open_circuit_at_its_adapter() {
     let open = rates(|_, overview| overview.l2.adapters[0].reads = "open".to_owned());
     assert!(frame(&open, None, 140, 40).contains("reads OPEN"));
 }
 
 #[test]
-fn without_colours_there_are_none() {
+fn plain_palette_has_no_colours() {
     let rates = rates(|_, _| {});
     let colours = |palette| {
-        let view = View { url: "", rates: &rates, trouble: Some("gone"), palette };
+        let view = View { url: "", rates: &rates, error: Some("gone"), palette };
         let area = Rect { x: 0, y: 0, width: 120, height: 30 };
         let mut buffer = Buffer::empty(area);
         view.render(area, &mut buffer);
@@ -180,7 +180,7 @@ fn without_colours_there_are_none() {
 }
 
 #[test]
-fn times_are_read_at_a_glance() {
+fn formats_times() {
     assert_eq!([4.2e-5, 9.96e-4, 0.0156, 1.0].map(duration), ["42 µs", "996 µs", "16 ms", "1.0 s"]);
     assert_eq!([0.9, 75.0, 7_400.0, 90_000.0].map(span), ["0 s", "1 min", "2 h 3 m", "1 d 1 h"]);
 }

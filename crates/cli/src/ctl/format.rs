@@ -1,23 +1,23 @@
-//! Reports as people read them. What a server does not tell, such as an older one, is left out.
+//! Responses as text. Fields that the response does not have, such as one of an older server, are left out.
 
 use serde_json::Value;
 
-/// Lines of a name and what is said of it.
+/// Lines of a name and a value.
 #[derive(Debug, Default)]
 struct Lines(Vec<(String, String)>);
 
 impl Lines {
-    fn add(&mut self, name: impl Into<String>, said: Option<String>) {
-        self.0.extend(said.map(|said| (name.into(), said)));
+    fn add(&mut self, name: impl Into<String>, value: Option<String>) {
+        self.0.extend(value.map(|value| (name.into(), value)));
     }
 
     fn text(self) -> String {
         let width = self.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        self.0.iter().map(|(name, said)| format!("{name:<width$}  {said}\n")).collect()
+        self.0.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
     }
 }
 
-/// How the server does.
+/// The response of `/status`.
 pub(super) fn status(report: &Value) -> String {
     let mut lines = Lines::default();
     lines.add("healthy", report["is_healthy"].as_bool().map(|yes| if yes { "yes" } else { "NO" }.to_owned()));
@@ -29,13 +29,13 @@ pub(super) fn status(report: &Value) -> String {
     lines.add("hit rate", hits["hit_rate"].as_f64().zip(hits["total_tokens"].as_u64()).map(hit_rate));
     lines.add("sessions", number(&report["active_sessions"]));
     lines.add("prefetches", number(&report["active_prefetch_jobs"]));
-    let waiting = &report["storage_manager"]["store_controller"]["pending_keys_count"];
-    lines.add("to store in L2", number(waiting).map(|n| format!("{n} objects")));
+    let pending = &report["storage_manager"]["store_controller"]["pending_keys_count"];
+    lines.add("pending writes", number(pending).map(|n| format!("{n} objects")));
     lines.add("workers", number(&report["worker_liveness"]["tracked_instances"]));
     lines.text()
 }
 
-/// What the server is: its version, configuration and status in one object.
+/// The responses of `/version`, `/config` and `/status` in one object.
 pub(super) fn description(url: &str, whole: &Value) -> String {
     let (status, mp) = (&whole["status"], &whole["config"]["mp"]);
     let (manager, storage) = (&status["storage_manager"], &whole["config"]["storage_manager"]);
@@ -48,7 +48,7 @@ pub(super) fn description(url: &str, whole: &Value) -> String {
     lines.add(
         "shared memory",
         text(&mp["shm_name"]).map(|name| match &*name {
-            "" => "none: bytes go through the socket".to_owned(),
+            "" => "none: bytes travel through the socket".to_owned(),
             name => format!("/dev/shm/lmcache_l1_pool_{name}"),
         }),
     );
@@ -68,14 +68,14 @@ pub(super) fn description(url: &str, whole: &Value) -> String {
     lines.text()
 }
 
-/// All quotas, one a line.
-pub(super) fn quotas(answer: &Value) -> String {
-    let users = answer["users"].as_object();
+/// All quotas, one per line.
+pub(super) fn quotas(response: &Value) -> String {
+    let users = response["users"].as_object();
     let Some(users) = users.filter(|users| !users.is_empty()) else { return "no quotas\n".to_owned() };
     let width = users.keys().map(|salt| salt.chars().count()).max().unwrap_or(0).max(4);
     let mut text = format!("{:<width$}  {:>12}  {:>12}\n", "SALT", "LIMIT GiB", "USED GiB");
-    for (salt, held) in users {
-        let gib = |name: &str| held[name].as_f64().unwrap_or_default();
+    for (salt, user) in users {
+        let gib = |name: &str| user[name].as_f64().unwrap_or_default();
         let (limit, used) = (gib("limit_gb"), gib("current_usage_gb"));
         text.push_str(&format!("{salt:<width$}  {limit:>12.3}  {used:>12.3}\n"));
     }
@@ -86,22 +86,22 @@ fn l1(l1: &Value) -> Option<String> {
     let (used, total) = (l1["memory_used_bytes"].as_u64()?, l1["memory_total_bytes"].as_u64()?);
     let per_cent = 100.0 * used as f64 / (total as f64).max(1.0);
     let objects = number(&l1["total_object_count"]).unwrap_or_default();
-    let held = number(&l1["read_locked_count"]).unwrap_or_default();
-    Some(format!("{} of {} ({per_cent:.0}%), {objects} objects, {held} held", bytes(used), bytes(total)))
+    let pinned = number(&l1["read_locked_count"]).unwrap_or_default();
+    Some(format!("{} of {} ({per_cent:.0}%), {objects} objects, {pinned} pinned", bytes(used), bytes(total)))
 }
 
 fn l2(adapter: &Value) -> String {
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     if let Some(used) = adapter["current_size_bytes"].as_u64() {
         let capacity = adapter["max_capacity_bytes"].as_u64();
-        said.push(capacity.map_or_else(|| bytes(used), |all| format!("{} of {}", bytes(used), bytes(all))));
+        parts.push(capacity.map_or_else(|| bytes(used), |all| format!("{} of {}", bytes(used), bytes(all))));
     }
-    said.extend(number(&adapter["stored_object_count"]).map(|n| format!("{n} objects")));
+    parts.extend(number(&adapter["stored_object_count"]).map(|n| format!("{n} objects")));
     match adapter["is_healthy"].as_bool() {
-        Some(true) => said.push("healthy".to_owned()),
+        Some(true) => parts.push("healthy".to_owned()),
         Some(false) => {
             let circuit = |name: &str| text(&adapter[name]).unwrap_or_else(|| "unknown".to_owned());
-            said.push(format!(
+            parts.push(format!(
                 "FAILING (circuits: reads {}, writes {})",
                 circuit("reads"),
                 circuit("writes")
@@ -109,7 +109,7 @@ fn l2(adapter: &Value) -> String {
         }
         None => {}
     }
-    said.join(", ")
+    parts.join(", ")
 }
 
 fn kind(adapter: &Value) -> &str {
@@ -118,13 +118,13 @@ fn kind(adapter: &Value) -> &str {
 
 fn worker(worker: &Value) -> String {
     let layout = &worker["kv_cache_layout"];
-    let said = [
+    let parts = [
         text(&worker["model_name"]),
         number(&worker["world_size"]).map(|n| format!("world size {n}")),
         number(&layout["num_layers"]).map(|n| format!("{n} layers")),
-        layout["cache_size_per_token"].as_u64().map(|n| format!("{} a token", bytes(n))),
+        layout["cache_size_per_token"].as_u64().map(|n| format!("{} per token", bytes(n))),
     ];
-    said.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn hit_rate((rate, tokens): (f64, u64)) -> String {
@@ -146,7 +146,7 @@ fn number(value: &Value) -> Option<String> {
     value.as_u64().map(|number| number.to_string())
 }
 
-/// Bytes with a unit that suits them.
+/// Bytes with the largest unit below them.
 pub(crate) fn bytes(bytes: u64) -> String {
     let mut size = bytes as f64;
     let mut unit = "B";
@@ -166,12 +166,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_the_unit_that_suits_them() {
+    fn bytes_have_the_largest_unit_below_them() {
         assert_eq!([0, 1023, 1536, 20 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "20.0 GiB"]);
     }
 
     #[test]
-    fn a_failing_tier_stands_out() {
+    fn failing_tier_is_in_capitals() {
         let adapter = json!({"type_name": "fs", "is_healthy": false, "reads": "closed", "writes": "open"});
         let report = json!({"is_healthy": false, "storage_manager": {"l2_adapters": [adapter]}});
         let expected = "healthy  NO\nL2 fs    FAILING (circuits: reads closed, writes open)\n";
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_report_says_nothing() {
+    fn empty_report_is_empty_text() {
         assert_eq!(status(&json!({})), "");
         assert_eq!(quotas(&json!({})), "no quotas\n");
     }
