@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use larder_server::config::{
-    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, PrefetchPolicy, SIZE_GIB_MAX, OffloadPolicy,
+    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, SIZE_GIB_MAX,
     TransferMode,
 };
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use larder_server::config::secret::{REDACTED, names_a_secret, redact, redact_url};
 use larder_server::config::{
-    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, PrefetchPolicy, OffloadPolicy, TransferMode, suggest,
+    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, TransferMode, suggest,
 };
 
 use super::flag::{FlagSpec, Kind, Range};

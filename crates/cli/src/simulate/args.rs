@@ -8,7 +8,7 @@ use larder_lab::simulate::size::{Size, SizeError};
 use larder_lab::simulate::sweep::Sweep;
 use larder_lab::simulate::trace::ReadOptions;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{PrefetchKind, OffloadKind};
+use larder_policy::{OffloadKind, PrefetchKind};
 use larder_server::config::suggest;
 
 use crate::report::Report;
@@ -138,8 +138,10 @@ impl Args {
                 "--eviction-policy",
                 policies(&self.eviction_policy, EvictionKind::ALL, EvictionKind::name),
             ),
-            store: check
-                .value("--l2-store-policy", policies(&self.l2_store_policy, OffloadKind::ALL, OffloadKind::name)),
+            store: check.value(
+                "--l2-store-policy",
+                policies(&self.l2_store_policy, OffloadKind::ALL, OffloadKind::name),
+            ),
             warmup: check.value("--warmup", warmup(&self.warmup)),
             concurrency: check.value("--concurrency", count(&self.concurrency)),
             threads: check

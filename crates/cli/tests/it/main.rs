@@ -1,9 +1,9 @@
-//! Tests of the `larder` binary, as its users meet it: words in, text and exit status out.
+//! Tests of the `larder` binary: arguments in, text and exit status out.
 
-mod command;
+mod binary;
 mod ctl;
 mod doctor;
-mod running;
+mod server;
 mod server_errors;
 mod server_flags;
 mod server_sources;

@@ -1,20 +1,20 @@
-//! Every mistake is one line that names the flag, all of them together, and exit status 2.
+//! Every error is one line that names the flag, all are printed together, and the exit status is 2.
 
-use crate::command::{Place, Ran, check};
+use crate::binary::{Finished, TestDir, check};
 
-fn assert_one_line(ran: &Ran, beginning: &str, inside: &str) {
-    assert_eq!((ran.status, ran.lines().len(), ran.stdout.as_str()), (Some(2), 1, ""), "{ran:#?}");
-    assert!(ran.stderr.starts_with(&format!("error: {beginning}")), "{beginning}: {ran:#?}");
-    assert!(ran.stderr.contains(inside), "{inside}: {ran:#?}");
+fn assert_one_line(run: &Finished, beginning: &str, inside: &str) {
+    assert_eq!((run.status, run.lines().len(), run.stdout.as_str()), (Some(2), 1, ""), "{run:#?}");
+    assert!(run.stderr.starts_with(&format!("error: {beginning}")), "{beginning}: {run:#?}");
+    assert!(run.stderr.contains(inside), "{inside}: {run:#?}");
 }
 
-/// What is wrong with an address, or with giving one to a build that pushes nothing.
-const OTLP_FAULT: &str =
+/// The error for an invalid address; for any in a build without OpenTelemetry.
+const OTLP_ERROR: &str =
     if cfg!(feature = "otel") { "must be http://HOST:PORT" } else { "built without OpenTelemetry" };
 
 #[test]
-fn each_bad_value_is_one_line_that_names_the_flag() {
-    let place = Place::new().file("empty", "\n").file("two", "a b");
+fn invalid_value_is_one_line_that_names_the_flag() {
+    let dir = TestDir::new().file("empty", "\n").file("two", "a b");
     let long = format!("ipc:///{}", "x".repeat(200));
     let cases: &[(&[&str], &str)] = &[
         (&["--port", "70000"], "must be a whole number from 1 to 65535"),
@@ -57,10 +57,10 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--metrics-sample-rate", "0"], "must be a number above 0 and up to 1"),
         (&["--lookup-hash-log-dir", "logs", "--disable-observability"], "needs observability"),
         (&["--enable-tracing"], "give --otlp-endpoint http://HOST:PORT"),
-        (&["--otlp-endpoint", "http://collector:http"], OTLP_FAULT),
-        (&["--otlp-endpoint", "grpc://collector:4317"], OTLP_FAULT),
+        (&["--otlp-endpoint", "http://collector:http"], OTLP_ERROR),
+        (&["--otlp-endpoint", "grpc://collector:4317"], OTLP_ERROR),
         (&["--coordinator-url", "coordinator:9300"], "must begin with http://"),
-        (&["--coordinator-url", "https://coordinator:9300"], "TLS is left to a proxy"),
+        (&["--coordinator-url", "https://coordinator:9300"], "for TLS use a proxy"),
         (&["--coordinator-heartbeat-interval", "0"], "must be a number above 0"),
         (&["--http-auth-token-file", "missing"], "cannot be read"),
         (&["--http-auth-token-file", "empty"], "must hold the token"),
@@ -73,13 +73,13 @@ fn each_bad_value_is_one_line_that_names_the_flag() {
         (&["--port"], "needs a value, --port N"),
         (&["--isolated-ipc=yes"], "takes no value"),
     ];
-    for (words, inside) in cases {
-        assert_one_line(&place.check(words, &[]), words[0], inside);
+    for (args, inside) in cases {
+        assert_one_line(&dir.check(args, &[]), args[0], inside);
     }
 }
 
 #[test]
-fn no_number_may_be_infinite_or_none_at_all() {
+fn numbers_must_be_finite() {
     let flags = [
         "--l1-size-gb",
         "--eviction-ratio",
@@ -96,17 +96,17 @@ fn no_number_may_be_infinite_or_none_at_all() {
         "--p2p-lookup-timeout",
         "--gc-monitor-min-pause-ms",
     ];
-    let place = Place::new();
+    let dir = TestDir::new();
     for flag in flags {
         for value in ["nan", "inf", "-inf", "-0.5", "1e400", "many"] {
-            assert_one_line(&place.check(&[flag, value], &[]), &format!("{flag} {value}: "), "must be");
+            assert_one_line(&dir.check(&[flag, value], &[]), &format!("{flag} {value}: "), "must be");
         }
     }
 }
 
 #[test]
-fn faults_in_json_are_one_line_each() {
-    let place = Place::new().file("bad.json", r#"{"type":"fs"}"#);
+fn each_error_in_json_is_one_line() {
+    let dir = TestDir::new().file("bad.json", r#"{"type":"fs"}"#);
     let cases = [
         ("--l2-adapter", "{", "Invalid JSON for --l2-adapter #1: "),
         ("--l2-adapter", "[]", "--l2-adapter #1: expected a JSON object, got list"),
@@ -147,12 +147,12 @@ fn faults_in_json_are_one_line_each() {
         ),
     ];
     for (flag, json, line) in cases {
-        assert_one_line(&place.check(&[flag, json], &[]), line, "");
+        assert_one_line(&dir.check(&[flag, json], &[]), line, "");
     }
 }
 
 #[test]
-fn pools_are_one_and_said_in_one_way() {
+fn accepts_one_pool_from_flags_or_json() {
     let pool = r#"{"type":"DRAM","tag":"_default","size_gb":0.03125}"#;
     assert_one_line(
         &check(&["--l1-manager", pool, "--l1-size-gb", "1"]),
@@ -167,8 +167,8 @@ fn pools_are_one_and_said_in_one_way() {
 }
 
 #[test]
-fn all_problems_are_told_together_and_nothing_else() {
-    let ran = Place::new().larder(
+fn prints_all_errors_together() {
+    let run = TestDir::new().larder(
         &[
             "server",
             "--port=70000",
@@ -183,7 +183,7 @@ fn all_problems_are_told_together_and_nothing_else() {
         ],
         &[("LMCACHE_SERVER_HTTP_PORT", "x")],
     );
-    assert_eq!((ran.status, ran.stdout.as_str()), (Some(2), ""), "{ran:#?}");
+    assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{run:#?}");
     let expected = "\
 error: --chunk-sise: no such flag, did you mean '--chunk-size'?
 error: --port 70000: must be a whole number from 1 to 65535
@@ -196,23 +196,23 @@ error: --http-port x (from LMCACHE_SERVER_HTTP_PORT): must be a whole number fro
 error: --l2-adapter #1 ('fs'): base_path must be a non-empty string, got nothing
 error: --l2-adapter #1 ('fs'): unknown field 'base_pth', did you mean 'base_path'?
 ";
-    assert_eq!(ran.stderr, expected);
+    assert_eq!(run.stderr, expected);
 }
 
 #[test]
-fn a_size_beyond_dev_shm_is_refused_with_its_remedies() {
+fn size_above_dev_shm_is_an_error_with_remedies() {
     assert_one_line(
         &check(&["--l1-size-gb", "1048576"]),
         "--l1-size-gb 1048576: /dev/shm has ",
         "--shm-size=",
     );
-    let ran = check(&["--l1-size-gb", "1048576", "--shm-fallback"]);
-    assert_eq!((ran.status, ran.effective("shm-name")), (Some(0), ("\"\"", "shm-fallback")));
-    assert_eq!(ran.lines().len(), 1);
+    let run = check(&["--l1-size-gb", "1048576", "--shm-fallback"]);
+    assert_eq!((run.status, run.effective("shm-name")), (Some(0), ("\"\"", "shm-fallback")));
+    assert_eq!(run.lines().len(), 1);
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn closed_pipe_is_not_an_error() {
     let script = format!(
         "'{}' server --help | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}",
         env!("CARGO_BIN_EXE_larder")

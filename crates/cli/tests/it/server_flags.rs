@@ -1,26 +1,25 @@
-//! Every flag of the reference's server takes its documented value, and has its fate.
+//! Every flag of LMCache's server accepts its documented value and is served, ignored or refused as documented.
 
-use crate::command::{Place, check};
+use crate::binary::{TestDir, check};
 
-/// What becomes of a flag.
-enum Fate {
-    /// It is in the effective configuration, with this value.
+enum Expected {
+    /// The effective configuration has this value.
     Is(&'static str),
-    /// It is set aside with one warning.
+    /// One warning that it has no effect.
     Ignored,
-    /// It ends the start with one line.
+    /// One error.
     Refused,
-    /// It is taken without a word.
+    /// No message.
     Silent,
 }
-use Fate::{Ignored, Is, Refused, Silent};
+use Expected::{Ignored, Is, Refused, Silent};
 
 /// In a build without OpenTelemetry the flag is refused.
-const fn with_otel(fate: Fate) -> Fate {
-    if cfg!(feature = "otel") { fate } else { Refused }
+const fn with_otel(expected: Expected) -> Expected {
+    if cfg!(feature = "otel") { expected } else { Refused }
 }
 
-const FLAGS: &[(&[&str], Fate)] = &[
+const FLAGS: &[(&[&str], Expected)] = &[
     // Request server
     (&["--instance-id", "node-a"], Is("\"node-a\"")),
     (&["--transport", "zmq"], Is("\"zmq\"")),
@@ -123,7 +122,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--disable-prometheus"], Silent),
     (&["--disable-logging"], Ignored),
     (&["--disable-grpc-metrics"], Ignored),
-    // Only with a collector to send them to.
+    // Needs a collector.
     (&["--enable-tracing"], Refused),
     (&["--enable-tracing", "--otlp-endpoint", "http://localhost:4317"], with_otel(Is("true"))),
     (&["--otlp-endpoint", "http://localhost:4317"], with_otel(Is("\"http://localhost:4317\""))),
@@ -162,7 +161,7 @@ const FLAGS: &[(&[&str], Fate)] = &[
     (&["--output", "out.json"], Silent),
     (&["--quiet"], Silent),
     (&["-q"], Silent),
-    // Ours
+    // Only in larder
     (&["--listen", "ipc:///tmp/lmcache.sock"], Is("[\"ipc:///tmp/lmcache.sock\"]")),
     (&["--shm-fallback"], Is("true")),
     (&["--shutdown-timeout", "2.5"], Is("2.5")),
@@ -176,27 +175,27 @@ const FLAGS: &[(&[&str], Fate)] = &[
 ];
 
 #[test]
-fn each_flag_takes_its_documented_value_and_has_its_fate() {
-    let place = Place::new().file("l2.json", r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1}"#);
-    for (words, fate) in FLAGS {
-        let ran = place.check(words, &[]);
-        let name = words[0].trim_start_matches('-');
+fn each_flag_is_served_ignored_or_refused_as_documented() {
+    let dir = TestDir::new().file("l2.json", r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1}"#);
+    for (args, expected) in FLAGS {
+        let run = dir.check(args, &[]);
+        let name = args[0].trim_start_matches('-');
         let name = name.strip_prefix("no-").unwrap_or(name);
-        match fate {
+        match expected {
             Is(value) => {
-                assert_eq!((ran.status, ran.lines()), (Some(0), vec![]), "{words:?}");
-                assert_eq!(ran.effective(name), (*value, "command line"), "{words:?}");
+                assert_eq!((run.status, run.lines()), (Some(0), vec![]), "{args:?}");
+                assert_eq!(run.effective(name), (*value, "command line"), "{args:?}");
             }
-            Silent => assert_eq!((ran.status, ran.lines()), (Some(0), vec![]), "{words:?}"),
+            Silent => assert_eq!((run.status, run.lines()), (Some(0), vec![]), "{args:?}"),
             Ignored => {
-                assert_eq!((ran.status, ran.lines().len()), (Some(0), 1), "{words:?} {ran:#?}");
-                let begin = format!("warning: {}", words[0]);
-                assert!(ran.stderr.starts_with(&begin) && ran.stderr.contains("no effect"), "{ran:#?}");
+                assert_eq!((run.status, run.lines().len()), (Some(0), 1), "{args:?} {run:#?}");
+                let begin = format!("warning: {}", args[0]);
+                assert!(run.stderr.starts_with(&begin) && run.stderr.contains("no effect"), "{run:#?}");
             }
             Refused => {
-                assert_eq!((ran.status, ran.lines().len()), (Some(2), 1), "{words:?} {ran:#?}");
-                assert!(ran.stderr.starts_with(&format!("error: {}", words[0])), "{ran:#?}");
-                assert_eq!(ran.stdout, "");
+                assert_eq!((run.status, run.lines().len()), (Some(2), 1), "{args:?} {run:#?}");
+                assert!(run.stderr.starts_with(&format!("error: {}", args[0])), "{run:#?}");
+                assert_eq!(run.stdout, "");
             }
         }
     }
@@ -204,7 +203,7 @@ fn each_flag_takes_its_documented_value_and_has_its_fate() {
 
 /// Every flag that `lmcache server --help` lists is in the table above.
 #[test]
-fn no_flag_of_the_reference_is_missing() {
+fn no_flag_of_lmcache_is_missing() {
     let reference = "instance-id transport host port chunk-size null-block-id max-workers max-gpu-workers \
         max-cpu-workers grpc-server-workers hash-algorithm engine-type supported-transfer-mode isolated-ipc \
         runtime-plugin-locations runtime-plugin-config shm-name script-allowed-imports run-script-api-enabled \
@@ -224,57 +223,57 @@ fn no_flag_of_the_reference_is_missing() {
         coordinator-blend-timeout coordinator-blend-match-concurrency format output quiet";
     for name in reference.split_whitespace() {
         let flag = format!("--{name}");
-        assert!(FLAGS.iter().any(|(words, _)| words[0] == flag), "{flag}");
+        assert!(FLAGS.iter().any(|(args, _)| args[0] == flag), "{flag}");
     }
 }
 
 #[test]
-fn old_names_set_the_new_ones() {
-    let ran = check(&["--disable-prometheus", "--coordinator-l2-event-flush-interval", "3"]);
-    assert_eq!(ran.effective("disable-metrics"), ("true", "command line"));
-    assert_eq!(ran.effective("coordinator-event-flush-interval"), ("3", "command line"));
+fn aliases_set_the_current_flags() {
+    let run = check(&["--disable-prometheus", "--coordinator-l2-event-flush-interval", "3"]);
+    assert_eq!(run.effective("disable-metrics"), ("true", "command line"));
+    assert_eq!(run.effective("coordinator-event-flush-interval"), ("3", "command line"));
 }
 
 #[test]
-fn abbreviations_mean_what_they_mean_to_the_reference() {
-    let ran = check(&["--l1-size=0.0625", "--evic=noop", "--shm=x", "--ch", "128"]);
-    assert_eq!((ran.status, ran.lines().len()), (Some(2), 1), "{ran:#?}");
-    assert!(ran.stderr.contains("--evic: ambiguous, it could be --eviction-policy, "), "{ran:#?}");
-    let ran = check(&["--l1-size=0.0625", "--eviction-p=noop", "--shm=x", "--chunk", "128"]);
-    assert_eq!(ran.effective("l1-size-gb").0, "0.0625");
-    assert_eq!(ran.effective("eviction-policy").0, "\"noop\"");
-    assert_eq!(ran.effective("shm-name").0, "\"x\"");
-    assert_eq!(ran.effective("chunk-size").0, "128");
+fn abbreviations_are_resolved_as_in_lmcache() {
+    let run = check(&["--l1-size=0.0625", "--evic=noop", "--shm=x", "--ch", "128"]);
+    assert_eq!((run.status, run.lines().len()), (Some(2), 1), "{run:#?}");
+    assert!(run.stderr.contains("--evic: ambiguous, it could be --eviction-policy, "), "{run:#?}");
+    let run = check(&["--l1-size=0.0625", "--eviction-p=noop", "--shm=x", "--chunk", "128"]);
+    assert_eq!(run.effective("l1-size-gb").0, "0.0625");
+    assert_eq!(run.effective("eviction-policy").0, "\"noop\"");
+    assert_eq!(run.effective("shm-name").0, "\"x\"");
+    assert_eq!(run.effective("chunk-size").0, "128");
 }
 
 #[test]
-fn what_the_operator_renders_works() {
-    let words = "--host 0.0.0.0 --port 5556 --l1-size-gb 0.05 --chunk-size 256 --max-workers 1 --hash-algorithm blake3 \
+fn accepts_the_command_line_of_the_lmcache_operator() {
+    let args = "--host 0.0.0.0 --port 5556 --l1-size-gb 0.05 --chunk-size 256 --max-workers 1 --hash-algorithm blake3 \
         --eviction-policy LRU --eviction-trigger-watermark 0.80 --eviction-ratio 0.20 --prometheus-port 9090 \
         --disable-prometheus";
-    let ran = check(&words.split_whitespace().collect::<Vec<_>>());
-    assert_eq!((ran.status, ran.lines()), (Some(0), vec![]));
+    let run = check(&args.split_whitespace().collect::<Vec<_>>());
+    assert_eq!((run.status, run.lines()), (Some(0), vec![]));
 }
 
 #[test]
-fn the_bare_command_fills_in_the_rest() {
-    let ran = Place::new().larder(&["server", "--check-config", "--shm-fallback", "--port=6001"], &[]);
-    assert_eq!(ran.status, Some(0), "{ran:#?}");
-    assert_eq!(ran.effective("l1-size-gb").1, "from free memory");
-    assert_eq!(ran.effective("eviction-policy"), ("\"LRU\"", "default"));
-    assert_eq!(ran.effective("supported-transfer-mode"), ("\"auto\"", "default"));
-    assert_eq!(ran.effective("instance-id").1, "random");
+fn computes_values_that_are_not_given() {
+    let run = TestDir::new().larder(&["server", "--check-config", "--shm-fallback", "--port=6001"], &[]);
+    assert_eq!(run.status, Some(0), "{run:#?}");
+    assert_eq!(run.effective("l1-size-gb").1, "from free memory");
+    assert_eq!(run.effective("eviction-policy"), ("\"LRU\"", "default"));
+    assert_eq!(run.effective("supported-transfer-mode"), ("\"auto\"", "default"));
+    assert_eq!(run.effective("instance-id").1, "random");
 }
 
 #[test]
-fn help_and_version_are_data() {
-    let place = Place::new();
-    for words in [&["server", "--help"][..], &["server", "-h"], &["--help"], &["--version"]] {
-        let ran = place.larder(words, &[]);
-        assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{words:?}");
-        assert!(!ran.stdout.is_empty());
+fn help_and_version_go_to_stdout() {
+    let dir = TestDir::new();
+    for args in [&["server", "--help"][..], &["server", "-h"], &["--help"], &["--version"]] {
+        let run = dir.larder(args, &[]);
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{args:?}");
+        assert!(!run.stdout.is_empty());
     }
-    let help = place.larder(&["server", "--help", "--port", "nonsense"], &[]).stdout;
+    let help = dir.larder(&["server", "--help", "--port", "nonsense"], &[]).stdout;
     for heading in
         ["Request server:", "L1: host memory:", "Eviction:", "HTTP:", "Metrics and logs:", "Coordinator:"]
     {

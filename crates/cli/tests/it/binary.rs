@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A directory of one's own, gone when dropped.
-pub(crate) struct Place {
+/// A new directory, removed when dropped.
+pub(crate) struct TestDir {
     dir: PathBuf,
 }
 
-impl Place {
+impl TestDir {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("larder-it-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -19,13 +19,13 @@ impl Place {
         Self { dir }
     }
 
-    /// A file in the directory.
+    /// Adds a file.
     pub(crate) fn file(self, name: &str, text: &str) -> Self {
         self.write(name, text);
         self
     }
 
-    /// Where `name` in the directory is.
+    /// The path of `name` in the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -35,56 +35,56 @@ impl Place {
         std::fs::write(self.dir.join(name), text).expect("a file in it");
     }
 
-    /// What a file in the directory says.
+    /// Reads a file in the directory.
     pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.join(name)).expect("the file is there")
     }
 
-    /// Runs `larder` with these words and this environment.
-    pub(crate) fn larder(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
-        let output = self.command(words).envs(variables.iter().copied()).output();
-        Ran::new(output.expect("the binary runs"))
+    /// Runs `larder` with these arguments and this environment.
+    pub(crate) fn larder(&self, args: &[&str], variables: &[(&str, &str)]) -> Finished {
+        let output = self.command(args).envs(variables.iter().copied()).output();
+        Finished::new(output.expect("the binary runs"))
     }
 
-    /// Runs `larder` with these words and this on stdin.
-    pub(crate) fn larder_reading(&self, words: &[&str], input: &str) -> Ran {
+    /// Runs `larder` with these arguments and `input` on stdin.
+    pub(crate) fn larder_with_stdin(&self, args: &[&str], input: &str) -> Finished {
         self.write("stdin", input);
         let input = File::open(self.dir.join("stdin")).expect("the file just written");
-        Ran::new(self.command(words).stdin(input).output().expect("the binary runs"))
+        Finished::new(self.command(args).stdin(input).output().expect("the binary runs"))
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command.args(words).current_dir(&self.dir).env_clear();
+        command.args(args).current_dir(&self.dir).env_clear();
         command
     }
 
     /// Runs `larder server --check-config`, with an L1 small enough for any `/dev/shm`.
-    pub(crate) fn check(&self, words: &[&str], variables: &[(&str, &str)]) -> Ran {
+    pub(crate) fn check(&self, args: &[&str], variables: &[(&str, &str)]) -> Finished {
         let sized = ["--l1-size-gb", "--l1-manager"]
             .iter()
-            .any(|flag| words.iter().any(|word| word.starts_with(flag)))
+            .any(|flag| args.iter().any(|word| word.starts_with(flag)))
             || variables.iter().any(|(name, _)| name.contains("L1_"));
         let size: &[&str] = if sized { &[] } else { &["--l1-size-gb=0.03125"] };
-        self.larder(&[&["server", "--check-config"], size, words].concat(), variables)
+        self.larder(&[&["server", "--check-config"], size, args].concat(), variables)
     }
 }
 
-impl Drop for Place {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-/// How a run ended.
+/// The exit status and output of a run.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct Finished {
     pub(crate) status: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Ran {
+impl Finished {
     fn new(output: Output) -> Self {
         Self {
             status: output.status.code(),
@@ -93,12 +93,12 @@ impl Ran {
         }
     }
 
-    /// The lines on stderr.
+    /// The lines of stderr.
     pub(crate) fn lines(&self) -> Vec<&str> {
         self.stderr.lines().collect()
     }
 
-    /// The value of `name` in the effective configuration, and where it came from.
+    /// The value of `name` in the effective configuration, and its origin.
     pub(crate) fn effective(&self, name: &str) -> (&str, &str) {
         let found = self.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
         let line = found.unwrap_or_else(|| panic!("no {name} in {self:#?}"));
@@ -107,7 +107,7 @@ impl Ran {
     }
 }
 
-/// Runs `larder server --check-config` with these words.
-pub(crate) fn check(words: &[&str]) -> Ran {
-    Place::new().check(words, &[])
+/// Runs `larder server --check-config` with these arguments.
+pub(crate) fn check(args: &[&str]) -> Finished {
+    TestDir::new().check(args, &[])
 }
