@@ -109,7 +109,7 @@ fn ping_ready_fails_with_a_failing_tier() {
 
 #[test]
 fn quotas_are_set_listed_and_deleted() {
-    let server = TestServer::with(|config, place| {
+    let server = TestServer::with(|config, dir| {
         config.eviction.policy = EvictionKind::IsolatedLru;
         config.state_dir = Some(dir.path("state"));
     });

@@ -65,7 +65,7 @@ impl TestServer {
 
     /// A server whose L2 is the directory `l2` in `dir`.
     pub(crate) fn with_fs_l2() -> Self {
-        Self::with(|config, place| {
+        Self::with(|config, dir| {
             let adapter = format!(r#"{{"type":"fs","base_path":"{}"}}"#, dir.path("l2").display());
             config.l2.adapters = vec![parse_adapter(1, &adapter).expect("a valid adapter")];
         })
