@@ -231,7 +231,7 @@ impl View<'_> {
         let recent = self.rates.recent();
         let traffic = recent.map(|recent| recent.traffic()).unwrap_or_default();
         let time =
-            |seconds: Option<f64>| seconds.map_or_else(String::new, |s| format!("{} per batch", duration(s)));
+            |seconds: Option<f64>| seconds.map_or_else(String::new, |s| format!("{}/batch", duration(s)));
         let reads = recent.and_then(|recent| recent.l2_batch_seconds(|a| &a.loads));
         let writes = recent.and_then(|recent| recent.l2_batch_seconds(|a| &a.stores));
         type Read = fn(&Sample) -> f64;
@@ -326,7 +326,7 @@ impl View<'_> {
             ("store".to_owned(), policies.store.clone()),
         ];
         if let Some(learned) = &policies.learned {
-            rows.push(("rules".to_owned(), learned.leader.clone()));
+            rows.push(("active".to_owned(), learned.leader.clone()));
             let experts = learned.experts.iter();
             rows.extend(experts.map(|e| (format!("  {}", e.name), format!("lost {:.0}", e.lost_chunks))));
         }

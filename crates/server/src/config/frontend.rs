@@ -1,4 +1,4 @@
-//! What an operator's tools see: the admin API, metrics, logs, and the coordinator of a fleet.
+//! The admin API, metrics, logs, and the coordinator of a fleet.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,9 @@ pub struct HttpConfig {
     pub host: String,
     /// TCP port to bind.
     pub port: u16,
-    /// The bearer token that destructive calls must carry; `None` asks for none.
+    /// The bearer token that calls which change something must carry; `None`: no token needed.
     pub auth_token: Option<Secret>,
-    /// Whether the endpoints that show or change the insides of the process are served.
+    /// Whether the endpoints that show or change the process itself are served.
     pub debug_endpoints: bool,
     /// Whether each request is logged.
     pub access_log: bool,
@@ -32,16 +32,16 @@ impl Default for HttpConfig {
     }
 }
 
-/// What is counted, and where it can be scraped.
+/// Metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsConfig {
-    /// Whether anything is observed at all: counters, traces, reports to a coordinator.
+    /// Whether anything is collected: metrics, traces, reports to a coordinator.
     pub observability: bool,
     /// Whether counters and histograms are kept. Implies [`MetricsConfig::observability`].
     pub enabled: bool,
-    /// A port of its own for `/metrics`, beside the one of the admin API; `None` unless asked for.
+    /// A second port for `/metrics`, beside the admin API's; `None`: no second port.
     pub prometheus_port: Option<u16>,
-    /// Share of chunks whose life is followed in histograms, in (0, 1].
+    /// Fraction of chunks whose residency is measured in histograms, in (0, 1].
     pub sample_rate: f64,
     /// Whether each series carries this server's instance id as a label.
     pub instance_label: bool,
@@ -59,16 +59,16 @@ impl Default for MetricsConfig {
     }
 }
 
-/// What is logged, and how.
+/// Logging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoggingConfig {
     /// The least severe level that is logged.
     pub level: LogLevel,
-    /// How a line looks.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// Whether requests leave lines (at debug) and a summary (at info).
+    /// Whether requests are logged (at debug), with a summary (at info).
     pub requests: bool,
-    /// How often throughput and memory use are summed up in a line; `None` when off.
+    /// Time between log lines that summarize throughput and memory use; `None`: off.
     pub extra_interval: Option<Duration>,
 }
 
@@ -83,46 +83,46 @@ named_choice! {
     LogLevel {
         /// Everything.
         Trace = "trace",
-        /// What each request does.
+        /// Each request.
         Debug = "debug",
         /// Changes of state.
         Info = "info",
-        /// What was unexpected, and handled.
+        /// Unexpected and handled.
         Warn = "warn",
-        /// What a person must look at.
+        /// A person must look at it.
         Error = "error",
     }
 }
 
 named_choice! {
-    /// How a log line looks.
+    /// Format of log lines.
     LogFormat {
         /// For people.
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }
 
-/// The files that keep the hashes of every lookup, for analysis later.
+/// Log files with the hashes of every lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupHashLogConfig {
-    /// The directory the files go to.
+    /// Directory of the files.
     pub dir: PathBuf,
-    /// A file is closed after this long.
+    /// A file is closed after this time.
     pub rotation_interval: Duration,
     /// A file is closed at this size.
     pub rotation_max_bytes: u64,
-    /// Files kept; beyond this the oldest is deleted.
+    /// Maximum number of files; the oldest is deleted.
     pub max_files: usize,
 }
 
-/// The fleet coordinator and what it is told.
+/// The coordinator of the fleet, and the reports to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorConfig {
-    /// Its base address; `None` when there is none.
+    /// Base address; `None`: no coordinator.
     pub url: Option<String>,
-    /// The address it should reach this server at; `None`: the outbound one.
+    /// Address at which it reaches this server; `None`: the outbound address.
     pub advertise_ip: Option<String>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,

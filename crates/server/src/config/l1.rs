@@ -1,4 +1,4 @@
-//! The first tier: the arena in host memory, its leases, and what leaves it under pressure.
+//! The first tier: the arena in host memory, its leases and its eviction.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ pub use larder_policy::eviction::EvictionConfig;
 /// The order in which objects are evicted from a tier.
 pub use larder_policy::eviction::EvictionKind as EvictionPolicy;
 
-/// The tag of the only pool, unless `--l1-manager` names it otherwise.
+/// The tag of the only pool, unless `--l1-manager` gives another.
 pub use larder_l2::config::DEFAULT_TAG;
 
-/// The arena and the life of the leases on it.
+/// The arena, and the lifetime of leases on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct L1Config {
     /// The pool's name; an L2 adapter's affinity tag refers to it.
@@ -27,18 +27,18 @@ pub struct L1Config {
     /// Names the shared-memory file, see [`L1Config::shm_path`]. `None`: no shared memory, bytes travel through
     /// the request socket.
     pub shm_name: Option<String>,
-    /// Whether to go on without shared memory where `/dev/shm` has no room, rather than refuse to start.
+    /// Whether to run without shared memory if `/dev/shm` is too small, instead of an error.
     pub shm_fallback: bool,
     /// Whether the arena takes 2 MiB pages from the kernel's reserve. Never together with shared memory.
     pub hugepages: bool,
-    /// A read lease ends this long after it was taken.
+    /// A read lease expires after this time.
     pub read_ttl: Duration,
-    /// A write reservation ends this long after it was made.
+    /// A write reservation expires after this time.
     pub write_ttl: Duration,
 }
 
 impl L1Config {
-    /// The shared-memory file workers open: they know the name only, so the rest is fixed by the protocol.
+    /// The shared-memory file that workers open. The protocol fixes its path except for the name.
     pub fn shm_path(&self) -> Option<String> {
         self.shm_name.as_deref().map(shm_path)
     }
@@ -64,21 +64,21 @@ impl Default for L1Config {
     }
 }
 
-/// The shared-memory name of a server that was given none. It depends on the port alone, so a restarted server
-/// finds and reclaims what its predecessor left behind.
+/// The default shared-memory name. It depends on the port only, so that a restarted server finds and removes the
+/// file of the previous one.
 pub fn default_shm_name(port: u16) -> String {
     format!("larder_{port}")
 }
 
-/// Reads one `--l1-manager`; what it leaves open stays as in `defaults`.
+/// Parses the JSON of `--l1-manager`; `defaults` has the values of absent fields.
 pub fn parse_manager(
     text: &str,
     defaults: (L1Config, EvictionConfig),
 ) -> Result<(L1Config, EvictionConfig), Vec<SpecError>> {
     let subject = "--l1-manager";
-    let map = parse_object(subject, text).map_err(|fault| vec![fault])?;
+    let map = parse_object(subject, text).map_err(|error| vec![error])?;
     let conflict =
-        |fault: &str| vec![SpecError::Conflict { subject: subject.to_owned(), error: fault.to_owned() }];
+        |error: &str| vec![SpecError::Conflict { subject: subject.to_owned(), error: error.to_owned() }];
     match map.get("type").and_then(Value::as_str) {
         Some("DRAM") => {}
         Some("DEVDAX") => return Err(conflict("type DEVDAX is not part of this server; use type DRAM")),
@@ -99,7 +99,7 @@ pub fn parse_manager(
     if let Some(name) = fields.text("shm_name") {
         l1.shm_name = (!name.is_empty()).then(|| name.to_owned());
     }
-    // Memory is always committed as it is first used, so these two change nothing.
+    // Without effect: memory is always committed as it is first used.
     fields.boolean("use_lazy", true);
     fields.positive("init_size_gb");
     let seconds = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
@@ -108,8 +108,8 @@ pub fn parse_manager(
     if let Some(block) = fields.object("eviction") {
         read_eviction(block, &mut eviction, &mut fields);
     }
-    let faults = name_unknown_fields(fields.finish());
-    if faults.is_empty() { Ok((l1, eviction)) } else { Err(faults) }
+    let errors = reword_unknown_fields(fields.finish());
+    if errors.is_empty() { Ok((l1, eviction)) } else { Err(errors) }
 }
 
 fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, outer: &mut Fields<'_>) {
@@ -122,23 +122,23 @@ fn read_eviction(block: &Map<String, Value>, eviction: &mut EvictionConfig, oute
     eviction.ratio = fields.positive_fraction("eviction_ratio").unwrap_or(eviction.ratio);
     eviction.background_trim |=
         block.contains_key("trigger_watermark") || block.contains_key("eviction_ratio");
-    let mut faults = fields.finish();
-    if faults.iter().any(|fault| matches!(fault, SpecError::UnknownField { .. })) {
-        faults.retain(|fault| !matches!(fault, SpecError::UnknownField { .. }));
+    let mut errors = fields.finish();
+    if errors.iter().any(|error| matches!(error, SpecError::UnknownField { .. })) {
+        errors.retain(|error| !matches!(error, SpecError::UnknownField { .. }));
         outer.conflict("eviction must contain policy, watermark and ratio settings only");
     }
-    outer.add_errors(faults);
+    outer.add_errors(errors);
 }
 
-/// Puts unknown fields into the words that people search for.
-fn name_unknown_fields(faults: Vec<SpecError>) -> Vec<SpecError> {
-    let in_other_words = |fault| match fault {
+/// Gives errors about unknown fields the text that LMCache has.
+fn reword_unknown_fields(errors: Vec<SpecError>) -> Vec<SpecError> {
+    let reword = |error| match error {
         SpecError::UnknownField { subject, field, hint } => {
             SpecError::Conflict { subject, error: format!("Unknown L1 fields: ['{field}']{hint}") }
         }
         other => other,
     };
-    faults.into_iter().map(in_other_words).collect()
+    errors.into_iter().map(reword).collect()
 }
 
 #[cfg(test)]
@@ -146,12 +146,12 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
-        let faults = parse_manager(text, Default::default()).expect_err("a fault");
-        faults.iter().map(ToString::to_string).collect()
+        let errors = parse_manager(text, Default::default()).expect_err("an error");
+        errors.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn a_pool_takes_all_its_fields_and_leaves_the_rest() {
+    fn parses_all_fields_and_keeps_other_defaults() {
         let text = r#"{"type":"DRAM","tag":"hot","size_gb":0.5,"align_bytes":8192,"shm_name":"x","use_hugepages":false,
             "use_lazy":true,"init_size_gb":20,"read_ttl_seconds":7,"eviction":{"trigger_watermark":0.5}}"#;
         let (l1, eviction) = parse_manager(text, Default::default()).expect("a valid pool");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_one_line() {
+    fn each_error_is_one_line() {
         let cases = [
             ("[1]", "--l1-manager: expected a JSON object, got list"),
             ("{}", "--l1-manager requires type DRAM, DEVDAX or GDS (this server: DRAM)"),

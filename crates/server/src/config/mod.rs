@@ -1,13 +1,12 @@
-//! What the operator meant: the server's configuration, validated, with every default filled in.
+//! The server's configuration: validated, with every default filled in.
 //!
-//! The command line turns what was *typed* (flags, environment, file) into these types and hands over
-//! nothing else. Whoever holds a [`Config`] need not check it again. Each field carries its unit in its
-//! name or in its type: sizes are bytes, times are [`Duration`]s.
+//! The command line builds a [`Config`] from flags, environment and file; the server does not check it again. Sizes
+//! are in bytes unless the name says otherwise, times are [`Duration`]s.
 //!
 //! - [`l1`]: the arena, its leases and its eviction.
-//! - [`l2`]: the adapters of the second tier, parsed from their JSON.
-//! - [`frontend`]: everything an operator's tools see: HTTP, metrics, logs, the coordinator.
-//! - [`otlp`]: where metrics and traces are pushed to.
+//! - [`l2`]: the adapters of the second tier.
+//! - [`frontend`]: HTTP, metrics, logs, the coordinator.
+//! - [`otlp`]: the OpenTelemetry collector.
 //! - [`secret`]: values that must never be printed.
 //! - [`suggest`]: guesses what a misspelt name was meant to be.
 //!
@@ -19,9 +18,6 @@ pub mod l2;
 pub mod otlp;
 mod reference;
 
-use std::collections::hash_map::RandomState;
-use std::fmt;
-use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,57 +37,57 @@ pub const MIB: u64 = 1 << 20;
 /// The whole configuration of one server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Who this server is, to a coordinator and in the metrics. A random UUID unless given.
+    /// Name of this server for a coordinator and in metrics. A random UUID unless given.
     pub instance_id: String,
-    /// Where and how requests arrive.
+    /// Endpoints and threads for requests.
     pub rpc: RpcConfig,
     /// Tokens per chunk, the unit of hashing. At least 1.
     pub chunk_tokens: u32,
-    /// The engine's block id that stands for "no KV data here".
+    /// The engine's block id that stands for absent KV data.
     pub null_block_id: i64,
-    /// How tokens become chunk hashes.
+    /// Hash function of chunks.
     pub hash_algorithm: HashAlgorithm,
-    /// Whether each sliding-window size gets an object group of its own (hybrid models).
+    /// Whether each sliding-window size has its own object group (hybrid models).
     pub separate_object_groups: bool,
     /// The first tier: host memory.
     pub l1: L1Config,
-    /// What leaves L1 when room is needed.
+    /// Eviction from L1.
     pub eviction: EvictionConfig,
-    /// What a cache salt without a quota of its own may hold in each tier that enforces quotas; `None`:
-    /// no limit.
+    /// Limit for each cache salt without its own quota, in each tier that enforces quotas; `None`: no
+    /// limit.
     pub quota_default_bytes: Option<u64>,
     /// The second tier.
     pub l2: L2Config,
-    /// When silent workers and idle sessions are given up.
+    /// Timeouts of silent workers and idle sessions.
     pub liveness: LivenessConfig,
-    /// Store and eviction records kept for KV-event subscribers; 0 turns the channel off.
+    /// Store and eviction records kept for KV-event subscribers; 0: no event streams.
     pub kv_event_log_records: usize,
     /// The admin API.
     pub http: HttpConfig,
-    /// What is counted, and where it can be scraped.
+    /// Metrics.
     pub metrics: MetricsConfig,
-    /// Where metrics and traces are pushed to, besides; `None`: nowhere.
+    /// The OpenTelemetry collector that metrics and traces are pushed to, if any.
     pub otlp: Option<OtlpConfig>,
-    /// What is logged, and how.
+    /// Logging.
     pub logging: LoggingConfig,
-    /// One JSON line for each lookup, written to files; `None` when off.
+    /// Log files with the hashes of each lookup; `None`: off.
     pub lookup_hash_log: Option<LookupHashLogConfig>,
-    /// Where what has to outlast the server is kept; `None`: nothing is.
+    /// Directory for state that survives a restart; `None`: none is kept.
     pub state_dir: Option<PathBuf>,
-    /// Where what is asked is recorded, for `larder simulate`; `None` when it is not.
+    /// File in which requests are recorded for `larder simulate`; `None`: off.
     pub record: Option<PathBuf>,
-    /// Whether other sizes and policies are tried on a sample of what is asked (`GET /cache/whatif`).
+    /// Whether other L1 sizes and policies are evaluated on a sample of the requests (`GET /cache/whatif`).
     pub whatif: bool,
-    /// The fleet coordinator this server reports to.
+    /// The coordinator of the fleet.
     pub coordinator: CoordinatorConfig,
-    /// How long a shutdown may take to finish what was accepted.
+    /// Time within which a shutdown finishes accepted requests.
     pub shutdown_timeout: Duration,
-    /// The server ends once nobody has been connected for this long; `None`: it stays.
+    /// The server stops when nothing has been connected for this long; `None`: never.
     pub exit_when_idle: Option<Duration>,
 }
 
 impl Config {
-    /// The tiers in which quotas of cache salts have an effect: `l1`, and `l2` if some adapter enforces them.
+    /// The tiers that enforce quotas: `l1`, and `l2` if any adapter does.
     pub fn quota_tiers(&self) -> Vec<&'static str> {
         let in_l1 = self.eviction.policy == EvictionPolicy::IsolatedLru;
         let in_l2 = self.l2.adapters.iter().any(L2AdapterConfig::enforces_quotas);
@@ -104,7 +100,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What the bare command means, except for [`L1Config::bytes`]: the command line sizes L1 to the machine.
+    /// The configuration without any flag, except for [`L1Config::bytes`], which the command line computes.
     fn default() -> Self {
         Self {
             instance_id: random_instance_id(),
@@ -134,7 +130,7 @@ impl Default for Config {
     }
 }
 
-/// Where requests arrive, who serves them, and which ways of moving bytes they may use.
+/// Endpoints and threads for requests, and the supported transfers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RpcConfig {
     /// Host name or address of the main request endpoint.
@@ -145,7 +141,7 @@ pub struct RpcConfig {
     pub listen: Vec<String>,
     /// Threads that serve requests.
     pub worker_threads: WorkerThreads,
-    /// Which side of the connection may move the bytes.
+    /// Whether the server or the engine may copy the bytes.
     pub transfer_mode: TransferMode,
 }
 
@@ -169,10 +165,10 @@ impl Default for RpcConfig {
     }
 }
 
-/// Sizes of the thread pools. Each is at least 1.
+/// Sizes of the thread pools, each at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerThreads {
-    /// Threads unless a pool says otherwise.
+    /// Threads of a pool without its own number.
     pub base: usize,
     /// Threads that copy between a device and the arena.
     pub gpu: usize,
@@ -194,7 +190,7 @@ impl Default for WorkerThreads {
     }
 }
 
-/// Declares a choice of named values: the names as the flag, the file and `GET /config` spell them.
+/// Declares an enum with names, as in the flag, the file and `GET /config`.
 macro_rules! named_choice {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)+ }) => {
         $(#[$doc])*
@@ -204,17 +200,17 @@ macro_rules! named_choice {
         }
 
         impl $type {
-            /// Every value, in the order in which they are offered.
+            /// Every value.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The value's name, as it is typed.
+            /// The value's name.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
                 }
             }
 
-            /// The value of that name.
+            /// The value with this name.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+
@@ -233,31 +229,31 @@ macro_rules! named_choice {
 use named_choice;
 
 named_choice! {
-    /// Who moves the bytes between the engine's blocks and the arena.
+    /// What copies the bytes between the engine's blocks and the arena.
     TransferMode {
-        /// The server copies, reaching into the engine's memory.
+        /// The server copies, with access to the engine's memory.
         LmcacheDriven = "lmcache_driven",
-        /// The engine copies, reaching into the arena.
+        /// The engine copies, with access to the arena.
         EngineDriven = "engine_driven",
-        /// Both, as each worker asks.
+        /// Either, as each worker requests.
         Auto = "auto",
     }
 }
 
 impl TransferMode {
-    /// Whether workers may copy by themselves.
+    /// Whether workers may copy.
     pub const fn serves_engine_driven(self) -> bool {
         matches!(self, Self::EngineDriven | Self::Auto)
     }
 
-    /// Whether workers may ask the server to copy.
+    /// Whether workers may request that the server copies.
     pub const fn serves_lmcache_driven(self) -> bool {
         matches!(self, Self::LmcacheDriven | Self::Auto)
     }
 }
 
 named_choice! {
-    /// How the tokens of a chunk, and all before it, become its hash.
+    /// Hash function of a chunk: its tokens and all before them.
     HashAlgorithm {
         /// BLAKE3, 32 bytes.
         Blake3 = "blake3",
@@ -266,14 +262,14 @@ named_choice! {
     }
 }
 
-/// When silence means that somebody is gone.
+/// Timeouts of silent workers and idle sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LivenessConfig {
-    /// A worker that has pinged before and stays silent this long loses its registration; `None` never.
+    /// A worker that has pinged before and is silent this long is unregistered; `None`: never.
     pub worker_reap_timeout: Option<Duration>,
-    /// A worker that registered and never pinged loses its registration after this long.
+    /// A worker that has not pinged within this time after its registration is unregistered.
     pub worker_registration_grace: Duration,
-    /// A request session nobody used for this long is ended.
+    /// A request session that is unused this long is ended.
     pub session_ttl: Duration,
 }
 
@@ -288,25 +284,8 @@ impl Default for LivenessConfig {
 }
 
 /// A random version-4 UUID, as text.
-///
-/// It tells servers apart and guards nothing, so the standard library's per-process hash keys are random enough.
 pub fn random_instance_id() -> String {
-    let word = || RandomState::new().hash_one(std::process::id());
-    let bits = (u128::from(word()) << 64) | u128::from(word());
-    let bits = (bits & !(0xf << 76)) | (0x4 << 76); // version 4
-    let bits = (bits & !(0x3 << 62)) | (0x2 << 62); // variant 1
-    Uuid(bits).to_string()
-}
-
-/// 128 bits, printed in the five groups of a UUID.
-struct Uuid(u128);
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = format!("{:032x}", self.0);
-        let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-        f.write_str(&groups.join("-"))
-    }
+    uuid::Uuid::new_v4().to_string()
 }
 
 #[cfg(test)]
@@ -314,16 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instance_ids_are_version_4_uuids_and_differ() {
-        let (one, other) = (random_instance_id(), random_instance_id());
-        assert_ne!(one, other);
-        assert_eq!(one.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert_eq!(one.as_bytes()[14], b'4', "{one}");
-        assert!(b"89ab".contains(&one.as_bytes()[19]), "{one}");
-    }
-
-    #[test]
-    fn the_main_endpoint_comes_first_and_ipv6_hosts_get_brackets() {
+    fn main_endpoint_is_first_and_ipv6_hosts_have_brackets() {
         let rpc = RpcConfig {
             host: "::1".to_owned(),
             listen: vec!["ipc:///tmp/x.sock".to_owned()],
@@ -333,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_choices_read_back() {
+    fn names_are_parsed_back() {
         for mode in TransferMode::ALL {
             assert_eq!(TransferMode::from_name(mode.name()), Some(*mode));
         }

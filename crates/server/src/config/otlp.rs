@@ -1,58 +1,58 @@
-//! Where metrics and traces are pushed to.
+//! The OpenTelemetry collector that metrics and traces are pushed to.
 
 use axum::http::Uri;
 
 use super::Secret;
 
-/// The port of OTLP over gRPC where an address names none.
+/// The default port of OTLP over gRPC.
 const PORT: u16 = 4317;
 
-/// Who metrics and traces say they are from, unless somebody has chosen a name.
+/// The default `service.name`.
 pub const SERVICE_NAME: &str = "larder";
 
-/// An OpenTelemetry collector, and what it is told of this server.
+/// An OpenTelemetry collector, and what identifies this server to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtlpConfig {
-    /// Its address, as [`parse_endpoint`] gives it.
+    /// Address, as returned by [`parse_endpoint`].
     pub endpoint: String,
-    /// What every call carries: names in lower case, and values.
+    /// Headers of every call: names in lower case, and values.
     pub headers: Vec<(String, Secret)>,
-    /// What is said of this server, `service.name` included and `service.instance.id` not.
+    /// Resource attributes of this server, with `service.name` and without `service.instance.id`.
     pub resource: Vec<(String, String)>,
-    /// Whether traces are pushed, beside metrics.
+    /// Whether traces are pushed as well as metrics.
     pub tracing: bool,
 }
 
 impl OtlpConfig {
-    /// A collector that nothing but the address is known of.
+    /// A collector with default settings.
     pub fn new(endpoint: String) -> Self {
         let resource = vec![("service.name".to_owned(), SERVICE_NAME.to_owned())];
         Self { endpoint, headers: Vec::new(), resource, tracing: false }
     }
 
-    /// What this server is called.
+    /// The `service.name` of this server.
     pub fn service_name(&self) -> &str {
         let named = self.resource.iter().find(|(name, _)| name == "service.name");
         named.map_or(SERVICE_NAME, |(_, value)| value)
     }
 }
 
-/// `http://HOST:PORT` of an address. As in LMCache, `http://` may be missing, and a path means nothing.
+/// Converts an address to `http://HOST:PORT`. As in LMCache, `http://` may be missing and a path is ignored.
 ///
 /// # Errors
-/// What is wrong with it, for people, in the words that follow the flag and the value.
+/// The end of a message that begins with the flag and the value.
 pub fn parse_endpoint(text: &str) -> Result<String, &'static str> {
     const SHAPE: &str = "must be http://HOST:PORT, where a collector takes OTLP over gRPC";
     let address = match text.split_once("://") {
         None => text,
         Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err("must begin with http://; TLS is left to a collector on this node"),
+        Some(("https", _)) => return Err("must begin with http://; for TLS use a collector on this node"),
         Some(_) => return Err(SHAPE),
     };
     let uri: Uri = format!("http://{address}").parse().map_err(|_| SHAPE)?;
     let authority = uri.authority().ok_or(SHAPE)?;
     if authority.as_str().contains('@') {
-        return Err("must not hold a password; OTEL_EXPORTER_OTLP_HEADERS may");
+        return Err("must not contain a password; OTEL_EXPORTER_OTLP_HEADERS may");
     }
     let host = authority.host();
     let port = match authority.as_str().strip_prefix(host).ok_or(SHAPE)? {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_lmcache_takes_them() {
+    fn accepts_addresses_as_lmcache_does() {
         for (text, meant) in [
             ("http://localhost:4317", "http://localhost:4317"),
             ("collector:5000", "http://collector:5000"),

@@ -1,7 +1,7 @@
-//! The configuration in the shape of the reference's `GET /config`.
+//! The configuration as JSON with the fields of LMCache's `GET /config`.
 //!
-//! Tools read it (the Python SDK needs `mp.chunk_size` and `mp.shm_name`), so every member the reference has is
-//! there with its type; what this server does not have stands at the value that means "off".
+//! Tools read it (the Python SDK needs `mp.chunk_size` and `mp.shm_name`), so every field of LMCache is present with
+//! its type; features that this server does not have are at the value for "off".
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::secret::{REDACTED, redact};
 use super::{Config, EvictionConfig, GIB, L2AdapterConfig, OtlpConfig};
 
 impl Config {
-    /// The configuration in the reference's shape. Secrets are covered.
+    /// The configuration with LMCache's fields, secrets replaced by `***`.
     pub fn to_reference_json(&self) -> Value {
         let mut value = json!({
             "mp": self.mp(),
@@ -88,7 +88,7 @@ impl Config {
         let l1 = json!({
             "memory_config": {
                 "size_in_bytes": self.l1.bytes,
-                // Memory is committed as it is first used; nothing is taken in advance.
+                // Memory is committed as it is first used.
                 "use_lazy": true,
                 "init_size_in_bytes": 0,
                 "align_bytes": self.l1.align_bytes,
@@ -140,7 +140,7 @@ impl Config {
             "tracing_enabled": self.otlp.as_ref().is_some_and(|otlp| otlp.tracing),
             "otlp_endpoint": self.otlp.as_ref().map(|otlp| &otlp.endpoint),
             "otlp_service_name": self.otlp.as_ref().map(OtlpConfig::service_name),
-            // Where metrics are to be found, which without a port of their own is the admin API's.
+            // Without a port of their own, metrics are on the admin API's.
             "prometheus_port": self.metrics.prometheus_port.unwrap_or(self.http.port),
             "metrics_sample_rate": self.metrics.sample_rate,
             "metrics_instance_label": self.metrics.instance_label,
@@ -179,11 +179,11 @@ mod tests {
     use super::*;
     use crate::config::{Secret, l2};
 
-    /// Every member of the reference's answer, as it was seen, with the type of its value.
+    /// Every field of LMCache's response, with the type of its value.
     const SHAPE: &str = include_str!("reference_shape.txt");
 
     #[test]
-    fn every_member_of_the_reference_is_there_with_its_type() {
+    fn has_every_field_of_lmcache_with_its_type() {
         let mut config = Config::default();
         config.l2.adapters =
             vec![l2::parse_adapter(1, r#"{"type":"fs","base_path":"/data"}"#).expect("a valid adapter")];
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_covered() {
+    fn secrets_are_redacted() {
         let mut config = Config::default();
         config.http.auth_token = Some(Secret::new("hunter2"));
         config.coordinator.url = Some("http://me:hunter2@coordinator:9300".to_owned());
