@@ -1,12 +1,10 @@
-//! Golden vectors: what the reference sends, computes and names, in `tests/vectors/`.
+//! Golden vectors: messages, cache keys and pickles of the reference, in `tests/vectors/`.
 //!
 //! Each test fails if its file has no usable record, so that a renamed field cannot turn it off.
 
 #[path = "../properties/bodies.rs"]
 mod bodies;
 mod frames;
-mod hashes;
 mod keys;
-mod names;
 mod pickle;
 mod support;

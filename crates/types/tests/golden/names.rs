@@ -8,7 +8,7 @@ use crate::support::{object_key, records, text};
 const FILE: &str = "object_names.json";
 
 #[test]
-fn names_are_those_of_the_reference() {
+fn names_equal_those_of_the_reference() {
     let mut unsupported = Vec::new();
     let mut checked = 0;
     for record in records(FILE, "vectors") {
@@ -34,7 +34,7 @@ fn names_are_those_of_the_reference() {
 }
 
 #[test]
-fn file_names_parse_back_as_in_the_reference() {
+fn file_names_parse_as_in_the_reference() {
     let (mut keys, mut refused) = (0, 0);
     for record in records(FILE, "vectors") {
         let name = text(&record, "fs_filename");
@@ -55,7 +55,7 @@ fn file_names_parse_back_as_in_the_reference() {
 }
 
 #[test]
-fn json_without_the_defaulted_fields_is_read() {
+fn reads_json_without_defaulted_fields() {
     let text = r#"{"chunk_hash_hex": "ab", "model_name": "m", "kv_rank": 1}"#;
     let json: ObjectKeyJson = serde_json::from_str(text).unwrap();
     let key = ObjectKey::try_from(json).unwrap();

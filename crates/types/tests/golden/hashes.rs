@@ -16,7 +16,7 @@ fn hasher(record: &Value) -> TokenHasher {
 }
 
 #[test]
-fn hashes_are_those_of_the_reference() {
+fn hashes_equal_those_of_the_reference() {
     let lists = &document(FILE)["token_lists"];
     let mut checked = 0;
     for record in records(FILE, "vectors") {
@@ -41,7 +41,7 @@ fn hashes_are_those_of_the_reference() {
 }
 
 #[test]
-fn the_built_in_hash_is_refused() {
+fn refuses_the_builtin_hash() {
     let builtin = |record: &Value| record["algorithm"].as_str() == Some("builtin");
     let records: Vec<Value> = records(FILE, "vectors").into_iter().filter(builtin).collect();
     assert!(!records.is_empty());
@@ -53,7 +53,7 @@ fn the_built_in_hash_is_refused() {
 /// The reference keeps the hashes of a session's first tokens when other tokens follow under the same
 /// id. Hashing the second list by itself must not give those.
 #[test]
-fn other_tokens_give_other_hashes_whatever_came_before() {
+fn hashes_do_not_depend_on_earlier_token_lists() {
     let session = records(FILE, "vectors").into_iter().find(|record| record["session"] == true);
     let session = session.expect("a session record");
     let all = tokens(&document(FILE)["token_lists"]["count300"]);
