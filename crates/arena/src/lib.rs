@@ -1,15 +1,15 @@
-//! The arena: the memory that objects lie in, shared with every engine worker on the node.
+//! The memory of L1, shared with every engine worker on the node.
 //!
-//! Workers map the segment by name and copy in and out of slots themselves. So this side never
-//! forms a reference to its bytes: a peer may be writing any of them. It copies through raw
-//! pointers, and only what a lease says is still ([`Arena::read`], [`Arena::write`]).
+//! Workers map the segment by name and copy in and out of slots themselves and may write any byte at any
+//! time, so this side never forms a reference to the memory. It copies through raw pointers, and only
+//! ranges that a reservation or a lease keeps unchanged ([`Arena::read`], [`Arena::write`]).
 //!
-//! **Memory is committed as it is needed**, from low offsets to high. [`Arena::populate`] backs
-//! everything below an offset with pages: slots are handed out only below that mark, so a worker
-//! never meets a full `/dev/shm` as a `SIGBUS`. Where the kernel offers it, a whole 2 MiB page is
-//! made at a time: one small page is touched and the range collapsed (`MADV_COLLAPSE`, which works
-//! on tmpfs whatever its `huge=` option says). A worker then takes one page fault per 2 MiB instead
-//! of 512; measured here, its first copy into such memory is as fast as any later one.
+//! **Memory is committed as it is needed**, from low offsets to high. [`Arena::commit`] backs everything
+//! below an offset with pages. Slots are handed out only below that mark, so that a full `/dev/shm` never
+//! reaches a worker as a `SIGBUS`. Where the kernel offers it, a whole 2 MiB page is committed at a time:
+//! one small page is touched and the range collapsed (`MADV_COLLAPSE`, which works on tmpfs with any
+//! `huge=` option). A worker then takes one page fault per 2 MiB instead of 512, and its first copy is as
+//! fast as later ones.
 
 #![expect(unsafe_code, reason = "maps and copies memory that other processes write")]
 
@@ -21,21 +21,21 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-pub use self::region::{Hold, Region};
+pub use self::region::{IoPin, Region};
 
 use self::mapping::{Backing, Mapping};
 use self::segment::Segment;
 
-/// What workers' names for the segment begin with.
+/// Prefix of the segment's name.
 pub const SEGMENT_PREFIX: &str = "lmcache_l1_pool_";
 
 /// Size of a huge page, and so the step in which memory is committed, in bytes.
-pub const POPULATE_STEP: u64 = 2 << 20;
+pub const COMMIT_STEP: u64 = 2 << 20;
 
-/// Why there is no arena.
+/// The arena cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// A living process holds the segment of that name.
+    /// A running process holds the segment of that name.
     #[error(
         "shared memory /dev/shm/{name} is held by a running server; stop it or choose another --shm-name"
     )]
@@ -85,30 +85,29 @@ pub struct OutOfRange {
     pub size: u64,
 }
 
-/// The memory of L1. The segment's name is free again once the arena is dropped, or [before](Arena::free_name).
+/// The memory of L1. Dropping it removes the segment's name, unless [`Arena::free_name`] did.
 #[derive(Debug)]
 pub struct Arena {
     mapping: Mapping,
     segment: Option<Segment>,
-    populated: AtomicU64,
-    maker: Mutex<Maker>,
-    /// A step has been made, or has failed.
-    stepped: Condvar,
+    committed: AtomicU64,
+    commit_state: Mutex<CommitState>,
+    /// Notified after each step, whether it succeeded or failed.
+    step_done: Condvar,
 }
 
-/// Who makes pages.
 #[derive(Debug, Default)]
-struct Maker {
-    /// Somebody is making a step.
+struct CommitState {
+    /// A thread is committing a step.
     is_busy: bool,
-    /// The kernel is not worth asking for huge pages.
+    /// The kernel cannot make huge pages here.
     no_huge: bool,
 }
 
 impl Arena {
     /// A segment that workers can map as `/dev/shm/lmcache_l1_pool_NAME`, mode 0600. The prefix is
-    /// not doubled and a leading `/` is dropped. A segment that a crashed server left behind is
-    /// replaced; one that a living server holds is not.
+    /// not doubled and a leading `/` is dropped. The segment of a crashed server is replaced, that of a
+    /// running one is not.
     ///
     /// # Errors
     /// See [`ArenaError`].
@@ -122,7 +121,7 @@ impl Arena {
         Ok(Self::new(mapping, Some(segment)))
     }
 
-    /// Memory of this process alone, for workers that are sent the bytes.
+    /// Memory of this process alone, for workers that receive chunks as pickles.
     ///
     /// # Errors
     /// [`ArenaError::System`].
@@ -139,9 +138,9 @@ impl Arena {
         Self {
             mapping,
             segment,
-            populated: AtomicU64::new(0),
-            maker: Mutex::default(),
-            stepped: Condvar::new(),
+            committed: AtomicU64::new(0),
+            commit_state: Mutex::default(),
+            step_done: Condvar::new(),
         }
     }
 
@@ -150,8 +149,7 @@ impl Arena {
         self.segment.as_ref().map(Segment::name)
     }
 
-    /// Frees the segment's name, as dropping the arena does, while the memory is still in use. Doing it again
-    /// does nothing.
+    /// Removes the segment's name while the memory is still in use. Calling it again does nothing.
     pub fn free_name(&self) {
         if let Some(segment) = &self.segment {
             segment.free_name();
@@ -164,59 +162,59 @@ impl Arena {
     }
 
     /// Everything below this offset is backed by pages.
-    pub fn populated(&self) -> u64 {
-        self.populated.load(Ordering::Acquire)
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
     }
 
-    /// Backs everything below `end` with pages, and the rest of the step that `end` lies in.
-    /// Cheap if that is done already. One caller at a time makes pages; the others wait for what they
-    /// need and no longer, however much more it goes on to make.
+    /// Backs everything below `end` with pages, rounded up to [`COMMIT_STEP`]. Returns at once if that is
+    /// done already. One caller at a time commits; the others wait until their own `end` is reached, not
+    /// until that caller is finished.
     ///
     /// # Errors
-    /// If the system has no memory left; what was backed before stays so.
-    pub fn populate(&self, end: u64) -> io::Result<()> {
-        let target = end.next_multiple_of(POPULATE_STEP).min(self.size());
-        if self.populated() >= target {
+    /// The system has no memory left; earlier steps stay committed.
+    pub fn commit(&self, end: u64) -> io::Result<()> {
+        let target = end.next_multiple_of(COMMIT_STEP).min(self.size());
+        if self.committed() >= target {
             return Ok(());
         }
-        // Not a lock around the whole: whoever makes step after step would take it again before anybody
-        // who waits for it has woken up.
-        let mut maker = self.maker();
-        while self.populated() < target {
-            if maker.is_busy {
-                maker = self.stepped.wait(maker).unwrap_or_else(PoisonError::into_inner);
+        // The lock is released during each step. Held over all steps, or taken again right after each, it
+        // would keep a caller waiting whose `end` is reached already.
+        let mut state = self.commit_state();
+        while self.committed() < target {
+            if state.is_busy {
+                state = self.step_done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            maker.is_busy = true;
-            let mut no_huge = maker.no_huge;
-            drop(maker);
-            let from = self.populated();
-            let len = POPULATE_STEP.min(self.size() - from);
-            let made = self.populate_step(&mut no_huge, from, len);
-            if made.is_ok() {
-                self.populated.store(from + len, Ordering::Release);
+            state.is_busy = true;
+            let mut no_huge = state.no_huge;
+            drop(state);
+            let from = self.committed();
+            let len = COMMIT_STEP.min(self.size() - from);
+            let result = self.commit_step(&mut no_huge, from, len);
+            if result.is_ok() {
+                self.committed.store(from + len, Ordering::Release);
             }
-            maker = self.maker();
-            *maker = Maker { is_busy: false, no_huge };
-            self.stepped.notify_all();
-            made?;
+            state = self.commit_state();
+            *state = CommitState { is_busy: false, no_huge };
+            self.step_done.notify_all();
+            result?;
         }
         Ok(())
     }
 
-    fn maker(&self) -> MutexGuard<'_, Maker> {
-        self.maker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn commit_state(&self) -> MutexGuard<'_, CommitState> {
+        self.commit_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn populate_step(&self, no_huge: &mut bool, offset: u64, len: u64) -> io::Result<()> {
+    fn commit_step(&self, no_huge: &mut bool, offset: u64, len: u64) -> io::Result<()> {
         match self.mapping.backing(offset, len)? {
-            // Somebody else has been here: a worker that backs the whole pool when it maps it.
+            // A worker that commits the whole segment when it maps it.
             Backing::All => return Ok(()),
             Backing::Some => {}
-            // Only an empty range is worth a huge page: collapsing pages that exist copies them.
-            Backing::None if !*no_huge && len == POPULATE_STEP => match self.mapping.make_huge(offset, len) {
+            // Only for an empty range: collapsing existing pages would copy them.
+            Backing::None if !*no_huge && len == COMMIT_STEP => match self.mapping.make_huge(offset, len) {
                 Ok(()) => return Ok(()),
-                // Not this time (no free huge page, or a page in use) or not with this kernel.
+                // Either not now (no free huge page, or a page in use), or never with this kernel.
                 Err(e) => *no_huge = e.kind() == io::ErrorKind::InvalidInput,
             },
             Backing::None => {}
@@ -229,7 +227,7 @@ impl Arena {
 
     /// Copies `bytes` into the arena at `offset`.
     ///
-    /// The caller holds the reservation of that range; nobody else may be writing there.
+    /// The caller has reserved the range; nothing else may write there.
     ///
     /// # Errors
     /// [`OutOfRange`]; nothing is written then.
@@ -241,7 +239,7 @@ impl Arena {
 
     /// Fills `into` with the bytes at `offset`.
     ///
-    /// The caller holds a share of the object that lies there; nobody may be writing it.
+    /// The caller has pinned the object in that range; nothing may write there.
     ///
     /// # Errors
     /// [`OutOfRange`]; `into` is left as it was then.
@@ -275,47 +273,54 @@ mod tests {
     }
 
     #[test]
-    fn workers_see_what_is_written_and_the_file_goes_with_the_arena() {
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn written_bytes_are_in_segment_file_until_arena_is_dropped() {
         let name = name("see");
-        let arena = Arena::shared(&name, 3 * POPULATE_STEP + 4096).unwrap();
+        let arena = Arena::shared(&name, 3 * COMMIT_STEP + 4096).unwrap();
         assert_eq!(arena.name(), Some(format!("{SEGMENT_PREFIX}{name}").as_str()));
         let meta = std::fs::metadata(path(&name)).unwrap();
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
-        assert_eq!(meta.len(), 3 * POPULATE_STEP + 4096);
-        arena.populate(arena.size()).unwrap();
-        assert_eq!(arena.populated(), arena.size());
-        arena.write(POPULATE_STEP - 2, b"across").unwrap();
+        assert_eq!(meta.len(), 3 * COMMIT_STEP + 4096);
+        arena.commit(arena.size()).unwrap();
+        assert_eq!(arena.committed(), arena.size());
+        arena.write(COMMIT_STEP - 2, b"across").unwrap();
         let file = std::fs::read(path(&name)).unwrap();
-        assert_eq!(&file[POPULATE_STEP as usize - 2..][..6], b"across");
+        assert_eq!(&file[COMMIT_STEP as usize - 2..][..6], b"across");
         let mut back = [0; 6];
-        arena.read(POPULATE_STEP - 2, &mut back).unwrap();
+        arena.read(COMMIT_STEP - 2, &mut back).unwrap();
         assert_eq!(&back, b"across");
         drop(arena);
         assert!(!path(&name).exists());
     }
 
     #[test]
-    fn populating_commits_memory_only_below_the_mark() {
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn commits_memory_only_below_the_given_offset() {
         let name = name("commit");
-        let arena = Arena::shared(&name, 16 * POPULATE_STEP).unwrap();
+        let arena = Arena::shared(&name, 16 * COMMIT_STEP).unwrap();
         let blocks = || std::fs::metadata(path(&name)).unwrap().blocks() * 512;
         assert_eq!(blocks(), 0, "nothing is committed at the start");
-        arena.populate(1).unwrap();
-        assert_eq!(arena.populated(), POPULATE_STEP);
-        assert_eq!(blocks(), POPULATE_STEP);
-        arena.populate(POPULATE_STEP + 1).unwrap();
-        assert_eq!(blocks(), 2 * POPULATE_STEP);
+        arena.commit(1).unwrap();
+        assert_eq!(arena.committed(), COMMIT_STEP);
+        assert_eq!(blocks(), COMMIT_STEP);
+        arena.commit(COMMIT_STEP + 1).unwrap();
+        assert_eq!(blocks(), 2 * COMMIT_STEP);
     }
 
     #[test]
-    fn a_living_server_keeps_its_name_and_a_dead_one_does_not() {
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn replaces_segment_of_a_dead_server_but_not_of_a_running_one() {
         let name = name("lock");
         let first = Arena::shared(&name, 4096).unwrap();
         let inode = std::fs::metadata(path(&name)).unwrap().ino();
         assert!(matches!(Arena::shared(&name, 4096), Err(ArenaError::InUse { .. })));
-        assert_eq!(std::fs::metadata(path(&name)).unwrap().ino(), inode, "it was not touched");
+        assert_eq!(
+            std::fs::metadata(path(&name)).unwrap().ino(),
+            inode,
+            "the running server's segment is unchanged"
+        );
         drop(first);
-        // What a crash leaves behind: the file, and nobody who holds it.
+        // After a crash the file remains, without a lock.
         std::fs::write(path(&name), b"stale").unwrap();
         let stale = std::fs::metadata(path(&name)).unwrap().ino();
         let second = Arena::shared(&name, 8192).unwrap();
@@ -326,13 +331,19 @@ mod tests {
     }
 
     #[test]
-    fn names_and_ranges_are_checked() {
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn refuses_bad_names_and_sizes() {
         for bad in ["", "/", "a/b", &"x".repeat(300)] {
             assert!(matches!(Arena::shared(bad, 4096), Err(ArenaError::BadName { .. })), "{bad}");
         }
         assert!(matches!(Arena::shared(&name("huge"), 1 << 60), Err(ArenaError::NoSpace { .. })));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no mmap at a given address and no madvise")]
+    fn refuses_ranges_outside_the_arena() {
         let arena = Arena::private(8192).unwrap();
-        arena.populate(8192).unwrap();
+        arena.commit(8192).unwrap();
         assert_eq!(arena.name(), None);
         assert!(arena.write(8191, b"xy").is_err());
         assert!(arena.write(u64::MAX, b"xy").is_err());

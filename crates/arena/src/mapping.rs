@@ -6,12 +6,12 @@ use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use super::POPULATE_STEP;
+use super::COMMIT_STEP;
 
 /// `MADV_COLLAPSE` of the Linux headers, which neither rustix nor older libc headers name.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// How much of a range has pages.
+/// How much of a range is backed by pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backing {
     None,
@@ -19,15 +19,15 @@ pub(super) enum Backing {
     All,
 }
 
-/// Mapped memory whose address is a multiple of [`POPULATE_STEP`].
+/// Mapped memory whose address is a multiple of [`COMMIT_STEP`].
 #[derive(Debug)]
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping is plain memory for the life of the value; it is only accessed by raw copies,
-// and which ranges may be accessed when is decided by reservations and leases.
+// SAFETY: the memory stays mapped until the value is dropped and is only accessed by raw copies;
+// reservations and leases of the caller decide which ranges may be accessed when.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; no method hands out a reference into the memory.
 unsafe impl Sync for Mapping {}
@@ -36,8 +36,8 @@ impl Mapping {
     pub(super) fn of_file(file: &File, len: u64) -> io::Result<Self> {
         Self::map(len, |address, len| {
             let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: `address..+len` lies within the range that `map` has just reserved for us, so
-            // replacing what is mapped there harms nobody.
+            // SAFETY: `address..+len` lies within the range that `map` has just reserved, so no other
+            // mapping is replaced.
             unsafe { rustix::mm::mmap(address, len, ProtFlags::READ | ProtFlags::WRITE, flags, file, 0) }
         })
     }
@@ -57,7 +57,7 @@ impl Mapping {
     ) -> io::Result<Self> {
         let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
         let len = usize::try_from(len).map_err(|_| too_large())?;
-        let step = POPULATE_STEP as usize;
+        let step = COMMIT_STEP as usize;
         let reserved = len.checked_add(step).ok_or_else(too_large)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: no address is asked for, so nothing that is mapped can be replaced.
@@ -75,8 +75,8 @@ impl Mapping {
             Err(_) => (0, reserved),
         };
         if unused > 0 {
-            // SAFETY: the range lies within what was reserved above and holds nothing of ours. An
-            // error would leave addresses reserved, which costs nothing.
+            // SAFETY: the range lies within the addresses reserved above and outside the mapping that
+            // `place` made. An error would leave addresses reserved, which costs nothing.
             let _ = unsafe { rustix::mm::munmap(start.byte_add(unused_from), unused) };
         }
         let base = NonNull::new(placed?.cast()).ok_or_else(too_large)?;
@@ -87,12 +87,12 @@ impl Mapping {
         self.len as u64
     }
 
-    /// Whether a range has pages already, whoever made them.
+    /// Whether a range has pages, committed by this or another process.
     pub(super) fn backing(&self, offset: u64, len: u64) -> io::Result<Backing> {
         let page = rustix::param::page_size();
         let mut pages = vec![0_u8; (len as usize).div_ceil(page)];
         let address = self.at(offset, len).cast();
-        // SAFETY: the range is ours and mapped; the kernel writes one byte per page, as many as
+        // SAFETY: the range is inside this mapping; the kernel writes one byte per page, as many as
         // `pages` has.
         if unsafe { libc::mincore(address, len as usize, pages.as_mut_ptr()) } != 0 {
             return Err(io::Error::last_os_error());
@@ -105,21 +105,21 @@ impl Mapping {
         })
     }
 
-    /// Makes one huge page of a whole step.
+    /// Backs a whole step with one huge page.
     pub(super) fn make_huge(&self, offset: u64, len: u64) -> io::Result<()> {
         // An empty range cannot be collapsed; one page in it is enough.
         self.make_small(offset, rustix::param::page_size() as u64)?;
         let address = self.at(offset, len).cast();
-        // SAFETY: the range is ours and mapped; collapsing changes which pages back it, not what
-        // they hold.
+        // SAFETY: the range is inside this mapping; collapsing changes which pages back it, not their
+        // content.
         let failed = unsafe { libc::madvise(address, len as usize, MADV_COLLAPSE) } != 0;
         if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Makes small pages.
+    /// Backs a range with small pages.
     pub(super) fn make_small(&self, offset: u64, len: u64) -> io::Result<()> {
         let address = self.at(offset, len).cast();
-        // SAFETY: the range is ours and mapped; populating changes no bytes.
+        // SAFETY: the range is inside this mapping; committing pages changes no bytes.
         unsafe { rustix::mm::madvise(address, len as usize, Advice::LinuxPopulateWrite) }?;
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Mapping {
     /// Address of a range.
     ///
     /// # Panics
-    /// If any of it lies outside the mapping: callers have checked what came from outside.
+    /// The range is not inside the mapping. Callers check ranges that come from outside this crate.
     pub(super) fn at(&self, offset: u64, len: u64) -> *mut u8 {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|e| e <= self.len as u64), "{offset}..+{len} outside the mapping");
@@ -152,7 +152,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: nothing refers to the mapping any more. An error could only mean that it is not
-        // mapped, and there is nobody to tell.
+        // mapped.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }

@@ -1,4 +1,4 @@
-//! A piece of the arena that some I/O works on.
+//! A range of the arena that an I/O operation works on.
 
 use std::fs::File;
 use std::io;
@@ -7,31 +7,30 @@ use std::sync::Arc;
 
 use super::{Arena, OutOfRange};
 
-/// Bytes of one object, lent to whoever reads or writes them.
+/// The bytes of one object, for one I/O operation.
 ///
-/// The memory is not reused before every clone of the region is dropped: dropping the last one lets
-/// go of the `hold` it was made with, which is how the core learns that the I/O is over. So a region
-/// is given to the I/O, by value, and comes back by being dropped, even if nobody waits for the
-/// result any more.
+/// The memory is not reused before every clone of the region is dropped: dropping the last one drops the
+/// [`IoPin`] that it was made with, by which the core learns that the I/O is over. The region is moved
+/// into the I/O operation, so the pin is released even if the result is no longer awaited.
 #[derive(Clone, Debug)]
 pub struct Region {
     arena: Arc<Arena>,
     offset: u64,
     len: u64,
-    _hold: Arc<dyn Hold>,
+    _pin: Arc<dyn IoPin>,
 }
 
-/// What a region keeps alive; its `Drop` says that the I/O is over.
-pub trait Hold: Send + Sync + std::fmt::Debug {}
+/// Keeps a region's memory from being reused; its `Drop` reports that the I/O is over.
+pub trait IoPin: Send + Sync + std::fmt::Debug {}
 
 impl Region {
-    /// The `len` bytes at `offset`, kept from reuse by `hold`.
+    /// The `len` bytes at `offset`, pinned by `pin`.
     ///
     /// # Errors
     /// [`OutOfRange`].
-    pub fn new(arena: Arc<Arena>, offset: u64, len: u64, hold: Arc<dyn Hold>) -> Result<Self, OutOfRange> {
+    pub fn new(arena: Arc<Arena>, offset: u64, len: u64, pin: Arc<dyn IoPin>) -> Result<Self, OutOfRange> {
         arena.check(offset, len)?;
-        Ok(Self { arena, offset, len, _hold: hold })
+        Ok(Self { arena, offset, len, _pin: pin })
     }
 
     /// Number of bytes.
@@ -62,8 +61,7 @@ impl Region {
         self.arena.read(self.offset, bytes)
     }
 
-    /// Copies the bytes from `at` on to `bytes`, as many as fit or are there. Returns how many; 0 at the
-    /// end.
+    /// Copies bytes from position `at` on to `bytes`, until either ends. Returns their number; 0 at the end.
     ///
     /// # Errors
     /// [`OutOfRange`] if `at` lies behind the end.
@@ -79,12 +77,12 @@ impl Region {
     /// Returns how many bytes were read; 0 at the end of the file.
     ///
     /// # Errors
-    /// The system's; `at` behind the end is an invalid input.
+    /// The error of the system call; `InvalidInput` if `at` lies behind the end.
     pub fn read_from(&self, at: u64, file: &File, file_offset: u64) -> io::Result<usize> {
         let (address, len) = self.rest(at)?;
         let file_offset = signed(file_offset)?;
         // SAFETY: `rest` has checked the range, and the arena stays mapped as long as this value
-        // lives. Nobody else writes there: the region is lent to one load.
+        // exists. Nothing else writes there: one load has the region.
         let read = unsafe { libc::pread(file.as_raw_fd(), address.cast(), len, file_offset) };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
@@ -93,7 +91,7 @@ impl Region {
     /// Returns how many bytes were written.
     ///
     /// # Errors
-    /// The system's; `at` behind the end is an invalid input.
+    /// The error of the system call; `InvalidInput` if `at` lies behind the end.
     pub fn write_to(&self, at: u64, file: &File, file_offset: u64) -> io::Result<usize> {
         let (address, len) = self.rest(at)?;
         let file_offset = signed(file_offset)?;

@@ -1,10 +1,10 @@
 //! The file behind the arena: `/dev/shm/lmcache_l1_pool_NAME`.
 //!
-//! Workers know nothing but the name, so two servers with one name would each hand out slots of the
-//! other's memory. The living server holds an exclusive lock on the file itself. The lock goes with
-//! its process, however that ends; the file may stay, and whoever gets the lock next replaces it. It
-//! makes a new file instead of reusing the old one: workers of the dead server may still be copying,
-//! and their memory must neither vanish nor be somebody else's.
+//! Workers know only the name, so two servers with one name would each hand out slots of the other's
+//! memory. A running server therefore holds an exclusive lock on the file. The kernel releases the lock
+//! when the process ends, in whatever way; the file may stay, and the next server that gets the lock
+//! replaces it. It creates a new file instead of reusing the old one, because workers of the dead server
+//! may still be copying in their mapping of it.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +20,7 @@ const DIRECTORY: &str = "/dev/shm";
 /// The longest file name that file systems take, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
-/// How often to try again when another starting server gets in between.
+/// Attempts, if other servers start at the same time.
 const ATTEMPTS_MAX: usize = 16;
 
 /// An open, locked segment. Its name is removed when it is dropped.
@@ -47,7 +47,7 @@ impl Segment {
                 }
                 Err(e) => return Err(system("create shared memory")(e)),
             };
-            // Somebody who is starting at the same time may take it for a leftover.
+            // Another server that starts at the same time may have taken the file for a leftover.
             if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
                 || !is_at(&file, &path)
             {
@@ -69,14 +69,14 @@ impl Segment {
         &self.file
     }
 
-    /// Backs a range with pages, or says that there are none left.
+    /// Backs a range with pages; fails if there is no memory.
     pub(super) fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
-    /// Removes the name. The memory stays for as long as anybody maps it.
+    /// Removes the name. The memory stays as long as a process maps it.
     pub(super) fn free_name(&self) {
-        // Only if it is still ours: an operator may have removed it and started another server.
+        // Only if the file there is this one: an operator may have removed it and started another server.
         if is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -118,7 +118,7 @@ fn open(path: &Path, create: OFlags) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
-/// Removes the file at `path` if no living process holds it. Returns whether the name is free now.
+/// Removes the file at `path` if no running process holds it. Returns whether the name is free now.
 fn remove_leftover(path: &Path) -> io::Result<bool> {
     let file = match open(path, OFlags::empty()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -127,7 +127,7 @@ fn remove_leftover(path: &Path) -> io::Result<bool> {
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(false);
     }
-    // While we hold its lock, only somebody who ignores locks can have put another file there.
+    // While this process holds the lock, only a program that ignores locks can have put another file there.
     if is_at(&file, path) {
         std::fs::remove_file(path)?;
     }
@@ -138,5 +138,20 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_name_has_the_prefix_once() {
+        for name in ["a", "/a", "lmcache_l1_pool_a", "/lmcache_l1_pool_a"] {
+            assert_eq!(full_name(name).unwrap(), "lmcache_l1_pool_a");
+        }
+        for name in ["", "/", "a/b", "a\0", &"x".repeat(NAME_BYTES_MAX)] {
+            assert!(matches!(full_name(name), Err(ArenaError::BadName { .. })), "{name:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_arena::{Arena, Hold, Region};
+use larder_arena::{Arena, IoPin, Region};
 use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::layers::Checksum;
 use larder_l2::{Adapter, CapacityLimits, Transfer};
@@ -29,7 +29,7 @@ const PASSES: usize = 5;
 #[derive(Debug)]
 struct Nothing;
 
-impl Hold for Nothing {}
+impl IoPin for Nothing {}
 
 /// Seconds by the clock, and of processors. On a machine that others use, trust the second.
 type Spent = (f64, f64);
@@ -73,7 +73,7 @@ fn main() -> Fallible<()> {
     let object_bytes = number(1, 4096)? << 10;
     let count = ((number(2, 1024)? << 20) / object_bytes).max(1);
     let arena = Arena::private(object_bytes * count)?;
-    arena.populate(arena.size())?;
+    arena.commit(arena.size())?;
     let workers = usize::try_from(number(3, 8)?)?;
     let speed = Speed { directory, object_bytes, count, workers, arena: Arc::new(arena) };
     println!("{count} objects of {} KiB, {workers} workers", object_bytes >> 10);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use larder_arena::{Arena, Hold, Region};
+use larder_arena::{Arena, IoPin, Region};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use crate::adapter::Transfer;
@@ -38,7 +38,7 @@ pub struct Bench {
 #[derive(Debug)]
 struct Lent(Arc<AtomicUsize>);
 
-impl Hold for Lent {}
+impl IoPin for Lent {}
 
 impl Drop for Lent {
     fn drop(&mut self) {
@@ -53,7 +53,7 @@ impl Bench {
     /// If there is no memory.
     pub fn new(size: u64) -> Self {
         let arena = Arena::private(size).expect("memory for a test");
-        arena.populate(size).expect("memory for a test");
+        arena.commit(size).expect("memory for a test");
         Self { arena: Arc::new(arena), next: AtomicU64::new(0), lent: Arc::default() }
     }
 

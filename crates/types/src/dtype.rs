@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A name that is no element type.
+/// A name that is not an element type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not an element type")]
 pub struct DTypeError {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_aliases_lead_to_the_type() {
+    fn finds_types_by_name_and_alias() {
         for &dtype in DType::ALL {
             assert_eq!(DType::from_name(dtype.name()), Ok(dtype));
         }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn storage_classes_lead_back_to_the_type() {
+    fn finds_types_by_storage_class() {
         for &dtype in DType::ALL {
             if let Some(class) = dtype.storage_class() {
                 assert_eq!(DType::from_storage_class(class), Some(dtype));

@@ -1,5 +1,6 @@
-//! Object keys as text: file names, keys of native connectors, and JSON (`protocol.md` 6, `storage.md`
-//! 5.3 and 5.4). Bytes under these names are exchanged with servers and stores of the reference.
+//! Object keys as text: file names, keys of native connectors, and JSON.
+//!
+//! Servers and stores of the reference use the same names (`docs/formats.md`, "Object names").
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use crate::object::{
     check_model_name,
 };
 
-/// Ends the name of a file that holds an object.
+/// Suffix of an object's file name.
 pub const FILE_SUFFIX: &str = ".data";
 
-/// Stands for `/` in the model name of a file name. Not reversible for models that contain it.
+/// Replaces `/` in the model name of a file name. Not reversible for models that contain it.
 const SLASH: &str = "-SEP-";
 
-/// A text that names no object.
+/// A text that is not the name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The suffix is missing.
@@ -29,7 +30,7 @@ pub enum NameError {
         /// Parts in it.
         parts: usize,
     },
-    /// A part that is to be hexadecimal is not, or holds too many digits.
+    /// A hexadecimal part has another character, or too many digits.
     #[error("{part} {text:?} is not a hexadecimal number of the right size")]
     Hex {
         /// Which part.
@@ -75,7 +76,7 @@ impl ObjectKey {
     /// rank may be missing, as in the reference.
     ///
     /// # Errors
-    /// The name is not of that form. Directories hold other files too: this is no fault.
+    /// The name is not of that form. Directories contain other files too, so callers skip these.
     pub fn from_file_name(name: &str) -> Result<Self, NameError> {
         let stem = name.strip_suffix(FILE_SUFFIX).ok_or(NameError::Suffix)?;
         let parts: Vec<&str> = stem.splitn(7, '@').collect();
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hexadecimal_digits_make_a_number() {
+    fn parses_only_hexadecimal_digits() {
         assert_eq!(parse_hex("n", "1F"), Ok(31));
         for text in ["", "+1", "-1", "1_0", " 1", "100000000", "0x1"] {
             assert!(parse_hex("n", text).is_err(), "{text:?}");
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_told_from_objects() {
+    fn refuses_names_of_other_files() {
         let refused = |name| ObjectKey::from_file_name(name).map_err(|error| error.to_string());
         assert!(refused("x.tmp").is_err_and(|text| text.contains(".data")));
         assert!(refused("m@1@0.data").is_err_and(|text| text.contains("3 parts")));

@@ -1,4 +1,4 @@
-//! Token hashing: from tokens to the hashes of their chunks (`protocol.md` 5).
+//! Token hashing: from tokens to the hashes of their chunks (`docs/protocol.md`, "Keys and hashes").
 //!
 //! A chunk's hash depends on every token before it: `h[0] = H(none, chunk 0)`,
 //! `h[i] = H(h[i - 1], chunk i)`. A trailing partial chunk has no hash.
@@ -19,12 +19,12 @@ pub enum HashAlgorithmError {
          use \"blake3\" on the server and its clients"
     )]
     Builtin,
-    /// A name without meaning here. The reference would quietly fall back to the built-in hash.
+    /// An unknown name. The reference would fall back to the built-in hash without an error.
     #[error("hash algorithm {0:?} is not known; use \"blake3\" or \"sha256_cbor\"")]
     Unknown(String),
 }
 
-/// How chunks are hashed. Server and clients have to agree.
+/// The hash function of chunks. Server and clients have to use the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HashAlgorithm {
     /// BLAKE3-256 of the prefix and the tokens as big-endian u32; the default.
@@ -60,7 +60,7 @@ impl HashAlgorithm {
         }
     }
 
-    /// The start value: what stands for the prefix of the first chunk.
+    /// The start value, used as the prefix of the first chunk.
     pub fn none_hash(&self) -> ChunkHash {
         match self {
             // The prefix 0 as eight bytes and one token 0.
@@ -135,7 +135,7 @@ impl TokenHasher {
             HashAlgorithm::Blake3 => size_of::<u32>(),
             HashAlgorithm::Sha256Cbor { .. } => CBOR_TOKEN_BYTES_MAX,
         };
-        // A chunk longer than any token list has no input to make room for.
+        // Longer chunks than any token list have no input.
         let chunk = self.chunk_tokens.min(CHUNK_TOKENS_RESERVED);
         HASH_BYTES_MAX + 3 * CBOR_HEAD_BYTES_MAX + chunk * per_token
     }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn algorithms_that_cannot_be_matched_are_refused_with_a_reason() {
+    fn refuses_other_algorithms_with_a_reason() {
         let refused = |name| HashAlgorithm::parse(name, None).map_err(|error| error.to_string());
         assert!(refused("builtin").is_err_and(|text| text.contains("interpreter")));
         assert!(refused("md5").is_err_and(|text| text.contains("\"md5\"")));

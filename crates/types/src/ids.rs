@@ -16,7 +16,7 @@ impl fmt::Display for InstanceId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// The slot of a chunk in L1's index. It is reused after the chunk has left L1.
+/// The slot of a chunk in L1's index. It is reused after the chunk was removed from L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub u32);
 

@@ -1,5 +1,4 @@
-//! Names and measures that every part of Larder shares: ids, object keys, chunk hashes, element types,
-//! layouts and time.
+//! Types that several crates use: ids, object keys, chunk hashes, element types, layouts and time.
 //!
 //! Pure data: no I/O, no clock, no unsafe code, and no dependency on another crate of the workspace.
 

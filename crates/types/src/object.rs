@@ -1,6 +1,5 @@
-//! Object keys: what names the stored bytes of one chunk.
-//!
-//! An *object* is the KV data of one chunk of tokens, for one object group, on one KV rank.
+//! Object keys: the identity of an *object*, which is the KV data of one chunk of tokens, for one object
+//! group, on one KV rank.
 
 use std::fmt;
 use std::sync::Arc;
@@ -60,7 +59,7 @@ pub const CACHE_SALT_CHARS_MAX: usize = 128;
 /// Characters that a cache salt must not contain: they separate the parts of names.
 const CACHE_SALT_FORBIDDEN: [char; 4] = ['@', '/', '\\', '\0'];
 
-/// A rule for object keys that is broken. Texts as in `storage.md` 0.1.
+/// A broken rule for object keys. Most texts are those of the reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectKeyError {
     /// `@` separates the parts of names.
@@ -144,7 +143,7 @@ pub fn check_cache_salt(cache_salt: &str) -> Result<(), ObjectKeyError> {
     Ok(())
 }
 
-/// Takes an object group as it arrives from a peer.
+/// Checks an object group that a peer sent.
 pub fn check_object_group(group: i128) -> Result<ObjectGroup, ObjectKeyError> {
     if group < 0 {
         return Err(ObjectKeyError::GroupNegative { group });
@@ -158,15 +157,15 @@ pub fn check_object_group(group: i128) -> Result<ObjectGroup, ObjectKeyError> {
 pub struct KvRank(pub u32);
 
 impl KvRank {
-    /// Packs `rank` of `world_size`. Values above 255 run into the neighbouring byte, as in LMCache.
+    /// Packs `rank` of `world_size`. Values above 255 overflow into the neighbouring byte, as in LMCache.
     pub const fn new(world_size: u32, rank: u32) -> Self {
         Self((world_size << 24) | (rank << 16) | (world_size << 8) | rank)
     }
 }
 
 impl KvRank {
-    /// Packs `rank` of `world_size` if each fits its byte. LMCache packs larger numbers into one
-    /// another, which lets two ranks share a name.
+    /// Packs `rank` of `world_size` if each fits its byte. LMCache packs larger numbers into neighbouring
+    /// bytes, so that two ranks get the same name.
     pub fn checked(world_size: u32, rank: u32) -> Result<Self, ObjectKeyError> {
         if world_size == 0 || world_size > WORLD_SIZE_MAX {
             return Err(ObjectKeyError::WorldSize { world_size });
@@ -186,7 +185,7 @@ impl KvRank {
 /// Number of an object group: 0 unless a model's layers are split by attention window.
 pub type ObjectGroup = u32;
 
-/// Names one object everywhere: in L1, in L2 and on the wire.
+/// Identifies one object in L1, in L2 and on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
     /// Hash of the chunk.
@@ -202,7 +201,7 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// A key whose model name and salt keep the rules of `storage.md` 0.1.
+    /// A key, if the model name and the salt follow the rules ([`check_model_name`], [`check_cache_salt`]).
     pub fn new(
         chunk_hash: ChunkHash,
         model_name: impl Into<Arc<str>>,

@@ -1,4 +1,4 @@
-//! Time as the core sees it: given from outside, never read.
+//! Time as an argument: the core never reads a clock.
 
 use std::fmt;
 use std::ops::Add;
@@ -22,7 +22,7 @@ impl Time {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// The duration since `earlier`; zero if that is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -2,9 +2,9 @@
 
 use larder_types::object::ObjectKeyError;
 
-/// Why bytes from a peer are not the value they should be.
+/// Bytes from a peer do not hold the declared value.
 ///
-/// None of these is ever retryable: the same bytes fail again.
+/// None of these is retryable: the same bytes fail again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end inside a value, or a length claims more than is there.
@@ -21,14 +21,14 @@ pub enum DecodeError {
         /// Bytes left over.
         count: usize,
     },
-    /// The value is of another type, or its first byte means nothing in MessagePack.
+    /// The value is of another type, or its first byte is not valid MessagePack.
     #[error("{field}: expected {expected}, found {found}")]
     Type {
         /// The field being read.
         field: &'static str,
-        /// What the protocol declares.
+        /// The declared type.
         expected: &'static str,
-        /// What was sent.
+        /// The type that was sent.
         found: &'static str,
     },
     /// Text that is not UTF-8.
@@ -50,7 +50,7 @@ pub enum DecodeError {
         field: &'static str,
         /// The value sent.
         value: i128,
-        /// What is taken, in words or as a range.
+        /// The values taken, in words or as a range.
         allowed: &'static str,
     },
     /// More entries than this implementation takes.
@@ -68,7 +68,7 @@ pub enum DecodeError {
     UnknownName {
         /// The field being read.
         field: &'static str,
-        /// The start of what was sent.
+        /// The start of the text that was sent.
         value: String,
     },
     /// A part of a key breaks the rules for keys.

@@ -62,7 +62,7 @@ pub struct CacheKey {
     pub model_name: Arc<str>,
     /// Number of distinct pieces that one chunk's KV data is split into.
     pub world_size: u32,
-    /// Which piece; `None` for the scheduler's calls: all of them.
+    /// Which piece; `None` in the scheduler's calls, for all of them.
     pub worker_id: Option<u32>,
     /// The tokens of the request from position 0, not only those of the range.
     pub tokens: Tokens,
@@ -162,8 +162,8 @@ impl Value for CacheKey {
 }
 
 impl CacheKey {
-    /// Whether both keys mean the same data: all fields but the request, its settings and the number
-    /// of readers.
+    /// Whether both keys identify the same data: all fields but the request, its settings and the number
+    /// of readers are equal.
     pub fn same_identity(&self, other: &Self) -> bool {
         self.model_name == other.model_name
             && self.world_size == other.world_size
@@ -196,7 +196,7 @@ impl CacheKey {
         Ok(start.min(end) as usize..end as usize)
     }
 
-    /// The ranks whose objects the key means: its worker's, or all of the world for a scheduler's key.
+    /// The ranks that the key covers: its worker's, or all of the world for a scheduler's key.
     ///
     /// # Errors
     /// The world is empty or larger than a [`KvRank`] can tell apart, or the worker is outside it.
@@ -219,7 +219,7 @@ impl CacheKey {
         Ok(KvRank::checked(self.world_size, self.worker_id.ok_or(KeyError::NoWorker)?)?)
     }
 
-    /// One row of the lookup grid: the objects of `hashes` for one object group and rank.
+    /// The object keys of `hashes` for one object group and rank.
     ///
     /// # Errors
     /// The model name contains `@`.
@@ -240,8 +240,8 @@ impl CacheKey {
         Ok(hashes.iter().map(key).collect())
     }
 
-    /// How many workers will read each object. Clients before 0.5.5 do not say so; for them it follows
-    /// from `tp_size`, the second payload of the lookup, by the rule of the servers of their time.
+    /// How many workers will read each object. Clients before 0.5.5 do not send it; for them it follows
+    /// from `tp_size`, the second payload of the lookup, by the rule of the servers of that time.
     ///
     /// # Errors
     /// The number is negative or above [`KV_READERS_MAX`].

@@ -1,9 +1,9 @@
 //! A MessagePack reader and writer for this protocol.
 //!
-//! The reader works on borrowed bytes, never recurses (skipping a nested value counts what is still
-//! due), and never allocates by a claimed length that the remaining bytes could not fill. It takes any
-//! encoding of a value, minimal or not. The writer emits the encodings the reference's clients and
-//! server emit: the shortest integer and length forms, and every float in eight bytes.
+//! The reader works on borrowed bytes, never recurses (skipping a nested value counts the values still to
+//! be skipped), and never allocates by a claimed length that the remaining bytes could not fill. It takes
+//! any encoding of a value, minimal or not. The writer emits the encodings of the reference: the shortest
+//! integer and length forms, and every float in eight bytes.
 //!
 //! Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
 
@@ -20,7 +20,7 @@ pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
-/// What the next value is, by its first byte.
+/// The type of a value, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `nil`.
@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// A word for messages.
+    /// The name for error messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nil => "nil",
@@ -85,12 +85,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// What has not been read yet.
+    /// The bytes not read yet.
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Drops `count` bytes that a caller has read from [`Reader::rest`] by itself.
+    /// Drops `count` bytes that the caller has read from [`Reader::rest`].
     pub(crate) fn advance(&mut self, count: usize) {
         self.rest = self.rest.get(count..).unwrap_or_default();
     }
@@ -221,8 +221,8 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.str_bytes(field)?).map_err(|_| DecodeError::Utf8 { field })
     }
 
-    /// Reads the name of a model or a request. These are kept for as long as what they name, so they
-    /// are bounded by [`NAME_BYTES_MAX`].
+    /// Reads the name of a model or a request. The server keeps these, so they are bounded by
+    /// [`NAME_BYTES_MAX`].
     pub fn name(&mut self, field: &'static str) -> Result<&'a str> {
         let name = self.str(field)?;
         if name.len() > NAME_BYTES_MAX {
@@ -373,7 +373,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a payload declared plainly as an integer: booleans count as 0 and 1, floats are cut off,
-    /// text and bytes are read as a decimal number (`protocol.md` 2.4).
+    /// text and bytes are read as a decimal number, as the reference does.
     pub fn loose_int(&mut self, field: &'static str) -> Result<i128> {
         match self.kind(field)? {
             Kind::Bool => Ok(i128::from(self.bool(field)?)),
@@ -400,7 +400,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a payload declared plainly as a boolean: nil, zero and whatever is empty are false, all
-    /// else is true (`protocol.md` 2.4).
+    /// else is true, as in the reference.
     pub fn loose_bool(&mut self, field: &'static str) -> Result<bool> {
         let before = self.clone();
         let kind = self.kind(field)?;
@@ -420,13 +420,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Entries a list reserves room for before it has seen any.
+/// Entries that a list reserves capacity for at first.
 const LIST_CAPACITY_FIRST: usize = 64;
 
-/// Floats from here on are no instance id or number of anything; it is 2^96.
+/// Floats from this one on (2^96) are refused as integers.
 const LOOSE_FLOAT_LIMIT: f64 = 79_228_162_514_264_337_593_543_950_336.0;
 
-/// Converts to a narrower integer; `allowed` says in words what fits.
+/// Converts to a narrower integer; `allowed` describes the range in the error.
 pub(crate) fn int_to<T: TryFrom<i128>>(field: &'static str, value: i128, allowed: &'static str) -> Result<T> {
     T::try_from(value).map_err(|_| DecodeError::OutOfRange { field, value, allowed })
 }
@@ -477,17 +477,17 @@ impl Writer {
         Self { out: Vec::new() }
     }
 
-    /// An empty writer with room for `bytes` bytes.
+    /// An empty writer with capacity for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self { out: Vec::with_capacity(bytes) }
     }
 
-    /// Makes room for `bytes` more bytes.
+    /// Reserves capacity for `bytes` more bytes.
     pub fn reserve(&mut self, bytes: usize) {
         self.out.reserve(bytes);
     }
 
-    /// What was written.
+    /// The bytes written.
     pub fn into_bytes(self) -> bytes::Bytes {
         self.out.into()
     }
@@ -642,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded_and_other_text_is_not() {
+    fn length_of_names_is_bounded_and_of_other_text_is_not() {
         for (len, fits) in [(0, true), (NAME_BYTES_MAX, true), (NAME_BYTES_MAX + 1, false)] {
             let mut writer = Writer::new();
             writer.str(&"x".repeat(len));
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_of_every_width_and_sign_are_read() {
+    fn reads_integers_of_every_width_and_sign() {
         let cases: [(&[u8], i128); 10] = [
             (&[0x05], 5),
             (&[0xcc, 5], 5),
@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_integers_convert_as_the_reference_does() {
+    fn loose_integers_convert_as_in_the_reference() {
         assert_eq!(loose(b"\xa3999"), Ok(999));
         assert_eq!(loose(b"\xa5 1_2 "), Ok(12));
         assert_eq!(loose(b"\xa2-4"), Ok(-4));
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_booleans_convert_as_the_reference_does() {
+    fn loose_booleans_convert_as_in_the_reference() {
         for (bytes, value) in [
             (&b"\xc0"[..], false),
             (b"\x00", false),
@@ -705,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn claimed_lengths_need_bytes_behind_them() {
+    fn refuses_lengths_beyond_the_remaining_bytes() {
         for bytes in [
             &b"\xdd\xff\xff\xff\xff\x00"[..],
             b"\xdf\xff\xff\xff\xff\x00",
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_skipped_without_recursion() {
+    fn skips_deep_nesting_without_recursion() {
         let mut bytes = vec![0x91; 1 << 20];
         bytes.push(0xc0);
         let mut reader = Reader::new(&bytes);
@@ -732,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_uses_the_shortest_forms() {
+    fn writer_uses_the_shortest_forms() {
         let mut writer = Writer::new();
         for value in [0, 127, 128, 255, 256, 65535, 65536, i64::MAX, -1, -32, -33, -128, -129, -32769] {
             writer.int(value);

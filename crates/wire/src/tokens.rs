@@ -24,11 +24,11 @@ pub struct TokenError {
 
 /// The tokens of a request, from position 0.
 ///
-/// The protocol lets any integer through and refuses to hash those outside 32 bits; so does this.
+/// The protocol accepts any integer in a list but does not hash lists with integers outside 32 bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     ids: Vec<u32>,
-    /// Position and value of ids outside u32, ascending; their place in `ids` holds 0.
+    /// Position and value of ids outside u32, ascending; `ids` has 0 at their positions.
     outliers: Vec<(usize, i128)>,
 }
 
@@ -165,9 +165,9 @@ type Window = [u8; BLOCK + 16];
 /// Reads integers in the common forms, a block at a time, and stops in front of any other form and
 /// where the rest is shorter than a block. Returns the bytes read.
 ///
-/// The place of an integer is known only when the length of the one before it is: a chain of dependent
-/// loads, which is what a plain loop waits for. So the lengths are computed first, for every byte of
-/// the block as if an integer began there, and the chain then moves by two integers at a time.
+/// The position of an integer depends on the length of the one before it, so a plain loop waits for a
+/// chain of dependent loads. Here the lengths are computed first, for every byte of the block as if an
+/// integer began there, and the chain then moves by two integers at a time.
 fn decode_blocks(bytes: &[u8], count: usize, ids: &mut Vec<u32>) -> usize {
     let (mut at, mut done) = (0, 0);
     let mut lengths = [0; BLOCK + 8];

@@ -20,7 +20,7 @@ use crate::router::{connection_options, new_peer};
 /// Options of a [`Dealer`].
 #[derive(Clone, Debug)]
 pub struct DealerOptions {
-    /// Routing id that the ROUTER shall know us by, up to 255 bytes. Default: empty, it chooses one.
+    /// Routing id, up to 255 bytes. Default: empty, and the ROUTER chooses one.
     pub identity: Bytes,
     /// Time to connect and shake hands. Default: 5 s.
     pub connect_timeout: Duration,
@@ -28,7 +28,7 @@ pub struct DealerOptions {
     pub receive_queue_messages_max: usize,
     /// Reading pauses while this many bytes wait to be received. Default: 64 MiB.
     pub receive_queue_bytes_max: usize,
-    /// What the other side may use up, and pings. `peers_max`, `half_open_max` and `handshake_timeout`
+    /// Limits for the other side, and pings. `peers_max`, `half_open_max` and `handshake_timeout`
     /// do not apply.
     pub limits: Limits,
 }
@@ -45,7 +45,7 @@ impl Default for DealerOptions {
     }
 }
 
-/// Why a [`Dealer`] could not be made.
+/// A [`Dealer`] could not be connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -60,7 +60,7 @@ pub enum ConnectError {
     Io {
         /// The endpoint.
         endpoint: Endpoint,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The connection ended within the handshake.
@@ -68,7 +68,7 @@ pub enum ConnectError {
     Handshake {
         /// The endpoint.
         endpoint: Endpoint,
-        /// How it ended.
+        /// The reason for its end.
         source: CloseReason,
     },
     /// It took too long.
@@ -86,9 +86,9 @@ pub enum ConnectError {
 #[error("the connection is over: {0}")]
 pub struct RecvError(#[from] pub CloseReason);
 
-/// A connected DEALER socket. It does not reconnect: whoever needs that makes a new one.
+/// A connected DEALER socket. It does not reconnect; connect a new one instead.
 ///
-/// When it is dropped, what is queued is still sent for up to [`Limits::linger`] in the background;
+/// When it is dropped, queued messages are still sent for up to [`Limits::linger`] in the background;
 /// [`close`](Self::close) waits for that.
 #[derive(Debug)]
 pub struct Dealer {
@@ -122,7 +122,7 @@ impl Dealer {
         self.peer.send(parts)
     }
 
-    /// Queues a message, waiting for room if there is none.
+    /// Queues a message, waiting while the queue is full.
     ///
     /// # Errors
     /// `Gone`.
@@ -157,7 +157,7 @@ impl Dealer {
         &self.peer
     }
 
-    /// Sends what is queued, for up to [`Limits::linger`], and ends the connection.
+    /// Sends queued messages for up to [`Limits::linger`], and ends the connection.
     pub async fn close(mut self) {
         self.peer.ask(Ask::Drain);
         if let Some(task) = self.task.take() {
@@ -200,7 +200,7 @@ async fn connect(endpoint: &Endpoint, options: DealerOptions) -> Result<Dealer, 
     }
 }
 
-/// Messages received and not yet asked for.
+/// Messages received and not yet taken by the caller.
 #[derive(Debug)]
 struct Inbox {
     limit: Queued,
@@ -260,7 +260,7 @@ struct InboxInlet {
 impl Inlet for InboxInlet {
     fn admit(&mut self, _peer: &Peer, _properties: PeerProperties) -> Result<(), Refusal> {
         if let Some(ready) = self.ready.take() {
-            // Nobody waits any more if connecting timed out; the connection is about to be closed then.
+            // The receiver is gone if connecting timed out; the connection is about to be closed then.
             let _ = ready.send(());
         }
         Ok(())

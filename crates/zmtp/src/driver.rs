@@ -1,6 +1,6 @@
-//! The task that owns one connection: reads, hands messages over, writes what is queued.
+//! The task that owns one connection: reads, delivers messages, writes queued ones.
 //!
-//! One turn reads what has arrived, hands every complete message to the [`Inlet`], and then writes the
+//! One turn reads what has arrived, delivers every complete message to the [`Inlet`], and then writes the
 //! answers that were queued meanwhile, all in the same task: a request answered at once costs one wake,
 //! one read and one write. Messages queued by other tasks wake this one through the [`Peer`].
 //!
@@ -34,13 +34,13 @@ const SLICES_MAX: usize = 32;
 #[cfg(test)]
 mod tests;
 
-/// Where a connection delivers to.
+/// Receiver of a connection's messages and events.
 pub(crate) trait Inlet: Send {
     /// The handshake is over. An error closes the connection before it sent its own READY.
     fn admit(&mut self, peer: &Peer, properties: PeerProperties) -> Result<(), Refusal>;
     /// A complete message.
     fn message(&mut self, peer: &Peer, message: Message);
-    /// Nothing further can be taken in; [`Peer::wake`] will be called when it can.
+    /// No further message can be taken now; [`Peer::wake`] is called when one can.
     fn is_congested(&self) -> bool {
         false
     }
@@ -50,7 +50,7 @@ pub(crate) trait Inlet: Send {
     }
 }
 
-/// Why a peer was turned away that had done nothing wrong.
+/// A peer was refused because of other peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -65,7 +65,7 @@ pub enum Refusal {
     TooManyHalfOpen,
 }
 
-/// Why a connection ended.
+/// The reason for the end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -73,7 +73,7 @@ pub enum CloseReason {
     #[error("closed by peer")]
     PeerClosed,
     /// The peer closed it within a message.
-    #[error("closed by peer amid a message")]
+    #[error("closed by peer within a message")]
     PeerClosedAmidMessage,
     /// Reading or writing failed.
     #[error("connection failed: {0}")]
@@ -84,16 +84,16 @@ pub enum CloseReason {
     /// No READY within the time allowed.
     #[error("handshake timed out")]
     HandshakeTimeout,
-    /// The peer kept neither its promise of traffic nor answered a PING.
-    #[error("peer fell silent")]
+    /// The peer sent nothing within the TTL it promised, or did not answer a PING.
+    #[error("peer sent nothing within the promised time")]
     Silent,
-    /// The peer did not take what was to be sent to it.
+    /// The peer took no bytes for the time allowed.
     #[error("peer stopped reading")]
     Stalled,
-    /// The peer was turned away.
+    /// The peer was refused.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// We closed it.
+    /// This side closed it.
     #[error("closed here")]
     ClosedHere,
 }
@@ -107,7 +107,7 @@ impl From<io::Error> for CloseReason {
     }
 }
 
-/// Durations that matter to one connection.
+/// Timeouts of one connection.
 #[derive(Clone, Debug)]
 struct Timing {
     write_stall_timeout: Duration,
@@ -116,7 +116,7 @@ struct Timing {
     ping_timeout: Duration,
 }
 
-/// Moments at which something is due.
+/// Deadlines of one connection.
 #[derive(Debug, Default)]
 struct Deadlines {
     handshake: Option<Instant>,
@@ -124,7 +124,7 @@ struct Deadlines {
     write: Option<Instant>,
     /// The peer must have sent some bytes.
     silence: Option<Instant>,
-    /// We send a PING.
+    /// A PING is to be sent.
     ping: Option<Instant>,
     /// The end of draining.
     linger: Option<Instant>,
@@ -140,7 +140,7 @@ pub(crate) struct Driver<T, I> {
     stream: T,
     connection: Connection,
     encoder: Encoder,
-    /// Messages on their way from the queue to the encoder; empty in between, kept for its room.
+    /// Messages moved from the queue to the encoder; empty in between, kept for its capacity.
     batch: Vec<Message>,
     /// What the encoder holds of the peer's queue.
     in_flight: Queued,
@@ -151,7 +151,7 @@ pub(crate) struct Driver<T, I> {
     sleep: Option<Pin<Box<Sleep>>>,
     /// The handshake is over.
     is_open: bool,
-    /// Our half is closed; only the peer's is awaited.
+    /// This side has closed its half and awaits the end of the peer's.
     is_shut: bool,
 }
 
@@ -247,7 +247,7 @@ where
         let flushed = self.flush(cx)?;
         let wants_messages = flushed == Flushed::All;
         if self.must_not_read() {
-            // What we do not read cannot be held against the peer.
+            // Silence does not count while this side does not read.
             self.heard();
             return Ok(Turn::Wait { wants_messages });
         }
@@ -266,7 +266,7 @@ where
             || self.connection.output().len() > CONTROL_BYTES_HIGH
     }
 
-    /// Hands over what has been received. False if some of it must wait.
+    /// Delivers what has been received. False if some of it must wait.
     fn handle_received(&mut self) -> Result<bool, CloseReason> {
         loop {
             if self.must_not_read() {
@@ -300,7 +300,7 @@ where
         Ok(())
     }
 
-    /// The peer has just sent something, or may have: its silence counts from now on.
+    /// The peer has just sent something, or may have: restarts the time of its silence.
     fn heard(&mut self) {
         self.deadlines.silence = None;
         if let Some(interval) = self.timing.ping_interval
@@ -377,9 +377,9 @@ where
         }
     }
 
-    /// A turn while draining: send what is queued, close our half, wait for the peer to close its own.
+    /// A turn while draining: sends queued messages, closes this half, waits for the peer to close its own.
     ///
-    /// What still arrives is thrown away; if it were left in the socket, closing it would reset the
+    /// What still arrives is discarded; if it were left in the socket, closing it would reset the
     /// connection and destroy answers that the peer has not read yet.
     fn drain(&mut self, cx: &mut Context<'_>) -> Result<Turn, CloseReason> {
         if !self.is_open {
@@ -411,8 +411,8 @@ where
         loop {
             let Some(next) = self.deadlines.next() else { return Poll::Pending };
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            // One that is set too early is left alone: it is cheaper to be woken once in vain than to
-            // move it with each message.
+            // A timer that is set too early stays: one needless wake costs less than moving it with each
+            // message.
             if sleep.deadline() > next || sleep.is_elapsed() {
                 sleep.as_mut().reset(next);
             }
@@ -445,7 +445,7 @@ where
             self.deadlines.ping = None;
             if self.connection.ping(0) {
                 let silence = now.checked_add(self.timing.ping_timeout);
-                // An earlier promise of the peer stands.
+                // An earlier TTL of the peer stays in force.
                 self.deadlines.silence = self.deadlines.silence.or(silence);
             } else {
                 self.timing.ping_interval = None;
@@ -455,12 +455,12 @@ where
     }
 }
 
-/// Room for messages that is kept between batches.
+/// Capacity for messages that is kept between batches.
 const BATCH_KEEP_MESSAGES: usize = 256;
 
 impl<T, I> Drop for Driver<T, I> {
     fn drop(&mut self) {
-        // Before the inlet goes: whoever hears that the peer is gone finds that sends say so too.
+        // Before the inlet is dropped, so that sends fail by the time `gone` is called.
         self.peer.end();
     }
 }

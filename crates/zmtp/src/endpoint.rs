@@ -1,4 +1,4 @@
-//! Where to listen and whom to call: `tcp://host:port` and `ipc:///path`.
+//! Addresses of sockets: `tcp://host:port` and `ipc:///path`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub enum Endpoint {
     Ipc(PathBuf),
 }
 
-/// Why a text is not an endpoint.
+/// A text that is not an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{text}\" is not an endpoint: {reason}")]
 pub struct ParseEndpointError {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_read_and_written_alike() {
+    fn endpoints_round_trip() {
         for (text, endpoint) in [
             ("tcp://localhost:5555", tcp("localhost", 5555)),
             ("tcp://*:5555", tcp("*", 5555)),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_endpoint_is_refused_with_a_reason() {
+    fn refuses_malformed_endpoints_with_a_reason() {
         for (text, reason) in [
             ("localhost:5555", "start with"),
             ("udp://localhost:5555", "start with"),

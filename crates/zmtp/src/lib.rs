@@ -1,11 +1,11 @@
-//! ZMTP 3.1 (NULL mechanism) over tokio: a ROUTER that stays up whatever its peers do, and a DEALER.
+//! ZMTP 3.1 (NULL mechanism) over tokio: a ROUTER that tolerates any behaviour of its peers, and a DEALER.
 //!
 //! - [`codec`]: the protocol without sockets or clocks.
 //! - [`Router`] and [`Service`]: a server. [`Peer`] is the handle on one connection.
 //! - [`Dealer`]: a client.
-//! - [`Limits`]: everything a peer may use up.
+//! - [`Limits`]: limits of memory and time for each peer.
 //!
-//! The README of the crate says what it does not do.
+//! The crate's README lists what it does not do.
 
 pub mod codec;
 mod dealer;

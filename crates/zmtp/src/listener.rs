@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::endpoint::Endpoint;
 
-/// A TCP peer whose machine vanished is noticed after this time plus three probes 10 s apart.
+/// A TCP peer on a machine that vanished is noticed after this time plus three probes 10 s apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Connections that the system may hold for us until they are accepted.
+/// Connections that the system may queue until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Why an endpoint could not be bound.
+/// An endpoint could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -30,10 +30,10 @@ pub enum BindError {
     Resolve {
         /// The endpoint.
         endpoint: Endpoint,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// A live server listens there.
+    /// A running server listens there.
     #[error("{endpoint} is in use by another process")]
     InUse {
         /// The endpoint.
@@ -50,7 +50,7 @@ pub enum BindError {
     Io {
         /// The endpoint.
         endpoint: Endpoint,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -110,7 +110,7 @@ async fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpListe
     let host = if host == "*" { "0.0.0.0" } else { host };
     let resolve_error = |source| BindError::Resolve { endpoint: endpoint.clone(), source };
     let mut addresses: Vec<_> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-    // Clients of libzmq resolve names to IPv4 unless told otherwise, so that is where they look for us.
+    // Clients of libzmq resolve names to IPv4 by default.
     addresses.sort_by_key(|address| !address.is_ipv4());
     let Some(&address) = addresses.first() else {
         return Err(resolve_error(io::Error::from(io::ErrorKind::NotFound)));
@@ -121,7 +121,7 @@ async fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpListe
     })
 }
 
-/// Sends small messages at once, and notices a vanished machine. Both are improvements, not needs.
+/// Sends small messages at once, and notices a vanished machine. A failure is not an error.
 fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     let keepalive = keepalive.with_retries(3);
@@ -156,7 +156,7 @@ pub(crate) struct IpcListener {
 }
 
 impl IpcListener {
-    /// The socket gets mode 0600 before it listens, so nobody else can connect in between.
+    /// The socket gets mode 0600 before it listens, so no other user can connect in between.
     fn bind(endpoint: &Endpoint, path: &Path) -> Result<IpcListener, BindError> {
         let io_error = |source| BindError::Io { endpoint: endpoint.clone(), source };
         let in_use = || BindError::InUse { endpoint: endpoint.clone() };
@@ -177,7 +177,7 @@ impl IpcListener {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io_error)?;
         socket.set_nonblocking(true).map_err(io_error)?;
         socket.listen(BACKLOG).map_err(io_error)?;
-        // Another server that started at this very moment may have taken ours for a stale one.
+        // Another server that started at the same time may have taken this socket for a stale one.
         if file_of(path).ok() != Some(file) {
             return Err(in_use());
         }
@@ -201,7 +201,7 @@ fn file_of(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Removes the socket at `path` if nobody listens there.
+/// Removes the socket at `path` if no process listens there.
 fn remove_stale(endpoint: &Endpoint, path: &Path, address: &SockAddr) -> Result<(), BindError> {
     let io_error = |source| BindError::Io { endpoint: endpoint.clone(), source };
     let metadata = match std::fs::symlink_metadata(path) {
@@ -212,7 +212,7 @@ fn remove_stale(endpoint: &Endpoint, path: &Path, address: &SockAddr) -> Result<
         return Err(BindError::NotASocket { endpoint: endpoint.clone() });
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(io_error)?;
-    // A full backlog must not hold us up; it is a sign of life.
+    // Nonblocking: a full backlog means that a server is running.
     probe.set_nonblocking(true).map_err(io_error)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
@@ -223,6 +223,6 @@ fn remove_stale(endpoint: &Endpoint, path: &Path, address: &SockAddr) -> Result<
     if file_of(path).ok() != Some((metadata.dev(), metadata.ino())) {
         return Err(BindError::InUse { endpoint: endpoint.clone() });
     }
-    tracing::info!(path = %path.display(), "removing the socket of a server that is no more");
+    tracing::info!(path = %path.display(), "removing the stale socket of a server that has ended");
     std::fs::remove_file(path).map_err(io_error)
 }

@@ -1,4 +1,4 @@
-//! A connected peer as seen from everywhere else: an id and a bounded queue of messages to it.
+//! The handle on a connected peer: an id and a bounded queue of messages to it.
 //!
 //! The queue is drained by the task that owns the connection. Lock order: the outbox lock is a leaf; no
 //! other lock is taken and no foreign code is run under it (wakers are woken after it is released).
@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 
 use crate::codec::Message;
 
-/// Room in an empty queue that is kept, in messages.
+/// Capacity that an empty queue keeps, in messages.
 const KEEP_MESSAGES: usize = 256;
 
-/// Names one connection. Ids are unique within the process and never reused.
+/// Identifies one connection. Ids are unique within the process and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub(crate) u64);
 
@@ -35,18 +35,18 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// Why a message was not queued.
+/// A message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The connection is over; no message will ever reach this peer again.
     #[error("the peer is gone")]
     Gone,
-    /// The peer does not read fast enough: as much as allowed is waiting for it.
+    /// The peer does not read fast enough: its queue is at a limit.
     #[error("the peer's send queue is full")]
     Full,
 }
 
-/// What waits to be sent to a peer.
+/// Messages that wait to be sent to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queued {
     /// Messages.
@@ -55,8 +55,8 @@ pub struct Queued {
     pub bytes: usize,
 }
 
-/// A handle on a connected peer. Clones are cheap and refer to the same connection; holding one keeps no
-/// connection open.
+/// A handle on a connected peer. Clones are cheap and refer to the same connection; they do not keep it
+/// open.
 #[derive(Clone)]
 pub struct Peer(Arc<Shared>);
 
@@ -66,9 +66,9 @@ struct Shared {
     identity: OnceLock<Bytes>,
     limit: Queued,
     outbox: Mutex<Outbox>,
-    /// Over half of a limit is queued: the owner should not read further requests.
+    /// Over half of a limit is queued: the connection's task should not read further requests.
     is_congested: AtomicBool,
-    /// Told when a full queue has room again, and at the end.
+    /// Notified when a full queue has space again, and at the end.
     room: Notify,
 }
 
@@ -79,14 +79,14 @@ struct Outbox {
     queued: Queued,
     ask: Ask,
     waker: Option<Waker>,
-    /// The owner sleeps and would not notice a new message by itself.
+    /// The connection's task sleeps and would not notice a new message by itself.
     wake_on_send: bool,
     is_gone: bool,
-    /// A send was refused since there was room last.
+    /// A send was refused since the queue last had space.
     refused: bool,
 }
 
-/// What the owner of the connection is asked to do.
+/// The request to the connection's task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ask {
     /// Go on.
@@ -123,7 +123,7 @@ impl Peer {
         &self.0.remote
     }
 
-    /// The routing id that the peer gave itself; empty if none.
+    /// The routing id that the peer announced; empty if none.
     #[must_use]
     pub fn identity(&self) -> &[u8] {
         self.0.identity.get().map_or(&[], |identity| identity)
@@ -131,8 +131,8 @@ impl Peer {
 
     /// Queues a message of these parts. Never blocks; may be called from any thread.
     ///
-    /// Messages arrive in the order in which they were queued, as far as the connection lives: `Ok` is no
-    /// promise of delivery. A message without parts has no form on the wire; it is dropped.
+    /// Messages arrive in the order in which they were queued, until the connection ends: `Ok` does not
+    /// promise delivery. A message without parts has no form on the wire; it is dropped.
     ///
     /// # Errors
     /// `Gone` if the connection is over, `Full` if the queue is at a limit (see
@@ -170,7 +170,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends the connection soon. What is queued is dropped.
+    /// Ends the connection soon. Queued messages are dropped.
     pub fn close(&self) {
         self.ask(Ask::Close);
     }
@@ -181,7 +181,7 @@ impl Peer {
         self.lock().is_gone
     }
 
-    /// What waits to be sent to this peer.
+    /// Messages and bytes that wait to be sent to this peer.
     #[must_use]
     pub fn queued(&self) -> Queued {
         self.lock().queued
@@ -208,7 +208,7 @@ impl Peer {
         }
     }
 
-    /// Has the owner look again, whatever it waits for.
+    /// Wakes the connection's task, whatever it waits for.
     pub(crate) fn wake(&self) {
         self.ask(Ask::Run);
     }
@@ -227,7 +227,7 @@ impl Peer {
         room.await;
     }
 
-    // What follows is for the owner of the connection.
+    // The methods below are for the connection's task.
 
     pub(crate) fn set_identity(&self, identity: Bytes) {
         // Set once, at the handshake; a second READY is a protocol error.
@@ -238,7 +238,7 @@ impl Peer {
         self.0.is_congested.load(Ordering::Relaxed)
     }
 
-    /// The owner is awake: it will look at the outbox before it sleeps.
+    /// The task is awake: it will check the outbox before it sleeps.
     pub(crate) fn attend(&self, waker: &Waker) -> Ask {
         let mut outbox = self.lock();
         outbox.wake_on_send = false;
@@ -249,7 +249,7 @@ impl Peer {
         outbox.ask
     }
 
-    /// The owner is about to sleep. False if there is something to do first.
+    /// The task is about to sleep. False if there is something to do first.
     ///
     /// `wants_messages`: it could send messages at once, so a new one must wake it.
     pub(crate) fn rest(&self, seen: Ask, wants_messages: bool) -> bool {
@@ -287,7 +287,7 @@ impl Peer {
         taken
     }
 
-    /// The connection is over: later sends fail, what was queued is dropped.
+    /// The connection is over: later sends fail, queued messages are dropped.
     pub(crate) fn end(&self) {
         let mut outbox = self.lock();
         outbox.is_gone = true;

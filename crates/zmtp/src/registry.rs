@@ -35,7 +35,7 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a connection whose handshake begins. Returns the one that was closed to make room, if any.
+    /// Adds a connection at the begin of its handshake. Returns the one that was closed for it, if any.
     #[must_use]
     pub(crate) fn begin(&self, peer: Peer) -> Option<Peer> {
         let mut state = self.lock();
@@ -47,7 +47,7 @@ impl Registry {
         Some(evicted)
     }
 
-    /// Moves a connection whose handshake is over to the connected ones.
+    /// Moves a connection to the connected ones after its handshake.
     pub(crate) fn admit(&self, id: PeerId, identity: Bytes) -> Result<(), Refusal> {
         let mut state = self.lock();
         let Some(peer) = state.half_open.remove(&id) else { return Err(Refusal::TooManyHalfOpen) };
@@ -61,7 +61,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets a connection.
+    /// Removes a connection.
     pub(crate) fn remove(&self, id: PeerId) {
         let mut state = self.lock();
         state.half_open.remove(&id);
@@ -70,7 +70,7 @@ impl Registry {
         }
     }
 
-    /// Asks every connection to send what is queued and end.
+    /// Makes every connection send its queued messages and end.
     pub(crate) fn drain(&self) {
         let state = self.lock();
         for peer in state.half_open.values().chain(state.connected.values()) {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_half_open_connection_makes_room() {
+    fn closes_the_oldest_half_open_connection_at_the_limit() {
         let registry = Registry::new(10, 2);
         let (first, evicted) = peer(&registry, 1);
         assert_eq!(evicted, None);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_routing_id_is_free_again_once_its_peer_is_gone() {
+    fn routing_id_is_free_after_its_peer_is_gone() {
         let registry = Registry::new(10, 10);
         let identity = || Bytes::from_static(b"me");
         let first = Peer::new(PeerId(1), "test".into(), Queued { messages: 1, bytes: 1 });
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(registry.admit(PeerId(1), identity()), Ok(()));
         let (second, _) = peer(&registry, 2);
         assert_eq!(registry.admit(second, identity()), Err(Refusal::DuplicateIdentity));
-        // The refused one leaves; the id stays taken.
+        // The refused one ends; the id stays taken.
         registry.remove(second);
         let (third, _) = peer(&registry, 3);
         assert_eq!(registry.admit(third, identity()), Err(Refusal::DuplicateIdentity));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_without_a_routing_id_are_many_but_not_too_many() {
+    fn peers_without_routing_id_are_limited_by_peers_max_only() {
         let registry = Registry::new(2, 10);
         for (id, expected) in [(1, Ok(())), (2, Ok(())), (3, Err(Refusal::TooManyPeers))] {
             let (id, _) = peer(&registry, id);

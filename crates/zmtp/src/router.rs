@@ -25,7 +25,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The same warning is not repeated within this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a server does with its peers. Called in the connections' own tasks.
+/// Callbacks of a server, called in the connections' own tasks.
 pub trait Service: Send + Sync + 'static {
     /// A peer has completed its handshake.
     fn connected(&self, peer: &Peer) {
@@ -44,10 +44,10 @@ pub trait Service: Send + Sync + 'static {
     fn gone(&self, peer: PeerId);
 }
 
-/// A bound ROUTER socket that serves nobody yet.
+/// A bound ROUTER socket that does not serve yet.
 ///
-/// Unlike a ROUTER of libzmq, it does not put the peer's routing id in front of each message: a peer is a
-/// [`Peer`].
+/// Unlike a ROUTER of libzmq, it does not put the peer's routing id in front of each message; peers are
+/// [`Peer`] values.
 #[derive(Debug)]
 pub struct Router {
     listeners: Vec<Listener>,
@@ -81,7 +81,7 @@ impl Router {
         &self.endpoints
     }
 
-    /// Serves until `shutdown` completes; then accepts and reads nothing further, sends what is queued for
+    /// Serves until `shutdown` completes; then accepts and reads nothing further, sends queued messages for
     /// at most [`Limits::linger`], and closes. When it returns, every `gone` has been delivered.
     pub async fn serve<S: Service>(self, service: Arc<S>, shutdown: impl Future<Output = ()>) {
         let Router { listeners, endpoints: _, limits } = self;
@@ -136,7 +136,7 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// A peer with an id that no other has.
+/// A peer with a new id.
 pub(crate) fn new_peer(remote: String, limits: &Limits) -> Peer {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = PeerId(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -156,12 +156,12 @@ pub(crate) fn connection_options(
         frame_bytes_max: limits.frame_bytes_max,
         message_parts_max: limits.message_parts_max,
         message_bytes_max: limits.message_bytes_max,
-        // Whoever waits to be admitted keeps its messages until it is: a refused peer loses none.
+        // A peer sends no messages before it is admitted, so a refused peer loses none.
         hold_ready: socket_type == SocketType::Router,
     }
 }
 
-/// Hands one connection's messages to the service, and says `gone` when it is dropped.
+/// Delivers one connection's messages to the service, and calls `gone` when it is dropped.
 struct ServiceInlet<S: Service> {
     service: Arc<S>,
     registry: Arc<Registry>,
@@ -210,10 +210,10 @@ impl Acceptor {
             }
             match self.accept_once().await {
                 Ok(accepted) => return accepted,
-                // The client gave up while it waited.
+                // The client closed the connection while it waited.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    self.warn.warn(|| tracing::warn!(%error, "cannot accept connections, trying again"));
+                    self.warn.warn(|| tracing::warn!(%error, "cannot accept connections; retrying"));
                     self.resume_at = Some(Instant::now() + ACCEPT_BACKOFF);
                 }
             }
@@ -234,7 +234,7 @@ impl Acceptor {
     }
 }
 
-/// Keeps one kind of warning from flooding the log.
+/// Limits the rate of one kind of warning.
 #[derive(Default)]
 struct Seldom {
     last: Option<Instant>,

@@ -31,7 +31,7 @@ fn frame_claiming(flags: u8, bytes: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_router_holds_its_ready_until_the_peer_is_accepted() {
+fn router_holds_ready_until_the_peer_is_accepted() {
     let mut connection = router();
     assert_eq!(connection.output().len(), 64, "the greeting");
     connection.feed(HANDSHAKE);
@@ -46,7 +46,7 @@ fn a_router_holds_its_ready_until_the_peer_is_accepted() {
 }
 
 #[test]
-fn a_dealer_says_ready_once_it_has_the_greeting() {
+fn dealer_sends_ready_after_the_greeting() {
     let mut dealer = Connection::new(ConnectionOptions {
         socket_type: SocketType::Dealer,
         identity: Bytes::from_static(b"me"),
@@ -65,7 +65,7 @@ fn a_dealer_says_ready_once_it_has_the_greeting() {
 }
 
 #[test]
-fn socket_types_that_do_not_fit_are_told_and_refused() {
+fn refuses_incompatible_socket_types_with_an_error_command() {
     for (name, fits) in [("DEALER", true), ("REQ", true), ("ROUTER", true), ("SUB", false), ("PUSH", false)] {
         let mut input = HANDSHAKE[..64].to_vec();
         let body_bytes = 5 + 1 + 1 + 11 + 4 + name.len();
@@ -82,7 +82,7 @@ fn socket_types_that_do_not_fit_are_told_and_refused() {
 }
 
 #[test]
-fn a_claim_of_a_tebibyte_is_refused_at_once() {
+fn refuses_a_frame_that_claims_a_tebibyte_at_once() {
     let expected = ProtocolError::FrameTooLarge { bytes: 1 << 40, bytes_max: FRAME_BYTES_MAX };
     assert_eq!(error_of(&frame_claiming(0x02, 1 << 40)), expected);
     let expected = ProtocolError::FrameTooLarge { bytes: u64::MAX, bytes_max: FRAME_BYTES_MAX };
@@ -91,7 +91,7 @@ fn a_claim_of_a_tebibyte_is_refused_at_once() {
 }
 
 #[test]
-fn room_for_a_frame_grows_with_what_arrives_and_is_exact_in_the_end() {
+fn frame_buffer_grows_with_received_bytes_to_the_exact_size() {
     const MIB: usize = 1024 * 1024;
     let frame_bytes = 100 * MIB;
     let mut connection = Connection::new(ConnectionOptions {
@@ -117,7 +117,7 @@ fn room_for_a_frame_grows_with_what_arrives_and_is_exact_in_the_end() {
 }
 
 #[test]
-fn limits_hold_to_the_byte_and_the_part() {
+fn limits_are_exact_in_bytes_and_parts() {
     let largest = FRAME_BYTES_MAX as u64;
     let mut input = frame_claiming(0x02, largest);
     input.resize(input.len() + FRAME_BYTES_MAX, 1);
@@ -143,7 +143,7 @@ fn limits_hold_to_the_byte_and_the_part() {
 }
 
 #[test]
-fn a_ping_is_answered_even_between_the_parts_of_a_message() {
+fn answers_pings_between_the_parts_of_a_message() {
     let mut connection = open_router();
     let input = b"\x01\x01a\x04\x0b\x04PING\x00\x0actxt\x00\x01b\x04\x07\x04PING\x00\x00";
     let (events, error) = run(&mut connection, input, &[1]);
@@ -155,7 +155,7 @@ fn a_ping_is_answered_even_between_the_parts_of_a_message() {
 }
 
 #[test]
-fn only_peers_of_3_1_are_pinged() {
+fn pings_only_peers_of_version_3_1() {
     for (minor, understood) in [(0, false), (1, true), (7, true)] {
         let mut input = HANDSHAKE.to_vec();
         input[11] = minor;
@@ -170,7 +170,7 @@ fn only_peers_of_3_1_are_pinged() {
 }
 
 #[test]
-fn commands_at_the_wrong_time_end_the_connection_and_unknown_ones_do_not() {
+fn misplaced_commands_end_the_connection_and_unknown_ones_do_not() {
     assert_eq!(run(&mut open_router(), b"\x04\x0a\x09SUBSCRIBE\x00\x01x", &[]).1, None);
     assert_eq!(error_of(&HANDSHAKE[64..]), ProtocolError::OutOfOrder("second READY"));
     assert_eq!(error_of(b"\x04\x0a\x05ERROR\x03bad"), ProtocolError::PeerError("bad".into()));
@@ -183,7 +183,7 @@ fn commands_at_the_wrong_time_end_the_connection_and_unknown_ones_do_not() {
 }
 
 #[test]
-fn a_kept_small_part_keeps_nothing_else_alive() {
+fn kept_small_part_does_not_retain_the_read_buffer() {
     let mut connection = open_router();
     connection.feed(b"\x01\x01u\x00\x05hello");
     let Ok(Some(Event::Message(parts))) = connection.poll_event() else { panic!("a message") };
@@ -232,24 +232,24 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_do_no_harm(input in vec(any::<u8>(), 0..200), splits in vec(1u16..20, 0..8)) {
+    fn arbitrary_bytes_cause_no_panic(input in vec(any::<u8>(), 0..200), splits in vec(1u16..20, 0..8)) {
         machine::any_bytes(&input, &splits);
     }
 
     #[test]
-    fn arbitrary_traffic_does_no_harm(input in traffic(), splits in vec(1u16..2000, 0..8)) {
+    fn arbitrary_traffic_causes_no_panic(input in traffic(), splits in vec(1u16..2000, 0..8)) {
         machine::any_bytes(&input, &splits);
     }
 
     #[test]
-    fn a_damaged_handshake_does_no_harm(at in 0..HANDSHAKE.len(), byte: u8, splits in vec(1u16..20, 0..8)) {
+    fn damaged_handshake_causes_no_panic(at in 0..HANDSHAKE.len(), byte: u8, splits in vec(1u16..20, 0..8)) {
         let mut input = HANDSHAKE.to_vec();
         input[at] = byte;
         machine::any_bytes(&input, &splits);
     }
 
     #[test]
-    fn the_fuzz_targets_hold_on_random_input(data in vec(any::<u8>(), 0..400)) {
+    fn fuzz_targets_pass_on_random_input(data in vec(any::<u8>(), 0..400)) {
         input::connection(&data);
         input::round_trip(&data);
     }

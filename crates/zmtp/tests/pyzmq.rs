@@ -166,7 +166,7 @@ async fn our_router_serves_many_short_connections() {
 }
 
 #[tokio::test]
-async fn our_router_turns_away_a_second_client_with_the_same_routing_id() {
+async fn our_router_refuses_a_second_client_with_the_same_routing_id() {
     client("client_duplicate").await;
 }
 

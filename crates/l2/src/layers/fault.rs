@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use larder_arena::{Arena, Hold, Region};
+use larder_arena::{Arena, IoPin, Region};
 use larder_types::object::ObjectKey;
 
 use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
@@ -181,7 +181,7 @@ fn flip(region: &Region, random: u64) {
 #[derive(Debug)]
 struct Copied;
 
-impl Hold for Copied {}
+impl IoPin for Copied {}
 
 /// The first half of an object, in memory of its own.
 fn torn(transfer: &Transfer) -> Option<Transfer> {
@@ -189,7 +189,7 @@ fn torn(transfer: &Transfer) -> Option<Transfer> {
     transfer.region.copy_to(&mut bytes).ok()?;
     let half = transfer.region.len() / 2;
     let arena = Arena::private(half.max(1)).ok()?;
-    arena.populate(half.max(1)).ok()?;
+    arena.commit(half.max(1)).ok()?;
     arena.write(0, &bytes[..half as usize]).ok()?;
     let region = Region::new(Arc::new(arena), 0, half, Arc::new(Copied)).ok()?;
     Some(Transfer { key: transfer.key.clone(), region })

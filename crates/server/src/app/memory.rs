@@ -44,14 +44,14 @@ impl Memory {
     /// If the system has no memory for it.
     pub fn need(&self, end: u64) -> io::Result<()> {
         self.prepare(end);
-        self.arena.populate(end)
+        self.arena.commit(end)
     }
 
     /// Has memory behind `end` made ready in the background.
     pub fn prepare(&self, end: u64) {
         let target = end.saturating_add(self.ahead).min(self.arena.size());
         // Called for every store: cheap while at least half of the reserve is left.
-        if self.arena.populated() >= target.saturating_sub(self.ahead / 2).max(1) {
+        if self.arena.committed() >= target.saturating_sub(self.ahead / 2).max(1) {
             return;
         }
         let mut wanted = self.lock();
@@ -77,8 +77,8 @@ impl Memory {
             woke();
             // In steps, so that a store that needs memory now waits for one step at most, and a
             // shutdown too.
-            let next = (self.arena.populated() + larder_arena::POPULATE_STEP).min(target);
-            done = match self.arena.populate(next) {
+            let next = (self.arena.committed() + larder_arena::COMMIT_STEP).min(target);
+            done = match self.arena.commit(next) {
                 Ok(()) if next < target => done,
                 Ok(()) => target,
                 // The store that needs it will report it.

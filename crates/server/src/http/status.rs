@@ -199,7 +199,7 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
         "memory_used_bytes": l1.used_bytes,
         "memory_total_bytes": l1.capacity_bytes,
         "memory_configured_bytes": config.l1.bytes,
-        "memory_committed_bytes": state.arena.populated(),
+        "memory_committed_bytes": state.arena.committed(),
         "capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
         "memory_usage_ratio": l1.used_bytes as f64 / (l1.capacity_bytes as f64).max(1.0),
         "write_ttl_seconds": config.l1.write_ttl.as_secs(),

@@ -14,7 +14,7 @@ use larder_types::AdapterId;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use larder_arena::{Hold, Region};
+use larder_arena::{IoPin, Region};
 use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_l2::{Adapter, Circuit, L2Error, Transfer};
 
@@ -39,7 +39,7 @@ struct Lent {
     io: IoId,
 }
 
-impl Hold for Lent {}
+impl IoPin for Lent {}
 
 impl Drop for Lent {
     fn drop(&mut self) {

@@ -12,7 +12,7 @@ pub(super) fn collect(out: &mut Families, state: &State) {
     otlp(out, state);
     recorders(out, state);
     let help = "Bytes of L1 that are backed by memory";
-    out.gauge("lmcache_mp_l1_committed_bytes", help, &[], state.arena.populated() as f64);
+    out.gauge("lmcache_mp_l1_committed_bytes", help, &[], state.arena.committed() as f64);
     identity(out, state);
     constants(out);
 }

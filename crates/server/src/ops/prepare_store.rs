@@ -49,7 +49,7 @@ pub(super) fn reserve(
     if let Err(error) = state.memory.need(needed) {
         state.core().with(|core, now| {
             core.abort_store(now, &spec);
-            core.truncate_capacity(state.arena.populated());
+            core.truncate_capacity(state.arena.committed());
         });
         return Err(error.into());
     }

@@ -1,7 +1,7 @@
 //! A stack machine for the instructions in pickles of tensors.
 //!
-//! Values cannot nest deeper than a fixed few levels, so neither building nor dropping them recurses by
-//! what the bytes say. A pickle has at most as many steps as bytes.
+//! Values cannot nest deeper than a few fixed levels, so building and dropping them does not recurse by
+//! input. A pickle has at most as many steps as bytes.
 //!
 //! Instructions: `Lib/pickletools.py` of CPython documents them.
 
@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, PickleError>;
 /// Values on the stack: a batch of list entries, which Python cuts off at 1000, and some more.
 const STACK_MAX: usize = 1 << 12;
 
-/// Values remembered: a tensor takes 9 at most.
+/// Entries of the memo: a tensor takes 9 at most.
 const MEMO_MAX: usize = 16 * TENSORS_MAX;
 
 /// Letters of a refused name that an error repeats.
@@ -36,7 +36,7 @@ pub(super) enum Global {
     StorageClass(DType),
 }
 
-/// What the machine works on.
+/// A value on the stack or in the memo.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'a> {
     Mark,
@@ -57,7 +57,7 @@ pub(super) enum Value<'a> {
     Tensor(Arc<Tensor<'a>>),
     /// A persistent id, as the entries of its tuple.
     Persistent(Arc<[Value<'a>]>),
-    /// Something that nothing may be done with, such as a list that is still being filled.
+    /// A value that must not be used, such as a list that is still being filled.
     Opaque,
 }
 
@@ -166,7 +166,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The values above the last mark, which goes with them.
+    /// Removes and returns the values above the last mark, and the mark.
     fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>> {
         let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
         let mark = mark.ok_or(PickleError::malformed("a mark is missing"))?;
@@ -210,7 +210,7 @@ impl<'a> Machine<'a> {
 
     fn step_without_value(&mut self, opcode: u8, at: usize) -> Result<()> {
         match opcode {
-            // A frame only says how many bytes to fetch at once.
+            // A frame is only a hint for readers of files.
             0x95 => self.number(8).map(drop),
             0x94 => self.remember(self.memo.len()),
             b'q' => self.number(1).and_then(|place| self.remember(place as usize)),
@@ -252,11 +252,11 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Remembers the top value at the next place, or anew at an earlier one.
+    /// Stores the top value in the memo, at the next index or over an earlier one.
     fn remember(&mut self, place: usize) -> Result<()> {
         let value = match self.stack.last() {
             None | Some(Value::Mark) => return Err(PickleError::malformed("a value is missing")),
-            // These are filled after they were remembered; nothing may look at the early copy.
+            // These are filled after they were stored; the early copy must not be used.
             Some(Value::List(_) | Value::Dict(_)) => Value::Opaque,
             Some(value) => value.clone(),
         };
@@ -306,7 +306,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Stands for a call of one of the known names.
+    /// Builds the value that calling one of the known names would return.
     fn call(&mut self) -> Result<Value<'a>> {
         // Two more per tensor: its storage and its empty dictionary.
         self.calls += 1;

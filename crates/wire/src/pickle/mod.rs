@@ -1,10 +1,9 @@
-//! The one Python pickle of this protocol: a list of torch tensors (`protocol.md` 9).
+//! The one Python pickle of this protocol: a list of torch tensors.
 //!
-//! Workers without access to the shared-memory pool send and receive chunks in this form. Unpickling
-//! in general runs whatever the bytes say. This reads exactly the shape that
-//! `pickle.dumps(list_of_tensors)` has, looks at four names of Python and torch, calls none of them, and
-//! refuses everything else. Limits: [`TENSORS_MAX`] tensors, as many axes as torch allows, and a stack and
-//! memo to match.
+//! Workers without access to the shared memory send and receive chunks in this form. Unpickling in general
+//! runs code that the bytes name. This reader accepts only the form that `pickle.dumps(list_of_tensors)`
+//! has, knows four names of Python and torch, calls none of them, and refuses everything else. Limits:
+//! [`TENSORS_MAX`] tensors, as many axes as torch allows, and a stack and memo of the size they need.
 
 mod machine;
 mod read;
@@ -16,7 +15,7 @@ pub use write::PickleWriter;
 /// Tensors of one pickle.
 pub const TENSORS_MAX: usize = 1 << 14;
 
-/// Why bytes are not a pickled list of tensors, or a tensor cannot be pickled.
+/// Bytes that are not a pickled list of tensors, or a tensor that cannot be pickled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
     /// The bytes end too early.
@@ -30,7 +29,7 @@ pub enum PickleError {
         /// Its place in its stream.
         at: usize,
     },
-    /// A name that a list of tensors does not need. This is what an attack looks like.
+    /// A name that a list of tensors does not need, as in an attack.
     #[error("pickle refers to {module}.{name}, which is refused: only a list of torch tensors is taken")]
     Global {
         /// Start of the module's name.

@@ -1,4 +1,4 @@
-//! Tensors out of a pickle, without copying their elements.
+//! Reads tensors from a pickle without copying their elements.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) const LEGACY_VERSION: i128 = 1001;
 /// Reads `pickle.dumps(list_of_tensors)`.
 ///
 /// # Errors
-/// The bytes are anything else. Nothing in them is ever called.
+/// The bytes are anything else. Nothing named in them is ever called.
 pub fn read_tensors(bytes: &[u8]) -> Result<Vec<Tensor<'_>>> {
     let (value, taken) = run(bytes, Layer::Outer)?;
     if taken != bytes.len() {
@@ -103,7 +103,7 @@ fn storage_id<'a>(id: &Value<'a>) -> Result<(DType, &'a str, i128)> {
     }
 }
 
-/// A tensor in a pickle: a view of elements that stay where they are.
+/// A tensor in a pickle: a view of the elements in the pickle's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor<'a> {
     dtype: DType,
@@ -166,8 +166,8 @@ impl<'a> Tensor<'a> {
         &self.shape
     }
 
-    /// Bytes of its elements in row-major order. Compare it with the size you expect before making room:
-    /// a view may repeat its elements, so this is not bounded by the size of the pickle.
+    /// Bytes of its elements in row-major order. Compare it with the expected size before allocating: a
+    /// view may repeat its elements, so this is not bounded by the size of the pickle.
     pub const fn byte_len(&self) -> u64 {
         self.byte_len
     }

@@ -1,4 +1,4 @@
-//! Tensors into a pickle that `pickle.loads` of any Python with torch reads.
+//! Writes tensors as a pickle that `pickle.loads` of any Python with torch reads.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use larder_types::dtype::{DType, tensor_bytes};
 
 type Result<T> = std::result::Result<T, PickleError>;
 
-/// What a tensor takes besides its elements, at most: text, sizes and strides.
+/// Bytes that a tensor takes besides its elements, at most: text, sizes and strides.
 const OVERHEAD_BYTES: usize = 512 + 2 * TENSOR_AXES_MAX * 11;
 
 /// Writes `pickle.dumps(list_of_tensors)`, one tensor at a time.
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn pickles_round_trip() {
         let mut writer = PickleWriter::new();
         let elements: Vec<u8> = (0..=255).cycle().take(2 * 300 * 4).collect();
         writer.push(DType::Float32, &[2, 300], &elements).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_cannot_be_written_leave_the_pickle_as_it_was() {
+    fn refused_tensors_leave_the_pickle_unchanged() {
         let mut writer = PickleWriter::new();
         assert_eq!(
             writer.push(DType::Float8E5M2, &[1], &[0]),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_their_sign_bit() {
+    fn numbers_are_written_as_positive() {
         for value in [0x8000_u64, 0xffff_ffff, 0x10000, 0x7f_ffff, 0x80_0000, u64::MAX] {
             let mut out = Vec::new();
             push_int(&mut out, i128::from(value));

@@ -149,9 +149,9 @@ fn responses_decode_and_encode_to_the_same_frames() {
     assert!(same > 250, "only {same} responses were compared");
 }
 
-/// The operations that no vector shows, so that nobody takes them for tested against the reference.
+/// The operations without a vector; only the interop tests compare them with the reference.
 #[test]
-fn the_vectors_cover_all_but_these_operations() {
+fn vectors_cover_all_but_these_operations() {
     let mut seen: Vec<Operation> = requests()
         .iter()
         .filter_map(|(_, message)| Operation::decode(frames(message).get(1)?).ok())
@@ -179,7 +179,7 @@ fn cache_key(request: &Request) -> Option<&CacheKey> {
 }
 
 #[test]
-fn decoded_values_are_those_of_the_vectors() {
+fn decoded_values_equal_those_of_the_vectors() {
     let mut checked = 0;
     for (note, message) in requests() {
         let Ok(Incoming::Request { envelope, payloads }) = Incoming::from_frames(frames(&message)) else {
@@ -212,7 +212,7 @@ fn decoded_values_are_those_of_the_vectors() {
 }
 
 #[test]
-fn older_clients_are_understood() {
+fn accepts_requests_of_older_clients() {
     let step = |note: &str| {
         let (_, message) = requests().into_iter().find(|(own, _)| own == note).expect("the step");
         let Ok(Incoming::Request { envelope, payloads }) = Incoming::from_frames(frames(&message)) else {
@@ -232,7 +232,7 @@ fn older_clients_are_understood() {
 }
 
 #[test]
-fn chunk_sizes_in_the_files_are_those_in_the_answers() {
+fn chunk_size_answer_equals_that_of_the_file() {
     let size = document("frames_operations.json")["chunk_size"].as_i64();
     let (_, answer) = messages()
         .into_iter()

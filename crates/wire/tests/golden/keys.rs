@@ -56,7 +56,7 @@ fn objects(
 }
 
 #[test]
-fn keys_map_to_the_objects_of_the_reference() {
+fn keys_map_to_the_object_keys_of_the_reference() {
     let mut refused = 0;
     for record in of_kind("map") {
         let key = cache_key(&record["key"]);
@@ -86,7 +86,7 @@ fn keys_map_to_the_objects_of_the_reference() {
 }
 
 #[test]
-fn lookup_rows_are_those_of_the_reference() {
+fn lookup_rows_equal_those_of_the_reference() {
     for record in of_kind("rows") {
         let key = cache_key(&record["key"]);
         let chunk_hashes = hashes(&record, "chunk_hashes");

@@ -19,7 +19,7 @@ fn shape(record: &Value) -> Vec<u64> {
 }
 
 #[test]
-fn pickles_of_the_reference_are_read() {
+fn reads_pickles_of_the_reference() {
     let (mut read, mut refused) = (0, 0);
     for record in records(FILE, "vectors") {
         let note = text(&record, "note");
@@ -49,7 +49,7 @@ fn pickles_of_the_reference_are_read() {
 }
 
 #[test]
-fn what_the_writer_makes_of_the_vectors_is_read_back() {
+fn rewritten_vectors_round_trip() {
     for record in records(FILE, "vectors") {
         if record["loads_in_reference"] == false {
             continue;
@@ -85,7 +85,7 @@ fn replaced(pickle: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn strides_are_followed() {
+fn follows_strides() {
     // Shape (2, 4, 6) with strides (24, 6, 1): swap the outer axes, then make one of them repeat.
     let strides = b"K\x18K\x06K\x01\x87";
     let swapped = replaced(
@@ -110,7 +110,7 @@ fn strides_are_followed() {
 }
 
 #[test]
-fn views_outside_their_storage_are_refused() {
+fn refuses_views_outside_their_storage() {
     for strides in [&b"K\x19K\x06K\x01\x87"[..], b"K\xffK\x06K\x01\x87", b"K\x18K\x06K\x02\x87"] {
         let outside = replaced(&sample(), b"K\x18K\x06K\x01\x87", strides);
         assert!(matches!(read_tensors(&outside), Err(PickleError::Malformed { .. })));
@@ -124,7 +124,7 @@ fn views_outside_their_storage_are_refused() {
 }
 
 #[test]
-fn other_names_are_refused_and_named() {
+fn refuses_other_names_and_quotes_them() {
     // The classic attack, in the pickle and in the stream inside it.
     let attack = b"\x80\x04cos\nsystem\n\x8c\x02id\x85R.";
     let os_system = PickleError::Global { module: "os".into(), name: "system".into() };
@@ -141,7 +141,7 @@ fn other_names_are_refused_and_named() {
 }
 
 #[test]
-fn other_objects_and_damaged_pickles_are_refused() {
+fn refuses_other_objects_and_damaged_pickles() {
     let sample = sample();
     for bytes in
         [&b""[..], b"junk", b"\x80\x04N.", b"\x80\x04K\x01.", b"\x80\x02].", b"\x80\x04]..", b"\x80\x04)."]
@@ -162,7 +162,7 @@ fn other_objects_and_damaged_pickles_are_refused() {
 }
 
 #[test]
-fn nesting_and_repetition_are_bounded() {
+fn bounds_nesting_and_repetition() {
     let deep = [&b"\x80\x04)"[..], &[0x85; 100_000], b"."].concat();
     assert!(matches!(read_tensors(&deep), Err(PickleError::Malformed { .. })));
     let wide = [&b"\x80\x04"[..], &[b'('; 100_000], b"."].concat();

@@ -40,7 +40,7 @@ fn python_loads_our_pickles() {
 }
 
 #[test]
-fn we_read_the_pickles_of_python() {
+fn reads_pickles_of_python() {
     let answer = ask("make_pickles", Value::Null);
     assert!(list(&answer).len() >= 20);
     for record in list(&answer) {
@@ -58,7 +58,7 @@ fn we_read_the_pickles_of_python() {
 }
 
 #[test]
-fn we_refuse_other_pickles_of_python() {
+fn refuses_other_pickles_of_python() {
     let answer = ask("refused_pickles", Value::Null);
     assert!(list(&answer).len() >= 9);
     for record in list(&answer) {

@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_cause_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         bodies::request(&bytes);
         bodies::response(&bytes);
         bodies::key(&bytes);
@@ -78,35 +78,35 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_request_causes_a_panic(
+    fn damaged_requests_cause_no_panic(
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
     ) {
         bodies::request(&damaged(&CORPUS.requests, sample, &damages));
     }
 
     #[test]
-    fn no_damage_to_a_response_causes_a_panic(
+    fn damaged_responses_cause_no_panic(
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
     ) {
         bodies::response(&damaged(&CORPUS.responses, sample, &damages));
     }
 
     #[test]
-    fn no_damage_to_a_key_causes_a_panic(
+    fn damaged_keys_cause_no_panic(
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
     ) {
         bodies::key(&damaged(&CORPUS.keys, sample, &damages));
     }
 
     #[test]
-    fn no_damage_to_a_pickle_causes_a_panic(
+    fn damaged_pickles_cause_no_panic(
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..4),
     ) {
         bodies::pickle(&damaged(&CORPUS.pickles, sample, &damages));
     }
 
     #[test]
-    fn no_damage_to_a_file_name_causes_a_panic(
+    fn damaged_file_names_cause_no_panic(
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
     ) {
         bodies::file_name(&damaged(&CORPUS.names, sample, &damages));

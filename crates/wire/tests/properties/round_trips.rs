@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn tokens_of_any_width_are_read_like_one_by_one(
+    fn token_lists_decode_as_one_by_one(
         ids in prop::collection::vec((token(), 0..40_u8), 0..1200),
         outliers in prop::collection::vec((any::<prop::sample::Index>(), any::<i64>()), 0..4),
     ) {
@@ -202,7 +202,7 @@ proptest! {
     }
 
     #[test]
-    fn values_are_skipped_to_their_end(value in value()) {
+    fn skip_ends_at_the_end_of_the_value(value in value()) {
         let mut bytes = Vec::new();
         rmpv::encode::write_value(&mut bytes, &value).unwrap();
         let mut reader = Reader::new(&bytes);
@@ -214,7 +214,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_skipped_is_a_value_for_others_too(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+    fn skipped_bytes_are_a_value_for_rmpv_too(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         let mut reader = Reader::new(&bytes);
         if let Ok(raw) = reader.raw("value") {
             let mut rest = &bytes[..];
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn integers_and_texts_are_written_as_others_do(int: i64, text in ".{0,300}", bin in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn writes_integers_texts_and_bytes_as_rmpv_does(int: i64, text in ".{0,300}", bin in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut own = Writer::new();
         own.int(int);
         own.str(&text);
@@ -251,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn views_are_read_in_row_major_order(
+    fn reads_views_in_row_major_order(
         axes in prop::collection::vec((0..5_u64, 0..12_u64, any::<bool>()), 0..4), offset in 0..20_u64,
     ) {
         const COUNT: u16 = 200;
@@ -275,7 +275,7 @@ proptest! {
 }
 
 #[test]
-fn too_many_tokens_outside_32_bits_are_refused() {
+fn refuses_too_many_tokens_outside_32_bits() {
     let of = |count: usize| array_of(&vec![vec![0xff]; count]);
     let decode = |bytes: &[u8]| Tokens::decode(&mut Reader::new(bytes), "tokens").map(|tokens| tokens.len());
     assert_eq!(decode(&of(OUTLIERS_MAX)), Ok(OUTLIERS_MAX));

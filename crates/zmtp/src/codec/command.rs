@@ -1,6 +1,6 @@
 //! Commands: READY, ERROR, PING and PONG are understood, others are ignored.
 //!
-//! A command's body is a name with a length byte in front, then data whose shape the name decides.
+//! A command's body is a name with a length byte in front, then data in a form that depends on the name.
 
 use bytes::Bytes;
 
@@ -23,7 +23,7 @@ const PONG: &[u8] = b"PONG";
 const SOCKET_TYPE: &[u8] = b"Socket-Type";
 const IDENTITY: &[u8] = b"Identity";
 
-/// What a peer tells about itself in READY.
+/// Properties that a peer announces in READY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerProperties {
     /// The peer's kind of socket.
@@ -37,7 +37,7 @@ pub struct PeerProperties {
 pub enum Command<'a> {
     /// The peer's part of the handshake.
     Ready(PeerProperties),
-    /// The peer gives up, for this reason.
+    /// The peer closes the connection, for this reason.
     Error(String),
     /// The peer wants a PONG with the same context.
     Ping {
@@ -48,7 +48,7 @@ pub enum Command<'a> {
     },
     /// The answer to a PING of ours.
     Pong,
-    /// A command that we do not know.
+    /// An unknown command.
     Unknown,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Command<'a> {
     /// Reads the body of a command frame.
     ///
     /// # Errors
-    /// `BadCommand` if the body does not have the shape that its name demands; `IdentityTooLong` and
+    /// `BadCommand` if the body does not have the form that its name requires; `IdentityTooLong` and
     /// `UnknownSocketType` from READY.
     pub fn parse(body: &'a [u8]) -> Result<Command<'a>, ProtocolError> {
         let (name, data) = split_short(body).ok_or(ProtocolError::BadCommand("no name"))?;
@@ -179,29 +179,29 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_written_as_libzmq_writes_it() {
+    fn writes_ready_as_libzmq_does() {
         let mut out = Vec::new();
         write_ready(&mut out, SocketType::Dealer, b"");
         assert_eq!(out, LIBZMQ_READY);
     }
 
     #[test]
-    fn ready_of_libzmq_is_read() {
+    fn reads_ready_of_libzmq() {
         let expected = PeerProperties { socket_type: SocketType::Dealer, identity: Bytes::new() };
         assert_eq!(Command::parse(body(LIBZMQ_READY)), Ok(Command::Ready(expected)));
     }
 
     #[test]
-    fn property_names_ignore_case_and_unknown_ones_are_skipped() {
+    fn property_names_ignore_case_and_unknown_properties_are_skipped() {
         let body = b"\x05READY\x03X-A\x00\x00\x00\x01b\x0bsocket-type\x00\x00\x00\x03REQ\x08IDENTITY\x00\x00\x00\x02me";
         let expected = PeerProperties { socket_type: SocketType::Req, identity: Bytes::from_static(b"me") };
         assert_eq!(Command::parse(body), Ok(Command::Ready(expected)));
     }
 
     #[test]
-    fn truncated_commands_are_errors() {
+    fn refuses_truncated_commands() {
         for end in 0..body(LIBZMQ_READY).len() {
-            // Cut between two properties, what is left is a shorter READY; the identity is optional.
+            // Cut between two properties it is still a READY; the identity is optional.
             let outcome = Command::parse(&body(LIBZMQ_READY)[..end]);
             assert!(outcome.is_err() || end == 28, "{end}: {outcome:?}");
         }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_may_have_255_bytes_and_no_more() {
+    fn identity_is_limited_to_255_bytes() {
         let mut ready =
             b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\xff".to_vec();
         ready.extend_from_slice(&[7; 255]);
@@ -223,26 +223,26 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_context_is_cut_at_16_bytes() {
+    fn ping_context_is_cut_at_16_bytes() {
         let ping = b"\x04PING\x00\x0a0123456789abcdefXYZ";
         let expected = Command::Ping { ttl_deciseconds: 10, context: b"0123456789abcdef" };
         assert_eq!(Command::parse(ping), Ok(expected));
     }
 
     #[test]
-    fn other_commands_are_unknown() {
+    fn reads_other_commands_as_unknown() {
         assert_eq!(Command::parse(b"\x09SUBSCRIBEtopic"), Ok(Command::Unknown));
         assert_eq!(Command::parse(b"\x00"), Ok(Command::Unknown));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_command_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_are_a_command_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = Command::parse(&bytes);
         }
 
         #[test]
-        fn ready_comes_back(identity in proptest::collection::vec(any::<u8>(), 0..=255)) {
+        fn ready_round_trips(identity in proptest::collection::vec(any::<u8>(), 0..=255)) {
             let mut out = Vec::new();
             write_ready(&mut out, SocketType::Router, &identity);
             let header = super::super::frame::FrameHeader::parse(&out).unwrap().unwrap();

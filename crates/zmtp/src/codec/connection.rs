@@ -20,13 +20,13 @@ const BUFFERED_BODY_BYTES_MAX: usize = READ_BUFFER_BYTES / 2 - HEADER_BYTES_MAX;
 /// How far the buffer of a large frame may be ahead of what has arrived, in bytes.
 const GROWTH_BYTES: usize = 1024 * 1024;
 
-/// With more than this many bytes of answers (PONG) unsent, the caller should not feed further bytes: the
-/// peer asks and does not read.
+/// With more than this many bytes of answers (PONG) unsent, the caller should not feed further bytes,
+/// because the peer does not read them.
 pub const CONTROL_BYTES_HIGH: usize = 4096;
 
 const _: () = assert!(COMMAND_BYTES_MAX <= BUFFERED_BODY_BYTES_MAX, "a command is parsed in the read buffer");
 
-/// What a [`Connection`] is to be.
+/// Options of a [`Connection`].
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
     /// Our kind of socket.
@@ -39,11 +39,11 @@ pub struct ConnectionOptions {
     pub message_parts_max: usize,
     /// Most bytes accepted in all parts of one message.
     pub message_bytes_max: usize,
-    /// Send READY only at [`Connection::accept`], so that a peer that is refused keeps its messages.
+    /// Send READY only at [`Connection::accept`], so that a refused peer has not sent its messages yet.
     pub hold_ready: bool,
 }
 
-/// What happened on a connection.
+/// An event on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer's READY arrived and fits. With `hold_ready`, nothing further is read until
@@ -115,8 +115,8 @@ impl Connection {
         }
     }
 
-    /// Where received bytes go. There is room for at least one byte, provided that the caller took all
-    /// events after the previous bytes.
+    /// The buffer for received bytes. It has space for at least one byte if the caller took all events
+    /// after the previous bytes.
     pub fn space(&mut self) -> Limit<&mut Vec<u8>> {
         if let Some(body) = &mut self.body {
             return body.space();
@@ -151,7 +151,7 @@ impl Connection {
         outcome.inspect_err(|error| self.phase = Phase::Failed(error.clone()))
     }
 
-    /// Lets in a peer whose READY was reported, if [`ConnectionOptions::hold_ready`] is set.
+    /// Accepts a peer after its READY was reported, if [`ConnectionOptions::hold_ready`] is set.
     pub fn accept(&mut self) {
         if matches!(self.phase, Phase::Held) {
             command::write_ready(&mut self.output, self.options.socket_type, &self.options.identity);
@@ -159,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the protocol wants sent, between two messages of ours. The caller takes them out.
+    /// Bytes that the protocol itself has to send, between two messages. The caller takes them out.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
@@ -213,7 +213,7 @@ impl Connection {
         let (ours, theirs) = (self.options.socket_type, properties.socket_type);
         if !ours.accepts(theirs) {
             let error = ProtocolError::IncompatibleSocketType { ours, theirs };
-            // A mistake in a configuration: the peer is told, and need not try again.
+            // A mistake in a configuration: the ERROR command makes the peer stop retrying.
             command::write_error(&mut self.output, "Invalid socket type");
             return Err(error);
         }
@@ -311,7 +311,7 @@ enum CommandOutcome {
     Event(Event),
 }
 
-/// A large frame under way.
+/// A large frame, partly received.
 #[derive(Debug)]
 struct Body {
     received: Vec<u8>,
@@ -343,7 +343,7 @@ impl Body {
     }
 }
 
-/// Bytes received and not yet understood.
+/// Bytes received and not yet parsed.
 #[derive(Debug, Default)]
 struct ReadBuffer {
     bytes: Vec<u8>,
@@ -382,7 +382,7 @@ impl ReadBuffer {
         Ok(self.bytes().get(header.header_bytes..header.header_bytes + body_bytes))
     }
 
-    /// Room for more, in a buffer of `capacity` bytes or (if what waits fills that) twice what waits.
+    /// Space for more, in a buffer of `capacity` bytes or, if the unparsed bytes fill that, twice theirs.
     fn space(&mut self, capacity: usize) -> Limit<&mut Vec<u8>> {
         let waiting = self.bytes.len() - self.start;
         let capacity = capacity.max(waiting * 2);

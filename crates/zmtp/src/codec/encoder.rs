@@ -1,4 +1,4 @@
-//! Messages to bytes: small parts are gathered in one buffer, large ones are referred to.
+//! Encodes messages: small parts are copied into one buffer, large ones are sent from their own.
 
 use std::io::IoSlice;
 
@@ -9,10 +9,10 @@ use super::frame::{FrameKind, write_header};
 /// Parts up to this size (bytes) are copied next to their header: cheaper than one more I/O slice.
 const COPY_BYTES_MAX: usize = 1024;
 
-/// Room of the gathering buffer that is kept between batches, in bytes.
+/// Capacity of the staging buffer that is kept between batches, in bytes.
 const STAGING_KEEP_BYTES: usize = 16 * 1024;
 
-/// A batch of messages on its way out.
+/// A batch of messages to be sent.
 ///
 /// Holds encoded bytes until [`advance`](Encoder::advance) has accounted for all of them; then it is
 /// empty and its buffers are reused. The caller bounds the batch by what it pushes.
@@ -26,7 +26,7 @@ pub struct Encoder {
     piece_at: usize,
     /// Bytes of that piece that have been sent.
     sent_of_piece: usize,
-    /// Where in `staging` the piece that is being gathered starts.
+    /// Start in `staging` of the piece that is being filled.
     staged_from: usize,
 }
 
@@ -86,7 +86,7 @@ impl Encoder {
         filled
     }
 
-    /// Accounts for `bytes` more bytes sent, and lets go of what has been sent entirely.
+    /// Accounts for `bytes` more bytes sent, and drops pieces that have been sent entirely.
     pub fn advance(&mut self, mut bytes: usize) {
         self.close_staged();
         while let Some(piece) = self.pieces.get(self.piece_at) {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_parts_adds_nothing() {
+    fn message_without_parts_adds_nothing() {
         let mut encoder = Encoder::new();
         encoder.push([]);
         assert!(encoder.is_empty());

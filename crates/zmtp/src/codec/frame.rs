@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_long_headers_as_the_rfc_draws_them() {
+    fn writes_short_and_long_headers_as_in_the_rfc() {
         let mut out = Vec::new();
         write_header(&mut out, FrameKind::LastPart, 255);
         assert_eq!(out, [0x00, 0xFF]);
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_small_size_may_be_written_long() {
+    fn reads_small_sizes_in_long_form() {
         let header = FrameHeader::parse(&[0x02, 0, 0, 0, 0, 0, 0, 0, 3]);
         let expected = FrameHeader { kind: FrameKind::LastPart, body_bytes: 3, header_bytes: 9 };
         assert_eq!(header, Ok(Some(expected)));
     }
 
     #[test]
-    fn reserved_flags_and_continued_commands_are_refused() {
+    fn refuses_reserved_flags_and_continued_commands() {
         for flags in (0u8..=255).filter(|&flags| flags > 7 || flags & 5 == 5) {
             assert_eq!(FrameHeader::parse(&[flags]), Err(ProtocolError::BadFlags { flags }));
         }
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn headers_round_trip(
             body_bytes in prop_oneof![0usize..600, any::<u32>().prop_map(|n| n as usize)],
             kind in prop_oneof![Just(FrameKind::Command), Just(FrameKind::Part), Just(FrameKind::LastPart)],
         ) {

@@ -20,7 +20,7 @@ const OUR_MAJOR: u8 = 3;
 const OUR_MINOR: u8 = 1;
 const NULL: &[u8] = b"NULL";
 
-/// What the peer's greeting says, once accepted.
+/// An accepted greeting of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// Minor version of ZMTP 3 that the peer speaks. Heartbeats exist from 1 on.
@@ -44,8 +44,8 @@ pub fn ours() -> [u8; GREETING_BYTES] {
 
 /// Reads a peer's greeting from the start of `bytes`: `None` while it is incomplete.
 ///
-/// A peer that cannot be spoken to is refused at the first byte that shows it, so that a client of an
-/// old version (whose greeting is shorter than 64 bytes) gets its answer at once.
+/// An unsupported peer is refused at the first byte that identifies it as such, so that a client of an old
+/// version, with a greeting of fewer than 64 bytes, gets its answer at once.
 ///
 /// # Errors
 /// `NotZmtp`, `UnsupportedVersion` or `UnsupportedMechanism`.
@@ -69,7 +69,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Greeting>, ProtocolError> {
         let name = mechanism[..end].escape_ascii().to_string();
         return Err(ProtocolError::UnsupportedMechanism { name });
     }
-    // A later major version must fall back to ours: it knows how, we do not know its frames.
+    // A peer of a later major version has to fall back to version 3, as the RFC demands.
     let minor = if greeting[MAJOR_AT] > OUR_MAJOR { OUR_MINOR } else { greeting[MINOR_AT] };
     Ok(Some(Greeting { minor }))
 }
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_what_libzmq_sends() {
+    fn greeting_equals_that_of_libzmq() {
         assert_eq!(ours().as_slice(), libzmq());
     }
 
     #[test]
-    fn a_greeting_is_read_byte_by_byte() {
+    fn reads_greeting_byte_by_byte() {
         let bytes = libzmq();
         for end in 0..GREETING_BYTES {
             assert_eq!(parse(&bytes[..end]), Ok(None), "at {end}");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn version_3_0_is_accepted_and_a_later_major_is_spoken_to_as_3_1() {
+    fn accepts_version_3_0_and_treats_later_majors_as_3_1() {
         let mut bytes = libzmq();
         bytes[MINOR_AT] = 0;
         assert_eq!(parse(&bytes), Ok(Some(Greeting { minor: 0 })));
@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn old_versions_are_refused_as_soon_as_they_show() {
-        // Version 1 peers start with a short length, or with a long one whose flags follow at once.
+    fn refuses_old_versions_at_their_first_byte() {
+        // Version 1 peers start with a short length, or with a long one and flags right after it.
         assert_eq!(parse(&[0x01, 0x00]), Err(ProtocolError::NotZmtp));
         assert_eq!(parse(&[0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x00]), Err(ProtocolError::NotZmtp));
         for revision in [0, 1, 2] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn other_mechanisms_are_refused_by_name() {
+    fn refuses_other_mechanisms_by_name() {
         for (name, bytes) in [("PLAIN", &b"PLAIN"[..]), ("CURVE", b"CURVE"), ("NULLX", b"NULLX"), ("", b"")] {
             let mut greeting = libzmq();
             greeting[MECHANISM_AT..MECHANISM_AT + MECHANISM_BYTES].fill(0);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_refused_at_its_first_byte() {
+    fn refuses_other_protocols_at_their_first_byte() {
         assert_eq!(parse(b"G"), Err(ProtocolError::NotZmtp));
     }
 }

@@ -1,8 +1,8 @@
 //! The protocol without sockets or clocks: bytes in, events and bytes out.
 //!
-//! [`Connection`] reads: it is given received bytes and yields [`Event`]s and the bytes that the
-//! protocol itself wants sent (greeting, READY, PONG). [`Encoder`] writes messages. Neither blocks,
-//! spawns, or knows the time, so both are tested and fuzzed by feeding them bytes.
+//! [`Connection`] takes received bytes and yields [`Event`]s and the bytes that the protocol itself has to
+//! send (greeting, READY, PONG). [`Encoder`] writes messages. Neither blocks, spawns or reads a clock, so
+//! both are tested and fuzzed by feeding them bytes.
 
 pub mod command;
 mod connection;
@@ -17,7 +17,7 @@ pub use encoder::Encoder;
 /// One multipart message: its parts in order, at least one.
 pub type Message = Vec<bytes::Bytes>;
 
-/// Why a connection cannot go on. After any of these it is closed.
+/// A violation of the protocol or of a limit, after which the connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
@@ -76,7 +76,7 @@ pub enum ProtocolError {
         /// Its size in bytes.
         bytes: usize,
     },
-    /// The peer's kind of socket does not talk to ours.
+    /// The peer's kind of socket is not compatible with this one.
     #[error("socket type {theirs} cannot talk to {ours}")]
     IncompatibleSocketType {
         /// Our kind of socket.
@@ -88,7 +88,7 @@ pub enum ProtocolError {
     #[error("{0} at the wrong time")]
     OutOfOrder(&'static str),
     /// The peer sent ERROR.
-    #[error("peer gave up: {0}")]
+    #[error("peer sent ERROR: {0}")]
     PeerError(String),
 }
 
@@ -135,8 +135,8 @@ impl SocketType {
         found.map(|(kind, _)| *kind).ok_or(ProtocolError::UnknownSocketType)
     }
 
-    /// Whether a socket of this kind may talk to one of kind `peer`. Only ROUTER and DEALER accept
-    /// anyone: other kinds are not implemented here.
+    /// Whether a socket of this kind may talk to one of kind `peer`. Only ROUTER and DEALER are
+    /// implemented here.
     #[must_use]
     pub fn accepts(self, peer: SocketType) -> bool {
         match self {

@@ -104,7 +104,7 @@ fn limits() -> Limits {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_has_its_time_and_no_more() {
+async fn handshake_times_out() {
     for sent in [0, 1, 64, HANDSHAKE.len() - 1] {
         let mut rig = Rig::new(&limits(), 0);
         let begun = Instant::now();
@@ -118,7 +118,7 @@ async fn a_handshake_has_its_time_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_trickles_has_no_more_time() {
+async fn handshake_that_trickles_times_out_too() {
     let mut rig = Rig::new(&limits(), 0);
     for byte in HANDSHAKE {
         if rig.far.write_all(&[*byte]).await.is_err() {
@@ -130,7 +130,7 @@ async fn a_handshake_that_trickles_has_no_more_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_answered() {
+async fn answers_a_request() {
     let mut rig = Rig::open(&limits(), 1).await;
     rig.far.write_all(b"\x01\x01a\x00\x02bc").await.unwrap();
     rig.expect_bytes(b"\x01\x01a\x00\x02bc").await;
@@ -141,7 +141,7 @@ async fn a_request_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_from_another_task_wakes_the_connection() {
+async fn message_from_another_task_wakes_the_connection() {
     let mut rig = Rig::open(&limits(), 0).await;
     for round in 0..100u8 {
         rig.peer.send([Bytes::from(vec![round])]).unwrap();
@@ -150,7 +150,7 @@ async fn a_message_from_another_task_wakes_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_amid_a_message_is_told_from_a_proper_one() {
+async fn end_within_a_message_is_reported_as_such() {
     let mut rig = Rig::open(&limits(), 0).await;
     rig.far.write_all(b"\x01\x01a").await.unwrap();
     drop(rig.far);
@@ -158,7 +158,7 @@ async fn an_end_amid_a_message_is_told_from_a_proper_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_protocol_error_ends_the_connection_after_the_messages_before_it() {
+async fn protocol_error_ends_the_connection_after_earlier_messages() {
     let mut rig = Rig::open(&limits(), 1).await;
     rig.far.write_all(b"\x00\x01a\xff").await.unwrap();
     assert_eq!(rig.heard().await, Heard::Message(vec![Bytes::from_static(b"a")]));
@@ -174,7 +174,7 @@ async fn close_ends_a_connection_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_sent_when_asked_for_and_silence_ends_the_connection() {
+async fn sends_pings_if_configured_and_closes_silent_peers() {
     let limits = Limits { ping_interval: Some(Duration::from_secs(5)), ..limits() };
     let mut rig = Rig::open(&limits, 0).await;
     let begun = Instant::now();
@@ -189,7 +189,7 @@ async fn pings_are_sent_when_asked_for_and_silence_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promise_of_traffic_binds_the_peer() {
+async fn closes_peers_that_break_their_ttl() {
     let mut rig = Rig::open(&limits(), 0).await;
     for _ in 0..5 {
         rig.far.write_all(PING_TTL_1S).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_promise_of_traffic_binds_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses_and_has_room_again_once_the_peer_reads() {
+async fn full_queue_refuses_until_the_peer_reads() {
     let limits = Limits { send_queue_messages_max: 10, ..limits() };
     let mut rig = Rig::open(&limits, 25).await;
     rig.far.write_all(b"\x00\x01a").await.unwrap();
@@ -218,7 +218,7 @@ async fn a_full_queue_refuses_and_has_room_again_once_the_peer_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_is_limited_in_bytes_but_takes_any_single_message() {
+async fn queue_is_limited_in_bytes_but_takes_any_single_message() {
     let limits = Limits { send_queue_bytes_max: 1000, ..limits() };
     let rig = Rig::open(&limits, 0).await;
     let part = |bytes: usize| [Bytes::from(vec![0; bytes])];
@@ -239,7 +239,7 @@ async fn the_queue_is_limited_in_bytes_but_takes_any_single_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_not_read_from() {
+async fn does_not_read_from_a_peer_that_does_not_read() {
     let limits = Limits { send_queue_messages_max: 100, ..limits() };
     let mut rig = Rig::open(&limits, 1).await;
     let mut requests = 0;
@@ -258,7 +258,7 @@ async fn a_peer_that_does_not_read_is_not_read_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_pings_from_a_peer_that_does_not_read_is_held_back() {
+async fn holds_back_pings_of_a_peer_that_does_not_read() {
     let mut rig = Rig::open(&limits(), 0).await;
     let mut pings = 0;
     while timeout(LONG, rig.far.write_all(PING_TTL_1S)).await.is_ok() {
@@ -269,7 +269,7 @@ async fn a_flood_of_pings_from_a_peer_that_does_not_read_is_held_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_for_too_long_is_closed() {
+async fn closes_a_peer_that_takes_no_bytes() {
     let limits = Limits { write_stall_timeout: Duration::from_secs(60), ..limits() };
     let mut rig = Rig::open(&limits, 0).await;
     let begun = Instant::now();
@@ -284,7 +284,7 @@ async fn a_peer_that_takes_nothing_for_too_long_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_sends_what_is_queued_and_reads_nothing_more() {
+async fn draining_sends_queued_messages_and_reads_none() {
     let mut rig = Rig::open(&limits(), 0).await;
     rig.peer.send([Bytes::from(vec![7; 5000])]).unwrap();
     rig.peer.ask(Ask::Drain);
@@ -314,7 +314,7 @@ async fn draining_ends_a_handshake_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_go_on_after_a_pause_in_reading() {
+async fn pings_continue_after_a_pause_in_reading() {
     let limits = Limits {
         ping_interval: Some(Duration::from_secs(5)),
         send_queue_messages_max: 4,

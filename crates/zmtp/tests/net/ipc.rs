@@ -44,7 +44,7 @@ async fn echoes(server: &Server) -> bool {
 }
 
 #[tokio::test]
-async fn messages_come_back_and_the_file_is_private_and_goes_with_the_server() {
+async fn echoes_over_ipc_with_a_private_socket_removed_at_the_end() {
     let directory = Directory::new("echo");
     let mut server = serve(&directory.socket()).await;
     assert!(echoes(&server).await);
@@ -58,7 +58,7 @@ async fn messages_come_back_and_the_file_is_private_and_goes_with_the_server() {
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_listens_to_is_replaced() {
+async fn replaces_a_stale_socket() {
     let directory = Directory::new("stale");
     drop(std::os::unix::net::UnixListener::bind(directory.socket()).unwrap());
     assert!(directory.socket().exists());
@@ -68,7 +68,7 @@ async fn a_socket_that_nobody_listens_to_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_live_server_is_left_alone() {
+async fn keeps_the_socket_of_a_running_server() {
     let directory = Directory::new("live");
     let server = serve(&directory.socket()).await;
     let error = bind(&directory.socket()).await.unwrap_err();
@@ -78,7 +78,7 @@ async fn a_live_server_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_socket_is_left_alone() {
+async fn keeps_a_file_that_is_no_socket() {
     let directory = Directory::new("file");
     std::fs::write(directory.socket(), b"precious").unwrap();
     let error = bind(&directory.socket()).await.unwrap_err();
@@ -87,7 +87,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_longer_ours_is_left_alone() {
+async fn keeps_a_file_of_another_server_at_shutdown() {
     let directory = Directory::new("taken");
     let first = serve(&directory.socket()).await;
     std::fs::remove_file(directory.socket()).unwrap();
@@ -98,7 +98,7 @@ async fn a_file_that_is_no_longer_ours_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_too_long_or_missing_is_an_error() {
+async fn long_or_missing_paths_are_errors() {
     for path in ["/nonexistent-directory/socket".into(), format!("/tmp/{}", "x".repeat(200))] {
         let error = bind(Path::new(&path)).await.unwrap_err();
         assert!(matches!(error, BindError::Io { .. }), "{error:?}");

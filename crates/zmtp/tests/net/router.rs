@@ -52,7 +52,7 @@ async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn messages_come_back_over_tcp() {
+async fn echoes_messages_over_tcp() {
     let server = Server::tcp(Limits::default()).await;
     let mut dealer = dealer(&server).await;
     for parts in [&["a"][..], &["a", "", "b"], &["", ""], &[""]] {
@@ -62,7 +62,7 @@ async fn messages_come_back_over_tcp() {
 }
 
 #[tokio::test]
-async fn a_large_message_comes_back_in_a_buffer_of_its_own_size() {
+async fn receives_a_large_message_into_a_buffer_of_its_size() {
     let server = Server::tcp(Limits::default()).await;
     let mut dealer = dealer(&server).await;
     let large: Bytes = (0..20_000_000u32).map(|at| (at * 31) as u8).collect::<Vec<_>>().into();
@@ -107,7 +107,7 @@ async fn order_holds_under_pipelining_from_several_clients() {
 }
 
 #[tokio::test]
-async fn a_dealer_waits_for_room_and_pauses_reading() {
+async fn dealer_waits_for_queue_space_and_pauses_reading() {
     let server = Server::tcp(Limits::default()).await;
     let options = DealerOptions {
         receive_queue_messages_max: 2,
@@ -125,7 +125,7 @@ async fn a_dealer_waits_for_room_and_pauses_reading() {
 }
 
 #[tokio::test]
-async fn several_endpoints_are_served_and_every_peer_has_its_own_id() {
+async fn serves_several_endpoints_with_unique_peer_ids() {
     let any: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
     let mut server = Server::start(&[any.clone(), any], Limits::default()).await;
     assert_ne!(server.endpoints[0], server.endpoints[1]);
@@ -142,7 +142,7 @@ async fn several_endpoints_are_served_and_every_peer_has_its_own_id() {
 }
 
 #[tokio::test]
-async fn names_and_wildcards_can_be_bound() {
+async fn binds_names_and_wildcards() {
     for text in ["tcp://localhost:0", "tcp://*:0"] {
         let server = Server::start(&[text.parse().unwrap()], Limits::default()).await;
         let endpoint = format!("tcp://localhost:{}", server.port()).parse().unwrap();
@@ -153,7 +153,7 @@ async fn names_and_wildcards_can_be_bound() {
 }
 
 #[tokio::test]
-async fn ipv6_can_be_bound_where_the_machine_has_it() {
+async fn binds_ipv6_where_available() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return;
     }
@@ -165,7 +165,7 @@ async fn ipv6_can_be_bound_where_the_machine_has_it() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_an_error_that_names_it() {
+async fn port_in_use_is_an_error_that_names_it() {
     let server = Server::tcp(Limits::default()).await;
     let error = larder_zmtp::Router::bind(&[server.endpoint().clone()], Limits::default()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{} is in use by another process", server.endpoint()));
@@ -173,7 +173,7 @@ async fn a_port_in_use_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn gone_is_told_once_for_each_peer_whatever_ended_it() {
+async fn gone_is_called_once_per_peer_for_every_end_reason() {
     let mut server = Server::tcp(Limits::default()).await;
     // A client that leaves, one that breaks the protocol, one that makes the service panic, one that we
     // close, and one that stays until the shutdown.
@@ -205,7 +205,7 @@ async fn gone_is_told_once_for_each_peer_whatever_ended_it() {
 }
 
 #[tokio::test]
-async fn peers_that_never_shook_hands_are_not_told_of() {
+async fn peers_without_handshake_are_not_reported() {
     let server = Server::tcp(Limits::default()).await;
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -214,7 +214,7 @@ async fn peers_that_never_shook_hands_are_not_told_of() {
 }
 
 #[tokio::test]
-async fn shutdown_sends_what_is_queued_even_if_requests_are_unread() {
+async fn shutdown_sends_queued_messages_even_if_requests_are_unread() {
     let mut server = Server::tcp(Limits::default()).await;
     let mut client = raw(&server).await;
     let peer = server.connected().await;
@@ -234,7 +234,7 @@ async fn shutdown_sends_what_is_queued_even_if_requests_are_unread() {
 }
 
 #[tokio::test]
-async fn a_client_can_connect_again_after_a_restart_on_the_same_port() {
+async fn client_reconnects_after_a_restart_on_the_same_port() {
     let server = Server::tcp(Limits::default()).await;
     let endpoint = server.endpoint().clone();
     let mut client = dealer(&server).await;
@@ -246,7 +246,7 @@ async fn a_client_can_connect_again_after_a_restart_on_the_same_port() {
 }
 
 #[tokio::test]
-async fn a_frame_that_claims_a_tebibyte_closes_its_connection_only() {
+async fn frame_that_claims_a_tebibyte_closes_only_its_connection() {
     let server = Server::tcp(Limits::default()).await;
     let mut other = dealer(&server).await;
     let mut client = raw(&server).await;
@@ -275,7 +275,7 @@ async fn messages_over_a_limit_close_the_connection() {
 }
 
 #[tokio::test]
-async fn one_peer_too_many_is_turned_away_until_another_leaves() {
+async fn refuses_peers_above_the_limit_until_one_ends() {
     let mut server = Server::tcp(Limits { peers_max: 2, ..Limits::default() }).await;
     let (first, mut second) = (dealer(&server).await, dealer(&server).await);
     let refused = Dealer::connect(server.endpoint(), DealerOptions::default()).await.unwrap_err();
@@ -292,7 +292,7 @@ async fn one_peer_too_many_is_turned_away_until_another_leaves() {
 }
 
 #[tokio::test]
-async fn half_open_connections_block_nobody_and_the_oldest_makes_room() {
+async fn half_open_connections_do_not_block_new_ones() {
     let server = Server::tcp(Limits { half_open_max: 20, ..Limits::default() }).await;
     let mut half_open = Vec::new();
     for _ in 0..60 {
@@ -311,7 +311,7 @@ async fn half_open_connections_block_nobody_and_the_oldest_makes_room() {
 }
 
 #[tokio::test]
-async fn a_routing_id_is_taken_until_its_peer_is_gone() {
+async fn routing_id_is_taken_until_its_peer_is_gone() {
     let mut server = Server::tcp(Limits::default()).await;
     let mut first = named(&server, "same").await.unwrap();
     assert_eq!(server.connected().await.identity(), b"same");
@@ -331,7 +331,7 @@ async fn a_routing_id_is_taken_until_its_peer_is_gone() {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_told_to_the_service_and_blocks_nobody() {
+async fn full_queue_is_reported_and_does_not_block_other_peers() {
     let limits = Limits { send_queue_messages_max: 100, send_queue_bytes_max: 50_000, ..Limits::default() };
     let mut server = Server::tcp(limits).await;
     let mut flooded = raw(&server).await;
@@ -351,7 +351,7 @@ async fn a_full_queue_is_told_to_the_service_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn a_socket_of_the_wrong_kind_is_told_so() {
+async fn incompatible_socket_kinds_get_an_error() {
     // A puppet ROUTER that answers our DEALER with the READY of a PUB.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
@@ -372,7 +372,7 @@ async fn a_socket_of_the_wrong_kind_is_told_so() {
 }
 
 #[tokio::test]
-async fn connecting_to_nobody_or_to_someone_silent_is_an_error() {
+async fn connecting_to_a_closed_or_silent_port_is_an_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
     let options = || DealerOptions { connect_timeout: Duration::from_millis(50), ..DealerOptions::default() };
@@ -387,7 +387,7 @@ async fn connecting_to_nobody_or_to_someone_silent_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_dropped_dealer_still_sends_what_is_queued() {
+async fn dropped_dealer_still_sends_queued_messages() {
     let mut server = Server::tcp(Limits::default()).await;
     let sending = dealer(&server).await;
     let peer = server.connected().await;
@@ -403,7 +403,7 @@ async fn a_dropped_dealer_still_sends_what_is_queued() {
 }
 
 #[tokio::test]
-async fn dropping_the_serving_future_tells_of_every_peer() {
+async fn dropping_the_serve_future_calls_gone_for_every_peer() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use larder_arena::{Arena, Hold, Region};
+use larder_arena::{Arena, IoPin, Region};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use super::{Gate, Sign, was_written};
@@ -64,12 +64,12 @@ async fn write(adapter: &dyn Adapter) -> Result<bool, L2Error> {
 #[derive(Debug)]
 struct Ours;
 
-impl Hold for Ours {}
+impl IoPin for Ours {}
 
 fn probe() -> Result<Transfer, L2Error> {
     let failed = |_| L2Error::temporary(ErrorKind::Busy, "no memory for a probe");
     let arena = Arena::private(BYTES).map_err(|_| failed(()))?;
-    arena.populate(BYTES).map_err(|_| failed(()))?;
+    arena.commit(BYTES).map_err(|_| failed(()))?;
     let region = Region::new(Arc::new(arena), 0, BYTES, Arc::new(Ours)).map_err(|_| failed(()))?;
     let hash = ChunkHash::new(&[0; 8]).expect("eight bytes are a legal hash");
     let key = ObjectKey::new(hash, MODEL, KvRank::new(1, 0), 0, "").expect("a legal key");
