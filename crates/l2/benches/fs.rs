@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use larder_arena::{Arena, Hold, Region};
+use larder_arena::{Arena, IoPin, Region};
 use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig};
 use larder_l2::{Adapter, CapacityLimits, Transfer};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
@@ -15,7 +15,7 @@ const OBJECTS: u64 = 32;
 #[derive(Debug)]
 struct Unpinned;
 
-impl Hold for Unpinned {}
+impl IoPin for Unpinned {}
 
 /// An adapter over a new directory, and memory for its objects.
 struct Bench {
@@ -38,7 +38,7 @@ impl Bench {
         let config = FsNativeConfig { fs: FsConfig::new(&directory), num_workers: 4 };
         let adapter = Fs::open_native(&config, CapacityLimits::capacity(0), None).expect("a directory");
         let arena = Arc::new(Arena::private(OBJECTS * object_bytes).expect("memory"));
-        arena.populate(arena.size()).expect("memory");
+        arena.commit(arena.size()).expect("memory");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { runtime, directory, adapter, arena, object_bytes }
     }

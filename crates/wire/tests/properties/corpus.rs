@@ -22,7 +22,10 @@ impl Corpus {
             responses: messages("s2c"),
             keys: keys.iter().map(|key| [&[16, 0][..], &unhex(key)].concat()).collect(),
             pickles: texts("pickle.json", "hex").iter().map(|pickle| unhex(pickle)).collect(),
-            names: texts("../../../types/tests/vectors/object_names.json", "fs_filename").into_iter().map(String::into_bytes).collect(),
+            names: texts("../../../types/tests/vectors/object_names.json", "fs_filename")
+                .into_iter()
+                .map(String::into_bytes)
+                .collect(),
         }
     }
 }
