@@ -1,11 +1,11 @@
-//! Measures the `fs` adapter against the bounds of the machine.
+//! Measures the `fs` adapter against the memory and disk of the machine.
 //!
 //! `cargo run --release -p larder-l2 --example fs_speed -- DIRECTORY [OBJECT_KIB] [TOTAL_MIB] [WORKERS]`
 //!
-//! Bounds: a copy between two touched ranges of memory, and one large file written and read in 1 MiB
-//! steps as `dd` does it. Cold means that the page cache was told to drop the files before.
+//! Baselines: a copy between two touched ranges of memory, and one large file written and read in 1 MiB steps,
+//! as `dd` does. Cold means that the files were dropped from the page cache before.
 
-#![expect(clippy::print_stdout, reason = "this is what it is for")]
+#![expect(clippy::print_stdout, reason = "prints a report")]
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -23,15 +23,15 @@ use rustix::fs::Advice;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
-/// What is read from the cache is read so often, and the best counts.
+/// Number of cached reads; the best one counts.
 const PASSES: usize = 5;
 
 #[derive(Debug)]
-struct Nothing;
+struct NoPin;
 
-impl IoPin for Nothing {}
+impl IoPin for NoPin {}
 
-/// Seconds by the clock, and of processors. On a machine that others use, trust the second.
+/// Wall-clock seconds and CPU seconds. On a busy machine the second is more reliable.
 type Spent = (f64, f64);
 
 fn better(one: Spent, other: Spent) -> Spent {
@@ -39,9 +39,9 @@ fn better(one: Spent, other: Spent) -> Spent {
 }
 
 #[derive(Clone, Copy)]
-struct Begun(Instant, f64);
+struct Started(Instant, f64);
 
-impl Begun {
+impl Started {
     fn now() -> Self {
         Self(Instant::now(), Self::cpu())
     }
@@ -68,7 +68,7 @@ fn main() -> Fallible<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| arguments.get(at).map_or(Ok(default), |text| text.parse());
     let directory =
-        PathBuf::from(arguments.first().ok_or("where? fs_speed DIRECTORY [KIB] [MIB] [WORKERS]")?);
+        PathBuf::from(arguments.first().ok_or("usage: fs_speed DIRECTORY [KIB] [MIB] [WORKERS]")?);
     let directory = directory.join(format!("larder-fs-speed-{}", std::process::id()));
     let object_bytes = number(1, 4096)? << 10;
     let count = ((number(2, 1024)? << 20) / object_bytes).max(1);
@@ -78,7 +78,7 @@ fn main() -> Fallible<()> {
     let speed = Speed { directory, object_bytes, count, workers, arena: Arc::new(arena) };
     println!("{count} objects of {} KiB, {workers} workers", object_bytes >> 10);
     fs::create_dir_all(&speed.directory)?;
-    let outcome = speed.bounds().and_then(|()| {
+    let outcome = speed.baselines().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(speed.adapter(false))?;
         runtime.block_on(speed.checksums())?;
@@ -89,8 +89,8 @@ fn main() -> Fallible<()> {
 }
 
 impl Speed {
-    fn report(&self, what: &str, begun: Begun) {
-        self.report_spent(what, begun.spent());
+    fn report(&self, what: &str, started: Started) {
+        self.report_spent(what, started.spent());
     }
 
     fn report_spent(&self, what: &str, (wall, cpu): Spent) {
@@ -98,45 +98,45 @@ impl Speed {
         println!("{what:32} {:8.2} GB/s {:8.2} GB per CPU second", gigabytes / wall, gigabytes / cpu);
     }
 
-    fn bounds(&self) -> Fallible<()> {
+    fn baselines(&self) -> Fallible<()> {
         let mut buffer = vec![1; self.object_bytes as usize];
         for what in ["touch memory", "memory copy, 1 thread"] {
-            let begun = Begun::now();
+            let started = Started::now();
             for n in 0..self.count {
                 self.arena.write(n * self.object_bytes, &buffer)?;
             }
-            self.report(what, begun);
+            self.report(what, started);
         }
         let path = self.directory.join("one");
         let step = 1 << 20;
         buffer.resize(buffer.len().max(step), 1);
         let total = self.object_bytes * self.count;
-        let begun = Begun::now();
+        let started = Started::now();
         let mut file = File::create(&path)?;
         for _ in 0..total.div_ceil(step as u64) {
             file.write_all(&buffer[..step])?;
         }
-        self.report("one file, written to the cache", begun);
+        self.report("one file, written to the cache", started);
         file.sync_all()?;
-        self.report("one file, written and synced", begun);
+        self.report("one file, written and synced", started);
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
-        let begun = Begun::now();
+        let started = Started::now();
         let mut file = File::open(&path)?;
         while file.read(&mut buffer[..step])? > 0 {}
-        self.report("one file, read cold", begun);
+        self.report("one file, read cold", started);
         for threads in [1, 2, 4] {
             let mut best = (f64::INFINITY, f64::INFINITY);
             for _ in 0..PASSES {
-                let begun = Begun::now();
+                let started = Started::now();
                 self.read_one_file(&path, threads)?;
-                best = better(best, begun.spent());
+                best = better(best, started.spent());
             }
             self.report_spent(&format!("cache to arena, {threads} threads"), best);
         }
         Ok(fs::remove_file(path)?)
     }
 
-    /// Every object's part of one open file into its place: no more than the kernel's copy.
+    /// Reads one open file into all regions: the cost of the kernel's copy alone.
     fn read_one_file(&self, path: &Path, threads: u64) -> Fallible<()> {
         let file = File::open(path)?;
         let transfers = self.transfers()?;
@@ -167,36 +167,36 @@ impl Speed {
         let path = base_path.clone();
         let adapter = self.open(FsConfig { use_odirect, ..FsConfig::new(base_path) })?;
         let how = if use_odirect { "O_DIRECT" } else { "buffered" };
-        let begun = Begun::now();
+        let started = Started::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        self.report(&format!("{how}: store"), begun);
-        let written = begun.spent();
+        self.report(&format!("{how}: store"), started);
+        let written = started.spent();
         self.load_again(&adapter, &format!("{how}: load what was stored")).await?;
-        let begun = Begun::now();
+        let started = Started::now();
         drop_from_cache(&path)?;
-        let synced = begun.spent();
+        let synced = started.spent();
         self.report_spent(&format!("{how}: store and sync"), (written.0 + synced.0, written.1 + synced.1));
-        let begun = Begun::now();
+        let started = Started::now();
         self.load(&adapter).await?;
-        self.report(&format!("{how}: load cold"), begun);
+        self.report(&format!("{how}: load cold"), started);
         self.load_again(&adapter, &format!("{how}: load again")).await?;
-        let begun = Begun::now();
+        let started = Started::now();
         let keys = (0..self.count).map(key).collect::<Fallible<Vec<_>>>()?;
         adapter.lookup(keys).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let micros = begun.spent().0 * 1e6 / self.count as f64;
+        let micros = started.spent().0 * 1e6 / self.count as f64;
         println!("{:32} {micros:8.2} us for each key", format!("{how}: lookup"));
         adapter.close().await;
         Ok(fs::remove_dir_all(path)?)
     }
 
-    /// What the checksum layer costs over the same files, all in the cache.
+    /// The same with the checksum layer, all in the page cache.
     async fn checksums(&self) -> Fallible<()> {
         let base_path = self.directory.join("checksums");
         let files = Arc::new(self.open(FsConfig::new(&base_path))?);
         let adapter = Checksum::new(files, Some(&base_path))?;
-        let begun = Begun::now();
+        let started = Started::now();
         adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        self.report("with checksums: store", begun);
+        self.report("with checksums: store", started);
         self.load_again(&adapter, "with checksums: load").await?;
         adapter.close().await;
         Ok(fs::remove_dir_all(base_path)?)
@@ -210,9 +210,9 @@ impl Speed {
     async fn load_again(&self, adapter: &dyn Adapter, what: &str) -> Fallible<()> {
         let mut best = (f64::INFINITY, f64::INFINITY);
         for _ in 0..PASSES {
-            let begun = Begun::now();
+            let started = Started::now();
             self.load(adapter).await?;
-            best = better(best, begun.spent());
+            best = better(best, started.spent());
         }
         self.report_spent(what, best);
         Ok(())
@@ -221,7 +221,7 @@ impl Speed {
     fn transfers(&self) -> Fallible<Vec<Transfer>> {
         let transfer = |n: u64| {
             let arena = Arc::clone(&self.arena);
-            let region = Region::new(arena, n * self.object_bytes, self.object_bytes, Arc::new(Nothing))?;
+            let region = Region::new(arena, n * self.object_bytes, self.object_bytes, Arc::new(NoPin))?;
             Ok(Transfer { key: key(n)?, region })
         };
         (0..self.count).map(transfer).collect()

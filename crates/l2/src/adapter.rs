@@ -1,18 +1,18 @@
-//! The contract of every L2 adapter and of every layer around one.
+//! The interface of every L2 adapter and of every layer around one.
 //!
-//! Rules that hold for all of them, and that the `conformance` suite checks:
+//! Rules for all of them, checked by the `conformance` suite:
 //!
-//! 1. **One result for each key**, in the order asked. A failure of one key says nothing about the
-//!    others, and a batch may mix sizes.
-//! 2. **A store succeeds when a reader can find the object complete**, never before. A store that did
-//!    not succeed has left no part of an object that a reader could take for one.
+//! 1. **One result per key**, in the order of the keys. A failure of one key does not affect the others, and
+//!    a batch may mix sizes.
+//! 2. **A store succeeds once a reader can find the complete object**, never before. A failed store leaves
+//!    nothing that a reader could take for an object.
 //! 3. **A load that succeeds has filled its region.** A load that failed may have written to it.
 //!    An object of the wrong length is a miss that a later store repairs.
 //! 4. **A region belongs to the I/O until it is dropped.** When the caller drops the future, I/O that
-//!    has begun runs to its end and drops its regions then; what has not begun may be given up.
-//! 5. **[`Adapter::close`] waits for I/O that is running**, whoever waits for its results. Calls after
-//!    it answer [`Closed`](crate::ErrorKind::Closed).
-//! 6. **Nothing from the backend panics**, and no call holds a lock while it waits.
+//!    has started runs to its end and drops its regions then; I/O that has not started may be cancelled.
+//! 5. **[`Adapter::close`] waits for running I/O**, even if its caller dropped the future. Later calls fail
+//!    with [`Closed`](crate::ErrorKind::Closed).
+//! 6. **No input from the backend causes a panic**, and no call holds a lock while it waits.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -25,110 +25,110 @@ use larder_types::object::ObjectKey;
 
 use crate::error::L2Error;
 
-/// What the calls of an adapter return.
+/// The future that the calls of an adapter return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// One result for each key, in the order asked.
+/// One result per key, in the order of the keys.
 pub type Results<T> = Vec<Result<T, L2Error>>;
 
 /// The unit to which files are padded when the page cache is bypassed.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// One object on its way: its name, and the memory it is read from or written to.
+/// One object to load or store, and the memory to write or read.
 #[derive(Clone, Debug)]
 pub struct Transfer {
-    /// Names the object.
+    /// The object.
     pub key: ObjectKey,
-    /// Its bytes in the arena; the length of the region is the length of the object.
+    /// Memory of the arena, exactly as long as the object.
     pub region: Region,
 }
 
-/// An object is stored.
+/// The result of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes that had to be written; 0 if the object was there already.
+    /// Bytes written; 0 if the object was there already.
     pub written_bytes: u64,
 }
 
-/// Where a listing goes on. Only the adapter that made it can read it.
+/// Where a listing continues. Opaque to all but the adapter that returned it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor(pub String);
 
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Names it.
+    /// The object.
     pub key: ObjectKey,
     /// Bytes stored, padding included.
     pub stored_bytes: u64,
 }
 
-/// A part of a listing. Objects that come or go while somebody pages may be missed or seen; every
-/// other one is listed exactly once.
+/// One page of a listing. Objects that are added or removed during a listing may be missed; every other
+/// object is listed exactly once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The objects, in an order of the adapter's own.
+    /// The objects, in an order that the adapter chooses.
     pub objects: Vec<Listed>,
-    /// Where the next page begins; `None` after the last.
+    /// Where the next page starts; `None` after the last.
     pub next: Option<Cursor>,
 }
 
-/// How large a file system is and how much of it is free for us, in bytes.
+/// Size and free space of a file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// What may still be written.
+    /// Bytes available to this process.
     pub free_bytes: u64,
-    /// All of it.
+    /// Bytes in total.
     pub size_bytes: u64,
 }
 
-/// The adapter's books. Counters only grow.
+/// Usage of an adapter. Counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of all objects, and of what is being written.
+    /// Bytes of all objects, including those being written.
     pub used_bytes: u64,
-    /// The most that may be held; `None`: no limit.
+    /// Maximum bytes; `None`: no limit.
     pub capacity_bytes: Option<u64>,
-    /// Objects held.
+    /// Number of objects.
     pub objects: u64,
-    /// Objects that the adapter has removed to make room, since it was opened.
+    /// Objects evicted since the adapter was opened.
     pub evicted_objects: u64,
-    /// Bytes of these.
+    /// Bytes evicted since the adapter was opened.
     pub evicted_bytes: u64,
-    /// What an earlier process left behind is still being counted.
+    /// Objects of earlier processes are still being counted.
     pub recovering: bool,
-    /// The file system that the objects lie in, as it was when last looked at: not long before the last time
-    /// that somebody asked. `None`: not in files.
+    /// The file system of the objects, measured in the background when usage is read. `None`: no files, or the
+    /// measurement failed.
     pub space: Option<Space>,
 }
 
-/// What an adapter can do, and what calling it well means.
+/// Capabilities of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// [`Adapter::list`] works.
     pub list: bool,
-    /// Makes room by itself: never holds more than its capacity.
+    /// Evicts on its own and never holds more than its capacity.
     pub evicts: bool,
-    /// A batch is cheaper than its keys one by one, or means more than they do.
+    /// A batch is cheaper than, or different from, single calls for its keys.
     pub batched: bool,
 }
 
-/// How one direction of an adapter has fared lately, from best to worst.
+/// State of the circuit breaker of one direction, from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Circuit {
-    /// Calls go through.
+    /// Calls pass.
     #[default]
     Closed,
-    /// Calls go through, and the last one failed.
+    /// Calls pass, and the last one failed.
     Failing,
-    /// One call goes through, to see whether the backend is back.
+    /// One call passes as a probe; others are refused.
     HalfOpen,
-    /// Calls are refused at once, because too many have failed.
+    /// Calls are refused at once, because too many failed in a row.
     Open,
 }
 
 impl Circuit {
-    /// The state as a word for logs and as a label of metrics.
+    /// The state as logs and metrics write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -139,60 +139,59 @@ impl Circuit {
     }
 }
 
-/// Whether the backend can be relied on. Adapters without a [`breaker`](crate::layers::breaker) are
-/// always well.
+/// Health of a backend. Without a [`breaker`](crate::layers::breaker) it is always healthy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Lookups and listings, or loads, whichever fare worse.
+    /// The worse of lookups and listings on one side, and loads on the other.
     pub reads: Circuit,
     /// Stores and deletes.
     pub writes: Circuit,
 }
 
-/// A backend of the second tier. No method has a default, so that no layer can forget one.
+/// A backend of the second tier, or a layer around one. No method has a default, so that no layer can skip one.
 pub trait Adapter: Send + Sync + Debug {
-    /// The `type` of the adapter in configuration, logs and metrics. Layers answer for what they wrap.
+    /// The `type` of the adapter in configuration, logs and metrics.
     fn kind(&self) -> &'static str;
 
-    /// What the adapter can do.
+    /// What the adapter supports.
     fn capabilities(&self) -> Capabilities;
 
-    /// For each key how many bytes are stored ([`holds`] tells whether that is an object of a given
-    /// length), or `None`. Counts as a use of the object: whoever finds it is about to load it.
+    /// For each key the number of stored bytes (see [`holds`]), or `None`. Counts as a use of the object, since a
+    /// load usually follows.
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>>;
 
-    /// Fills the regions.
+    /// Loads objects into their regions.
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>>;
 
-    /// Stores the regions. An object of the right length that is there already is left as it is.
+    /// Stores the regions. An object of the same length that is there already is kept.
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>>;
 
-    /// Removes objects. `true` for those that were there.
+    /// Removes objects. `true` for each that was there.
     fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>>;
 
-    /// At most `limit` objects, from `cursor` on or from the start.
+    /// Lists at most `limit` objects, from `cursor` or from the start.
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>>;
 
-    /// The books. Cheap: asks nobody.
+    /// Usage. Cheap: no I/O.
     fn usage(&self) -> Usage;
 
-    /// Bytes of each cache salt that holds any, in no order. Cheap: asks nobody.
+    /// Bytes of each cache salt that has any, in no order. Cheap: no I/O.
     fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)>;
 
-    /// Sets what a cache salt may hold; `None`: what salts without a limit of their own may. The limit
-    /// holds when the call returns; what was over it has left when the future ends. Without effect
-    /// unless the adapter [has limits for salts](crate::CapacityLimits::quotas).
+    /// Sets the quota of a cache salt in bytes; `None`: the default quota. It applies to stores when the call
+    /// returns; objects over it are evicted when the future completes. Without effect unless the adapter
+    /// enforces quotas ([`CapacityLimits::policy`](crate::CapacityLimits::policy)).
     fn set_quota(&self, salt: &Arc<str>, limit_bytes: Option<u64>) -> BoxFuture<'_, ()>;
 
-    /// Whether the backend can be relied on. Cheap: asks nobody.
+    /// Health of the backend. Cheap: no I/O.
     fn health(&self) -> Health;
 
-    /// Refuses new calls, then waits for the I/O that is running.
+    /// Refuses new calls, then waits for running I/O.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Whether `stored_bytes` can be an object of `object_bytes`: exactly that long, or padded to the next
-/// multiple of [`BLOCK_BYTES`] as writers that bypass the page cache do.
+/// multiple of [`BLOCK_BYTES`], as with `use_odirect`.
 pub const fn holds(stored_bytes: u64, object_bytes: u64) -> bool {
     stored_bytes == object_bytes
         || (stored_bytes > object_bytes
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_is_told_from_another_length() {
+    fn accepts_padding_but_no_other_length() {
         assert!(holds(541, 541) && holds(4096, 541) && holds(4096, 4096) && holds(8192, 4097));
         assert!(!holds(540, 541) && !holds(542, 541) && !holds(8192, 541) && !holds(8192, 4096));
         assert!(holds(0, 0) && !holds(4096, 0) && !holds(0, 1));

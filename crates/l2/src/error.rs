@@ -6,30 +6,30 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// What went wrong, in words that callers act on and metrics count by.
+/// What went wrong; also a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorKind {
     /// The object is not there.
     NotFound,
-    /// What is stored under the key has another length. A miss; a store replaces it.
+    /// The stored object has another length. A miss; a store replaces the object.
     WrongSize,
-    /// What is stored is not what was stored once. A miss; the object has been deleted.
+    /// The stored bytes have changed. A miss; the object was deleted.
     Corrupt,
-    /// There is no room, and nothing that may leave.
+    /// There is no space, and nothing can be evicted.
     Full,
-    /// The backend cannot be reached, or is known to be broken at the moment.
+    /// The backend cannot be reached, or its circuit breaker is open.
     Unavailable,
-    /// The time for an answer is over. The I/O may still be running.
+    /// No answer before the deadline. The I/O may still be running.
     Timeout,
     /// A queue or the process is at a limit.
     Busy,
-    /// The backend cannot name such a key.
+    /// The backend cannot represent the key.
     BadKey,
-    /// The adapter cannot do this at all ([`Capabilities`](crate::Capabilities)).
+    /// The adapter does not support the call ([`Capabilities`](crate::Capabilities)).
     Unsupported,
-    /// The adapter was closed.
+    /// The adapter is closed.
     Closed,
-    /// The backend failed otherwise.
+    /// Any other failure of the backend.
     Io,
 }
 
@@ -49,7 +49,7 @@ impl ErrorKind {
         Self::Io,
     ];
 
-    /// The kind as a word for logs and as a label of metrics.
+    /// The kind as logs and metrics write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
@@ -73,14 +73,14 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Whether trying again may help. Only the [`retry`](crate::layers::retry) layer asks.
+/// Whether a retry may help. Read by the [`retry`](crate::layers::retry) layer only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retry {
     /// The same call will fail again.
     Permanent,
     /// The same call may succeed soon.
     Temporary,
-    /// It was tried again, and failed again; or trying again now is known to be useless.
+    /// Retries failed as well, or a retry now is known to be useless.
     Persistent,
 }
 
@@ -96,12 +96,12 @@ pub struct L2Error {
 }
 
 impl L2Error {
-    /// An error that stays.
+    /// An error that a retry does not cure.
     pub fn permanent(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, retry: Retry::Permanent, context: context.into(), source: None }
     }
 
-    /// An error that may pass.
+    /// An error that a retry may cure.
     pub fn temporary(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, retry: Retry::Temporary, context: context.into(), source: None }
     }
@@ -111,24 +111,24 @@ impl L2Error {
         Self::permanent(ErrorKind::NotFound, "no such object")
     }
 
-    /// An object of another length than asked for.
+    /// An object of another length than requested.
     pub fn wrong_size(stored: u64, wanted: u64) -> Self {
         Self::permanent(ErrorKind::WrongSize, format!("{stored} bytes are stored, {wanted} were asked for"))
     }
 
-    /// The answer of the system to `action`, a short verb phrase such as `read object`.
+    /// An error of the operating system during `action`, a short verb phrase such as `read object`.
     pub fn system(action: impl Into<Cow<'static, str>>, error: io::Error) -> Self {
         let (kind, retry) = classify(&error);
         Self { kind, retry, context: action.into(), source: Some(Arc::new(error)) }
     }
 
-    /// The same error with another kind, where the place tells more than the error.
+    /// The same error with another kind.
     #[must_use]
     pub fn with_kind(self, kind: ErrorKind) -> Self {
         Self { kind, ..self }
     }
 
-    /// The same error with another answer to whether trying again may help.
+    /// The same error with another retry class.
     #[must_use]
     pub fn with_retry(self, retry: Retry) -> Self {
         Self { retry, ..self }
@@ -145,13 +145,13 @@ impl L2Error {
         self.kind
     }
 
-    /// Whether trying again may help.
+    /// Whether a retry may help.
     pub fn retry(&self) -> Retry {
         self.retry
     }
 }
 
-/// The one place that knows the system's error numbers.
+/// Kind and retry class of an error of the operating system.
 fn classify(error: &io::Error) -> (ErrorKind, Retry) {
     use io::ErrorKind as Io;
     match error.kind() {
@@ -189,7 +189,7 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn system_errors_fall_into_kinds() {
+    fn classifies_system_errors() {
         let cases = [
             (Errno::NOSPC, ErrorKind::Full, Retry::Permanent),
             (Errno::DQUOT, ErrorKind::Full, Retry::Permanent),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_reads_as_a_line() {
+    fn prints_as_one_line() {
         assert_eq!(
             L2Error::wrong_size(3, 4).to_string(),
             "3 bytes are stored, 4 were asked for (wrong_size)"

@@ -1,4 +1,4 @@
-//! Counts what is running, so that closing can wait for it.
+//! Count of running operations, so that closing can wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,14 +7,14 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, L2Error};
 
-/// Counts what is running and refuses more once closed.
+/// Counts running operations and refuses new ones once closed.
 #[derive(Clone, Debug)]
 pub(crate) struct InFlight {
     running: Arc<watch::Sender<usize>>,
     closed: Arc<AtomicBool>,
 }
 
-/// One thing that runs, until dropped.
+/// One running operation, until dropped.
 #[derive(Debug)]
 pub(crate) struct Running(Arc<watch::Sender<usize>>);
 
@@ -23,9 +23,9 @@ impl InFlight {
         Self { running: Arc::new(watch::Sender::new(0)), closed: Arc::new(AtomicBool::new(false)) }
     }
 
-    /// Counts one more.
+    /// Starts an operation.
     pub(crate) fn begin(&self) -> Result<Running, L2Error> {
-        // Counted before the question: whoever closes waits for this one, or this one sees it closed.
+        // Counted before the check: either close() waits for this operation, or this one sees it closed.
         self.running.send_modify(|running| *running += 1);
         let one = Running(Arc::clone(&self.running));
         if self.closed.load(Ordering::SeqCst) {
@@ -34,7 +34,7 @@ impl InFlight {
         Ok(one)
     }
 
-    /// Refuses more, then waits until nothing runs.
+    /// Refuses new operations, then waits until none runs.
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let mut running = self.running.subscribe();
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn closing_waits_and_then_refuses() {
+    async fn close_waits_for_running_operations() {
         let in_flight = InFlight::new();
         let one = in_flight.begin().unwrap();
         let mut close = tokio_test_poll(in_flight.clone());

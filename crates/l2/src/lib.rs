@@ -21,7 +21,6 @@ pub mod eviction;
 mod in_flight;
 pub mod layers;
 mod pool;
-mod rng;
 pub mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

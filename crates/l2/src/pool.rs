@@ -1,8 +1,8 @@
-//! A few threads for calls that block, apart from the runtime's own.
+//! A thread pool for blocking calls, separate from the runtime's own.
 //!
-//! Jobs wait in three lanes. Questions go first, then loads, which somebody waits for, then stores;
-//! every [`STORE_EVERY`]th job is a store if one waits, so that stores always go on; and stores never
-//! take the last thread, so that a load seldom finds all of them writing.
+//! Jobs wait in one queue per kind. Metadata jobs go first, then loads, because requests wait for them, then
+//! stores. Every [`STORE_EVERY`]th job is a store if one waits, so that stores make progress; and stores never
+//! occupy the last thread, so that a load seldom waits for a write.
 //!
 //! The lock is held only to add or take a job. A job that panics fails alone.
 
@@ -17,20 +17,20 @@ use crate::adapter::Results;
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 
-/// The most jobs that may wait. More are answered with [`ErrorKind::Busy`].
+/// Maximum number of waiting jobs. More fail with [`ErrorKind::Busy`].
 const WAITING_MAX: usize = 1 << 16;
 
-/// Stack of a thread: jobs do a few system calls.
+/// Stack of a thread: jobs only do a few system calls.
 const STACK_BYTES: usize = 512 << 10;
 
 /// One job in this many is a store, if one waits.
 const STORE_EVERY: u64 = 8;
 
-/// What a job is for.
+/// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// Short questions, and deletes.
-    Ask,
+pub(crate) enum JobKind {
+    /// Lookups, deletes and other short calls.
+    Metadata,
     /// Reads of objects.
     Load,
     /// Writes of objects.
@@ -40,8 +40,8 @@ pub(crate) enum Lane {
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-struct Waiting {
-    ask: VecDeque<Job>,
+struct Queues {
+    metadata: VecDeque<Job>,
     load: VecDeque<Job>,
     store: VecDeque<Job>,
     storing: usize,
@@ -50,12 +50,12 @@ struct Waiting {
 }
 
 struct Shared {
-    waiting: Mutex<Waiting>,
+    queues: Mutex<Queues>,
     wake: Condvar,
     storing_max: usize,
 }
 
-/// The threads. Dropped without [`Pool::close`], they finish what waits and end.
+/// The pool. When it is dropped without [`Pool::close`], its threads finish the waiting jobs and end.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     in_flight: InFlight,
@@ -72,7 +72,7 @@ impl Pool {
     pub(crate) fn new(name: &str, workers: usize) -> Result<Self, L2Error> {
         let workers = workers.max(1);
         let shared = Arc::new(Shared {
-            waiting: Mutex::default(),
+            queues: Mutex::default(),
             wake: Condvar::new(),
             storing_max: (workers - 1).max(1),
         });
@@ -88,7 +88,7 @@ impl Pool {
     /// Runs `job` on one of the threads, whether or not the receiver is kept.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        lane: Lane,
+        kind: JobKind,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<oneshot::Receiver<T>, L2Error> {
         let running = self.in_flight.begin()?;
@@ -96,24 +96,24 @@ impl Pool {
         let job: Job = Box::new(move || {
             let outcome = catch_unwind(AssertUnwindSafe(job));
             drop(running);
-            // Nobody may be waiting any more; and a panic closes the channel without a value.
+            // The receiver may be dropped; and a panic closes the channel without a value.
             if let Ok(value) = outcome {
                 let _ = result.send(value);
             }
         });
-        let mut waiting = self.shared.lock();
-        if waiting.ask.len() + waiting.load.len() + waiting.store.len() >= WAITING_MAX {
-            // The job, and with it the region it holds, goes only after the lock.
-            drop(waiting);
+        let mut queues = self.shared.lock();
+        if queues.metadata.len() + queues.load.len() + queues.store.len() >= WAITING_MAX {
+            // The job, and the region it holds, is dropped outside the lock.
+            drop(queues);
             drop(job);
             return Err(L2Error::temporary(ErrorKind::Busy, "too many operations are waiting"));
         }
-        match lane {
-            Lane::Ask => waiting.ask.push_back(job),
-            Lane::Load => waiting.load.push_back(job),
-            Lane::Store => waiting.store.push_back(job),
+        match kind {
+            JobKind::Metadata => queues.metadata.push_back(job),
+            JobKind::Load => queues.load.push_back(job),
+            JobKind::Store => queues.store.push_back(job),
         }
-        drop(waiting);
+        drop(queues);
         self.shared.wake.notify_one();
         Ok(receiver)
     }
@@ -121,13 +121,13 @@ impl Pool {
     /// Runs all `jobs` and collects their results in order.
     pub(crate) async fn run_each<T: Send + 'static, J>(
         &self,
-        lane: Lane,
+        kind: JobKind,
         jobs: impl Iterator<Item = J>,
     ) -> Results<T>
     where
         J: FnOnce() -> Result<T, L2Error> + Send + 'static,
     {
-        let receivers: Vec<_> = jobs.map(|job| self.run(lane, job)).collect();
+        let receivers: Vec<_> = jobs.map(|job| self.run(kind, job)).collect();
         let mut results = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             results.push(match receiver {
@@ -138,7 +138,7 @@ impl Pool {
         results
     }
 
-    /// Refuses more jobs and waits for those there are.
+    /// Refuses new jobs and waits for all others.
     pub(crate) async fn close(&self) {
         self.in_flight.close().await;
     }
@@ -148,7 +148,7 @@ impl Pool {
     }
 }
 
-/// A job has panicked, which is a bug of ours.
+/// A job panicked, which is a bug.
 pub(crate) fn job_failed() -> L2Error {
     L2Error::permanent(ErrorKind::Io, "the operation failed inside the adapter")
 }
@@ -161,32 +161,32 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a job; `None` once there will be no more.
+    /// Waits for a job; `None` once the pool has stopped.
     fn next(&self) -> Option<(Job, bool)> {
-        let mut waiting = self.lock();
+        let mut queues = self.lock();
         loop {
-            if let Some(job) = waiting.take(self.storing_max) {
+            if let Some(job) = queues.take(self.storing_max) {
                 return Some(job);
             }
-            if waiting.stopped && waiting.store.is_empty() {
+            if queues.stopped && queues.store.is_empty() {
                 return None;
             }
-            waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            queues = self.wake.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-impl Waiting {
-    /// The job that is next in line, and whether it is a store.
+impl Queues {
+    /// The next job, and whether it is a store.
     fn take(&mut self, storing_max: usize) -> Option<(Job, bool)> {
         self.taken = self.taken.wrapping_add(1);
         let may_store = self.storing < storing_max && !self.store.is_empty();
         let store_first = may_store && self.taken.is_multiple_of(STORE_EVERY);
-        if !store_first && let Some(job) = self.ask.pop_front().or_else(|| self.load.pop_front()) {
+        if !store_first && let Some(job) = self.metadata.pop_front().or_else(|| self.load.pop_front()) {
             return Some((job, false));
         }
         if !may_store {
@@ -201,11 +201,11 @@ fn work(shared: &Shared) {
     while let Some((job, is_store)) = shared.next() {
         job();
         if is_store {
-            let mut waiting = shared.lock();
-            waiting.storing -= 1;
-            // A store that was passed over because of this one is taken by this very thread, next.
-            // But at the end the other threads must learn that there is none.
-            if waiting.stopped {
+            let mut queues = shared.lock();
+            queues.storing -= 1;
+            // This thread takes the next waiting store itself, but at the end the other threads must see
+            // that there is none.
+            if queues.stopped {
                 shared.wake.notify_all();
             }
         }
@@ -216,44 +216,44 @@ fn work(shared: &Shared) {
 mod tests {
     use super::*;
 
-    fn lanes(waiting: &mut Waiting, storing_max: usize) -> Vec<bool> {
-        std::iter::from_fn(|| waiting.take(storing_max)).map(|(_, is_store)| is_store).collect()
+    fn take_all(queues: &mut Queues, storing_max: usize) -> Vec<bool> {
+        std::iter::from_fn(|| queues.take(storing_max)).map(|(_, is_store)| is_store).collect()
     }
 
     #[test]
-    fn loads_go_before_stores_but_not_for_ever() {
-        let mut waiting = Waiting::default();
+    fn loads_go_first_but_do_not_starve_stores() {
+        let mut queues = Queues::default();
         for _ in 0..14 {
-            waiting.load.push_back(Box::new(|| ()));
-            waiting.store.push_back(Box::new(|| ()));
+            queues.load.push_back(Box::new(|| ()));
+            queues.store.push_back(Box::new(|| ()));
         }
-        let order = lanes(&mut waiting, usize::MAX);
+        let order = take_all(&mut queues, usize::MAX);
         assert_eq!(order.len(), 28);
         assert!(order[..7].iter().all(|is_store| !is_store));
-        assert!(order[7], "the eighth is a store");
+        assert!(order[7], "the eighth job is a store");
         assert!(order[16..].iter().all(|is_store| *is_store));
     }
 
     #[test]
-    fn stores_leave_a_thread_to_loads() {
-        let mut waiting = Waiting::default();
+    fn stores_leave_one_thread_for_loads() {
+        let mut queues = Queues::default();
         for _ in 0..5 {
-            waiting.store.push_back(Box::new(|| ()));
+            queues.store.push_back(Box::new(|| ()));
         }
-        assert_eq!(lanes(&mut waiting, 3).len(), 3);
-        waiting.load.push_back(Box::new(|| ()));
-        assert_eq!(lanes(&mut waiting, 3), [false]);
+        assert_eq!(take_all(&mut queues, 3).len(), 3);
+        queues.load.push_back(Box::new(|| ()));
+        assert_eq!(take_all(&mut queues, 3), [false]);
     }
 
     #[tokio::test]
-    async fn a_panic_fails_one_job_and_no_thread() {
+    async fn panicking_job_does_not_end_its_thread() {
         let pool = Pool::new("test", 1).unwrap();
         let jobs = (0..3).map(|n| move || if n == 1 { panic!("injected") } else { Ok(n) });
-        let results = pool.run_each(Lane::Load, jobs).await;
+        let results = pool.run_each(JobKind::Load, jobs).await;
         assert_eq!(*results[0].as_ref().unwrap(), 0);
         assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(*results[2].as_ref().unwrap(), 2);
         pool.close().await;
-        assert_eq!(pool.run(Lane::Ask, || ()).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(pool.run(JobKind::Metadata, || ()).unwrap_err().kind(), ErrorKind::Closed);
     }
 }

@@ -1,4 +1,4 @@
-//! What tests of adapters need: keys, memory to move, and directories of their own.
+//! Helpers for tests of adapters: keys, memory and temporary directories.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 
 use crate::adapter::Transfer;
 
-/// The key number `n`.
+/// Key number `n`.
 pub fn key(n: u64) -> ObjectKey {
     let hash = ChunkHash::new(&n.to_be_bytes()).expect("eight bytes are a legal hash");
     ObjectKey::new(hash, "org/model", KvRank::new(1, 0), 0, "").expect("a legal key")
 }
 
-/// The bytes of the object number `n`: no two objects, and no two pages of one, are alike.
+/// The bytes of object number `n`: all objects, and all pages of one object, differ.
 pub fn bytes(n: u64, len: u64) -> Vec<u8> {
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ len;
     let mut bytes = Vec::with_capacity(len as usize + 8);
@@ -27,87 +27,87 @@ pub fn bytes(n: u64, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// Memory to move objects in and out of, and a count of what is lent.
+/// Memory for objects, with a count of the regions in use.
 #[derive(Debug)]
-pub struct Bench {
+pub struct TestArena {
     arena: Arc<Arena>,
     next: AtomicU64,
-    lent: Arc<AtomicUsize>,
+    regions: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
-struct Lent(Arc<AtomicUsize>);
+struct RegionGuard(Arc<AtomicUsize>);
 
-impl IoPin for Lent {}
+impl IoPin for RegionGuard {}
 
-impl Drop for Lent {
+impl Drop for RegionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Bench {
-    /// A bench with `size` bytes, used round and round.
+impl TestArena {
+    /// An arena of `size` bytes, handed out round robin.
     ///
     /// # Panics
     /// If there is no memory.
     pub fn new(size: u64) -> Self {
         let arena = Arena::private(size).expect("memory for a test");
         arena.commit(size).expect("memory for a test");
-        Self { arena: Arc::new(arena), next: AtomicU64::new(0), lent: Arc::default() }
+        Self { arena: Arc::new(arena), next: AtomicU64::new(0), regions: Arc::default() }
     }
 
-    /// Regions that nobody has dropped yet.
-    pub fn lent(&self) -> usize {
-        self.lent.load(Ordering::SeqCst)
+    /// Number of regions in use.
+    pub fn regions(&self) -> usize {
+        self.regions.load(Ordering::SeqCst)
     }
 
     /// A region of zeros.
     ///
     /// # Panics
-    /// If it is larger than the bench.
+    /// If it is larger than the arena.
     pub fn region(&self, len: u64) -> Region {
         let taken = len.next_multiple_of(4096).max(4096);
         let claim = |next: u64| Some(if next + taken > self.arena.size() { taken } else { next + taken });
         let before = self.next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, claim).unwrap_or(0);
         let offset = if before + taken > self.arena.size() { 0 } else { before };
-        self.lent.fetch_add(1, Ordering::SeqCst);
-        let hold = Arc::new(Lent(Arc::clone(&self.lent)));
-        let region = Region::new(Arc::clone(&self.arena), offset, len, hold).expect("room on the bench");
+        self.regions.fetch_add(1, Ordering::SeqCst);
+        let hold = Arc::new(RegionGuard(Arc::clone(&self.regions)));
+        let region = Region::new(Arc::clone(&self.arena), offset, len, hold).expect("space in the arena");
         region.fill(&vec![0; len as usize]).expect("its own length");
         region
     }
 
-    /// The object number `n`, to be stored.
+    /// Object number `n`, to be stored.
     ///
     /// # Panics
-    /// If it is larger than the bench.
+    /// If it is larger than the arena.
     pub fn object(&self, n: u64, len: u64) -> Transfer {
         let region = self.region(len);
         region.fill(&bytes(n, len)).expect("its own length");
         Transfer { key: key(n), region }
     }
 
-    /// Room for the object number `n`, to be loaded.
+    /// A region for object number `n`, to be loaded.
     ///
     /// # Panics
-    /// If it is larger than the bench.
+    /// If it is larger than the arena.
     pub fn blank(&self, n: u64, len: u64) -> Transfer {
         Transfer { key: key(n), region: self.region(len) }
     }
 }
 
-/// What lies in a region.
+/// The bytes of a region.
 ///
 /// # Panics
-/// Never: the length is its own.
+/// Never: the length is the region's own.
 pub fn contents(region: &Region) -> Vec<u8> {
     let mut bytes = vec![0; region.len() as usize];
     region.copy_to(&mut bytes).expect("its own length");
     bytes
 }
 
-/// A directory for one test, gone with it.
+/// A directory for one test, removed on drop.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
@@ -115,7 +115,7 @@ impl Directory {
     /// A new directory whose name contains `test`.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn new(test: &str) -> Self {
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ impl Directory {
         Self(path)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -141,3 +141,31 @@ pub(crate) const UNSERVED: &[(&str, &str)] = &[
     ("sagemaker-hyperpod", USE_FILES),
     ("valkey", USE_FILES),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Map;
+
+    const GUIDE: &str = include_str!("../../../../docs/l2-adapters.md");
+
+    /// The tests of the command line hold this file equal to its help.
+    const FLAGS: &str = include_str!("../../../../docs/configuration.md");
+
+    #[test]
+    fn guide_describes_all_types_and_fields() {
+        let flag = FLAGS.lines().find(|line| line.starts_with("| `--l2-adapter`")).expect("the flag");
+        for type_name in TYPES {
+            assert!(flag.contains(type_name), "{type_name} is missing in the help of --l2-adapter");
+            let map = Map::new();
+            let mut fields = Fields::new("", &map);
+            let _ = BackendConfig::parse(type_name, &mut fields);
+            let rows = GUIDE.lines().filter(|line| line.contains(&format!("`{type_name}`")));
+            let rows = rows.collect::<Vec<_>>().join("\n");
+            assert!(!rows.is_empty(), "{type_name} is missing in docs/l2-adapters.md");
+            for field in fields.known() {
+                assert!(rows.contains(&format!("`{field}`")), "{field} of {type_name} is not described");
+            }
+        }
+    }
+}

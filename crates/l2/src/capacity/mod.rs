@@ -60,7 +60,7 @@ impl CapacityLimits {
         let EvictionConfig { policy, trigger_watermark: above, ratio, background_trim } = *eviction;
         let policy = match policy {
             EvictionKind::Noop | EvictionKind::IsolatedLru => policy,
-            // These need to know which uses are new requests, which adapters are not told.
+            // ARC and the others need to know which uses are of a new request, which adapters do not know.
             EvictionKind::Lru | EvictionKind::Arc | EvictionKind::S3Fifo | EvictionKind::Adaptive => {
                 EvictionKind::Lru
             }

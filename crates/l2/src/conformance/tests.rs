@@ -1,4 +1,4 @@
-//! The suite over every adapter, and over every layer around `mock` and around `fs`.
+//! The suite for every adapter, and for every layer around `mock` and around `fs`.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn mock() -> Arc<dyn Adapter> {
     Arc::new(Mock::new(&MockConfig { max_size_bytes: 32 << 20, bandwidth_bytes_per_second: 1 << 40 }))
 }
 
-/// `inner` within each layer, one at a time. The limit is small enough to cut batches.
+/// `inner` in each layer, one at a time. The limit is small enough to split batches.
 fn layered(inner: impl Fn() -> Arc<dyn Adapter>) -> Vec<Arc<dyn Adapter>> {
     let limit = LimitConfig { jobs: 3, bytes: 300_000 };
     let faults = Faults { rate: 0.0, seed: 0, gap_indices: Vec::new(), gap_tail_ratios: Vec::new() };
@@ -48,7 +48,7 @@ async fn files() {
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(
         left.iter().all(|name| name.to_str().unwrap().ends_with(".data")),
-        "nothing unfinished: {left:?}"
+        "no unfinished files: {left:?}"
     );
 }
 
@@ -96,15 +96,15 @@ async fn layers_around_files() {
 }
 
 #[tokio::test]
-async fn the_whole_stack() {
+async fn all_layers() {
     let directory = Directory::new("conformance-stack");
     let layers = LayersConfig { checksum: true, ..LayersConfig::default() };
     run(layers.wrap(fs(directory.path()), Some(directory.path())).unwrap()).await;
 }
 
-/// On the real clock: a paused one runs ahead while threads hash, and would time them out.
+/// On the real clock: a paused one runs ahead while threads hash, and would cause timeouts.
 #[tokio::test]
-async fn the_whole_stack_heals_a_bad_backend() {
+async fn all_layers_hide_faults_of_backend() {
     let fault = crate::layers::FaultConfig {
         seed: 11,
         error: 0.2,
@@ -118,27 +118,27 @@ async fn the_whole_stack_heals_a_bad_backend() {
     let retry = Some(RetryConfig { first_pause: Duration::from_millis(1), ..RetryConfig::default() });
     let layers = LayersConfig { checksum: true, retry, fault: Some(fault), ..LayersConfig::default() };
     let adapter = layers.wrap(mock(), None).unwrap();
-    let bench = Bench::new(BENCH_BYTES);
+    let arena = TestArena::new(ARENA_BYTES);
     let mut whole = 0;
     for _ in 0..20 {
-        let _ = adapter.store((0..64).map(|n| bench.object(n, 2000 + n)).collect()).await;
-        let blanks: Vec<_> = (0..64).map(|n| bench.blank(n, 2000 + n)).collect();
+        let _ = adapter.store((0..64).map(|n| arena.object(n, 2000 + n)).collect()).await;
+        let blanks: Vec<_> = (0..64).map(|n| arena.blank(n, 2000 + n)).collect();
         let regions: Vec<_> = blanks.iter().map(|blank| blank.region.clone()).collect();
         let loaded = adapter.load(blanks).await;
         for (n, (result, region)) in (0..).zip(loaded.iter().zip(regions)) {
             if result.is_ok() {
                 whole += 1;
-                assert!(contents(&region) == bytes(n, 2000 + n), "a wrong byte was let through");
+                assert!(contents(&region) == bytes(n, 2000 + n), "a wrong byte was returned");
             }
         }
     }
     assert!(whole > 1000, "{whole} of 1280 loads succeeded");
     adapter.close().await;
-    assert_eq!(bench.lent(), 0);
+    assert_eq!(arena.regions(), 0);
 }
 
 #[tokio::test]
-async fn capacity_is_kept_over_restarts() {
+async fn capacity_holds_after_restart() {
     for use_odirect in [false, true] {
         let directory = Directory::new("conformance-restart");
         let path = directory.path();
@@ -147,7 +147,7 @@ async fn capacity_is_kept_over_restarts() {
 }
 
 #[tokio::test]
-async fn directories_are_shared() {
+async fn adapters_share_a_directory() {
     let directory = Directory::new("conformance-shared");
     shared(fs(directory.path()), fs_native(directory.path(), true, None)).await;
 }

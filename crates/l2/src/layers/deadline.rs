@@ -1,9 +1,9 @@
-//! An answer within a time, whatever the backend does.
+//! Limits the time of each call, even if the backend hangs.
 //!
-//! The inner operation runs in a task of its own. When the time is over, the keys without an answer get
-//! [`ErrorKind::Timeout`], and the task goes on: the I/O keeps its regions until it ends. Where batches
-//! bring nothing ([`Capabilities::batched`]), each object has its own task, so that one that hangs
-//! costs the others nothing.
+//! The inner operation runs in a task of its own. At the deadline, the keys without a result fail with
+//! [`ErrorKind::Timeout`], and the task continues: the I/O keeps its regions until it ends. Unless batches matter
+//! ([`Capabilities::batched`](crate::Capabilities::batched)), each object has its own task, so that one that hangs
+//! does not delay the others.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::error::{ErrorKind, L2Error, Retry};
 use crate::in_flight::{InFlight, Running};
 use crate::pool::job_failed;
 
-/// How long each kind of call may take.
+/// Maximum time of each kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadlineConfig {
     /// Lookups, deletes and pages of listings.
     pub lookup: Duration,
-    /// Loads: somebody waits, and can recompute instead.
+    /// Loads: a request waits, and can recompute instead.
     pub load: Duration,
-    /// Stores: nobody waits, but they hold memory.
+    /// Stores: no request waits, but they hold memory.
     pub store: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Deadline {
         Self { inner, config, in_flight: InFlight::new() }
     }
 
-    /// Runs `call` on `items` and waits at most for `time`.
+    /// Runs `call` on `items` and waits at most `time`.
     async fn each<I: Send + 'static, T: Send + 'static>(
         &self,
         time: Duration,
@@ -89,7 +89,7 @@ fn refuse<T>(error: L2Error, count: usize) -> Results<T> {
 }
 
 fn timed_out(time: Duration) -> L2Error {
-    // The time for trying again is over, too.
+    // There is no time left for a retry either.
     L2Error::permanent(ErrorKind::Timeout, format!("no answer within {time:?}")).with_retry(Retry::Persistent)
 }
 
@@ -142,7 +142,7 @@ impl Adapter for Deadline {
         })
     }
 
-    /// Waits for what runs, without a limit: whoever closes knows how long it can wait.
+    /// Waits for running operations without a limit: the caller limits its own wait.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.inner.close().await;
@@ -156,25 +156,25 @@ mod tests {
     use super::*;
     use crate::adapters::mock::{Mock, MockConfig};
     use crate::layers::fault::{Fault, FaultConfig};
-    use crate::testing::Bench;
+    use crate::testing::TestArena;
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_hangs_costs_the_others_nothing_and_keeps_its_region() {
-        let bench = Bench::new(1 << 20);
+    async fn hanging_object_does_not_delay_others_and_keeps_its_region() {
+        let arena = TestArena::new(1 << 20);
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 30 });
         let hang = Duration::from_secs(100);
         let faults = FaultConfig { hang: 0.3, hang_time: hang, seed: 5, ..FaultConfig::default() };
         let faulty: Arc<dyn Adapter> = Arc::new(Fault::new(Arc::new(mock), faults));
         let adapter = Deadline::new(faulty, DeadlineConfig::default());
-        let stored = adapter.store((0..32).map(|n| bench.object(n, 64)).collect()).await;
+        let stored = adapter.store((0..32).map(|n| arena.object(n, 64)).collect()).await;
         let hung = stored.iter().filter(|result| result.is_err()).count();
         assert!((1..31).contains(&hung), "{hung} hang");
-        assert_eq!(bench.lent(), hung, "I/O that still runs keeps its memory");
+        assert_eq!(arena.regions(), hung, "I/O that still runs keeps its memory");
         let timeouts = stored.iter().filter_map(|result| result.as_ref().err());
         assert!(timeouts.into_iter().all(|error| error.kind() == ErrorKind::Timeout));
-        let begun = Instant::now();
+        let started = Instant::now();
         adapter.close().await;
-        assert_eq!(bench.lent(), 0, "closing has waited for it");
-        assert!(begun.elapsed() <= hang);
+        assert_eq!(arena.regions(), 0, "closing has waited for it");
+        assert!(started.elapsed() <= hang);
     }
 }

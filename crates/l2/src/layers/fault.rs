@@ -1,7 +1,7 @@
-//! Faults on purpose, for tests: errors, delays, hangs, short reads, flipped bits, torn writes.
+//! Injected faults for tests: errors, delays, hangs, short reads, flipped bits, torn writes.
 //!
-//! What happens to the n-th operation of one kind on one key is decided by the seed alone, whatever
-//! else runs: a failing test is run again with its seed.
+//! The seed alone decides what happens to the n-th operation of one kind on one key, whatever else runs, so
+//! that a failing test can be repeated.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,32 +9,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use larder_arena::{Arena, IoPin, Region};
+use larder_policy::eviction::digest;
 use larder_types::object::ObjectKey;
 
 use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error};
-use crate::rng::Rng;
 
-/// How often what goes wrong: shares of keys, in [0, 1].
+/// Fault rates: fractions of operations on one key, in [0, 1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultConfig {
-    /// Decides everything.
+    /// Selects the operations that fail.
     pub seed: u64,
-    /// Any operation fails at once, for the moment.
+    /// Any operation fails at once with a temporary error.
     pub error: f64,
     /// Any operation waits first.
     pub delay: f64,
-    /// How long at most.
+    /// The longest such wait.
     pub delay_max: Duration,
-    /// Any operation answers nothing for [`FaultConfig::hang_time`], then fails.
+    /// Any operation gives no result for [`FaultConfig::hang_time`], then fails.
     pub hang: f64,
     /// How long a hang lasts.
     pub hang_time: Duration,
-    /// A load finds fewer bytes than there should be.
+    /// A load finds too few bytes.
     pub short_read: f64,
     /// A load succeeds with one wrong bit.
     pub bit_flip: f64,
-    /// A store succeeds, and only half of the bytes are there.
+    /// A store succeeds, but writes only half of the bytes.
     pub torn_write: f64,
 }
 
@@ -59,8 +59,8 @@ impl Default for FaultConfig {
 pub struct Fault {
     inner: Arc<dyn Adapter>,
     config: Mutex<FaultConfig>,
-    /// How often each kind of operation has met each key.
-    met: Mutex<HashMap<(Op, ObjectKey), u64>>,
+    /// Number of operations of each kind on each key.
+    counts: Mutex<HashMap<(Op, ObjectKey), u64>>,
     calls: AtomicU64,
 }
 
@@ -72,9 +72,9 @@ enum Op {
     Delete,
 }
 
-/// What happens to one key in one operation.
+/// The faults of one operation on one key.
 #[derive(Clone, Debug, PartialEq)]
-struct Fate {
+struct FaultPlan {
     pause: Duration,
     fails: Option<ErrorKind>,
     short_read: bool,
@@ -85,15 +85,15 @@ struct Fate {
 impl Fault {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: FaultConfig) -> Self {
-        Self { inner, config: Mutex::new(config), met: Mutex::default(), calls: AtomicU64::new(0) }
+        Self { inner, config: Mutex::new(config), counts: Mutex::default(), calls: AtomicU64::new(0) }
     }
 
-    /// Changes what goes wrong from now on.
+    /// Replaces the fault rates.
     pub fn set(&self, config: FaultConfig) {
         *self.config() = config;
     }
 
-    /// Calls that have come this far.
+    /// Calls that reached this layer.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
@@ -102,22 +102,24 @@ impl Fault {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fate(&self, op: Op, key: &ObjectKey) -> Fate {
+    fn plan(&self, op: Op, key: &ObjectKey) -> FaultPlan {
         let nth = {
-            let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-            let nth = met.entry((op, key.clone())).or_default();
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let nth = counts.entry((op, key.clone())).or_default();
             *nth += 1;
             *nth
         };
         let config = self.config().clone();
-        let mut rng = Rng::new(config.seed ^ hash(&key.native_key()) ^ (nth << 8 | op as u64));
-        let hangs = rng.share() < config.hang;
-        let fails = rng.share() < config.error;
-        let delayed = rng.share() < config.delay;
-        let delay = config.delay_max.mul_f64(rng.share());
-        let short_read = op == Op::Load && rng.share() < config.short_read;
-        let flips = op == Op::Load && rng.share() < config.bit_flip;
-        Fate {
+        let name = digest(config.seed, key.native_key().as_bytes());
+        let mut rng =
+            fastrand::Rng::with_seed(digest(name, &[nth, op as u64].map(u64::to_le_bytes).concat()));
+        let hangs = rng.f64() < config.hang;
+        let fails = rng.f64() < config.error;
+        let delayed = rng.f64() < config.delay;
+        let delay = config.delay_max.mul_f64(rng.f64());
+        let short_read = op == Op::Load && rng.f64() < config.short_read;
+        let flips = op == Op::Load && rng.f64() < config.bit_flip;
+        FaultPlan {
             pause: match (hangs, delayed) {
                 (true, _) => config.hang_time,
                 (false, true) => delay,
@@ -129,28 +131,28 @@ impl Fault {
                 (false, false) => None,
             },
             short_read,
-            flipped_bit: flips.then(|| rng.next()),
-            torn_write: op == Op::Store && rng.share() < config.torn_write,
+            flipped_bit: flips.then(|| rng.u64(..)),
+            torn_write: op == Op::Store && rng.f64() < config.torn_write,
         }
     }
 
-    /// Has `call` do what does not fail, after the longest pause of all.
+    /// Runs `call` on the items that do not fail, after the longest pause of all.
     async fn each<I, T>(
         &self,
         op: Op,
         items: Vec<I>,
         key: impl Fn(&I) -> &ObjectKey,
-        call: impl AsyncFnOnce(Vec<(I, Fate)>) -> Results<T>,
+        call: impl AsyncFnOnce(Vec<(I, FaultPlan)>) -> Results<T>,
     ) -> Results<T> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        let fates: Vec<_> = items.iter().map(|item| self.fate(op, key(item))).collect();
-        let pause = fates.iter().map(|fate| fate.pause).max().unwrap_or_default();
+        let plans: Vec<_> = items.iter().map(|item| self.plan(op, key(item))).collect();
+        let pause = plans.iter().map(|plan| plan.pause).max().unwrap_or_default();
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        let fails: Vec<_> = fates.iter().map(|fate| fate.fails).collect();
-        let left = items.into_iter().zip(fates).filter(|(_, fate)| fate.fails.is_none()).collect();
-        let mut done = call(left).await.into_iter();
+        let fails: Vec<_> = plans.iter().map(|plan| plan.fails).collect();
+        let remaining = items.into_iter().zip(plans).filter(|(_, plan)| plan.fails.is_none()).collect();
+        let mut done = call(remaining).await.into_iter();
         let injected = |kind| L2Error::temporary(kind, "injected fault");
         let result = |fails: Option<ErrorKind>| match fails {
             Some(kind) => Err(injected(kind)),
@@ -160,13 +162,6 @@ impl Fault {
     }
 }
 
-/// FNV-1a: the same everywhere.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 fn flip(region: &Region, random: u64) {
     let mut bytes = vec![0; region.len() as usize];
     if bytes.is_empty() || region.copy_to(&mut bytes).is_err() {
@@ -174,16 +169,16 @@ fn flip(region: &Region, random: u64) {
     }
     let at = (random >> 3) as usize % bytes.len();
     bytes[at] ^= 1 << (random % 8);
-    // Its own length, so it fits.
+    // The length is the region's own, so this succeeds.
     let _ = region.fill(&bytes);
 }
 
 #[derive(Debug)]
-struct Copied;
+struct NoPin;
 
-impl IoPin for Copied {}
+impl IoPin for NoPin {}
 
-/// The first half of an object, in memory of its own.
+/// The first half of an object, in separate memory.
 fn torn(transfer: &Transfer) -> Option<Transfer> {
     let mut bytes = vec![0; transfer.region.len() as usize];
     transfer.region.copy_to(&mut bytes).ok()?;
@@ -191,7 +186,7 @@ fn torn(transfer: &Transfer) -> Option<Transfer> {
     let arena = Arena::private(half.max(1)).ok()?;
     arena.commit(half.max(1)).ok()?;
     arena.write(0, &bytes[..half as usize]).ok()?;
-    let region = Region::new(Arc::new(arena), 0, half, Arc::new(Copied)).ok()?;
+    let region = Region::new(Arc::new(arena), 0, half, Arc::new(NoPin)).ok()?;
     Some(Transfer { key: transfer.key.clone(), region })
 }
 
@@ -199,35 +194,35 @@ impl Adapter for Fault {
     forward!(inner: kind, capabilities, list, usage, usage_by_salt, set_quota, health, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        let call = async |left: Vec<(ObjectKey, Fate)>| {
+        let call = async |left: Vec<(ObjectKey, FaultPlan)>| {
             self.inner.lookup(left.into_iter().map(|(key, _)| key).collect()).await
         };
         Box::pin(async move { self.each(Op::Lookup, keys, |key| key, call).await })
     }
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
-        let call = async |left: Vec<(Transfer, Fate)>| {
-            let fates: Vec<_> = left.iter().map(|(t, fate)| (t.region.clone(), fate.clone())).collect();
+        let call = async |left: Vec<(Transfer, FaultPlan)>| {
+            let plans: Vec<_> = left.iter().map(|(t, plan)| (t.region.clone(), plan.clone())).collect();
             let loaded = self.inner.load(left.into_iter().map(|(transfer, _)| transfer).collect()).await;
-            let spoil = |((region, fate), result): ((Region, Fate), Result<(), L2Error>)| {
+            let corrupt = |((region, plan), result): ((Region, FaultPlan), Result<(), L2Error>)| {
                 result?;
-                if fate.short_read {
+                if plan.short_read {
                     return Err(L2Error::wrong_size(region.len() / 2, region.len()));
                 }
-                if let Some(random) = fate.flipped_bit {
+                if let Some(random) = plan.flipped_bit {
                     flip(&region, random);
                 }
                 Ok(())
             };
-            fates.into_iter().zip(loaded).map(spoil).collect()
+            plans.into_iter().zip(loaded).map(corrupt).collect()
         };
         Box::pin(async move { self.each(Op::Load, transfers, |transfer| &transfer.key, call).await })
     }
 
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
-        let call = async |left: Vec<(Transfer, Fate)>| {
-            let tear = |(transfer, fate): (Transfer, Fate)| {
-                if fate.torn_write { torn(&transfer).unwrap_or(transfer) } else { transfer }
+        let call = async |left: Vec<(Transfer, FaultPlan)>| {
+            let tear = |(transfer, plan): (Transfer, FaultPlan)| {
+                if plan.torn_write { torn(&transfer).unwrap_or(transfer) } else { transfer }
             };
             self.inner.store(left.into_iter().map(tear).collect()).await
         };
@@ -235,7 +230,7 @@ impl Adapter for Fault {
     }
 
     fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
-        let call = async |left: Vec<(ObjectKey, Fate)>| {
+        let call = async |left: Vec<(ObjectKey, FaultPlan)>| {
             self.inner.delete(left.into_iter().map(|(key, _)| key).collect()).await
         };
         Box::pin(async move { self.each(Op::Delete, keys, |key| key, call).await })
@@ -246,7 +241,7 @@ impl Adapter for Fault {
 mod tests {
     use super::*;
     use crate::adapters::mock::{Mock, MockConfig};
-    use crate::testing::{Bench, bytes, contents};
+    use crate::testing::{TestArena, bytes, contents};
 
     fn faulty(config: FaultConfig) -> Fault {
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
@@ -254,13 +249,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_seed_decides_whatever_the_order() {
-        let bench = Bench::new(1 << 20);
+    async fn same_seed_gives_same_faults_in_any_order() {
+        let arena = TestArena::new(1 << 20);
         let failed = async |seed, numbers: Vec<u64>| {
             let adapter = faulty(FaultConfig { seed, error: 0.4, ..FaultConfig::default() });
             let mut failed = Vec::new();
             for n in numbers {
-                if adapter.store(vec![bench.object(n, 8)]).await[0].is_err() {
+                if adapter.store(vec![arena.object(n, 8)]).await[0].is_err() {
                     failed.push(n);
                 }
             }
@@ -274,21 +269,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_are_spoilt() {
-        let bench = Bench::new(1 << 20);
+    async fn corrupts_bytes() {
+        let arena = TestArena::new(1 << 20);
         let adapter = faulty(FaultConfig { torn_write: 1.0, ..FaultConfig::default() });
-        adapter.store(vec![bench.object(1, 1000)]).await[0].as_ref().unwrap();
-        let short = adapter.load(vec![bench.blank(1, 1000)]).await;
+        adapter.store(vec![arena.object(1, 1000)]).await[0].as_ref().unwrap();
+        let short = adapter.load(vec![arena.blank(1, 1000)]).await;
         assert_eq!(short[0].as_ref().unwrap_err().kind(), ErrorKind::WrongSize);
         adapter.set(FaultConfig { bit_flip: 1.0, ..FaultConfig::default() });
-        adapter.store(vec![bench.object(1, 1000)]).await[0].as_ref().unwrap();
-        let blank = bench.blank(1, 1000);
+        adapter.store(vec![arena.object(1, 1000)]).await[0].as_ref().unwrap();
+        let blank = arena.blank(1, 1000);
         let region = blank.region.clone();
         adapter.load(vec![blank]).await[0].as_ref().unwrap();
         let differ = contents(&region).iter().zip(bytes(1, 1000)).filter(|(a, b)| **a != *b).count();
         assert_eq!(differ, 1);
         adapter.set(FaultConfig { short_read: 1.0, ..FaultConfig::default() });
-        let short = adapter.load(vec![bench.blank(1, 1000)]).await;
+        let short = adapter.load(vec![arena.blank(1, 1000)]).await;
         assert_eq!(short[0].as_ref().unwrap_err().kind(), ErrorKind::WrongSize);
     }
 }

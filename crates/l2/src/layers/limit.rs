@@ -1,8 +1,8 @@
-//! Bounds on what runs at one time: operations, and bytes of the arena that they hold.
+//! Limits concurrent operations and the bytes of the arena that they hold.
 //!
-//! Whoever comes first goes first, also past smaller ones that would fit. A place is given back when the
-//! inner operation ends, even if its caller went away. Questions have places of their own, so that
-//! they do not wait behind bytes.
+//! First come, first served: a smaller operation does not overtake a waiting one. A permit is released when the
+//! inner operation ends, even if its caller dropped the future. Lookups, deletes and listings have permits of
+//! their own, so that they do not wait for bytes.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::pool::job_failed;
 /// Bytes are counted in units of this many.
 const UNIT_BYTES: u64 = 4096;
 
-/// How much may run.
+/// Limits of concurrent work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitConfig {
-    /// Operations at one time. At least 1.
+    /// Maximum concurrent operations. At least 1.
     pub jobs: usize,
-    /// Bytes that they hold together. One object that is larger goes alone.
+    /// Maximum bytes that they hold together. A larger object runs alone.
     pub bytes: u64,
 }
 
@@ -37,14 +37,14 @@ impl Default for LimitConfig {
 #[derive(Debug)]
 pub struct Limit {
     inner: Arc<dyn Adapter>,
-    questions: Arc<Semaphore>,
+    metadata: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
     units: Arc<Semaphore>,
     units_max: u32,
     in_flight: InFlight,
 }
 
-type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Limit {
     /// Wraps `inner`.
@@ -53,7 +53,7 @@ impl Limit {
         let jobs = config.jobs.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             inner,
-            questions: Arc::new(Semaphore::new(jobs)),
+            metadata: Arc::new(Semaphore::new(jobs)),
             jobs: Arc::new(Semaphore::new(jobs)),
             units: Arc::new(Semaphore::new((units_max as usize).min(Semaphore::MAX_PERMITS))),
             units_max,
@@ -66,7 +66,7 @@ impl Limit {
         u32::try_from(units).unwrap_or(u32::MAX).clamp(1, self.units_max)
     }
 
-    /// Cuts a batch into parts that fit the limit, each as large as possible.
+    /// Splits a batch into parts that fit the limit, each as large as possible.
     fn parts(&self, transfers: Vec<Transfer>) -> Vec<(u32, Vec<Transfer>)> {
         let mut parts: Vec<(u32, Vec<Transfer>)> = Vec::new();
         for transfer in transfers {
@@ -82,7 +82,7 @@ impl Limit {
         parts
     }
 
-    async fn places(&self, units: u32) -> Option<Places> {
+    async fn permits(&self, units: u32) -> Option<Permits> {
         let job = Arc::clone(&self.jobs).acquire_owned().await.ok()?;
         let units = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
         Some((job, units))
@@ -96,13 +96,13 @@ impl Limit {
         let count = transfers.len();
         let mut tasks = Vec::new();
         for (units, part) in self.parts(transfers) {
-            let places = self.places(units).await;
+            let permits = self.permits(units).await;
             let len = part.len();
             let task = self.in_flight.begin().map(|running| {
                 let work = call(Arc::clone(&self.inner), part);
                 tokio::spawn(async move {
                     let results = work.await;
-                    drop((places, running));
+                    drop((permits, running));
                     results
                 })
             });
@@ -129,7 +129,7 @@ impl Adapter for Limit {
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(async move {
             // The semaphores are never closed.
-            let _place = self.questions.acquire().await.ok();
+            let _permit = self.metadata.acquire().await.ok();
             self.inner.lookup(keys).await
         })
     }
@@ -144,14 +144,14 @@ impl Adapter for Limit {
 
     fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
         Box::pin(async move {
-            let _place = self.questions.acquire().await.ok();
+            let _permit = self.metadata.acquire().await.ok();
             self.inner.delete(keys).await
         })
     }
 
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
         Box::pin(async move {
-            let _place = self.questions.acquire().await.ok();
+            let _permit = self.metadata.acquire().await.ok();
             self.inner.list(cursor, limit).await
         })
     }
@@ -168,7 +168,7 @@ impl Adapter for Limit {
 mod tests {
     use super::*;
     use crate::adapters::mock::{Mock, MockConfig};
-    use crate::testing::Bench;
+    use crate::testing::TestArena;
     use std::time::Duration;
     use tokio::time::Instant;
 
@@ -178,12 +178,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn jobs_and_bytes_are_bounded() {
-        let bench = Bench::new(16 << 20);
-        let begun = Instant::now();
+    async fn limits_jobs_and_bytes() {
+        let arena = TestArena::new(16 << 20);
+        let started = Instant::now();
         let by_jobs = slow(2, 1 << 30);
         let stores = |limit: Arc<Limit>| {
-            let objects: Vec<_> = (0..6).map(|n| bench.object(n, 1 << 20)).collect();
+            let objects: Vec<_> = (0..6).map(|n| arena.object(n, 1 << 20)).collect();
             objects.into_iter().map(move |object| {
                 let limit = Arc::clone(&limit);
                 tokio::spawn(async move { limit.store(vec![object]).await[0].is_ok() })
@@ -192,34 +192,34 @@ mod tests {
         for task in stores(Arc::new(by_jobs)).collect::<Vec<_>>() {
             assert!(task.await.unwrap());
         }
-        assert_eq!(begun.elapsed(), Duration::from_secs(3), "six seconds of work, two at a time");
-        let begun = Instant::now();
+        assert_eq!(started.elapsed(), Duration::from_secs(3), "six seconds of work, two at a time");
+        let started = Instant::now();
         for task in stores(Arc::new(slow(100, 3 << 20))).collect::<Vec<_>>() {
             assert!(task.await.unwrap());
         }
-        assert_eq!(begun.elapsed(), Duration::from_secs(2), "three MiB at a time");
+        assert_eq!(started.elapsed(), Duration::from_secs(2), "three MiB at a time");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_larger_than_the_limit_goes_in_parts_and_an_object_alone() {
-        let bench = Bench::new(16 << 20);
+    async fn splits_large_batches_and_runs_large_objects_alone() {
+        let arena = TestArena::new(16 << 20);
         let limit = slow(100, 2 << 20);
-        let mut objects: Vec<_> = (0..5).map(|n| bench.object(n, 1 << 20)).collect();
-        objects.push(bench.object(9, 5 << 20));
+        let mut objects: Vec<_> = (0..5).map(|n| arena.object(n, 1 << 20)).collect();
+        objects.push(arena.object(9, 5 << 20));
         let parts: Vec<_> = limit.parts(objects.clone()).into_iter().map(|(_, part)| part.len()).collect();
         assert_eq!(parts, [2, 2, 1, 1]);
         assert!(limit.store(objects).await.iter().all(Result::is_ok));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_goes_away_does_not_open_the_gate() {
-        let bench = Bench::new(16 << 20);
+    async fn dropped_call_holds_its_permit_until_it_ends() {
+        let arena = TestArena::new(16 << 20);
         let limit = slow(1, 1 << 30);
-        let mut store = limit.store(vec![bench.object(0, 4 << 20)]);
+        let mut store = limit.store(vec![arena.object(0, 4 << 20)]);
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut store).await;
         drop(store);
-        let begun = Instant::now();
-        assert!(limit.store(vec![bench.object(1, 1 << 20)]).await[0].is_ok());
-        assert_eq!(begun.elapsed(), Duration::from_secs(4), "3 s for the rest of the first, 1 s for this");
+        let started = Instant::now();
+        assert!(limit.store(vec![arena.object(1, 1 << 20)]).await[0].is_ok());
+        assert_eq!(started.elapsed(), Duration::from_secs(4), "3 s for the rest of the first, 1 s for this");
     }
 }

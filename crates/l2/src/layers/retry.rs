@@ -1,5 +1,5 @@
-//! Tries again what failed for the moment: only [`Retry::Temporary`] errors, only the keys that failed,
-//! with growing pauses, a bounded number of times.
+//! Retries temporary failures: only [`Retry::Temporary`] errors, only the keys that failed, with growing
+//! pauses, a bounded number of times.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,18 +9,18 @@ use larder_types::object::ObjectKey;
 
 use crate::adapter::{Adapter, BoxFuture, Cursor, Page, Results, Stored, Transfer};
 use crate::error::{L2Error, Retry};
-use crate::rng::Rng;
 
-/// How often and how patiently.
+/// Number of attempts and the pauses between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryConfig {
-    /// Tries in all; 1 means that nothing is tried again.
+    /// Attempts in total; 1 means no retry.
     pub attempts: u32,
-    /// The pause after the first try; it doubles with each further one.
+    /// The pause after the first attempt; it doubles with each further one.
     pub first_pause: Duration,
     /// The longest pause.
     pub pause_max: Duration,
-    /// Decides how pauses vary, by up to a half, so that failures that came together part.
+    /// Seed of the jitter: pauses are shortened by up to a half, so that simultaneous failures are not retried
+    /// simultaneously.
     pub seed: u64,
 }
 
@@ -40,20 +40,20 @@ impl Default for RetryConfig {
 pub struct Retrying {
     inner: Arc<dyn Adapter>,
     config: RetryConfig,
-    rng: Mutex<Rng>,
+    rng: Mutex<fastrand::Rng>,
 }
 
 impl Retrying {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: RetryConfig) -> Self {
-        Self { inner, config, rng: Mutex::new(Rng::new(config.seed)) }
+        Self { inner, config, rng: Mutex::new(fastrand::Rng::with_seed(config.seed)) }
     }
 
-    /// The pause after try number `attempt`, counted from 1.
+    /// The pause after attempt number `attempt`, counted from 1.
     fn pause(&self, attempt: u32) -> Duration {
         let doubled = self.config.first_pause.saturating_mul(1 << (attempt - 1).min(20));
-        let share = self.rng.lock().unwrap_or_else(PoisonError::into_inner).share();
-        doubled.min(self.config.pause_max).mul_f64(0.5 + share / 2.0)
+        let jitter = self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64();
+        doubled.min(self.config.pause_max).mul_f64(0.5 + jitter / 2.0)
     }
 
     async fn each<'a, I: Clone, T>(
@@ -68,7 +68,7 @@ impl Retrying {
             for (at, result) in results.iter().enumerate() {
                 match result {
                     Err(error) if error.retry() == Retry::Temporary => again.push(at),
-                    // The memory of what is done goes back while the others are tried again.
+                    // Regions of finished keys are released before the others are retried.
                     _ => kept[at] = None,
                 }
             }
@@ -85,7 +85,7 @@ impl Retrying {
     }
 }
 
-/// What still fails does not need trying by somebody else.
+/// Marks an error that was retried in vain.
 fn give_up(error: L2Error) -> L2Error {
     match error.retry() {
         Retry::Temporary => error.with_retry(Retry::Persistent),
@@ -133,7 +133,7 @@ mod tests {
     use crate::ErrorKind;
     use crate::adapters::mock::{Mock, MockConfig};
     use crate::layers::fault::{Fault, FaultConfig};
-    use crate::testing::Bench;
+    use crate::testing::TestArena;
     use tokio::time::Instant;
 
     fn retrying(error: f64, attempts: u32) -> Retrying {
@@ -143,35 +143,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_for_the_moment_succeeds_in_the_end() {
-        let bench = Bench::new(1 << 20);
+    async fn retries_until_all_keys_succeed() {
+        let arena = TestArena::new(1 << 20);
         let adapter = retrying(0.3, 20);
-        let stored = adapter.store((0..64).map(|n| bench.object(n, 64)).collect()).await;
+        let stored = adapter.store((0..64).map(|n| arena.object(n, 64)).collect()).await;
         assert!(stored.iter().all(Result::is_ok));
         assert_eq!(adapter.usage().objects, 64);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tries_and_pauses_are_bounded() {
-        let bench = Bench::new(1 << 20);
+    async fn attempts_and_pauses_are_bounded() {
+        let arena = TestArena::new(1 << 20);
         let adapter = retrying(1.0, 4);
-        let begun = Instant::now();
-        let stored = adapter.store(vec![bench.object(1, 64)]).await;
+        let started = Instant::now();
+        let stored = adapter.store(vec![arena.object(1, 64)]).await;
         let error = stored[0].as_ref().unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Persistent));
-        let millis = begun.elapsed().as_millis();
+        let millis = started.elapsed().as_millis();
         assert!((70..=145).contains(&millis), "between half of and all of 20 + 40 + 80 ms: {millis}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_miss_is_not_tried_again() {
-        let bench = Bench::new(1 << 20);
+    async fn miss_is_not_retried() {
+        let arena = TestArena::new(1 << 20);
         let adapter = retrying(0.0, 10);
-        let begun = Instant::now();
+        let started = Instant::now();
         assert_eq!(
-            adapter.load(vec![bench.blank(1, 1)]).await[0].as_ref().unwrap_err().retry(),
+            adapter.load(vec![arena.blank(1, 1)]).await[0].as_ref().unwrap_err().retry(),
             Retry::Permanent
         );
-        assert!(begun.elapsed() < Duration::from_millis(2));
+        assert!(started.elapsed() < Duration::from_millis(2));
     }
 }

@@ -108,6 +108,12 @@ impl<'a> Fields<'a> {
         &self.subject
     }
 
+    /// The fields read so far.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     fn value(&mut self, field: &'static str) -> Option<&'a Value> {
         self.known.push(field);
         self.map.get(field).filter(|value| !value.is_null())

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// What is printed in place of a secret.
+/// Printed in place of a secret.
 pub const REDACTED: &str = "***";
 
-/// A secret. It prints as `***`; only [`Secret::expose`] tells it.
+/// A secret. Prints as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -17,7 +17,7 @@ impl Secret {
         Self(secret.into())
     }
 
-    /// The secret itself. Whoever calls this must not print it.
+    /// The secret itself. Must not be printed.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -29,7 +29,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Whether a field of this name holds a secret, to judge by the words in it.
+/// Whether the words in a field's name suggest a secret.
 pub fn names_a_secret(field: &str) -> bool {
     let field = field.to_ascii_lowercase();
     let anywhere = ["password", "passwd", "secret", "credential"].iter().any(|word| field.contains(word));
@@ -37,7 +37,7 @@ pub fn names_a_secret(field: &str) -> bool {
     anywhere || field.split(|c: char| !c.is_ascii_alphanumeric()).any(as_a_word)
 }
 
-/// Covers every secret inside `value`: text under a telling name, and the password in an address.
+/// Replaces every secret inside `value`: text in fields with the name of a secret, and passwords in URLs.
 pub fn redact(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -56,7 +56,7 @@ pub fn redact(value: &mut Value) {
     }
 }
 
-/// `text` without the `user:password` that an address may carry.
+/// `text` without the `user:password` of a URL.
 pub fn redact_url(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return match text.rsplit_once('@') {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_keeps_its_host_only() {
+    fn url_keeps_only_its_host() {
         for (text, shown) in [
             ("redis://:pw@h:1", "redis://***@h:1"),
             ("http://h/a@b", "http://h/a@b"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_covered_wherever_they_stand() {
+    fn redacts_secrets_at_any_depth() {
         let mut value = serde_json::json!({
             "adapters": [{"password": "x", "aws_secret_access_key": "y", "host": "h", "num_keys": 3, "token": ""}],
             "credentials": "z", "monkey": "banana", "url": "http://me:pw@host:1/path?q=@",

@@ -1,20 +1,20 @@
-//! "Did you mean ...?"
+//! Suggestions for misspelt names.
 
 /// The candidate that `word` is most likely a misspelling of, if any is near enough.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('_', "-");
     let word = plain(word);
-    // One slip for each three letters, but never a wholly different word.
-    let slips_max = (word.chars().count() / 3).clamp(1, 4);
+    // One edit for each three letters, but never a completely different word.
+    let edits_max = (word.chars().count() / 3).clamp(1, 4);
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&word, &plain(candidate)), candidate))
-        .filter(|(slips, _)| *slips <= slips_max)
-        .min_by_key(|(slips, _)| *slips)
+        .filter(|(edits, _)| *edits <= edits_max)
+        .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
 
-/// [`closest`] as the end of a sentence: `, did you mean 'x'?`, or nothing.
+/// [`closest`] as the end of a message: `, did you mean 'x'?`, or nothing.
 pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     closest(word, candidates).map_or_else(String::new, |found| format!(", did you mean '{found}'?"))
 }
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_are_forgiven_and_strangers_are_not() {
+    fn suggests_close_names_only() {
         let names = ["chunk-size", "port", "l1-size-gb"];
         assert_eq!(closest("chunk-sise", names), Some("chunk-size"));
         assert_eq!(closest("chunk_size", names), Some("chunk-size"));

@@ -105,7 +105,7 @@ impl Adapter for FaultInject {
 mod tests {
     use super::*;
     use crate::adapters::mock::{Mock, MockConfig};
-    use crate::testing::{Bench, key};
+    use crate::testing::{TestArena, key};
     use larder_types::object::{ChunkHash, KvRank};
 
     fn faults(rate: f64, seed: i64) -> Faults {
@@ -138,11 +138,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_seed_drops_the_same_keys_and_nothing_else() {
-        let bench = Bench::new(1 << 20);
+        let arena = TestArena::new(1 << 20);
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 30 });
         let adapter = FaultInject::new(Arc::new(mock), faults(0.5, 3));
-        adapter.store((0..64).map(|n| bench.object(n, 64)).collect()).await;
-        let load = || adapter.load((0..64).map(|n| bench.blank(n, 64)).collect());
+        adapter.store((0..64).map(|n| arena.object(n, 64)).collect()).await;
+        let load = || adapter.load((0..64).map(|n| arena.blank(n, 64)).collect());
         let (first, second) = (load().await, load().await);
         let failed = |results: &Results<()>| -> Vec<bool> { results.iter().map(Result::is_err).collect() };
         assert_eq!(failed(&first), failed(&second));

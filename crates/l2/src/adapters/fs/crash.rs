@@ -1,6 +1,6 @@
-//! Kills a process that stores, again and again, and looks at what it leaves.
+//! Repeatedly kills a process that stores, and checks what it leaves.
 //!
-//! The process is this test binary itself, asked for the one test that only works when told where.
+//! The process is this test binary itself, running the test `child`.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,7 @@ use super::{Fs, FsConfig, FsNativeConfig};
 use crate::adapter::Adapter;
 use crate::adapters::fs::names::object_in;
 use crate::capacity::CapacityLimits;
-use crate::rng::Rng;
-use crate::testing::{Bench, Directory, bytes, key};
+use crate::testing::{Directory, TestArena, bytes, key};
 
 const DIRECTORY_VARIABLE: &str = "LARDER_L2_CRASH_DIRECTORY";
 const ROUNDS: u64 = 100;
@@ -30,33 +29,33 @@ fn open(path: &Path) -> Fs {
 
 /// Stores and deletes until it is killed.
 #[tokio::test]
-#[ignore = "runs as the child of `what_a_killed_process_leaves_is_whole`"]
+#[ignore = "runs as the child of `killed_process_leaves_complete_objects`"]
 async fn child() {
     let Some(path) = std::env::var_os(DIRECTORY_VARIABLE) else { return };
-    let (bench, adapter) = (Bench::new(16 << 20), open(Path::new(&path)));
-    let mut rng = Rng::new(u64::from(std::process::id()));
-    // Nobody waits for a child whose parent has died.
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(30) {
-        let mut some = |count| (0..count).map(|_| rng.next() % NUMBERS).collect::<Vec<_>>();
+    let (arena, adapter) = (TestArena::new(16 << 20), open(Path::new(&path)));
+    let mut rng = fastrand::Rng::with_seed(u64::from(std::process::id()));
+    // A child without a parent ends by itself.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(30) {
+        let mut some = |count| (0..count).map(|_| rng.u64(..NUMBERS)).collect::<Vec<_>>();
         let (stores, deletes) = (some(16), some(2));
-        let objects = stores.into_iter().map(|n| bench.object(n, len_of(n))).collect();
+        let objects = stores.into_iter().map(|n| arena.object(n, len_of(n))).collect();
         let (stored, _) =
             tokio::join!(adapter.store(objects), adapter.delete(deletes.into_iter().map(key).collect()));
         assert!(stored.iter().all(Result::is_ok), "{stored:?}");
     }
 }
 
-/// Files of objects and their bytes, each checked.
+/// Checks each object file. Returns their number and bytes.
 fn check_files(path: &Path) -> (u64, u64) {
     let keys: Vec<_> = (0..NUMBERS).map(key).collect();
     let (mut objects, mut sum) = (0, 0);
     for entry in fs::read_dir(path).unwrap() {
         let entry = entry.unwrap();
         let Some(found) = object_in(entry.file_name().to_str().unwrap()) else { continue };
-        let n = keys.iter().position(|key| *key == found).expect("an object of ours") as u64;
+        let n = keys.iter().position(|key| *key == found).expect("an object of this test") as u64;
         let contents = fs::read(entry.path()).unwrap();
-        assert!(contents == bytes(n, len_of(n)), "object {n} is not whole: {} bytes", contents.len());
+        assert!(contents == bytes(n, len_of(n)), "object {n} is not complete: {} bytes", contents.len());
         objects += 1;
         sum += contents.len() as u64;
     }
@@ -64,9 +63,9 @@ fn check_files(path: &Path) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_leaves_is_whole() {
+async fn killed_process_leaves_complete_objects() {
     let directory = Directory::new("crash");
-    let mut rng = Rng::new(1);
+    let mut rng = fastrand::Rng::with_seed(1);
     let mut seen = 0;
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -75,8 +74,8 @@ async fn what_a_killed_process_leaves_is_whole() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        // The one place where time must pass: the child works at its own pace.
-        std::thread::sleep(Duration::from_millis(10 + rng.next() % 30));
+        // Real time: the child is another process.
+        std::thread::sleep(Duration::from_millis(10 + rng.u64(..30)));
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success(), "round {round}: the child ended by itself");
         let (objects, bytes) = check_files(directory.path());

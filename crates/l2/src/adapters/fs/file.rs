@@ -1,4 +1,4 @@
-//! Bytes between a region and a file, with and without the page cache.
+//! Reads and writes of whole files, with and without the page cache.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,18 +14,18 @@ use crate::adapter::BLOCK_BYTES;
 /// Size of the first read of a file, unless configured.
 const FIRST_READ_BYTES: u64 = 16 << 10;
 
-/// The largest first read: it goes to memory of its own.
+/// The largest first read: it uses separate memory.
 const FIRST_READ_BYTES_MAX: u64 = 1 << 20;
 
-/// Smaller objects are read at once.
+/// Smaller objects are read in one call.
 const SEQUENCE_BYTES_MIN: u64 = 128 << 10;
 
-/// How the bytes of an object travel.
+/// How files are opened, read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mode {
     /// Bypass the page cache where size and file system allow it.
     pub(super) direct: bool,
-    /// Pad files to whole blocks, so that the cache is bypassed whatever the size.
+    /// Pad files to whole blocks, so that the page cache is bypassed for every size.
     pub(super) pad: bool,
     /// Size of a first small read; `None`: [`FIRST_READ_BYTES`].
     pub(super) read_ahead: Option<u64>,
@@ -47,35 +47,35 @@ impl Mode {
 
     /// Opens a file for [`Mode::read`].
     pub(super) fn open(self, path: &Path, len: u64) -> io::Result<File> {
-        // A region that does not end with a block cannot take a whole one; the cache can be used.
+        // A region that is not a multiple of a block is read through the page cache.
         let direct = self.direct && len > 0 && len.is_multiple_of(BLOCK_BYTES);
         open(OpenOptions::new().read(true), path, direct)
     }
 
-    /// Makes a new file for [`Mode::write`]; one of that name must not exist.
+    /// Creates a file for [`Mode::write`]. It must not exist.
     pub(super) fn create(self, path: &Path, len: u64) -> io::Result<File> {
         open(OpenOptions::new().write(true).create_new(true), path, self.is_direct(len))
     }
 
-    /// Fills `region` from the start of `file`.
+    /// Reads `region` from the start of `file`.
     pub(super) fn read(self, file: &File, region: &Region) -> io::Result<()> {
         self.begin_sequence(file, region.len());
         transfer(file, region.len(), |at| region.read_from(at, file, at), io::ErrorKind::UnexpectedEof)
     }
 
-    /// Reads a little before the whole is asked for. Asked for a large file at once, the kernel fetches
-    /// it in single pages; after a small first read it sees a sequence and takes ever larger ones, which
-    /// halves what a cold read costs the processor, and a third of what each later one does.
+    /// Makes a small read before the large one. A large first read makes the kernel fetch single pages; after a
+    /// small one it detects sequential access and reads ahead in large steps, which halves the CPU time of a cold
+    /// read and saves a third of that of each later one.
     fn begin_sequence(self, file: &File, len: u64) {
         let bytes = self.read_ahead.unwrap_or(FIRST_READ_BYTES).min(FIRST_READ_BYTES_MAX);
         if self.direct && len.is_multiple_of(BLOCK_BYTES) || len < SEQUENCE_BYTES_MIN.max(2 * bytes) {
             return;
         }
-        // What it brings is read again, and so is its error.
+        // The bytes, or the error, are read again.
         let _ = file.read_at(&mut vec![0; bytes as usize], 0);
     }
 
-    /// Writes `region` to the start of `file`, and padding after it.
+    /// Writes `region` and its padding to the start of `file`.
     pub(super) fn write(self, file: &File, region: &Region) -> io::Result<()> {
         let len = region.len();
         if !self.pads(len) {
@@ -88,12 +88,12 @@ impl Mode {
     }
 }
 
-/// Opens `path`, bypassing the page cache if wanted and possible.
+/// Opens `path`, bypassing the page cache if `direct` and the file system allows it.
 fn open(options: &OpenOptions, path: &Path, direct: bool) -> io::Result<File> {
     if direct {
         let mut options = options.clone();
         match options.custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
-            // A file system without O_DIRECT. Some make the file before they say so.
+            // A file system without O_DIRECT. Some create the file before they fail.
             Err(error) if is_invalid(&error) => {}
             other => return other,
         }
@@ -122,7 +122,7 @@ fn transfer(
             Ok(0) => return Err(at_zero.into()),
             Ok(bytes) => at += bytes as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Direct I/O needs whole blocks, which memory or a short call before may not give.
+            // Direct I/O needs aligned memory and offsets; a short call before may have broken that.
             Err(error) if is_invalid(&error) && may_be_direct => {
                 may_be_direct = false;
                 let flags = rustix::fs::fcntl_getfl(file)?;
@@ -138,7 +138,7 @@ fn is_invalid(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::INVAL)
 }
 
-/// A copy of an object with zeros after it up to a whole block, at an address that is one.
+/// A copy of an object, padded with zeros to whole blocks, at an aligned address.
 struct Padded {
     buffer: Vec<u8>,
     start: usize,
@@ -168,7 +168,7 @@ mod tests {
     use std::cell::RefCell;
 
     #[test]
-    fn short_calls_go_on_where_they_ended() {
+    fn short_calls_continue_where_they_ended() {
         let file = File::open("/dev/null").unwrap();
         let calls = RefCell::new(Vec::new());
         let call = |at| {
@@ -184,11 +184,11 @@ mod tests {
         let error = transfer(&file, 10, |_| Ok(0), io::ErrorKind::WriteZero).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
         let error = transfer(&file, 10, |_| Err(Errno::INVAL.into()), io::ErrorKind::WriteZero).unwrap_err();
-        assert!(is_invalid(&error), "it is tried once without O_DIRECT, not for ever");
+        assert!(is_invalid(&error), "retried once without O_DIRECT");
     }
 
     #[test]
-    fn only_the_native_form_pads() {
+    fn only_fs_native_pads() {
         let fs = Mode { direct: true, pad: false, read_ahead: None };
         let native = Mode { pad: true, ..fs };
         assert_eq!((fs.stored_bytes(541), native.stored_bytes(541)), (541, 4096));

@@ -37,7 +37,7 @@ use crate::adapter::{
 use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
 use crate::eviction::EvictionListener;
-use crate::pool::{Lane, Pool, job_failed};
+use crate::pool::{JobKind, Pool, job_failed};
 
 use self::file::Mode;
 use self::object_dir::ObjectDir;
@@ -120,7 +120,7 @@ impl Fs {
     async fn touch(&self, keys: Vec<ObjectKey>) {
         if self.dir.is_bounded() && !keys.is_empty() {
             // An error means that the adapter is closed.
-            let _ = self.run(Lane::Ask, move |dir| dir.touch(&keys)).await;
+            let _ = self.run(JobKind::Metadata, move |dir| dir.touch(&keys)).await;
         }
     }
 
@@ -130,7 +130,7 @@ impl Fs {
         if self.space.claim_refresh(Instant::now()) {
             let (space, dir) = (Arc::clone(&self.space), Arc::clone(&self.dir));
             // An error means that the adapter is closed.
-            if self.pool.run(Lane::Ask, move || space.refresh(dir.base(), Instant::now())).is_err() {
+            if self.pool.run(JobKind::Metadata, move || space.refresh(dir.base(), Instant::now())).is_err() {
                 self.space.abandon_refresh();
             }
         }
@@ -139,11 +139,11 @@ impl Fs {
 
     async fn run<T: Send + 'static>(
         &self,
-        lane: Lane,
+        kind: JobKind,
         job: impl FnOnce(&ObjectDir) -> T + Send + 'static,
     ) -> Result<T, L2Error> {
         let dir = Arc::clone(&self.dir);
-        self.pool.run(lane, move || job(&dir))?.await.map_err(|_| job_failed())
+        self.pool.run(kind, move || job(&dir))?.await.map_err(|_| job_failed())
     }
 }
 
@@ -179,7 +179,7 @@ impl Adapter for Fs {
             for part in keys.chunks(LOOKUP_KEYS) {
                 let (part, dir) = (part.to_vec(), Arc::clone(&self.dir));
                 let len = part.len();
-                waiting.push((len, self.pool.run(Lane::Ask, move || dir.lookup(&part))));
+                waiting.push((len, self.pool.run(JobKind::Metadata, move || dir.lookup(&part))));
             }
             let mut results = Vec::with_capacity(keys.len());
             for (len, part) in waiting {
@@ -203,7 +203,7 @@ impl Adapter for Fs {
             let dir = Arc::clone(&self.dir);
             move || dir.load(&transfer)
         });
-        Box::pin(self.pool.run_each(Lane::Load, jobs))
+        Box::pin(self.pool.run_each(JobKind::Load, jobs))
     }
 
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
@@ -216,7 +216,7 @@ impl Adapter for Fs {
                 let dir = Arc::clone(&self.dir);
                 move || dir.store(&transfer)
             });
-            let results = self.pool.run_each(Lane::Store, jobs).await;
+            let results = self.pool.run_each(JobKind::Store, jobs).await;
             let stored = keys.into_iter().zip(&results).filter(|(_, stored)| stored.is_ok());
             self.touch(stored.map(|(key, _)| key).collect()).await;
             results
@@ -228,12 +228,12 @@ impl Adapter for Fs {
             let dir = Arc::clone(&self.dir);
             move || dir.delete(&key)
         });
-        Box::pin(self.pool.run_each(Lane::Ask, jobs))
+        Box::pin(self.pool.run_each(JobKind::Metadata, jobs))
     }
 
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
         Box::pin(async move {
-            self.run(Lane::Ask, move |dir| scan::list(dir.base(), cursor.as_ref(), limit)).await?
+            self.run(JobKind::Metadata, move |dir| scan::list(dir.base(), cursor.as_ref(), limit)).await?
         })
     }
 
@@ -252,7 +252,7 @@ impl Adapter for Fs {
         Box::pin(async move {
             self.counted().await;
             // An error of the pool means that the adapter is closed, and nothing is evicted any more.
-            if let Ok(Err(error)) = self.run(Lane::Ask, move |dir| dir.fit_salt(&salt)).await {
+            if let Ok(Err(error)) = self.run(JobKind::Metadata, move |dir| dir.fit_salt(&salt)).await {
                 tracing::warn!(%error, "could not evict objects of a cache salt that is over its quota");
             }
         })

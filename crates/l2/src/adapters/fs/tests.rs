@@ -9,7 +9,7 @@ use super::*;
 use crate::capacity::{TenantLimits, Watermarks};
 use crate::error::Retry;
 use crate::eviction::EvictionReason;
-use crate::testing::{Bench, Directory, bytes, contents, key};
+use crate::testing::{Directory, TestArena, bytes, contents, key};
 
 fn open(config: &FsConfig) -> Result<Fs, L2Error> {
     Fs::open(config, 8, CapacityLimits::capacity(0), None)
@@ -39,25 +39,25 @@ fn age(path: &Path, seconds: u64) {
     File::options().write(true).open(path).unwrap().set_times(times).unwrap();
 }
 
-async fn kind_of_store(adapter: &Fs, bench: &Bench, n: u64) -> Option<ErrorKind> {
-    adapter.store(vec![bench.object(n, 1000)]).await[0].as_ref().err().map(L2Error::kind)
+async fn kind_of_store(adapter: &Fs, arena: &TestArena, n: u64) -> Option<ErrorKind> {
+    adapter.store(vec![arena.object(n, 1000)]).await[0].as_ref().err().map(L2Error::kind)
 }
 
 #[tokio::test]
 async fn files_contain_exactly_the_object_bytes() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("bytes"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("bytes"));
     let plain = open(&FsConfig { use_odirect: true, ..FsConfig::new(directory.path()) }).unwrap();
-    assert!(plain.store(vec![bench.object(1, 541), bench.object(2, 8192)]).await.iter().all(Result::is_ok));
+    assert!(plain.store(vec![arena.object(1, 541), arena.object(2, 8192)]).await.iter().all(Result::is_ok));
     assert_eq!(fs::read(file_of(directory.path(), 1)).unwrap(), bytes(1, 541));
     assert_eq!(fs::read(file_of(directory.path(), 2)).unwrap(), bytes(2, 8192));
     let padding = native(directory.path(), 0, true);
-    assert!(padding.store(vec![bench.object(3, 541)]).await[0].is_ok());
+    assert!(padding.store(vec![arena.object(3, 541)]).await[0].is_ok());
     let file = fs::read(file_of(directory.path(), 3)).unwrap();
     assert_eq!((file.len(), &file[..541]), (4096, &bytes(3, 541)[..]));
     assert!(file[541..].iter().all(|byte| *byte == 0));
     // Both read each other's files.
     for (reader, n) in [(&plain, 3), (&padding, 1)] {
-        let blank = bench.blank(n, 541);
+        let blank = arena.blank(n, 541);
         let region = blank.region.clone();
         assert!(reader.load(vec![blank]).await[0].is_ok());
         assert_eq!(contents(&region), bytes(n, 541));
@@ -97,7 +97,7 @@ async fn abandoned_unfinished_files_are_removed_at_start() {
 
 #[tokio::test]
 async fn eviction_order_survives_restart() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("order"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("order"));
     for n in 0..4 {
         fs::write(file_of(directory.path(), n), bytes(n, 1000)).unwrap();
     }
@@ -109,40 +109,40 @@ async fn eviction_order_survives_restart() {
     let there = || present(directory.path());
     assert_eq!(there(), [0, 2, 3], "trimmed to its capacity at the start");
     assert!(adapter.lookup(vec![key(2)]).await[0].as_ref().unwrap().is_some());
-    assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
-    assert_eq!(kind_of_store(&adapter, &bench, 5).await, None);
+    assert!(adapter.load(vec![arena.blank(2, 1000)]).await[0].is_ok());
+    assert_eq!(kind_of_store(&adapter, &arena, 5).await, None);
     assert_eq!(there(), [0, 2, 5]);
     assert!(adapter.lookup(vec![key(0)]).await[0].as_ref().unwrap().is_some());
-    assert_eq!(kind_of_store(&adapter, &bench, 6).await, None);
+    assert_eq!(kind_of_store(&adapter, &arena, 6).await, None);
     assert_eq!(there(), [0, 5, 6], "a lookup is a use");
     assert_eq!(adapter.usage().evicted_objects, 3);
 }
 
 #[tokio::test]
 async fn watermarks_evict_in_advance() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("marks"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("marks"));
     let marks = Watermarks { high_bytes: 8000, low_bytes: 6000 };
     let adapter =
         bounded(directory.path(), CapacityLimits { trim: Some(marks), ..CapacityLimits::capacity(10_000) });
     for n in 0..8 {
-        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+        assert_eq!(kind_of_store(&adapter, &arena, n).await, None);
     }
     assert_eq!(present(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7], "not above the watermark");
-    assert_eq!(kind_of_store(&adapter, &bench, 8).await, None);
+    assert_eq!(kind_of_store(&adapter, &arena, 8).await, None);
     assert_eq!(present(directory.path()), [3, 4, 5, 6, 7, 8]);
 }
 
 #[tokio::test]
 async fn noop_policy_refuses_stores_over_capacity() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("noop"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("noop"));
     let adapter = bounded(
         directory.path(),
         CapacityLimits { policy: EvictionKind::Noop, ..CapacityLimits::capacity(2000) },
     );
     for n in 0..2 {
-        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+        assert_eq!(kind_of_store(&adapter, &arena, n).await, None);
     }
-    let full = adapter.store(vec![bench.object(2, 1000)]).await;
+    let full = adapter.store(vec![arena.object(2, 1000)]).await;
     let error = full[0].as_ref().unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
     assert_eq!(present(directory.path()), [0, 1]);
@@ -151,28 +151,28 @@ async fn noop_policy_refuses_stores_over_capacity() {
 /// A batch holds the chunks of a prompt in order; which of them was written or read first does not matter.
 #[tokio::test]
 async fn evicts_tail_of_prompt_before_head() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("prompt"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("prompt"));
     let adapter = native(directory.path(), 4000, false);
-    let batch = |numbers: std::ops::Range<u64>| numbers.map(|n| bench.object(n, 1000)).collect::<Vec<_>>();
+    let batch = |numbers: std::ops::Range<u64>| numbers.map(|n| arena.object(n, 1000)).collect::<Vec<_>>();
     assert!(adapter.store(batch(0..4)).await.iter().all(Result::is_ok));
-    assert_eq!(kind_of_store(&adapter, &bench, 10).await, None);
+    assert_eq!(kind_of_store(&adapter, &arena, 10).await, None);
     assert_eq!(present(directory.path()), [0, 1, 2, 10]);
     assert!(adapter.lookup((0..3).map(key).collect()).await.iter().all(Result::is_ok));
     for n in [2, 0, 1] {
-        assert!(adapter.load(vec![bench.blank(n, 1000)]).await[0].is_ok());
+        assert!(adapter.load(vec![arena.blank(n, 1000)]).await[0].is_ok());
     }
     for n in 11..13 {
-        assert_eq!(kind_of_store(&adapter, &bench, n).await, None);
+        assert_eq!(kind_of_store(&adapter, &arena, n).await, None);
     }
     assert_eq!(present(directory.path()), [0, 1, 11, 12]);
 }
 
 #[tokio::test]
 async fn tenant_at_quota_evicts_only_its_own_objects() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("quotas"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("quotas"));
     let of = |salt: &str, n: u64| Transfer {
         key: ObjectKey { cache_salt: salt.into(), ..key(n) },
-        ..bench.object(n, 1000)
+        ..arena.object(n, 1000)
     };
     let held = |adapter: &Fs| {
         let mut held = adapter.usage_by_salt();
@@ -214,13 +214,13 @@ async fn tenant_at_quota_evicts_only_its_own_objects() {
 
 #[tokio::test]
 async fn load_updates_old_access_time() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("atime"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("atime"));
     let path = file_of(directory.path(), 1);
     fs::write(&path, bytes(1, 1000)).unwrap();
     age(&path, 86_400);
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     let adapter = native(directory.path(), 1 << 20, false);
-    assert!(adapter.load(vec![bench.blank(1, 1000)]).await[0].is_ok());
+    assert!(adapter.load(vec![arena.blank(1, 1000)]).await[0].is_ok());
     let meta = fs::metadata(&path).unwrap();
     assert_eq!(meta.modified().unwrap(), modified);
     assert!(meta.accessed().unwrap().elapsed().unwrap() < Duration::from_secs(3600));
@@ -228,52 +228,52 @@ async fn load_updates_old_access_time() {
 
 #[tokio::test]
 async fn changes_by_other_processes_are_noticed() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("others"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("others"));
     let adapter = open(&FsConfig::new(directory.path())).unwrap();
     adapter.counted().await;
     fs::write(file_of(directory.path(), 1), bytes(1, 700)).unwrap();
     fs::write(file_of(directory.path(), 2), bytes(2, 800)).unwrap();
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), Some(700));
-    assert!(adapter.load(vec![bench.blank(2, 800)]).await[0].is_ok());
+    assert!(adapter.load(vec![arena.blank(2, 800)]).await[0].is_ok());
     assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (2, 1500));
     fs::remove_file(file_of(directory.path(), 1)).unwrap();
     fs::remove_file(file_of(directory.path(), 2)).unwrap();
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
-    assert!(adapter.load(vec![bench.blank(2, 800)]).await[0].is_err());
+    assert!(adapter.load(vec![arena.blank(2, 800)]).await[0].is_err());
     assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (0, 0));
 }
 
 #[tokio::test]
 async fn removed_directory_is_created_again() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("removed"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("removed"));
     let base = directory.path().join("parent/l2");
     let adapter = native(&base, 10_000, false);
-    assert_eq!(kind_of_store(&adapter, &bench, 1).await, None);
+    assert_eq!(kind_of_store(&adapter, &arena, 1).await, None);
     fs::remove_dir_all(directory.path().join("parent")).unwrap();
     let looked_up = adapter.lookup(vec![key(1)]).await;
     assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "not a miss");
-    let loaded = adapter.load(vec![bench.blank(1, 1000)]).await;
+    let loaded = adapter.load(vec![arena.blank(1, 1000)]).await;
     assert_eq!(loaded[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
     // A file in its place: it cannot be created.
     fs::write(directory.path().join("parent"), b"").unwrap();
-    assert_eq!(kind_of_store(&adapter, &bench, 1).await, Some(ErrorKind::Unavailable));
+    assert_eq!(kind_of_store(&adapter, &arena, 1).await, Some(ErrorKind::Unavailable));
     fs::remove_file(directory.path().join("parent")).unwrap();
-    assert_eq!(kind_of_store(&adapter, &bench, 2).await, None, "created again");
-    assert!(adapter.load(vec![bench.blank(2, 1000)]).await[0].is_ok());
+    assert_eq!(kind_of_store(&adapter, &arena, 2).await, None, "created again");
+    assert!(adapter.load(vec![arena.blank(2, 1000)]).await[0].is_ok());
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
     assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1000));
 }
 
 #[tokio::test]
 async fn failed_store_leaves_no_file_and_no_reservation() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("fails"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("fails"));
     let adapter = native(directory.path(), 10_000, false);
     fs::create_dir(file_of(directory.path(), 1)).unwrap();
-    assert!(kind_of_store(&adapter, &bench, 1).await.is_some(), "the path is a directory");
+    assert!(kind_of_store(&adapter, &arena, 1).await.is_some(), "the path is a directory");
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None);
     assert_eq!(adapter.usage().used_bytes, 0, "the reservation is released");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the unfinished file is removed");
-    let too_large = adapter.store(vec![bench.object(2, 10_001)]).await;
+    let too_large = adapter.store(vec![arena.object(2, 10_001)]).await;
     let error = too_large[0].as_ref().unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
 }
@@ -282,9 +282,9 @@ async fn failed_store_leaves_no_file_and_no_reservation() {
 #[tokio::test]
 async fn full_disk_is_reported_and_cleaned_up() {
     let Some(small) = std::env::var_os("LARDER_L2_SMALL_FS").map(PathBuf::from) else { return };
-    let bench = Bench::new(16 << 20);
+    let arena = TestArena::new(16 << 20);
     let adapter = open(&FsConfig::new(&small)).unwrap();
-    let stored = adapter.store((0..8).map(|n| bench.object(n, 512 << 10)).collect()).await;
+    let stored = adapter.store((0..8).map(|n| arena.object(n, 512 << 10)).collect()).await;
     let full = stored.iter().filter_map(|result| result.as_ref().err());
     assert!(full.clone().count() > 0 && full.into_iter().all(|error| error.kind() == ErrorKind::Full));
     let whole = fs::read_dir(&small).unwrap().filter(|entry| {
@@ -318,12 +318,12 @@ impl EvictionListener for RemovedKeys {
 
 #[tokio::test]
 async fn listener_receives_evicted_and_missing_objects() {
-    let (bench, directory) = (Bench::new(1 << 20), Directory::new("watched"));
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("watched"));
     let removed = Arc::new(RemovedKeys::default());
     let config = FsConfig::new(directory.path());
     let files = Fs::open(&config, 2, CapacityLimits::capacity(8192), Some(removed.clone())).unwrap();
     for n in 1..=3 {
-        assert!(files.store(vec![bench.object(n, 4096)]).await[0].is_ok());
+        assert!(files.store(vec![arena.object(n, 4096)]).await[0].is_ok());
     }
     fs::remove_file(file_of(directory.path(), 3)).unwrap();
     assert!(files.lookup(vec![key(3), key(9)]).await.iter().all(|found| matches!(found, Ok(None))));

@@ -233,17 +233,17 @@ impl Adapter for Mock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Bench;
+    use crate::testing::TestArena;
 
     #[tokio::test(start_paused = true)]
     async fn operations_take_bytes_over_bandwidth() {
-        let bench = Bench::new(1 << 20);
+        let arena = TestArena::new(1 << 20);
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1000 });
         let started = tokio::time::Instant::now();
-        let stored = mock.store(vec![bench.object(1, 3000), bench.object(2, 1000)]).await;
+        let stored = mock.store(vec![arena.object(1, 3000), arena.object(2, 1000)]).await;
         assert!(stored.iter().all(Result::is_ok));
         assert_eq!(started.elapsed(), Duration::from_secs(4));
-        mock.load(vec![bench.blank(1, 3000)]).await[0].as_ref().unwrap();
+        mock.load(vec![arena.blank(1, 3000)]).await[0].as_ref().unwrap();
         assert_eq!(started.elapsed(), Duration::from_secs(7));
     }
 }

@@ -1,24 +1,24 @@
-//! Stops asking a backend that does not answer, and finds out by itself when it is back.
+//! Stops calling a backend that fails, and detects on its own when it has recovered.
 //!
 //! ```text
-//!           N failures in a row                pause over: one call goes through
+//!           N failures in a row                pause over: one call passes      
 //!  closed ----------------------->  open  ----------------------------------------> half open
 //!    ^                               ^  |  pause doubles, up to a bound                |  |
 //!    |                               +--+---------------- it fails --------------------+  |
 //!    +---------------------------------------------------- it succeeds -------------------+
 //! ```
 //!
-//! Only failures of the backend count, not those of a key: an absent object is an answer.
-//! Questions, loads and stores are judged apart, so that a disk that cannot be written to is still read,
-//! and one whose files cannot be read does not look well because it knows their names. What did not
-//! reach the disk tells nothing, such as the store of an object that is there.
+//! Only failures of the backend count, not those of a key: an absent object is a valid answer.
+//! Lookups, loads and stores have separate circuits, so that a disk that cannot be written to is still read,
+//! and one whose files cannot be read does not seem healthy because its directory can. Calls that did not
+//! reach the disk do not count, such as the store of an object that is there already.
 //!
-//! Engines keep asking and loading, and so find out when reading works again. They may have nothing new to
-//! store for long, so while writes fail a small object of our own is written from time to time (`probe`).
+//! Engines keep looking up and loading, which probes reads. They may have nothing new to store for a long time, so
+//! while writes fail a small object is written from time to time (`probe`).
 //!
-//! Health is stricter than the circuit: it shows from the first call that failed until the next one that
-//! did not. A full backend shows too, although it is not left alone: it answers at once, and space comes
-//! back without notice.
+//! Health is stricter than the circuit: it is bad from the first failed call until the next successful one. A
+//! full backend is unhealthy too, although calls still pass: it answers at once, and space may become free at any
+//! time.
 
 mod probe;
 
@@ -33,12 +33,12 @@ use tokio::time::Instant;
 use crate::adapter::{Adapter, BoxFuture, Circuit, Cursor, Health, Page, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error, Retry};
 
-/// When to open, and how long to stay so.
+/// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerConfig {
     /// Failures in a row that open the circuit. At least 1.
     pub failures: u32,
-    /// The pause before the first call that tries the backend again; it doubles with each that fails.
+    /// The pause before the first probe; it doubles with each probe that fails.
     pub first_pause: Duration,
     /// The longest pause.
     pub pause_max: Duration,
@@ -54,24 +54,24 @@ impl Default for BreakerConfig {
 #[derive(Debug)]
 pub struct Breaker {
     inner: Arc<dyn Adapter>,
-    questions: Gate,
-    loads: Gate,
-    writes: Arc<Gate>,
+    lookups: CircuitState,
+    loads: CircuitState,
+    writes: Arc<CircuitState>,
 }
 
-/// One kind of call.
+/// The circuit of one kind of call.
 #[derive(Debug)]
-struct Gate {
+struct CircuitState {
     name: &'static str,
     config: BreakerConfig,
     state: Mutex<State>,
-    /// Somebody sees to it that it closes again.
-    watched: AtomicBool,
+    /// A task probes until the circuit closes.
+    probed: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// `failing`: the last call did not do what was asked of the backend.
+    /// `failing`: the last call failed, or the backend was full.
     Closed {
         failures: u32,
         failing: bool,
@@ -85,93 +85,98 @@ enum State {
     },
 }
 
-/// A call that was let through.
-struct Pass<'a> {
-    gate: &'a Gate,
+/// Permission for one call.
+struct Permit<'a> {
+    circuit: &'a CircuitState,
     is_probe: bool,
 }
 
 impl Breaker {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Adapter>, config: BreakerConfig) -> Self {
-        let gate =
-            |name| Gate { name, config, state: Mutex::new(State::WELL), watched: AtomicBool::new(false) };
-        Self { inner, questions: gate("lookups"), loads: gate("loads"), writes: Arc::new(gate("stores")) }
+        let circuit = |name| CircuitState {
+            name,
+            config,
+            state: Mutex::new(State::HEALTHY),
+            probed: AtomicBool::new(false),
+        };
+        let (lookups, loads, writes) = (circuit("lookups"), circuit("loads"), Arc::new(circuit("stores")));
+        Self { inner, lookups, loads, writes }
     }
 
     async fn each<T>(
         &self,
-        gate: &Gate,
+        circuit: &CircuitState,
         count: usize,
         call: BoxFuture<'_, Results<T>>,
-        told: impl Fn(&T) -> bool,
+        reached_backend: impl Fn(&T) -> bool,
     ) -> Results<T> {
         if count == 0 {
-            // Nothing was asked, so nothing would be learnt.
+            // An empty batch does not reach the backend.
             return call.await;
         }
-        let pass = match gate.enter() {
-            Ok(pass) => pass,
+        let permit = match circuit.permit() {
+            Ok(permit) => permit,
             Err(error) => return std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
         };
         let results = call.await;
-        pass.leave(results.iter().map(|result| match result {
-            Ok(value) if told(value) => Sign::Answered,
-            Ok(_) => Sign::Nothing,
-            Err(error) => Sign::of(error),
+        permit.record(results.iter().map(|result| match result {
+            Ok(value) if reached_backend(value) => Outcome::Answered,
+            Ok(_) => Outcome::Unknown,
+            Err(error) => Outcome::of(error),
         }));
         results
     }
 
-    /// Has failing writes tried until they succeed, unless that goes on already.
-    fn watch_writes(&self) {
-        if self.writes.begins_watch() {
-            tokio::spawn(probe::until_well(Arc::downgrade(&self.inner), Arc::downgrade(&self.writes)));
+    /// Starts a task that probes failing writes until they succeed, unless one is running.
+    fn probe_writes(&self) {
+        if self.writes.claim_probing() {
+            tokio::spawn(probe::until_recovered(Arc::downgrade(&self.inner), Arc::downgrade(&self.writes)));
         }
     }
 }
 
-/// Whether a store has come to the backend.
+/// Whether a store reached the backend.
 fn was_written(stored: &Stored) -> bool {
     stored.written_bytes > 0
 }
 
-/// What the result for one key tells of the backend.
+/// What the result for one key shows about the backend.
 #[derive(Clone, Copy, Debug)]
-enum Sign<'e> {
+enum Outcome<'e> {
     Answered,
-    /// It never came to the backend.
-    Nothing,
-    /// It answers, and takes nothing more.
+    /// The call did not reach the backend.
+    Unknown,
+    /// The backend answered that it is full.
     Full(&'e L2Error),
-    /// The backend is to blame, not the key or the state of the object.
+    /// The backend failed, not just this key or object.
     Failed(&'e L2Error),
 }
 
-impl<'e> Sign<'e> {
+impl<'e> Outcome<'e> {
     fn of(error: &'e L2Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::WrongSize | ErrorKind::Corrupt => Self::Answered,
-            ErrorKind::Busy | ErrorKind::BadKey | ErrorKind::Unsupported | ErrorKind::Closed => Self::Nothing,
+            ErrorKind::Busy | ErrorKind::BadKey | ErrorKind::Unsupported | ErrorKind::Closed => Self::Unknown,
             ErrorKind::Full => Self::Full(error),
             ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Io => Self::Failed(error),
         }
     }
 
-    /// What shows on the adapter's health.
-    fn complaint(self) -> Option<&'e L2Error> {
+    /// The error that makes the adapter unhealthy.
+    fn unhealthy(self) -> Option<&'e L2Error> {
         match self {
             Self::Full(error) | Self::Failed(error) => Some(error),
-            Self::Answered | Self::Nothing => None,
+            Self::Answered | Self::Unknown => None,
         }
     }
 }
 
 impl State {
-    const WELL: Self = Self::Closed { failures: 0, failing: false };
+    const HEALTHY: Self = Self::Closed { failures: 0, failing: false };
 }
 
-impl Gate {
+impl CircuitState {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,21 +190,21 @@ impl Gate {
         }
     }
 
-    /// Whether it is not well and nobody watches it yet. The caller does from now on.
-    fn begins_watch(&self) -> bool {
-        self.circuit() != Circuit::Closed && !self.watched.swap(true, Ordering::AcqRel)
+    /// Whether it is unhealthy and no task probes it. If so, the caller must start one.
+    fn claim_probing(&self) -> bool {
+        self.circuit() != Circuit::Closed && !self.probed.swap(true, Ordering::AcqRel)
     }
 
-    fn enter(&self) -> Result<Pass<'_>, L2Error> {
+    fn permit(&self) -> Result<Permit<'_>, L2Error> {
         let mut state = self.lock();
         match *state {
-            State::Closed { .. } => Ok(Pass { gate: self, is_probe: false }),
+            State::Closed { .. } => Ok(Permit { circuit: self, is_probe: false }),
             State::Open { until, pause } if until <= Instant::now() => {
                 *state = State::HalfOpen { pause };
-                Ok(Pass { gate: self, is_probe: true })
+                Ok(Permit { circuit: self, is_probe: true })
             }
             State::Open { .. } | State::HalfOpen { .. } => {
-                let text = "the backend has failed too often, it is left alone for a while";
+                let text = "the circuit breaker is open after repeated failures";
                 Err(L2Error::permanent(ErrorKind::Unavailable, text).with_retry(Retry::Persistent))
             }
         }
@@ -210,80 +215,80 @@ impl Gate {
         State::Open { until: Instant::now() + pause, pause }
     }
 
-    /// A call that went through while the circuit was closed.
-    fn note<'e>(&self, signs: impl Iterator<Item = Sign<'e>>) {
+    /// Records a call that passed while the circuit was closed.
+    fn record_call<'e>(&self, outcomes: impl Iterator<Item = Outcome<'e>>) {
         let mut state = self.lock();
-        // Others may have opened it meanwhile; then only the probe counts.
+        // Another call may have opened it meanwhile; then only the probe counts.
         let State::Closed { mut failures, failing: failed_before } = *state else { return };
-        let (mut complaint, mut told) = (None, false);
-        for sign in signs {
-            complaint = complaint.or(sign.complaint());
-            told |= !matches!(sign, Sign::Nothing);
-            failures = match sign {
-                Sign::Failed(_) => failures + 1,
-                Sign::Answered | Sign::Full(_) => 0,
-                Sign::Nothing => failures,
+        let (mut unhealthy, mut reached) = (None, false);
+        for outcome in outcomes {
+            unhealthy = unhealthy.or(outcome.unhealthy());
+            reached |= !matches!(outcome, Outcome::Unknown);
+            failures = match outcome {
+                Outcome::Failed(_) => failures + 1,
+                Outcome::Answered | Outcome::Full(_) => 0,
+                Outcome::Unknown => failures,
             };
             if failures >= self.config.failures.max(1) {
                 *state = self.open(self.config.first_pause);
                 drop(state);
-                let error = complaint.map(tracing::field::display);
-                tracing::warn!(error, "{} of the L2 backend fail, they are left out for a while", self.name);
+                let error = unhealthy.map(tracing::field::display);
+                tracing::warn!(error, "{} of the L2 backend fail repeatedly and are paused", self.name);
                 return;
             }
         }
-        let failing = complaint.is_some() || failed_before && !told;
+        let failing = unhealthy.is_some() || failed_before && !reached;
         *state = State::Closed { failures, failing };
         drop(state);
-        match complaint {
+        match unhealthy {
             Some(error) if !failed_before => tracing::warn!(%error, "{} of the L2 backend fail", self.name),
             None if failed_before && !failing => {
-                tracing::info!("{} of the L2 backend go well again", self.name)
+                tracing::info!("{} of the L2 backend recovered", self.name)
             }
             _ => {}
         }
     }
 
-    /// The one call that went through while the circuit was half open.
-    fn conclude<'e>(&self, signs: impl Iterator<Item = Sign<'e>>) {
+    /// Records the probe, the one call that passed while the circuit was half open.
+    fn record_probe<'e>(&self, outcomes: impl Iterator<Item = Outcome<'e>>) {
         let mut state = self.lock();
         let State::HalfOpen { pause } = *state else { return };
         let (mut answered, mut failed, mut failing) = (false, false, false);
-        for sign in signs {
-            answered |= matches!(sign, Sign::Answered | Sign::Full(_));
-            failed |= matches!(sign, Sign::Failed(_));
-            failing |= sign.complaint().is_some();
+        for outcome in outcomes {
+            answered |= matches!(outcome, Outcome::Answered | Outcome::Full(_));
+            failed |= matches!(outcome, Outcome::Failed(_));
+            failing |= outcome.unhealthy().is_some();
         }
         *state = match (answered, failed) {
-            // One that does not fail shows that the backend answers.
+            // One key that does not fail shows that the backend answers.
             (true, _) => State::Closed { failures: 0, failing },
             (false, true) => self.open(pause.saturating_mul(2)),
-            // The next one may try, at once.
+            // The next call is a probe, without a pause.
             (false, false) => State::Open { until: Instant::now(), pause },
         };
         drop(state);
         if answered {
-            tracing::info!("{} of the L2 backend are back", self.name);
+            tracing::info!("{} of the L2 backend recovered", self.name);
         }
     }
 }
 
-impl Pass<'_> {
-    fn leave<'e>(mut self, signs: impl Iterator<Item = Sign<'e>>) {
+impl Permit<'_> {
+    fn record<'e>(mut self, outcomes: impl Iterator<Item = Outcome<'e>>) {
         if self.is_probe {
             self.is_probe = false;
-            self.gate.conclude(signs);
+            self.circuit.record_probe(outcomes);
         } else {
-            self.gate.note(signs);
+            self.circuit.record_call(outcomes);
         }
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.is_probe {
-            // The caller went away before there was an answer. The next one may try, at once.
-            let mut state = self.gate.lock();
+            // The caller dropped the probe before it had a result. The next call is a probe, without a pause.
+            let mut state = self.circuit.lock();
             if let State::HalfOpen { pause } = *state {
                 *state = State::Open { until: Instant::now(), pause };
             }
@@ -295,9 +300,7 @@ impl Adapter for Breaker {
     forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        Box::pin(
-            async move { self.each(&self.questions, keys.len(), self.inner.lookup(keys), |_| true).await },
-        )
+        Box::pin(async move { self.each(&self.lookups, keys.len(), self.inner.lookup(keys), |_| true).await })
     }
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
@@ -310,7 +313,7 @@ impl Adapter for Breaker {
         Box::pin(async move {
             let stored =
                 self.each(&self.writes, transfers.len(), self.inner.store(transfers), was_written).await;
-            self.watch_writes();
+            self.probe_writes();
             stored
         })
     }
@@ -323,15 +326,15 @@ impl Adapter for Breaker {
 
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
         Box::pin(async move {
-            let pass = self.questions.enter()?;
+            let permit = self.lookups.permit()?;
             let page = self.inner.list(cursor, limit).await;
-            pass.leave(std::iter::once(page.as_ref().map_or_else(Sign::of, |_| Sign::Answered)));
+            permit.record(std::iter::once(page.as_ref().map_or_else(Outcome::of, |_| Outcome::Answered)));
             page
         })
     }
 
     fn health(&self) -> Health {
-        let reads = self.questions.circuit().max(self.loads.circuit());
+        let reads = self.lookups.circuit().max(self.loads.circuit());
         Health { reads, writes: self.writes.circuit() }
     }
 }

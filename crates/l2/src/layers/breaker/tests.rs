@@ -1,12 +1,12 @@
 use super::*;
 use crate::adapters::mock::{Mock, MockConfig};
 use crate::layers::fault::{Fault, FaultConfig};
-use crate::testing::{Bench, key};
+use crate::testing::{TestArena, key};
 
 struct Rig {
     fault: Arc<Fault>,
     breaker: Breaker,
-    bench: Bench,
+    arena: TestArena,
 }
 
 impl Rig {
@@ -14,7 +14,7 @@ impl Rig {
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
         let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
         let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
-        Self { fault, breaker, bench: Bench::new(4 << 20) }
+        Self { fault, breaker, arena: TestArena::new(4 << 20) }
     }
 
     fn fail(&self, error: f64) {
@@ -22,12 +22,12 @@ impl Rig {
     }
 
     async fn load(&self) -> ErrorKind {
-        self.breaker.load(vec![self.bench.blank(1, 1)]).await[0].as_ref().unwrap_err().kind()
+        self.breaker.load(vec![self.arena.blank(1, 1)]).await[0].as_ref().unwrap_err().kind()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_opens_probes_with_growing_pauses_and_closes() {
+async fn opens_probes_with_growing_pauses_and_closes() {
     let rig = Rig::new();
     rig.fail(1.0);
     assert_eq!(rig.breaker.health().reads, Circuit::Closed);
@@ -42,20 +42,20 @@ async fn it_opens_probes_with_growing_pauses_and_closes() {
         tokio::time::advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
         let before = rig.fault.calls();
         assert_eq!(rig.load().await, ErrorKind::Unavailable);
-        assert_eq!(rig.fault.calls(), before, "nothing goes through before {pause} s are over");
+        assert_eq!(rig.fault.calls(), before, "no call passes before {pause} s are over");
         tokio::time::advance(Duration::from_millis(1)).await;
         rig.load().await;
-        assert_eq!(rig.fault.calls(), before + 1, "one call goes through after {pause} s");
+        assert_eq!(rig.fault.calls(), before + 1, "one call passes after {pause} s");
     }
     assert_eq!(rig.fault.calls(), calls + 7);
     rig.fail(0.0);
     tokio::time::advance(Duration::from_secs(30)).await;
-    assert_eq!(rig.load().await, ErrorKind::NotFound, "an absent object is an answer");
+    assert_eq!(rig.load().await, ErrorKind::NotFound, "an absent object is a valid answer");
     assert_eq!(rig.breaker.health().reads, Circuit::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn misses_do_not_open_it_and_an_abandoned_probe_does_not_lock_it() {
+async fn misses_do_not_open_it_and_a_dropped_probe_frees_it() {
     let rig = Rig::new();
     for _ in 0..20 {
         assert_eq!(rig.load().await, ErrorKind::NotFound);
@@ -77,7 +77,7 @@ async fn misses_do_not_open_it_and_an_abandoned_probe_does_not_lock_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_shows_the_last_call_from_the_first_failure_on() {
+async fn health_follows_the_last_call() {
     let rig = Rig::new();
     rig.fail(1.0);
     rig.load().await;
@@ -88,23 +88,27 @@ async fn health_shows_the_last_call_from_the_first_failure_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_backend_shows_and_is_not_left_alone() {
+async fn full_backend_is_unhealthy_but_calls_still_pass() {
     let rig = Rig::new();
-    let large = || vec![rig.bench.object(1, 2 << 20)];
+    let large = || vec![rig.arena.object(1, 2 << 20)];
     for _ in 0..20 {
         let stored = rig.breaker.store(large()).await;
         assert_eq!(stored[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
         assert_eq!(rig.breaker.health().writes, Circuit::Failing);
     }
-    assert!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].is_ok());
+    assert!(rig.breaker.store(vec![rig.arena.object(2, 64)]).await[0].is_ok());
     assert_eq!(rig.breaker.health(), Health::default());
     rig.breaker.store(large()).await;
-    assert_eq!(rig.breaker.store(vec![rig.bench.object(2, 64)]).await[0].as_ref().unwrap().written_bytes, 0);
-    assert_eq!(rig.breaker.health().writes, Circuit::Failing, "nothing was written, so nothing is known");
+    assert_eq!(rig.breaker.store(vec![rig.arena.object(2, 64)]).await[0].as_ref().unwrap().written_bytes, 0);
+    assert_eq!(
+        rig.breaker.health().writes,
+        Circuit::Failing,
+        "nothing was written, so the outcome is unknown"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn questions_that_are_answered_do_not_hide_loads_that_fail() {
+async fn successful_lookups_do_not_hide_failing_loads() {
     let rig = Rig::new();
     for failures in 1..=5 {
         rig.fail(1.0);
@@ -117,9 +121,9 @@ async fn questions_that_are_answered_do_not_hide_loads_that_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_come_back_although_nobody_stores() {
+async fn probes_detect_that_writes_recovered() {
     let rig = Rig::new();
-    let store = async |len| rig.breaker.store(vec![rig.bench.object(1, len)]).await.remove(0);
+    let store = async |len| rig.breaker.store(vec![rig.arena.object(1, len)]).await.remove(0);
     rig.fail(1.0);
     for _ in 0..9 {
         assert!(store(64).await.is_err());
@@ -129,12 +133,12 @@ async fn writes_come_back_although_nobody_stores() {
     rig.fail(0.0);
     tokio::time::sleep(BreakerConfig::default().pause_max * 2).await;
     assert_eq!(rig.breaker.health(), Health::default());
-    assert_eq!(rig.breaker.usage().objects, 0, "the probe is gone");
+    assert_eq!(rig.breaker.usage().objects, 0, "the probe is deleted");
     let calls = rig.fault.calls();
     tokio::time::sleep(Duration::from_secs(1000)).await;
-    assert_eq!(rig.fault.calls(), calls, "nothing is tried while all is well");
+    assert_eq!(rig.fault.calls(), calls, "no probes while it is healthy");
     assert_eq!(store(2 << 20).await.unwrap_err().kind(), ErrorKind::Full);
     assert_eq!(rig.breaker.health().writes, Circuit::Failing);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(rig.breaker.health(), Health::default(), "there is room for the probe");
+    assert_eq!(rig.breaker.health(), Health::default(), "the probe fits");
 }

@@ -1,12 +1,12 @@
-//! Notices when the backend gives back other bytes than it was given.
+//! Detects that the backend returns other bytes than were stored.
 //!
-//! A checksum of each object that passes is kept beside the data, never in it: the files stay those of
-//! the reference. A load that does not match is [`ErrorKind::Corrupt`], and the object is deleted so
-//! that it can be stored again. Objects without a checksum are accepted as they are. While an object is
-//! being stored its loads wait: nothing would tell the old bytes, sound or not, from the new ones.
+//! A checksum of each stored object is kept beside the data, never in it: the files stay those of LMCache. A
+//! load that does not match fails with [`ErrorKind::Corrupt`], and the object is deleted so that it can be
+//! stored again. Objects without a checksum are accepted. While an object is being stored its loads wait,
+//! because its old and new bytes could not be distinguished.
 //!
-//! The backend must belong to this server alone. Where others write too, an object of theirs does not
-//! match what we remember, and is deleted for nothing.
+//! No other server may write to the backend: its objects would not match the checksums kept here, and would be
+//! deleted.
 
 mod sidecar;
 
@@ -24,20 +24,20 @@ use self::sidecar::{Line, Record, Sidecar};
 use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
-use crate::pool::{Lane, Pool, job_failed};
+use crate::pool::{JobKind, Pool, job_failed};
 
 pub use self::sidecar::SIDECAR_NAME;
 
-/// Threads that hash.
+/// Hashing threads.
 const WORKERS: usize = 2;
 
-/// Bytes that are hashed at a time: whole subtrees of the hash, and well inside a processor's cache.
+/// Bytes hashed at a time: whole subtrees of the hash, and small enough for a processor's cache.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Checksums of objects that are gone are tolerated up to this number, or to as many as there are objects.
+/// Checksums of removed objects are tolerated up to this number, or to the number of objects.
 const STALE_RECORDS: usize = 4096;
 
-/// Objects in one page when stale checksums are looked for.
+/// Page size of the listing that finds stale checksums.
 const PAGE_OBJECTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
 /// The layer.
@@ -51,17 +51,17 @@ struct Shared {
     inner: Arc<dyn Adapter>,
     pool: Pool,
     memory: Mutex<Memory>,
-    /// Locked before `memory`, and by threads of the pool alone: it is held while the file is written.
+    /// Locked before `memory`, and only on threads of the pool, because it is held during writes.
     sidecar: Mutex<Option<Sidecar>>,
     in_flight: InFlight,
-    /// Rung when stores have ended.
-    settles: Notify,
+    /// Notified when stores have ended.
+    stores_ended: Notify,
 }
 
 #[derive(Debug)]
 struct Memory {
     records: HashMap<ObjectKey, Record>,
-    /// Stores under way: what is read meanwhile may be the old or the new bytes.
+    /// Running stores by object: a load at the same time may read the old or the new bytes.
     storing: HashMap<ObjectKey, usize>,
     pruning: bool,
 }
@@ -78,11 +78,11 @@ impl Checksum {
         };
         let memory = Mutex::new(Memory { records, storing: HashMap::new(), pruning: false });
         let pool = Pool::new("larder-l2-sum", WORKERS)?;
-        let (sidecar, in_flight, settles) = (Mutex::new(sidecar), InFlight::new(), Notify::new());
-        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight, settles }) })
+        let (sidecar, in_flight, stores_ended) = (Mutex::new(sidecar), InFlight::new(), Notify::new());
+        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight, stores_ended }) })
     }
 
-    /// Runs `work` to its end, whether or not anybody waits.
+    /// Runs `work` to its end, even if the caller drops the future.
     async fn to_the_end<T, F>(&self, count: usize, work: impl FnOnce(Arc<Shared>) -> F) -> Results<T>
     where
         T: Send + 'static,
@@ -109,7 +109,7 @@ impl Shared {
     }
 
     async fn sums(&self, regions: Vec<Region>) -> Results<[u8; 16]> {
-        self.pool.run_each(Lane::Ask, regions.into_iter().map(|region| move || sum(&region))).await
+        self.pool.run_each(JobKind::Metadata, regions.into_iter().map(|region| move || sum(&region))).await
     }
 
     async fn store(self: Arc<Self>, transfers: Vec<Transfer>) -> Results<Stored> {
@@ -120,7 +120,7 @@ impl Shared {
         let stored = self.inner.store(transfers).await;
         let mut lines = Vec::new();
         for (((key, bytes), sum), result) in keys.iter().zip(lens).zip(sums).zip(&stored) {
-            // What was there already keeps the checksum it has, or has none.
+            // An object that was there already keeps its checksum, or has none.
             if result.as_ref().is_ok_and(|stored| stored.written_bytes > 0 || bytes == 0) {
                 lines.push(match sum {
                     Ok(sum) => Line::Add(key.clone(), Record { sum, bytes }),
@@ -130,28 +130,28 @@ impl Shared {
         }
         self.write(lines).await;
         self.lock().end_stores(&keys);
-        self.settles.notify_waiters();
+        self.stores_ended.notify_waiters();
         self.prune_if_stale();
         stored
     }
 
-    /// What is known of the objects, once none of them is being stored.
+    /// The checksums of the objects, once none of them is being stored.
     async fn expected(&self, transfers: &[Transfer]) -> Vec<Option<Record>> {
         loop {
-            let mut settles = pin!(self.settles.notified());
-            settles.as_mut().enable();
+            let mut stores_ended = pin!(self.stores_ended.notified());
+            stores_ended.as_mut().enable();
             let expected = {
                 let memory = self.lock();
                 transfers.iter().map(|transfer| memory.expected(transfer)).collect::<Vec<_>>()
             };
-            let settled = |expected| match expected {
-                Settled::Yes(record) => Some(record),
-                Settled::No => None,
+            let known = |expected| match expected {
+                Expected::Known(record) => Some(record),
+                Expected::BeingStored => None,
             };
-            if let Some(records) = expected.into_iter().map(settled).collect() {
+            if let Some(records) = expected.into_iter().map(known).collect() {
                 return records;
             }
-            settles.await;
+            stores_ended.await;
         }
     }
 
@@ -167,9 +167,9 @@ impl Shared {
             match sum {
                 Ok(sum) if sum == record.sum => {}
                 Err(error) => results[at] = Err(error),
-                // Stored anew while we read: the bytes may be of either.
-                Ok(_) if self.lock().expected(&transfers[at]) != Settled::Yes(Some(record)) => {
-                    let text = "the object was stored anew while it was read";
+                // Stored again during the read: the bytes may be of either version.
+                Ok(_) if self.lock().expected(&transfers[at]) != Expected::Known(Some(record)) => {
+                    let text = "the object was stored again while it was read";
                     results[at] = Err(L2Error::temporary(ErrorKind::NotFound, text));
                 }
                 Ok(_) => {
@@ -180,7 +180,7 @@ impl Shared {
         }
         drop(transfers);
         if !corrupt.is_empty() {
-            tracing::warn!(objects = corrupt.len(), "deleting objects whose checksums do not match");
+            tracing::warn!(objects = corrupt.len(), "deleting L2 objects whose checksums do not match");
             let _ = self.delete(corrupt).await;
         }
         results
@@ -193,14 +193,14 @@ impl Shared {
         deleted
     }
 
-    /// Takes `lines` into the records and the file, in the same order for both.
+    /// Applies `lines` to the records and to the file, in the same order.
     async fn write(self: &Arc<Self>, lines: Vec<Line>) {
         if lines.is_empty() {
             return;
         }
         let shared = Arc::clone(self);
-        if let Ok(written) = self.pool.run(Lane::Ask, move || shared.write_blocking(lines)) {
-            // It has failed only if that thread panicked; then these objects are unverified.
+        if let Ok(written) = self.pool.run(JobKind::Metadata, move || shared.write_blocking(lines)) {
+            // An error means that the thread panicked; then these objects are unverified.
             let _ = written.await;
         }
     }
@@ -217,11 +217,11 @@ impl Shared {
             None => sidecar.append(&lines),
         };
         if let Err(error) = written {
-            tracing::warn!(%error, "checksums are not written: objects are unverified after a restart");
+            tracing::warn!(%error, "could not write L2 checksums: objects are unverified after a restart");
         }
     }
 
-    /// Forgets objects that the backend has removed by itself, once there are many.
+    /// Removes the checksums of objects that the backend removed on its own, once there are many.
     fn prune_if_stale(self: &Arc<Self>) {
         let objects = usize::try_from(self.inner.usage().objects).unwrap_or(usize::MAX);
         let may_list = self.inner.capabilities().list;
@@ -253,28 +253,28 @@ impl Shared {
                 break;
             }
         }
-        // At worst this forgets one that was stored meanwhile, which is then unverified.
+        // An object that was stored meanwhile may lose its checksum and is then unverified.
         let gone = known.into_iter().filter(|key| !there.contains(key)).map(Line::Remove);
         self.write(gone.collect()).await;
     }
 }
 
-/// Whether what is known of an object holds.
+/// The checksum of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settled {
-    /// It does; nothing is known of what others wrote.
-    Yes(Option<Record>),
+enum Expected {
+    /// `None`: the object has no checksum.
+    Known(Option<Record>),
     /// The object is being stored.
-    No,
+    BeingStored,
 }
 
 impl Memory {
-    fn expected(&self, transfer: &Transfer) -> Settled {
+    fn expected(&self, transfer: &Transfer) -> Expected {
         if self.storing.contains_key(&transfer.key) {
-            return Settled::No;
+            return Expected::BeingStored;
         }
         let record = self.records.get(&transfer.key).copied();
-        Settled::Yes(record.filter(|record| record.bytes == transfer.region.len()))
+        Expected::Known(record.filter(|record| record.bytes == transfer.region.len()))
     }
 
     fn begin_stores(&mut self, keys: &[ObjectKey]) {
@@ -292,7 +292,7 @@ impl Memory {
         }
     }
 
-    /// Whether `line` says anything new.
+    /// Applies `line`. Whether it changed anything.
     fn apply(&mut self, line: &Line) -> bool {
         match line {
             Line::Add(key, record) => self.records.insert(key.clone(), *record) != Some(*record),
@@ -301,8 +301,8 @@ impl Memory {
     }
 }
 
-/// The first half of the object's BLAKE3 hash, taken piece by piece: nobody may refer to the arena's
-/// memory itself, and a piece that was just copied is still in the processor's cache.
+/// The first half of the object's BLAKE3 hash, computed over copied pieces: there must be no reference to the
+/// arena's memory, and a piece that was just copied is still in the processor's cache.
 fn sum(region: &Region) -> Result<[u8; 16], L2Error> {
     let failed = |error| L2Error::permanent(ErrorKind::Io, "hash object").with_source(error);
     let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(region.len()).unwrap_or(PIECE_BYTES))];

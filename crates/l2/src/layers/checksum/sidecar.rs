@@ -1,6 +1,6 @@
-//! The file in which checksums outlive the process.
+//! The file that keeps checksums over restarts (see `docs/formats.md`).
 //!
-//! A header, then lines that are only ever appended; the last one about an object counts:
+//! A header, then appended lines; the last line about an object counts:
 //!
 //! ```text
 //! larder-checksums 1
@@ -8,9 +8,9 @@
 //! - name of the object's file
 //! ```
 //!
-//! What does not read so, such as a line that a crash cut short, is left out: the object is then
-//! unverified, not lost. The name is no object's, so every server overlooks the file. When most lines
-//! are outdated the file is written anew and renamed. A lock on it keeps a second server away.
+//! Other lines, such as one that a crash cut short, are skipped: the object is then unverified, not lost. The
+//! file's name is not that of an object, so servers ignore it. When most lines are outdated the file is
+//! rewritten and renamed. A lock on it excludes a second server.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -28,10 +28,10 @@ pub const SIDECAR_NAME: &str = ".larder-checksums";
 
 const HEADER: &str = "larder-checksums 1";
 
-/// Outdated lines that are tolerated whatever the size.
+/// Outdated lines that are always tolerated.
 const OUTDATED_LINES: usize = 4096;
 
-/// What is known of one object.
+/// The checksum of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) sum: [u8; 16],
@@ -54,7 +54,7 @@ pub(super) struct Sidecar {
 }
 
 impl Sidecar {
-    /// Opens the file in `directory`, or makes it, and reads what it says.
+    /// Opens or creates the file in `directory` and reads it.
     pub(super) fn open(directory: &Path) -> Result<(Self, HashMap<ObjectKey, Record>), L2Error> {
         let path = directory.join(SIDECAR_NAME);
         let failed = |error| L2Error::system(format!("open {}", path.display()), error);
@@ -67,12 +67,12 @@ impl Sidecar {
         file.read_to_end(&mut text).map_err(failed)?;
         let (records, lines) = parse(&String::from_utf8_lossy(&text));
         let mut sidecar = Self { path, file, lines };
-        // Also ends a line that was cut short, and makes the header of a new file.
+        // Also drops a line that was cut short, and writes the header of a new file.
         sidecar.rewrite(&records).map_err(|error| L2Error::system("write checksums", error))?;
         Ok((sidecar, records))
     }
 
-    /// Whether so much would be outdated after `more` lines that the file is better written anew.
+    /// Whether most lines would be outdated after `more` lines, so that the file should be rewritten.
     pub(super) fn wants_rewrite(&self, more: usize, records: usize) -> bool {
         self.lines + more > 2 * records + OUTDATED_LINES
     }
@@ -111,7 +111,7 @@ fn parse(text: &str) -> (HashMap<ObjectKey, Record>, usize) {
         return (records, 0);
     };
     let mut lines = 0;
-    // A last line without its end was cut short.
+    // A last line without its line end was cut short.
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         lines += 1;
         match Line::read(line) {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_appended_is_read_back_and_what_is_cut_short_is_left_out() {
+    fn reads_back_appended_lines_and_skips_incomplete_ones() {
         let directory = Directory::new("sidecar");
         let path = directory.path().join(SIDECAR_NAME);
         let (mut sidecar, mut records) = Sidecar::open(directory.path()).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn outdated_lines_go() {
+    fn rewrite_drops_outdated_lines() {
         let directory = Directory::new("sidecar-outdated");
         let (mut sidecar, mut records) = Sidecar::open(directory.path()).unwrap();
         records.insert(key(1), record(1));
