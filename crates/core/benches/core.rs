@@ -115,7 +115,7 @@ impl Bench {
             chunk_hashes: hashes,
             readers: 1,
         };
-        self.core.lookup(now, &spec).expect("there is no L2").chunks
+        self.core.lookup(now, &spec).hit().expect("there is no L2").chunks
     }
 
     fn end(&mut self) {

@@ -1,194 +1,53 @@
-//! The whole storage core: one call per event, the time passed in.
+//! The whole storage core: one call per event, with the time passed in.
 //!
-//! Every call first lets go of what has run out by `now`, so an answer never depends on whether
-//! somebody called [`Core::advance`] in time. A driver that sleeps until
-//! [`Core::next_deadline`] only makes memory come back earlier.
+//! Each call first fires the timers that are due by `now`, so an answer never depends on whether
+//! [`Core::advance`] was called in time. A driver that sleeps until [`Core::next_deadline`] only makes memory
+//! free earlier.
 //!
-//! The calls are grouped by whose life they belong to: [sessions](crate::requests::sessions),
-//! [workers](crate::requests::workers), [transfers](crate::requests::transfers). Here is what they share: the state and the
-//! clockwork.
+//! A call costs O(its own request), except where its documentation says otherwise (`tests/cost.rs`).
 
-use larder_policy::AdapterDesc;
-use larder_policy::Quotas;
-use larder_types::AdapterId;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hashbrown::HashMap;
-use larder_types::object::ObjectKey;
-
-use crate::index::{Index, ObjectId, Removal, Usage};
-use crate::io::{Effect, IoId, IoTable, TaskId};
-use crate::prefetch::Prefetch;
-use crate::requests::sessions::{PeerLease, Session};
-use crate::requests::transfers::{Equals, Overdue, Retrieve, Store, TransferKey};
-use crate::requests::workers::{Models, StrangerPings, Worker};
-use crate::stats::counters::{AdapterCounters, Counters};
-use crate::write_back::WriteBack;
-use larder_policy::eviction::EvictionKind;
 use larder_policy::reuse::{self, ReusePredictor};
-use larder_policy::{OffloadKind, OffloadPolicy, PrefetchKind, PrefetchPolicy};
-use larder_types::ids::{ConnectionId, InstanceId};
-use larder_types::time::Time;
+use larder_policy::{AdapterDesc, OffloadPolicy, PrefetchPolicy, Quotas};
+use larder_types::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::{AdapterId, ConnectionId, InstanceId, Layout, Time};
 
-/// Sizes, limits and times. All of them are validated by whoever makes one.
-#[derive(Clone, Debug)]
-pub struct CoreConfig {
-    /// Size of the arena in bytes.
-    pub capacity_bytes: u64,
-    /// Alignment of objects in the arena in bytes, a power of two.
-    pub align_bytes: u64,
-    /// Which chunk leaves when space is needed.
-    pub eviction: EvictionKind,
-    /// Besides eviction on demand: when a store leaves more than `above` of the arena used, evict
-    /// until `release` of it is given back (fractions of the capacity).
-    pub trim: Option<Trim>,
-    /// How long a lookup's shares wait for their readers, and a retrieve may take.
-    pub read_ttl: Duration,
-    /// How long a worker may take to fill its slots.
-    pub write_ttl: Duration,
-    /// How long a session lives at most.
-    pub session_ttl: Duration,
-    /// How many sessions there may be; one more ends the oldest.
-    pub sessions_max: usize,
-    /// A worker that has pinged and then is silent for this long is dropped. `None`: never.
-    pub worker_reap_timeout: Option<Duration>,
-    /// The same for a worker that never pinged.
-    pub worker_registration_grace: Duration,
-    /// How long memory stays untouched after a worker vanished that may still be using it.
-    pub quarantine: Duration,
-    /// The adapters of L2, the first to be asked first.
-    pub adapters: Vec<AdapterDesc>,
-    /// What comes from where, and whether it stays.
-    pub prefetch_policy: PrefetchKind,
-    /// What goes where.
-    pub store_policy: OffloadKind,
-    /// A lookup is answered within this time, with what is there by then.
-    pub load_deadline: Duration,
-    /// Lookups that may be busy with L2 at once; further ones wait and hold nothing.
-    pub prefetch_jobs_max: usize,
-    /// Bytes that may be on their way from one adapter at once; or one object, if that is larger.
-    pub prefetch_bytes_max: u64,
-    /// Batches that one adapter may be storing at once.
-    pub write_back_tasks_max: usize,
-    /// Objects in one batch. With [`write_back_tasks_max`](Self::write_back_tasks_max) it bounds the
-    /// objects that one adapter may be reading at once.
-    pub write_back_objects_max: usize,
-    /// Bytes that may be on their way to one adapter at once; or one object, if that is larger.
-    pub write_back_bytes_max: u64,
-    /// Keys that may wait for one adapter; of more, the oldest are dropped.
-    pub write_back_queue_max: usize,
-    /// How often a store that failed is tried again.
-    pub write_back_retries: u32,
-    /// The share of chunks whose life is followed for statistics, from 0 to 1; see [`life`](crate::stats::residency).
-    pub residency_sample: f64,
-}
-
-/// Background trimming, as LMCache's watermark flags mean it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Trim {
-    /// Fraction of the capacity above which to trim.
-    pub above: f64,
-    /// Fraction of the capacity to give back.
-    pub release: f64,
-}
-
-impl Default for CoreConfig {
-    fn default() -> Self {
-        Self {
-            capacity_bytes: 0,
-            align_bytes: 4096,
-            eviction: EvictionKind::Lru,
-            trim: None,
-            read_ttl: Duration::from_secs(300),
-            write_ttl: Duration::from_secs(600),
-            session_ttl: Duration::from_secs(600),
-            sessions_max: 1 << 16,
-            worker_reap_timeout: Some(Duration::from_secs(120)),
-            worker_registration_grace: Duration::from_secs(3600),
-            quarantine: Duration::from_secs(10),
-            adapters: Vec::new(),
-            prefetch_policy: PrefetchKind::default(),
-            store_policy: OffloadKind::default(),
-            load_deadline: Duration::from_secs(30),
-            prefetch_jobs_max: 8,
-            prefetch_bytes_max: 4 << 30,
-            write_back_tasks_max: 4,
-            write_back_objects_max: 64,
-            write_back_bytes_max: 1 << 30,
-            write_back_queue_max: 1 << 16,
-            write_back_retries: 2,
-            residency_sample: 0.0,
-        }
-    }
-}
-
-/// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Deadline {
-    /// A lookup's shares run out.
-    Lookup(u64),
-    /// A session has lived its time.
-    Session(u64),
-    /// A retrieve took too long, or has been waited for long enough after that.
-    Retrieve(u64),
-    /// A store took too long, or has been waited for long enough after that.
-    Store(u64),
-    /// A worker may have gone silent.
-    Worker(InstanceId),
-    /// A peer's shares run out.
-    Peer(u64),
-    /// A lookup with L2 work is answered with what is there.
-    Job(u64),
-    /// The result of a load does not come.
-    Load(IoId),
-    /// The result of a batch of stores does not come.
-    Task(TaskId),
-    /// The result of a warm-up is forgotten.
-    Warm(u64),
-}
+use crate::config::CoreConfig;
+use crate::context::Context;
+use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
+use crate::index::{Index, ObjectId, Removal, Usage};
+use crate::io::{Effect, Purpose};
+use crate::prefetch::{
+    Hit, LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
+    Shape,
+};
+use crate::requests::peers::Peers;
+use crate::requests::retrieves::Retrieves;
+use crate::requests::sessions::{LookupSpec, Sessions, count_hit, find_prefix, pin_prefix};
+use crate::requests::stores::{Committed, PreparedStore, Stores};
+use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
+use crate::requests::workers::{Group, Model, WorkerSpec, Workers};
+use crate::stats::Stats;
+use crate::stats::events::Change;
+use crate::timers::TimerKind;
+use crate::write_back::WriteBack;
 
 /// The storage core.
 #[derive(Debug)]
 pub struct Core {
-    pub(crate) config: CoreConfig,
-    pub(crate) index: Index,
-    pub(crate) counters: Counters,
-
-    pub(crate) workers: BTreeMap<InstanceId, Worker>,
-    pub(crate) models: Models,
-    pub(crate) strangers: StrangerPings,
-
-    pub(crate) sessions: BTreeMap<u64, Session>,
-    pub(crate) session_ids: HashMap<Arc<str>, u64>,
-    pub(crate) peers: BTreeMap<u64, PeerLease>,
-    /// Sessions that hold shares.
-    pub(crate) leases: u64,
-    /// Lookups, retrieves and peers that hold shares, by the time since when. Whoever ends has its place
-    /// at once, so the oldest is always the first.
-    pub(crate) reading: BTreeSet<(Time, u64)>,
-
-    pub(crate) stores: BTreeMap<u64, Store>,
-    pub(crate) store_ids: HashMap<TransferKey, u64>,
-    pub(crate) retrieves: BTreeMap<u64, Retrieve>,
-    pub(crate) retrieve_ids: HashMap<TransferKey, Equals>,
-    pub(crate) overdue: Overdue,
-
-    pub(crate) adapters: Vec<AdapterDesc>,
-    pub(crate) adapter_counters: Vec<AdapterCounters>,
-    pub(crate) ios: IoTable,
-    pub(crate) prefetch: Prefetch,
-    pub(crate) write_back: WriteBack,
-    pub(crate) effects: Vec<Effect>,
-
-    pub(crate) deadlines: BTreeSet<(Time, Deadline)>,
-    /// The latest time that the core was told.
-    pub(crate) now: Time,
-    next_id: u64,
+    cx: Context,
+    workers: Workers,
+    sessions: Sessions,
+    peers: Peers,
+    stores: Stores,
+    retrieves: Retrieves,
+    prefetch: Prefetch,
+    write_back: WriteBack,
 }
 
-/// How much of everything there is right now.
+/// What is held now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// The memory tier.
@@ -197,38 +56,38 @@ pub struct Gauges {
     pub workers: u64,
     /// Open request sessions.
     pub sessions: u64,
-    /// Lookups that still hold shares.
+    /// Sessions whose lookup holds pins.
     pub lookup_leases: u64,
     /// Stores prepared and not committed.
     pub stores: u64,
     /// Retrieves prepared and not committed.
     pub retrieves: u64,
-    /// Lookups of peers that still hold shares.
+    /// Leases of peers.
     pub peer_leases: u64,
     /// Objects whose memory a vanished or stalled worker may still be using.
     pub quarantined_objects: u64,
-    /// Lookups and warm-ups that are busy with L2.
+    /// Lookups and prefetch requests that use L2.
     pub prefetch_jobs: u64,
     /// Those that wait for their turn.
     pub prefetch_waiting: u64,
-    /// Keys that are to go to L2 and are not there yet.
+    /// Keys that are to be stored to L2 and are not yet.
     pub write_back_pending: u64,
-    /// Since when the oldest of those lookups, retrieves and peers that hold shares does.
+    /// Since when the oldest pins of lookups, retrieves and peers are held.
     pub oldest_read_pin: Option<Time>,
-    /// Since when the oldest of the slots that workers write is reserved, or is waited for.
+    /// Since when the oldest slots that workers write are reserved.
     pub oldest_write_reservation: Option<Time>,
 }
 
-/// How much one adapter has to do right now.
+/// What one adapter does and has to do now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdapterGauges {
-    /// Objects it is loading, or whose memory it may still touch.
+    /// Objects that it loads, or whose memory it may still access.
     pub loading_objects: u64,
     /// Their bytes.
     pub loading_bytes: u64,
-    /// Batches it is storing.
+    /// Batches that it stores.
     pub storing_tasks: u64,
-    /// Objects it is storing, or whose memory it may still read.
+    /// Objects that it stores, or whose memory it may still access.
     pub storing_objects: u64,
     /// Their bytes.
     pub storing_bytes: u64,
@@ -236,165 +95,545 @@ pub struct AdapterGauges {
     pub queued_keys: u64,
 }
 
+/// How a lookup began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// No worker of the model is registered: a hit of nothing.
+    Unserved,
+    /// The answer.
+    Answered(Hit),
+    /// L2 may have more than L1. The answer follows as [`Effect::LookupDone`].
+    Pending,
+}
+
+impl Lookup {
+    /// The answer, unless it is pending.
+    pub fn hit(self) -> Option<Hit> {
+        match self {
+            Self::Unserved => Some(Hit::default()),
+            Self::Answered(hit) => Some(hit),
+            Self::Pending => None,
+        }
+    }
+}
+
 impl Core {
     /// An empty core.
     pub fn new(config: CoreConfig) -> Self {
-        let adapters = config.adapters.clone();
-        let mut l1 = Index::new(config.capacity_bytes, config.align_bytes, config.eviction);
-        if let Some(reuse) = ReusePredictor::for_policies(
-            config.eviction,
-            config.prefetch_policy,
-            config.store_policy,
-            !adapters.is_empty(),
-        ) {
-            l1.learn(reuse);
-        }
-        l1.follow(config.residency_sample);
+        let adapters = config.adapters.len();
         Self {
-            index: l1,
-            adapter_counters: vec![AdapterCounters::default(); adapters.len()],
-            ios: IoTable::new(),
-            prefetch: Prefetch::new(config.prefetch_policy.create(), adapters.len()),
-            write_back: WriteBack::new(config.store_policy.create(), adapters.len()),
-            effects: Vec::new(),
-            adapters,
-            config,
-            counters: Counters::default(),
-            workers: BTreeMap::new(),
-            models: Models::default(),
-            strangers: StrangerPings::default(),
-            sessions: BTreeMap::new(),
-            session_ids: HashMap::new(),
-            peers: BTreeMap::new(),
-            leases: 0,
-            reading: BTreeSet::new(),
-            stores: BTreeMap::new(),
-            store_ids: HashMap::new(),
-            retrieves: BTreeMap::new(),
-            retrieve_ids: HashMap::new(),
-            overdue: Overdue::default(),
-            deadlines: BTreeSet::new(),
-            now: Time::ZERO,
-            next_id: 0,
+            prefetch: Prefetch::new(config.prefetch_policy.create(), adapters),
+            write_back: WriteBack::new(config.store_policy.create(), adapters),
+            cx: Context::new(config),
+            workers: Workers::default(),
+            sessions: Sessions::default(),
+            peers: Peers::default(),
+            stores: Stores::default(),
+            retrieves: Retrieves::default(),
         }
     }
 
-    /// From now on `policy` decides about loads. Requests that have been planned keep to
-    /// their plans.
+    /// Replaces the policy for loads. Lookups that have been planned keep to their plans.
     pub fn set_prefetch_policy(&mut self, policy: Box<dyn PrefetchPolicy>) {
-        self.prefetch.policy = policy;
+        self.prefetch.set_policy(policy);
     }
 
-    /// From now on `policy` decides where stores go.
+    /// Replaces the policy for stores to L2.
     pub fn set_store_policy(&mut self, policy: Box<dyn OffloadPolicy>) {
-        self.write_back.policy = policy;
+        self.write_back.set_policy(policy);
     }
+}
 
-    /// When something runs out next.
+/// Time and effects.
+impl Core {
+    /// When the next timer fires.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|(t, _)| *t)
+        self.cx.timers.next()
     }
 
-    /// Lets go of everything that has run out by `now`.
+    /// Fires every timer that is due by `now`.
     pub fn advance(&mut self, now: Time) {
-        self.index.lives.advance(now);
-        while let Some((due, what)) = self.deadlines.first().copied().filter(|(t, _)| *t <= now) {
-            self.deadlines.remove(&(due, what));
-            // What begins with it, a lease for one, begins then, however late this call is.
-            self.now = self.now.max(due);
-            match what {
-                Deadline::Lookup(id) => self.lookup_expired(id),
-                Deadline::Session(id) => self.session_expired(id),
-                Deadline::Retrieve(id) => self.retrieve_expired(id, due),
-                Deadline::Store(id) => self.store_overdue(id, due),
-                Deadline::Worker(instance) => self.worker_maybe_silent(instance, due),
-                Deadline::Peer(id) => self.peer_expired(id),
-                Deadline::Job(id) => self.job_overdue(id),
-                Deadline::Load(io) => self.load_unanswered(io),
-                Deadline::Task(task) => self.store_unanswered(task),
-                Deadline::Warm(id) => self.forget_warm(id),
-            }
+        self.cx.stats.residency.advance(now);
+        while let Some((due, kind)) = self.cx.timers.pop_due(now) {
+            // What a timer begins, such as a quarantine, begins when it was due, however late this call is.
+            self.cx.now = self.cx.now.max(due);
+            self.fire(kind, due);
         }
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
     }
 
-    /// A connection is gone. What it held comes back: shares at once, memory that its worker may
-    /// still be copying in or out of after the quarantine.
+    fn fire(&mut self, kind: TimerKind, due: Time) {
+        let Self { cx, workers, sessions, peers, stores, retrieves, prefetch, write_back } = self;
+        match kind {
+            TimerKind::LookupLease(id) => sessions.on_lease_expired(cx, id),
+            TimerKind::Session(id) => {
+                let job = sessions.expire(cx, id);
+                self.cancel(job);
+            }
+            TimerKind::Retrieve(id) => retrieves.on_timer(cx, id, due),
+            TimerKind::Store(id) => stores.on_timer(cx, id, due),
+            TimerKind::Worker(instance) => {
+                if workers.is_silent(cx, instance, due) {
+                    cx.stats.requests.workers_reaped += 1;
+                    self.drop_worker(instance);
+                }
+            }
+            TimerKind::PeerLease(id) => peers.on_timer(cx, id),
+            TimerKind::Job(id) => prefetch.on_deadline(cx, id, sessions),
+            TimerKind::Load(io) => prefetch.on_loaded(cx, io, false, sessions),
+            TimerKind::StoreTask(task) => write_back.end_task(cx, task, &[]),
+            TimerKind::PrefetchResult(id) => prefetch.on_result_timer(cx, id),
+        }
+    }
+
+    /// What is to be done outside, in this order. Also begins what has been waiting, as far as the limits allow, so
+    /// it is called after every event, before the next one if possible. Costs little if there is nothing to do.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        let Self { cx, sessions, prefetch, write_back, .. } = self;
+        if cx.has_l2() {
+            prefetch.start_waiting(cx, sessions);
+            prefetch.issue_loads(cx, sessions);
+            write_back.flush_before_evict(cx);
+            write_back.issue(cx);
+        }
+        std::mem::take(&mut cx.effects)
+    }
+
+    fn cancel(&mut self, job: Option<JobId>) {
+        if let Some(job) = job {
+            self.prefetch.cancel(&mut self.cx, job);
+        }
+    }
+}
+
+/// Workers and connections.
+impl Core {
+    /// Registers a worker. One that is registered already is only marked as alive: the first registration stands,
+    /// as in LMCache. Returns whether it is new.
+    pub fn register(&mut self, now: Time, spec: WorkerSpec) -> bool {
+        self.advance(now);
+        self.workers.register(&mut self.cx, spec)
+    }
+
+    /// Remembers an instance that is to run uncached: its pings are answered as those of a known worker.
+    pub fn register_unserved(&mut self, now: Time, instance: InstanceId) {
+        self.advance(now);
+        self.workers.register_unserved(instance);
+    }
+
+    /// Removes a worker. Stores that it has not committed are discarded. Returns whether it was registered.
+    pub fn unregister(&mut self, now: Time, instance: InstanceId) -> bool {
+        self.advance(now);
+        self.drop_worker(instance)
+    }
+
+    /// Marks a worker as alive. False at the first ping of an instance that is not registered: it should register
+    /// again.
+    pub fn ping(&mut self, now: Time, instance: InstanceId) -> bool {
+        self.advance(now);
+        self.workers.ping(&mut self.cx, instance)
+    }
+
+    /// Releases what a lost connection owned: pins at once, memory that its worker may still be copying to or from
+    /// after the quarantine. Cost: O(what it owned).
     pub fn connection_lost(&mut self, now: Time, connection: ConnectionId) {
         self.advance(now);
-        self.end_sessions_of(connection);
-        self.end_peer_leases_of(connection);
-        self.abandon_transfers(now, |owner, _| owner == connection);
+        for id in self.sessions.of_connection(connection) {
+            let job = self.sessions.close(&mut self.cx, id);
+            self.cancel(job);
+        }
+        self.peers.abandon_connection(&mut self.cx, connection);
+        self.stores.abandon_connection(&mut self.cx, connection);
+        self.retrieves.abandon_connection(&mut self.cx, connection);
     }
 
-    /// Removes everything that nobody holds or is writing; with `force`, everything. Memory that is
-    /// held stays until it is let go. L2 is left as it is; what waited to be stored there is skipped, and
-    /// counted. Returns how many objects went.
+    /// Registered workers, and when they were last seen.
+    pub fn workers(&self) -> impl Iterator<Item = (&WorkerSpec, Time)> {
+        self.workers.iter()
+    }
+
+    /// Whether a worker of this model and world size is registered.
+    pub fn serves(&self, model: &Arc<str>, world_size: u32) -> bool {
+        self.workers.model(model, world_size).is_some()
+    }
+
+    /// How many chunks fit into L1: of that model, if no other is served, otherwise of the mean size of those in L1.
+    /// At least 1.
+    pub fn l1_chunks(&self, model: &Arc<str>, world_size: u32) -> u64 {
+        let CoreConfig { capacity_bytes, align_bytes, .. } = self.cx.config;
+        let own = || {
+            let bytes = |group: &Group| group.layout.bytes().checked_next_multiple_of(align_bytes);
+            let groups = self.workers.model(model, world_size)?.groups();
+            let chunk = groups.iter().try_fold(0u64, |sum, group| sum.checked_add(bytes(group)?))?;
+            capacity_bytes.checked_div(chunk.checked_mul(u64::from(world_size))?)
+        };
+        let mean = || self.cx.index.capacity_chunks();
+        let chunks = if self.workers.have_one_model() { own().or_else(mean) } else { mean().or_else(own) };
+        chunks.unwrap_or(0).max(1)
+    }
+
+    /// The layout of a chunk of this model for one rank, per object group. Empty if no worker serves the model.
+    pub fn layouts(&self, model: &Arc<str>, world_size: u32) -> Vec<Layout> {
+        let groups = self.workers.model(model, world_size).map_or(&[][..], Model::groups);
+        groups.iter().map(|group| group.layout.clone()).collect()
+    }
+
+    /// The layout of the objects that a worker stores, of its first group.
+    pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
+        Some(self.workers.get(instance)?.groups.first()?.layout.clone())
+    }
+
+    fn drop_worker(&mut self, instance: InstanceId) -> bool {
+        let registered = self.workers.remove(&mut self.cx, instance);
+        if registered {
+            self.stores.abandon_instance(&mut self.cx, instance);
+            self.retrieves.abandon_instance(&mut self.cx, instance);
+        }
+        registered
+    }
+}
+
+/// Requests: lookups and sessions.
+impl Core {
+    /// Looks up a prompt and pins its hit. A second lookup of a live request replaces the first and releases its
+    /// pins.
+    pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Lookup {
+        self.advance(now);
+        let opened = self.sessions.open(&mut self.cx, spec);
+        self.cancel(opened.cancelled);
+        let Self { cx, workers, sessions, prefetch, .. } = self;
+        let id = opened.id;
+        let Some(model) = workers.model(spec.model, spec.world_size) else {
+            cx.stats.requests.lookups_unregistered += 1;
+            sessions.set_unserved(id);
+            return Lookup::Unserved;
+        };
+        // A request that looks up again has been learned from.
+        if opened.is_new {
+            sessions.set_known(id, on_request(cx, spec));
+        }
+        let shards = model.shards(spec.world_size, spec.worker_id);
+        let (hit, chunks) = find_prefix(&cx.index, model, &shards, spec);
+        if (hit as usize) < spec.chunk_hashes.len() && !shards.is_empty() && cx.has_l2() {
+            let shape = Shape::new(model, spec.world_size, spec.worker_id);
+            let job = prefetch.submit_lookup(cx, id, spec, shape);
+            sessions.set_pending(id, job);
+            return Lookup::Pending;
+        }
+        let pins = pin_prefix(cx, &shards, &chunks, spec.readers, hit);
+        let l1_objects = pins.iter().map(|shard| shard.objects().len() as u32).sum();
+        let answer = Hit { chunks: hit, l1_chunks: hit, l1_objects, l2_objects: 0 };
+        count_hit(cx, spec.chunk_hashes.len() as u32, &answer);
+        let target = spec.target();
+        if cx.has_l2() {
+            let hits = pins.iter().flat_map(|s| s.chunks().map(|(chunk, object)| (s.shard(), chunk, object)));
+            prefetch.retain_hits(cx, &target, hits);
+        }
+        sessions.answer(cx, id, target, pins, hit);
+        Lookup::Answered(answer)
+    }
+
+    /// The result of a request's lookup. A hit is reported once.
+    pub fn take_result(&mut self, now: Time, request_id: &str) -> LookupStatus {
+        self.advance(now);
+        self.sessions.take_result(&mut self.cx, request_id)
+    }
+
+    /// Releases the pins of chunks `start..end` of a request's hit, which the scheduler does not need: those of one
+    /// rank or of all. Pins of other requests are not affected. A request that frees while its lookup is pending is
+    /// over: the lookup is cancelled.
+    pub fn free(&mut self, now: Time, request_id: &str, rank: Option<KvRank>, start: u32, end: u32) {
+        self.advance(now);
+        let job = self.sessions.free(&mut self.cx, request_id, rank, (start, end));
+        self.cancel(job);
+    }
+
+    /// The hit of a live request's last lookup, in chunks.
+    pub fn hit(&self, request_id: &str) -> u32 {
+        self.sessions.hit(request_id)
+    }
+
+    /// Ends a request: the pins that it still has are released, and what it used is the most recent.
+    pub fn end_session(&mut self, now: Time, request_id: &str) {
+        self.advance(now);
+        let job = self.sessions.end(&mut self.cx, request_id);
+        self.cancel(job);
+    }
+}
+
+/// Requests of other servers.
+impl Core {
+    /// Looks objects up by key and pins those found. Returns the id to ask for the result with.
+    pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> PeerLeaseId {
+        self.advance(now);
+        self.peers.lookup(&mut self.cx, owner, keys)
+    }
+
+    /// Offset and size of each object of a peer's lookup that is still pinned, in the order of the keys. A result is
+    /// reported once.
+    pub fn peer_result(&mut self, now: Time, id: PeerLeaseId) -> Option<Vec<Option<(u64, u64)>>> {
+        self.advance(now);
+        self.peers.take_result(&mut self.cx, id)
+    }
+
+    /// A peer is done with objects: releases one pin of each, of the owner's own leases if one has it, otherwise of
+    /// another peer's lease whose result was reported.
+    pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
+        self.advance(now);
+        self.peers.unlock(&mut self.cx, owner, keys);
+    }
+}
+
+/// Transfers between workers and L1.
+impl Core {
+    /// Reserves a slot for every chunk of the range that is neither cached nor being written, for as many leading
+    /// ones as memory suffices. Nothing if a store of the same identity may still be running.
+    ///
+    /// # Errors
+    /// [`NotRegistered`] if the instance is unknown or serves another model.
+    pub fn prepare_store(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+    ) -> Result<PreparedStore, NotRegistered> {
+        self.advance(now);
+        let layout = self.transfer_layout(spec)?;
+        let Self { cx, workers, stores, prefetch, write_back, .. } = self;
+        let model = workers.model(spec.model, spec.rank.world_size()).ok_or(NotRegistered)?;
+        Ok(stores.prepare(cx, (model, &layout), spec, (prefetch, write_back)))
+    }
+
+    /// The worker has written its slots: they become readable.
+    pub fn commit_store(&mut self, now: Time, spec: &TransferSpec<'_>) -> Committed {
+        self.advance(now);
+        self.workers.touch(self.cx.now, spec.instance);
+        self.stores.commit(&mut self.cx, spec, &mut self.write_back)
+    }
+
+    /// The worker gives its slots back unwritten.
+    pub fn abort_store(&mut self, now: Time, spec: &TransferSpec<'_>) {
+        self.advance(now);
+        self.stores.abort(&mut self.cx, spec);
+    }
+
+    /// Moves one pin of each chunk of the range from the request's lookup to this retrieve. If a chunk has none, or
+    /// cannot be read, nothing can be read, and one pin of each of the others is released: their reader will not
+    /// come back. `None` then.
+    ///
+    /// # Errors
+    /// [`NotRegistered`] if the instance is unknown or serves another model. No pin is released.
+    pub fn prepare_retrieve(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+    ) -> Result<Option<Vec<Slot>>, NotRegistered> {
+        self.advance(now);
+        let layout = self.transfer_layout(spec)?;
+        let Self { cx, sessions, retrieves, .. } = self;
+        let Some(taken) = sessions.take_pins(cx, spec, &layout) else {
+            cx.stats.requests.retrieves_failed += 1;
+            cx.stats.model(spec.model).retrieve_missing += spec.range().len() as u64;
+            return Ok(None);
+        };
+        Ok(Some(retrieves.begin(cx, spec, &layout, taken)))
+    }
+
+    /// The worker has read its slots, or given up. Returns what was copied, or `None` if no such retrieve was
+    /// running. Several retrieves of one identity end when each has been committed, and are counted then.
+    pub fn commit_retrieve(&mut self, now: Time, spec: &TransferSpec<'_>) -> Option<Copied> {
+        self.advance(now);
+        self.workers.touch(self.cx.now, spec.instance);
+        self.retrieves.commit(&mut self.cx, spec)
+    }
+
+    /// The layout of the worker's objects, if it serves the model. Marks the worker as alive.
+    fn transfer_layout(&mut self, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
+        let worker = self.workers.touch(self.cx.now, spec.instance).ok_or(NotRegistered)?;
+        let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
+        let group = worker.groups.first().filter(|_| same);
+        group.map(|g| g.layout.clone()).ok_or(NotRegistered)
+    }
+}
+
+/// Prefetch requests, and answers of adapters.
+impl Core {
+    /// Begins to load a prompt into L1. [`Effect::PrefetchDone`] says when it has ended. If there are too many
+    /// results, the oldest is forgotten.
+    ///
+    /// # Errors
+    /// See [`PrefetchRefused`].
+    pub fn prefetch(&mut self, now: Time, spec: &PrefetchSpec<'_>) -> Result<PrefetchId, PrefetchRefused> {
+        self.advance(now);
+        let Self { cx, workers, sessions, prefetch, .. } = self;
+        let model = workers.model(spec.model, spec.world_size).ok_or(PrefetchRefused::Unregistered)?;
+        prefetch.request(cx, Shape::new(model, spec.world_size, None), spec, sessions)
+    }
+
+    /// The state of a prefetch request.
+    pub fn prefetch_status(&mut self, now: Time, id: PrefetchId) -> PrefetchStatus {
+        self.advance(now);
+        self.prefetch.request_status(id)
+    }
+
+    /// The first `max` jobs that have not been answered.
+    pub fn prefetch_jobs(&self, max: usize) -> PrefetchJobs {
+        self.prefetch.jobs(&self.cx, max)
+    }
+
+    /// The adapters, in the order of their ids.
+    pub fn adapters(&self) -> impl Iterator<Item = (AdapterId, &AdapterDesc)> {
+        self.cx.adapter_ids().zip(&self.cx.config.adapters)
+    }
+
+    /// What an adapter has of the keys of an [`Effect::Lookup`]: for each the stored size in bytes, in the order
+    /// asked. `None` for an object that it does not have, or does not know of.
+    pub fn l2_found(&mut self, now: Time, lookup: LookupId, sizes: &[Option<u64>]) {
+        self.advance(now);
+        self.prefetch.on_found(&mut self.cx, lookup, sizes, &mut self.sessions);
+    }
+
+    /// Whether an object of an [`Effect::Load`] has been loaded.
+    pub fn l2_loaded(&mut self, now: Time, io: IoId, ok: bool) {
+        self.advance(now);
+        self.prefetch.on_loaded(&mut self.cx, io, ok, &mut self.sessions);
+    }
+
+    /// The result of an [`Effect::Store`]: for each of its items, in order, whether the adapter has it. Missing
+    /// answers are failures.
+    pub fn l2_stored(&mut self, now: Time, task: TaskId, stored: &[bool]) {
+        self.advance(now);
+        self.write_back.end_task(&mut self.cx, task, stored);
+    }
+
+    /// I/O has ended: its region was dropped, so the memory is not accessed any more.
+    pub fn io_ended(&mut self, now: Time, io: IoId) {
+        self.advance(now);
+        let Some(ended) = self.cx.end_io(io) else { return };
+        match ended.purpose {
+            Purpose::Load => self.prefetch.on_io_ended(&mut self.cx, io, &ended),
+            Purpose::Store(task) => self.write_back.on_io_ended(&mut self.cx, task, &ended),
+        }
+    }
+
+    /// An adapter has evicted an object.
+    pub fn l2_evicted(&mut self, now: Time, adapter: AdapterId, key: &ObjectKey) {
+        self.cx.stats.tenant(&key.cache_salt).l2_evicted += 1;
+        self.l2_removed(now, adapter, std::slice::from_ref(key));
+    }
+
+    /// Objects of an adapter were removed from outside, or were lost.
+    pub fn l2_removed(&mut self, now: Time, adapter: AdapterId, keys: &[ObjectKey]) {
+        self.advance(now);
+        for key in keys {
+            self.cx.stats.events.at_adapter(adapter, Change::Removed, key, 0);
+        }
+    }
+
+    /// Keys that are to be stored to L2 and are not yet. A stop that loses nothing waits for zero.
+    pub fn write_back_pending(&self) -> u64 {
+        self.write_back.pending()
+    }
+
+    /// Stores deferred objects to L2 now, as the policy decides, because the server stops.
+    pub fn flush_deferred(&mut self, now: Time) {
+        self.advance(now);
+        self.write_back.flush_deferred(&mut self.cx);
+    }
+}
+
+/// Administration and reports.
+impl Core {
+    /// Removes everything that is neither pinned nor being written; with `force`, everything. Pinned memory is freed
+    /// when it is unpinned. L2 is not changed; objects that were to be stored there are skipped, and counted.
+    /// Returns how many objects were removed. Cost: O(chunks).
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
-        self.index.clear(force)
+        self.cx.index_mut().clear(force)
     }
 
-    /// Removes single objects. Returns what came of each.
+    /// Removes single objects. Returns the outcome for each.
     pub fn remove(&mut self, now: Time, keys: &[ObjectKey], force: bool) -> Vec<Removal> {
         self.advance(now);
-        keys.iter().map(|key| self.index.remove(key, force)).collect()
+        let mut index = self.cx.index_mut();
+        keys.iter().map(|key| index.remove(key, force)).collect()
     }
 
-    /// The machine has no memory for the arena behind `end`. What lies there unused is given up, so
-    /// that room is made below it from now on.
+    /// Gives up the capacity behind `end`, which the machine has no memory for, as far as it is unused.
     pub fn truncate_capacity(&mut self, end: u64) {
-        self.index.cut(end);
+        self.cx.index_mut().truncate_capacity(end);
     }
 
-    /// Changes the quotas; see [`Index::change_quotas`].
+    /// Changes the quotas. If they are enforced, tenants that are over theirs lose their coldest chunks at once, as
+    /// far as those may be evicted.
     pub fn change_quotas<T>(&mut self, now: Time, change: impl FnOnce(&mut Quotas) -> T) -> T {
         self.advance(now);
-        self.index.change_quotas(change)
+        self.cx.index_mut().update_quotas(change)
     }
 
-    /// The memory tier, to look at.
+    /// Records from now on which chunks become findable and cease to be, the last `records` such events; 0 ends it.
+    /// Chunks that are there already are published by [`Core::publish_snapshot`].
+    pub fn record_chunk_events(&mut self, records: usize) {
+        self.cx.stats.events.record_chunks(records);
+    }
+
+    /// Records from now on what happens to each object, the last `records` such events; 0 ends it.
+    pub fn record_object_events(&mut self, records: usize) {
+        self.cx.stats.events.record_objects(records);
+    }
+
+    /// Publishes the whole chunks in L1 that `position` knows, in the order of their positions, at the beginning of a
+    /// recording. Cost: O(chunks).
+    pub fn publish_snapshot(&mut self, position: impl Fn(&ChunkHash) -> Option<u64>) {
+        self.cx.index_mut().publish_snapshot(position);
+    }
+
+    /// The index of L1.
     pub fn index(&self) -> &Index {
-        &self.index
+        &self.cx.index
+    }
+
+    /// Counters, residency statistics and event logs.
+    pub fn stats(&self) -> &Stats {
+        &self.cx.stats
+    }
+
+    /// The predictor of the adaptive policies; `None` if none of them is in use.
+    pub fn predictor(&self) -> Option<&ReusePredictor> {
+        self.cx.predictor.as_ref()
     }
 
     /// What the adaptive policies have learned; `None` if none of them is in use.
     pub fn learned(&self) -> Option<reuse::Snapshot> {
-        self.index.reuse().map(ReusePredictor::snapshot)
+        self.cx.predictor.as_ref().map(ReusePredictor::snapshot)
     }
 
-    /// What happened since the start.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// How much of everything there is right now. Cheap: reads the books.
+    /// What is held now. Cost: O(1).
     pub fn gauges(&self) -> Gauges {
+        let read_pins = [self.sessions.pinning_since(), self.retrieves.pinning_since(), self.peers.oldest()];
         Gauges {
-            l1: self.index.usage(),
+            l1: self.cx.index.usage(),
             workers: self.workers.len() as u64,
             sessions: self.sessions.len() as u64,
-            lookup_leases: self.leases,
-            stores: self.stores.len() as u64 - self.overdue.stores,
-            retrieves: self.retrieves.len() as u64 - self.overdue.retrieves,
+            lookup_leases: self.sessions.pinning() as u64,
+            stores: self.stores.running(),
+            retrieves: self.retrieves.running(),
             peer_leases: self.peers.len() as u64,
-            quarantined_objects: self.overdue.objects,
+            quarantined_objects: self.stores.expired_objects() + self.retrieves.expired_objects(),
             prefetch_jobs: self.prefetch.running() as u64,
-            prefetch_waiting: self.prefetch.waiting.len() as u64,
-            write_back_pending: self.write_back_pending(),
-            oldest_read_pin: self.reading.first().map(|(since, _)| *since),
-            // Stores are numbered as they come.
-            oldest_write_reservation: self.stores.first_key_value().map(|(_, store)| store.since),
+            prefetch_waiting: self.prefetch.waiting() as u64,
+            write_back_pending: self.write_back.pending(),
+            oldest_read_pin: read_pins.into_iter().flatten().min(),
+            oldest_write_reservation: self.stores.oldest(),
         }
     }
 
-    /// How much an adapter has to do right now.
+    /// What an adapter does and has to do now.
     ///
     /// # Panics
     /// If there is no such adapter.
     pub fn adapter_gauges(&self, adapter: AdapterId) -> AdapterGauges {
-        let (loading_bytes, loading_objects) = self.prefetch.in_flight.lent(adapter);
-        let stores = self.write_back.gauges(adapter);
+        let (loading_bytes, loading_objects) = self.prefetch.loading(adapter);
+        let stores = self.write_back.usage(adapter);
         AdapterGauges {
             loading_objects,
             loading_bytes,
@@ -405,88 +644,51 @@ impl Core {
         }
     }
 
-    /// What happened at an adapter since the start.
+    /// Checks all invariants. For tests: O(everything).
     ///
     /// # Panics
-    /// If there is no such adapter.
-    pub fn adapter_counters(&self, adapter: AdapterId) -> &AdapterCounters {
-        &self.adapter_counters[adapter.0 as usize]
-    }
-
-    /// The name that was given last.
-    pub(crate) fn last_id(&self) -> u64 {
-        self.next_id
-    }
-
-    /// A name for something new, in the order of making.
-    pub(crate) fn new_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    /// Evicts down to the low mark if the high one is passed.
-    pub(crate) fn trim(&mut self) {
-        let Some(Trim { above, release }) = self.config.trim else { return };
-        let capacity = self.index.usage().capacity_bytes as f64;
-        if self.index.usage().used_bytes as f64 > capacity * above {
-            self.index.begin();
-            self.index.trim((capacity * (above - release).max(0.0)) as u64);
-        }
-    }
-
-    /// Recomputes what the books say. For tests: O(everything).
-    ///
-    /// # Panics
-    /// If anything disagrees, which is a bug of the core.
+    /// If one does not hold, which is a bug of the core.
     pub fn check(&self) {
-        self.index.check();
+        let Self { cx, workers, sessions, peers, stores, retrieves, prefetch, write_back } = self;
+        cx.index.check(&cx.stats);
+        let once = |object: ObjectId| (object, 1);
+        let all = sessions.pins().chain(peers.pins()).chain(prefetch.pins());
+        let all = all.chain(retrieves.pins().map(once)).chain(stores.pins().map(once));
         let mut pins = HashMap::<ObjectId, u64>::new();
-        let mut held = |object: ObjectId, n: u32| *pins.entry(object).or_default() += u64::from(n);
-        for grant in self.sessions.values().flat_map(Session::grants) {
-            held(grant.object, grant.shares);
-        }
-        for grant in self.peers.values().flat_map(PeerLease::grants) {
-            held(grant.object, grant.shares);
-        }
-        for object in self.retrieves.values().flat_map(|r| &r.objects) {
-            held(*object, 1);
-        }
-        for object in self.stores.values().flat_map(|s| &s.objects) {
-            held(*object, 1);
-        }
-        for (object, shares) in self.shares_of_jobs() {
-            held(object, shares);
-        }
-        for object in self.prefetch.in_flight.reserved() {
-            held(object, 1);
-        }
+        all.for_each(|(object, n)| *pins.entry(object).or_default() += u64::from(n));
         pins.retain(|_, n| *n > 0);
-        let mut lent = HashMap::<ObjectId, u64>::new();
-        self.ios.values().for_each(|io| *lent.entry(io.object).or_default() += 1);
-        self.index.check_pins(&pins, &lent);
-        self.check_l2();
-        assert_eq!(self.session_ids.len(), self.sessions.len(), "one id per session");
-        for (name, id) in &self.session_ids {
-            assert_eq!(&self.sessions[id].request_id, name, "session is found by its request id");
-        }
-        assert_eq!(self.store_ids.len(), self.stores.len(), "every store is found by its key");
-        let found: usize = self.retrieve_ids.values().map(|e| e.ids.len()).sum();
-        assert_eq!(found, self.retrieves.len(), "every retrieve is found by its key");
-        self.models.check(&self.workers);
-        let leases = self.sessions.values().filter(|s| s.holds_shares()).count();
-        assert_eq!(leases as u64, self.leases, "sessions that hold shares");
-        self.check_reading();
-        self.check_overdue();
-        assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
-        let watched = if self.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
-        let expected = watched
-            + self.sessions.len()
-            + self.sessions.values().filter(|s| s.lookup.is_some()).count()
-            + self.stores.len()
-            + self.retrieves.len()
-            + self.peers.len()
-            + self.prefetch.timers()
-            + self.write_back.graces();
-        assert_eq!(self.deadlines.len(), expected, "everything that is held has exactly one deadline");
+        let mut io_pins = HashMap::<ObjectId, u64>::new();
+        cx.ios.iter().for_each(|io| *io_pins.entry(io.object).or_default() += 1);
+        cx.index.check_pins(&pins, &io_pins);
+        workers.check(cx);
+        sessions.check();
+        peers.check();
+        stores.check();
+        retrieves.check();
+        prefetch.check(cx, sessions.jobs());
+        write_back.check(cx);
+        let timers = [
+            workers.timers(),
+            sessions.timers(),
+            peers.len(),
+            stores.timers(),
+            retrieves.timers(),
+            prefetch.timers(),
+            write_back.timers(),
+        ];
+        assert_eq!(cx.timers.len(), timers.iter().sum::<usize>(), "each owner has its timer armed");
     }
+}
+
+/// Lets statistics and the predictor see a new request. Returns how many of its leading chunks had been requested
+/// before, as far as that is known.
+fn on_request(cx: &mut Context, spec: &LookupSpec<'_>) -> u32 {
+    use larder_policy::eviction::{digest, name_digest};
+    let seed = name_digest(spec.model, spec.salt);
+    let digest = |hash: &ChunkHash| digest(seed, hash.as_bytes());
+    cx.stats.residency.on_request(spec.salt, spec.chunk_hashes, digest);
+    let Some(predictor) = &mut cx.predictor else { return 0 };
+    let capacity = cx.index.capacity_chunks();
+    let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    predictor.on_request(cx.now, capacity, spec.chunk_hashes.iter().map(digest))
 }

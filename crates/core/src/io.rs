@@ -1,7 +1,7 @@
-//! L2 as the core sees it: adapters by number, what they are asked for, and what they answer.
+//! What the core asks of L2, and the memory that adapters read and write meanwhile.
 //!
-//! The core never calls an adapter. It says what is to be done ([`Effect`], from
-//! [`Core::take_effects`]) and is told what came of it, in any order, late, or never:
+//! The core never calls an adapter. It asks by an [`Effect`] (from [`Core::take_effects`](crate::Core::take_effects))
+//! and is given the answers in any order, late, or never:
 //!
 //! ```text
 //! Effect::Lookup ----> l2_found            once, or never
@@ -10,91 +10,78 @@
 //! each item ---------> io_ended            once: its region was dropped, before or after the result
 //! ```
 //!
-//! An object that some I/O works on is *lent*: its memory is not reused, whatever becomes of the
-//! object, before [`Core::io_ended`] has been called for every item it was handed out in. Every
-//! identifier here is used once, so an answer that comes late means nothing to anybody else.
-
-use larder_policy::AdapterDesc;
-use larder_types::AdapterId;
+//! An object under I/O has an I/O pin: its memory is not reused, whatever becomes of the object, before
+//! [`Core::io_ended`](crate::Core::io_ended) was called for each item that refers to it. Ids are used once, so a late
+//! answer cannot be taken for another one.
 
 use hashbrown::HashMap;
+use larder_types::AdapterId;
 use larder_types::object::ObjectKey;
 
-use crate::core::Core;
+use crate::ids::{IoId, LookupId, PrefetchId, TaskId};
 use crate::index::ObjectId;
 use crate::prefetch::LookupReport;
-use larder_types::time::Time;
-
-/// One lookup at one adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LookupId(pub u64);
-
-/// One piece of memory lent to an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IoId(pub u64);
-
-/// One batch of objects to be stored by one adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(pub u64);
 
 /// One object to read from the arena or to write into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IoItem {
-    /// Names this loan of the memory.
+    /// This piece of I/O.
     pub io: IoId,
-    /// Names the object.
+    /// The object.
     pub key: ObjectKey,
     /// Its first byte, from the start of the arena.
     pub offset: u64,
-    /// Its exact size.
+    /// Its exact size in bytes.
     pub bytes: u64,
 }
 
-/// Something to be done outside.
+/// Something to be done outside the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Ask an adapter which objects it has. Answer: [`Core::l2_found`].
+    /// Ask an adapter which objects it has. Answer: [`Core::l2_found`](crate::Core::l2_found).
     Lookup {
-        /// Names the question.
+        /// The id to answer with.
         lookup: LookupId,
-        /// Whom to ask.
+        /// The adapter to ask.
         adapter: AdapterId,
-        /// For what.
+        /// The objects.
         keys: Vec<ObjectKey>,
     },
-    /// Have objects loaded. Answer: [`Core::l2_loaded`] for each.
+    /// Load objects. Answer: [`Core::l2_loaded`](crate::Core::l2_loaded) for each.
     Load {
-        /// By whom.
+        /// The adapter that has them.
         adapter: AdapterId,
-        /// What, and where to.
+        /// The objects, and the memory to load them into.
         items: Vec<IoItem>,
     },
-    /// Have objects stored. Answer: [`Core::l2_stored`].
+    /// Store objects. Answer: [`Core::l2_stored`](crate::Core::l2_stored).
     Store {
-        /// By whom.
+        /// The adapter that is to have them.
         adapter: AdapterId,
-        /// Names the batch.
+        /// The id of the batch.
         task: TaskId,
-        /// What, and where from.
+        /// The objects, and the memory they are in.
         items: Vec<IoItem>,
     },
-    /// A lookup that had been answered with "pending" has ended: whoever waits should ask again.
+    /// A lookup that was answered with "pending" has ended: its client can ask for the result.
     LookupDone(LookupReport),
-    /// A warm-up has ended.
+    /// A prefetch request has ended.
     PrefetchDone {
-        /// As [`Core::prefetch`] named it.
-        id: u64,
+        /// Its id, from [`Core::prefetch`](crate::Core::prefetch).
+        id: PrefetchId,
     },
 }
 
-/// What a piece of lent memory is for.
-#[derive(Clone, Copy, Debug)]
+/// What I/O is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// A load from L2.
     Load,
+    /// A batch of stores to L2.
     Store(TaskId),
 }
 
-/// Memory that is lent to an adapter.
+/// An object under I/O.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Io {
     pub(crate) object: ObjectId,
@@ -103,58 +90,35 @@ pub(crate) struct Io {
     pub(crate) purpose: Purpose,
 }
 
-/// All memory that is lent.
-pub(crate) type IoTable = HashMap<IoId, Io>;
+/// All I/O under way.
+#[derive(Debug, Default)]
+pub(crate) struct IoTable(HashMap<IoId, Io>);
 
-impl Core {
-    /// What is to be done outside, in this order. Also starts what has been waiting, as far as the
-    /// limits allow: so call this after every event, before the next one if possible. Costs next
-    /// to nothing if there is nothing.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
-        if !self.adapters.is_empty() {
-            self.start_waiting_jobs();
-            self.issue_loads();
-            self.write_ahead();
-            self.issue_stores();
-        }
-        std::mem::take(&mut self.effects)
+impl IoTable {
+    pub(crate) fn insert(&mut self, id: IoId, io: Io) {
+        self.0.insert(id, io);
     }
 
-    /// The adapters, in the order of their numbers.
-    pub fn adapters(&self) -> impl Iterator<Item = (AdapterId, &AdapterDesc)> {
-        self.adapters.iter().enumerate().map(|(i, desc)| (AdapterId(i as u32), desc))
+    pub(crate) fn remove(&mut self, id: IoId) -> Option<Io> {
+        self.0.remove(&id)
     }
 
-    /// Nobody outside touches this piece of memory any more: its region was dropped.
-    pub fn io_ended(&mut self, now: Time, io: IoId) {
-        self.advance(now);
-        let Some(Io { object, adapter, bytes, purpose }) = self.ios.remove(&io) else { return };
-        self.index.take_back(object);
-        match purpose {
-            Purpose::Load => self.load_io_ended(now, io, adapter, bytes),
-            Purpose::Store(task) => self.store_io_ended(now, task, adapter, bytes),
-        }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Io> {
+        self.0.values()
+    }
+
+    /// Bytes and objects that an adapter loads, or stores. For tests: O(I/O under way).
+    pub(crate) fn usage(&self, adapter: AdapterId, loads: bool) -> (u64, u64) {
+        let of_adapter = |io: &&Io| io.adapter == adapter && (io.purpose == Purpose::Load) == loads;
+        let ios = self.0.values().filter(of_adapter);
+        ios.fold((0, 0), |(bytes, objects), io| (bytes + io.bytes, objects + 1))
     }
 }
 
-impl Core {
-    /// Recomputes what the books say of L2. For tests.
-    pub(crate) fn check_l2(&self) {
-        let lent = |adapter: AdapterId, load: bool| {
-            let mine = |io: &&Io| io.adapter == adapter && matches!(io.purpose, Purpose::Load) == load;
-            let ios = self.ios.values().filter(mine);
-            ios.fold((0, 0), |(bytes, objects), io| (bytes + io.bytes, objects + 1))
-        };
-        self.prefetch.check(&self.sessions);
-        self.prefetch.in_flight.check(|adapter| lent(adapter, true));
-        self.write_back.check(|adapter| lent(adapter, false));
-    }
-}
-
-/// The unit to which some adapters pad what they store.
+/// The size of the blocks to which some adapters pad what they store.
 const BLOCK_BYTES: u64 = 4096;
 
-/// Whether `stored` bytes can be an object of `bytes`: exactly that long, or padded to whole blocks.
-pub(crate) const fn can_be(stored: u64, bytes: u64) -> bool {
+/// Whether `stored` bytes can hold an object of `bytes`: exactly that size, or padded to whole blocks.
+pub(crate) const fn can_hold(stored: u64, bytes: u64) -> bool {
     stored == bytes || (stored > bytes && stored - bytes < BLOCK_BYTES && stored.is_multiple_of(BLOCK_BYTES))
 }

@@ -17,20 +17,27 @@
 //! - `requests`: workers, sessions, stores, retrieves and leases of peers.
 //! - [`Core`]: owns the parts and routes each event to them.
 
+mod config;
+mod context;
 mod core;
+mod ids;
 pub mod index;
 mod io;
 mod prefetch;
 mod requests;
 pub mod stats;
+mod timers;
 mod write_back;
 
-pub use crate::core::{AdapterGauges, Core, CoreConfig, Gauges, Trim};
-pub use crate::io::{Effect, IoId, IoItem, LookupId, TaskId};
+pub use crate::config::{CoreConfig, Trim};
+pub use crate::core::{AdapterGauges, Core, Gauges, Lookup};
+pub use crate::ids::{IoId, LookupId, PeerLeaseId, PrefetchId, TaskId};
+pub use crate::io::{Effect, IoItem};
 pub use crate::prefetch::{
     Hit, LookupReport, LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult,
     PrefetchSpec, PrefetchStatus,
 };
 pub use crate::requests::sessions::LookupSpec;
-pub use crate::requests::transfers::{Committed, NotRegistered, PreparedStore, Slot, TransferSpec};
+pub use crate::requests::stores::{Committed, PreparedStore};
+pub use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
 pub use crate::requests::workers::{Group, WorkerSpec};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use larder_core::index::{Index, ObjectId, Retention, ShardKey};
+use larder_core::index::{ObjectId, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::dtype::DType;
@@ -41,7 +41,7 @@ struct Outcome {
 /// Stores `count` objects of sizes from `size`; the last `held` of them are pinned at any time.
 fn store(capacity: u64, count: u64, held: usize, mut size: impl FnMut(&mut Rng) -> u64) -> Outcome {
     let mut rng = Rng(7);
-    let mut l1 = Index::new(capacity, ALIGN, EvictionKind::Lru);
+    let mut l1 = StandaloneIndex::new(capacity, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
     let cell = ShardKey { rank: KvRank::new(1, 0), group: 0 };
     let mut pinned = VecDeque::<ObjectId>::new();
@@ -50,27 +50,27 @@ fn store(capacity: u64, count: u64, held: usize, mut size: impl FnMut(&mut Rng) 
         let bytes = size(&mut rng);
         let layout = Layout::new(&[bytes], DType::UInt8).expect("not empty");
         let hash = ChunkHash::new(&i.to_be_bytes()).expect("eight bytes");
-        l1.begin();
-        match l1.reserve((&name, &name, &hash), cell, &layout, Retention::Permanent) {
+        l1.edit().begin_operation();
+        match l1.edit().reserve((&name, &name, &hash), cell, &layout, Retention::Permanent) {
             Ok(id) => {
-                l1.admit(id, 1);
+                l1.edit().admit(id, 1);
                 pinned.push_back(id);
             }
             Err(_) => refused += 1,
         }
         if pinned.len() > held {
-            l1.unpin(pinned.pop_front().expect("longer than that"), 1);
+            l1.edit().unpin(pinned.pop_front().expect("longer than that"), 1);
         }
         let used = l1.usage().used_bytes as f64 / capacity as f64;
         if full {
             lowest = lowest.min(used);
             came += bytes.next_multiple_of(ALIGN);
         }
-        full |= l1.counters().evicted_objects > 0;
+        full |= l1.stats().l1().evicted_objects > 0;
     }
     l1.check();
     let last = l1.usage().used_bytes as f64 / capacity as f64;
-    let evicted = l1.counters().evicted_bytes as f64 / came as f64;
+    let evicted = l1.stats().l1().evicted_bytes as f64 / came as f64;
     Outcome { refused, lowest, last, evicted }
 }
 
@@ -118,27 +118,27 @@ fn a_change_of_model() {
 /// A chunk leaves whole, so an object of it elsewhere may make all the room that is needed.
 #[test]
 fn nobody_goes_for_room_that_another_victim_makes() {
-    let mut l1 = Index::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
+    let mut l1 = StandaloneIndex::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
-    let reserve = |l1: &mut Index, chunk: u8, rank: u32, pages: u64| {
-        l1.begin();
+    let reserve = |l1: &mut StandaloneIndex, chunk: u8, rank: u32, pages: u64| {
+        l1.edit().begin_operation();
         let hash = ChunkHash::new(&[chunk]).expect("one byte");
         let cell = ShardKey { rank: KvRank::new(2, rank), group: 0 };
         let layout = Layout::new(&[pages * ALIGN], DType::UInt8).expect("not empty");
-        l1.reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("room")
+        l1.edit().reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("room")
     };
     // In the order of addresses: hole, hole, held, one of `twice`, hole, held.
     let pages: Vec<ObjectId> = (0..6).map(|page| reserve(&mut l1, page, 0, 1)).collect();
     assert!(pages.iter().zip(0..).all(|(id, page)| l1.offset(*id) == page * ALIGN));
     let (twice, alone) = (3, 10);
-    l1.abort(pages[0]);
+    l1.edit().abort(pages[0]);
     let other = reserve(&mut l1, twice, 1, 1);
-    l1.abort(pages[1]);
+    l1.edit().abort(pages[1]);
     let cold = reserve(&mut l1, alone, 0, 1);
     assert_eq!((l1.offset(other), l1.offset(cold)), (0, ALIGN));
-    l1.abort(pages[4]);
+    l1.edit().abort(pages[4]);
     for id in [cold, pages[3], other] {
-        assert!(l1.admit(id, 0));
+        assert!(l1.edit().admit(id, 0));
     }
     reserve(&mut l1, 11, 0, 2);
     assert!(l1.is_resident(cold), "what `twice` leaves behind is enough");

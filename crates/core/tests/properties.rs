@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
+use larder_core::index::{ObjectId, Refused, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::dtype::DType;
@@ -70,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The tier, and what it should hold.
 struct Both {
-    l1: Index,
+    l1: StandaloneIndex,
     objects: BTreeMap<ObjectId, Object>,
     /// Chunks that may be evicted, coldest first.
     order: Vec<u8>,
@@ -87,7 +87,7 @@ fn cell(cell: u32) -> ShardKey {
 
 impl Both {
     fn new() -> Self {
-        let l1 = Index::new(PAGES * PAGE + 5, PAGE, EvictionKind::Lru);
+        let l1 = StandaloneIndex::new(PAGES * PAGE + 5, PAGE, EvictionKind::Lru);
         Self { l1, objects: BTreeMap::new(), order: Vec::new(), name: "m".into() }
     }
 
@@ -125,16 +125,16 @@ impl Both {
     }
 
     fn reserve(&mut self, (chunk, c): (u8, u32), bytes: u64, temporary: bool, protect: Option<u8>) {
-        self.l1.begin();
+        self.l1.edit().begin_operation();
         if let Some(id) = protect.and_then(|p| self.l1.chunk(&self.name, &self.name, &hash(p))) {
-            self.l1.protect(id);
+            self.l1.edit().protect(id);
         }
         if let Some(p) = protect {
             self.touch(p);
         }
         let layout = Layout::new(&[bytes], DType::UInt8).expect("not empty");
         let keep = if temporary { Retention::Temporary } else { Retention::Permanent };
-        let got = self.l1.reserve((&self.name, &self.name, &hash(chunk)), cell(c), &layout, keep);
+        let got = self.l1.edit().reserve((&self.name, &self.name, &hash(chunk)), cell(c), &layout, keep);
         let known =
             self.objects.values().find(|o| o.chunk == chunk && o.cell == c && o.state != State::Unlinked);
         let pages = bytes.div_ceil(PAGE);
@@ -188,7 +188,7 @@ impl Both {
     }
 
     fn unpin(&mut self, id: ObjectId, shares: u32) {
-        self.l1.unpin(id, shares);
+        self.l1.edit().unpin(id, shares);
         let object = self.objects.get_mut(&id).expect("known");
         object.pins -= shares;
         if object.pins == 0 && object.temporary && object.state == State::Resident {
@@ -215,24 +215,24 @@ impl Both {
                     let kept = shares > 0 || !object.temporary;
                     object.pins = shares;
                     object.state = if kept { State::Resident } else { State::Unlinked };
-                    assert_eq!(self.l1.admit(id, shares), kept);
+                    assert_eq!(self.l1.edit().admit(id, shares), kept);
                 }
             }
             Op::Abort(which) => {
                 if let Some(id) = pick(&staged, which) {
-                    self.l1.abort(id);
+                    self.l1.edit().abort(id);
                     self.objects.remove(&id);
                 }
             }
             Op::Unlink(which) => {
                 if let Some(id) = pick(&all, which) {
-                    self.l1.unlink(id);
+                    self.l1.edit().unlink(id);
                     self.unlink(id);
                 }
             }
             Op::Pin { which, shares } => {
                 if let Some(id) = pick(&resident, which) {
-                    self.l1.pin(id, shares);
+                    self.l1.edit().pin(id, shares);
                     self.objects.get_mut(&id).expect("known").pins += shares;
                 }
             }
@@ -244,13 +244,13 @@ impl Both {
             }
             Op::Promote(which) => {
                 if let Some(id) = pick(&all, which) {
-                    self.l1.promote(id);
+                    self.l1.edit().promote(id);
                     self.objects.get_mut(&id).expect("known").temporary = false;
                 }
             }
             Op::Touch(chunk) => {
                 if let Some(id) = self.l1.chunk(&self.name, &self.name, &hash(chunk)) {
-                    self.l1.touch(id);
+                    self.l1.edit().touch(id);
                     self.touch(chunk);
                 }
             }
@@ -267,13 +267,13 @@ impl Both {
             State::Unlinked => false,
         };
         let gone: Vec<ObjectId> = self.objects.iter().filter(|(_, o)| goes(o)).map(|(id, _)| *id).collect();
-        assert_eq!(self.l1.clear(force), gone.len() as u64);
+        assert_eq!(self.l1.edit().clear(force), gone.len() as u64);
         gone.into_iter().for_each(|id| self.unlink(id));
     }
 
     fn trim(&mut self, bytes: u64) {
-        self.l1.begin();
-        let chunks = self.l1.trim(bytes);
+        self.l1.edit().begin_operation();
+        let chunks = self.l1.edit().trim(bytes);
         for _ in 0..chunks {
             assert!(self.used() > bytes, "trimmed too much");
             self.drop_chunk(self.order[0]);
@@ -317,7 +317,7 @@ proptest! {
         }
         // Everybody lets go: nothing may be lost.
         for id in both.ids(|s| s == State::Staged) {
-            both.l1.abort(id);
+            both.l1.edit().abort(id);
             both.objects.remove(&id);
         }
         for (id, object) in both.objects.clone() {
@@ -327,7 +327,7 @@ proptest! {
         }
         both.reorder();
         both.check();
-        both.l1.clear(true);
+        both.l1.edit().clear(true);
         prop_assert_eq!(both.l1.usage().used_bytes, 0);
         prop_assert_eq!(both.l1.usage().chunks, 0);
     }

@@ -1,8 +1,8 @@
-//! Everything that the dashboard at `/` and `larder top` show, read at one moment.
+//! Everything that the page at `/` and `larder top` show, read at one moment.
 //!
-//! Counters start at 0 with the server and only grow. What happened in a span of time is the difference of two
-//! overviews, so the server keeps no history for them. The core's lock is taken once, for a time that does not depend on
-//! the number of objects.
+//! Counters begin at the server's start and only grow. What happened in a span of time is the difference of
+//! two overviews, so the server keeps no history, wakes up for nobody and costs the same however many look.
+//! The core's lock is taken once, for a time that does not grow with what is held.
 
 use larder_core::AdapterGauges;
 use larder_core::Core;
@@ -12,10 +12,8 @@ use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
 
-use crate::app::core_handle::{CORE_POISONED, CoreHandle};
 use crate::app::state::State;
 use crate::config::Config;
-use crate::l2::L2 as L2Tier;
 use crate::metrics::{DURATION_BUCKETS, Traffic};
 
 /// See the [module](self). Sizes are in bytes, times in seconds.
@@ -23,15 +21,15 @@ use crate::metrics::{DURATION_BUCKETS, Traffic};
 pub struct Overview {
     /// The server's version.
     pub version: String,
-    /// The server's instance id. Counters of another instance start at 0.
+    /// Who it is; another one has begun to count anew.
     pub instance_id: String,
-    /// Time since the start.
+    /// Since it started.
     pub uptime_seconds: f64,
-    /// What keeps the server from working as configured, as sentences; empty if it is ready.
+    /// What keeps it from serving as it should, for people; empty if it is ready.
     pub problems: Vec<String>,
     /// Tokens in a chunk.
     pub chunk_tokens: u64,
-    /// Lookups and hits.
+    /// What was looked up and found.
     pub lookups: Lookups,
     /// Copies from workers.
     pub stores: Copies,
@@ -41,9 +39,9 @@ pub struct Overview {
     pub l1: L1,
     /// The second tier.
     pub l2: L2,
-    /// Requests by operation, for operations that were requested.
+    /// Requests by operation, for operations that were asked for at all.
     pub operations: Vec<Operation>,
-    /// Upper bounds of [`Operation::buckets`]. The last bucket has none.
+    /// Upper bounds of [`Operation::buckets`], but for the last bucket, which has none.
     pub bucket_bounds_seconds: Vec<f64>,
     /// Registered workers.
     pub workers: Vec<Worker>,
@@ -51,37 +49,37 @@ pub struct Overview {
     pub sessions: u64,
     /// Connected request peers.
     pub connections: u64,
-    /// The eviction, prefetch and store policies.
+    /// What decides about what is kept.
     pub policies: Policies,
 }
 
 /// Lookups since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lookups {
-    /// Finished lookups.
+    /// Lookups that looked.
     pub count: u64,
-    /// Tokens looked up, in whole chunks.
+    /// Tokens asked for, in whole chunks.
     pub requested_tokens: u64,
-    /// Tokens of the prefixes found that L1 had.
+    /// Those of prefixes found that L1 could serve alone.
     pub hit_l1_tokens: u64,
-    /// Tokens of the prefixes found that L2 added.
+    /// Those that L2 added.
     pub hit_l2_tokens: u64,
 }
 
 /// Copies between workers and L1 since the start, in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Copies {
-    /// Finished copies.
+    /// Copies that were finished.
     pub count: u64,
-    /// Bytes of finished copies.
+    /// Their bytes.
     pub bytes: u64,
-    /// Copies that found an object missing (retrieves) or were not finished.
+    /// Those that found something missing (retrieves) or were never finished.
     pub failed: u64,
-    /// Copies in progress.
+    /// Those under way.
     pub active: u64,
 }
 
-/// The memory tier: its objects now, and evictions since the start.
+/// The memory tier: what it holds, and what left it since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L1 {
     /// Bytes allocated.
@@ -90,7 +88,7 @@ pub struct L1 {
     pub capacity_bytes: u64,
     /// Readable objects.
     pub objects: u64,
-    /// Pinned objects, which cannot be evicted.
+    /// Those that readers keep from eviction.
     pub held_objects: u64,
     /// Objects being written.
     pub staged_objects: u64,
@@ -98,20 +96,20 @@ pub struct L1 {
     pub evicted_objects: u64,
     /// Their bytes.
     pub evicted_bytes: u64,
-    /// Objects that L1 had no free memory for, because all of it was pinned.
+    /// Objects that found no memory: all of it was held.
     pub refused_objects: u64,
 }
 
 /// The second tier.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L2 {
-    /// Lookups and prefetch requests that use L2 now.
+    /// Lookups and warm-ups that are busy with L2.
     pub prefetches: u64,
-    /// Lookups and prefetch requests that wait for the limit of concurrent ones.
+    /// Those that wait for their turn.
     pub prefetches_waiting: u64,
-    /// Objects to be stored to L2.
+    /// Objects that are to go to L2 and are not there yet.
     pub pending_objects: u64,
-    /// Objects found in L2 that were not loaded at the lookup's deadline, since the start.
+    /// Objects found in L2 that were not there at the lookup's deadline, since the start.
     pub late_objects: u64,
     /// Its adapters, in the order of the configuration.
     pub adapters: Vec<L2Adapter>,
@@ -122,34 +120,34 @@ pub struct L2 {
 pub struct L2Adapter {
     /// Its type, as the configuration names it.
     pub type_name: String,
-    /// The directory of an adapter that stores files.
+    /// The directory of one that keeps files.
     pub base_path: Option<String>,
-    /// State of the circuit breaker for reads: `closed` if reads work.
+    /// The circuit of its reads: `closed` if all is well.
     pub reads: String,
-    /// State of the circuit breaker for writes.
+    /// The circuit of its writes.
     pub writes: String,
-    /// Whether objects of an earlier process are still being counted.
+    /// What an earlier process left is still being counted.
     pub recovering: bool,
-    /// Bytes stored.
+    /// Bytes it holds.
     pub used_bytes: u64,
-    /// Capacity in bytes; none without a limit.
+    /// The most it may hold; none without a limit.
     pub capacity_bytes: Option<u64>,
-    /// Objects stored.
+    /// Objects it holds.
     pub objects: u64,
-    /// Loads into L1.
+    /// What it loaded into L1.
     pub loads: L2Traffic,
-    /// Stores from L1.
+    /// What it stored from L1.
     pub stores: L2Traffic,
-    /// Objects queued to be stored.
+    /// Objects that wait to be stored.
     pub queued_objects: u64,
-    /// Objects not stored because the queue was full, since the start.
+    /// Objects dropped because that queue was full, since the start.
     pub dropped_objects: u64,
 }
 
-/// Transfers of an adapter in one direction, since the start and now.
+/// What an adapter did in one direction since the start, and has to do right now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L2Traffic {
-    /// Batches answered, failed ones included.
+    /// Batches answered, failed ones too.
     pub batches: u64,
     /// Objects transferred.
     pub objects: u64,
@@ -157,7 +155,7 @@ pub struct L2Traffic {
     pub bytes: u64,
     /// Objects whose transfer failed, each attempt.
     pub failed_objects: u64,
-    /// Time from call to answer, summed over batches, which may run concurrently.
+    /// Time from call to answer, summed over batches, which may run at the same time.
     pub seconds: f64,
     /// Objects being transferred.
     pub active_objects: u64,
@@ -178,26 +176,26 @@ pub struct Operation {
 /// A registered worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
-    /// Instance id. A string, because JavaScript's numbers have fewer digits.
+    /// Its number. A text: it may have more digits than a number in JavaScript.
     pub instance_id: String,
     /// The model it serves.
     pub model_name: String,
     /// Workers that share the model.
     pub world_size: u32,
-    /// Time since its last request.
+    /// How long it has been silent.
     pub last_seen_seconds_ago: f64,
 }
 
-/// The policies, and what the adaptive ones have learned.
+/// The policies, and what they have learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Policies {
-    /// Eviction policy of L1.
+    /// What leaves L1 when space is needed.
     pub eviction: String,
-    /// Prefetch policy: whether loaded chunks stay in L1.
+    /// What becomes of what was loaded from L2.
     pub prefetch: String,
-    /// Store policy of L2.
+    /// What goes to L2.
     pub store: String,
-    /// What the adaptive policies have learned; none without one.
+    /// What the adaptive ones know; none if no policy learns.
     pub learned: Option<Learned>,
 }
 
@@ -206,57 +204,48 @@ pub struct Policies {
 pub struct Learned {
     /// Requests learned from.
     pub requests: u64,
-    /// Chunks whose history is kept.
+    /// Chunks whose past is remembered.
     pub keys: u64,
-    /// The expert whose decisions are applied.
+    /// The expert whose decisions are carried out.
     pub leader: String,
-    /// How often the leader changed.
+    /// How often that changed.
     pub leader_changes: u64,
     /// All experts.
     pub experts: Vec<Expert>,
 }
 
-/// One of the competing policies.
+/// One of the rules that compete.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Expert {
-    /// Its name: an eviction order and whether loaded chunks stay in L1.
+    /// Its name: an eviction order and what becomes of loaded chunks.
     pub name: String,
-    /// Chunks that it would have lost recently.
+    /// Chunks that it would have lost lately.
     pub lost_chunks: f64,
 }
 
-/// What keeps the server from serving requests or from using L2, as sentences; empty if it is ready.
-pub(crate) fn problems(core: &CoreHandle, l2: &L2Tier) -> Vec<String> {
-    let mut problems = l2.problems();
-    if core.is_poisoned() {
-        problems.push(CORE_POISONED.to_owned());
-    }
-    problems
-}
-
 impl Overview {
-    /// Reads the server now.
+    /// What there is to see now.
     pub fn of(state: &State) -> Self {
         let mut overview = state.core().read(|core, now| Self::of_core(&state.config, core, now));
         overview.version = env!("CARGO_PKG_VERSION").to_owned();
         overview.instance_id.clone_from(&state.config.instance_id);
-        overview.problems = problems(state.core(), &state.l2);
+        overview.problems = state.problems();
         overview.connections = u64::try_from(state.metrics.connections.get()).unwrap_or(0);
         overview.bucket_bounds_seconds = DURATION_BUCKETS.to_vec();
         overview.operations = operations(state);
         let adapters = state.l2.adapters().zip(&mut overview.l2.adapters);
         for ((id, adapter), seen) in adapters {
-            seen.add_adapter(state, id, &**adapter);
+            seen.add_own_books(state, id, &**adapter);
         }
         overview
     }
 
-    /// Reads the core, at one moment.
+    /// What the core knows, at one moment.
     fn of_core(config: &Config, core: &Core, now: Time) -> Self {
         let chunk_tokens = u64::from(config.chunk_tokens);
         let now = now.as_millis();
-        let (c, l1, gauges) = (core.counters(), core.index().counters(), core.gauges());
-        let adapter = |(id, _)| L2Adapter::of_core(core.adapter_counters(id), &core.adapter_gauges(id));
+        let (c, l1, gauges) = (core.stats().requests(), core.stats().l1(), core.gauges());
+        let adapter = |(id, _)| L2Adapter::of_core(core.stats().adapter(id), &core.adapter_gauges(id));
         Self {
             uptime_seconds: now as f64 / 1000.0,
             chunk_tokens,
@@ -347,8 +336,8 @@ impl L2Adapter {
         }
     }
 
-    /// Adds what the adapter reports and what the server counts of it.
-    fn add_adapter(&mut self, state: &State, id: AdapterId, adapter: &dyn Adapter) {
+    /// What the adapter says of itself, and what the server saw of it.
+    fn add_own_books(&mut self, state: &State, id: AdapterId, adapter: &dyn Adapter) {
         let (usage, health) = (adapter.usage(), adapter.health());
         let configured = state.config.l2.adapters.get(id.0 as usize);
         self.type_name = adapter.kind().to_owned();

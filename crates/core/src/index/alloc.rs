@@ -1,11 +1,11 @@
-//! Space in the arena: which byte ranges are free.
+//! The allocator: which byte ranges of the arena are free.
 //!
 //! Best fit over free extents, lowest offset first among equals, merged with their neighbours when
 //! freed. Objects of one size, the usual case, never fragment it: every hole is a whole number of
-//! objects. With mixed sizes, [`Index`](super::Index) evicts neighbours until a hole is large enough.
+//! objects. With mixed sizes, the [index](super) evicts neighbours until a hole is large enough.
 //!
 //! Fresh space lies behind all space that was ever used and is larger than any hole, so it is
-//! touched last and in address order: memory is committed only when it is needed.
+//! used last and in the order of offsets: memory is committed only when it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ impl Allocator {
         this
     }
 
-    /// Bytes that can be handed out in all.
+    /// Bytes that can be allocated in all.
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -60,7 +60,7 @@ impl Allocator {
         self.free
     }
 
-    /// Bytes handed out.
+    /// Allocated bytes.
     pub fn used_bytes(&self) -> u64 {
         self.capacity - self.free
     }
@@ -85,8 +85,8 @@ impl Allocator {
     /// Gives an extent back.
     ///
     /// # Panics
-    /// If any part of it is free already or outside the arena: that is a bug of the caller, and
-    /// going on would hand the same memory out twice.
+    /// If a part of it is free or outside the arena. That is a bug of the caller, and continuing would allocate
+    /// the same memory twice.
     pub fn release(&mut self, extent: Extent) {
         let before = self.by_offset.range(..extent.offset).next_back().map(|(o, l)| (*o, *l));
         let after = self.by_offset.range(extent.offset..).next().map(|(o, l)| (*o, *l));
@@ -109,8 +109,8 @@ impl Allocator {
         self.insert(merged);
     }
 
-    /// Gives up free space at the end of the arena, down to `end` at most. What is handed out stays.
-    pub fn cut(&mut self, end: u64) {
+    /// Gives up free space at the end of the arena, down to `end`. Allocated space stays.
+    pub fn truncate_capacity(&mut self, end: u64) {
         let end = end & !(self.align - 1);
         let last = self.by_offset.iter().next_back().map(|(o, l)| Extent { offset: *o, len: *l });
         let Some(last) = last.filter(|e| e.end() == self.capacity && end < self.capacity) else { return };
@@ -172,16 +172,16 @@ mod tests {
     }
 
     #[test]
-    fn only_free_space_at_the_end_is_cut() {
+    fn only_free_space_at_the_end_is_truncated() {
         let mut a = Allocator::new(8 * 4096, 4096);
         let x = a.allocate(2 * 4096).unwrap();
         let y = a.allocate(4096).unwrap();
         a.release(x);
-        a.cut(5 * 4096 + 1);
+        a.truncate_capacity(5 * 4096 + 1);
         assert_eq!((a.capacity(), a.free_bytes()), (5 * 4096, 4 * 4096));
-        a.cut(0);
+        a.truncate_capacity(0);
         assert_eq!((a.capacity(), a.used_bytes()), (3 * 4096, 4096), "what is handed out stays");
-        a.cut(0);
+        a.truncate_capacity(0);
         assert_eq!(a.capacity(), 3 * 4096);
         a.release(y);
         assert_eq!(a.allocate(3 * 4096), Some(Extent { offset: 0, len: 3 * 4096 }));

@@ -1,118 +1,121 @@
-//! What waits in L1 for its way to L2, and which of it will leave soon.
+//! Deferred write-back: objects that stay in L1 alone until they are close to eviction.
 //!
-//! A store policy may let an object wait until eviction comes near. Then there must be time for the copy, as
-//! making room never waits for one: so the cold end of the eviction order is looked at before anything there
-//! has to go. How far, the *margin*, is an eighth of L1 or twice the largest operation of late, whichever is
-//! more. After half a margin has been reserved there is another look, so nothing that was there to be seen
-//! goes unseen, but for an operation larger than all before it. In an L1 that is smaller than two margins,
-//! nothing can wait to be seen: what is stored there is leaving.
+//! A deferred object must be noticed early enough for its copy to be done before it is evicted, as allocation
+//! never waits for a copy. So the cold end of the eviction order is inspected ahead of time. The distance, the
+//! *margin*, is an eighth of L1 or twice the largest operation of late, whichever is larger; it is inspected
+//! again after half a margin has been allocated. So every deferred object is seen in time, except by an
+//! operation that is larger than all before it. If L1 is smaller than two margins, no object can be seen in
+//! time, and nothing is deferred.
 //!
-//! Cost: O(1) for each object evicted, amortised, and for each look one step for each salt where quotas
-//! are enforced.
+//! Cost: amortised O(1) per evicted object, and one step per tenant and inspection if quotas are enforced.
 
+use larder_policy::eviction::EvictDecision;
 use larder_types::ChunkId;
 use larder_types::object::ObjectKey;
 
-use super::{Index, ObjectId, State};
-use larder_policy::eviction::EvictDecision;
+use super::{Index, IndexMut, ObjectId, State};
 
-/// The least margin, as a part of L1.
-const MARGIN_PART: u64 = 8;
-/// After each operation the largest one of late is this part smaller.
-const FADE: u64 = 256;
+/// The smallest margin, as a fraction of L1.
+const MARGIN_FRACTION: u64 = 8;
+/// With each operation, the remembered size of the largest one shrinks by this fraction.
+const DECAY: u64 = 256;
 
-/// How much is reserved at a time, and how much has been since the last look.
+/// Bytes allocated per operation, and since the last inspection.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct AllocationRate {
     operation: u64,
     largest: u64,
-    since: u64,
+    since_inspection: u64,
 }
 
-impl Pace {
-    /// An operation begins.
-    pub(super) fn begin(&mut self) {
-        self.largest = self.operation.max(self.largest - self.largest / FADE);
+impl AllocationRate {
+    pub(super) fn begin_operation(&mut self) {
+        self.largest = self.operation.max(self.largest - self.largest / DECAY);
         self.operation = 0;
     }
 
-    /// It has reserved some more.
-    pub(super) fn reserved(&mut self, bytes: u64) {
+    /// The operation allocated some bytes.
+    pub(super) fn record(&mut self, bytes: u64) {
         self.operation += bytes;
-        self.since += bytes;
+        self.since_inspection += bytes;
     }
 
-    /// How much should be seen to be leaving.
     fn margin(&self, capacity: u64) -> u64 {
-        (2 * self.largest.max(self.operation)).max(capacity / MARGIN_PART)
+        (2 * self.largest.max(self.operation)).max(capacity / MARGIN_FRACTION)
     }
 
-    /// The bytes that must be looked at now. `None` if there was a look lately.
-    fn look(&mut self, capacity: u64) -> Option<u64> {
+    /// The bytes to inspect now; `None` if the last inspection still suffices.
+    fn inspect(&mut self, capacity: u64) -> Option<u64> {
         let margin = self.margin(capacity).min(capacity / 2);
-        (self.since >= margin / 2).then(|| {
-            self.since = 0;
+        (self.since_inspection >= margin / 2).then(|| {
+            self.since_inspection = 0;
             margin
         })
     }
 }
 
 impl Index {
-    /// Lets an object wait in L1, or no longer. Says whether that is new.
-    pub(crate) fn set_waiting(&mut self, id: ObjectId, waits: bool) -> bool {
-        let object = self.object_mut(id);
-        let changed = object.waiting != waits;
-        object.waiting = waits;
-        match (changed, waits) {
+    /// Whether a deferred object would be seen before it is evicted.
+    pub(crate) fn can_defer(&self) -> bool {
+        self.rate.margin(self.alloc.capacity()) <= self.alloc.capacity() / 2
+    }
+
+    /// Objects whose write-back is deferred.
+    pub fn deferred_objects(&self) -> u64 {
+        self.deferred
+    }
+
+    /// The keys of all deferred objects, by offset. Cost: O(objects).
+    pub(crate) fn deferred(&self) -> Vec<ObjectKey> {
+        let objects = self.by_offset.values().filter(|id| self.object(**id).deferred);
+        objects.map(|id| self.key(*id)).collect()
+    }
+}
+
+impl IndexMut<'_> {
+    /// Defers the write-back of an object, or ends that. Returns whether this is a change.
+    pub(crate) fn set_deferred(&mut self, id: ObjectId, deferred: bool) -> bool {
+        let changed = std::mem::replace(&mut self.object_mut(id).deferred, deferred) != deferred;
+        match (changed, deferred) {
             (false, _) => {}
-            (true, true) => self.waiting += 1,
-            (true, false) => self.waiting -= 1,
+            (true, true) => self.deferred += 1,
+            (true, false) => self.deferred -= 1,
         }
         changed
     }
 
-    /// Whether what waits would be seen to leave.
-    pub(crate) fn can_wait(&self) -> bool {
-        self.pace.margin(self.alloc.capacity()) <= self.alloc.capacity() / 2
-    }
-
-    /// How many objects wait.
-    pub fn deferred_objects(&self) -> u64 {
-        self.waiting
-    }
-
-    /// All that wait, in the order of memory.
-    pub(crate) fn waiting(&self) -> Vec<ObjectKey> {
-        let objects = self.by_offset.values().map(|id| self.object(*id)).filter(|o| o.waiting);
-        objects.map(|object| self.key_of(object)).collect()
-    }
-
-    /// Those that wait and are likely to leave before this is asked again, the coldest first. Where L1 is
-    /// trimmed, `spare` of its bytes are to be unused after that, so as much leaves earlier.
-    pub(crate) fn leaving_soon(&mut self, spare: u64) -> Vec<ObjectKey> {
-        if self.waiting == 0 {
+    /// The deferred objects that may be evicted before the next inspection, the coldest first. If L1 is trimmed
+    /// in the background, `spare` is the size that trimming leaves unused, so objects are evicted that much
+    /// earlier.
+    pub(crate) fn deferred_near_eviction(&mut self, spare: u64) -> Vec<ObjectKey> {
+        if self.deferred == 0 {
             return Vec::new();
         }
-        let Some(margin) = self.pace.look(self.alloc.capacity()) else { return Vec::new() };
-        let mut leaving: Vec<ChunkId> = Vec::new();
+        let capacity = self.alloc.capacity();
+        let Some(margin) = self.rate.inspect(capacity) else { return Vec::new() };
+        let mut near: Vec<ChunkId> = Vec::new();
         if self.quotas_enforced {
-            for salt in self.ledger.tenants() {
-                let own = margin.min(self.ledger.limit(salt) / 2);
-                leaving.extend(self.coldest_of(salt, self.ledger.excess(salt, own)).0);
+            for tenant in self.quota_usage.tenants() {
+                let own = margin.min(self.quota_usage.limit(tenant) / 2);
+                near.extend(self.coldest_of(tenant, self.quota_usage.excess(tenant, own)).0);
             }
         }
         let mut left = (margin + spare).saturating_sub(self.alloc.free_bytes());
         if left > 0 {
-            self.order.prepare(self.reuse.as_ref());
-            self.order.visit_victims(&self.ledger, &mut |chunk| {
-                leaving.push(chunk);
-                let bytes = self.chunks[chunk.0 as usize].resident_bytes;
+            let Self { index, predictor, .. } = self;
+            index.order.prepare(predictor.as_ref());
+            index.order.visit_victims(&index.quota_usage, &mut |chunk| {
+                near.push(chunk);
+                let bytes = index.chunks[chunk.0 as usize].resident_bytes;
                 left = left.saturating_sub(bytes);
                 if left == 0 { EvictDecision::Done } else { EvictDecision::Evict(bytes) }
             });
         }
-        let objects = leaving.iter().flat_map(|chunk| &self.chunks[chunk.0 as usize].objects);
-        let waiting = objects.map(|id| self.object(*id)).filter(|o| o.waiting && o.state == State::Resident);
-        waiting.map(|object| self.key_of(object)).collect()
+        let objects = near.iter().flat_map(|chunk| &self.chunks[chunk.0 as usize].objects);
+        let deferred = |id: &&ObjectId| {
+            let object = self.object(**id);
+            object.deferred && object.state == State::Resident
+        };
+        objects.filter(deferred).map(|id| self.key(*id)).collect()
     }
 }

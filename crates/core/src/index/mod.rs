@@ -1,74 +1,69 @@
-//! L1, the memory tier: chunks, their objects, and the space they lie in.
+//! The index of L1: chunks, their objects, and the memory they own.
 //!
-//! A *chunk* (model, salt, hash) has up to one *object* per cell (KV rank, object group). Each
-//! object owns one extent of the arena from its reservation until nothing can refer to it any more.
+//! A *chunk* (model, salt, hash) has at most one *object* per shard (KV rank, object group). An object owns one
+//! extent of the arena from its reservation until nothing can refer to it any more.
 //!
 //! ```text
 //!            reserve                admit
 //!   absent -----------> Staged ---------------> Resident
-//!                         | abort, unlink          | evict, clear, last share of a temporary one
+//!                         | abort, unlink          | evict, clear, last pin of a temporary object
 //!                         v                        v
-//!                      Unlinked (no longer found) ---> memory free once its pins are zero
+//!                      Unlinked (not findable) ---> memory is free when no pin is left
 //! ```
 //!
 //! Invariants (checked by [`Index::check`] in every step of the simulation):
 //!
-//! - Only a resident object is ever found by a reader; admission is the only way to get there.
-//! - Memory returns to the allocator only when the object is unlinked, has no pins and is not lent to
-//!   I/O. A staged object has one pin, its writer's. Loans are counted apart from pins: they keep the
-//!   memory, but not a temporary object.
-//! - A chunk is in the eviction order exactly if it has resident objects and none of them is
-//!   pinned. So a pinned object cannot be evicted, and naming a victim never has to search for one
-//!   that nobody reads.
-//! - I/O is no use of a chunk: one that is lent keeps its place in the order, and moves when a request
-//!   uses it. It is stepped over when victims are named; the limits of write-back bound how many
-//!   there can be.
-//! - A chunk leaves whole: all ranks and groups together, for one without the others serves nobody.
-//! - Chunks that the running operation needs (its own prefix) are *protected*: making room for a
-//!   later chunk of a prompt never costs an earlier one of it.
-//! - Every byte an object owns is on the account of its cache salt ([`quota`](larder_policy::quota)).
+//! - A lookup finds resident objects only, and an object becomes resident only by admission.
+//! - Memory returns to the allocator when its object is unlinked and has neither pins nor I/O pins. A staged
+//!   object has one pin, its writer's. I/O pins are counted apart: they keep the memory, but do not keep a
+//!   temporary object in the index.
+//! - A chunk is in the eviction order exactly if it has resident objects and none of them is pinned. So a pinned
+//!   object cannot be evicted, and victim selection never meets one.
+//! - I/O is not a use of a chunk: a chunk under I/O keeps its place in the order and is skipped when victims are
+//!   selected. The limits of write-back bound how many there are.
+//! - A chunk is evicted whole, with all ranks and groups: a part of it is of no use.
+//! - Chunks that the running operation needs (its own prefix) are *protected*: allocating for a later chunk of a
+//!   prompt never evicts an earlier one of it.
+//! - Each byte that an object owns counts as usage of its tenant ([`quota`](larder_policy::quota)).
+//!
+//! [`Index`] holds the data and answers questions; [`IndexMut`] changes it and reports to the statistics and to
+//! the reuse predictor.
 
 pub mod alloc;
 mod browse;
 mod check;
 mod deferred;
 mod lifecycle;
-pub(crate) mod names;
+mod names;
 mod pinning;
 mod publish;
-mod quotas;
 mod victims;
 
-use larder_types::ChunkId;
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use larder_policy::eviction::{ChunkMeta, EvictionKind, EvictionPolicy, RemovalCause};
+use larder_policy::quota::{QuotaUsage, Quotas, TenantId};
+use larder_policy::reuse::ReusePredictor;
 use larder_types::object::{ChunkHash, KvRank, ObjectGroup, ObjectKey};
+use larder_types::{AdapterId, ChunkId, Layout};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
-use self::deferred::Pace;
+use self::deferred::AllocationRate;
 use self::names::{ChunkKey, NameId, Names};
-use crate::stats::counters::L1Counters;
-use crate::stats::events::Events;
-use crate::stats::labelled::{LabelledCounters, SaltCounters};
-use crate::stats::residency::ResidencyTracker;
-use larder_policy::eviction::{self, ChunkMeta, EvictionKind, EvictionPolicy, RemovalCause};
-use larder_policy::quota::{QuotaUsage, TenantId};
-use larder_policy::reuse::ReusePredictor;
-use larder_types::AdapterId;
-use larder_types::layout::Layout;
-use larder_types::time::Time;
+use crate::stats::Stats;
 
 pub use self::browse::{Listed, Page, Removal};
 
 /// An object with memory, in any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectId(pub(crate) u32);
+pub struct ObjectId(u32);
 
-/// Which object of a chunk.
+/// Selects an object of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardKey {
     /// Which piece of the KV data.
@@ -77,23 +72,30 @@ pub struct ShardKey {
     pub group: ObjectGroup,
 }
 
-/// How long an object stays once nobody holds it.
+impl ShardKey {
+    /// The shard that an object key names.
+    pub const fn of(key: &ObjectKey) -> Self {
+        Self { rank: key.kv_rank, group: key.object_group }
+    }
+}
+
+/// How long an object stays without pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
-    /// Goes with its last share.
+    /// It is dropped with its last pin.
     Temporary,
-    /// Stays until eviction picks it.
+    /// It stays until it is evicted.
     Permanent,
 }
 
-/// Why [`Index::reserve`] gave no object.
+/// Why [`IndexMut::reserve`] gave no object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It is resident: there is nothing to write.
+    /// The object is resident.
     Resident,
-    /// Somebody is writing it.
+    /// The object is being written.
     Staged,
-    /// Not enough memory, even after evicting what may be evicted.
+    /// There is not enough memory, even if everything evictable were evicted.
     NoSpace,
 }
 
@@ -107,19 +109,18 @@ enum State {
 #[derive(Debug)]
 struct Object {
     chunk: ChunkId,
-    salt: TenantId,
-    cell: ShardKey,
+    tenant: TenantId,
+    shard: ShardKey,
     extent: Extent,
     layout: Layout,
     state: State,
     retention: Retention,
     pins: u64,
-    /// How many times it is lent to I/O.
-    loans: u64,
+    io_pins: u64,
     /// The adapter that it was loaded from.
     origin: Option<AdapterId>,
-    /// Its way to L2 has been put off.
-    waiting: bool,
+    /// Its write-back is deferred.
+    deferred: bool,
 }
 
 #[derive(Debug)]
@@ -129,31 +130,31 @@ struct Chunk {
     objects: SmallVec<[ObjectId; 2]>,
     /// Pins of the resident objects.
     pins: u64,
-    /// Their loans.
-    loans: u64,
+    /// Their I/O pins.
+    io_pins: u64,
     resident: u32,
     resident_bytes: u64,
-    /// In the eviction order.
+    /// It is in the eviction order.
     listed: bool,
-    /// The last operation that must not lose this chunk.
+    /// The last operation that protected it.
     protected_by: u64,
-    /// The recording in which it was told of and not withdrawn; 0: none.
-    told_in: u32,
+    /// The recording in which it was published and not withdrawn since; 0 if none.
+    published_epoch: u32,
 }
 
 impl Chunk {
-    /// Bytes that evicting it would give back at once.
+    /// Bytes that evicting it would free at once.
     fn evictable_bytes(&self) -> u64 {
-        if self.listed && self.loans == 0 { self.resident_bytes } else { 0 }
+        if self.listed && self.io_pins == 0 { self.resident_bytes } else { 0 }
     }
 
-    /// Readable objects that somebody keeps from eviction.
-    fn held_objects(&self) -> u64 {
+    /// Resident objects that pins keep from eviction.
+    fn pinned_objects(&self) -> u64 {
         if self.pins > 0 { u64::from(self.resident) } else { 0 }
     }
 }
 
-/// The memory tier.
+/// The index.
 #[derive(Debug)]
 pub struct Index {
     alloc: Allocator,
@@ -164,28 +165,44 @@ pub struct Index {
     by_offset: BTreeMap<u64, ObjectId>,
     order: Box<dyn EvictionPolicy>,
     quotas_enforced: bool,
-    /// What is learned about reuse, if a policy wants to know.
-    reuse: Option<ReusePredictor>,
-    /// How long chunks live, for people.
-    pub(crate) lives: ResidencyTracker,
-    pub(crate) ledger: QuotaUsage,
-    pub(crate) tally: LabelledCounters,
-    pub(crate) events: Events,
+    quota_usage: QuotaUsage,
+    /// The current operation, for [protection](IndexMut::protect).
     operation: u64,
     evictable_bytes: u64,
-    held: u64,
+    pinned: u64,
     temporary: u64,
-    waiting: u64,
-    pace: Pace,
+    deferred: u64,
+    rate: AllocationRate,
     staged: u64,
     staged_bytes: u64,
     resident: u64,
     high_water_mark: u64,
-    counters: L1Counters,
+}
+
+/// The index, to change, together with what it reports to.
+#[derive(Debug)]
+pub struct IndexMut<'a> {
+    index: &'a mut Index,
+    stats: &'a mut Stats,
+    predictor: &'a mut Option<ReusePredictor>,
+}
+
+impl Deref for IndexMut<'_> {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        self.index
+    }
+}
+
+impl DerefMut for IndexMut<'_> {
+    fn deref_mut(&mut self) -> &mut Index {
+        self.index
+    }
 }
 
 impl Index {
-    /// An empty tier over an arena of `capacity` bytes.
+    /// An empty index over an arena of `capacity` bytes.
     pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
         let order = eviction.create();
         Self {
@@ -196,82 +213,47 @@ impl Index {
             objects: Slab::new(),
             by_offset: BTreeMap::new(),
             quotas_enforced: order.enforces_quotas(),
-            ledger: QuotaUsage::default(),
-            tally: LabelledCounters::default(),
-            events: Events::default(),
             order,
-            reuse: None,
-            lives: ResidencyTracker::new(0.0),
+            quota_usage: QuotaUsage::default(),
             operation: 0,
             evictable_bytes: 0,
-            held: 0,
+            pinned: 0,
             temporary: 0,
-            waiting: 0,
-            pace: Pace::default(),
+            deferred: 0,
+            rate: AllocationRate::default(),
             staged: 0,
             staged_bytes: 0,
             resident: 0,
             high_water_mark: 0,
-            counters: L1Counters::default(),
         }
     }
 
-    /// Learns from requests from now on, for the policies that want to know.
-    pub fn learn(&mut self, reuse: ReusePredictor) {
-        self.reuse = Some(reuse);
+    /// The index, to change. Changes are counted in `stats`; the predictor, if there is one, is asked by
+    /// adaptive policies.
+    pub fn edit<'a>(
+        &'a mut self,
+        stats: &'a mut Stats,
+        predictor: &'a mut Option<ReusePredictor>,
+    ) -> IndexMut<'a> {
+        IndexMut { index: self, stats, predictor }
     }
 
-    /// What was learned.
-    pub fn reuse(&self) -> Option<&ReusePredictor> {
-        self.reuse.as_ref()
-    }
-
-    /// A request asks for a prompt. Before anything of it is pinned. Returns how many leading chunks are
-    /// known to have been asked for before.
-    pub(crate) fn asked_for(
-        &mut self,
-        now: Time,
-        model: &Arc<str>,
-        salt: &Arc<str>,
-        chunk_hashes: &[ChunkHash],
-    ) -> u32 {
-        let seed = eviction::name_digest(model, salt);
-        self.lives.asked(salt, chunk_hashes, |hash| eviction::digest(seed, hash.as_bytes()));
-        let Some(reuse) = &mut self.reuse else { return 0 };
-        let capacity = mean_chunks(&self.alloc, self.chunks.len());
-        let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        reuse.on_request(
-            now,
-            capacity,
-            chunk_hashes.iter().map(|hash| eviction::digest(seed, hash.as_bytes())),
-        )
-    }
-
-    /// How many chunks there is room for, of the size that those here have on average. `None` if there are none.
+    /// How many chunks fit, of the mean size of those in L1. Models with chunks of several sizes share the mean.
+    /// `None` if L1 is empty.
     pub(crate) fn capacity_chunks(&self) -> Option<u64> {
-        mean_chunks(&self.alloc, self.chunks.len())
+        let bytes = u128::from(self.alloc.capacity()) * self.chunks.len() as u128;
+        let chunks = bytes.checked_div(u128::from(self.alloc.used_bytes()));
+        chunks.map(|n| u64::try_from(n).unwrap_or(u64::MAX))
     }
 
-    /// What became of that.
-    pub(crate) fn answered(&mut self, asked: u32, known: u32, hit: u32) {
-        if let Some(reuse) = &mut self.reuse {
-            reuse.on_answer(asked, known, hit);
-        }
-    }
-
-    /// Begins an operation: what it [protects](Self::protect) is safe from eviction until the next.
-    pub fn begin(&mut self) {
-        self.operation += 1;
-        self.pace.begin();
-    }
-
-    /// The chunk's entry, if it has any object, staged or resident.
+    /// The chunk of that name, if it has any object, staged or resident.
     pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
         let name = self.names.find(model, salt)?;
         self.map.get(&ChunkKey { name, hash: *hash }).copied()
     }
 
-    /// Entries of the leading `hashes`, up to the first that has none.
+    /// The chunk of each hash, in order. Only the names are looked up at once, so that a caller that stops early
+    /// pays for what it has seen.
     pub fn leading_chunks<'a>(
         &'a self,
         model: &Arc<str>,
@@ -282,80 +264,69 @@ impl Index {
         hashes.iter().map(move |h| self.map.get(&ChunkKey { name: name?, hash: *h }).copied())
     }
 
-    /// The resident object in `cell` of `chunk`.
-    pub fn resident(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
-        self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Resident)
+    /// The resident object of a shard of a chunk.
+    pub fn resident(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
+        self.object_in(chunk, shard).filter(|o| self.object(*o).state == State::Resident)
     }
 
-    /// The name of an object that is linked.
-    pub(crate) fn key(&self, object: ObjectId) -> ObjectKey {
-        let Object { chunk, cell, .. } = *self.object(object);
+    /// The staged object of a shard of a chunk.
+    pub fn staged(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
+        self.object_in(chunk, shard).filter(|o| self.object(*o).state == State::Staged)
+    }
+
+    /// The resident object of that key.
+    pub fn find(&self, key: &ObjectKey) -> Option<ObjectId> {
+        let chunk = self.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
+        self.resident(chunk, ShardKey::of(key))
+    }
+
+    /// The key of an object that is not unlinked.
+    pub fn key(&self, object: ObjectId) -> ObjectKey {
+        let Object { chunk, shard, .. } = *self.object(object);
         let chunk = &self.chunks[chunk.0 as usize];
         let (model, salt) = self.names.get(chunk.name);
         ObjectKey {
             chunk_hash: chunk.hash,
             model_name: model.clone(),
-            kv_rank: cell.rank,
-            object_group: cell.group,
+            kv_rank: shard.rank,
+            object_group: shard.group,
             cache_salt: salt.clone(),
         }
     }
 
-    /// The chunk of an object that is linked.
+    /// The chunk of an object that is not unlinked.
     pub(crate) fn chunk_of(&self, object: ObjectId) -> ChunkId {
         self.object(object).chunk
     }
 
-    /// Whether an object that somebody pins can still be found.
+    /// Whether a pinned object can still be found.
     pub fn is_resident(&self, object: ObjectId) -> bool {
         self.object(object).state == State::Resident
     }
 
-    /// Whether an object is still being written and could be admitted.
+    /// Whether an object is being written and can still be admitted.
     pub(crate) fn is_staged(&self, object: ObjectId) -> bool {
         self.object(object).state == State::Staged
     }
 
-    /// Where an object's bytes lie: its offset in the arena. Its size is that of its layout.
+    /// Offset of an object in the arena. Its size is that of its layout.
     pub fn offset(&self, object: ObjectId) -> u64 {
         self.object(object).extent.offset
     }
 
-    /// An object's layout.
+    /// The layout of an object.
     pub fn layout(&self, object: ObjectId) -> &Layout {
         &self.object(object).layout
     }
 
-    /// Marks a chunk as used just now. A pinned one becomes the warmest when its last pin goes.
-    pub fn touch(&mut self, chunk: ChunkId) {
-        let entry = &self.chunks[chunk.0 as usize];
-        if entry.listed {
-            self.order.on_access(chunk, &about(&self.names, entry, self.reuse.as_ref()));
-        }
+    /// How long an object stays without pins.
+    pub fn retention(&self, object: ObjectId) -> Retention {
+        self.object(object).retention
     }
 
-    /// A lookup found a chunk: it was worth keeping. Once for each chunk and lookup; touching it, which
-    /// one request does several times, does not say so.
-    pub fn found(&mut self, chunk: ChunkId) {
-        self.order.on_hit(chunk);
-        let entry = &self.chunks[chunk.0 as usize];
-        self.lives.used(&entry.hash, || about(&self.names, entry, None).key());
-    }
-
-    /// Touches `chunk` and keeps it from eviction until the next [`begin`](Self::begin).
-    pub fn protect(&mut self, chunk: ChunkId) {
-        self.chunks[chunk.0 as usize].protected_by = self.operation;
-        self.touch(chunk);
-    }
-
-    /// The staged object in a cell.
-    pub fn staged(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
-        self.object_in(chunk, cell).filter(|o| self.object(*o).state == State::Staged)
-    }
-
-    /// Gives up unused space behind `end`: the machine has no memory for it.
-    pub fn cut(&mut self, end: u64) {
-        self.alloc.cut(end);
+    /// The adapter that an object was loaded from; `None` if a worker stored it.
+    pub fn origin(&self, object: ObjectId) -> Option<AdapterId> {
+        self.object(object).origin
     }
 
     /// Every byte that was ever handed out lies below this offset.
@@ -374,24 +345,19 @@ impl Index {
             resident_objects: self.resident,
             staged_objects: self.staged,
             unlinked_objects: self.objects.len() as u64 - self.resident - self.staged,
-            held_objects: self.held,
+            held_objects: self.pinned,
             temporary_objects: self.temporary,
         }
     }
 
-    /// Whether quotas have an effect: the eviction policy is one that enforces them.
+    /// Whether quotas have an effect: the eviction policy enforces them.
     pub fn quotas_enforced(&self) -> bool {
         self.quotas_enforced
     }
 
-    /// What happened to whom since the start, in L1 and between it and everybody else.
-    pub fn tally(&self) -> &LabelledCounters {
-        &self.tally
-    }
-
-    /// What happened in L1 since the start.
-    pub fn counters(&self) -> &L1Counters {
-        &self.counters
+    /// The quotas in force, and the usage of each tenant.
+    pub fn quota_usage(&self) -> &QuotaUsage {
+        &self.quota_usage
     }
 
     fn object(&self, id: ObjectId) -> &Object {
@@ -402,82 +368,145 @@ impl Index {
         &mut self.objects[id.0 as usize]
     }
 
-    /// Counts something for the salt of a chunk.
-    fn count(&mut self, chunk: ChunkId, count: impl FnOnce(&mut SaltCounters)) {
-        let (_, salt) = self.names.get(self.chunks[chunk.0 as usize].name);
-        count(self.tally.salts.of(salt));
-    }
-
     fn chunk_mut(&mut self, id: ChunkId) -> &mut Chunk {
         &mut self.chunks[id.0 as usize]
     }
 
-    fn object_in(&self, chunk: ChunkId, cell: ShardKey) -> Option<ObjectId> {
-        self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).cell == cell)
+    fn object_in(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
+        self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).shard == shard)
     }
 
-    fn new_chunk(
+    /// The digest of a chunk's model, salt and hash.
+    fn digest(&self, chunk: &Chunk) -> u64 {
+        chunk_meta(&self.names, chunk, None).key()
+    }
+}
+
+impl IndexMut<'_> {
+    /// Begins an operation: what it [protects](Self::protect) is not evicted until the next one begins.
+    pub fn begin_operation(&mut self) {
+        self.operation += 1;
+        self.rate.begin_operation();
+    }
+
+    /// Marks a chunk as used now. A pinned one becomes the most recent when its last pin is released.
+    pub fn touch(&mut self, chunk: ChunkId) {
+        let Self { index, predictor, .. } = self;
+        let entry = &index.chunks[chunk.0 as usize];
+        if entry.listed {
+            index.order.on_access(chunk, &chunk_meta(&index.names, entry, predictor.as_ref()));
+        }
+    }
+
+    /// Marks a whole prefix as used now, its first chunk last, so that a prompt is evicted from its end.
+    pub(crate) fn touch_prefix(&mut self, model: &Arc<str>, salt: &Arc<str>, hashes: &[ChunkHash]) {
+        let chunks: Vec<ChunkId> = self.leading_chunks(model, salt, hashes).flatten().collect();
+        chunks.into_iter().rev().for_each(|chunk| self.touch(chunk));
+    }
+
+    /// Counts a hit: a lookup found the chunk. Once per chunk and lookup, as opposed to touching, which a
+    /// request does several times.
+    pub fn on_hit(&mut self, chunk: ChunkId) {
+        let Self { index, stats, .. } = self;
+        index.order.on_hit(chunk);
+        let entry = &index.chunks[chunk.0 as usize];
+        stats.residency.on_hit(&entry.hash, || index.digest(entry));
+    }
+
+    /// Touches a chunk and keeps it from eviction until the next operation begins.
+    pub fn protect(&mut self, chunk: ChunkId) {
+        let operation = self.operation;
+        self.chunk_mut(chunk).protected_by = operation;
+        self.touch(chunk);
+    }
+
+    /// Gives up unused capacity behind `end`, which the machine has no memory for.
+    pub(crate) fn truncate_capacity(&mut self, end: u64) {
+        self.alloc.truncate_capacity(end);
+    }
+
+    /// Records the adapter that a reserved object is loaded from.
+    pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
+        self.object_mut(id).origin = Some(adapter);
+    }
+
+    /// Changes the quotas. If they are enforced, tenants that are over theirs lose their coldest chunks at once,
+    /// as far as those may be evicted.
+    pub fn update_quotas<T>(&mut self, change: impl FnOnce(&mut Quotas) -> T) -> T {
+        let out = self.quota_usage.update_quotas(change);
+        if self.quotas_enforced {
+            self.begin_operation();
+            for tenant in self.quota_usage.over_limit().collect::<Vec<_>>() {
+                let excess = self.quota_usage.excess(tenant, 0);
+                let (chunks, _) = self.coldest_of(tenant, excess);
+                chunks.into_iter().for_each(|chunk| self.evict(chunk));
+            }
+        }
+        out
+    }
+
+    /// Changes the pins and objects of a chunk, and keeps the eviction order in step. A chunk that was in the
+    /// order and stays in it keeps its place.
+    fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
+        let Self { index, predictor, .. } = self;
+        let chunk = &mut index.chunks[id.0 as usize];
+        index.evictable_bytes -= chunk.evictable_bytes();
+        index.pinned -= chunk.pinned_objects();
+        change(chunk);
+        let listed = chunk.resident > 0 && chunk.pins == 0;
+        match (chunk.listed, listed) {
+            (false, true) => index.order.insert(id, &chunk_meta(&index.names, chunk, predictor.as_ref())),
+            (true, false) => index.order.remove(id),
+            _ => {}
+        }
+        chunk.listed = listed;
+        index.evictable_bytes += chunk.evictable_bytes();
+        index.pinned += chunk.pinned_objects();
+    }
+
+    fn insert_chunk(
         &mut self,
-        model: &Arc<str>,
-        salt: &Arc<str>,
-        hash: &ChunkHash,
-        account: TenantId,
+        (model, salt, hash): (&Arc<str>, &Arc<str>, &ChunkHash),
+        tenant: TenantId,
     ) -> ChunkId {
-        let name = self.names.acquire(model, salt, account);
-        self.lives.born(hash, eviction::digest(self.names.digest(name), hash.as_bytes()));
+        let name = self.names.acquire(model, salt, tenant);
         let chunk = Chunk {
             name,
             hash: *hash,
             objects: SmallVec::new(),
             pins: 0,
-            loans: 0,
+            io_pins: 0,
             resident: 0,
             resident_bytes: 0,
             listed: false,
             protected_by: self.operation,
-            told_in: 0,
+            published_epoch: 0,
         };
+        self.stats.residency.on_insert(hash, self.index.digest(&chunk));
         let id = ChunkId(self.chunks.insert(chunk) as u32);
         self.map.insert(ChunkKey { name, hash: *hash }, id);
         id
     }
 
-    fn remove_chunk(&mut self, id: ChunkId, how: RemovalCause) {
-        let chunk = self.chunks.remove(id.0 as usize);
-        let about = about(&self.names, &chunk, self.reuse.as_ref());
-        self.order.on_removed(id, &about, how);
-        self.lives.left(&chunk.hash, about.key(), how == RemovalCause::Evicted);
+    fn remove_chunk(&mut self, id: ChunkId, cause: RemovalCause) {
+        let Self { index, stats, predictor } = self;
+        let chunk = index.chunks.remove(id.0 as usize);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
-        debug_assert!(chunk.pins == 0 && chunk.loans == 0, "{chunk:?} removed");
-        self.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
-        self.names.release(chunk.name);
-    }
-
-    /// Changes a chunk and keeps the eviction order in step. A chunk that was in it and still is
-    /// keeps its place.
-    fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
-        let chunk = &mut self.chunks[id.0 as usize];
-        self.evictable_bytes -= chunk.evictable_bytes();
-        self.held -= chunk.held_objects();
-        change(chunk);
-        let listed = chunk.resident > 0 && chunk.pins == 0;
-        match (chunk.listed, listed) {
-            (false, true) => self.order.insert(id, &about(&self.names, chunk, self.reuse.as_ref())),
-            (true, false) => self.order.remove(id),
-            _ => {}
-        }
-        chunk.listed = listed;
-        self.evictable_bytes += chunk.evictable_bytes();
-        self.held += chunk.held_objects();
+        debug_assert!(chunk.pins == 0 && chunk.io_pins == 0, "{chunk:?} removed");
+        let meta = chunk_meta(&index.names, &chunk, predictor.as_ref());
+        index.order.on_removed(id, &meta, cause);
+        stats.residency.on_remove(&chunk.hash, meta.key(), cause == RemovalCause::Evicted);
+        index.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
+        index.names.release(chunk.name);
     }
 }
 
-/// What a policy may want to know of a chunk.
-fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a ReusePredictor>) -> ChunkMeta<'a> {
+/// What policies may ask about a chunk.
+fn chunk_meta<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a ReusePredictor>) -> ChunkMeta<'a> {
     ChunkMeta {
         hash: &chunk.hash,
         name_digest: names.digest(chunk.name),
-        tenant: names.salt(chunk.name),
+        tenant: names.tenant(chunk.name),
         reuse,
     }
 }
@@ -485,7 +514,7 @@ fn about<'a>(names: &Names, chunk: &'a Chunk, reuse: Option<&'a ReusePredictor>)
 /// What is in L1 at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Size of the arena, rounded down to the alignment.
+    /// Size of the arena in bytes, rounded down to the alignment.
     pub capacity_bytes: u64,
     /// Bytes of all objects, each rounded up to the alignment.
     pub used_bytes: u64,
@@ -495,22 +524,60 @@ pub struct Usage {
     pub staged_bytes: u64,
     /// Chunks with at least one object.
     pub chunks: u64,
-    /// Readable objects.
+    /// Resident objects.
     pub resident_objects: u64,
     /// Objects being written.
     pub staged_objects: u64,
-    /// Objects no longer found whose memory somebody may still use.
+    /// Objects that cannot be found any more and whose memory may still be in use.
     pub unlinked_objects: u64,
-    /// Readable objects that readers keep from eviction.
+    /// Resident objects that pins keep from eviction.
     pub held_objects: u64,
-    /// Objects, in any state, that go with their last reader.
+    /// Temporary objects, in any state.
     pub temporary_objects: u64,
 }
 
-/// How many chunks of the mean size of so many fit. Chunks of other models may be of other sizes: the mean
-/// is what counts.
-fn mean_chunks(alloc: &Allocator, chunks: usize) -> Option<u64> {
-    let capacity =
-        (u128::from(alloc.capacity()) * chunks as u128).checked_div(u128::from(alloc.used_bytes()));
-    capacity.map(|n| u64::try_from(n).unwrap_or(u64::MAX))
+/// An index without a core, with statistics of its own. For tests and benchmarks.
+#[derive(Debug)]
+pub struct StandaloneIndex {
+    index: Index,
+    stats: Stats,
+    predictor: Option<ReusePredictor>,
+}
+
+impl StandaloneIndex {
+    /// An empty index; see [`Index::new`].
+    pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
+        Self { index: Index::new(capacity, align, eviction), stats: Stats::new(0, 0.0), predictor: None }
+    }
+
+    /// Uses a predictor from now on.
+    pub fn set_predictor(&mut self, predictor: ReusePredictor) {
+        self.predictor = Some(predictor);
+    }
+
+    /// The index, to change.
+    pub fn edit(&mut self) -> IndexMut<'_> {
+        self.index.edit(&mut self.stats, &mut self.predictor)
+    }
+
+    /// Its statistics.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Checks all invariants; see [`Index::check`].
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn check(&self) {
+        self.index.check(&self.stats);
+    }
+}
+
+impl Deref for StandaloneIndex {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.index
+    }
 }

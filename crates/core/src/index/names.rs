@@ -1,4 +1,4 @@
-//! Model name and cache salt, stored once for all chunks that share them.
+//! Model names and cache salts, stored once for all chunks of a pair.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use slab::Slab;
 use larder_policy::eviction::name_digest;
 use larder_policy::quota::TenantId;
 
-/// Names a chunk in the index.
+/// The key of a chunk in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ChunkKey {
     pub(super) name: NameId,
@@ -18,7 +18,7 @@ pub(super) struct ChunkKey {
 }
 
 impl Hash for ChunkKey {
-    /// Word by word: a lookup is mostly this, once for each chunk of the prompt.
+    /// Word by word: a lookup spends most of its time here, once per chunk of the prompt.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         let bytes = self.hash.as_bytes();
@@ -31,7 +31,7 @@ impl Hash for ChunkKey {
     }
 }
 
-/// A (model, salt) pair; valid as long as some chunk uses it.
+/// A (model, salt) pair; valid as long as a chunk uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NameId(u32);
 
@@ -39,17 +39,16 @@ pub(super) struct NameId(u32);
 struct Entry {
     name: (Arc<str>, Arc<str>),
     chunks: u32,
-    salt: TenantId,
+    tenant: TenantId,
     digest: u64,
 }
 
-/// All (model, salt) pairs in use. An entry goes with its last chunk, so clients that make up names
-/// cannot grow it.
+/// All (model, salt) pairs in use. A pair is forgotten with its last chunk, so invented names do not add up.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     ids: HashMap<(Arc<str>, Arc<str>), NameId>,
     entries: Slab<Entry>,
-    /// The pair that was acquired last: the chunks of one prompt come together, with the same `Arc`s.
+    /// The pair that was acquired last: the chunks of a prompt follow each other, with the same `Arc`s.
     last: Option<NameId>,
 }
 
@@ -69,22 +68,22 @@ impl Names {
         &self.entries[id.0 as usize].name
     }
 
-    /// The salt's account. It is open as long as some chunk of the pair has an object.
-    pub(super) fn salt(&self, id: NameId) -> TenantId {
-        self.entries[id.0 as usize].salt
+    /// The tenant of the salt; valid as long as a chunk of the pair has an object.
+    pub(super) fn tenant(&self, id: NameId) -> TenantId {
+        self.entries[id.0 as usize].tenant
     }
 
-    /// A digest of the pair, the same whenever it comes back.
+    /// A digest of the pair, the same whenever the pair is used again.
     pub(super) fn digest(&self, id: NameId) -> u64 {
         self.entries[id.0 as usize].digest
     }
 
-    /// One more chunk uses this pair, whose salt has the account `account`.
-    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, account: TenantId) -> NameId {
+    /// Adds a chunk to a pair, which is created if it is new.
+    pub(super) fn acquire(&mut self, model: &Arc<str>, salt: &Arc<str>, tenant: TenantId) -> NameId {
         let id = self.find(model, salt).unwrap_or_else(|| {
             let name = (model.clone(), salt.clone());
             let digest = name_digest(model, salt);
-            let entry = Entry { name: name.clone(), chunks: 0, salt: account, digest };
+            let entry = Entry { name: name.clone(), chunks: 0, tenant, digest };
             let id = NameId(self.entries.insert(entry) as u32);
             self.ids.insert(name, id);
             id
@@ -94,7 +93,7 @@ impl Names {
         id
     }
 
-    /// One chunk less uses it.
+    /// Removes a chunk from a pair. The pair is forgotten with its last chunk.
     pub(super) fn release(&mut self, id: NameId) {
         let entry = &mut self.entries[id.0 as usize];
         entry.chunks -= 1;

@@ -1,75 +1,76 @@
-//! What keeps an object: shares of readers, loans to I/O, and whether it stays without either.
+//! What keeps an object in memory: pins of readers, pins of I/O, and its retention.
 
-use super::{Index, Object, ObjectId, Retention, State, about};
-use larder_types::AdapterId;
+use super::{IndexMut, Object, ObjectId, Retention, State};
 
-impl Index {
-    /// Takes `shares` more pins of a resident object.
-    pub fn pin(&mut self, id: ObjectId, shares: u32) {
+impl IndexMut<'_> {
+    /// Adds `pins` to a resident object.
+    pub fn pin(&mut self, id: ObjectId, pins: u32) {
         let object = self.object_mut(id);
         debug_assert_eq!(object.state, State::Resident, "{id:?} cannot be pinned");
-        let shares = u64::from(shares);
-        object.pins += shares;
+        let pins = u64::from(pins);
+        object.pins += pins;
         let chunk = object.chunk;
-        self.update(chunk, |c| c.pins += shares);
+        self.update(chunk, |c| c.pins += pins);
     }
 
-    /// Gives `shares` pins back. What only the pins kept alive goes with the last one.
-    pub fn unpin(&mut self, id: ObjectId, shares: u32) {
+    /// Releases `pins` of an object. A temporary object is dropped with its last pin.
+    pub fn unpin(&mut self, id: ObjectId, pins: u32) {
         let object = self.object_mut(id);
-        let shares = u64::from(shares);
-        object.pins -= shares;
-        let Object { chunk, state, retention, pins, loans, origin, .. } = *object;
+        let released = u64::from(pins);
+        object.pins -= released;
+        let Object { chunk, state, retention, pins, io_pins, origin, .. } = *object;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
-                // Not by `update`: it must not enter the order just to leave it.
-                let entry = &mut self.chunks[chunk.0 as usize];
-                self.held -= entry.held_objects();
-                entry.pins -= shares;
-                self.held += entry.held_objects();
+                // Not by `update`, which would put the chunk into the eviction order for no time.
+                let Self { index, stats, .. } = self;
+                let entry = &mut index.chunks[chunk.0 as usize];
+                index.pinned -= entry.pinned_objects();
+                entry.pins -= released;
+                index.pinned += entry.pinned_objects();
+                let entry = &index.chunks[chunk.0 as usize];
                 if origin.is_some() {
-                    self.lives.passed(about(&self.names, &self.chunks[chunk.0 as usize], None).key());
+                    stats.residency.on_drop(index.digest(entry));
                 }
-                self.count(chunk, |counts| counts.evicted += 1);
+                stats.tenant(&index.names.get(entry.name).1).evicted += 1;
                 self.unlink(id);
             }
-            State::Resident => self.update(chunk, |c| c.pins -= shares),
-            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
+            State::Resident => self.update(chunk, |c| c.pins -= released),
+            State::Unlinked if pins == 0 && io_pins == 0 => self.free(id),
             State::Unlinked => {}
-            State::Staged => debug_assert!(pins > 0, "a staged object lost its writer's pin"),
+            State::Staged => debug_assert!(pins > 0, "a staged object lost the pin of its writer"),
         }
     }
 
-    /// Some I/O works on an object's memory. The object may be staged or resident.
-    pub(crate) fn lend(&mut self, id: ObjectId) {
+    /// Adds a pin of I/O to an object, staged or resident.
+    pub(crate) fn io_pin(&mut self, id: ObjectId) {
         let object = self.object_mut(id);
-        debug_assert_ne!(object.state, State::Unlinked, "{id:?} is gone");
-        object.loans += 1;
+        debug_assert_ne!(object.state, State::Unlinked, "{id:?} is unlinked");
+        object.io_pins += 1;
         let Object { chunk, state, .. } = *object;
         if state == State::Resident {
-            self.update(chunk, |c| c.loans += 1);
+            self.update(chunk, |c| c.io_pins += 1);
         }
     }
 
-    /// The I/O no longer touches the memory.
-    pub(crate) fn take_back(&mut self, id: ObjectId) {
+    /// Releases a pin of I/O.
+    pub(crate) fn io_unpin(&mut self, id: ObjectId) {
         let object = self.object_mut(id);
-        object.loans -= 1;
-        let Object { chunk, state, pins, loans, .. } = *object;
+        object.io_pins -= 1;
+        let Object { chunk, state, pins, io_pins, .. } = *object;
         match state {
-            State::Resident => self.update(chunk, |c| c.loans -= 1),
-            State::Unlinked if pins == 0 && loans == 0 => self.free(id),
+            State::Resident => self.update(chunk, |c| c.io_pins -= 1),
+            State::Unlinked if pins == 0 && io_pins == 0 => self.free(id),
             State::Unlinked | State::Staged => {}
         }
     }
 
-    /// A temporary object that anyone wants to keep becomes permanent.
+    /// Makes an object permanent.
     pub fn promote(&mut self, id: ObjectId) {
         self.set_retention(id, Retention::Permanent);
     }
 
-    /// Nobody needs the object in L1 any more: it goes, at the latest with its last share.
-    pub(crate) fn let_go(&mut self, id: ObjectId) {
+    /// Makes an object temporary: it is dropped now, or with its last pin.
+    pub(crate) fn demote(&mut self, id: ObjectId) {
         self.set_retention(id, Retention::Temporary);
         let object = self.object(id);
         if object.state == State::Resident && object.pins == 0 {
@@ -81,20 +82,5 @@ impl Index {
         let old = std::mem::replace(&mut self.object_mut(id).retention, retention);
         self.temporary -= u64::from(old == Retention::Temporary);
         self.temporary += u64::from(retention == Retention::Temporary);
-    }
-
-    /// How long an object stays.
-    pub fn retention(&self, id: ObjectId) -> Retention {
-        self.object(id).retention
-    }
-
-    /// The adapter that an object was loaded from; `None` if a worker stored it.
-    pub fn origin(&self, id: ObjectId) -> Option<AdapterId> {
-        self.object(id).origin
-    }
-
-    /// A reserved object is going to be loaded from `adapter`.
-    pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
-        self.object_mut(id).origin = Some(adapter);
     }
 }

@@ -1,41 +1,40 @@
-//! Making room: evicting exactly what an allocation needs.
+//! Victim selection: allocating memory and evicting exactly what the allocation needs.
 //!
-//! An allocation needs one run of neighbouring bytes. Chunks are considered from the cold end, as if
-//! each were gone, until the space that they and the free extents make up has such a run; then only
-//! those in the run leave, as few bytes as will do. So
+//! An allocation needs one run of neighbouring bytes. Chunks are considered from the cold end, as if each were
+//! gone, until the space of those and the free extents contains such a run; then only the chunks in the run are
+//! evicted, as few bytes as suffice. So
 //!
-//! - nothing warmer is evicted than the coldest choice that works requires,
-//! - objects of one size leave in the exact order of the policy, one chunk at a time,
-//! - if no choice works (held objects lie between), nothing is evicted at all.
+//! - nothing warmer is evicted than the coldest possible choice requires,
+//! - objects of one size are evicted in the exact order of the policy, one chunk at a time,
+//! - if no choice suffices (pinned objects lie between), nothing is evicted at all.
 //!
-//! Where quotas are enforced, a salt at its limit first gives what it has to, coldest first, and the
-//! space of that counts as free for all of the above.
+//! If quotas are enforced, a tenant at its limit first loses chunks of its own, coldest first; their space counts
+//! as free for all of the above.
 //!
-//! Cost: O(log n) per chunk considered. With one size that is one chunk, and those of the coldest
-//! that I/O works on; a large object among many small ones considers many, and then takes the place
-//! of many.
+//! Cost: O(log n) per chunk considered. With objects of one size that is one chunk, besides the coldest ones
+//! under I/O; a large object among many small ones considers many, and then replaces many.
 
-use larder_types::ChunkId;
 use std::collections::BTreeMap;
 
-use super::alloc::Extent;
-use super::{Index, State};
 use larder_policy::eviction::{EvictDecision, RemovalCause};
 use larder_policy::quota::TenantId;
+use larder_types::ChunkId;
+
+use super::alloc::Extent;
+use super::{Index, IndexMut, State};
 
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
 
-/// Of more victims than this, it is not asked of each whether the others would do. Its cost grows
-/// with the square of their number.
-const WEIGHED_MAX: usize = 64;
+/// With more victims than this, it is not tried whether each is needed: that costs the square of their number.
+const REDUCE_VICTIMS_MAX: usize = 64;
 
-impl Index {
-    /// Takes an extent for `bytes` of `salt`, evicting what must go for it. `None`, and nothing
-    /// evicted, if evicting everything that may be evicted for it would not be enough.
-    pub(super) fn make_room(&mut self, bytes: u64, salt: TenantId) -> Option<Extent> {
+impl IndexMut<'_> {
+    /// Allocates an extent for `bytes` of a tenant, evicting what must be evicted for it. `None`, and nothing
+    /// evicted, if evicting everything evictable would not suffice.
+    pub(super) fn allocate_or_evict(&mut self, bytes: u64, tenant: TenantId) -> Option<Extent> {
         let len = self.alloc.rounded(bytes)?;
-        let own = if self.quotas_enforced { self.own_share(len, salt)? } else { Vec::new() };
+        let own = if self.quotas_enforced { self.quota_victims(len, tenant)? } else { Vec::new() };
         if let Some(extent) = self.alloc.allocate(len) {
             own.into_iter().for_each(|chunk| self.evict(chunk));
             return Some(extent);
@@ -43,23 +42,25 @@ impl Index {
         if len > self.alloc.free_bytes() + self.evictable_bytes {
             return None;
         }
-        self.order.prepare(self.reuse.as_ref());
+        let Self { index, predictor, .. } = self;
+        index.order.prepare(predictor.as_ref());
         for chunk in self.victims_for(len, own)? {
             self.evict(chunk);
         }
         self.alloc.allocate(len)
     }
 
-    /// Evicts the coldest chunks until at most `bytes` are used or nothing may be evicted. Returns
-    /// how many chunks went.
+    /// Evicts the coldest chunks until at most `bytes` are used or nothing is evictable. Returns the number of
+    /// evicted chunks.
     pub fn trim(&mut self, bytes: u64) -> u64 {
         let mut chunks = 0;
-        self.counters.eviction_checks += 1;
+        self.stats.l1.eviction_checks += 1;
         while self.alloc.used_bytes() > bytes {
+            let Self { index, predictor, .. } = self;
+            index.order.prepare(predictor.as_ref());
             let mut coldest = None;
-            self.order.prepare(self.reuse.as_ref());
-            self.order.visit_victims(&self.ledger, &mut |chunk| {
-                if self.is_lent(chunk) {
+            index.order.visit_victims(&index.quota_usage, &mut |chunk| {
+                if index.is_under_io(chunk) {
                     return EvictDecision::Skip;
                 }
                 coldest = Some(chunk);
@@ -69,29 +70,52 @@ impl Index {
             self.evict(victim);
             chunks += 1;
         }
-        self.counters.eviction_rounds += u64::from(chunks > 0);
+        self.stats.l1.eviction_rounds += u64::from(chunks > 0);
         chunks
     }
 
-    /// The chunks that `salt` has to lose before it may have `len` more, in no order. `None` if it
-    /// may not have them.
-    fn own_share(&self, len: u64, salt: TenantId) -> Option<Vec<ChunkId>> {
-        if len > self.ledger.limit(salt) {
+    /// Removes all resident objects of a chunk that is in the eviction order.
+    pub(super) fn evict(&mut self, id: ChunkId) {
+        let Self { index, stats, .. } = self;
+        let chunk = &index.chunks[id.0 as usize];
+        if index.quotas_enforced {
+            index.quota_usage.record_eviction(index.names.tenant(chunk.name), chunk.resident_bytes);
+        }
+        stats.l1.evicted_chunks += 1;
+        let objects = chunk.objects.clone();
+        let salt = index.names.get(chunk.name).1.clone();
+        for object in objects {
+            if self.object(object).state == State::Resident {
+                let bytes = self.object(object).extent.len;
+                self.stats.l1.evicted_objects += 1;
+                self.stats.l1.evicted_bytes += bytes;
+                self.stats.tenant(&salt).evicted += 1;
+                self.unlink_as(object, RemovalCause::Evicted);
+            }
+        }
+    }
+}
+
+impl Index {
+    /// The chunks that a tenant has to lose before it may own `len` more bytes, sorted by id. `None` if its quota
+    /// does not allow them.
+    fn quota_victims(&self, len: u64, tenant: TenantId) -> Option<Vec<ChunkId>> {
+        if len > self.quota_usage.limit(tenant) {
             return None;
         }
-        let (mut chunks, enough) = self.coldest_of(salt, self.ledger.excess(salt, len));
+        let (mut chunks, enough) = self.coldest_of(tenant, self.quota_usage.excess(tenant, len));
         chunks.sort_unstable();
         enough.then_some(chunks)
     }
 
-    /// The coldest chunks of a salt that make up `bytes`, and whether they do.
-    pub(crate) fn coldest_of(&self, salt: TenantId, bytes: u64) -> (Vec<ChunkId>, bool) {
+    /// The coldest chunks of a tenant that have `bytes` in all, and whether they have that many.
+    pub(super) fn coldest_of(&self, tenant: TenantId, bytes: u64) -> (Vec<ChunkId>, bool) {
         let (mut chunks, mut left) = (Vec::new(), bytes);
         if left == 0 {
             return (chunks, true);
         }
-        self.order.visit_victims_of(salt, &mut |chunk| {
-            if self.is_protected(chunk) || self.is_lent(chunk) {
+        self.order.visit_victims_of(tenant, &mut |chunk| {
+            if self.is_protected(chunk) || self.is_under_io(chunk) {
                 return EvictDecision::Skip;
             }
             chunks.push(chunk);
@@ -102,34 +126,17 @@ impl Index {
         (chunks, left == 0)
     }
 
-    /// Removes all resident objects of a chunk that is in the eviction order.
-    pub(crate) fn evict(&mut self, id: ChunkId) {
-        let chunk = &self.chunks[id.0 as usize];
-        if self.quotas_enforced {
-            self.ledger.record_eviction(self.names.salt(chunk.name), chunk.resident_bytes);
-        }
-        self.counters.evicted_chunks += 1;
-        for object in chunk.objects.clone() {
-            if self.object(object).state == State::Resident {
-                self.counters.evicted_objects += 1;
-                self.counters.evicted_bytes += self.object(object).extent.len;
-                self.count(id, |counts| counts.evicted += 1);
-                self.unlink_as(object, RemovalCause::Evicted);
-            }
-        }
-    }
-
     fn is_protected(&self, chunk: ChunkId) -> bool {
         self.chunks[chunk.0 as usize].protected_by == self.operation
     }
 
-    /// Whether I/O works on it: its memory would not come back at once.
-    fn is_lent(&self, chunk: ChunkId) -> bool {
-        self.chunks[chunk.0 as usize].loans > 0
+    /// Whether I/O works on a chunk: evicting it would not free its memory at once.
+    fn is_under_io(&self, chunk: ChunkId) -> bool {
+        self.chunks[chunk.0 as usize].io_pins > 0
     }
 
-    /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and
-    /// goes in any case, and as few others as will do.
+    /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and evicted in any
+    /// case, and as few others as suffice.
     fn victims_for(&self, len: u64, mut own: Vec<ChunkId>) -> Option<Vec<ChunkId>> {
         let mut runs = Runs::new();
         let (mut found, mut alone) = (None, None);
@@ -137,11 +144,11 @@ impl Index {
             found = self.add_chunk(&mut runs, *chunk, len).or(found);
         }
         if found.is_none() {
-            self.order.visit_victims(&self.ledger, &mut |chunk| {
-                if self.is_protected(chunk) || self.is_lent(chunk) || own.binary_search(&chunk).is_ok() {
+            self.order.visit_victims(&self.quota_usage, &mut |chunk| {
+                if self.is_protected(chunk) || self.is_under_io(chunk) || own.binary_search(&chunk).is_ok() {
                     return EvictDecision::Skip;
                 }
-                // The usual case, objects of one size: the coldest chunk's place will do.
+                // The usual case, objects of one size: the space of the coldest chunk suffices.
                 if runs.is_empty() && self.resident_extents(chunk).any(|extent| extent.len >= len) {
                     alone = Some(chunk);
                     return EvictDecision::Done;
@@ -157,16 +164,16 @@ impl Index {
             return Some(vec![chunk]);
         }
         let mut victims = self.cheapest_part(found?, len, &own);
-        self.spare(&mut victims, len, &own);
+        self.reduce(&mut victims, len, &own);
         victims.append(&mut own);
         Some(victims)
     }
 
-    /// Drops the victims that are not needed. A chunk leaves whole, so the objects that it has elsewhere
-    /// may make the room that others were named for.
-    fn spare(&self, victims: &mut Vec<ChunkId>, len: u64, own: &[ChunkId]) {
+    /// Drops the victims that are not needed. Chunks are evicted whole, so the objects that one has elsewhere may
+    /// free what others were selected for.
+    fn reduce(&self, victims: &mut Vec<ChunkId>, len: u64, own: &[ChunkId]) {
         let one_each = victims.iter().all(|chunk| self.resident_extents(*chunk).count() == 1);
-        if one_each || victims.len() > WEIGHED_MAX {
+        if one_each || victims.len() > REDUCE_VICTIMS_MAX {
             return;
         }
         for at in (0..victims.len()).rev() {
@@ -179,11 +186,10 @@ impl Index {
         }
     }
 
-    /// Counts a chunk's objects as gone. Returns the run that has `len` bytes then, if one has.
+    /// Adds the space of a chunk's objects. Returns a run of at least `len` bytes, if there is one then.
     fn add_chunk(&self, runs: &mut Runs, chunk: ChunkId, len: u64) -> Option<Extent> {
         let mut found = None;
         for extent in self.resident_extents(chunk) {
-            // Evicting the chunk frees all of its objects, so its last run may be the best.
             found = Some(self.add_run(runs, extent)).filter(|run| run.len >= len).or(found);
         }
         found
@@ -197,7 +203,7 @@ impl Index {
     /// Adds an extent, merged with the runs and free extents beside it. Returns the merged run.
     fn add_run(&self, runs: &mut Runs, extent: Extent) -> Extent {
         let (mut start, mut end) = (extent.offset, extent.end());
-        // A run has taken in the free extents beside it already.
+        // A run already includes the free extents beside it.
         match runs.range(..start).next_back() {
             Some((&left, &left_end)) if left_end == start => {
                 runs.remove(&left);
@@ -213,8 +219,8 @@ impl Index {
         Extent { offset: start, len: end - start }
     }
 
-    /// The part of `run`, at least `len` long, in which the fewest bytes are objects, those of `own`
-    /// aside. Chunks in it are named once.
+    /// The chunks of the part of `run` that is at least `len` long and has the fewest bytes of objects, apart from
+    /// those of `own`. Each once.
     fn cheapest_part(&self, run: Extent, len: u64, own: &[ChunkId]) -> Vec<ChunkId> {
         let inside = self.by_offset.range(run.offset..run.end()).map(|(_, id)| self.object(*id));
         let inside = inside.filter(|o| own.binary_search(&o.chunk).is_err());
@@ -223,7 +229,7 @@ impl Index {
         let (mut first, mut bytes) = (0, 0);
         for last in 0..objects.len() {
             bytes += objects[last].0.len;
-            // From the object before `first` to the one after `last` all would be free.
+            // All between the object before `first` and the one after `last` would be free.
             let end = objects.get(last + 1).map_or(run.end(), |(e, _)| e.offset);
             let start = |first: usize| match first {
                 0 => run.offset,

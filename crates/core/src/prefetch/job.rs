@@ -1,139 +1,178 @@
-//! One lookup with L2 work: what it wants, how far it is, what it holds.
+//! One job: what it wants, its phase, and what it pins.
+//!
+//! A job works on a table of *cells*: a row for each shard (KV rank and object group), a column for each chunk.
 
-use larder_types::AdapterId;
 use std::sync::Arc;
 
-use larder_types::object::ObjectKey;
-use smallvec::SmallVec;
-
-use super::Target;
-use crate::index::{ObjectId, ShardKey};
-use crate::io::{IoId, LookupId};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_policy::prefix_scan::{AttentionWindow, PrefixScan};
-use larder_types::layout::Layout;
-use larder_types::time::Time;
+use larder_types::object::ObjectKey;
+use larder_types::{AdapterId, ChunkId, Layout};
+use smallvec::SmallVec;
 
-/// Who waits for the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// A session, by its id. It gets the shares.
-    Session(u64),
-    /// A warm-up, by its id. What was loaded stays, nobody holds it.
-    Warm(u64),
+use super::Target;
+use crate::ids::{IoId, LookupId, PrefetchId, SessionId};
+use crate::index::{Index, ObjectId, ShardKey};
+use crate::requests::workers::Model;
+use crate::timers::Timer;
+
+/// What waits for the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A session, which gets the pins.
+    Session { session: SessionId, request_id: Arc<str> },
+    /// A prefetch request. What was loaded is retained without pins.
+    Request(PrefetchId),
 }
 
-/// One (object group, rank) of the grid.
+/// A row of a job.
 #[derive(Clone, Debug)]
-pub(crate) struct JobRow {
-    pub(crate) cell: ShardKey,
-    pub(crate) window: AttentionWindow,
-    pub(crate) layout: Layout,
+pub(super) struct Row {
+    pub(super) shard: ShardKey,
+    pub(super) window: AttentionWindow,
+    pub(super) layout: Layout,
 }
 
-/// What the job knows of a cell.
+/// The rows of a job, and the object sizes that its workers can read.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(super) rows: Vec<Row>,
+    pub(super) sizes: SmallVec<[u64; 2]>,
+}
+
+impl Shape {
+    pub(crate) fn new(model: &Model, world_size: u32, worker_id: Option<u32>) -> Self {
+        let shards = model.shards(world_size, worker_id).into_iter();
+        let rows = shards.filter_map(|(shard, window)| {
+            Some(Row { shard, window, layout: model.group_layout(shard.group)?.clone() })
+        });
+        Self { rows: rows.collect(), sizes: model.sizes().collect() }
+    }
+}
+
+/// The state of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CellState {
-    /// Neither held nor on its way.
+pub(super) enum CellState {
+    /// Neither pinned nor being loaded.
     Absent,
-    /// It was in L1; held.
+    /// It was in L1, and is pinned.
     L1(ObjectId),
-    /// Its bytes are on their way; a share of it is promised.
+    /// It is being loaded, and will be pinned.
     Loading(IoId),
-    /// It was loaded; held.
+    /// It was loaded, and is pinned.
     Loaded(ObjectId),
 }
 
-/// How far a job is.
+impl CellState {
+    pub(super) fn object(self) -> Option<ObjectId> {
+        match self {
+            Self::L1(object) | Self::Loaded(object) => Some(object),
+            Self::Absent | Self::Loading(_) => None,
+        }
+    }
+}
+
+/// The phase of a job.
 #[derive(Debug)]
-pub(crate) enum Phase {
-    /// It has not begun and holds nothing.
+pub(super) enum Phase {
+    /// It has not begun and pins nothing.
     Waiting,
     /// Adapters are being asked.
-    Looking(Look),
-    /// Objects are being loaded: so many are missing.
+    Probing(ProbeBatch),
+    /// So many objects are being loaded.
     Loading(u32),
 }
 
-/// A window of columns that adapters are asked about.
+/// A batch of columns that adapters are asked about.
 #[derive(Debug)]
-pub(crate) struct Look {
-    /// Over the columns before the window.
-    pub(crate) fold: PrefixScan,
-    /// What L1 alone can serve.
-    pub(crate) l1_hit: u32,
-    /// How many columns that lack something the window may have.
-    pub(crate) window: u32,
-    /// Indices of the cells asked for, in the order asked.
-    pub(crate) asked: Vec<u32>,
-    /// Questions without an answer.
-    pub(crate) open: SmallVec<[LookupId; 2]>,
+pub(super) struct ProbeBatch {
+    /// The scan of the columns before the batch.
+    pub(super) scan: PrefixScan,
+    /// The prefix that L1 alone can serve, if a row has a window.
+    pub(super) l1_hit: u32,
+    /// How many columns with missing objects the batch may have.
+    pub(super) columns_max: u32,
+    /// The cells asked for, in the order asked.
+    pub(super) asked: Vec<u32>,
+    /// Probes without an answer.
+    pub(super) open: SmallVec<[LookupId; 2]>,
 }
 
-/// One lookup with L2 work.
+/// A lookup that needs L2, or a prefetch request.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) owner: Owner,
-    pub(crate) target: Target,
-    pub(crate) rows: Vec<JobRow>,
-    /// Sizes that some worker of the model can read.
-    pub(crate) sizes: SmallVec<[u64; 2]>,
-    pub(crate) fetch: Fetch,
-    /// Shares taken of each object.
-    pub(crate) shares: u32,
-    pub(crate) deadline: Time,
-    pub(crate) phase: Phase,
-    /// Columns looked at.
-    pub(crate) columns: u32,
-    /// Column by column, as far as looked at.
-    pub(crate) cells: Vec<CellState>,
+pub(super) struct Job {
+    pub(super) owner: Owner,
+    pub(super) target: Target,
+    pub(super) shape: Shape,
+    pub(super) fetch: Fetch,
+    /// Pins taken of each object.
+    pub(super) pins: u32,
+    /// Fires when the job must be answered.
+    pub(super) deadline: Timer,
+    pub(super) phase: Phase,
+    /// Columns with cells.
+    pub(super) columns: u32,
+    /// The cells, column by column.
+    pub(super) cells: Vec<CellState>,
     /// What each adapter has.
-    pub(crate) found: Vec<(AdapterId, ShardBitmap)>,
-    /// Cells that the policy was asked about, and those that shall stay.
-    pub(crate) judged: Option<(ShardBitmap, ShardBitmap)>,
+    pub(super) found: Vec<(AdapterId, ShardBitmap)>,
+    /// Cells that the policy was asked about, and those of them to retain.
+    pub(super) judged: Option<(ShardBitmap, ShardBitmap)>,
 }
 
 impl Job {
-    pub(crate) fn index(&self, row: u32, column: u32) -> usize {
-        column as usize * self.rows.len() + row as usize
+    pub(super) fn rows(&self) -> u32 {
+        self.shape.rows.len() as u32
+    }
+
+    /// The index of a cell.
+    pub(super) fn index(&self, row: u32, column: u32) -> usize {
+        column as usize * self.shape.rows.len() + row as usize
     }
 
     /// Row and column of a cell.
-    pub(crate) fn place(&self, index: usize) -> (u32, u32) {
-        ((index % self.rows.len()) as u32, (index / self.rows.len()) as u32)
+    pub(super) fn position(&self, index: usize) -> (u32, u32) {
+        ((index % self.shape.rows.len()) as u32, (index / self.shape.rows.len()) as u32)
     }
 
-    pub(crate) fn state(&self, row: u32, column: u32) -> CellState {
+    pub(super) fn state(&self, row: u32, column: u32) -> CellState {
         self.cells[self.index(row, column)]
     }
 
-    pub(crate) fn key(&self, row: u32, column: u32) -> ObjectKey {
-        self.target.key(self.rows[row as usize].cell, column)
+    pub(super) fn key(&self, row: u32, column: u32) -> ObjectKey {
+        self.target.key(self.shape.rows[row as usize].shard, column)
     }
 
-    pub(crate) fn windows(&self) -> Vec<AttentionWindow> {
-        self.rows.iter().map(|r| r.window).collect()
+    pub(super) fn windows(&self) -> Vec<AttentionWindow> {
+        self.shape.rows.iter().map(|r| r.window).collect()
     }
 
-    /// Whether what is loaded stays, whatever the policy says.
-    pub(crate) fn is_warm(&self) -> bool {
-        matches!(self.owner, Owner::Warm(_))
+    /// Whether everything loaded is retained, whatever the policy decides.
+    pub(super) fn retains_all(&self) -> bool {
+        matches!(self.owner, Owner::Request(_))
     }
 
-    /// Every share the job holds.
-    pub(crate) fn held(&self) -> impl Iterator<Item = ObjectId> + '_ {
-        self.cells.iter().filter_map(|c| match c {
-            CellState::L1(object) | CellState::Loaded(object) => Some(*object),
-            CellState::Absent | CellState::Loading(_) => None,
-        })
+    /// The pinned objects.
+    pub(super) fn pinned(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.cells.iter().filter_map(|cell| cell.object())
     }
 
-    pub(crate) fn chunks(&self) -> u32 {
+    /// Chunks of the prompt.
+    pub(super) fn chunks(&self) -> u32 {
         self.target.chunk_hashes.len() as u32
     }
 
-    pub(crate) fn name(&self) -> (&Arc<str>, &Arc<str>) {
-        (&self.target.model, &self.target.salt)
+    /// The resident object of a cell that workers can read.
+    pub(super) fn find_readable(&self, index: &Index, row: u32, column: u32) -> Option<ObjectId> {
+        let Target { model, salt, chunk_hashes } = &self.target;
+        let chunk = index.chunk(model, salt, &chunk_hashes[column as usize])?;
+        self.readable_in(index, chunk, row)
+    }
+
+    /// The same, in a chunk that was found.
+    pub(super) fn readable_in(&self, index: &Index, chunk: ChunkId, row: u32) -> Option<ObjectId> {
+        let object = index.resident(chunk, self.shape.rows[row as usize].shard)?;
+        self.shape.sizes.contains(&index.layout(object).bytes()).then_some(object)
     }
 }

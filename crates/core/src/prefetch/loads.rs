@@ -1,301 +1,296 @@
-//! Objects on their way from L2: one load for each, however many jobs wait for it.
+//! Single-flight loads from L2: each object is loaded once, for all jobs that wait for it.
 //!
-//! A load is *issued* once it is handed out; before that it only holds its reservation. What may be
-//! issued is limited in bytes for each adapter, so that one that hangs does not stop the others. The
-//! bytes count until the I/O is over, whatever becomes of the load.
+//! A load is *issued* when it is handed out; before that it only holds its reservation. The bytes issued to one
+//! adapter are limited, so that an adapter that hangs does not stop the others. They count until the I/O has ended,
+//! whatever becomes of the load.
 //!
-//! A load that nobody waits for any more is given up at once if it is temporary. One that is to stay
-//! goes on as an *orphan*: it is admitted when it is there, unless a store or another load wants the
-//! place before that.
+//! A load that no job waits for any more is given up if it is temporary. One that is to be retained goes on
+//! *detached*: it is admitted when it is there, unless a store or another load needs its place before.
 
-use larder_types::AdapterId;
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use larder_types::object::ObjectKey;
+use larder_types::{AdapterId, Time};
 use smallvec::SmallVec;
 
-use super::job::CellState;
-use crate::core::{Core, Deadline};
+use crate::context::Context;
+use crate::ids::{IoId, JobId};
 use crate::index::{ObjectId, Retention};
-use crate::io::{Effect, Io, IoId, IoItem, Purpose};
+use crate::io::{Effect, Io, Purpose};
 use crate::stats::events::Change;
-use larder_types::time::Time;
+use crate::timers::{Timer, TimerKind};
+use crate::write_back::RESULT_GRACE;
 
-/// How long the result of I/O that is over is waited for.
-pub(crate) const RESULT_GRACE: Duration = Duration::from_secs(1);
-
-/// One object on its way.
+/// One load.
 #[derive(Debug)]
-pub(crate) struct Load {
-    pub(crate) object: ObjectId,
-    pub(crate) adapter: AdapterId,
+struct Load {
+    object: ObjectId,
+    adapter: AdapterId,
     key: ObjectKey,
     bytes: u64,
     waiters: SmallVec<[Waiter; 1]>,
-    issued: bool,
-    /// Nobody joins it after this.
+    state: State,
+    /// No further job waits for it after this time.
     stale_at: Time,
-    /// Its I/O is over and its result is not waited for beyond this.
-    pub(crate) grace: Option<Time>,
 }
 
-/// A cell of a job that a load is for.
+#[derive(Debug)]
+enum State {
+    /// It has not been handed out.
+    Queued,
+    /// The adapter is reading.
+    Issued,
+    /// Its I/O has ended. The timer fires if its result does not follow.
+    AwaitingResult(Timer),
+}
+
+/// A cell of a job that waits for a load.
 #[derive(Clone, Copy, Debug)]
-struct Waiter {
-    job: u64,
-    cell: u32,
+pub(super) struct Waiter {
+    pub(super) job: JobId,
+    pub(super) cell: u32,
+    /// Pins that the job takes of the object.
+    pub(super) pins: u32,
 }
 
-/// What became of an attempt to share a load.
+/// The outcome of joining a load that may be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Joined {
+pub(super) enum Joined {
     /// The job waits for it.
     Yes(IoId),
-    /// It has been given up to make way.
+    /// The load was given up, and its place is free.
     Displaced,
-    /// Somebody else writes the object, or it takes too long already.
+    /// The object is written by a worker, or its load takes too long already.
     No,
 }
 
-/// All loads.
+/// A load that has ended.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    pub(crate) loads: HashMap<IoId, Load>,
-    by_object: HashMap<ObjectId, IoId>,
-    lanes: Vec<Lane>,
+pub(super) struct Ended {
+    /// The object, if it was admitted.
+    pub(super) admitted: Option<ObjectId>,
+    pub(super) waiters: SmallVec<[Waiter; 1]>,
 }
 
-/// What one adapter is doing.
+/// What one adapter loads and has to load.
 #[derive(Debug, Default)]
-struct Lane {
-    /// Loads not issued, oldest first; some may have ended.
+struct AdapterQueue {
+    /// Loads to issue, oldest first; some may have ended.
     queue: VecDeque<IoId>,
-    /// Bytes of I/O that is not over.
+    /// Bytes and objects under I/O.
     bytes: u64,
     objects: u64,
 }
 
-impl InFlight {
-    pub(crate) fn new(adapters: usize) -> Self {
-        let lanes = (0..adapters).map(|_| Lane::default()).collect();
-        Self { loads: HashMap::new(), by_object: HashMap::new(), lanes }
-    }
-
-    /// Bytes and objects that an adapter is loading.
-    pub(crate) fn lent(&self, adapter: AdapterId) -> (u64, u64) {
-        let lane = &self.lanes[adapter.0 as usize];
-        (lane.bytes, lane.objects)
-    }
-
-    /// Hands a reserved object's load to its adapter's queue.
-    pub(crate) fn enqueue(&mut self, io: IoId) {
-        if let Some(load) = self.loads.get(&io) {
-            self.lanes[load.adapter.0 as usize].queue.push_back(io);
-        }
-    }
-
-    /// Loads that hold a reservation.
-    pub(crate) fn reserved(&self) -> impl Iterator<Item = ObjectId> + '_ {
-        self.loads.values().map(|load| load.object)
-    }
-
-    pub(crate) fn is_waited_for(&self, io: IoId, job: u64, cell: u32) -> bool {
-        self.loads.get(&io).is_some_and(|load| load.waiters.iter().any(|w| w.job == job && w.cell == cell))
-    }
-
-    pub(crate) fn waiters(&self) -> usize {
-        self.loads.values().map(|load| load.waiters.len()).sum()
-    }
-
-    /// Loads whose result is waited for until a deadline.
-    pub(crate) fn graces(&self) -> usize {
-        self.loads.values().filter(|load| load.grace.is_some()).count()
-    }
-
-    pub(crate) fn check(&self, lent: impl Fn(AdapterId) -> (u64, u64)) {
-        assert_eq!(self.loads.len(), self.by_object.len(), "one load for each object");
-        for (io, load) in &self.loads {
-            assert_eq!(self.by_object.get(&load.object), Some(io), "load is found by its object");
-        }
-        for (i, lane) in self.lanes.iter().enumerate() {
-            let expected = lent(AdapterId(i as u32));
-            assert_eq!((lane.bytes, lane.objects), expected, "loads of adapter {i}");
-        }
-    }
+/// All loads.
+#[derive(Debug)]
+pub(super) struct Loads {
+    loads: HashMap<IoId, Load>,
+    by_object: HashMap<ObjectId, IoId>,
+    queues: Vec<AdapterQueue>,
 }
 
-impl Core {
-    /// A load for a cell of a job, into a reserved object. It is not issued yet.
-    pub(crate) fn new_load(
+impl Loads {
+    pub(super) fn new(adapters: usize) -> Self {
+        let queues = (0..adapters).map(|_| AdapterQueue::default()).collect();
+        Self { loads: HashMap::new(), by_object: HashMap::new(), queues }
+    }
+
+    /// A load into a reserved object. It is not queued yet.
+    pub(super) fn insert(
         &mut self,
+        cx: &mut Context,
         object: ObjectId,
         adapter: AdapterId,
         key: ObjectKey,
-        for_: (u64, u32),
+        waiter: Waiter,
     ) -> IoId {
-        let io = IoId(self.new_id());
+        let io = IoId(cx.new_id());
         let load = Load {
             object,
             adapter,
             key,
-            bytes: self.index.layout(object).bytes(),
-            waiters: SmallVec::from_elem(Waiter { job: for_.0, cell: for_.1 }, 1),
-            issued: false,
-            stale_at: self.now + self.config.load_deadline,
-            grace: None,
+            bytes: cx.index.layout(object).bytes(),
+            waiters: SmallVec::from_elem(waiter, 1),
+            state: State::Queued,
+            stale_at: cx.now + cx.config.load_deadline,
         };
-        self.index.set_origin(object, adapter);
-        self.prefetch.in_flight.by_object.insert(object, io);
-        self.prefetch.in_flight.loads.insert(io, load);
+        cx.index_mut().set_origin(object, adapter);
+        self.by_object.insert(object, io);
+        self.loads.insert(io, load);
         io
     }
 
-    /// Has a job's cell wait for the load of an object that is being written.
-    pub(crate) fn join_load(&mut self, object: ObjectId, (job, cell): (u64, u32)) -> Joined {
-        let Some(&io) = self.prefetch.in_flight.by_object.get(&object) else { return Joined::No };
-        let load = self.prefetch.in_flight.loads.get_mut(&io).expect("load is found by its object");
-        if self.now < load.stale_at {
-            load.waiters.push(Waiter { job, cell });
-            self.counters.l2.loads_shared += 1;
+    /// Queues a load, if it has not ended.
+    pub(super) fn enqueue(&mut self, io: IoId) {
+        if let Some(load) = self.loads.get(&io) {
+            self.queues[load.adapter.0 as usize].queue.push_back(io);
+        }
+    }
+
+    /// Waits for the load of a staged object.
+    pub(super) fn join(&mut self, cx: &mut Context, object: ObjectId, waiter: Waiter) -> Joined {
+        let Some(&io) = self.by_object.get(&object) else { return Joined::No };
+        let load = self.loads.get_mut(&io).expect("a load is found by its object");
+        if cx.now < load.stale_at {
+            load.waiters.push(waiter);
+            cx.stats.requests.l2.loads_shared += 1;
             return Joined::Yes(io);
         }
         if load.waiters.is_empty() {
-            self.give_up_load(io);
+            self.give_up(cx, io);
             return Joined::Displaced;
         }
         Joined::No
     }
 
-    /// A worker wants to store what an orphan is loading: the worker is more certain to succeed.
-    /// Otherwise a temporary object that is being loaded becomes permanent, as the store would be.
-    pub(crate) fn store_meets_load(&mut self, object: ObjectId) -> Joined {
-        let Some(&io) = self.prefetch.in_flight.by_object.get(&object) else { return Joined::No };
-        if self.prefetch.in_flight.loads[&io].waiters.is_empty() {
-            self.give_up_load(io);
-            return Joined::Displaced;
+    /// A worker wants to store a staged object. A detached load is given up, as the worker is more certain to
+    /// succeed; another load becomes permanent, as the store would be.
+    pub(super) fn yield_to_store(&mut self, cx: &mut Context, object: ObjectId) {
+        let Some(&io) = self.by_object.get(&object) else { return };
+        if self.loads[&io].waiters.is_empty() {
+            self.give_up(cx, io);
+        } else {
+            cx.index_mut().promote(object);
         }
-        self.index.promote(object);
-        Joined::No
     }
 
-    /// A job no longer wants what a load brings.
-    pub(crate) fn leave_load(&mut self, io: IoId, job: u64) {
-        let Some(load) = self.prefetch.in_flight.loads.get_mut(&io) else { return };
+    /// A job no longer waits for a load.
+    pub(super) fn leave(&mut self, cx: &mut Context, io: IoId, job: JobId) {
+        let Some(load) = self.loads.get_mut(&io) else { return };
         load.waiters.retain(|w| w.job != job);
-        if load.waiters.is_empty()
-            && (!load.issued || self.index.retention(load.object) == Retention::Temporary)
-        {
-            self.give_up_load(io);
+        let is_queued = matches!(load.state, State::Queued);
+        let is_temporary = cx.index.retention(load.object) == Retention::Temporary;
+        if load.waiters.is_empty() && (is_queued || is_temporary) {
+            self.give_up(cx, io);
         }
     }
 
-    /// Ends a load without a result. Its memory is free when its I/O is over.
-    fn give_up_load(&mut self, io: IoId) {
-        let load = self.forget_load(io).expect("the load is alive");
-        debug_assert!(load.waiters.is_empty(), "somebody waits for {io:?}");
-        self.index.abort(load.object);
-    }
-
-    fn forget_load(&mut self, io: IoId) -> Option<Load> {
-        let load = self.prefetch.in_flight.loads.remove(&io)?;
-        self.prefetch.in_flight.by_object.remove(&load.object);
-        if let Some(grace) = load.grace {
-            self.deadlines.remove(&(grace, Deadline::Load(io)));
-        }
-        Some(load)
-    }
-
-    /// Whether an object of an [`Effect::Load`] is where it was to be put.
-    pub fn l2_loaded(&mut self, now: Time, io: IoId, ok: bool) {
-        self.advance(now);
-        self.load_ended(io, ok);
-    }
-
-    /// The result of a load is there, or will not come.
-    fn load_ended(&mut self, io: IoId, ok: bool) {
-        let Some(load) = self.forget_load(io) else { return };
-        let counters = &mut self.adapter_counters[load.adapter.0 as usize];
-        counters.loaded_objects += u64::from(ok);
-        counters.loaded_bytes += if ok { load.bytes } else { 0 };
-        counters.load_failed_objects += u64::from(!ok);
-        self.index.tally.salts.of(&load.key.cache_salt).l2_loaded += u64::from(ok);
+    /// The result of a load is there, or will not come. `None` if it has ended before.
+    pub(super) fn end(&mut self, cx: &mut Context, io: IoId, ok: bool) -> Option<Ended> {
+        let Load { object, adapter, key, bytes, waiters, .. } = self.remove(cx, io)?;
+        let counters = cx.stats.adapter_mut(adapter);
         if ok {
-            self.index.events.in_l2(load.adapter, Change::Used, &load.key, 0);
+            counters.loaded_objects += 1;
+            counters.loaded_bytes += bytes;
+            cx.stats.tenant(&key.cache_salt).l2_loaded += 1;
+            cx.stats.events.at_adapter(adapter, Change::Used, &key, 0);
+        } else {
+            counters.load_failed_objects += 1;
         }
-        let shares = |w: &Waiter| self.prefetch.jobs[&w.job].shares;
-        let shares = load.waiters.iter().map(shares).sum();
-        let admitted = ok && self.index.admit(load.object, shares);
+        let pins = waiters.iter().map(|w| w.pins).sum();
+        let mut index = cx.index_mut();
+        let admitted = ok && index.admit(object, pins);
         if !ok {
-            self.index.abort(load.object);
+            index.abort(object);
         }
-        for Waiter { job: id, cell } in load.waiters {
-            let job = self.prefetch.jobs.get_mut(&id).expect("jobs leave their loads before they end");
-            job.cells[cell as usize] =
-                if admitted { CellState::Loaded(load.object) } else { CellState::Absent };
-            self.counters.l2.missing_objects += u64::from(!admitted);
-            self.index.tally.models.of(&load.key.model_name).load_missing += u64::from(!admitted);
-            self.cell_settled(id);
+        if !admitted {
+            cx.stats.requests.l2.missing_objects += waiters.len() as u64;
+            cx.stats.model(&key.model_name).load_missing += waiters.len() as u64;
         }
+        Some(Ended { admitted: admitted.then_some(object), waiters })
     }
 
-    /// The I/O of a load is over. Its result may still be on its way.
-    pub(crate) fn load_io_ended(&mut self, now: Time, io: IoId, adapter: AdapterId, bytes: u64) {
-        let lane = &mut self.prefetch.in_flight.lanes[adapter.0 as usize];
-        lane.bytes -= bytes;
-        lane.objects -= 1;
-        if let Some(load) = self.prefetch.in_flight.loads.get_mut(&io) {
-            let grace = now + RESULT_GRACE;
-            load.grace = Some(grace);
-            self.deadlines.insert((grace, Deadline::Load(io)));
+    /// The I/O of a load has ended. Its result may still follow.
+    pub(super) fn on_io_ended(&mut self, cx: &mut Context, id: IoId, io: &Io) {
+        let queue = &mut self.queues[io.adapter.0 as usize];
+        queue.bytes -= io.bytes;
+        queue.objects -= 1;
+        if let Some(load) = self.loads.get_mut(&id) {
+            load.state = State::AwaitingResult(cx.timers.arm(cx.now + RESULT_GRACE, TimerKind::Load(id)));
         }
     }
 
-    /// The result of a load whose I/O is over did not come.
-    pub(crate) fn load_unanswered(&mut self, io: IoId) {
-        self.load_ended(io, false);
-    }
-
-    /// Hands out loads, as far as the limits allow.
-    pub(crate) fn issue_loads(&mut self) {
-        let mut gone = Vec::new();
-        for adapter in 0..self.adapters.len() {
+    /// Hands out loads, as far as the limits allow. Returns loads whose objects were removed meanwhile, to be
+    /// ended.
+    #[must_use]
+    pub(super) fn issue(&mut self, cx: &mut Context) -> Vec<IoId> {
+        let mut removed = Vec::new();
+        for adapter in cx.adapter_ids() {
+            let queue = &mut self.queues[adapter.0 as usize];
             let mut items = Vec::new();
-            while let Some(&io) = self.prefetch.in_flight.lanes[adapter].queue.front() {
-                let lane = &mut self.prefetch.in_flight.lanes[adapter];
-                let Some(load) = self.prefetch.in_flight.loads.get_mut(&io) else {
-                    lane.queue.pop_front();
+            while let Some(&io) = queue.queue.front() {
+                let Some(load) = self.loads.get_mut(&io) else {
+                    queue.queue.pop_front();
                     continue;
                 };
-                if lane.bytes > 0 && lane.bytes + load.bytes > self.config.prefetch_bytes_max {
+                if queue.bytes > 0 && queue.bytes + load.bytes > cx.config.prefetch_bytes_max {
                     break;
                 }
-                lane.queue.pop_front();
-                if !self.index.is_staged(load.object) {
-                    gone.push(io);
+                queue.queue.pop_front();
+                if !cx.index.is_staged(load.object) {
+                    removed.push(io);
                     continue;
                 }
-                load.issued = true;
-                lane.bytes += load.bytes;
-                lane.objects += 1;
-                self.index.lend(load.object);
-                let adapter = load.adapter;
-                let lent = Io { object: load.object, adapter, bytes: load.bytes, purpose: Purpose::Load };
-                self.ios.insert(io, lent);
-                let offset = self.index.offset(load.object);
-                items.push(IoItem { io, key: load.key.clone(), offset, bytes: load.bytes });
+                load.state = State::Issued;
+                queue.bytes += load.bytes;
+                queue.objects += 1;
+                items.push(cx.begin_io(io, load.object, load.adapter, Purpose::Load, load.key.clone()));
             }
             if !items.is_empty() {
-                let counters = &mut self.adapter_counters[adapter];
+                let counters = cx.stats.adapter_mut(adapter);
                 counters.load_requests += 1;
                 counters.load_objects += items.len() as u64;
                 for item in &items {
-                    self.index.tally.salts.of(&item.key.cache_salt).l2_to_load += 1;
+                    cx.stats.tenant(&item.key.cache_salt).l2_to_load += 1;
                 }
-                self.effects.push(Effect::Load { adapter: AdapterId(adapter as u32), items });
+                cx.effects.push(Effect::Load { adapter, items });
             }
         }
-        gone.into_iter().for_each(|io| self.load_ended(io, false));
+        removed
+    }
+
+    /// Bytes and objects that an adapter loads.
+    pub(super) fn under_io(&self, adapter: AdapterId) -> (u64, u64) {
+        let queue = &self.queues[adapter.0 as usize];
+        (queue.bytes, queue.objects)
+    }
+
+    /// Objects reserved for loads. For tests.
+    pub(super) fn reserved(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.loads.values().map(|load| load.object)
+    }
+
+    /// For tests.
+    pub(super) fn is_waited_for(&self, io: IoId, job: JobId, cell: u32) -> bool {
+        self.loads.get(&io).is_some_and(|load| load.waiters.iter().any(|w| w.job == job && w.cell == cell))
+    }
+
+    /// Cells that wait. For tests.
+    pub(super) fn waiters(&self) -> usize {
+        self.loads.values().map(|load| load.waiters.len()).sum()
+    }
+
+    /// Armed timers. For tests.
+    pub(super) fn timers(&self) -> usize {
+        self.loads.values().filter(|load| matches!(load.state, State::AwaitingResult(_))).count()
+    }
+
+    /// For tests.
+    pub(super) fn check(&self, under_io: impl Fn(AdapterId) -> (u64, u64)) {
+        assert_eq!(self.loads.len(), self.by_object.len(), "one load for each object");
+        for (io, load) in &self.loads {
+            assert_eq!(self.by_object.get(&load.object), Some(io), "load is found by its object");
+        }
+        for (queue, adapter) in self.queues.iter().zip((0..).map(AdapterId)) {
+            assert_eq!((queue.bytes, queue.objects), under_io(adapter), "loads of {adapter:?}");
+        }
+    }
+
+    /// Ends a load without a result. Its memory is freed when its I/O has ended.
+    fn give_up(&mut self, cx: &mut Context, io: IoId) {
+        let load = self.remove(cx, io).expect("the load has not ended");
+        debug_assert!(load.waiters.is_empty(), "a job waits for {io:?}");
+        cx.index_mut().abort(load.object);
+    }
+
+    fn remove(&mut self, cx: &mut Context, io: IoId) -> Option<Load> {
+        let mut load = self.loads.remove(&io)?;
+        self.by_object.remove(&load.object);
+        if let State::AwaitingResult(timer) = std::mem::replace(&mut load.state, State::Issued) {
+            cx.timers.disarm(&timer);
+        }
+        Some(load)
     }
 }

@@ -1,19 +1,23 @@
-//! Warming L1 up: loading a prompt before anybody asks for it.
+//! Prefetch requests: loading a prompt into L1 before a request asks for it (`POST /cache/prefetches`).
 //!
-//! Everything that is loaded stays, whatever the policy says, and nobody holds it. The result is kept
-//! for as long as a session would be, and may be asked for again: an answer that got lost is not.
+//! Everything loaded is retained, whatever the policy decides, and nothing stays pinned. A result is kept for as
+//! long as a session would be, and may be asked for repeatedly.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use larder_policy::prefetch::plan::Fetch;
 use larder_types::object::ChunkHash;
 
-use super::Target;
-use super::finish::shape;
-use super::job::Owner;
-use crate::core::{Core, Deadline};
+use super::job::{Owner, Shape};
+use super::{LookupSink, Prefetch, Target};
+use crate::context::Context;
+use crate::ids::PrefetchId;
 use crate::io::Effect;
-use larder_policy::prefetch::plan::Fetch;
-use larder_types::time::Time;
+use crate::timers::{Timer, TimerKind};
+
+/// Prefetch requests that may be pending at once.
+pub const PREFETCH_REQUESTS_MAX: usize = 1024;
 
 /// What to load.
 #[derive(Clone, Debug)]
@@ -22,20 +26,20 @@ pub struct PrefetchSpec<'a> {
     pub model: &'a Arc<str>,
     /// Pieces one chunk's KV is split into.
     pub world_size: u32,
-    /// Isolation domain.
+    /// Cache salt, which isolates tenants.
     pub salt: &'a Arc<str>,
-    /// Hashes of all whole chunks, from the start of the prompt.
+    /// Hashes of all whole chunks of the prompt, from its start.
     pub chunk_hashes: &'a Arc<[ChunkHash]>,
-    /// The leading chunks, or all there are.
+    /// The longest servable prefix, or all chunks there are.
     pub fetch: Fetch,
 }
 
-/// What a warm-up came to.
+/// The result of a prefetch request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefetchResult {
     /// Chunks that are in L1 now.
     pub chunks: u32,
-    /// Objects of them that were there before.
+    /// Objects of them that were in L1 before.
     pub l1_objects: u32,
     /// Objects of them that were loaded.
     pub l2_objects: u32,
@@ -43,104 +47,113 @@ pub struct PrefetchResult {
     pub total_objects: u32,
 }
 
-/// How a warm-up stands.
+/// The state of a prefetch request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrefetchStatus {
-    /// It is still going on.
+    /// It has not ended.
     Pending,
     /// It has ended.
     Done(PrefetchResult),
-    /// There is none of that number (any more).
+    /// There is none of that id, or its result was forgotten.
     Unknown,
 }
 
-/// Why a warm-up was not begun.
+/// Why a prefetch request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefetchRefused {
-    /// Nobody knows how the model's objects look.
+    /// The layout of the model's objects is not known.
     #[error("no worker serves this model")]
     Unregistered,
-    /// Too many are going on.
-    #[error("{PREFETCH_REQUESTS_MAX} warm-ups are going on")]
+    /// Too many are pending.
+    #[error("{PREFETCH_REQUESTS_MAX} prefetch requests are pending")]
     TooMany,
 }
 
-/// Warm-ups that may be going on at once, the waiting ones included.
-pub const PREFETCH_REQUESTS_MAX: usize = 1024;
-
-/// A warm-up that somebody may ask about.
+/// A prefetch request.
 #[derive(Debug)]
-pub(crate) struct Warm {
-    /// What it came to, and when that is forgotten; `None` while it goes on.
-    done: Option<(PrefetchResult, Time)>,
+enum Request {
+    Pending,
+    /// Its result, until the timer fires.
+    Done(PrefetchResult, Timer),
 }
 
-impl Warm {
-    /// Whether it has ended.
-    pub(crate) fn is_done(&self) -> bool {
-        self.done.is_some()
+/// All prefetch requests, pending or done.
+#[derive(Debug, Default)]
+pub(super) struct Requests(BTreeMap<PrefetchId, Request>);
+
+impl Requests {
+    pub(super) fn is_pending(&self, id: PrefetchId) -> bool {
+        matches!(self.0.get(&id), Some(Request::Pending))
+    }
+
+    pub(super) fn finish(&mut self, cx: &mut Context, id: PrefetchId, result: PrefetchResult) {
+        let timer = cx.timers.arm(cx.now + cx.config.session_ttl, TimerKind::PrefetchResult(id));
+        self.0.insert(id, Request::Done(result, timer));
+        cx.effects.push(Effect::PrefetchDone { id });
+    }
+
+    /// Forgets a result.
+    fn forget(&mut self, cx: &mut Context, id: PrefetchId) {
+        if let Some(Request::Done(_, timer)) = self.0.remove(&id) {
+            cx.timers.disarm(&timer);
+        }
+    }
+
+    /// Armed timers. For tests.
+    pub(super) fn timers(&self) -> usize {
+        self.0.values().filter(|request| matches!(request, Request::Done(..))).count()
     }
 }
 
-impl Core {
-    /// Begins to load a prompt into L1. Returns the number to ask for the result with;
-    /// [`Effect::PrefetchDone`] says when. Of many results, the oldest are forgotten early.
+impl Prefetch {
+    /// Begins a prefetch request for a model of that shape. If there are too many results, the oldest is forgotten.
     ///
     /// # Errors
-    /// See [`PrefetchRefused`].
-    pub fn prefetch(&mut self, now: Time, spec: &PrefetchSpec<'_>) -> Result<u64, PrefetchRefused> {
-        self.advance(now);
-        let model = self.models.get(spec.model, spec.world_size).ok_or(PrefetchRefused::Unregistered)?;
-        let shape = shape(model, spec.world_size, None);
-        if self.prefetch.warms.len() >= PREFETCH_REQUESTS_MAX {
-            let mut done = self.prefetch.warms.iter().filter(|(_, warm)| warm.is_done());
+    /// [`PrefetchRefused::TooMany`] if too many are pending.
+    pub(crate) fn request(
+        &mut self,
+        cx: &mut Context,
+        shape: Shape,
+        spec: &PrefetchSpec<'_>,
+        sink: &mut dyn LookupSink,
+    ) -> Result<PrefetchId, PrefetchRefused> {
+        if self.requests.0.len() >= PREFETCH_REQUESTS_MAX {
+            let mut done = self.requests.0.iter().filter(|(_, request)| matches!(request, Request::Done(..)));
             let oldest = done.next().map(|(id, _)| *id).ok_or(PrefetchRefused::TooMany)?;
-            self.forget_warm(oldest);
+            self.requests.forget(cx, oldest);
         }
-        let warm = self.new_id();
-        self.prefetch.warms.insert(warm, Warm { done: None });
-        let total_objects = (shape.0.len() * spec.chunk_hashes.len()) as u32;
-        let windowed = shape.0.iter().any(|r| r.window.is_some_and(|w| w > 0));
-        let impossible = spec.fetch == Fetch::Full && windowed;
-        if total_objects == 0 || impossible {
-            self.warm_answered(warm, PrefetchResult { total_objects, ..PrefetchResult::default() });
-            return Ok(warm);
+        let id = PrefetchId(cx.new_id());
+        self.requests.0.insert(id, Request::Pending);
+        let total_objects = (shape.rows.len() * spec.chunk_hashes.len()) as u32;
+        let windowed = shape.rows.iter().any(|row| row.window.is_some_and(|w| w > 0));
+        if total_objects == 0 || spec.fetch == Fetch::Full && windowed {
+            self.requests.finish(cx, id, PrefetchResult { total_objects, ..PrefetchResult::default() });
+            return Ok(id);
         }
         let target = Target {
             model: spec.model.clone(),
             salt: spec.salt.clone(),
             chunk_hashes: spec.chunk_hashes.clone(),
         };
-        let job = self.submit_job(now, Owner::Warm(warm), target, shape, spec.fetch, 1);
-        if self.adapters.is_empty() {
-            self.prefetch.waiting.retain(|waiting| *waiting != job);
-            self.begin_job(job);
+        let job = self.submit(cx, Owner::Request(id), target, shape, spec.fetch, 1);
+        if !cx.has_l2() {
+            self.waiting.retain(|waiting| *waiting != job);
+            self.begin_job(cx, job, sink);
         }
-        Ok(warm)
+        Ok(id)
     }
 
-    /// How a warm-up stands.
-    pub fn prefetch_status(&mut self, now: Time, id: u64) -> PrefetchStatus {
-        self.advance(now);
-        match self.prefetch.warms.get(&id) {
-            Some(Warm { done: Some((result, _)) }) => PrefetchStatus::Done(*result),
-            Some(Warm { done: None }) => PrefetchStatus::Pending,
+    /// The state of a prefetch request.
+    pub(crate) fn request_status(&self, id: PrefetchId) -> PrefetchStatus {
+        match self.requests.0.get(&id) {
+            Some(Request::Done(result, _)) => PrefetchStatus::Done(*result),
+            Some(Request::Pending) => PrefetchStatus::Pending,
             None => PrefetchStatus::Unknown,
         }
     }
 
-    pub(super) fn warm_answered(&mut self, id: u64, result: PrefetchResult) {
-        let expires = self.now + self.config.session_ttl;
-        let warm = self.prefetch.warms.get_mut(&id).expect("it lives until its result expires");
-        warm.done = Some((result, expires));
-        self.deadlines.insert((expires, Deadline::Warm(id)));
-        self.effects.push(Effect::PrefetchDone { id });
-    }
-
-    /// Forgets the result of a warm-up.
-    pub(crate) fn forget_warm(&mut self, id: u64) {
-        if let Some(Warm { done: Some((_, expires)) }) = self.prefetch.warms.remove(&id) {
-            self.deadlines.remove(&(expires, Deadline::Warm(id)));
-        }
+    /// The result of a prefetch request has been kept long enough.
+    pub(crate) fn on_result_timer(&mut self, cx: &mut Context, id: PrefetchId) {
+        self.requests.forget(cx, id);
     }
 }

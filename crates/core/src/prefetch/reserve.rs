@@ -1,16 +1,17 @@
-//! From what was found to memory reserved and loads under way.
+//! Reserving: from what was found to a plan, to memory, and to loads.
 
-use super::job::{CellState, Job, Phase};
-use super::loads::Joined;
-use super::probe::readable;
-use crate::core::Core;
-use crate::index::{ObjectId, Refused, Retention};
-use crate::io::IoId;
 use larder_policy::prefetch::plan::{Fetch, L1Id, PlanInput};
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_types::AdapterId;
 
-/// What a job is to use: of L1, and of each adapter.
+use super::job::{CellState, Job, Phase};
+use super::loads::{Joined, Waiter};
+use super::{LookupSink, Prefetch, Target};
+use crate::context::Context;
+use crate::ids::{IoId, JobId};
+use crate::index::{ObjectId, Refused, Retention};
+
+/// The cells that a job uses, of L1 and of each adapter.
 struct Plan {
     l1: ShardBitmap,
     l2: Vec<(AdapterId, ShardBitmap)>,
@@ -19,39 +20,39 @@ struct Plan {
 /// Why a cell got no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// L1 is full of what is held.
+    /// L1 is full of pinned objects.
     NoSpace,
-    /// Somebody else is writing it.
+    /// Another writer holds the reservation of the object.
     Contended,
 }
 
 impl Plan {
     fn contains(&self, row: u32, column: u32) -> bool {
-        self.l1.contains(row, column) || self.l2.iter().any(|(_, g)| g.contains(row, column))
+        self.l1.contains(row, column) || self.adapter(row, column).is_some()
     }
 
     /// The adapter that a cell is to be loaded from.
     fn adapter(&self, row: u32, column: u32) -> Option<AdapterId> {
-        self.l2.iter().find(|(_, g)| g.contains(row, column)).map(|(a, _)| *a)
+        self.l2.iter().find(|(_, cells)| cells.contains(row, column)).map(|(adapter, _)| *adapter)
     }
 }
 
-impl Core {
-    /// Everything that matters has been looked at: plans, reserves, and starts the loads.
-    pub(super) fn reserve_job(&mut self, id: u64) {
-        let mut job = self.prefetch.jobs.remove(&id).expect("job is alive");
+impl Prefetch {
+    /// All that matters is known: plans, reserves, and queues the loads.
+    pub(super) fn reserve(&mut self, cx: &mut Context, id: JobId, sink: &mut dyn LookupSink) {
+        let mut job = self.jobs.remove(&id).expect("ids name live jobs");
         job.found.sort_by_key(|(adapter, _)| *adapter);
-        self.index.begin();
+        cx.index_mut().begin_operation();
         let mut new = Vec::new();
         let mut limit = job.columns;
         let mut barred = Vec::new();
-        // Each round has fewer columns than the one before, and usually there is one round.
+        // Each round has fewer columns than the one before; usually there is one round.
         for round in 0.. {
-            let plan = self.plan(&job, limit, &barred, round > 0);
-            self.let_go_unplanned(id, &mut job, &plan);
-            self.hold_planned(&mut job, &plan);
-            self.judge(&mut job, &plan);
-            match self.take_planned(id, &mut job, &plan, &mut new) {
+            let plan = self.plan(cx, &job, limit, &barred, round > 0);
+            self.release_unplanned(cx, id, &mut job, &plan);
+            pin_planned(cx, &mut job, &plan);
+            self.judge(cx, &mut job, &plan);
+            match self.take_planned(cx, id, &mut job, &plan, &mut new) {
                 None => break,
                 Some((column, Stop::Contended)) if job.fetch == Fetch::Full => barred.push(column),
                 Some((column, _)) => limit = column,
@@ -59,133 +60,115 @@ impl Core {
         }
         let loading = job.cells.iter().filter(|c| matches!(c, CellState::Loading(_))).count();
         job.phase = Phase::Loading(loading as u32);
-        self.prefetch.jobs.insert(id, job);
-        new.into_iter().for_each(|io| self.prefetch.in_flight.enqueue(io));
+        self.jobs.insert(id, job);
+        new.into_iter().for_each(|io| self.loads.enqueue(io));
         if loading == 0 {
-            self.finish_job(id);
+            self.finish(cx, id, sink);
         }
     }
 
-    /// The policy's plan for the first `limit` columns, held to its rules. With `again`, L1 is looked at
-    /// once more for cells that were let go.
-    fn plan(&mut self, job: &Job, limit: u32, barred: &[u32], again: bool) -> Plan {
-        let rows = job.rows.len() as u32;
+    /// The policy's plan for the first `limit` columns, restricted to what was found. With `again`, cells that were
+    /// released are looked up in L1 once more.
+    fn plan(&self, cx: &Context, job: &Job, limit: u32, barred: &[u32], again: bool) -> Plan {
+        let rows = job.rows();
         let mut l1 = ShardBitmap::new(rows, limit);
         for column in (0..limit).filter(|c| !barred.contains(c)) {
             for row in 0..rows {
-                let held = match job.state(row, column) {
-                    CellState::L1(object) | CellState::Loaded(object) => self.index.is_resident(object),
-                    CellState::Absent => again && self.find_readable(job, row, column).is_some(),
+                let in_l1 = match job.state(row, column) {
+                    CellState::L1(object) | CellState::Loaded(object) => cx.index.is_resident(object),
+                    CellState::Absent => again && job.find_readable(&cx.index, row, column).is_some(),
                     CellState::Loading(_) => false,
                 };
-                if held {
+                if in_l1 {
                     l1.insert(row, column);
                 }
             }
         }
-        let found: Vec<(AdapterId, ShardBitmap)> =
-            job.found.iter().map(|(a, g)| (*a, g.first(limit))).collect();
-        let found = found.into_iter().map(|(a, g)| (a, without(&g, barred))).collect::<Vec<_>>();
-        let input = PlanInput {
+        let found = job.found.iter().map(|(adapter, cells)| (*adapter, without(cells.first(limit), barred)));
+        let found: Vec<(AdapterId, ShardBitmap)> = found.collect();
+        let mut answer = self.policy.plan(&PlanInput {
             windows: &job.windows(),
             columns: limit,
             fetch: job.fetch,
             l1: &[(L1Id::default(), l1.clone())],
             l2: &found,
-        };
-        let mut answer = self.ask_for_plan(&input);
+        });
         let planned = answer.l1.remove(&L1Id::default()).unwrap_or_else(|| ShardBitmap::new(rows, limit));
         let mut plan = Plan { l1: both(&planned, &l1), l2: Vec::new() };
-        for (adapter, grid) in &found {
+        for (adapter, cells) in &found {
             if let Some(planned) = answer.l2.remove(adapter) {
-                plan.l2.push((*adapter, both(&planned, grid)));
+                plan.l2.push((*adapter, both(&planned, cells)));
             }
         }
         plan
     }
 
-    /// Releases what the plan has no use for, the last chunk first.
-    fn let_go_unplanned(&mut self, id: u64, job: &mut Job, plan: &Plan) {
+    /// Releases the cells that are not in the plan, the last chunk first.
+    fn release_unplanned(&mut self, cx: &mut Context, id: JobId, job: &mut Job, plan: &Plan) {
         for index in (0..job.cells.len()).rev() {
-            let (row, column) = job.place(index);
+            let (row, column) = job.position(index);
             if job.cells[index] != CellState::Absent && !plan.contains(row, column) {
-                self.let_go_cell(id, job, index);
+                self.release_cell(cx, id, job, index);
             }
         }
     }
 
-    /// Releases whatever a cell holds or waits for.
-    pub(super) fn let_go_cell(&mut self, id: u64, job: &mut Job, index: usize) {
+    /// Releases what a cell pins or waits for.
+    pub(super) fn release_cell(&mut self, cx: &mut Context, id: JobId, job: &mut Job, index: usize) {
         match std::mem::replace(&mut job.cells[index], CellState::Absent) {
-            CellState::L1(object) | CellState::Loaded(object) => self.index.unpin(object, job.shares),
-            CellState::Loading(io) => self.leave_load(io, id),
+            CellState::L1(object) | CellState::Loaded(object) => cx.index_mut().unpin(object, job.pins),
+            CellState::Loading(io) => self.loads.leave(cx, io, id),
             CellState::Absent => {}
         }
     }
 
-    /// Takes shares of planned L1 cells that were let go before.
-    fn hold_planned(&mut self, job: &mut Job, plan: &Plan) {
-        for (row, column) in plan.l1.cells() {
-            if job.state(row, column) == CellState::Absent
-                && let Some(object) = self.find_readable(job, row, column)
-            {
-                self.hold_hit(job, row, column, object);
-            }
-        }
-    }
-
-    fn hold_hit(&mut self, job: &mut Job, row: u32, column: u32, object: ObjectId) {
-        self.index.pin(object, job.shares);
-        let index = job.index(row, column);
-        job.cells[index] = CellState::L1(object);
-    }
-
-    /// Asks the policy what is to stay, adapter by adapter, for cells it has not been asked about.
-    fn judge(&mut self, job: &mut Job, plan: &Plan) {
-        let (rows, columns) = (job.rows.len() as u32, job.columns);
-        let (mut asked, mut stays) = job
+    /// Asks the policy what to retain, adapter by adapter, of the cells that it has not been asked about.
+    fn judge(&self, cx: &mut Context, job: &mut Job, plan: &Plan) {
+        let (rows, columns) = (job.rows(), job.columns);
+        let (mut asked, mut retained) = job
             .judged
             .take()
             .unwrap_or_else(|| (ShardBitmap::new(rows, columns), ShardBitmap::new(rows, columns)));
-        for (adapter, grid) in &plan.l2 {
+        for (adapter, cells) in &plan.l2 {
             let new = |(r, c): &(u32, u32)| !asked.contains(*r, *c) && job.state(*r, *c) == CellState::Absent;
-            let cells: Vec<(u32, u32)> = grid.cells().filter(new).collect();
+            let cells: Vec<(u32, u32)> = cells.cells().filter(new).collect();
             if cells.is_empty() {
                 continue;
             }
-            let flags = if job.is_warm() {
+            let answer = if job.retains_all() {
                 vec![true; cells.len()]
             } else {
                 let keys: Vec<_> = cells.iter().map(|(r, c)| job.key(*r, *c)).collect();
                 let columns: Vec<u32> = cells.iter().map(|(_, c)| *c).collect();
-                self.ask_to_retain(&keys, &columns, *adapter)
+                self.ask_to_retain(cx, &keys, &columns, *adapter)
             };
-            for ((row, column), stay) in cells.into_iter().zip(flags) {
+            for ((row, column), retain) in cells.into_iter().zip(answer) {
                 asked.insert(row, column);
-                if stay {
-                    stays.insert(row, column);
+                if retain {
+                    retained.insert(row, column);
                 }
             }
         }
-        job.judged = Some((asked, stays));
+        job.judged = Some((asked, retained));
     }
 
     /// Gets memory for every planned cell that has none, chunk by chunk. Returns where it had to stop.
     fn take_planned(
         &mut self,
-        id: u64,
+        cx: &mut Context,
+        id: JobId,
         job: &mut Job,
         plan: &Plan,
         new: &mut Vec<IoId>,
     ) -> Option<(u32, Stop)> {
         for column in 0..plan.l1.columns() {
-            for row in 0..job.rows.len() as u32 {
+            for row in 0..job.rows() {
                 let Some(adapter) = plan.adapter(row, column) else { continue };
                 if job.state(row, column) != CellState::Absent {
                     continue;
                 }
-                if let Err(stop) = self.take_cell(id, job, (row, column), adapter, new) {
-                    self.count_stop(job, plan, column, stop);
+                if let Err(stop) = self.take_cell(cx, id, job, (row, column), adapter, new) {
+                    count_stop(cx, job, plan, column, stop);
                     return Some((column, stop));
                 }
             }
@@ -193,70 +176,55 @@ impl Core {
         None
     }
 
-    fn count_stop(&mut self, job: &Job, plan: &Plan, from: u32, stop: Stop) {
-        let without_memory = || {
-            let cells = plan.l2.iter().flat_map(|(_, g)| g.cells());
-            cells.filter(|(r, c)| *c >= from && job.state(*r, *c) == CellState::Absent).count() as u64
-        };
-        match stop {
-            Stop::NoSpace => {
-                let objects = without_memory();
-                self.counters.l2.no_room_objects += objects;
-                self.index.tally.models.of(&job.target.model).load_no_room += objects;
-            }
-            Stop::Contended => {
-                self.counters.l2.contended_objects += 1;
-                self.index.tally.models.of(&job.target.model).load_contended += 1;
-            }
-        }
-    }
-
-    /// Gets one cell on its way: into new memory, or with another job, or it has come meanwhile.
+    /// Begins the load of a cell into new memory, or joins one that is under way, or pins the object if it has been
+    /// loaded meanwhile.
     fn take_cell(
         &mut self,
-        id: u64,
+        cx: &mut Context,
+        id: JobId,
         job: &mut Job,
         (row, column): (u32, u32),
         adapter: AdapterId,
         new: &mut Vec<IoId>,
     ) -> Result<(), Stop> {
         let index = job.index(row, column);
-        let stays = job.judged.as_ref().is_some_and(|(_, stays)| stays.contains(row, column));
-        let retention = if stays { Retention::Permanent } else { Retention::Temporary };
-        let (model, salt) = job.name();
-        let (name, place) =
-            ((model, salt, &job.target.chunk_hashes[column as usize]), &job.rows[row as usize]);
-        // Twice if what is in the way had to go first.
+        let retain = job.judged.as_ref().is_some_and(|(_, retained)| retained.contains(row, column));
+        let retention = if retain { Retention::Permanent } else { Retention::Temporary };
+        let Target { model, salt, chunk_hashes } = &job.target;
+        let name = (model, salt, &chunk_hashes[column as usize]);
+        let place = &job.shape.rows[row as usize];
+        let waiter = Waiter { job: id, cell: index as u32, pins: job.pins };
+        // More than once if something in the way has to be removed first.
         for _ in 0..3 {
-            let refused = match self.index.reserve(name, place.cell, &place.layout, retention) {
+            let refused = match cx.index_mut().reserve(name, place.shard, &place.layout, retention) {
                 Ok(object) => {
-                    let io = self.new_load(object, adapter, job.key(row, column), (id, index as u32));
+                    let io = self.loads.insert(cx, object, adapter, job.key(row, column), waiter);
                     job.cells[index] = CellState::Loading(io);
                     new.push(io);
                     return Ok(());
                 }
                 Err(refused) => refused,
             };
-            let chunk = self.index.chunk(name.0, name.1, name.2);
+            let chunk = cx.index.chunk(name.0, name.1, name.2);
             match refused {
                 Refused::NoSpace => return Err(Stop::NoSpace),
-                Refused::Resident => match self.find_readable(job, row, column) {
+                Refused::Resident => match job.find_readable(&cx.index, row, column) {
                     Some(object) => {
-                        self.promote_if(object, stays);
-                        self.hold_hit(job, row, column, object);
+                        cx.promote_if(object, retain);
+                        pin_cell(cx, job, index, object);
                         return Ok(());
                     }
                     None => {
-                        let object = chunk.and_then(|c| self.index.resident(c, place.cell));
-                        self.index.unlink(object.expect("it was just met"));
+                        let object = chunk.and_then(|c| cx.index.resident(c, place.shard));
+                        cx.index_mut().unlink(object.expect("it was just met"));
                     }
                 },
                 Refused::Staged => {
                     let object =
-                        chunk.and_then(|c| self.index.staged(c, place.cell)).expect("it was just met");
-                    match self.join_load(object, (id, index as u32)) {
+                        chunk.and_then(|c| cx.index.staged(c, place.shard)).expect("it was just met");
+                    match self.loads.join(cx, object, waiter) {
                         Joined::Yes(io) => {
-                            self.promote_if(object, stays);
+                            cx.promote_if(object, retain);
                             job.cells[index] = CellState::Loading(io);
                             return Ok(());
                         }
@@ -268,38 +236,54 @@ impl Core {
         }
         Err(Stop::Contended)
     }
+}
 
-    /// Somebody wants a temporary object to stay, or not. Returns whether that changed anything.
-    pub(crate) fn promote_if(&mut self, object: ObjectId, stays: bool) -> bool {
-        let promoted = stays && self.index.retention(object) == Retention::Temporary;
-        if promoted {
-            self.index.promote(object);
-            self.counters.l2.promoted_objects += 1;
+/// Pins planned cells of L1 that were released before.
+fn pin_planned(cx: &mut Context, job: &mut Job, plan: &Plan) {
+    for (row, column) in plan.l1.cells() {
+        if job.state(row, column) == CellState::Absent
+            && let Some(object) = job.find_readable(&cx.index, row, column)
+        {
+            let index = job.index(row, column);
+            pin_cell(cx, job, index, object);
         }
-        promoted
     }
+}
 
-    /// The readable object in a cell of a job.
-    pub(super) fn find_readable(&self, job: &Job, row: u32, column: u32) -> Option<ObjectId> {
-        let (model, salt) = job.name();
-        let chunk = self.index.chunk(model, salt, &job.target.chunk_hashes[column as usize])?;
-        readable(&self.index, &job.sizes, chunk, job.rows[row as usize].cell)
+fn pin_cell(cx: &mut Context, job: &mut Job, index: usize, object: ObjectId) {
+    cx.index_mut().pin(object, job.pins);
+    job.cells[index] = CellState::L1(object);
+}
+
+fn count_stop(cx: &mut Context, job: &Job, plan: &Plan, from: u32, stop: Stop) {
+    match stop {
+        Stop::NoSpace => {
+            let cells = plan.l2.iter().flat_map(|(_, cells)| cells.cells());
+            let objects =
+                cells.filter(|(r, c)| *c >= from && job.state(*r, *c) == CellState::Absent).count() as u64;
+            cx.stats.requests.l2.no_room_objects += objects;
+            cx.stats.model(&job.target.model).load_no_room += objects;
+        }
+        Stop::Contended => {
+            cx.stats.requests.l2.contended_objects += 1;
+            cx.stats.model(&job.target.model).load_contended += 1;
+        }
     }
 }
 
 /// The cells of `planned` that are in `allowed` as well.
 fn both(planned: &ShardBitmap, allowed: &ShardBitmap) -> ShardBitmap {
-    let mut grid = ShardBitmap::new(allowed.rows(), allowed.columns());
-    planned.cells().filter(|(r, c)| allowed.contains(*r, *c)).for_each(|(r, c)| grid.insert(r, c));
-    grid
+    let mut cells = ShardBitmap::new(allowed.rows(), allowed.columns());
+    planned.cells().filter(|(r, c)| allowed.contains(*r, *c)).for_each(|(r, c)| cells.insert(r, c));
+    cells
 }
 
 /// The cells outside some columns.
-fn without(grid: &ShardBitmap, columns: &[u32]) -> ShardBitmap {
+fn without(cells: ShardBitmap, columns: &[u32]) -> ShardBitmap {
     if columns.is_empty() {
-        return grid.clone();
+        return cells;
     }
-    let mut rest = ShardBitmap::new(grid.rows(), grid.columns());
-    grid.cells().filter(|(_, c)| !columns.contains(c)).for_each(|(r, c)| rest.insert(r, c));
+    let mut rest = ShardBitmap::new(cells.rows(), cells.columns());
+    cells.cells().filter(|(_, c)| !columns.contains(c)).for_each(|(r, c)| rest.insert(r, c));
     rest
 }

@@ -1,56 +1,102 @@
-//! Shares of objects, held by somebody until a deadline.
+//! Pins with an owner.
 //!
-//! A share is one reader's right to find an object's bytes where they are. It is not a lock
-//! counter: each belongs to one holder (the lookup of a session, a retrieve, a peer), moves between
-//! holders as a whole, and ends with its holder. Ending a holder twice
-//! is impossible, and nobody can end another's share.
+//! A pin is the right of one reader to find an object's bytes where they are. Each pin has one owner at a time
+//! (the lookup of a session, a retrieve, a lease of a peer), moves between owners as a whole, and is released
+//! with its owner. So a pin cannot be released twice, nor by another owner.
 
-use crate::index::{Index, ObjectId, ShardKey};
+use crate::index::{IndexMut, ObjectId, ShardKey};
 
-/// Shares of one object in one holder's hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// The object.
-    pub object: ObjectId,
-    /// How many readers are still to come. Zero: all have been and gone.
-    pub shares: u32,
+/// Pins of one object that one owner holds.
+#[derive(Debug)]
+pub(crate) struct PinnedObject {
+    object: ObjectId,
+    pins: u32,
 }
 
-impl Grant {
-    /// Gives all shares back.
-    pub fn release(&mut self, l1: &mut Index) {
-        if self.shares > 0 {
-            l1.unpin(self.object, self.shares);
-            self.shares = 0;
-        }
+impl PinnedObject {
+    /// Takes over pins that were added to the object before.
+    pub(crate) fn new(object: ObjectId, pins: u32) -> Self {
+        Self { object, pins }
     }
 
-    /// Gives one share back, if any is left.
-    pub fn release_one(&mut self, l1: &mut Index) {
-        if self.shares > 0 {
-            l1.unpin(self.object, 1);
-            self.shares -= 1;
+    pub(crate) fn object(&self) -> ObjectId {
+        self.object
+    }
+
+    /// Pins that are left.
+    pub(crate) fn pins(&self) -> u32 {
+        self.pins
+    }
+
+    /// Releases all pins. Returns their number.
+    pub(crate) fn release(&mut self, index: &mut IndexMut<'_>) -> u64 {
+        let pins = std::mem::take(&mut self.pins);
+        if pins > 0 {
+            index.unpin(self.object, pins);
         }
+        u64::from(pins)
+    }
+
+    /// Releases one pin, if there is one. Returns the number released.
+    pub(crate) fn release_one(&mut self, index: &mut IndexMut<'_>) -> u64 {
+        let released = self.pins.min(1);
+        if released > 0 {
+            index.unpin(self.object, 1);
+            self.pins -= 1;
+        }
+        u64::from(released)
+    }
+
+    /// Hands one pin to another owner.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn move_one(&mut self) -> ObjectId {
+        self.pins = self.pins.checked_sub(1).expect("a pin to move");
+        self.object
     }
 }
 
-/// The shares a lookup holds in one row of its grid: one cell of consecutive chunks.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Rank and group of the row.
-    pub cell: ShardKey,
-    /// Chunk index of the first grant.
-    pub first: u32,
+/// The pins that a lookup holds of one shard, for consecutive chunks.
+#[derive(Debug)]
+pub(crate) struct ShardPins {
+    shard: ShardKey,
+    /// Chunk index of the first object.
+    first: u32,
     /// One per chunk from `first` to the end of the hit.
-    pub grants: Vec<Grant>,
+    objects: Vec<PinnedObject>,
 }
 
-impl Row {
-    /// The grants of chunks `start..end`, as far as the row covers them.
-    pub fn range(&mut self, start: u32, end: u32) -> &mut [Grant] {
-        let len = self.grants.len() as u32;
+impl ShardPins {
+    pub(crate) fn new(shard: ShardKey, first: u32, objects: Vec<PinnedObject>) -> Self {
+        Self { shard, first, objects }
+    }
+
+    pub(crate) fn shard(&self) -> ShardKey {
+        self.shard
+    }
+
+    pub(crate) fn objects(&self) -> &[PinnedObject] {
+        &self.objects
+    }
+
+    /// Chunk indices and objects.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (u32, ObjectId)> + '_ {
+        (self.first..).zip(self.objects.iter().map(PinnedObject::object))
+    }
+
+    /// The objects of chunks `start..end`, as far as they are covered.
+    pub(crate) fn range(&mut self, start: u32, end: u32) -> &mut [PinnedObject] {
+        let len = self.objects.len() as u32;
         let from = start.saturating_sub(self.first).min(len);
         let to = end.saturating_sub(self.first).min(len).max(from);
-        &mut self.grants[from as usize..to as usize]
+        &mut self.objects[from as usize..to as usize]
+    }
+
+    /// Releases all pins, the last chunk first, so that the first one becomes the most recent.
+    pub(crate) fn release(&mut self, index: &mut IndexMut<'_>) {
+        for object in self.objects.iter_mut().rev() {
+            object.release(index);
+        }
     }
 }

@@ -1,6 +1,10 @@
-//! What clients hold: workers, sessions, transfers and leases of peers.
+//! What clients own: workers, sessions, stores, retrieves and leases of peers.
 
+pub(crate) mod by_owner;
 pub(crate) mod lease;
+pub(crate) mod peers;
+pub(crate) mod retrieves;
 pub(crate) mod sessions;
-pub(crate) mod transfers;
+pub(crate) mod stores;
+pub(crate) mod transfer;
 pub(crate) mod workers;

@@ -1,81 +1,38 @@
-//! Sessions: the life of a request, from its lookup to its end.
+//! Sessions: requests from their lookup to their end.
 //!
 //! ```text
-//! lookup ---> shares held ---> moved to retrieves, freed by the scheduler, ---> end_session
-//!                              run out, or lost with the connection
+//! lookup ---> pins held ---> moved to retrieves, freed by the scheduler, ---> end_session
+//!                            expired, or lost with the connection
 //! ```
 //!
-//! A lookup takes one share per reader of every object its hit needs, and nothing else. Whatever is
-//! left of them ends with the session: when the client says so, when its connection goes, when the
-//! read TTL or the session's own time runs out.
+//! A lookup pins every object that its hit needs once per reader, and nothing else. The pins that are left are
+//! released with the session: when the client ends it, when its connection is lost, when the read TTL is over, or
+//! when the session has reached its maximal age.
 
-use larder_types::ChunkId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use larder_types::object::{ChunkHash, KvRank, ObjectKey};
-
-use crate::core::{Core, Deadline};
-use crate::index::{Index, ShardKey};
-use crate::prefetch::finish::shape;
-use crate::prefetch::{Hit, LookupStatus, Target};
-use crate::requests::lease::{Grant, Row};
-use crate::requests::workers::Model;
+use hashbrown::HashMap;
 use larder_policy::prefix_scan::{PrefixScan, required_range};
-use larder_types::ids::ConnectionId;
-use larder_types::layout::Layout;
-use larder_types::time::Time;
+use larder_types::object::{ChunkHash, KvRank};
+use larder_types::{ChunkId, ConnectionId, Layout, Time};
 
-/// One request.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) request_id: Arc<str>,
-    pub(crate) owner: ConnectionId,
-    pub(crate) lookup: Option<Lookup>,
-    /// Its lookup is still going on.
-    pub(crate) job: Option<u64>,
-    /// The hit that nobody has asked for yet.
-    result: Option<u32>,
-    /// Leading chunks that had been asked for before, as far as that is learned.
-    known: u32,
-    expires: Time,
-}
-
-/// What a lookup found and holds.
-#[derive(Debug)]
-pub(crate) struct Lookup {
-    pub(crate) model: Arc<str>,
-    pub(crate) salt: Arc<str>,
-    /// Hashes of the hit's chunks.
-    pub(crate) chunk_hashes: Arc<[ChunkHash]>,
-    pub(crate) hit: u32,
-    pub(crate) rows: Vec<Row>,
-    /// It is counted among those that hold shares.
-    counted: bool,
-    /// When it took them.
-    since: Time,
-    deadline: Time,
-}
-
-/// Shares held for another server.
-#[derive(Debug)]
-pub(crate) struct PeerLease {
-    owner: ConnectionId,
-    /// One per key asked for; `None` was not found.
-    found: Vec<Option<(ObjectKey, Grant)>>,
-    /// The peer has been told what was found.
-    told: bool,
-    /// When it took its shares.
-    since: Time,
-    deadline: Time,
-}
+use super::by_owner::ByOwner;
+use super::lease::{PinnedObject, ShardPins};
+use super::transfer::{Prefix, TransferSpec};
+use super::workers::Model;
+use crate::context::Context;
+use crate::ids::{JobId, SessionId};
+use crate::index::{Index, ObjectId, ShardKey};
+use crate::prefetch::{Hit, LookupSink, LookupStatus, Target};
+use crate::timers::{Timer, TimerKind};
 
 /// What to look up.
 #[derive(Clone, Debug)]
 pub struct LookupSpec<'a> {
     /// The request, unique among those alive.
     pub request_id: &'a Arc<str>,
-    /// Who asks, and so who holds the shares.
+    /// The connection that asks, and so owns the pins.
     pub connection: ConnectionId,
     /// Model as the engine names it.
     pub model: &'a Arc<str>,
@@ -83,7 +40,7 @@ pub struct LookupSpec<'a> {
     pub world_size: u32,
     /// One piece only, or all of them.
     pub worker_id: Option<u32>,
-    /// Isolation domain.
+    /// Cache salt, which isolates tenants.
     pub salt: &'a Arc<str>,
     /// Hashes of all whole chunks of the prompt, from its start.
     pub chunk_hashes: &'a Arc<[ChunkHash]>,
@@ -91,416 +48,453 @@ pub struct LookupSpec<'a> {
     pub readers: u32,
 }
 
-impl Session {
-    /// Every share the session holds.
-    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
-        self.lookup.iter().flat_map(|l| &l.rows).flat_map(|r| &r.grants)
-    }
-
-    pub(crate) fn holds_shares(&self) -> bool {
-        self.grants().any(|g| g.shares > 0)
+impl LookupSpec<'_> {
+    pub(crate) fn target(&self) -> Target {
+        Target { model: self.model.clone(), salt: self.salt.clone(), chunk_hashes: self.chunk_hashes.clone() }
     }
 }
 
-impl PeerLease {
-    /// Every share of the lease.
-    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
-        self.found.iter().flatten().map(|(_, grant)| grant)
-    }
-
-    fn holds_shares(&self) -> bool {
-        self.grants().any(|g| g.shares > 0)
-    }
-
-    /// A share of the object of that name, if one is left.
-    fn share_of(&mut self, key: &ObjectKey) -> Option<&mut Grant> {
-        let mut held = self.found.iter_mut().flatten().filter(|(k, g)| g.shares > 0 && k == key);
-        held.next().map(|(_, grant)| grant)
-    }
+/// One request.
+#[derive(Debug)]
+struct Session {
+    request_id: Arc<str>,
+    connection: ConnectionId,
+    lookup: LookupState,
+    /// Leading chunks that are known to have been requested before, until the lookup is answered.
+    known: u32,
+    /// Fires when the session has reached its maximal age.
+    age: Timer,
 }
 
-impl Lookup {
-    fn release_all(&mut self, l1: &mut Index) {
-        // From the end: what leaves the hands last is the warmest.
-        for row in &mut self.rows {
-            row.grants.iter_mut().rev().for_each(|g| g.release(l1));
+/// The last lookup of a session.
+#[derive(Debug)]
+enum LookupState {
+    /// L2 is being asked.
+    Pending(JobId),
+    /// It has been answered, or ended.
+    Answered {
+        /// The hit in chunks, until the client has asked for it.
+        unreported: Option<u32>,
+        /// What a hit of at least one chunk holds.
+        lease: Option<LookupLease>,
+    },
+}
+
+/// What a lookup found and pins.
+#[derive(Debug)]
+struct LookupLease {
+    target: Target,
+    hit: u32,
+    shards: Vec<ShardPins>,
+    /// Pins that are left.
+    pins: u64,
+    since: Time,
+    /// Fires when the pins expire.
+    expiry: Timer,
+}
+
+/// A session that a lookup opened or took over.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) id: SessionId,
+    /// The request had no session before.
+    pub(crate) is_new: bool,
+    /// Jobs that must be cancelled: that of an earlier lookup of the request, or of a session that was ended to
+    /// keep the limit.
+    pub(crate) cancelled: Option<JobId>,
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    sessions: BTreeMap<SessionId, Session>,
+    by_request: HashMap<Arc<str>, SessionId>,
+    by_connection: ByOwner<ConnectionId, SessionId>,
+    /// Sessions whose lookup holds pins, by the time since when.
+    pinning: BTreeSet<(Time, SessionId)>,
+}
+
+impl Sessions {
+    /// The session of a lookup. An earlier lookup of the same request ends.
+    pub(crate) fn open(&mut self, cx: &mut Context, spec: &LookupSpec<'_>) -> Opened {
+        let expires = cx.now + cx.config.session_ttl;
+        if let Some(&id) = self.by_request.get(spec.request_id) {
+            let cancelled = self.end_lookup(cx, id);
+            let session = self.session_mut(id);
+            let former = std::mem::replace(&mut session.connection, spec.connection);
+            cx.timers.move_to(&mut session.age, expires);
+            self.by_connection.remove(former, id);
+            self.by_connection.insert(spec.connection, id);
+            return Opened { id, is_new: false, cancelled };
         }
-    }
-}
-
-impl Core {
-    /// Looks up a prompt and takes the shares of its hit. A second lookup of a live request
-    /// replaces the first and gives its shares back. `None` if L2 may have more than L1: the answer
-    /// comes later, with [`Effect::LookupDone`](crate::io::Effect::LookupDone).
-    pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Option<Hit> {
-        self.advance(now);
-        // A request that looks up again has been learned from.
-        let is_new = !self.session_ids.contains_key(spec.request_id);
-        let id = self.open_session(now, spec);
-        let Some(model) = self.models.get(spec.model, spec.world_size) else {
-            self.counters.lookups_unregistered += 1;
-            self.set_result(id, 0);
-            return Some(Hit::default());
+        // Requests that are never ended cost the oldest sessions, not memory.
+        let mut cancelled = None;
+        if self.sessions.len() >= cx.config.sessions_max
+            && let Some((&oldest, _)) = self.sessions.first_key_value()
+        {
+            cancelled = self.expire(cx, oldest);
+        }
+        let id = SessionId(cx.new_id());
+        let session = Session {
+            request_id: spec.request_id.clone(),
+            connection: spec.connection,
+            lookup: LookupState::ENDED,
+            known: 0,
+            age: cx.timers.arm(expires, TimerKind::Session(id)),
         };
-        if is_new {
-            let known = self.index.asked_for(now, spec.model, spec.salt, spec.chunk_hashes);
-            self.sessions.get_mut(&id).expect("it was just opened").known = known;
-        }
-        let cells = model.cells(spec.world_size, spec.worker_id);
-        let (hit, chunks) = find_hit(&self.index, model, &cells, spec);
-        if (hit as usize) < spec.chunk_hashes.len() && !cells.is_empty() && !self.adapters.is_empty() {
-            let shape = shape(model, spec.world_size, spec.worker_id);
-            let job = self.submit_lookup(now, id, spec, shape);
-            self.session_mut(id).job = Some(job);
-            return None;
-        }
-        let rows = take_shares(&mut self.index, &cells, &chunks, spec.readers, hit);
-        let objects = rows.iter().map(|r| r.grants.len() as u32).sum();
-        let report = Hit { chunks: hit, l1_chunks: hit, l1_objects: objects, l2_objects: 0 };
-        self.count_hit(spec.chunk_hashes.len() as u32, &report);
-        let target = Target {
-            model: spec.model.clone(),
-            salt: spec.salt.clone(),
-            chunk_hashes: spec.chunk_hashes.clone(),
-        };
-        if !self.adapters.is_empty() {
-            let hits =
-                rows.iter().flat_map(|r| (r.first..).zip(&r.grants).map(|(c, g)| (r.cell, c, g.object)));
-            self.keep_hits(&target, hits);
-        }
-        self.session_answered(now, id, target, rows, hit);
-        Some(report)
+        self.by_request.insert(spec.request_id.clone(), id);
+        self.by_connection.insert(spec.connection, id);
+        self.sessions.insert(id, session);
+        Opened { id, is_new: true, cancelled }
     }
 
-    /// The lookup of a session is over: it holds the shares of its hit, and the hit may be told.
-    pub(crate) fn session_answered(
+    /// Records how many leading chunks of the lookup had been requested before.
+    pub(crate) fn set_known(&mut self, id: SessionId, known: u32) {
+        self.session_mut(id).known = known;
+    }
+
+    /// The lookup goes on with L2.
+    pub(crate) fn set_pending(&mut self, id: SessionId, job: JobId) {
+        self.session_mut(id).lookup = LookupState::Pending(job);
+    }
+
+    /// The lookup found nothing, because no worker serves the model.
+    pub(crate) fn set_unserved(&mut self, id: SessionId) {
+        self.session_mut(id).lookup = LookupState::Answered { unreported: Some(0), lease: None };
+    }
+
+    /// The result of a request's lookup. A hit is reported once.
+    pub(crate) fn take_result(&mut self, cx: &mut Context, request_id: &str) -> LookupStatus {
+        let Some(&id) = self.by_request.get(request_id) else { return LookupStatus::Unknown };
+        self.renew(cx, id);
+        match &mut self.session_mut(id).lookup {
+            LookupState::Pending(_) => LookupStatus::Pending,
+            LookupState::Answered { unreported, .. } => {
+                unreported.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
+            }
+        }
+    }
+
+    /// Releases the pins of chunks `start..end` of a request's hit, those of one rank or of all. Pins of other
+    /// requests are not affected. A request that frees while its lookup is pending is over: its job is returned,
+    /// to be cancelled.
+    #[must_use]
+    pub(crate) fn free(
         &mut self,
-        now: Time,
-        id: u64,
-        target: Target,
-        rows: Vec<Row>,
-        hit: u32,
-    ) -> Arc<str> {
-        let session = self.session_mut(id);
-        session.job = None;
-        session.result = Some(hit);
-        let known = std::mem::take(&mut session.known);
-        let request_id = session.request_id.clone();
-        self.index.answered(target.chunk_hashes.len() as u32, known, hit);
-        if hit > 0 {
-            let deadline = now + self.config.read_ttl;
-            let Target { model, salt, chunk_hashes } = target;
-            let lookup =
-                Lookup { model, salt, chunk_hashes, hit, rows, counted: false, since: now, deadline };
-            self.session_mut(id).lookup = Some(lookup);
-            self.deadlines.insert((deadline, Deadline::Lookup(id)));
-            self.recount_lease(id);
-        }
-        request_id
-    }
-
-    /// The hit of a lookup. It is told once.
-    pub fn take_result(&mut self, now: Time, request_id: &str) -> LookupStatus {
-        self.advance(now);
-        let Some(&id) = self.session_ids.get(request_id) else { return LookupStatus::Unknown };
-        self.renew(now, id);
-        let session = self.session_mut(id);
-        if session.job.is_some() {
-            return LookupStatus::Pending;
-        }
-        session.result.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
-    }
-
-    /// The scheduler does not need chunks `start..end` of a request's hit: their shares end, those
-    /// of `worker_id` or of all ranks. Frees nothing that the lookup of this very request does not
-    /// hold. A request that frees while its lookup is going on is over: the lookup is cancelled.
-    pub fn free(&mut self, now: Time, request_id: &str, rank: Option<KvRank>, start: u32, end: u32) {
-        self.advance(now);
-        let Some(&id) = self.session_ids.get(request_id) else { return };
-        self.renew(now, id);
+        cx: &mut Context,
+        request_id: &str,
+        rank: Option<KvRank>,
+        (start, end): (u32, u32),
+    ) -> Option<JobId> {
+        let &id = self.by_request.get(request_id)?;
+        self.renew(cx, id);
         let session = self.sessions.get_mut(&id).expect("ids name live sessions");
-        session.result = None;
-        if let Some(job) = session.job.take() {
-            return self.cancel_job(job);
+        let lease = match &mut session.lookup {
+            LookupState::Pending(job) => {
+                let job = *job;
+                session.lookup = LookupState::ENDED;
+                return Some(job);
+            }
+            LookupState::Answered { unreported, lease } => {
+                *unreported = None;
+                lease.as_mut()?
+            }
+        };
+        let mut index = cx.index_mut();
+        for shard in lease.shards.iter_mut().filter(|s| rank.is_none_or(|rank| rank == s.shard().rank)) {
+            for object in shard.range(start, end).iter_mut().rev() {
+                lease.pins -= object.release(&mut index);
+            }
         }
-        let Some(lookup) = &mut session.lookup else { return };
-        for row in lookup.rows.iter_mut().filter(|r| rank.is_none_or(|k| k == r.cell.rank)) {
-            row.range(start, end).iter_mut().rev().for_each(|g| g.release(&mut self.index));
+        let Target { model, salt, chunk_hashes } = &lease.target;
+        index.touch_prefix(model, salt, &chunk_hashes[..end.min(lease.hit) as usize]);
+        if lease.pins == 0 {
+            self.pinning.remove(&(lease.since, id));
         }
-        let (model, salt, chunk_hashes) =
-            (lookup.model.clone(), lookup.salt.clone(), lookup.chunk_hashes.clone());
-        let freed = end.min(lookup.hit) as usize;
-        self.recount_lease(id);
-        self.touch_prefix(&model, &salt, &chunk_hashes[..freed]);
+        None
     }
 
     /// The hit of a live request's last lookup, in chunks.
-    pub fn hit(&self, request_id: &str) -> u32 {
-        let session = self.session_ids.get(request_id).and_then(|id| self.sessions.get(id));
-        session.and_then(|session| session.lookup.as_ref()).map_or(0, |lookup| lookup.hit)
+    pub(crate) fn hit(&self, request_id: &str) -> u32 {
+        let session = self.by_request.get(request_id).and_then(|id| self.sessions.get(id));
+        session.and_then(Session::lease).map_or(0, |lease| lease.hit)
     }
 
-    /// The request is over: what it still holds is given back, what it used is warm.
-    pub fn end_session(&mut self, now: Time, request_id: &str) {
-        self.advance(now);
-        if let Some(&id) = self.session_ids.get(request_id) {
-            self.close_session(id);
+    /// Ends a request. Its pending job is returned, to be cancelled.
+    #[must_use]
+    pub(crate) fn end(&mut self, cx: &mut Context, request_id: &str) -> Option<JobId> {
+        let &id = self.by_request.get(request_id)?;
+        self.close(cx, id)
+    }
+
+    /// Moves one pin of each chunk of a range from the lookup of a request to a retrieve. If a chunk has none left
+    /// or cannot be read, nothing is moved, and one pin of each of the others is released: their reader will not
+    /// come back.
+    pub(crate) fn take_pins(
+        &mut self,
+        cx: &mut Context,
+        spec: &TransferSpec<'_>,
+        layout: &Layout,
+    ) -> Option<(Vec<ObjectId>, Prefix)> {
+        if spec.range().is_empty() {
+            return None;
         }
-    }
-
-    /// Looks objects up by key for another server and holds those found. Returns the id to ask for
-    /// the result with.
-    pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> u64 {
-        self.advance(now);
-        let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let object = self.find_object(key);
-            found.push(object.map(|object| {
-                self.index.pin(object, 1);
-                (key.clone(), Grant { object, shares: 1 })
-            }));
+        let id = *self.by_request.get(spec.request_id)?;
+        self.renew(cx, id);
+        let lease = self.sessions.get_mut(&id)?.lease_mut()?;
+        let covered = spec.end.min(lease.hit) as usize;
+        let same_prompt = lease.target.model == *spec.model
+            && lease.target.salt == *spec.salt
+            && covered > 0
+            && lease.target.chunk_hashes[covered - 1] == spec.chunk_hashes[covered - 1];
+        if !same_prompt {
+            return None;
         }
-        let id = self.new_id();
-        let deadline = now + self.config.read_ttl;
-        self.deadlines.insert((deadline, Deadline::Peer(id)));
-        self.reading.insert((now, id));
-        self.peers.insert(id, PeerLease { owner, found, told: false, since: now, deadline });
-        id
-    }
-
-    /// Offset and size of each object of a peer's lookup that it holds, in the order asked, once.
-    pub fn peer_result(&mut self, now: Time, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
-        self.advance(now);
-        let lease = self.peers.get_mut(&id).filter(|l| !l.told)?;
-        lease.told = true;
-        let place = |object| (self.index.offset(object), self.index.layout(object).bytes());
-        let held = lease.found.iter().map(|f| f.as_ref().filter(|(_, g)| g.shares > 0));
-        let places = held.map(|f| f.map(|(_, grant)| place(grant.object))).collect();
-        if !lease.holds_shares() {
-            self.end_peer_lease(id);
-        }
-        Some(places)
-    }
-
-    /// A peer is done with these objects: one share of each ends, one of `owner`'s own if it has
-    /// any, else one of another peer's that knows what it holds.
-    pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
-        self.advance(now);
-        // From the end: keys come in the order of a prompt, whose first chunk should be the warmest.
-        for key in keys.iter().rev() {
-            let own = self.peers.values_mut().filter(|l| l.owner == owner).find_map(|l| l.share_of(key));
-            let share = match own {
-                Some(share) => Some(share),
-                None => self.peers.values_mut().filter(|l| l.told).find_map(|l| l.share_of(key)),
+        let shard = lease.shards.iter_mut().find(|s| s.shard() == spec.shard())?;
+        let objects = shard.range(spec.start, spec.end);
+        let readable = |o: ObjectId| cx.index.is_resident(o) && cx.index.layout(o).bytes() == layout.bytes();
+        let whole = objects.len() == spec.range().len()
+            && objects.iter().all(|o| o.pins() > 0 && readable(o.object()));
+        let mut taken = None;
+        if whole {
+            let objects: Vec<ObjectId> = objects.iter_mut().map(PinnedObject::move_one).collect();
+            lease.pins -= objects.len() as u64;
+            let Target { model, salt, chunk_hashes } = &lease.target;
+            let prefix = Prefix {
+                model: model.clone(),
+                salt: salt.clone(),
+                chunk_hashes: chunk_hashes.clone(),
+                len: lease.hit,
             };
-            if let Some(share) = share {
-                share.release_one(&mut self.index);
+            taken = Some((objects, prefix));
+        } else {
+            let mut index = cx.index_mut();
+            for object in objects.iter_mut().rev() {
+                lease.pins -= object.release_one(&mut index);
+            }
+            index.touch_prefix(spec.model, spec.salt, &spec.chunk_hashes[..covered]);
+        }
+        if lease.pins == 0 {
+            self.pinning.remove(&(lease.since, id));
+        }
+        taken
+    }
+
+    /// The pins of a lookup have expired. A lookup that is pending has none yet.
+    pub(crate) fn on_lease_expired(&mut self, cx: &mut Context, id: SessionId) {
+        let pins = self.sessions[&id].lease().map_or(0, |lease| lease.pins);
+        cx.stats.requests.leases_expired += u64::from(pins > 0);
+        let job = self.end_lookup(cx, id);
+        debug_assert!(job.is_none(), "a pending lookup holds no lease");
+    }
+
+    /// Ends a session that has reached its maximal age. Its pending job is returned, to be cancelled.
+    #[must_use]
+    pub(crate) fn expire(&mut self, cx: &mut Context, id: SessionId) -> Option<JobId> {
+        cx.stats.requests.sessions_expired += 1;
+        self.close(cx, id)
+    }
+
+    /// The sessions of a connection.
+    pub(crate) fn of_connection(&self, connection: ConnectionId) -> Vec<SessionId> {
+        self.by_connection.of(connection)
+    }
+
+    /// Ends a session. Its pending job is returned, to be cancelled.
+    #[must_use]
+    pub(crate) fn close(&mut self, cx: &mut Context, id: SessionId) -> Option<JobId> {
+        let job = self.end_lookup(cx, id);
+        let session = self.sessions.remove(&id).expect("ids name live sessions");
+        cx.timers.disarm(&session.age);
+        self.by_request.remove(&session.request_id);
+        self.by_connection.remove(session.connection, id);
+        job
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Sessions whose lookup holds pins.
+    pub(crate) fn pinning(&self) -> usize {
+        self.pinning.len()
+    }
+
+    /// Since when the oldest of those pins are held.
+    pub(crate) fn pinning_since(&self) -> Option<Time> {
+        self.pinning.first().map(|(since, _)| *since)
+    }
+
+    /// All pins. For tests.
+    pub(crate) fn pins(&self) -> impl Iterator<Item = (ObjectId, u32)> + '_ {
+        let leases = self.sessions.values().filter_map(Session::lease);
+        leases.flat_map(LookupLease::objects).map(|o| (o.object(), o.pins()))
+    }
+
+    /// The jobs of pending lookups. For tests.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (SessionId, JobId)> + '_ {
+        self.sessions.iter().filter_map(|(id, session)| match session.lookup {
+            LookupState::Pending(job) => Some((*id, job)),
+            LookupState::Answered { .. } => None,
+        })
+    }
+
+    /// Armed timers. For tests.
+    pub(crate) fn timers(&self) -> usize {
+        self.sessions.len() + self.sessions.values().filter(|s| s.lease().is_some()).count()
+    }
+
+    /// For tests.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.by_request.len(), self.sessions.len(), "one id per session");
+        for (name, id) in &self.by_request {
+            assert_eq!(&self.sessions[id].request_id, name, "session is found by its request id");
+        }
+        assert_eq!(self.by_connection.len(), self.sessions.len(), "each session is found by its connection");
+        let leases = self.sessions.iter().filter_map(|(id, session)| Some((*id, session.lease()?)));
+        let mut pinning = BTreeSet::new();
+        for (id, lease) in leases {
+            let pins: u64 = lease.objects().map(|o| u64::from(o.pins())).sum();
+            assert_eq!(pins, lease.pins, "pins of {id:?}");
+            if pins > 0 {
+                pinning.insert((lease.since, id));
             }
         }
-        let done = self.peers.iter().filter(|(_, l)| l.told && !l.holds_shares());
-        let done: Vec<u64> = done.map(|(id, _)| *id).collect();
-        done.into_iter().for_each(|id| self.end_peer_lease(id));
+        assert_eq!(pinning, self.pinning, "sessions that hold pins");
     }
 
-    /// The resident object of that name.
-    pub(crate) fn find_object(&self, key: &ObjectKey) -> Option<crate::index::ObjectId> {
-        let chunk = self.index.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash)?;
-        self.index.resident(chunk, ShardKey { rank: key.kv_rank, group: key.object_group })
-    }
-
-    fn open_session(&mut self, now: Time, spec: &LookupSpec<'_>) -> u64 {
-        let expires = now + self.config.session_ttl;
-        if let Some(&id) = self.session_ids.get(spec.request_id) {
-            self.drop_lookup(id);
-            let session = self.session_mut(id);
-            session.owner = spec.connection;
-            let expired = std::mem::replace(&mut session.expires, expires);
-            self.deadlines.remove(&(expired, Deadline::Session(id)));
-            self.deadlines.insert((expires, Deadline::Session(id)));
-            return id;
-        }
-        // A client that never ends its requests costs those that came first, not the server.
-        if self.sessions.len() >= self.config.sessions_max
-            && let Some((&oldest, _)) = self.sessions.first_key_value()
-        {
-            self.session_expired(oldest);
-        }
-        let id = self.new_id();
-        self.deadlines.insert((expires, Deadline::Session(id)));
-        self.session_ids.insert(spec.request_id.clone(), id);
-        let request_id = spec.request_id.clone();
-        let owner = spec.connection;
-        self.sessions.insert(
-            id,
-            Session { request_id, owner, lookup: None, job: None, result: None, known: 0, expires },
-        );
-        id
-    }
-
-    fn set_result(&mut self, id: u64, hit: u32) {
-        self.session_mut(id).result = Some(hit);
-    }
-
-    fn session_mut(&mut self, id: u64) -> &mut Session {
+    fn session_mut(&mut self, id: SessionId) -> &mut Session {
         self.sessions.get_mut(&id).expect("ids name live sessions")
     }
 
-    /// The request is alive: its shares wait longer for their readers.
-    pub(crate) fn renew(&mut self, now: Time, id: u64) {
-        let deadline = now + self.config.read_ttl;
-        let Some(lookup) = self.sessions.get_mut(&id).and_then(|s| s.lookup.as_mut()) else { return };
-        if lookup.deadline < deadline {
-            self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
-            lookup.deadline = deadline;
-            self.deadlines.insert((deadline, Deadline::Lookup(id)));
+    /// The request is alive: its pins expire later.
+    fn renew(&mut self, cx: &mut Context, id: SessionId) {
+        let deadline = cx.now + cx.config.read_ttl;
+        if let Some(lease) = self.session_mut(id).lease_mut().filter(|lease| lease.expiry.at() < deadline) {
+            cx.timers.move_to(&mut lease.expiry, deadline);
         }
     }
 
-    /// Moves the whole prefix to the warm end, its first chunk last, so that a prompt is evicted
-    /// from its end.
-    pub(crate) fn touch_prefix(&mut self, model: &Arc<str>, salt: &Arc<str>, chunk_hashes: &[ChunkHash]) {
-        let chunks: Vec<ChunkId> = self.index.leading_chunks(model, salt, chunk_hashes).flatten().collect();
-        chunks.into_iter().rev().for_each(|c| self.index.touch(c));
-    }
-
-    /// Ends the lookup of a session, if it has one; touches what it had found.
-    fn drop_lookup(&mut self, id: u64) {
-        let session = self.session_mut(id);
-        session.result = None;
-        if let Some(job) = session.job.take() {
-            self.cancel_job(job);
-        }
-        let Some(mut lookup) = self.session_mut(id).lookup.take() else { return };
-        self.deadlines.remove(&(lookup.deadline, Deadline::Lookup(id)));
-        self.leases -= u64::from(lookup.counted);
-        self.reading.remove(&(lookup.since, id));
-        lookup.release_all(&mut self.index);
-        self.touch_prefix(&lookup.model, &lookup.salt, &lookup.chunk_hashes[..lookup.hit as usize]);
-    }
-
-    /// Shares of a session's lookup came or went. What the search for one that is left costs has been paid
-    /// by those that went before it.
-    pub(crate) fn recount_lease(&mut self, id: u64) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let holds = session.holds_shares();
-        let Some(lookup) = &mut session.lookup else { return };
-        self.leases -= u64::from(lookup.counted);
-        self.leases += u64::from(holds);
-        lookup.counted = holds;
-        let place = (lookup.since, id);
-        if holds {
-            self.reading.insert(place)
-        } else {
-            self.reading.remove(&place)
+    /// Ends the lookup of a session, if it has one. Releases its pins, or returns its pending job, to be
+    /// cancelled.
+    fn end_lookup(&mut self, cx: &mut Context, id: SessionId) -> Option<JobId> {
+        let lookup = std::mem::replace(&mut self.session_mut(id).lookup, LookupState::ENDED);
+        let mut lease = match lookup {
+            LookupState::Pending(job) => return Some(job),
+            LookupState::Answered { lease, .. } => lease?,
         };
-    }
-
-    fn close_session(&mut self, id: u64) {
-        self.drop_lookup(id);
-        let session = self.sessions.remove(&id).expect("ids name live sessions");
-        self.deadlines.remove(&(session.expires, Deadline::Session(id)));
-        self.session_ids.remove(&session.request_id);
-    }
-
-    pub(crate) fn lookup_expired(&mut self, id: u64) {
-        self.counters.leases_expired += u64::from(self.sessions[&id].holds_shares());
-        self.drop_lookup(id);
-    }
-
-    pub(crate) fn session_expired(&mut self, id: u64) {
-        self.counters.sessions_expired += 1;
-        self.close_session(id);
-    }
-
-    pub(crate) fn end_sessions_of(&mut self, owner: ConnectionId) {
-        let ids: Vec<u64> =
-            self.sessions.iter().filter(|(_, s)| s.owner == owner).map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| self.close_session(id));
-    }
-
-    /// Recomputes who holds shares since when. For tests.
-    pub(crate) fn check_reading(&self) {
-        let holding = |(id, session): (&u64, &Session)| {
-            session.lookup.as_ref().filter(|_| session.holds_shares()).map(|lookup| (lookup.since, *id))
-        };
-        let lookups = self.sessions.iter().filter_map(holding);
-        let peers = self.peers.iter().map(|(id, lease)| (lease.since, *id));
-        let retrieves = self.retrieves.iter().filter(|(_, r)| !r.objects.is_empty());
-        let retrieves = retrieves.map(|(id, retrieve)| (retrieve.since, *id));
-        let reading: BTreeSet<(Time, u64)> = lookups.chain(peers).chain(retrieves).collect();
-        assert_eq!(reading, self.reading, "who holds shares since when");
-    }
-
-    pub(crate) fn peer_expired(&mut self, id: u64) {
-        self.counters.leases_expired += u64::from(self.peers[&id].holds_shares());
-        self.end_peer_lease(id);
-    }
-
-    fn end_peer_lease(&mut self, id: u64) {
-        let Some(mut lease) = self.peers.remove(&id) else { return };
-        self.deadlines.remove(&(lease.deadline, Deadline::Peer(id)));
-        self.reading.remove(&(lease.since, id));
-        lease.found.iter_mut().flatten().rev().for_each(|(_, g)| g.release(&mut self.index));
-    }
-
-    pub(crate) fn end_peer_leases_of(&mut self, owner: ConnectionId) {
-        let ids: Vec<u64> = self.peers.iter().filter(|(_, l)| l.owner == owner).map(|(id, _)| *id).collect();
-        ids.into_iter().for_each(|id| self.end_peer_lease(id));
+        self.pinning.remove(&(lease.since, id));
+        cx.timers.disarm(&lease.expiry);
+        let mut index = cx.index_mut();
+        lease.shards.iter_mut().for_each(|shard| shard.release(&mut index));
+        let Target { model, salt, chunk_hashes } = &lease.target;
+        index.touch_prefix(model, salt, &chunk_hashes[..lease.hit as usize]);
+        None
     }
 }
 
-/// The longest prefix that every row can serve from L1, and the chunks that were looked at.
-fn find_hit(
-    l1: &Index,
+impl LookupSink for Sessions {
+    fn answer(&mut self, cx: &mut Context, id: SessionId, target: Target, shards: Vec<ShardPins>, hit: u32) {
+        let known = std::mem::take(&mut self.session_mut(id).known);
+        if let Some(predictor) = &mut cx.predictor {
+            predictor.on_answer(target.chunk_hashes.len() as u32, known, hit);
+        }
+        let lease = (hit > 0).then(|| {
+            let pins = shards.iter().flat_map(|s| s.objects()).map(|o| u64::from(o.pins())).sum();
+            if pins > 0 {
+                self.pinning.insert((cx.now, id));
+            }
+            let expiry = cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::LookupLease(id));
+            LookupLease { target, hit, shards, pins, since: cx.now, expiry }
+        });
+        self.session_mut(id).lookup = LookupState::Answered { unreported: Some(hit), lease };
+    }
+}
+
+impl LookupState {
+    /// No lookup, or one that is over.
+    const ENDED: Self = Self::Answered { unreported: None, lease: None };
+}
+
+impl Session {
+    fn lease(&self) -> Option<&LookupLease> {
+        match &self.lookup {
+            LookupState::Answered { lease, .. } => lease.as_ref(),
+            LookupState::Pending(_) => None,
+        }
+    }
+
+    fn lease_mut(&mut self) -> Option<&mut LookupLease> {
+        match &mut self.lookup {
+            LookupState::Answered { lease, .. } => lease.as_mut(),
+            LookupState::Pending(_) => None,
+        }
+    }
+}
+
+impl LookupLease {
+    fn objects(&self) -> impl Iterator<Item = &PinnedObject> {
+        self.shards.iter().flat_map(|shard| shard.objects())
+    }
+}
+
+/// The shards of a lookup with their attention windows.
+pub(crate) type Shards = [(ShardKey, Option<u32>)];
+
+/// The longest prefix that every shard can serve from L1, and the chunks that were looked at.
+pub(crate) fn find_prefix(
+    index: &Index,
     model: &Model,
-    cells: &[(ShardKey, Option<u32>)],
+    shards: &Shards,
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
-    let mut fold = PrefixScan::new(cells.iter().map(|(_, window)| *window));
+    let mut scan = PrefixScan::new(shards.iter().map(|(_, window)| *window));
     let mut chunks = Vec::new();
-    for chunk in l1.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
+    for chunk in index.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
         chunks.push(chunk);
-        let present = |row: usize| chunk.is_some_and(|c| usable(l1, model, c, cells[row].0).is_some());
-        if !fold.push(present) {
+        let readable = |chunk, row: usize| {
+            index.resident(chunk, shards[row].0).is_some_and(|o| model.can_read(index.layout(o)))
+        };
+        if !scan.push(|row| chunk.is_some_and(|chunk| readable(chunk, row))) {
             break;
         }
     }
-    (fold.hit(), chunks)
+    (scan.hit(), chunks)
 }
 
-/// The object in a cell, if it is resident and of a size that some worker of the model can read.
-fn usable(l1: &Index, model: &Model, chunk: ChunkId, cell: ShardKey) -> Option<crate::index::ObjectId> {
-    l1.resident(chunk, cell).filter(|o| model.knows(l1.layout(*o)))
-}
-
-/// Pins what each row needs of the hit's chunks, one share per reader.
-fn take_shares(
-    l1: &mut Index,
-    cells: &[(ShardKey, Option<u32>)],
+/// Pins what each shard needs of a hit's chunks, once per reader.
+pub(crate) fn pin_prefix(
+    cx: &mut Context,
+    shards: &Shards,
     chunks: &[Option<ChunkId>],
     readers: u32,
     hit: u32,
-) -> Vec<Row> {
-    chunks[..hit as usize].iter().flatten().for_each(|chunk| l1.found(*chunk));
-    let mut rows = Vec::with_capacity(cells.len());
-    for (cell, window) in cells {
+) -> Vec<ShardPins> {
+    let mut index = cx.index_mut();
+    chunks[..hit as usize].iter().flatten().for_each(|chunk| index.on_hit(*chunk));
+    let mut pinned = Vec::with_capacity(shards.len());
+    for (shard, window) in shards {
         let needed = required_range(hit, *window);
         let first = needed.start;
-        let grants: Vec<Grant> = needed
-            .map(|column| {
-                let object = chunks[column as usize].and_then(|c| l1.resident(c, *cell));
-                Grant { object: object.expect("the hit was just found"), shares: readers }
-            })
-            .collect();
-        grants.iter().for_each(|g| l1.pin(g.object, g.shares));
-        rows.push(Row { cell: *cell, first, grants });
+        let mut objects = Vec::with_capacity(needed.len());
+        for column in needed {
+            let object = chunks[column as usize].and_then(|chunk| index.resident(chunk, *shard));
+            let object = object.expect("the hit was just found");
+            index.pin(object, readers);
+            objects.push(PinnedObject::new(object, readers));
+        }
+        pinned.push(ShardPins::new(*shard, first, objects));
     }
-    rows
+    pinned
 }
 
-/// Whether `layout` is one that workers of the model use.
-impl Model {
-    pub(crate) fn knows(&self, layout: &Layout) -> bool {
-        self.layouts().any(|l| l.bytes() == layout.bytes())
-    }
+/// Counts the answer of a lookup.
+pub(crate) fn count_hit(cx: &mut Context, requested_chunks: u32, hit: &Hit) {
+    let counters = &mut cx.stats.requests;
+    counters.lookups += 1;
+    counters.lookup_requested_chunks += u64::from(requested_chunks);
+    counters.lookup_hit_chunks += u64::from(hit.chunks);
+    counters.lookup_hit_objects += u64::from(hit.l1_objects + hit.l2_objects);
+    counters.l2.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
+    counters.l2.hit_objects += u64::from(hit.l2_objects);
 }

@@ -1,69 +1,67 @@
-//! What became visible and what is no longer: two bounded logs for those who follow the cache from outside.
+//! Two bounded logs for readers outside the core that follow the cache.
 //!
-//! - [`ChunkEvent`]s say what a lookup could find. A chunk in L1 is told of when it is *whole* (each of its
-//!   groups has the objects of all ranks), and withdrawn when that ends. What is in L2 is told of object by
-//!   object, as adapters report it: the core keeps no list of what they hold.
-//! - [`ObjectEvent`]s say where each object is, how large, and when it was used.
+//! - [`ChunkEvent`]s say which chunks a lookup can find. A chunk in L1 is published when it is *whole* (each of
+//!   its groups has the objects of all ranks) and withdrawn when that ends. Chunks in L2 are published object by
+//!   object, as adapters report them: the core keeps no list of what they hold.
+//! - [`ObjectEvent`]s say in which tier each object is, its size, and when it was used.
 //!
-//! Neither is recorded before somebody [asks](Core::record_chunk_events) for it. Each log keeps its last records;
-//! whoever reads too slowly learns that some were lost, and cannot slow down anybody.
+//! Nothing is recorded until a reader [asks](crate::Core::record_chunk_events) for it. Each log keeps its last
+//! records; a reader that is too slow learns that some are lost, and delays nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use larder_types::object::{ChunkHash, ObjectKey};
 
-use crate::core::Core;
 use larder_types::AdapterId;
-use larder_types::time::Time;
 
-/// Where an object is.
+/// A tier that can hold an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
-    /// In memory.
+    /// Host memory.
     L1,
-    /// At this adapter.
+    /// This L2 adapter.
     L2(AdapterId),
 }
 
-/// A chunk can be found, or not any more.
+/// A chunk became findable, or ceased to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkEvent {
-    /// Where.
+    /// The tier.
     pub tier: Tier,
-    /// Whether it can be found from now on.
+    /// Whether a lookup can find it from now on.
     pub visible: bool,
-    /// The model whose chunk it is. Chunks of several cache salts look the same here: their hashes do.
+    /// Its model. Equal chunks of several cache salts are not told apart here, as their hashes are equal.
     pub model: Arc<str>,
-    /// The chunk.
+    /// Its hash.
     pub hash: ChunkHash,
 }
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// It can be read.
+    /// It became readable.
     Stored,
-    /// It is gone.
+    /// It was removed or evicted.
     Removed,
-    /// It was read.
+    /// A worker read it.
     Used,
 }
 
-/// Something happened to an object.
+/// A change of one object in one tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEvent {
     /// Where.
     pub tier: Tier,
-    /// What.
+    /// The change.
     pub change: Change,
-    /// To whom.
+    /// The object.
     pub key: ObjectKey,
-    /// Its exact size if it was stored, else 0.
+    /// Its exact size in bytes if it was stored, otherwise 0.
     pub bytes: u64,
 }
 
-/// The last records of something, numbered from 1 on. A number is never used twice.
+/// A bounded log. Records are numbered from 1; a number is never used twice.
 #[derive(Clone, Debug)]
 pub struct Log<T> {
     records: VecDeque<T>,
@@ -71,7 +69,7 @@ pub struct Log<T> {
     capacity: usize,
     /// The number of the last record.
     last: u64,
-    /// The last record before the present recording began.
+    /// The last record before the current recording began.
     began_after: u64,
 }
 
@@ -93,7 +91,7 @@ impl<T> Default for Log<T> {
 }
 
 impl<T> Log<T> {
-    /// Keeps the last `capacity` records from now on; with 0, nothing. What was recorded before is forgotten.
+    /// Keeps the last `capacity` records from now on, or nothing if 0. Earlier records are dropped.
     fn restart(&mut self, capacity: usize) {
         *self = Self { records: VecDeque::new(), capacity, last: self.last, began_after: self.last };
     }
@@ -108,7 +106,7 @@ impl<T> Log<T> {
         self.records.len()
     }
 
-    /// Whether there are none.
+    /// Whether no record is kept.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -118,8 +116,8 @@ impl<T> Log<T> {
         self.last
     }
 
-    /// One more record, made only if it is wanted. The oldest gives way to it.
-    pub(crate) fn push(&mut self, record: impl FnOnce() -> T) {
+    /// Adds a record, which is made only if the log is on. A full log drops its oldest record.
+    fn push(&mut self, record: impl FnOnce() -> T) {
         if !self.is_on() {
             return;
         }
@@ -156,77 +154,72 @@ impl<T> Log<T> {
 
 /// Both logs.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
-    pub(crate) chunks: Log<ChunkEvent>,
-    pub(crate) objects: Log<ObjectEvent>,
-    /// Which recording of chunks this is. What was told in an earlier one has to be told again.
-    pub(crate) recording: u32,
+pub(crate) struct EventLogs {
+    chunks: Log<ChunkEvent>,
+    objects: Log<ObjectEvent>,
+    /// Grows when a recording of chunk events begins. Chunks published in an earlier epoch are not known to the
+    /// readers of this one.
+    chunk_epoch: u32,
 }
 
-impl Events {
-    /// Numbers of the last records.
-    pub(crate) fn last(&self) -> (u64, u64) {
-        (self.chunks.last, self.objects.last)
+/// The ends of both logs at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    chunk: u64,
+    object: u64,
+}
+
+impl EventLogs {
+    pub(crate) fn chunks(&self) -> &Log<ChunkEvent> {
+        &self.chunks
     }
 
-    /// Turns the order of what was recorded since around.
-    pub(crate) fn reverse_after(&mut self, (chunks, objects): (u64, u64)) {
-        self.chunks.reverse_after(chunks);
-        self.objects.reverse_after(objects);
+    pub(crate) fn objects(&self) -> &Log<ObjectEvent> {
+        &self.objects
     }
 
-    /// Something happened to an object at an adapter.
-    pub(crate) fn in_l2(&mut self, adapter: AdapterId, change: Change, key: &ObjectKey, bytes: u64) {
+    /// Begins a recording of chunk events; see [`Log::restart`].
+    pub(crate) fn record_chunks(&mut self, records: usize) {
+        self.chunks.restart(records);
+        self.chunk_epoch += 1;
+    }
+
+    /// Begins a recording of object events; see [`Log::restart`].
+    pub(crate) fn record_objects(&mut self, records: usize) {
+        self.objects.restart(records);
+    }
+
+    /// The current recording of chunk events; 0 before the first one.
+    pub(crate) fn chunk_epoch(&self) -> u32 {
+        self.chunk_epoch
+    }
+
+    pub(crate) fn push_chunk(&mut self, event: impl FnOnce() -> ChunkEvent) {
+        self.chunks.push(event);
+    }
+
+    pub(crate) fn push_object(&mut self, event: impl FnOnce() -> ObjectEvent) {
+        self.objects.push(event);
+    }
+
+    /// The ends of the logs now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { chunk: self.chunks.last, object: self.objects.last }
+    }
+
+    /// Reverses the order of the records after a mark.
+    pub(crate) fn reverse_after(&mut self, mark: Mark) {
+        self.chunks.reverse_after(mark.chunk);
+        self.objects.reverse_after(mark.object);
+    }
+
+    /// Records what happened to an object at an adapter.
+    pub(crate) fn at_adapter(&mut self, adapter: AdapterId, change: Change, key: &ObjectKey, bytes: u64) {
         let tier = Tier::L2(adapter);
         self.objects.push(|| ObjectEvent { tier, change, key: key.clone(), bytes });
         if change != Change::Used {
             let (visible, model, hash) = (change == Change::Stored, &key.model_name, key.chunk_hash);
             self.chunks.push(|| ChunkEvent { tier, visible, model: model.clone(), hash });
-        }
-    }
-}
-
-impl Core {
-    /// Records from now on what chunks become visible and what ones cease to be, the last `records` such
-    /// events; 0 ends it. Chunks that are there already are not told of: see [`Core::publish_snapshot`].
-    pub fn record_chunk_events(&mut self, records: usize) {
-        let events = &mut self.index.events;
-        events.chunks.restart(records);
-        events.recording += 1;
-    }
-
-    /// Records from now on what happens to each object, the last `records` such events; 0 ends it.
-    pub fn record_object_events(&mut self, records: usize) {
-        self.index.events.objects.restart(records);
-    }
-
-    /// Tells of the whole chunks in L1 that have a place by `place`, in the order of their places. For the
-    /// beginning of a recording: looks at every chunk.
-    pub fn publish_snapshot(&mut self, place: impl Fn(&ChunkHash) -> Option<u64>) {
-        self.index.publish_snapshot(place);
-    }
-
-    /// What became of chunks.
-    pub fn chunk_events(&self) -> &Log<ChunkEvent> {
-        &self.index.events.chunks
-    }
-
-    /// What became of objects.
-    pub fn object_events(&self) -> &Log<ObjectEvent> {
-        &self.index.events.objects
-    }
-
-    /// An adapter has removed an object by itself, to make room.
-    pub fn l2_evicted(&mut self, now: Time, adapter: AdapterId, key: &ObjectKey) {
-        self.index.tally.salts.of(&key.cache_salt).l2_evicted += 1;
-        self.l2_removed(now, adapter, std::slice::from_ref(key));
-    }
-
-    /// Objects of an adapter are gone, or were removed because somebody outside asked it to.
-    pub fn l2_removed(&mut self, now: Time, adapter: AdapterId, keys: &[ObjectKey]) {
-        self.advance(now);
-        for key in keys {
-            self.index.events.in_l2(adapter, Change::Removed, key, 0);
         }
     }
 }
@@ -249,7 +242,7 @@ mod tests {
     #[test]
     fn a_log_that_is_off_makes_no_record() {
         let mut log = Log::<u32>::default();
-        log.push(|| unreachable!("nobody wants it"));
+        log.push(|| unreachable!("the log is off"));
         assert_eq!((log.last(), log.len()), (0, 0));
         assert_eq!(log.after(0, 9), Page { records: vec![], next_cursor: 0, lost: false });
     }
@@ -265,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_shows_as_lost_once() {
+    fn dropped_records_are_reported_as_lost_once() {
         let log = log(3, 5);
         for cursor in [0, 1] {
             let page = log.after(cursor, 9);
@@ -282,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_log_can_be_turned_around() {
+    fn the_end_of_a_log_can_be_reversed() {
         let mut log = log(3, 2);
         (10..12).for_each(|i| log.push(|| i));
         log.reverse_after(2);

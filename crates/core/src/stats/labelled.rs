@@ -21,7 +21,7 @@ pub struct Labelled<T> {
 
 impl<T: Default> Labelled<T> {
     /// The counts of `name`, or those that all others share.
-    pub fn of(&mut self, name: &Arc<str>) -> &mut T {
+    pub fn get_or_insert(&mut self, name: &Arc<str>) -> &mut T {
         if !self.named.contains_key(name) {
             if self.named.len() >= NAMES_MAX {
                 return &mut self.others;
@@ -102,9 +102,9 @@ mod tests {
     fn whoever_comes_too_late_shares_one_count() {
         let mut counts = Labelled::<u64>::default();
         for i in 0..NAMES_MAX + 10 {
-            *counts.of(&format!("salt{i}").into()) += 1;
+            *counts.get_or_insert(&format!("salt{i}").into()) += 1;
         }
-        *counts.of(&"salt0".into()) += 1;
+        *counts.get_or_insert(&"salt0".into()) += 1;
         assert_eq!((counts.named().count(), *counts.others()), (NAMES_MAX, 10));
         assert_eq!(counts.named().map(|(_, n)| n).sum::<u64>(), NAMES_MAX as u64 + 1);
     }

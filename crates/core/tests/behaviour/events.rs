@@ -10,7 +10,7 @@ const RECORDS: usize = 64;
 
 /// The chunk events since `cursor` as `+i` and `-i`, by the chunk's place in `chain`, and the cursor behind.
 fn told(rig: &Rig, chain: &Chain, cursor: u64) -> (Vec<String>, u64) {
-    let page = rig.core.chunk_events().after(cursor, usize::MAX);
+    let page = rig.core.stats().chunk_events().after(cursor, usize::MAX);
     assert!(!page.lost);
     let word = |event: &ChunkEvent| {
         let place = chain.iter().position(|hash| *hash == event.hash).expect("a chunk of the prompt");
@@ -29,7 +29,7 @@ fn nothing_is_recorded_for_nobody() {
     let mut rig = Rig::new(4);
     rig.store(&worker(1, "r"), &prompt(1, 2), 0, 2);
     rig.clear(false);
-    assert_eq!((rig.core.chunk_events().last(), rig.core.object_events().last()), (0, 0));
+    assert_eq!((rig.core.stats().chunk_events().last(), rig.core.stats().object_events().last()), (0, 0));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn objects_are_followed_through_their_lives() {
     rig.clear(false);
     let key = rig.key(chain[0]);
     rig.core.l2_removed(rig.time(), AdapterId(3), std::slice::from_ref(&key));
-    let events = rig.core.object_events().after(0, usize::MAX).records;
+    let events = rig.core.stats().object_events().after(0, usize::MAX).records;
     assert!(events.iter().all(|(_, event)| event.key == key));
     let seen: Vec<_> = events.iter().map(|(_, e)| (e.tier, e.change, e.bytes > 0)).collect();
     let expected = [

@@ -20,7 +20,7 @@ fn the_least_recently_used_prompt_goes_first_and_its_tail_first() {
     assert_eq!((rig.resident(&prompt(1, 2)), rig.resident(&prompt(2, 2))), (vec![0], vec![0, 1]));
     store(&mut rig, "d", 4, 1);
     assert_eq!((rig.resident(&prompt(1, 2)), rig.resident(&prompt(2, 2))), (vec![], vec![0, 1]));
-    assert_eq!(rig.core.index().counters().evicted_chunks, 2, "no more than needed");
+    assert_eq!(rig.core.stats().l1().evicted_chunks, 2, "no more than needed");
 }
 
 /// LMCache#4867: the reference loses the head of such a prompt before its tail.
@@ -59,7 +59,7 @@ fn what_is_held_or_being_written_stays() {
     rig.lookup(&worker(1, "r"), &prompt(1, 1), 1);
     assert_eq!(rig.prepare(&worker(1, "c"), &prompt(3, 2), 0, 2).chunks, [0]);
     assert_eq!(rig.resident(&prompt(1, 1)), [0]);
-    assert_eq!(rig.core.index().counters().refused_objects, 1);
+    assert_eq!(rig.core.stats().l1().refused_objects, 1);
     rig.wait(READ_TTL);
     assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks, [0], "shares that ran out");
     assert_eq!(rig.resident(&prompt(1, 1)), []);
@@ -86,8 +86,8 @@ fn all_ranks_of_a_chunk_leave_together() {
     }
     rig.store(&ranks[0], &new, 0, 1);
     rig.store(&ranks[1], &new, 0, 1);
-    assert_eq!(rig.core.index().counters().evicted_chunks, 1);
-    assert_eq!(rig.core.index().counters().evicted_objects, 2);
+    assert_eq!(rig.core.stats().l1().evicted_chunks, 1);
+    assert_eq!(rig.core.stats().l1().evicted_objects, 2);
     assert_eq!((rig.lookup(&ranks[0], &old, 1), rig.lookup(&ranks[0], &new, 1)), (1, 1));
 }
 

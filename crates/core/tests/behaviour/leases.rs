@@ -67,7 +67,7 @@ fn a_failed_retrieve_gives_back_one_share_of_what_was_there() {
     rig.free("r", 1, 2);
     assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 3), None);
     assert_eq!(rig.core.gauges().lookup_leases, 0);
-    assert_eq!(rig.core.counters().retrieves_failed, 1);
+    assert_eq!(rig.core.stats().requests().retrieves_failed, 1);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_silent_worker_is_dropped() {
     let p = prompt(1, 1);
     rig.prepare(&worker(1, "a"), &p, 0, 1);
     rig.wait(REAP);
-    assert_eq!((rig.core.gauges().workers, rig.core.counters().workers_reaped), (0, 1));
+    assert_eq!((rig.core.gauges().workers, rig.core.stats().requests().workers_reaped), (0, 1));
     assert!(rig.try_prepare(&worker(1, "a"), &p, 0, 1).is_err());
     let now = rig.time();
     assert!(!rig.core.ping(now, InstanceId(1)), "it should register again");

@@ -14,7 +14,7 @@ fn store_then_read_then_release() {
     let offsets: Vec<u64> = prepared.slots.iter().map(|s| s.offset).collect();
     assert_eq!(offsets, [0, PAGE, 2 * PAGE]);
     assert_eq!(rig.lookup(&w, &p, 1), 0, "nothing is found before the commit");
-    assert_eq!(rig.commit(&w, &p, 0, 3), Committed::Published(3));
+    assert_eq!(rig.commit(&w, &p, 0, 3).published().map(|c| c.objects), Some(3));
     assert_eq!(rig.lookup(&w, &p, 1), 3);
     let slots = rig.prepare_retrieve(&w, &p, 0, 3).expect("held");
     assert_eq!(slots, prepared.slots);
@@ -33,7 +33,7 @@ fn what_is_cached_or_being_written_is_left_out() {
     assert_eq!(rig.prepare(&worker(2, "c"), &p, 0, 4).chunks, [2, 3]);
     assert_eq!(rig.prepare(&worker(1, "d"), &p, 0, 4).slots, []);
     assert_eq!(rig.commit(&worker(1, "d"), &p, 0, 4), Committed::Unknown, "nothing was prepared");
-    assert_eq!(rig.commit(&worker(2, "c"), &p, 0, 4), Committed::Published(2));
+    assert_eq!(rig.commit(&worker(2, "c"), &p, 0, 4).published().map(|c| c.objects), Some(2));
     assert_eq!(rig.resident(&p), [0, 2, 3]);
 }
 
@@ -47,7 +47,7 @@ fn nobody_commits_for_another() {
     assert_eq!(rig.commit(&worker(1, "other"), &p, 0, 2), Committed::Unknown);
     assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 1), Committed::Unknown);
     assert_eq!(rig.resident(&p), []);
-    assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 2), Committed::Published(2));
+    assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 2).published().map(|c| c.objects), Some(2));
     assert_eq!(rig.commit(&worker(1, "r"), &p, 0, 2), Committed::Unknown, "committed once");
 }
 
@@ -75,7 +75,7 @@ fn a_stalled_writer_cannot_publish_what_another_writes() {
     assert_eq!(rig.commit(&worker(1, "a"), &p, 0, 1), Committed::Expired);
     assert_eq!(rig.resident(&p), [], "the second is still writing");
     assert_eq!(rig.used_pages(), 1, "the first said it is done: its memory is free");
-    assert_eq!(rig.commit(&worker(2, "b"), &p, 0, 1), Committed::Published(1));
+    assert_eq!(rig.commit(&worker(2, "b"), &p, 0, 1).published().map(|c| c.objects), Some(1));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn an_equal_store_waits_until_the_first_has_ended() {
     rig.prepare(&w, &p, 0, 2);
     rig.clear(true);
     assert_eq!(rig.prepare(&w, &p, 0, 2).slots, [], "the commit to come would be the first one's");
-    assert_eq!(rig.commit(&w, &p, 0, 2), Committed::Published(0), "cleared away meanwhile");
+    assert_eq!(rig.commit(&w, &p, 0, 2).published().map(|c| c.objects), Some(0), "cleared away meanwhile");
     assert_eq!(rig.used_pages(), 0);
     assert_eq!(rig.store(&w, &p, 0, 2), 2);
 }
@@ -149,7 +149,7 @@ fn an_equal_store_does_not_take_over_the_rest() {
     assert_eq!(rig.prepare(&w, &p, 0, 2).chunks, [0]);
     rig.abort(&worker(2, "b"), &other, 0, 1);
     assert_eq!(rig.prepare(&w, &p, 0, 2).slots, []);
-    assert_eq!(rig.commit(&w, &p, 0, 2), Committed::Published(1));
+    assert_eq!(rig.commit(&w, &p, 0, 2).published().map(|c| c.objects), Some(1));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn unregistering_discards_what_was_not_committed() {
     let now = rig.time();
     assert!(rig.core.unregister(now, larder_types::InstanceId(1)));
     assert_eq!(rig.resident(&p), []);
-    assert_eq!(rig.core.counters().stores_abandoned, 1);
+    assert_eq!(rig.core.stats().requests().stores_abandoned, 1);
     rig.wait(QUARANTINE);
     assert_eq!(rig.used_pages(), 0);
 }
@@ -191,7 +191,7 @@ fn a_forced_clear_does_not_free_what_a_worker_writes() {
     assert_eq!(rig.clear(true), 2);
     assert_eq!(rig.used_pages(), 2);
     assert_eq!(rig.prepare(&worker(1, "b"), &p, 0, 2).slots, []);
-    assert_eq!(rig.commit(&worker(1, "a"), &p, 0, 2), Committed::Published(0));
+    assert_eq!(rig.commit(&worker(1, "a"), &p, 0, 2).published().map(|c| c.objects), Some(0));
     assert_eq!((rig.used_pages(), rig.resident(&p).len()), (0, 0));
 }
 

@@ -173,7 +173,10 @@ impl Rig {
     pub(crate) fn store(&mut self, who: &Who, chain: &Chain, start: u32, end: u32) -> usize {
         let slots = self.prepare(who, chain, start, end).slots.len();
         if slots > 0 {
-            assert_eq!(self.commit(who, chain, start, end), Committed::Published(slots as u32));
+            assert_eq!(
+                self.commit(who, chain, start, end).published().map(|c| c.objects),
+                Some(slots as u64)
+            );
         }
         slots
     }
@@ -189,7 +192,7 @@ impl Rig {
     }
 
     pub(crate) fn commit_retrieve(&mut self, who: &Who, chain: &Chain, start: u32, end: u32) -> bool {
-        self.transfer(who, (chain, start, end), |c, now, s| c.commit_retrieve(now, s))
+        self.transfer(who, (chain, start, end), |c, now, s| c.commit_retrieve(now, s).is_some())
     }
 
     pub(crate) fn lookup(&mut self, who: &Who, chain: &Chain, readers: u32) -> u32 {
@@ -204,7 +207,7 @@ impl Rig {
             chunk_hashes: chain,
             readers,
         };
-        let hit = self.core.lookup(now, &spec).expect("there is no L2").chunks;
+        let hit = self.core.lookup(now, &spec).hit().expect("there is no L2").chunks;
         self.core.check();
         hit
     }

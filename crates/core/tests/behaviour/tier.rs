@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
+use larder_core::index::{ObjectId, Refused, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
 use larder_types::object::KvRank;
@@ -11,7 +11,7 @@ use larder_types::object::KvRank;
 use crate::support::{PAGE, hash, layout};
 
 struct Tier {
-    l1: Index,
+    l1: StandaloneIndex,
     model: Arc<str>,
     salt: Arc<str>,
 }
@@ -20,7 +20,11 @@ const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
 
 impl Tier {
     fn new(pages: u64) -> Self {
-        Self { l1: Index::new(pages * PAGE, PAGE, EvictionKind::Lru), model: "m".into(), salt: "".into() }
+        Self {
+            l1: StandaloneIndex::new(pages * PAGE, PAGE, EvictionKind::Lru),
+            model: "m".into(),
+            salt: "".into(),
+        }
     }
 
     fn try_reserve(
@@ -30,8 +34,8 @@ impl Tier {
         layout: &Layout,
         keep: Retention,
     ) -> Result<ObjectId, Refused> {
-        self.l1.begin();
-        let out = self.l1.reserve((&self.model, &self.salt, &hash(0, i)), cell, layout, keep);
+        self.l1.edit().begin_operation();
+        let out = self.l1.edit().reserve((&self.model, &self.salt, &hash(0, i)), cell, layout, keep);
         self.l1.check();
         out
     }
@@ -56,7 +60,7 @@ fn a_staged_object_is_found_by_nobody() {
     let id = t.reserve(0, Retention::Permanent);
     assert_eq!(t.resident(0), None);
     assert!(!t.l1.is_resident(id));
-    assert!(t.l1.admit(id, 0));
+    assert!(t.l1.edit().admit(id, 0));
     t.l1.check();
     assert_eq!(t.resident(0), Some(id));
 }
@@ -66,7 +70,7 @@ fn a_second_reservation_is_refused_and_says_why() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
     assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Staged));
-    t.l1.admit(id, 0);
+    t.l1.edit().admit(id, 0);
     assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Resident));
     assert_eq!(t.used_pages(), 1);
     let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
@@ -78,28 +82,28 @@ fn a_second_reservation_is_refused_and_says_why() {
 fn an_unlinked_reservation_cannot_be_admitted() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
-    t.l1.unlink(id);
+    t.l1.edit().unlink(id);
     t.l1.check();
     assert_eq!(t.used_pages(), 1, "its writer still has it");
     let second = t.reserve(0, Retention::Permanent);
     assert_ne!(t.l1.offset(id), t.l1.offset(second));
-    assert!(!t.l1.admit(id, 3));
+    assert!(!t.l1.edit().admit(id, 3));
     t.l1.check();
     assert_eq!((t.used_pages(), t.resident(0)), (1, None));
-    assert!(t.l1.admit(second, 0));
+    assert!(t.l1.edit().admit(second, 0));
 }
 
 #[test]
 fn abort_frees_in_every_state() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
-    t.l1.abort(id);
+    t.l1.edit().abort(id);
     let id = t.reserve(1, Retention::Permanent);
-    t.l1.unlink(id);
-    t.l1.abort(id);
+    t.l1.edit().unlink(id);
+    t.l1.edit().abort(id);
     t.l1.check();
     assert_eq!((t.used_pages(), t.l1.usage().chunks), (0, 0));
-    assert_eq!(t.l1.counters().admitted_objects, 0);
+    assert_eq!(t.l1.stats().l1().admitted_objects, 0);
 }
 
 #[test]
@@ -107,22 +111,22 @@ fn abort_frees_in_every_state() {
 fn admitting_twice_is_a_bug() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
-    t.l1.admit(id, 0);
-    t.l1.admit(id, 0);
+    t.l1.edit().admit(id, 0);
+    t.l1.edit().admit(id, 0);
 }
 
 #[test]
 fn a_temporary_object_lives_as_long_as_its_shares() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Temporary);
-    assert!(t.l1.admit(id, 3));
-    t.l1.pin(id, 1);
+    assert!(t.l1.edit().admit(id, 3));
+    t.l1.edit().pin(id, 1);
     for _ in 0..3 {
-        t.l1.unpin(id, 1);
+        t.l1.edit().unpin(id, 1);
         t.l1.check();
         assert_eq!(t.resident(0), Some(id));
     }
-    t.l1.unpin(id, 1);
+    t.l1.edit().unpin(id, 1);
     t.l1.check();
     assert_eq!((t.resident(0), t.used_pages()), (None, 0));
 }
@@ -131,9 +135,9 @@ fn a_temporary_object_lives_as_long_as_its_shares() {
 fn a_promoted_object_stays() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Temporary);
-    t.l1.admit(id, 1);
-    t.l1.promote(id);
-    t.l1.unpin(id, 1);
+    t.l1.edit().admit(id, 1);
+    t.l1.edit().promote(id);
+    t.l1.edit().unpin(id, 1);
     t.l1.check();
     assert_eq!(t.resident(0), Some(id));
     assert_eq!(t.l1.usage().evictable_bytes, PAGE);
@@ -143,7 +147,7 @@ fn a_promoted_object_stays() {
 fn a_temporary_object_that_nobody_waits_for_does_not_linger() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Temporary);
-    t.l1.admit(id, 0);
+    t.l1.edit().admit(id, 0);
     t.l1.check();
     assert_eq!(t.used_pages(), 0);
 }
@@ -154,10 +158,10 @@ fn one_temporary_object_goes_without_its_chunk() {
     let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     let kept = t.reserve(0, Retention::Permanent);
     let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is room");
-    t.l1.admit(kept, 0);
-    t.l1.admit(gone, 2);
+    t.l1.edit().admit(kept, 0);
+    t.l1.edit().admit(gone, 2);
     assert_eq!(t.l1.usage().evictable_bytes, 0, "a chunk is held as a whole");
-    t.l1.unpin(gone, 2);
+    t.l1.edit().unpin(gone, 2);
     t.l1.check();
     assert_eq!((t.resident(0), t.l1.usage().evictable_bytes), (Some(kept), PAGE));
 }
@@ -170,17 +174,17 @@ fn evictable_matrix() {
     let held = t.reserve(1, Retention::Permanent);
     let staged = t.reserve(2, Retention::Permanent);
     let unlinked = t.reserve(3, Retention::Permanent);
-    t.l1.admit(free, 0);
-    t.l1.admit(held, 1);
-    t.l1.unlink(unlinked);
-    t.l1.begin();
-    assert_eq!(t.l1.trim(0), 1, "only what nobody holds or writes");
+    t.l1.edit().admit(free, 0);
+    t.l1.edit().admit(held, 1);
+    t.l1.edit().unlink(unlinked);
+    t.l1.edit().begin_operation();
+    assert_eq!(t.l1.edit().trim(0), 1, "only what nobody holds or writes");
     t.l1.check();
     assert_eq!((t.resident(0), t.resident(1)), (None, Some(held)));
-    t.l1.unpin(held, 1);
-    assert_eq!(t.l1.trim(0), 1);
-    t.l1.abort(staged);
-    t.l1.abort(unlinked);
+    t.l1.edit().unpin(held, 1);
+    assert_eq!(t.l1.edit().trim(0), 1);
+    t.l1.edit().abort(staged);
+    t.l1.edit().abort(unlinked);
     t.l1.check();
     assert_eq!(t.used_pages(), 0);
 }
@@ -192,16 +196,16 @@ fn clear_matrix() {
         let free = t.reserve(0, Retention::Permanent);
         let held = t.reserve(1, Retention::Permanent);
         let staged = t.reserve(2, Retention::Permanent);
-        t.l1.admit(free, 0);
-        t.l1.admit(held, 2);
-        assert_eq!(t.l1.clear(force), if force { 3 } else { 1 });
+        t.l1.edit().admit(free, 0);
+        t.l1.edit().admit(held, 2);
+        assert_eq!(t.l1.edit().clear(force), if force { 3 } else { 1 });
         t.l1.check();
         assert_eq!(t.resident(0), None);
         assert_eq!(t.resident(1).is_some(), !force);
         assert_eq!(t.used_pages(), 2, "what is held or written keeps its memory");
-        assert_eq!(t.l1.clear(force), 0, "told once");
-        t.l1.unpin(held, 2);
-        assert_eq!(t.l1.admit(staged, 0), !force);
+        assert_eq!(t.l1.edit().clear(force), 0, "told once");
+        t.l1.edit().unpin(held, 2);
+        assert_eq!(t.l1.edit().admit(staged, 0), !force);
         t.l1.check();
         assert_eq!(t.used_pages(), if force { 0 } else { 2 });
     }
@@ -212,10 +216,10 @@ fn touching_warms_and_reading_does_not() {
     let mut t = Tier::new(3);
     for i in 0..3 {
         let id = t.reserve(i, Retention::Permanent);
-        t.l1.admit(id, 0);
+        t.l1.edit().admit(id, 0);
     }
     let chunk = t.l1.chunk(&t.model, &t.salt, &hash(0, 0)).expect("stored");
-    t.l1.touch(chunk);
+    t.l1.edit().touch(chunk);
     assert!(t.resident(1).is_some());
     t.reserve(3, Retention::Permanent);
     assert_eq!((t.resident(0).is_some(), t.resident(1).is_some()), (true, false));
@@ -226,7 +230,7 @@ fn a_reservation_does_not_evict_its_own_chunk() {
     let mut t = Tier::new(2);
     let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is room");
-    t.l1.admit(id, 0);
+    t.l1.edit().admit(id, 0);
     assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoSpace));
     assert_eq!(t.resident(0), Some(id));
 }
@@ -236,14 +240,14 @@ fn a_reservation_does_not_evict_its_own_chunk() {
 fn pins_do_not_overflow() {
     let mut t = Tier::new(2);
     let id = t.reserve(0, Retention::Permanent);
-    t.l1.admit(id, 0);
+    t.l1.edit().admit(id, 0);
     for _ in 0..3 {
-        t.l1.pin(id, u32::MAX);
+        t.l1.edit().pin(id, u32::MAX);
     }
     t.l1.check();
     for _ in 0..3 {
         assert_eq!(t.l1.usage().evictable_bytes, 0);
-        t.l1.unpin(id, u32::MAX);
+        t.l1.edit().unpin(id, u32::MAX);
     }
     t.l1.check();
     assert_eq!(t.l1.usage().evictable_bytes, PAGE);

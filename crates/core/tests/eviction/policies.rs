@@ -90,7 +90,7 @@ fn evicted_chunks_are_remembered_and_cleared_ones_are_not() {
             store_hot(&mut tier);
             tier.store("", &prompt(1, 1));
             if cleared {
-                tier.l1.clear(false);
+                tier.l1.edit().clear(false);
                 store_hot(&mut tier);
             }
             (2..4).for_each(|seed| assert_eq!(tier.store("", &prompt(seed, 1)), 1));
@@ -151,10 +151,10 @@ proptest! {
                     Op::Hold(seed) => held.push(tier.hold("", &prompt(*seed, 6))),
                     Op::ReleaseAll => held.drain(..).for_each(|objects| tier.release(&objects)),
                     Op::Trim(pages) => {
-                        tier.l1.begin();
-                        tier.l1.trim(pages * crate::support::PAGE);
+                        tier.l1.edit().begin_operation();
+                        tier.l1.edit().trim(pages * crate::support::PAGE);
                     }
-                    Op::Clear(force) => drop(tier.l1.clear(*force)),
+                    Op::Clear(force) => drop(tier.l1.edit().clear(*force)),
                 }
                 tier.l1.check();
                 held.retain(|objects| !objects.is_empty());

@@ -42,7 +42,7 @@ fn a_salt_that_cannot_pay_is_refused_and_loses_nothing() {
     tier.store("b", &prompt(9, 8));
     tier.store("a", &prompt(1, 4));
     let held = tier.hold("a", &prompt(1, 3));
-    tier.l1.begin();
+    tier.l1.edit().begin_operation();
     assert_eq!(tier.reserve("a", &prompt(2, 1)[0], 2), Err(Refused::NoSpace), "one page could go, two must");
     assert_eq!((tier.resident("a", &prompt(1, 4)).len(), tier.evicted()), (4, 0));
     assert!(tier.reserve("a", &prompt(3, 1)[0], 1).is_ok());
@@ -119,7 +119,7 @@ fn large_objects_use_the_room_their_salt_gives() {
     tier.quota("a", 4);
     tier.store("a", &prompt(1, 4));
     tier.store("b", &prompt(2, 4));
-    tier.l1.begin();
+    tier.l1.edit().begin_operation();
     assert!(tier.reserve("a", &prompt(3, 1)[0], 4).is_ok());
     assert_eq!(tier.resident("a", &prompt(1, 4)), NONE);
     assert_eq!(tier.resident("b", &prompt(2, 4)).len(), 4);
@@ -153,7 +153,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
-    /// E8: the accounts add up at every step (`Index::check`). And isolation: nobody grows beyond a
+    /// E8: the accounts add up at every step (`StandaloneIndex::check`). And isolation: nobody grows beyond a
     /// quota, and whoever is over it after a store has cost nobody else a chunk.
     #[test]
     fn nobody_over_a_quota_costs_another_salt_a_chunk(ops in prop::collection::vec(op(), 1..100)) {
@@ -163,7 +163,7 @@ proptest! {
             match op {
                 Op::Store(s, seed, chunks, size) => {
                     let salt = SALTS[s];
-                    let limit = tier.l1.ledger().quotas().limit_of(salt).unwrap_or(u64::MAX);
+                    let limit = tier.l1.quota_usage().quotas().limit_of(salt).unwrap_or(u64::MAX);
                     let before = SALTS.map(|salt| tier.pages_of(salt));
                     tier.store_sized(salt, &prompt(seed, chunks), size);
                     let after = SALTS.map(|salt| tier.pages_of(salt));
@@ -178,7 +178,7 @@ proptest! {
                 Op::NoQuota(s) => tier.no_quota(SALTS[s]),
                 Op::Default(limit) => tier.change_quotas(|q| q.set_default_limit(limit.map(|l| l * PAGE))),
             }
-            let sum: u64 = tier.l1.ledger().usage().map(|(_, usage)| usage.used_bytes).sum();
+            let sum: u64 = tier.l1.quota_usage().usage().map(|(_, usage)| usage.used_bytes).sum();
             prop_assert_eq!(sum, tier.l1.usage().used_bytes);
         }
     }

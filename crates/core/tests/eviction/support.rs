@@ -3,7 +3,7 @@
 use larder_types::ChunkId;
 use std::sync::Arc;
 
-use larder_core::index::{Index, ObjectId, Refused, Retention, ShardKey};
+use larder_core::index::{ObjectId, Refused, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_policy::quota::Quotas;
 use larder_types::Layout;
@@ -25,13 +25,13 @@ pub(crate) fn prompt(seed: u16, chunks: u16) -> Vec<ChunkHash> {
 
 #[derive(Debug)]
 pub(crate) struct Tier {
-    pub(crate) l1: Index,
+    pub(crate) l1: StandaloneIndex,
     model: Arc<str>,
 }
 
 impl Tier {
     pub(crate) fn new(kind: EvictionKind, pages: u64) -> Self {
-        Self { l1: Index::new(pages * PAGE, PAGE, kind), model: "m".into() }
+        Self { l1: StandaloneIndex::new(pages * PAGE, PAGE, kind), model: "m".into() }
     }
 
     fn chunk(&self, salt: &str, hash: &ChunkHash) -> Option<ChunkId> {
@@ -49,13 +49,13 @@ impl Tier {
 
     fn touch(&mut self, salt: &str, chain: &[ChunkHash]) {
         let known: Vec<ChunkId> = chain.iter().filter_map(|h| self.chunk(salt, h)).collect();
-        known.iter().rev().for_each(|c| self.l1.touch(*c));
+        known.iter().rev().for_each(|c| self.l1.edit().touch(*c));
     }
 
     /// Reserves one object.
     pub(crate) fn reserve(&mut self, salt: &str, hash: &ChunkHash, pages: u64) -> Result<ObjectId, Refused> {
         let name = (&self.model, &Arc::from(salt), hash);
-        let object = self.l1.reserve(name, CELL, &layout(pages), Retention::Permanent);
+        let object = self.l1.edit().reserve(name, CELL, &layout(pages), Retention::Permanent);
         self.l1.check();
         object
     }
@@ -63,9 +63,9 @@ impl Tier {
     /// Stores what is missing of a prompt, objects of `pages` pages; stops at the first refusal.
     /// Returns how many chunks were written.
     pub(crate) fn store_sized(&mut self, salt: &str, chain: &[ChunkHash], pages: u64) -> usize {
-        self.l1.begin();
+        self.l1.edit().begin_operation();
         let known: Vec<ChunkId> = chain.iter().filter_map(|h| self.chunk(salt, h)).collect();
-        known.iter().rev().for_each(|c| self.l1.protect(*c));
+        known.iter().rev().for_each(|c| self.l1.edit().protect(*c));
         let mut written = Vec::new();
         for hash in chain {
             match self.reserve(salt, hash, pages) {
@@ -74,7 +74,7 @@ impl Tier {
                 Err(Refused::Resident | Refused::Staged) => {}
             }
         }
-        written.iter().rev().for_each(|o| assert!(self.l1.admit(*o, 0)));
+        written.iter().rev().for_each(|o| assert!(self.l1.edit().admit(*o, 0)));
         self.touch(salt, chain);
         self.l1.check();
         written.len()
@@ -89,15 +89,15 @@ impl Tier {
         let objects: Vec<ObjectId> = chain.iter().map_while(|h| self.object(salt, h)).collect();
         for hash in &chain[..objects.len()] {
             let chunk = self.chunk(salt, hash).expect("just found");
-            self.l1.found(chunk);
+            self.l1.edit().on_hit(chunk);
         }
-        objects.iter().for_each(|o| self.l1.pin(*o, 1));
+        objects.iter().for_each(|o| self.l1.edit().pin(*o, 1));
         self.l1.check();
         objects
     }
 
     pub(crate) fn release(&mut self, objects: &[ObjectId]) {
-        objects.iter().rev().for_each(|o| self.l1.unpin(*o, 1));
+        objects.iter().rev().for_each(|o| self.l1.edit().unpin(*o, 1));
         self.l1.check();
     }
 
@@ -110,28 +110,28 @@ impl Tier {
     }
 
     pub(crate) fn change_quotas(&mut self, change: impl FnOnce(&mut Quotas)) {
-        self.l1.change_quotas(change);
+        self.l1.edit().update_quotas(change);
         self.l1.check();
     }
 
     /// Sets a quota, in pages.
     pub(crate) fn quota(&mut self, salt: &str, pages: u64) {
-        self.l1.change_quotas(|q| q.set(&salt.into(), pages * PAGE)).expect("not many");
+        self.l1.edit().update_quotas(|q| q.set(&salt.into(), pages * PAGE)).expect("not many");
         self.l1.check();
     }
 
     pub(crate) fn no_quota(&mut self, salt: &str) {
-        self.l1.change_quotas(|q| q.delete(salt));
+        self.l1.edit().update_quotas(|q| q.delete(salt));
         self.l1.check();
     }
 
     /// Pages that a salt owns.
     pub(crate) fn pages_of(&self, salt: &str) -> u64 {
-        let found = self.l1.ledger().usage().find(|(s, _)| &***s == salt);
+        let found = self.l1.quota_usage().usage().find(|(s, _)| &***s == salt);
         found.map_or(0, |(_, usage)| usage.used_bytes / PAGE)
     }
 
     pub(crate) fn evicted(&self) -> u64 {
-        self.l1.counters().evicted_chunks
+        self.l1.stats().l1().evicted_chunks
     }
 }

@@ -82,7 +82,7 @@ fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
     (400..500).for_each(|i| ask(&mut rig, &request(i)));
     let gated = rig.driver.adapters[0].stored.len() - stored;
     assert!(gated < 20, "{gated} of 200 new chunks were stored");
-    assert!(rig.core.counters().l2.deferred_objects > 150);
+    assert!(rig.core.stats().requests().l2.deferred_objects > 150);
     rig.assert_idle();
 }
 
@@ -110,7 +110,7 @@ fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
         ask(&mut rig, &chain);
     }
     let learned = rig.core.learned().expect("it learns");
-    assert!(rig.core.counters().l2.deferred_objects > 500, "nothing waited");
+    assert!(rig.core.stats().requests().l2.deferred_objects > 500, "nothing waited");
     assert!(learned.loss_ratio < 0.03, "{} of what was asked for", learned.loss_ratio);
 }
 

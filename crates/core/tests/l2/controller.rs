@@ -192,7 +192,7 @@ fn c12_as_many_leading_chunks_as_fit() {
     rig.lookup("holder", &held, 1);
     rig.put_all(0, &p);
     assert_eq!(rig.hit("r", &p, 1), 6);
-    assert_eq!(rig.core.counters().l2.no_room_objects, 6);
+    assert_eq!(rig.core.stats().requests().l2.no_room_objects, 6);
     rig.end("r");
     rig.end("holder");
     rig.assert_idle();
@@ -281,7 +281,7 @@ fn c13_a_chunk_that_is_being_stored_ends_the_prefix() {
     assert_eq!(rig.prepare("storer", &p, 1, 2).slots.len(), 1);
     rig.settle();
     assert_eq!(rig.report("r").chunks, 1);
-    assert_eq!(rig.core.counters().l2.contended_objects, 1);
+    assert_eq!(rig.core.stats().requests().l2.contended_objects, 1);
     assert_eq!(rig.loaded(0), Rig::keys(&p, &[0]));
     rig.commit("storer", &p, 1, 2);
     rig.settle();

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use larder_core::Core;
 use larder_core::LookupReport;
+use larder_core::PrefetchId;
 use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_types::object::ObjectKey;
 
@@ -68,7 +69,7 @@ pub(crate) struct Driver {
     /// Results come as steps of their own, before or after the regions are dropped.
     pub(crate) apart: bool,
     pub(crate) done: Vec<LookupReport>,
-    pub(crate) warmed: Vec<u64>,
+    pub(crate) warmed: Vec<PrefetchId>,
 }
 
 impl Driver {

@@ -36,7 +36,7 @@ fn a_deadline_answers_with_what_is_there() {
     assert_eq!(rig.result("r"), LookupStatus::Pending);
     rig.wait(1);
     assert_eq!(rig.result("r"), LookupStatus::Ready(1));
-    assert_eq!(rig.core.counters().l2.late_objects, 2);
+    assert_eq!(rig.core.stats().requests().l2.late_objects, 2);
     assert!(rig.read("r", &p, 0, 1));
     assert_eq!(rig.core.gauges().l1.staged_bytes, 0);
     assert_eq!(rig.used_pages(), 3, "the I/O is not over");
@@ -147,7 +147,7 @@ fn a_cancelled_lookup_is_reported_and_unknown() {
     rig.free("r", 0, 1);
     assert_eq!(rig.driver.done.pop().expect("reported").hit, None);
     assert_eq!(rig.result("r"), LookupStatus::Unknown);
-    assert_eq!(rig.core.counters().l2.jobs_cancelled, 1);
+    assert_eq!(rig.core.stats().requests().l2.jobs_cancelled, 1);
 }
 
 /// C19: memory under I/O is nobody's until the I/O says that it is over, result or not.
@@ -212,8 +212,8 @@ fn c20_one_adapter_fails_and_the_others_serve() {
     rig.spoil(1, &p, 2);
     rig.spoil(1, &p, 3);
     assert_eq!(rig.hit("r", &p, 1), 2);
-    assert_eq!(rig.core.adapter_counters(AdapterId(1)).load_failed_objects, 2);
-    assert_eq!(rig.core.adapter_counters(AdapterId(0)).loaded_objects, 2);
+    assert_eq!(rig.core.stats().adapter(AdapterId(1)).load_failed_objects, 2);
+    assert_eq!(rig.core.stats().adapter(AdapterId(0)).loaded_objects, 2);
     rig.end("r");
     rig.assert_idle();
 }

@@ -347,7 +347,7 @@ fn run(seed: u64, facts: &mut Facts) {
     let steps = 100 + world.rng.below(300);
     (0..steps).for_each(|_| world.step());
     world.finish();
-    let (counters, l2) = (world.rig.core.counters(), &world.rig.core.counters().l2);
+    let (counters, l2) = (world.rig.core.stats().requests(), &world.rig.core.stats().requests().l2);
     let mut seen = vec![
         ("jobs", l2.jobs),
         ("jobs cancelled", l2.jobs_cancelled),
@@ -364,10 +364,10 @@ fn run(seed: u64, facts: &mut Facts) {
         ("left L1", l2.left_l1_objects),
         ("retrieved", counters.retrieved_objects),
         ("promises read", world.promises),
-        ("evicted", world.rig.core.index().counters().evicted_objects),
+        ("evicted", world.rig.core.stats().l1().evicted_objects),
     ];
     for (id, _) in world.rig.core.adapters() {
-        let a = world.rig.core.adapter_counters(id);
+        let a = world.rig.core.stats().adapter(id);
         seen.extend([
             ("loaded", a.loaded_objects),
             ("load failed", a.load_failed_objects),

@@ -65,7 +65,7 @@ fn r13_r14_a_second_request_finds_it_in_l1_or_loads_it_again() {
             rig.end(request);
         }
         assert_eq!(rig.loaded(0).len(), loads, "{policy:?}");
-        assert_eq!(rig.core.index().life().rereads, loads as u64 - 3, "{policy:?}");
+        assert_eq!(rig.core.stats().residency().rereads, loads as u64 - 3, "{policy:?}");
         rig.assert_idle();
     }
 }
@@ -97,7 +97,7 @@ fn r16_a_load_fails() {
         assert_eq!(rig.resident(&p), during);
         assert_eq!(rig.evictable_pages(), during.len() as u64 - 2, "the hit is held, the rest is not");
         assert_eq!(rig.core.gauges().l1.staged_bytes, 0);
-        assert_eq!(rig.core.counters().l2.missing_objects, 1);
+        assert_eq!(rig.core.stats().requests().l2.missing_objects, 1);
         rig.end("r");
         assert_eq!(rig.resident(&p), after);
         rig.assert_idle();
@@ -165,7 +165,7 @@ fn r19_a_store_makes_a_temporary_object_permanent() {
     rig.end("r");
     rig.settle();
     assert_eq!(rig.resident(&p), [0, 1]);
-    assert_eq!(rig.core.counters().l2.promoted_objects, 2);
+    assert_eq!(rig.core.stats().requests().l2.promoted_objects, 2);
     // The store was to reach both adapters; the first has it.
     assert_eq!(rig.driver.adapters[0].stored, []);
     assert_eq!(rig.driver.adapters[1].stored.len(), 2);
@@ -251,7 +251,7 @@ fn r24_two_requests_in_flight_share_one_copy_until_both_are_done() {
     assert_eq!(rig.resident(&p), [0, 1, 2], "one reader is left");
     assert!(rig.read("two", &p, 0, 3));
     assert_eq!(rig.resident(&p), []);
-    assert_eq!(rig.core.counters().l2.loads_shared, 3);
+    assert_eq!(rig.core.stats().requests().l2.loads_shared, 3);
     rig.end("two");
     rig.assert_idle();
 }
@@ -268,7 +268,7 @@ fn r25_a_retaining_and_a_default_request_race_and_the_object_stays() {
         rig.core.set_prefetch_policy(second.create());
         rig.lookup("two", &p, 1);
         rig.answer_lookups();
-        assert_eq!(rig.core.counters().l2.loads_shared, 2);
+        assert_eq!(rig.core.stats().requests().l2.loads_shared, 2);
         rig.settle();
         rig.end("one");
         rig.end("two");

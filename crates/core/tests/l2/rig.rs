@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_core::LookupSpec;
+use larder_core::PrefetchId;
 use larder_core::index::{ObjectId, ShardKey};
 use larder_core::{Committed, PreparedStore, TransferSpec};
 use larder_core::{Core, CoreConfig};
@@ -172,7 +173,7 @@ impl Rig {
             chunk_hashes: chain,
             readers,
         };
-        let hit = self.core.lookup(self.time(), &spec);
+        let hit = self.core.lookup(self.time(), &spec).hit();
         self.core.check();
         self.driver.collect(&mut self.core);
         self.core.check();
@@ -208,7 +209,7 @@ impl Rig {
         reports.next_back().and_then(|r| r.hit).expect("a report")
     }
 
-    pub(crate) fn warm(&mut self, chain: &Chain, fetch: Fetch) -> u64 {
+    pub(crate) fn warm(&mut self, chain: &Chain, fetch: Fetch) -> PrefetchId {
         let (model, salt): (Arc<str>, Arc<str>) = ("m".into(), "".into());
         let spec = PrefetchSpec { model: &model, world_size: 1, salt: &salt, chunk_hashes: chain, fetch };
         let id = self.core.prefetch(self.time(), &spec).expect("registered");
@@ -223,7 +224,7 @@ impl Rig {
         assert_eq!(self.driver.warmed.last(), Some(&id));
         match self.core.prefetch_status(self.time(), id) {
             PrefetchStatus::Done(result) => result,
-            other => panic!("warm-up {id} is {other:?}"),
+            other => panic!("{id:?} is {other:?}"),
         }
     }
 
@@ -303,7 +304,10 @@ impl Rig {
     pub(crate) fn store(&mut self, chain: &Chain, start: u32, end: u32) -> usize {
         let slots = self.prepare("storer", chain, start, end).slots.len();
         if slots > 0 {
-            assert_eq!(self.commit("storer", chain, start, end), Committed::Published(slots as u32));
+            assert_eq!(
+                self.commit("storer", chain, start, end).published().map(|c| c.objects),
+                Some(slots as u64)
+            );
         }
         slots
     }
@@ -318,7 +322,7 @@ impl Rig {
             let expected = Self::key(chain, 0, column);
             assert_eq!(self.driver.bytes.get(&slot.offset), Some(&expected), "wrong bytes");
         }
-        self.transfer(request, range, |c, now, s| c.commit_retrieve(now, s))
+        self.transfer(request, range, |c, now, s| c.commit_retrieve(now, s).is_some())
     }
 
     pub(crate) fn free(&mut self, request: &str, start: u32, end: u32) {

@@ -27,7 +27,7 @@ fn r11_what_is_loaded_stays_unlocked_and_the_policy_is_not_asked() {
     rig.put_all(0, &p);
     let result = rig.warmed(&p, Fetch::Prefix);
     assert_eq!(result, PrefetchResult { chunks: 4, l1_objects: 1, l2_objects: 3, total_objects: 4 });
-    assert_eq!(rig.core.counters().l2.policy_faults, 0);
+    assert_eq!(rig.core.stats().requests().l2.policy_faults, 0);
     assert_eq!((rig.resident(&p).len(), rig.evictable_pages()), (4, 4));
     assert!(!rig.read("r", &p, 0, 4), "nobody holds it");
     rig.core.set_prefetch_policy(PrefetchKind::Default.create());

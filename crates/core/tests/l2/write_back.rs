@@ -37,7 +37,7 @@ fn s3_skip_l1_removes_what_was_stored() {
     rig.store(&p, 0, 3);
     rig.settle();
     assert_eq!((rig.resident(&p), rig.used_pages()), (vec![], 0));
-    assert_eq!(rig.core.counters().l2.left_l1_objects, 3);
+    assert_eq!(rig.core.stats().requests().l2.left_l1_objects, 3);
     assert_eq!(rig.hit("r", &p, 1), 3);
     assert!(rig.read("r", &p, 0, 3));
     rig.end("r");
@@ -135,7 +135,7 @@ fn s4_a_task_without_an_answer_releases_its_objects() {
     assert_eq!((rig.evictable_pages(), rig.core.write_back_pending()), (2, 2));
     rig.wait(1000);
     assert_eq!(rig.core.write_back_pending(), 0);
-    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_failed_objects, 2);
+    assert_eq!(rig.core.stats().adapter(AdapterId(0)).store_failed_objects, 2);
     rig.core.l2_stored(rig.time(), task, &[true, true]);
     rig.core.check();
     rig.assert_idle();
@@ -151,7 +151,7 @@ fn s5_what_has_left_l1_is_counted_and_the_others_are_stored() {
     rig.store(&new, 0, 1);
     rig.settle();
     let stored = rig.driver.adapters[0].stored.len();
-    let gone = rig.core.adapter_counters(AdapterId(0)).store_gone_objects;
+    let gone = rig.core.stats().adapter(AdapterId(0)).store_gone_objects;
     assert_eq!((stored, gone, rig.core.write_back_pending()), (2, 1, 0));
     rig.assert_idle();
 }
@@ -233,7 +233,7 @@ fn s10_a_full_queue_drops_its_oldest_key_and_a_hung_adapter_costs_the_other_noth
     assert_eq!(rig.driver.adapters[1].stored.len(), 12);
     let hung = rig.core.adapter_gauges(AdapterId(0));
     assert_eq!((hung.queued_keys, hung.storing_objects), (4, 1));
-    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_dropped_objects, 7);
+    assert_eq!(rig.core.stats().adapter(AdapterId(0)).store_dropped_objects, 7);
     assert_eq!(rig.evictable_pages(), 11, "only what is being read is kept");
     rig.settle();
     assert_eq!(rig.driver.adapters[0].stored, Rig::keys(&p, &[0, 8, 9, 10, 11]));
@@ -249,7 +249,7 @@ fn s10_a_failed_store_is_tried_again_a_few_times() {
         rig.store(&p, 0, 2);
         rig.settle();
         assert_eq!(rig.driver.adapters[0].stored.len(), 1 + stored);
-        let counters = rig.core.adapter_counters(AdapterId(0));
+        let counters = rig.core.stats().adapter(AdapterId(0));
         assert_eq!(counters.store_retried_objects, u64::from(fails.min(2)));
         assert_eq!(counters.store_failed_objects, 1 - stored as u64);
         assert_eq!(rig.core.write_back_pending(), 0);
@@ -266,7 +266,7 @@ fn what_is_being_stored_is_not_evicted_and_what_waits_may_be() {
     assert_eq!(rig.prepare("w", &b, 0, 4).slots.len(), 2);
     assert_eq!(rig.resident(&a), [0, 1]);
     rig.settle();
-    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_gone_objects, 2);
+    assert_eq!(rig.core.stats().adapter(AdapterId(0)).store_gone_objects, 2);
 }
 
 /// Memory that is being stored is kept through a forced clear.
@@ -291,7 +291,7 @@ fn a_clear_is_of_l1_alone() {
     rig.store(&p, 0, 4);
     assert_eq!(rig.clear(false), 2, "two are being copied");
     rig.settle();
-    assert_eq!(rig.core.adapter_counters(AdapterId(0)).store_gone_objects, 2);
+    assert_eq!(rig.core.stats().adapter(AdapterId(0)).store_gone_objects, 2);
     assert_eq!(rig.clear(false), 2);
     assert_eq!(rig.used_pages(), 0);
     assert_eq!(rig.hit("r", &p, 1), 2, "from L2");

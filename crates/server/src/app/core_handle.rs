@@ -71,7 +71,7 @@ impl CoreHandle {
         let result = call(&mut core, self.clock.now());
         let effects = core.take_effects();
         let deadline = core.next_deadline();
-        let last_chunk_event = core.chunk_events().last();
+        let last_chunk_event = core.stats().chunk_events().last();
         let is_written_back = core.write_back_pending() == 0;
         drop(core);
         if is_written_back {

@@ -140,7 +140,8 @@ where
     // One that does not answer is given up by whoever reports or pushes, and has had its line of log.
     let (told, pushed) = tokio::join!(in_time(goodbye, deadline), in_time(last_push, deadline));
     if !told {
-        undone.events = state.reporting.untold(state.core().read(|core, _| core.object_events().last()));
+        undone.events =
+            state.reporting.untold(state.core().read(|core, _| core.stats().object_events().last()));
     }
     undone.pushes = u64::from(!pushed);
     let _ = close_http.send(true);

@@ -1,14 +1,14 @@
-//! The server's version, and the LMCache version that it is compatible with.
+//! Which version this is, and of which LMCache it behaves like.
 
 use axum::Json;
 
-/// The LMCache release with the same protocol and HTTP API.
+/// The LMCache release whose protocol and surface this server keeps to.
 const LMCACHE_VERSION: &str = "0.5.6";
 
-/// The commit of the build, if the build was given it.
+/// The commit this was built from, if the build said so.
 pub(crate) const COMMIT: Option<&str> = option_env!("LARDER_COMMIT");
 
-/// LMCache's version first, so that version checks pass, then the server's.
+/// LMCache's version first, so that checks on it pass, then ours.
 pub(super) async fn version() -> Json<String> {
     Json(format!("{LMCACHE_VERSION}-larder.{}", env!("CARGO_PKG_VERSION")))
 }

@@ -32,19 +32,19 @@ pub(super) struct Snapshot {
 impl Snapshot {
     pub(super) fn of(core: &Core, now: Time) -> Self {
         let seen = core.workers().map(|(_, seen)| seen).min();
-        let adapter = |(id, _)| (*core.adapter_counters(id), core.adapter_gauges(id));
+        let adapter = |(id, _)| (*core.stats().adapter(id), core.adapter_gauges(id));
         let gauges = core.gauges();
         let ms_since =
             |since: Option<Time>| since.map_or(0, |since| now.as_millis().saturating_sub(since.as_millis()));
         Self {
             adapters: core.adapters().map(adapter).collect(),
-            counters: *core.counters(),
-            l1: *core.index().counters(),
+            counters: *core.stats().requests(),
+            l1: *core.stats().l1(),
             gauges,
-            tally: core.index().tally().clone(),
-            residency: core.index().life().clone(),
+            tally: core.stats().labelled().clone(),
+            residency: core.stats().residency().clone(),
             learned: core.learned(),
-            chunk_events: core.chunk_events().len(),
+            chunk_events: core.stats().chunk_events().len(),
             silent_ms: ms_since(seen),
             locked_ms: (ms_since(gauges.oldest_read_pin), ms_since(gauges.oldest_write_reservation)),
         }

@@ -1,4 +1,4 @@
-use larder_core::TransferSpec;
+use larder_core::{Copied, TransferSpec};
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
@@ -7,7 +7,6 @@ use super::Answer;
 use super::transfer::Transfer;
 use crate::app::state::State;
 use crate::metrics::Direction;
-use crate::observe::traces::Copied;
 
 /// A worker has read its slots, or given up. True in every case: there is nothing it could do about
 /// anything else.
@@ -25,17 +24,11 @@ pub(super) fn serve(
 /// Ends a retrieve, if there is one, and counts what was read.
 pub(super) fn commit(state: &State, spec: &TransferSpec<'_>) {
     let copied = state.core().with(|core, now| {
-        let before = *core.counters();
-        core.commit_retrieve(now, spec).then(|| {
-            let after = *core.counters();
-            if let Some(recorder) = &state.recorder {
-                recorder.retrieve(now, spec);
-            }
-            Copied {
-                objects: after.retrieved_objects - before.retrieved_objects,
-                bytes: after.retrieved_bytes - before.retrieved_bytes,
-            }
-        })
+        let copied = core.commit_retrieve(now, spec)?;
+        if let Some(recorder) = &state.recorder {
+            recorder.retrieve(now, spec);
+        }
+        Some(copied)
     });
     if let Some(copied) = copied {
         state.metrics.copied(Direction::Retrieve, spec, (copied.objects, copied.bytes));

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use larder_core::{Committed, NotRegistered, TransferSpec};
+use larder_core::{Copied, NotRegistered, TransferSpec};
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::key::CacheKey;
@@ -10,7 +10,7 @@ use super::transfer::Transfer;
 use super::{Answer, Failure};
 use crate::app::state::State;
 use crate::metrics::Direction;
-use crate::observe::traces::{Copied, UnixTime};
+use crate::observe::traces::UnixTime;
 
 /// Publishes the slots that a worker has filled, or the chunks that it brings along.
 pub(super) fn serve(
@@ -87,24 +87,18 @@ fn store_chunk(
 
 /// Makes readable what was written; `None` if it is not.
 fn commit(state: &State, spec: &TransferSpec<'_>) -> Option<Copied> {
-    let (now, published, copied, l1_chunks) = state.core().with(|core, now| {
-        let before = *core.counters();
-        let published = matches!(core.commit_store(now, spec), Committed::Published(_));
-        let after = *core.counters();
-        if let Some(recorder) = state.recorder.as_ref().filter(|_| published) {
+    let (now, copied, l1_chunks) = state.core().with(|core, now| {
+        let copied = core.commit_store(now, spec).published();
+        if let Some(recorder) = state.recorder.as_ref().filter(|_| copied.is_some()) {
             recorder.store(now, spec);
         }
         let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(spec.model, spec.rank.world_size()));
-        let copied = Copied {
-            objects: after.stored_objects - before.stored_objects,
-            bytes: after.stored_bytes - before.stored_bytes,
-        };
-        (now, published, copied, l1_chunks)
+        (now, copied, l1_chunks)
     });
-    if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks).filter(|_| published) {
+    let copied = copied?;
+    if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks) {
         whatif.stored(now, spec, l1_chunks);
     }
-    let copied = published.then_some(copied)?;
     state.metrics.copied(Direction::Store, spec, (copied.objects, copied.bytes));
     Some(copied)
 }

@@ -43,7 +43,7 @@ pub(super) fn serve(state: &State, connection: ConnectionId, key: &CacheKey, tp_
         let served = core.serves(&key.model_name, key.world_size);
         let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(&key.model_name, key.world_size));
         let layouts = state.lookup_log.is_some().then(|| core.layouts(&key.model_name, key.world_size));
-        (now, core.lookup(now, &spec), served, l1_chunks, layouts)
+        (now, core.lookup(now, &spec).hit(), served, l1_chunks, layouts)
     });
     // As in LMCache, of those alone that look for something.
     let looks = served && !chain.is_empty();

@@ -1,5 +1,6 @@
 //! The three operations by which another server finds objects in this one's arena.
 
+use larder_core::PeerLeaseId;
 use larder_types::ConnectionId;
 use larder_types::object::ObjectKey;
 use larder_wire::ops::p2p_query_lookup_results::Address;
@@ -10,12 +11,12 @@ use crate::app::state::State;
 /// Looks objects up and holds those found. Answers the id of the lookup.
 pub(super) fn lookup(state: &State, connection: ConnectionId, keys: &[ObjectKey]) -> Answer<i64> {
     let id = state.core().with(|core, now| core.peer_lookup(now, connection, keys));
-    Ok(i64::try_from(id).unwrap_or(i64::MAX))
+    Ok(i64::try_from(id.0).unwrap_or(i64::MAX))
 }
 
 /// Where they lie, once.
 pub(super) fn query(state: &State, lookup_id: i64) -> Answer<Option<Vec<Address>>> {
-    let id = u64::try_from(lookup_id).unwrap_or(u64::MAX);
+    let id = PeerLeaseId(u64::try_from(lookup_id).unwrap_or(u64::MAX));
     let Some(found) = state.core().with(|core, now| core.peer_result(now, id)) else {
         return Ok(None);
     };

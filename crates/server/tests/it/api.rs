@@ -1,4 +1,5 @@
-//! Every route is described in `docs/openapi.json`, and answers have what LMCache's tools read.
+//! The whole surface: every route is described in `docs/openapi.json`, and what LMCache's tools find in
+//! its answers is in ours.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 const API: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
 
-/// Every member of LMCache's `/status`, with the type of its value.
+/// Every member of the reference's `/status`, as it was seen, with the type of its value.
 const STATUS_SHAPE: &str = include_str!("status_shape.txt");
 
 async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -25,7 +26,7 @@ async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u1
 }
 
 #[test]
-fn openapi_describes_exactly_the_served_routes() {
+fn the_description_lists_every_route_and_no_other() {
     let api: Value = serde_json::from_str(API).expect("JSON");
     let methods = |(path, item): (&String, &Value)| {
         let item = item.as_object().expect("methods").clone();
@@ -42,7 +43,7 @@ fn openapi_describes_exactly_the_served_routes() {
 }
 
 #[tokio::test]
-async fn serves_openapi_and_version() {
+async fn the_server_describes_itself() {
     let server = TestServer::start(config()).await;
     assert_eq!(json(&server, "GET", "/openapi.json", Value::Null).await.1["openapi"], "3.1.0");
     server.stop().await;
@@ -64,7 +65,7 @@ async fn server_with_traffic(directory: &Directory) -> (TestServer, Client) {
 }
 
 #[tokio::test]
-async fn status_has_every_member_of_lmcache() {
+async fn every_member_of_the_references_status_is_there_with_its_type() {
     let directory = Directory::new();
     let (server, _c) = server_with_traffic(&directory).await;
     let (_, status) = json(&server, "GET", "/status", Value::Null).await;
@@ -86,7 +87,7 @@ async fn status_has_every_member_of_lmcache() {
 }
 
 #[tokio::test]
-async fn status_lists_lookups_that_wait_for_l2() {
+async fn a_lookup_that_waits_for_l2_is_named() {
     let mut config = config();
     // Its L2 never answers.
     let adapter = r#"{"type":"fault_inject","hang_rate":1,"hang_seconds":600,
@@ -136,7 +137,7 @@ async fn background_tasks_are_shown_as_periodic_threads() {
 }
 
 #[tokio::test]
-async fn debug_endpoints_need_flag_and_token() {
+async fn the_insides_are_shown_on_request_only() {
     let server = TestServer::start(config()).await;
     for (method, path) in [("GET", "/env"), ("GET", "/threads"), ("GET", "/loglevel"), ("PUT", "/loglevel")] {
         let (code, answer) = json(&server, method, path, Value::Null).await;
@@ -181,7 +182,7 @@ async fn debug_endpoints_need_flag_and_token() {
 }
 
 #[tokio::test]
-async fn unsupported_features_are_answered_as_by_lmcache() {
+async fn what_is_not_here_is_answered_as_by_the_reference() {
     let server = TestServer::start(config()).await;
     let blocks =
         |blocks: Value, size: i64| json!({"block_ids": blocks, "chunk_size": size, "instance_id": 7});
@@ -220,7 +221,7 @@ async fn unsupported_features_are_answered_as_by_lmcache() {
 }
 
 #[tokio::test]
-async fn cache_stats_count_recent_requests() {
+async fn what_happened_lately_is_told() {
     let directory = Directory::new();
     let (server, _c) = server_with_traffic(&directory).await;
     server

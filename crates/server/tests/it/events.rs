@@ -117,7 +117,9 @@ async fn no_batch_comes_without_a_credit() {
     }
     // All three are in the log before the credit is: one batch has them all.
     server
-        .until("all is told to the log", |state| state.core().read(|core, _| core.chunk_events().last()) == 3)
+        .until("all is told to the log", |state| {
+            state.core().read(|core, _| core.stats().chunk_events().last()) == 3
+        })
         .await;
     stream.say(StreamControl::Ack).await;
     assert_eq!(stream.batch().await.events.len(), 3);
@@ -131,7 +133,7 @@ async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_is_told_of_what_
     let server = TestServer::start(config()).await;
     let mut worker = Follower::new(&server).await;
     worker.store(1, 2).await;
-    assert_eq!(server.state.core().read(|core, _| core.chunk_events().last()), 0);
+    assert_eq!(server.state.core().read(|core, _| core.stats().chunk_events().last()), 0);
     let mut seen = Vec::new();
     for _ in 0..2 {
         let mut stream = Stream::open(&server, 7, 0, 8).await;
@@ -141,7 +143,9 @@ async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_is_told_of_what_
         assert_eq!(first.events[1].parent_block_hash, Some(first.events[0].block_hashes[0]));
         drop(stream);
         server
-            .until("the recording ends", |state| !state.core().read(|core, _| core.chunk_events().is_on()))
+            .until("the recording ends", |state| {
+                !state.core().read(|core, _| core.stats().chunk_events().is_on())
+            })
             .await;
     }
     assert_eq!(seen[0], seen[1]);

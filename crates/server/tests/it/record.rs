@@ -136,8 +136,8 @@ async fn drive(server: &TestServer, seed: u64) {
 /// What the server's own books say.
 fn counted(server: &TestServer) -> Counts {
     server.state.core().read(|core, _| {
-        let (counters, l1) = (core.counters(), core.index().counters());
-        let l2 = core.adapters().next().map(|_| core.adapter_counters(AdapterId(0)));
+        let (counters, l1) = (core.stats().requests(), core.stats().l1());
+        let l2 = core.adapters().next().map(|_| core.stats().adapter(AdapterId(0)));
         Counts {
             requests: counters.lookups,
             chunk_accesses: counters.lookup_requested_chunks,

@@ -1,13 +1,14 @@
-//! Error answers of the HTTP API. Those of quotas are in `quotas.rs`, those of checksums in `api.rs`.
+//! What the HTTP API refuses, row by row of the tables in `operations.md` 1.6 to 1.8. Bad quotas are in
+//! `quotas.rs`, checksums in `api.rs`.
 //!
-//! LMCache answers a listing of L1 with 400 and one of `fs` with 503; here both work (`http.rs`).
+//! The reference answers a listing of L1 with 400 and one of `fs` with 503; ours are listings (`http.rs`).
 
 use serde_json::{Value, json};
 
 use crate::support::{Directory, TestServer, config, with_files};
 use larder_server::config::l2;
 
-/// Method, path and body of a call, and the expected status and part of the sentence.
+/// A call, and the answer to expect: its status, and a part of its reason.
 type Row = (&'static str, &'static str, Value, u16, &'static str);
 
 async fn check(server: &TestServer, rows: &[Row]) {
@@ -18,11 +19,11 @@ async fn check(server: &TestServer, rows: &[Row]) {
         let answer: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{what}: {e}: {text}"));
         assert_eq!(status, *code, "{what}: {answer}");
         if status == 422 {
-            // As in LMCache: one entry for each field.
+            // As the reference words it: one entry for each field.
             assert!(answer["detail"][0]["loc"].is_array(), "{what}: {answer}");
             assert!(answer["detail"][0].to_string().contains(why), "{what}: {answer}");
         } else {
-            assert_eq!(answer["detail"], answer["error"], "{what}: same sentence under both names");
+            assert_eq!(answer["detail"], answer["error"], "{what}: one reason under both names");
             let reason = answer["detail"].as_str().unwrap_or_else(|| panic!("{what}: {answer}"));
             assert!(reason.contains(why), "{what}: {reason}");
         }
@@ -33,7 +34,7 @@ fn key() -> Value {
     json!({"chunk_hash_hex": "2a01", "model_name": "m", "kv_rank": 16_777_472})
 }
 
-/// A body with one key, of which one field is replaced.
+/// A body with one key, a field of which is another.
 fn with_key(name: &str, value: Value) -> Value {
     let mut key = key();
     key[name] = value;
@@ -41,12 +42,12 @@ fn with_key(name: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn invalid_listings_and_deletions_are_rejected() {
+async fn listings_and_deletions() {
     let objects = "/cache/objects";
     let many = json!({"keys": vec![key(); 10_001]});
     let mut no_rank = key();
     no_rank.as_object_mut().expect("an object").remove("kv_rank");
-    let always: &[Row] = &[
+    let both_ways: &[Row] = &[
         ("GET", "/cache/objects?tier=l3", Value::Null, 422, "tier"),
         ("GET", "/cache/objects?tier=l1&page_size=0", Value::Null, 422, "page_size"),
         ("GET", "/cache/objects?tier=l1&page_size=5001", Value::Null, 422, "page_size"),
@@ -65,7 +66,7 @@ async fn invalid_listings_and_deletions_are_rejected() {
         ("DELETE", objects, json!({"keys": [no_rank], "tier": "l1"}), 422, "kv_rank"),
     ];
     let server = TestServer::start(config()).await;
-    check(&server, always).await;
+    check(&server, both_ways).await;
     let rows: &[Row] = &[
         ("GET", objects, Value::Null, 503, "no L2 adapters configured"),
         ("DELETE", objects, json!({"keys": [key()]}), 503, "no L2 adapters configured"),
@@ -75,7 +76,7 @@ async fn invalid_listings_and_deletions_are_rejected() {
 
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
-    check(&server, always).await;
+    check(&server, both_ways).await;
     let unknown = json!({"keys": [key()], "adapter": "nope"});
     let rows: &[Row] = &[
         ("GET", "/cache/objects?adapter=nope", Value::Null, 404, "no L2 adapter with type_name='nope'"),
@@ -86,7 +87,7 @@ async fn invalid_listings_and_deletions_are_rejected() {
 }
 
 #[tokio::test]
-async fn deletion_that_l2_fails_is_reported_in_the_answer() {
+async fn a_deletion_that_l2_fails_says_so_and_is_no_error() {
     let mut config = config();
     let adapter = r#"{"type":"fault_inject","error_rate":1,
         "inner":{"type":"mock","max_size_gb":0.001,"mock_bandwidth_gb":1}}"#;
@@ -101,7 +102,7 @@ async fn deletion_that_l2_fails_is_reported_in_the_answer() {
 }
 
 #[tokio::test]
-async fn invalid_prefetch_requests_are_rejected() {
+async fn warm_ups() {
     let server = TestServer::start(config()).await;
     let mut c = server.client().await;
     c.register(7, "m").await;
@@ -153,7 +154,7 @@ async fn invalid_prefetch_requests_are_rejected() {
         ("GET", unknown, Value::Null, 404, "unknown prefetch request_id='00000000000000000000000000000bad'"),
     ];
     check(&server, rows).await;
-    // A prompt shorter than a chunk is valid and needs no work.
+    // Less than a chunk is nothing to do, and no error.
     let (status, text) = server.http("POST", path, "", &ask("cache_salt", json!("")).to_string()).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, &answer["chunks"], &answer["status"]), (202, &json!(0), &json!("noop")), "{answer}");
@@ -161,7 +162,7 @@ async fn invalid_prefetch_requests_are_rejected() {
 }
 
 #[tokio::test]
-async fn invalid_clear_requests_are_rejected() {
+async fn clearing() {
     let server = TestServer::start(config()).await;
     let rows: &[Row] = &[
         ("POST", "/cache/clear", json!({"tier": "l2"}), 400, "tier 'l2' not supported; only 'l1'"),

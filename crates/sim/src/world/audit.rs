@@ -41,7 +41,7 @@ impl World {
         };
         let stored: Vec<usize> = self.model.in_state(State::Resident).filter(stored).collect();
         for (i, spec) in self.scenario.l2.adapters.iter().enumerate() {
-            let counters = self.core.adapter_counters(AdapterId(i as u32));
+            let counters = self.core.stats().adapter(AdapterId(i as u32));
             if !spec.is_perfect() || counters.store_dropped_objects + counters.store_failed_objects > 0 {
                 continue;
             }
@@ -143,6 +143,6 @@ impl World {
 
     fn stored_objects(&self) -> u64 {
         let adapters = 0..self.adapters.len() as u32;
-        adapters.map(|i| self.core.adapter_counters(AdapterId(i)).store_objects).sum()
+        adapters.map(|i| self.core.stats().adapter(AdapterId(i)).store_objects).sum()
     }
 }

@@ -3,6 +3,7 @@
 use larder_core::Core;
 use larder_core::LookupSpec;
 use larder_core::LookupStatus;
+use larder_core::PeerLeaseId;
 use larder_core::{Committed, TransferSpec};
 use larder_core::{Group, WorkerSpec};
 use larder_types::ConnectionId;
@@ -121,7 +122,7 @@ impl World {
             chunk_hashes: &scenario.universe.nodes[usize::from(call.node)].chain,
             readers: call.readers,
         };
-        let hit = self.core.lookup(self.time(), &spec).map(|hit| hit.chunks);
+        let hit = self.core.lookup(self.time(), &spec).hit().map(|hit| hit.chunks);
         self.learn();
         let expected = self.model.lookup(self.now, call);
         let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
@@ -233,17 +234,16 @@ impl World {
         self.begin(Call::CommitStore(*name));
         let committed = self.transfer(context, name, |core, now, spec| core.commit_store(now, spec));
         let expected = self.model.commit_store(self.now, name);
-        let expected = match expected {
-            Ok(published) => Committed::Published(published),
-            Err(true) => Committed::Expired,
-            Err(false) => Committed::Unknown,
+        self.seen.commits_late += u64::from(expected == Err(true));
+        let committed = match committed {
+            Committed::Published(copied) => Ok(copied.objects as u32),
+            Committed::Expired => Err(true),
+            Committed::Unknown => Err(false),
         };
-        self.seen.commits_late += u64::from(expected == Committed::Expired);
-        let published = if let Committed::Published(n) = committed { u64::from(n) } else { u64::MAX };
-        self.trace.answer(published);
+        self.trace.answer(committed.map_or(u64::MAX, u64::from));
         assert_eq!(committed, expected, "commit of a store");
         self.model.settle();
-        if let Committed::Published(_) = committed {
+        if committed.is_ok() {
             self.judge_trim();
         }
         self.conclude();
@@ -283,7 +283,8 @@ impl World {
 
     pub(super) fn commit_retrieve(&mut self, context: Context, name: &Name) {
         self.begin(Call::CommitRetrieve(*name));
-        let running = self.transfer(context, name, |core, now, spec| core.commit_retrieve(now, spec));
+        let running =
+            self.transfer(context, name, |core, now, spec| core.commit_retrieve(now, spec).is_some());
         let expected = self.model.commit_retrieve(self.now, name);
         self.agree(u64::from(running), u64::from(expected), "commit of a retrieve");
         self.model.settle();
@@ -292,7 +293,8 @@ impl World {
 
     pub(super) fn peer_lookup(&mut self, owner: u64, keys: &[Key]) -> u64 {
         self.begin(Call::PeerLookup { owner, keys: keys.len() });
-        let id = self.core.peer_lookup(self.time(), ConnectionId(owner), &self.object_keys(keys));
+        let PeerLeaseId(id) =
+            self.core.peer_lookup(self.time(), ConnectionId(owner), &self.object_keys(keys));
         self.trace.answer(id);
         self.model.peer_lookup(self.now, id, owner, keys);
         self.model.settle();
@@ -302,7 +304,7 @@ impl World {
 
     pub(super) fn peer_result(&mut self, id: u64) {
         self.begin(Call::PeerResult { id });
-        let found = self.core.peer_result(self.time(), id);
+        let found = self.core.peer_result(self.time(), PeerLeaseId(id));
         let expected = self.model.peer_result(id);
         assert_eq!(found, expected, "what a peer holds");
         self.trace.answer(found.map_or(u64::MAX, |f| f.iter().flatten().count() as u64));

@@ -64,10 +64,10 @@ impl World {
             expected.map(|n| n as u64),
             "workers, sessions, leases, stores, retrieves, peers, jobs, waiting, to be stored, quarantine"
         );
-        assert_eq!(self.core.counters().l2, m.counters, "what happened between the tiers");
+        assert_eq!(self.core.stats().requests().l2, m.counters, "what happened between the tiers");
         for (i, expected) in m.of_adapter.iter().enumerate() {
             let (id, i) = (AdapterId(i as u32), i as u32);
-            assert_eq!(self.core.adapter_counters(id), expected, "what happened at adapter {i}");
+            assert_eq!(self.core.stats().adapter(id), expected, "what happened at adapter {i}");
             let ours = self.core.adapter_gauges(id);
             assert_eq!((ours.loading_bytes, ours.loading_objects), m.lent(i, true), "loads of adapter {i}");
             assert_eq!((ours.storing_bytes, ours.storing_objects), m.lent(i, false), "stores of adapter {i}");

@@ -49,12 +49,12 @@ impl Follower {
         assert_eq!(whole(&there), self.chunks, "chunks of which each rank's object can be read");
         for (adapter, _) in core.adapters() {
             let told = self.stored_in_l2.get(&adapter).copied().unwrap_or(0);
-            assert_eq!(told, core.adapter_counters(adapter).stored_objects, "stores of {adapter:?}");
+            assert_eq!(told, core.stats().adapter(adapter).stored_objects, "stores of {adapter:?}");
         }
     }
 
     fn read_objects(&mut self, core: &Core) {
-        let page = core.object_events().after(self.object_cursor, usize::MAX);
+        let page = core.stats().object_events().after(self.object_cursor, usize::MAX);
         assert!(!page.lost, "object events were lost");
         self.object_cursor = page.next_cursor;
         for (number, event) in page.records {
@@ -72,7 +72,7 @@ impl Follower {
     }
 
     fn read_chunks(&mut self, core: &Core) {
-        let page = core.chunk_events().after(self.chunk_cursor, usize::MAX);
+        let page = core.stats().chunk_events().after(self.chunk_cursor, usize::MAX);
         assert!(!page.lost, "chunk events were lost");
         self.chunk_cursor = page.next_cursor;
         for (number, event) in page.records.into_iter().filter(|(_, event)| event.tier == Tier::L1) {

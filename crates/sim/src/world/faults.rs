@@ -184,7 +184,7 @@ impl World {
     fn crash_server(&mut self) {
         self.seen.server_crashes += 1;
         self.note_adapters();
-        self.ended.push((*self.core.counters(), *self.core.index().counters()));
+        self.ended.push((*self.core.stats().requests(), *self.core.stats().l1()));
         self.core = Core::new(World::config(&self.scenario));
         self.follower = Follower::new(&mut self.core);
         self.model = self.model.restarted();

@@ -3,6 +3,7 @@
 use larder_types::AdapterId;
 use std::collections::BTreeSet;
 
+use larder_core::PrefetchId;
 use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
 use larder_core::{LookupReport, PrefetchSpec, PrefetchStatus};
 use larder_policy::prefetch::plan::Fetch;
@@ -81,7 +82,7 @@ impl World {
                 assert_eq!((requested_chunks as usize, hit), (chunks, expected), "hit of a job");
                 self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
             }
-            (Effect::PrefetchDone { id }, Expected::PrefetchDone { id: expected }) => {
+            (Effect::PrefetchDone { id: PrefetchId(id) }, Expected::PrefetchDone { id: expected }) => {
                 assert_eq!(id, expected, "whose warm-up is done");
                 if let PrefetchStatus::Done(result) = self.model.prefetch_status(id) {
                     self.seen.warm_objects += u64::from(result.l2_objects);
@@ -127,7 +128,7 @@ impl World {
             self.judge_answer_trim();
         }
         if std::mem::take(&mut self.model.unclear_stops) > 0 {
-            let counters = self.core.counters().l2;
+            let counters = self.core.stats().requests().l2;
             self.model.counters.no_room_objects = counters.no_room_objects;
             self.model.counters.contended_objects = counters.contended_objects;
             self.model.counters.loads_shared = counters.loads_shared;
@@ -185,7 +186,7 @@ impl World {
             chunk_hashes: &scenario.universe.nodes[usize::from(call.node)].chain,
             fetch: if call.full { Fetch::Full } else { Fetch::Prefix },
         };
-        let id = self.core.prefetch(self.time(), &spec).ok();
+        let id = self.core.prefetch(self.time(), &spec).ok().map(|PrefetchId(id)| id);
         let view = View { l1: self.core.index(), universe: &scenario.universe };
         let expected = self.model.prefetch(call, id, &view);
         assert_eq!(id.is_some(), expected, "whether there is a warm-up");
@@ -196,7 +197,7 @@ impl World {
 
     pub(super) fn prefetch_status(&mut self, id: u64) {
         self.begin(Call::PrefetchStatus { id });
-        let status = self.core.prefetch_status(self.time(), id);
+        let status = self.core.prefetch_status(self.time(), PrefetchId(id));
         assert_eq!(status, self.model.prefetch_status(id), "how a warm-up stands");
         self.conclude();
     }
@@ -204,7 +205,7 @@ impl World {
     /// What the core has learned now: the model beside it does not, and takes its word for which chunks
     /// are worth keeping. Only a lookup teaches it, and when that has been looked up decides by it.
     pub(super) fn learn(&mut self) {
-        let Some(reuse) = self.core.index().reuse() else { return };
+        let Some(reuse) = self.core.predictor() else { return };
         let universe = &self.scenario.universe;
         let chunks = (0..universe.models.len() as u8).flat_map(|model| {
             (0..universe.salts.len() as u8).flat_map(move |salt| {

@@ -265,6 +265,8 @@ impl World {
             write_ttl: Duration::from_millis(scenario.write_ttl),
             session_ttl: Duration::from_millis(scenario.session_ttl),
             sessions_max: usize::MAX,
+            peer_leases_max: usize::MAX,
+            peer_keys_max: usize::MAX,
             worker_reap_timeout: scenario.reap.map(Duration::from_millis),
             worker_registration_grace: Duration::from_millis(scenario.grace),
             quarantine: Duration::from_millis(scenario.quarantine),
@@ -306,7 +308,7 @@ impl World {
 
     /// What all servers counted, one after the other.
     pub fn counted(&self) -> Vec<(Counters, L1Counters)> {
-        let last = (*self.core.counters(), *self.core.index().counters());
+        let last = (*self.core.stats().requests(), *self.core.stats().l1());
         self.ended.iter().copied().chain([last]).collect()
     }
 

@@ -196,8 +196,8 @@ impl Serve for Machine<'_> {
     }
 
     fn counts(&self) -> Counts {
-        let (counters, l1) = (self.core.counters(), self.core.index().counters());
-        let l2 = self.l2.as_ref().map(|l2| (self.core.adapter_counters(L2), l2.evicted));
+        let (counters, l1) = (self.core.stats().requests(), self.core.stats().l1());
+        let l2 = self.l2.as_ref().map(|l2| (self.core.stats().adapter(L2), l2.evicted));
         Counts {
             requests: 0,
             tokens: 0,

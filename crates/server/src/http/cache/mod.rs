@@ -1,4 +1,5 @@
-//! Operations on the cache: list and delete objects, clear, prefetch, estimate other configurations.
+//! What operators and coordinators do with the cache: look through it, remove from it, warm it up, ask what
+//! another one would do.
 
 pub(super) mod checksums;
 pub(super) mod clear;
@@ -6,8 +7,8 @@ pub(super) mod objects;
 pub(super) mod prefetches;
 pub(super) mod whatif;
 
-/// Limit of tokens in one request.
+/// The most tokens in one request.
 const TOKENS_MAX: usize = 1_000_000;
 
-/// Limit of a request's body, enough for [`TOKENS_MAX`] tokens.
+/// Room for a body of that many.
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;

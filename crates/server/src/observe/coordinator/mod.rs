@@ -275,7 +275,8 @@ impl Reporter {
 
     /// The next events of the core's log; none at its end.
     fn read_log(&mut self) -> Vec<ObjectEvent> {
-        let page = self.state.core().read(|core, _| core.object_events().after(self.cursor, EVENTS_READ));
+        let page =
+            self.state.core().read(|core, _| core.stats().object_events().after(self.cursor, EVENTS_READ));
         if page.lost {
             let first = page.records.first().map_or(page.next_cursor, |(number, _)| number - 1);
             self.state.reporting.lost.fetch_add(first.saturating_sub(self.cursor), Ordering::Relaxed);

@@ -239,7 +239,8 @@ impl EventStreams {
             Some(stream) if stream.credits > 0 => (stream.id, stream.follows.clone(), !stream.has_begun),
             _ => return false,
         };
-        let page = state.core().read(|core, _| core.chunk_events().after(follows.cursor, RECORDS_READ));
+        let page =
+            state.core().read(|core, _| core.stats().chunk_events().after(follows.cursor, RECORDS_READ));
         let bindings = self.bindings();
         let read = batch::events(&page, &follows.model, usize::from(follows.events_max), &bindings);
         drop(bindings);

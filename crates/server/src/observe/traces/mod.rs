@@ -13,8 +13,7 @@ mod ids;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_core::Hit;
-use larder_core::TransferSpec;
+use larder_core::{Copied, Hit, TransferSpec};
 use larder_types::ConnectionId;
 use tokio::sync::Notify;
 
@@ -75,22 +74,6 @@ pub enum Value {
     Share(f64),
     /// A number that the protocol may make negative.
     Number(i64),
-}
-
-/// What was copied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Objects.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Copied {
-    fn add_assign(&mut self, more: Self) {
-        self.objects += more.objects;
-        self.bytes += more.bytes;
-    }
 }
 
 /// How a lookup ended.

@@ -1,0 +1,119 @@
+//! What every part of the core may use: the configuration, the time, the index, timers, I/O and statistics.
+
+use larder_policy::reuse::ReusePredictor;
+use larder_types::object::ObjectKey;
+use larder_types::{AdapterId, Time};
+
+use crate::config::{CoreConfig, Trim};
+use crate::ids::IoId;
+use crate::index::{Index, IndexMut, ObjectId, Retention};
+use crate::io::{Effect, Io, IoItem, IoTable, Purpose};
+use crate::stats::Stats;
+use crate::timers::Timers;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: CoreConfig,
+    /// The time of the current event.
+    pub(crate) now: Time,
+    pub(crate) timers: Timers,
+    pub(crate) stats: Stats,
+    /// What is to be done outside, in this order.
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) ios: IoTable,
+    pub(crate) index: Index,
+    pub(crate) predictor: Option<ReusePredictor>,
+    last_id: u64,
+}
+
+impl Context {
+    pub(crate) fn new(config: CoreConfig) -> Self {
+        let l2 = !config.adapters.is_empty();
+        Self {
+            now: Time::ZERO,
+            timers: Timers::default(),
+            stats: Stats::new(config.adapters.len(), config.residency_sample),
+            effects: Vec::new(),
+            ios: IoTable::default(),
+            index: Index::new(config.capacity_bytes, config.align_bytes, config.eviction),
+            predictor: ReusePredictor::for_policies(
+                config.eviction,
+                config.prefetch_policy,
+                config.store_policy,
+                l2,
+            ),
+            last_id: 0,
+            config,
+        }
+    }
+
+    /// The index, to change.
+    pub(crate) fn index_mut(&mut self) -> IndexMut<'_> {
+        self.index.edit(&mut self.stats, &mut self.predictor)
+    }
+
+    /// A new id, larger than all before it.
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The id given last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    pub(crate) fn has_l2(&self) -> bool {
+        !self.config.adapters.is_empty()
+    }
+
+    /// The adapters, in the order of their ids.
+    pub(crate) fn adapter_ids(&self) -> impl Iterator<Item = AdapterId> + use<> {
+        (0..self.config.adapters.len() as u32).map(AdapterId)
+    }
+
+    /// Makes a temporary object permanent, if `retain`. Returns whether that is a change.
+    pub(crate) fn promote_if(&mut self, object: ObjectId, retain: bool) -> bool {
+        let promoted = retain && self.index.retention(object) == Retention::Temporary;
+        if promoted {
+            self.index_mut().promote(object);
+            self.stats.requests.l2.promoted_objects += 1;
+        }
+        promoted
+    }
+
+    /// Evicts as the watermarks require; see [`Trim`].
+    pub(crate) fn trim(&mut self) {
+        let Some(Trim { above, release }) = self.config.trim else { return };
+        let usage = self.index.usage();
+        let capacity = usage.capacity_bytes as f64;
+        if usage.used_bytes as f64 > capacity * above {
+            let mut index = self.index_mut();
+            index.begin_operation();
+            index.trim((capacity * (above - release).max(0.0)) as u64);
+        }
+    }
+
+    /// Begins I/O on an object, whose memory is not reused before the I/O ends.
+    pub(crate) fn begin_io(
+        &mut self,
+        io: IoId,
+        object: ObjectId,
+        adapter: AdapterId,
+        purpose: Purpose,
+        key: ObjectKey,
+    ) -> IoItem {
+        self.index_mut().io_pin(object);
+        let (offset, bytes) = (self.index.offset(object), self.index.layout(object).bytes());
+        self.ios.insert(io, Io { object, adapter, bytes, purpose });
+        IoItem { io, key, offset, bytes }
+    }
+
+    /// Ends I/O. `None` if there is none of that id.
+    pub(crate) fn end_io(&mut self, io: IoId) -> Option<Io> {
+        let ended = self.ios.remove(io)?;
+        self.index_mut().io_unpin(ended.object);
+        Some(ended)
+    }
+}

@@ -1,0 +1,41 @@
+//! Which entries belong to which owner, so that the end of an owner costs O(its entries).
+
+use std::collections::BTreeSet;
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+
+/// Ids by owner.
+#[derive(Debug)]
+pub(crate) struct ByOwner<Owner, Id>(HashMap<Owner, BTreeSet<Id>>);
+
+impl<Owner, Id> Default for ByOwner<Owner, Id> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<Owner: Eq + Hash + Copy, Id: Ord + Copy> ByOwner<Owner, Id> {
+    pub(crate) fn insert(&mut self, owner: Owner, id: Id) {
+        self.0.entry(owner).or_default().insert(id);
+    }
+
+    pub(crate) fn remove(&mut self, owner: Owner, id: Id) {
+        if let Some(ids) = self.0.get_mut(&owner) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.0.remove(&owner);
+            }
+        }
+    }
+
+    /// The ids of an owner, the oldest first.
+    pub(crate) fn of(&self, owner: Owner) -> Vec<Id> {
+        self.0.get(&owner).map_or_else(Vec::new, |ids| ids.iter().copied().collect())
+    }
+
+    /// All ids. For tests.
+    pub(crate) fn len(&self) -> usize {
+        self.0.values().map(BTreeSet::len).sum()
+    }
+}

@@ -1,0 +1,331 @@
+//! Stores: workers write objects into reserved slots. See [`transfer`](super::transfer).
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+use larder_policy::offload::StoreTrigger;
+use larder_types::object::ChunkHash;
+use larder_types::{ConnectionId, InstanceId, Layout, Time};
+
+use super::by_owner::ByOwner;
+use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
+use super::workers::Model;
+use crate::context::Context;
+use crate::ids::StoreId;
+use crate::index::{ObjectId, Refused, Retention};
+use crate::prefetch::Prefetch;
+use crate::timers::{Timer, TimerKind};
+use crate::write_back::WriteBack;
+
+/// What a store may write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PreparedStore {
+    /// Where to write.
+    pub slots: Vec<Slot>,
+    /// For each slot its chunk, counted from the start of the range.
+    pub chunks: Vec<u32>,
+    /// The memory did not suffice for the whole range.
+    pub no_space: bool,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// The objects are readable, except those that were cleared meanwhile.
+    Published(Copied),
+    /// No such store was prepared, or it has been committed.
+    Unknown,
+    /// The write TTL was over, or the connection was lost. Nothing was published.
+    Expired,
+}
+
+impl Committed {
+    /// What was published, if anything could be.
+    pub fn published(self) -> Option<Copied> {
+        match self {
+            Self::Published(copied) => Some(copied),
+            Self::Unknown | Self::Expired => None,
+        }
+    }
+}
+
+/// Slots being written.
+#[derive(Debug)]
+struct StoreTransfer {
+    id: TransferId,
+    connection: ConnectionId,
+    objects: Vec<ObjectId>,
+    /// The prompt up to the end of the range, to keep it more recent than its continuation.
+    prefix: Prefix,
+    /// When the slots were reserved.
+    since: Time,
+    state: State,
+    timer: Timer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The worker may commit it.
+    Writing,
+    /// It can no longer be committed; its memory waits for the end of the copy.
+    Expired,
+}
+
+/// All stores.
+#[derive(Debug, Default)]
+pub(crate) struct Stores {
+    stores: BTreeMap<StoreId, StoreTransfer>,
+    by_id: HashMap<TransferId, StoreId>,
+    by_connection: ByOwner<ConnectionId, StoreId>,
+    by_instance: ByOwner<InstanceId, StoreId>,
+    expired: Expired,
+}
+
+impl Stores {
+    /// Reserves a slot for every chunk of the range that is neither resident nor being written, for as many
+    /// leading ones as memory suffices. Nothing if a store of the same identity may still be running.
+    pub(crate) fn prepare(
+        &mut self,
+        cx: &mut Context,
+        (model, layout): (&Model, &Layout),
+        spec: &TransferSpec<'_>,
+        (prefetch, write_back): (&mut Prefetch, &mut WriteBack),
+    ) -> PreparedStore {
+        let mut prepared = PreparedStore::default();
+        let id = spec.id();
+        if self.by_id.contains_key(&id) {
+            return prepared;
+        }
+        protect_prefix(cx, spec);
+        let mut objects = Vec::new();
+        for (i, hash) in spec.range().iter().enumerate() {
+            reclaim_slot(cx, (model, layout), spec, hash, (&mut *prefetch, &mut *write_back));
+            let name = (spec.model, spec.salt, hash);
+            match cx.index_mut().reserve(name, spec.shard(), layout, Retention::Permanent) {
+                Ok(object) => {
+                    objects.push(object);
+                    prepared.slots.push(Slot { offset: cx.index.offset(object), layout: layout.clone() });
+                    prepared.chunks.push(i as u32);
+                }
+                Err(Refused::Resident | Refused::Staged) => {}
+                // What follows a missing chunk could not be found.
+                Err(Refused::NoSpace) => {
+                    prepared.no_space = true;
+                    cx.stats.model(spec.model).store_no_room += (spec.range().len() - i) as u64;
+                    break;
+                }
+            }
+        }
+        if !objects.is_empty() {
+            cx.stats.requests.stores_prepared += 1;
+            self.begin(cx, id, spec, objects);
+        }
+        prepared
+    }
+
+    /// Publishes what a worker has written.
+    pub(crate) fn commit(
+        &mut self,
+        cx: &mut Context,
+        spec: &TransferSpec<'_>,
+        write_back: &mut WriteBack,
+    ) -> Committed {
+        let Some(&id) = self.by_id.get(&spec.id()) else { return Committed::Unknown };
+        let store = self.remove(cx, id);
+        if store.state == State::Expired {
+            unpin_all(&mut cx.index_mut(), &store.objects);
+            return Committed::Expired;
+        }
+        let mut copied = Copied::default();
+        let mut published = Vec::with_capacity(store.objects.len());
+        let mark = cx.stats.events.mark();
+        // From the end, so that the first chunk becomes the most recent.
+        for object in store.objects.iter().rev() {
+            let bytes = cx.index.layout(*object).bytes();
+            if cx.index_mut().admit(*object, 0) {
+                published.push(*object);
+                copied.objects += 1;
+                copied.bytes += bytes;
+            }
+        }
+        // Readers of the event logs get the chunks in the order of the prompt.
+        cx.stats.events.reverse_after(mark);
+        published.reverse();
+        let counters = &mut cx.stats.requests;
+        counters.stored_objects += copied.objects;
+        counters.stored_bytes += copied.bytes;
+        counters.stores_committed += 1;
+        store.prefix.touch(&mut cx.index_mut());
+        if cx.has_l2() {
+            let keys: Vec<_> = published.iter().map(|object| cx.index.key(*object)).collect();
+            write_back.offload(cx, &keys, StoreTrigger::Stored);
+        }
+        cx.trim();
+        Committed::Published(copied)
+    }
+
+    /// The worker gives its slots back unwritten.
+    pub(crate) fn abort(&mut self, cx: &mut Context, spec: &TransferSpec<'_>) {
+        let Some(&id) = self.by_id.get(&spec.id()) else { return };
+        let store = self.remove(cx, id);
+        cx.stats.requests.stores_abandoned += u64::from(store.state == State::Writing);
+        store.objects.iter().for_each(|object| cx.index_mut().abort(*object));
+    }
+
+    /// The time of a store is over. First it can no longer be committed, and its chunks may be written again
+    /// elsewhere; the second time its memory is freed.
+    pub(crate) fn on_timer(&mut self, cx: &mut Context, id: StoreId, due: Time) {
+        match self.stores[&id].state {
+            State::Writing => self.expire(cx, id, due + cx.config.write_ttl),
+            State::Expired => {
+                let store = self.remove(cx, id);
+                unpin_all(&mut cx.index_mut(), &store.objects);
+            }
+        }
+    }
+
+    /// Expires the stores of a lost connection. Their memory is quarantined, as copies may be running.
+    pub(crate) fn abandon_connection(&mut self, cx: &mut Context, connection: ConnectionId) {
+        self.abandon(cx, self.by_connection.of(connection));
+    }
+
+    /// Expires the stores of a worker that is gone. Their memory is quarantined, as copies may be running.
+    pub(crate) fn abandon_instance(&mut self, cx: &mut Context, instance: InstanceId) {
+        self.abandon(cx, self.by_instance.of(instance));
+    }
+
+    /// Stores that can be committed.
+    pub(crate) fn running(&self) -> u64 {
+        self.stores.len() as u64 - self.expired.transfers
+    }
+
+    /// Objects of expired stores.
+    pub(crate) fn expired_objects(&self) -> u64 {
+        self.expired.objects
+    }
+
+    /// Since when the oldest store has its slots. Stores are numbered in the order in which they begin.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        self.stores.first_key_value().map(|(_, store)| store.since)
+    }
+
+    /// Objects pinned by their writers. For tests.
+    pub(crate) fn pins(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.stores.values().flat_map(|store| store.objects.iter().copied())
+    }
+
+    /// Armed timers. For tests.
+    pub(crate) fn timers(&self) -> usize {
+        self.stores.len()
+    }
+
+    /// For tests.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.by_id.len(), self.stores.len(), "every store is found by its identity");
+        assert_eq!(self.by_connection.len(), self.stores.len(), "every store is found by its connection");
+        assert_eq!(self.by_instance.len(), self.stores.len(), "every store is found by its worker");
+        assert!(self.stores.values().all(|s| !s.objects.is_empty()), "a store without slots");
+        let expired = || self.stores.values().filter(|s| s.state == State::Expired);
+        let objects = expired().map(|s| s.objects.len()).sum::<usize>() as u64;
+        assert_eq!(self.expired, Expired { transfers: expired().count() as u64, objects }, "expired stores");
+    }
+
+    fn begin(
+        &mut self,
+        cx: &mut Context,
+        transfer: TransferId,
+        spec: &TransferSpec<'_>,
+        objects: Vec<ObjectId>,
+    ) {
+        let id = StoreId(cx.new_id());
+        self.by_id.insert(transfer.clone(), id);
+        self.by_connection.insert(spec.connection, id);
+        self.by_instance.insert(spec.instance, id);
+        let store = StoreTransfer {
+            id: transfer,
+            connection: spec.connection,
+            objects,
+            prefix: Prefix {
+                model: spec.model.clone(),
+                salt: spec.salt.clone(),
+                chunk_hashes: spec.chunk_hashes[..spec.end as usize].into(),
+                len: spec.end,
+            },
+            since: cx.now,
+            state: State::Writing,
+            timer: cx.timers.arm(cx.now + cx.config.write_ttl, TimerKind::Store(id)),
+        };
+        self.stores.insert(id, store);
+    }
+
+    fn remove(&mut self, cx: &mut Context, id: StoreId) -> StoreTransfer {
+        let store = self.stores.remove(&id).expect("ids name live stores");
+        cx.timers.disarm(&store.timer);
+        self.by_id.remove(&store.id);
+        self.by_connection.remove(store.connection, id);
+        self.by_instance.remove(store.id.instance, id);
+        if store.state == State::Expired {
+            self.expired.remove(store.objects.len());
+        }
+        store
+    }
+
+    fn abandon(&mut self, cx: &mut Context, ids: Vec<StoreId>) {
+        let until = cx.now + cx.config.quarantine;
+        ids.into_iter().for_each(|id| self.expire(cx, id, until));
+    }
+
+    /// The store can no longer be committed. Its memory waits for the end of its copy, until `until`.
+    fn expire(&mut self, cx: &mut Context, id: StoreId, until: Time) {
+        let store = self.stores.get_mut(&id).expect("ids name live stores");
+        match store.state {
+            State::Expired => {
+                let until = until.min(store.timer.at());
+                cx.timers.move_to(&mut store.timer, until);
+            }
+            State::Writing => {
+                cx.timers.move_to(&mut store.timer, until);
+                store.state = State::Expired;
+                self.expired.add(store.objects.len());
+                cx.stats.requests.stores_abandoned += 1;
+                store.objects.iter().for_each(|object| cx.index_mut().unlink(*object));
+            }
+        }
+    }
+}
+
+/// Keeps the prompt's chunks up to the end of the range from being evicted for those in it.
+fn protect_prefix(cx: &mut Context, spec: &TransferSpec<'_>) {
+    let mut index = cx.index_mut();
+    index.begin_operation();
+    let prefix = &spec.chunk_hashes[..spec.end as usize];
+    let chunks: Vec<_> = index.leading_chunks(spec.model, spec.salt, prefix).flatten().collect();
+    chunks.into_iter().rev().for_each(|chunk| index.protect(chunk));
+}
+
+/// Frees the slot of a chunk that a worker wants to store, if it holds an object that no worker can read (the
+/// model changed its shape) or that is being loaded without a reader. A temporary object becomes permanent, as
+/// the stored one would be.
+fn reclaim_slot(
+    cx: &mut Context,
+    (model, layout): (&Model, &Layout),
+    spec: &TransferSpec<'_>,
+    hash: &ChunkHash,
+    (prefetch, write_back): (&mut Prefetch, &mut WriteBack),
+) {
+    let find = |cx: &Context| cx.index.chunk(spec.model, spec.salt, hash);
+    let Some(chunk) = find(cx) else { return };
+    if let Some(object) = cx.index.staged(chunk, spec.shard()) {
+        prefetch.yield_to_store(cx, object);
+    }
+    // The chunk may have been removed with a load that nothing waited for.
+    let Some(object) = find(cx).and_then(|chunk| cx.index.resident(chunk, spec.shard())) else { return };
+    let found = cx.index.layout(object);
+    if found != layout && !model.can_read(found) {
+        cx.index_mut().unlink(object);
+    } else if cx.promote_if(object, true) {
+        // Adapters other than the one it came from may lack it.
+        let key = cx.index.key(object);
+        write_back.offload(cx, &[key], StoreTrigger::Stored);
+    }
+}
