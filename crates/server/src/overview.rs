@@ -1,8 +1,8 @@
-//! Everything that the page at `/` and `larder top` show, read at one moment.
+//! Everything that the dashboard at `/` and `larder top` show, read at one moment.
 //!
-//! Counters begin at the server's start and only grow. What happened in a span of time is the difference of
-//! two overviews, so the server keeps no history, wakes up for nobody and costs the same however many look.
-//! The core's lock is taken once, for a time that does not grow with what is held.
+//! Counters start at 0 with the server and only grow. What happened in a span of time is the difference of two
+//! overviews, so the server keeps no history for them. The core's lock is taken once, for a time that does not depend on
+//! the number of objects.
 
 use larder_core::AdapterGauges;
 use larder_core::Core;
@@ -12,8 +12,10 @@ use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
 
+use crate::app::core_handle::{CORE_POISONED, CoreHandle};
 use crate::app::state::State;
 use crate::config::Config;
+use crate::l2::L2 as L2Tier;
 use crate::metrics::{DURATION_BUCKETS, Traffic};
 
 /// See the [module](self). Sizes are in bytes, times in seconds.
@@ -21,15 +23,15 @@ use crate::metrics::{DURATION_BUCKETS, Traffic};
 pub struct Overview {
     /// The server's version.
     pub version: String,
-    /// Who it is; another one has begun to count anew.
+    /// The server's instance id. Counters of another instance start at 0.
     pub instance_id: String,
-    /// Since it started.
+    /// Time since the start.
     pub uptime_seconds: f64,
-    /// What keeps it from serving as it should, for people; empty if it is ready.
+    /// What keeps the server from working as configured, as sentences; empty if it is ready.
     pub problems: Vec<String>,
     /// Tokens in a chunk.
     pub chunk_tokens: u64,
-    /// What was looked up and found.
+    /// Lookups and hits.
     pub lookups: Lookups,
     /// Copies from workers.
     pub stores: Copies,
@@ -39,9 +41,9 @@ pub struct Overview {
     pub l1: L1,
     /// The second tier.
     pub l2: L2,
-    /// Requests by operation, for operations that were asked for at all.
+    /// Requests by operation, for operations that were requested.
     pub operations: Vec<Operation>,
-    /// Upper bounds of [`Operation::buckets`], but for the last bucket, which has none.
+    /// Upper bounds of [`Operation::buckets`]. The last bucket has none.
     pub bucket_bounds_seconds: Vec<f64>,
     /// Registered workers.
     pub workers: Vec<Worker>,
@@ -49,37 +51,37 @@ pub struct Overview {
     pub sessions: u64,
     /// Connected request peers.
     pub connections: u64,
-    /// What decides about what is kept.
+    /// The eviction, prefetch and store policies.
     pub policies: Policies,
 }
 
 /// Lookups since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lookups {
-    /// Lookups that looked.
+    /// Finished lookups.
     pub count: u64,
-    /// Tokens asked for, in whole chunks.
+    /// Tokens looked up, in whole chunks.
     pub requested_tokens: u64,
-    /// Those of prefixes found that L1 could serve alone.
+    /// Tokens of the prefixes found that L1 had.
     pub hit_l1_tokens: u64,
-    /// Those that L2 added.
+    /// Tokens of the prefixes found that L2 added.
     pub hit_l2_tokens: u64,
 }
 
 /// Copies between workers and L1 since the start, in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Copies {
-    /// Copies that were finished.
+    /// Finished copies.
     pub count: u64,
-    /// Their bytes.
+    /// Bytes of finished copies.
     pub bytes: u64,
-    /// Those that found something missing (retrieves) or were never finished.
+    /// Copies that found an object missing (retrieves) or were not finished.
     pub failed: u64,
-    /// Those under way.
+    /// Copies in progress.
     pub active: u64,
 }
 
-/// The memory tier: what it holds, and what left it since the start.
+/// The memory tier: its objects now, and evictions since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L1 {
     /// Bytes allocated.
@@ -88,7 +90,7 @@ pub struct L1 {
     pub capacity_bytes: u64,
     /// Readable objects.
     pub objects: u64,
-    /// Those that readers keep from eviction.
+    /// Pinned objects, which cannot be evicted.
     pub held_objects: u64,
     /// Objects being written.
     pub staged_objects: u64,
@@ -96,20 +98,20 @@ pub struct L1 {
     pub evicted_objects: u64,
     /// Their bytes.
     pub evicted_bytes: u64,
-    /// Objects that found no memory: all of it was held.
+    /// Objects that L1 had no free memory for, because all of it was pinned.
     pub refused_objects: u64,
 }
 
 /// The second tier.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L2 {
-    /// Lookups and warm-ups that are busy with L2.
+    /// Lookups and prefetch requests that use L2 now.
     pub prefetches: u64,
-    /// Those that wait for their turn.
+    /// Lookups and prefetch requests that wait for the limit of concurrent ones.
     pub prefetches_waiting: u64,
-    /// Objects that are to go to L2 and are not there yet.
+    /// Objects to be stored to L2.
     pub pending_objects: u64,
-    /// Objects found in L2 that were not there at the lookup's deadline, since the start.
+    /// Objects found in L2 that were not loaded at the lookup's deadline, since the start.
     pub late_objects: u64,
     /// Its adapters, in the order of the configuration.
     pub adapters: Vec<L2Adapter>,
@@ -120,34 +122,34 @@ pub struct L2 {
 pub struct L2Adapter {
     /// Its type, as the configuration names it.
     pub type_name: String,
-    /// The directory of one that keeps files.
+    /// The directory of an adapter that stores files.
     pub base_path: Option<String>,
-    /// The circuit of its reads: `closed` if all is well.
+    /// State of the circuit breaker for reads: `closed` if reads work.
     pub reads: String,
-    /// The circuit of its writes.
+    /// State of the circuit breaker for writes.
     pub writes: String,
-    /// What an earlier process left is still being counted.
+    /// Whether objects of an earlier process are still being counted.
     pub recovering: bool,
-    /// Bytes it holds.
+    /// Bytes stored.
     pub used_bytes: u64,
-    /// The most it may hold; none without a limit.
+    /// Capacity in bytes; none without a limit.
     pub capacity_bytes: Option<u64>,
-    /// Objects it holds.
+    /// Objects stored.
     pub objects: u64,
-    /// What it loaded into L1.
+    /// Loads into L1.
     pub loads: L2Traffic,
-    /// What it stored from L1.
+    /// Stores from L1.
     pub stores: L2Traffic,
-    /// Objects that wait to be stored.
+    /// Objects queued to be stored.
     pub queued_objects: u64,
-    /// Objects dropped because that queue was full, since the start.
+    /// Objects not stored because the queue was full, since the start.
     pub dropped_objects: u64,
 }
 
-/// What an adapter did in one direction since the start, and has to do right now.
+/// Transfers of an adapter in one direction, since the start and now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct L2Traffic {
-    /// Batches answered, failed ones too.
+    /// Batches answered, failed ones included.
     pub batches: u64,
     /// Objects transferred.
     pub objects: u64,
@@ -155,7 +157,7 @@ pub struct L2Traffic {
     pub bytes: u64,
     /// Objects whose transfer failed, each attempt.
     pub failed_objects: u64,
-    /// Time from call to answer, summed over batches, which may run at the same time.
+    /// Time from call to answer, summed over batches, which may run concurrently.
     pub seconds: f64,
     /// Objects being transferred.
     pub active_objects: u64,
@@ -176,26 +178,26 @@ pub struct Operation {
 /// A registered worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
-    /// Its number. A text: it may have more digits than a number in JavaScript.
+    /// Instance id. A string, because JavaScript's numbers have fewer digits.
     pub instance_id: String,
     /// The model it serves.
     pub model_name: String,
     /// Workers that share the model.
     pub world_size: u32,
-    /// How long it has been silent.
+    /// Time since its last request.
     pub last_seen_seconds_ago: f64,
 }
 
-/// The policies, and what they have learned.
+/// The policies, and what the adaptive ones have learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Policies {
-    /// What leaves L1 when space is needed.
+    /// Eviction policy of L1.
     pub eviction: String,
-    /// What becomes of what was loaded from L2.
+    /// Prefetch policy: whether loaded chunks stay in L1.
     pub prefetch: String,
-    /// What goes to L2.
+    /// Store policy of L2.
     pub store: String,
-    /// What the adaptive ones know; none if no policy learns.
+    /// What the adaptive policies have learned; none without one.
     pub learned: Option<Learned>,
 }
 
@@ -204,43 +206,52 @@ pub struct Policies {
 pub struct Learned {
     /// Requests learned from.
     pub requests: u64,
-    /// Chunks whose past is remembered.
+    /// Chunks whose history is kept.
     pub keys: u64,
-    /// The expert whose decisions are carried out.
+    /// The expert whose decisions are applied.
     pub leader: String,
-    /// How often that changed.
+    /// How often the leader changed.
     pub leader_changes: u64,
     /// All experts.
     pub experts: Vec<Expert>,
 }
 
-/// One of the rules that compete.
+/// One of the competing policies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Expert {
-    /// Its name: an eviction order and what becomes of loaded chunks.
+    /// Its name: an eviction order and whether loaded chunks stay in L1.
     pub name: String,
-    /// Chunks that it would have lost lately.
+    /// Chunks that it would have lost recently.
     pub lost_chunks: f64,
 }
 
+/// What keeps the server from serving requests or from using L2, as sentences; empty if it is ready.
+pub(crate) fn problems(core: &CoreHandle, l2: &L2Tier) -> Vec<String> {
+    let mut problems = l2.problems();
+    if core.is_poisoned() {
+        problems.push(CORE_POISONED.to_owned());
+    }
+    problems
+}
+
 impl Overview {
-    /// What there is to see now.
+    /// Reads the server now.
     pub fn of(state: &State) -> Self {
         let mut overview = state.core().read(|core, now| Self::of_core(&state.config, core, now));
         overview.version = env!("CARGO_PKG_VERSION").to_owned();
         overview.instance_id.clone_from(&state.config.instance_id);
-        overview.problems = state.problems();
+        overview.problems = problems(state.core(), &state.l2);
         overview.connections = u64::try_from(state.metrics.connections.get()).unwrap_or(0);
         overview.bucket_bounds_seconds = DURATION_BUCKETS.to_vec();
         overview.operations = operations(state);
         let adapters = state.l2.adapters().zip(&mut overview.l2.adapters);
         for ((id, adapter), seen) in adapters {
-            seen.add_own_books(state, id, &**adapter);
+            seen.add_adapter(state, id, &**adapter);
         }
         overview
     }
 
-    /// What the core knows, at one moment.
+    /// Reads the core, at one moment.
     fn of_core(config: &Config, core: &Core, now: Time) -> Self {
         let chunk_tokens = u64::from(config.chunk_tokens);
         let now = now.as_millis();
@@ -336,8 +347,8 @@ impl L2Adapter {
         }
     }
 
-    /// What the adapter says of itself, and what the server saw of it.
-    fn add_own_books(&mut self, state: &State, id: AdapterId, adapter: &dyn Adapter) {
+    /// Adds what the adapter reports and what the server counts of it.
+    fn add_adapter(&mut self, state: &State, id: AdapterId, adapter: &dyn Adapter) {
         let (usage, health) = (adapter.usage(), adapter.health());
         let configured = state.config.l2.adapters.get(id.0 as usize);
         self.type_name = adapter.kind().to_owned();

@@ -9,7 +9,7 @@ use larder_core::Effect;
 use tokio::runtime::Handle;
 
 use crate::app::connection_counter::Presence;
-use crate::app::core_handle::{CORE_POISONED, CoreHandle, EffectSink};
+use crate::app::core_handle::{CoreHandle, EffectSink};
 use crate::app::log_control::LogControl;
 use crate::app::memory::Memory;
 use crate::app::quota_file::QuotaFile;
@@ -140,15 +140,6 @@ impl State {
     /// The storage core.
     pub fn core(&self) -> &CoreHandle {
         &self.core
-    }
-
-    /// What keeps the server from serving as it should, for people; nothing if it is ready.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.l2.problems();
-        if self.core.is_poisoned() {
-            problems.push(CORE_POISONED.to_owned());
-        }
-        problems
     }
 }
 

@@ -1,24 +1,22 @@
-//! Who may change something.
+//! The token of calls that change something.
 
-use axum::extract::{Request, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::extract::Request;
+use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{AppState, Refusal};
+use super::error::ApiError;
+use super::part::Part;
+use crate::config::Config;
 
-/// Lets a call through if it carries the token that the operator has set, or if there is none.
-pub(super) async fn require_token(Shared(state): Shared<AppState>, request: Request, next: Next) -> Response {
-    let Some(token) = &state.config.http.auth_token else { return next.run(request).await };
+/// Serves a call if it has the configured token, or if none is configured.
+pub(super) async fn require_token(config: Part<Config>, request: Request, next: Next) -> Response {
+    let Some(token) = &config.http.auth_token else { return next.run(request).await };
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     if given.is_some_and(|given| is_same(given, token.expose().as_bytes())) {
         return next.run(request).await;
     }
-    let refusal = Refusal::new(
-        StatusCode::UNAUTHORIZED,
-        "this call needs the token of --http-auth-token-file, as 'Authorization: Bearer TOKEN'",
-    );
-    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+    ApiError::Unauthorized.into_response()
 }
 
 /// The token in an `Authorization` header.
@@ -27,7 +25,7 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Compares in a time that tells nothing about where two of one length differ.
+/// Compares in a time that does not depend on where two tokens of the same length differ.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let differences = given.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
     given.len() == token.len() && std::hint::black_box(differences) == 0
@@ -38,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_found_whatever_the_case_of_its_scheme() {
+    fn bearer_scheme_is_case_insensitive() {
         assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
         assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
         assert_eq!(bearer(b"Basic abc"), None);
@@ -46,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_token_is_the_same() {
+    fn part_of_a_token_is_not_the_token() {
         assert!(is_same(b"secret", b"secret"));
         assert!(
             !is_same(b"secre", b"secret")

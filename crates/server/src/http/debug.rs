@@ -1,36 +1,41 @@
-//! What shows or changes the insides of the process. Served with `--enable-debug-endpoints` only, and to
-//! those who have the token, if there is one.
+//! Endpoints that show or change the process itself. They are served with `--enable-debug-endpoints` only, and need the
+//! token if one is configured.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::OnceLock;
 
 use axum::Json;
-use axum::extract::{Request, State as Shared};
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::body::{Faults, Fields, object};
+use super::Answer;
+use super::body::{FieldErrors, Fields, object};
+use super::error::ApiError;
 use super::extract::{Body, Query};
-use super::{Answer, AppState, Refusal};
-use crate::app::state::State;
-use crate::config::LogLevel;
+use super::part::Part;
+use crate::app::log_control::LogControl;
 use crate::config::secret::{REDACTED, names_a_secret, redact_url};
+use crate::config::{Config, LogLevel};
 
-/// Variables of the environment that are shown; anything else may be a secret of somebody else's.
+/// Environment variables that are shown; others may be secrets of other programs.
 const SHOWN_PREFIX: &str = "LMCACHE_";
 
-/// Lets a call through if these endpoints are on.
-pub(super) async fn gate(Shared(state): Shared<AppState>, request: Request, next: Next) -> Response {
-    if state.config.http.debug_endpoints {
+type LogPart = Part<OnceLock<LogControl>>;
+
+/// Serves a call if these endpoints are enabled.
+pub(super) async fn gate(config: Part<Config>, request: Request, next: Next) -> Response {
+    if config.http.debug_endpoints {
         return next.run(request).await;
     }
-    Refusal::new(StatusCode::NOT_FOUND, "Not Found: it is served with --enable-debug-endpoints only")
+    ApiError::NotFound("Not Found: it is served with --enable-debug-endpoints only".to_owned())
         .into_response()
 }
 
-/// The variables that concern this server, without secrets: text that is JSON, as LMCache answers.
+/// The server's environment variables without secrets: JSON sent as text, as LMCache does.
 pub(super) async fn env() -> Response {
     text(format!("{:#}", Value::Object(shown(std::env::vars_os()))))
 }
@@ -46,7 +51,7 @@ fn shown(variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString
     .collect()
 }
 
-/// A value without the secrets that stand in it, be it an address or JSON.
+/// A value without the secrets in it, if it is a URL or JSON.
 fn redacted(value: &str) -> String {
     match serde_json::from_str::<Value>(value) {
         Ok(mut json @ (Value::Object(_) | Value::Array(_))) => {
@@ -57,7 +62,7 @@ fn redacted(value: &str) -> String {
     }
 }
 
-/// The process's threads by name, as the kernel sees them.
+/// The process's threads, as the kernel reports them.
 pub(super) async fn threads(Query(query): Query) -> Response {
     let mut out = String::new();
     let mut total = 0;
@@ -72,7 +77,7 @@ pub(super) async fn threads(Query(query): Query) -> Response {
     text(out)
 }
 
-/// Id, name and state of each thread. What cannot be read is left out.
+/// Id, name and state of each thread. Threads that cannot be read are left out.
 fn tasks_of_process() -> Vec<(String, String, String)> {
     let Ok(entries) = fs::read_dir("/proc/self/task") else { return Vec::new() };
     let read = |entry: fs::DirEntry| {
@@ -86,9 +91,8 @@ fn tasks_of_process() -> Vec<(String, String, String)> {
     threads
 }
 
-/// The level of what is logged; with `level`, changes it, as LMCache's dashboard does. There is one level
-/// for everything, so every logger has it.
-pub(super) async fn log_level(Shared(state): Shared<AppState>, Query(query): Query) -> Answer {
+/// The log level; with `level`, changes it, as LMCache's dashboard does. All loggers have the same level.
+pub(super) async fn log_level(config: Part<Config>, log: LogPart, Query(query): Query) -> Answer {
     let logger = query.get("logger_name").map(String::as_str);
     if let Some(wanted) = query.get("level") {
         let Some(level) = parse(wanted) else {
@@ -96,42 +100,37 @@ pub(super) async fn log_level(Shared(state): Shared<AppState>, Query(query): Que
                 (StatusCode::BAD_REQUEST, text(format!("Invalid log level: {wanted}"))).into_response()
             );
         };
-        set(&state, level)?;
+        set(&log, level)?;
         return Ok(text(format!("Set {} level to {}", logger.unwrap_or("larder"), level_name(level))));
     }
-    let level = level_name(current(&state));
+    let level = level_name(log.get().map_or(config.logging.level, LogControl::level));
     Ok(text(match logger {
         Some(logger) => format!("{logger}: {level}"),
         None => format!("=== Loggers and Levels ===\nlarder: {level}\n"),
     }))
 }
 
-/// Changes the level of what is logged.
-pub(super) async fn put_log_level(Shared(state): Shared<AppState>, Body(body): Body) -> Answer {
+/// Changes the log level.
+pub(super) async fn put_log_level(log: LogPart, Body(body): Body) -> Answer {
     let map = object(&body)?;
-    let mut faults = Faults::default();
-    Fields::of_body(&map).must_have(&mut faults, "level");
-    let wanted = Fields::of_body(&map).text(&mut faults, "level").unwrap_or_default();
-    faults.answer()?;
-    let level = parse(wanted).ok_or_else(|| Refusal::bad_request(format!("Invalid log level: {wanted}")))?;
-    set(&state, level)?;
+    let mut errors = FieldErrors::default();
+    Fields::of_body(&map).must_have(&mut errors, "level");
+    let wanted = Fields::of_body(&map).text(&mut errors, "level").unwrap_or_default();
+    errors.check()?;
+    let level = parse(wanted).ok_or_else(|| ApiError::BadRequest(format!("Invalid log level: {wanted}")))?;
+    set(&log, level)?;
     Ok(Json(json!({"status": "ok", "level": level.name()})).into_response())
 }
 
-fn current(state: &State) -> LogLevel {
-    state.log.get().map_or(state.config.logging.level, |log| log.level())
-}
-
-fn set(state: &State, level: LogLevel) -> Answer<()> {
-    let refuse = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why);
-    let log =
-        state.log.get().ok_or_else(|| refuse("this process's log level cannot be changed".to_owned()))?;
-    log.set(level).map_err(refuse)?;
+fn set(log: &OnceLock<LogControl>, level: LogLevel) -> Answer<()> {
+    let fixed = || ApiError::Unavailable("this process's log level cannot be changed".to_owned());
+    let log = log.get().ok_or_else(fixed)?;
+    log.set(level).map_err(ApiError::Unavailable)?;
     tracing::info!(%level, "log level changed");
     Ok(())
 }
 
-/// A level by our name for it or by Python's.
+/// A level by its own name or by Python's.
 fn parse(name: &str) -> Option<LogLevel> {
     match name.to_ascii_lowercase().as_str() {
         "warning" => Some(LogLevel::Warn),
@@ -140,7 +139,7 @@ fn parse(name: &str) -> Option<LogLevel> {
     }
 }
 
-/// The level in the words of Python's logging.
+/// The level's name in Python's logging.
 fn level_name(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Trace => "TRACE",
@@ -160,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_concerns_the_server_is_shown_and_no_secret() {
+    fn only_own_variables_are_shown_without_secrets() {
         let variables = [
             ("LMCACHE_LOG_LEVEL", "DEBUG"),
             ("LMCACHE_RESP_PASSWORD", "hunter2"),
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_known_by_both_names() {
+    fn levels_are_parsed_by_both_names() {
         assert_eq!((parse("WARNING"), parse("warn")), (Some(LogLevel::Warn), Some(LogLevel::Warn)));
         assert_eq!((parse("CRITICAL"), parse("Trace")), (Some(LogLevel::Error), Some(LogLevel::Trace)));
         assert_eq!(parse("bogus"), None);

@@ -1,12 +1,14 @@
-//! The HTTP side: what operators' tools, probes and Prometheus ask.
+//! The HTTP API for tools, probes and Prometheus.
 
 mod auth;
 mod body;
 mod cache;
 mod debug;
+mod error;
 mod extract;
 mod health;
 mod page;
+mod part;
 mod quota;
 mod reconfigure;
 mod routes;
@@ -19,14 +21,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, middleware};
 use serde_json::json;
 
+use self::error::ApiError;
+use self::part::Part;
 use self::routes::Routes;
 use crate::app::state::State;
+use crate::config::Config;
+use crate::l2::L2;
+use crate::metrics::Metrics;
 use crate::overview::Overview;
 
 pub use self::routes::Route;
@@ -34,7 +41,7 @@ pub(crate) use self::version::COMMIT;
 
 type AppState = Arc<State>;
 
-/// What anybody may ask.
+/// Routes that need no token.
 fn open_routes() -> Routes {
     Routes::default()
         .get("/", page::root)
@@ -61,18 +68,18 @@ fn open_routes() -> Routes {
         .get("/reconfigure/{backend}/l2/status", reconfigure::l2_status)
         .post("/reconfigure/{backend}/l2/{operation}", reconfigure::l2_change)
         .get("/cache/objects", cache::objects::list)
-        .get("/cache/stats", async |Shared(state): Shared<AppState>| Json(state.metrics.recent()))
+        .get("/cache/stats", async |metrics: Part<Metrics>| Json(metrics.recent()))
         .get("/cache/prefetches/{request_id}", cache::prefetches::status)
         .get("/cache/whatif", cache::whatif::whatif)
         .post("/cache/checksums", cache::checksums::checksums)
         .get("/metrics", metrics)
-        // LMCache resets nothing either: its counters live elsewhere.
+        // As in LMCache, this resets nothing.
         .post("/metrics/reset", async || "ok")
         .get("/quota", quota::list)
         .get("/quota/{salt}", quota::get)
 }
 
-/// What changes something, and needs the token if there is one.
+/// Routes that change something and need the token if one is configured.
 fn changing_routes() -> Routes {
     Routes::default()
         .post("/cache/clear", cache::clear::clear)
@@ -84,7 +91,7 @@ fn changing_routes() -> Routes {
         .delete("/quota/{salt}", quota::delete)
 }
 
-/// What shows or changes the insides of the process.
+/// Routes that show or change the process itself.
 fn debug_routes() -> Routes {
     Routes::default()
         .get("/env", debug::env)
@@ -109,40 +116,39 @@ pub fn router(state: AppState) -> Router {
         .merge(changes)
         .merge(debug)
         .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(async || ApiError::not_found())
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(middleware::from_fn_with_state(state.clone(), access_log))
         .with_state(state)
 }
 
-/// The description of this API.
+/// The OpenAPI description.
 async fn openapi() -> Response {
     const TEXT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
     ([(header::CONTENT_TYPE, "application/json")], TEXT).into_response()
 }
 
-/// `/metrics` alone, for a port of its own.
+/// `/metrics` alone, for `--prometheus-port`.
 pub fn metrics_router(state: AppState) -> Router {
-    Router::new().route("/metrics", get(metrics)).fallback(not_found).with_state(state)
+    Router::new().route("/metrics", get(metrics)).fallback(async || ApiError::not_found()).with_state(state)
 }
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
     if !state.config.metrics.enabled {
-        return Refusal::new(StatusCode::NOT_FOUND, "metrics are off (--disable-metrics)").into_response();
+        return ApiError::NotFound("metrics are off (--disable-metrics)".to_owned()).into_response();
     }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (content_type, crate::metrics::exposition(&state)).into_response()
 }
 
-async fn config(Shared(state): Shared<AppState>) -> Response {
+async fn config(config: Part<Config>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    let body = format!("{:#}", state.config.to_reference_json());
+    let body = format!("{:#}", config.to_reference_json());
     (content_type, body).into_response()
 }
 
-async fn adapters(Shared(state): Shared<AppState>) -> Response {
-    let adapters: Vec<_> = state
-        .l2
+async fn adapters(l2: Part<L2>) -> Response {
+    let adapters: Vec<_> = l2
         .adapters()
         .map(|(id, adapter)| {
             json!({
@@ -154,48 +160,15 @@ async fn adapters(Shared(state): Shared<AppState>) -> Response {
     Json(json!({"adapters": adapters})).into_response()
 }
 
-/// A call that is not done, and why.
-#[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    body: serde_json::Value,
-}
-
-impl Refusal {
-    /// The reason under both names that stock tools look for.
-    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self { status, body: json!({"detail": reason, "error": reason}) }
-    }
-
-    fn bad_request<T: Into<String>>(reason: T) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, reason)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
-    }
-}
-
-/// What a call gives.
-type Answer<T = Response> = Result<T, Refusal>;
-
-async fn not_found() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "Not Found")
-}
-
-async fn method_not_allowed() -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-}
+/// The result of a call.
+type Answer<T = Response> = Result<T, ApiError>;
 
 async fn access_log(
-    Shared(state): Shared<AppState>,
+    config: Part<Config>,
     request: axum::extract::Request,
     next: middleware::Next,
 ) -> Response {
-    if !state.config.http.access_log {
+    if !config.http.access_log {
         return next.run(request).await;
     }
     let (method, uri) = (request.method().clone(), request.uri().clone());

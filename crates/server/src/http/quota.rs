@@ -1,97 +1,115 @@
-//! Quotas of cache salts: how much each tenant may hold, and does.
+//! Quotas of cache salts (tenants) and their usage.
 //!
-//! One quota holds in each tier that enforces quotas by itself: in L1 under `--eviction-policy
-//! IsolatedLRU`, and in every L2 adapter with that policy in its `eviction` block; answers say where
-//! (`enforced`, `enforced_in`). With `--state-dir` they are kept over a restart; answers say whether they
-//! are (`persisted`).
+//! A quota applies separately in each tier that enforces quotas: in L1 with `--eviction-policy IsolatedLRU`, and in every
+//! L2 adapter with that policy in its `eviction` block. Answers report where (`enforced`, `enforced_in`). With
+//! `--state-dir`, quotas survive a restart; answers report whether they do (`persisted`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use larder_types::object::check_cache_salt;
 use serde_json::{Value, json};
 
+use super::Answer;
+use super::error::ApiError;
 use super::extract::{Body, Segment};
-use super::{Answer, AppState, Refusal};
+use super::part::Part;
+use crate::app::core_handle::CoreHandle;
 use crate::app::quota_file::{Limits, QuotaFile};
-use crate::app::state::State;
-use crate::config::{GIB, bytes_from_gib};
+use crate::config::{Config, GIB, bytes_from_gib};
+use crate::l2::L2;
 
-/// The empty salt in an address, as the reference writes it.
+/// The empty salt in a path, as in LMCache.
 const EMPTY_SALT: &str = "_default";
 
-/// How long an answer waits for objects over a quota to leave L2. They leave in any case.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer waits for L2 to evict objects over a quota. Eviction goes on after that.
+const EVICTION_WAIT: Duration = Duration::from_secs(5);
+
+/// The parts that hold quotas, and the lock of changes.
+type Tiers = (Part<CoreHandle>, Part<L2>);
+type Kept = (Part<Config>, Part<Option<Arc<QuotaFile>>>);
+type Lock = Part<tokio::sync::Mutex<()>>;
 
 /// All quotas.
-pub(super) async fn list(Shared(state): Shared<AppState>) -> Response {
-    let quotas: Vec<(Arc<str>, u64)> = state.core().read(|core, _| {
+pub(super) async fn list(tiers: Tiers, kept: Kept) -> Response {
+    let quotas: Vec<(Arc<str>, u64)> = tiers.0.read(|core, _| {
         core.index().quota_usage().quotas().list().map(|(salt, limit)| (salt.clone(), limit)).collect()
     });
-    let usage = Usage::of(&state);
+    let usage = Usage::of(&tiers);
     let users = quotas.iter().map(|(salt, limit)| {
         let held = json!({"limit_gb": gib(*limit), "current_usage_gb": gib(usage.bytes(salt))});
         (name(salt).to_owned(), held)
     });
     let users: serde_json::Map<String, Value> = users.collect();
-    Json(with_fate(&state, json!({"users": users}))).into_response()
+    Json(with_scope(&kept, json!({"users": users}))).into_response()
 }
 
-/// One quota; of a salt without one, what it holds.
-pub(super) async fn get(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
+/// The quota and the usage of a salt. The quota of a salt without one is reported as 0.
+pub(super) async fn get(tiers: Tiers, kept: Kept, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let limit = state.core().read(|core, _| core.index().quota_usage().quotas().get(&salt));
-    let usage = Usage::of(&state);
+    let limit = tiers.0.read(|core, _| core.index().quota_usage().quotas().get(&salt));
+    let usage = Usage::of(&tiers);
     let answer = json!({
         "cache_salt": name(&salt),
         "limit_gb": gib(limit.unwrap_or(0)),
         "current_usage_gb": gib(usage.bytes(&salt)),
         "exists": limit.is_some(),
     });
-    Ok(Json(with_fate(&state, answer)).into_response())
+    Ok(Json(with_scope(&kept, answer)).into_response())
 }
 
-/// Sets a quota. What is over it leaves at once.
-pub(super) async fn put(Shared(state): Shared<AppState>, Segment(salt): Segment, Body(body): Body) -> Answer {
+/// Sets a quota. Objects over it are evicted at once.
+pub(super) async fn put(
+    tiers: Tiers,
+    kept: Kept,
+    lock: Lock,
+    Segment(salt): Segment,
+    Body(body): Body,
+) -> Answer {
     let (salt, limit_gb) = (checked(&salt)?, limit_gb(&body)?);
-    change(&state, &salt, Some(bytes_from_gib(limit_gb))).await?;
+    change(&tiers, &kept, &lock, &salt, Some(bytes_from_gib(limit_gb))).await?;
     let answer = json!({"cache_salt": name(&salt), "limit_gb": limit_gb, "status": "ok"});
-    Ok(Json(with_fate(&state, answer)).into_response())
+    Ok(Json(with_scope(&kept, answer)).into_response())
 }
 
-/// Takes a quota away. From now on the salt may hold what salts without one may (`--quota-default-gb`).
-pub(super) async fn delete(Shared(state): Shared<AppState>, Segment(salt): Segment) -> Answer {
+/// Removes a quota. The default quota applies then (`--quota-default-gb`).
+pub(super) async fn delete(tiers: Tiers, kept: Kept, lock: Lock, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let status = if change(&state, &salt, None).await?.is_some() { "removed" } else { "not_found" };
+    let status =
+        if change(&tiers, &kept, &lock, &salt, None).await?.is_some() { "removed" } else { "not_found" };
     let answer = json!({"cache_salt": name(&salt), "status": status});
-    Ok(Json(with_fate(&state, answer)).into_response())
+    Ok(Json(with_scope(&kept, answer)).into_response())
 }
 
-/// Sets or removes a quota, first where it is kept and then in both tiers. Returns the one there was.
-async fn change(state: &State, salt: &Arc<str>, limit: Option<u64>) -> Answer<Option<u64>> {
-    // The file and both tiers see all changes in one order.
-    let _one_at_a_time = state.quota_changes.lock().await;
-    let mut quotas = state.core().read(|core, _| core.index().quota_usage().quotas().clone());
+/// Sets or removes a quota, first in the file and then in both tiers. Returns the previous quota.
+async fn change(
+    (core, l2): &Tiers,
+    (_, file): &Kept,
+    lock: &Lock,
+    salt: &Arc<str>,
+    limit: Option<u64>,
+) -> Answer<Option<u64>> {
+    // The file and both tiers get all changes in the same order.
+    let _one_at_a_time = lock.lock().await;
+    let mut quotas = core.read(|core, _| core.index().quota_usage().quotas().clone());
     let before = match limit {
-        Some(bytes) => quotas.set(salt, bytes).map_err(|full| Refusal::bad_request(full.to_string()))?,
+        Some(bytes) => quotas.set(salt, bytes).map_err(|full| ApiError::BadRequest(full.to_string()))?,
         None => quotas.delete(salt),
     };
-    if let Some(file) = &state.quota_file
+    if let Some(file) = &**file
         && before != limit
     {
-        keep(file.clone(), quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect()).await?;
+        write(file.clone(), quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect()).await?;
     }
-    state.core().with(|core, now| core.change_quotas(now, |of_core| *of_core = quotas));
-    let _ = tokio::time::timeout(PATIENCE, state.l2.set_quota(salt, limit)).await;
+    core.with(|core, now| core.change_quotas(now, |of_core| *of_core = quotas));
+    let _ = tokio::time::timeout(EVICTION_WAIT, l2.set_quota(salt, limit)).await;
     Ok(before)
 }
 
-/// Writes quotas to where they are kept.
-async fn keep(file: Arc<QuotaFile>, limits: Limits) -> Answer<()> {
+/// Writes the quota file.
+async fn write(file: Arc<QuotaFile>, limits: Limits) -> Answer<()> {
     let path = file.path().display().to_string();
     let written = tokio::task::spawn_blocking(move || file.write(&limits)).await;
     let error = match written {
@@ -99,30 +117,30 @@ async fn keep(file: Arc<QuotaFile>, limits: Limits) -> Answer<()> {
         Ok(Err(error)) => error.to_string(),
         Err(panic) => panic.to_string(),
     };
-    tracing::error!(%path, %error, "a quota was not changed because it could not be kept");
+    tracing::error!(%path, %error, "quota not changed: the quota file could not be written");
     let why = format!("quotas could not be written to {path}, so nothing was changed: {error}");
-    Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))
+    Err(ApiError::Unavailable(why))
 }
 
-/// What becomes of quotas here, added to an answer.
-fn with_fate(state: &State, mut answer: Value) -> Value {
-    let tiers = state.config.quota_tiers();
+/// Adds to an answer whether and where quotas are enforced and kept.
+fn with_scope((config, file): &Kept, mut answer: Value) -> Value {
+    let tiers = config.quota_tiers();
     answer["enforced"] = (!tiers.is_empty()).into();
     answer["enforced_in"] = tiers.into();
-    answer["persisted"] = state.quota_file.is_some().into();
+    answer["persisted"] = file.is_some().into();
     answer
 }
 
-/// What salts hold: in L2, as the reference counts, or in L1 where there is no L2.
+/// Bytes by salt: in L2, as in LMCache, or in L1 if there is no L2.
 #[derive(Debug)]
 struct Usage(Vec<(Arc<str>, u64)>);
 
 impl Usage {
-    fn of(state: &State) -> Self {
-        if state.l2.adapters().next().is_some() {
-            return Self(state.l2.usage_by_salt());
+    fn of((core, l2): &Tiers) -> Self {
+        if l2.adapters().next().is_some() {
+            return Self(l2.usage_by_salt());
         }
-        state.core().read(|core, _| {
+        core.read(|core, _| {
             Self(
                 core.index()
                     .quota_usage()
@@ -146,23 +164,23 @@ fn name(salt: &str) -> &str {
     if salt.is_empty() { EMPTY_SALT } else { salt }
 }
 
-/// The salt of an address, if a key could have it.
+/// The salt of a path, if it is valid.
 fn checked(name: &str) -> Answer<Arc<str>> {
     let salt = if name == EMPTY_SALT { "" } else { name };
-    check_cache_salt(salt).map_err(|fault| Refusal::bad_request(fault.to_string()))?;
+    check_cache_salt(salt)?;
     Ok(salt.into())
 }
 
-/// The limit in a body. Like the reference it takes a number in a string, too.
+/// The limit in a body. As in LMCache, it may be a number in a string.
 fn limit_gb(body: &[u8]) -> Answer<f64> {
-    let refuse = Refusal::bad_request::<&str>;
-    let body: Value = serde_json::from_slice(body).map_err(|_| refuse("invalid JSON body"))?;
-    let value = body.get("limit_gb").ok_or_else(|| refuse("body must be {'limit_gb': <float>}"))?;
+    let invalid = |sentence: &str| ApiError::BadRequest(sentence.to_owned());
+    let body: Value = serde_json::from_slice(body).map_err(|_| invalid("invalid JSON body"))?;
+    let value = body.get("limit_gb").ok_or_else(|| invalid("body must be {'limit_gb': <float>}"))?;
     let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-    let number: f64 = number.ok_or_else(|| refuse("limit_gb must be numeric"))?;
+    let number: f64 = number.ok_or_else(|| invalid("limit_gb must be numeric"))?;
     match number {
-        number if !number.is_finite() => Err(refuse("limit_gb must be finite")),
-        number if number < 0.0 => Err(refuse("limit_gb must be non-negative")),
+        number if !number.is_finite() => Err(invalid("limit_gb must be finite")),
+        number if number < 0.0 => Err(invalid("limit_gb must be non-negative")),
         number => Ok(number),
     }
 }

@@ -1,4 +1,4 @@
-//! A router that knows its own routes, so that `docs/openapi.json` can be held against them.
+//! A router with a list of its routes, which a test compares with `docs/openapi.json`.
 
 use axum::Router;
 use axum::handler::Handler;
@@ -6,10 +6,10 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::AppState;
 
-/// A method and a path, as they are written in a description of the API.
+/// A method and a path, as OpenAPI writes them.
 pub type Route = (&'static str, &'static str);
 
-/// What serves which path.
+/// A router and the list of its routes.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     router: Router<AppState>,

@@ -1,10 +1,12 @@
-//! What the server is and does, in the shape that LMCache's tools read (`operations.md` 1.4).
+//! The status report, in the shape that LMCache's tools read.
 //!
-//! Reads the core's books once; nothing here grows with what is cached.
+//! It reads the core once. Its cost does not grow with the number of cached objects.
+
+use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
+use larder_arena::Arena;
 use larder_core::Core;
 use larder_core::PrefetchJobs;
 use larder_core::WorkerSpec;
@@ -15,13 +17,18 @@ use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde_json::{Map, Value, json};
 
-use super::{AppState, tasks};
-use crate::app::state::State;
+use super::part::Part;
+use super::tasks;
+use crate::app::core_handle::CoreHandle;
+use crate::app::tasks::Tasks;
+use crate::config::Config;
+use crate::l2::L2;
+use crate::observe::kv_events::EventStreams;
 
-/// Prefetch jobs whose names are shown.
+/// Limit of prefetch jobs that are listed.
 const JOBS_SHOWN_MAX: usize = 100;
 
-/// What a report needs of the core, read at one moment.
+/// Everything that a report reads from the core, at one moment.
 struct Snapshot {
     gauges: Gauges,
     adapters: Vec<AdapterGauges>,
@@ -30,7 +37,7 @@ struct Snapshot {
     hit_chunks: u64,
     lookups: u64,
     learned: Option<reuse::Snapshot>,
-    /// Event records kept, and the number of the last one.
+    /// Event records kept, and the sequence number of the last one.
     events: (usize, u64),
     jobs: PrefetchJobs,
 }
@@ -53,26 +60,39 @@ impl Snapshot {
     }
 }
 
-/// The whole report. Always 200: `is_healthy` says whether all is well.
-pub(super) async fn status(Shared(state): Shared<AppState>) -> Response {
-    Json(report(&state)).into_response()
+/// The whole report. The status is always 200; `is_healthy` reports problems.
+pub(super) async fn status(
+    config: Part<Config>,
+    (core, l2): (Part<CoreHandle>, Part<L2>),
+    arena: Part<Arc<Arena>>,
+    streams: Part<EventStreams>,
+    tasks: Part<Tasks>,
+) -> Response {
+    let snapshot = core.read(Snapshot::of);
+    let storage = storage(&config, &snapshot, &l2, core.is_poisoned(), arena.committed());
+    let mut report = report(&config, &snapshot, storage, &tasks);
+    let events = streams.gauges();
+    report["kv_events"] = json!({
+        "enabled": streams.are_served(), "incarnation": streams.incarnation(),
+        "log_depth": snapshot.events.0, "log_capacity": streams.capacity(),
+        "next_seq": snapshot.events.1 + 1, "lost_markers": 0, "unbound_stores": events.unbound,
+        "subscribers": events.subscribers,
+    });
+    Json(report).into_response()
 }
 
-fn report(state: &State) -> Value {
-    let config = &state.config;
-    let snapshot = state.core().read(Snapshot::of);
-    let healthy = !state.core().is_poisoned() && state.l2.problems().is_empty();
+fn report(config: &Config, snapshot: &Snapshot, storage: Value, tasks: &Tasks) -> Value {
     let liveness = &config.liveness;
     let tokens = |chunks: u64| chunks * u64::from(config.chunk_tokens);
     let hit_rate = snapshot.hit_chunks as f64 / (snapshot.requested_chunks as f64).max(1.0);
-    let (meta, plain_meta, instances) = workers(&snapshot, config.chunk_tokens);
+    let (meta, plain_meta, instances) = workers(snapshot, config.chunk_tokens);
     let mut report = json!({
-        "is_healthy": healthy,
+        "is_healthy": storage["is_healthy"],
         "engine_type": "MPCacheServer",
         "chunk_size": config.chunk_tokens,
         "hash_algorithm": config.hash_algorithm.name(),
         "active_sessions": snapshot.gauges.sessions,
-        "storage_manager": storage(state, &snapshot, healthy),
+        "storage_manager": storage,
         "active_prefetch_jobs": snapshot.gauges.prefetch_jobs + snapshot.gauges.prefetch_waiting,
         "active_p2p_lookup_jobs": snapshot.gauges.peer_leases,
         "p2p_enabled": false,
@@ -93,14 +113,7 @@ fn report(state: &State) -> Value {
         "next_prefetch_job_id": snapshot.jobs.next_id,
         "prefetch_job_ids": snapshot.jobs.ids,
         "pending_request_ids": snapshot.jobs.requests.iter().map(|id| &**id).collect::<Vec<_>>(),
-        "periodic_threads": tasks::summary(state),
-    });
-    let events = state.events.gauges();
-    report["kv_events"] = json!({
-        "enabled": state.events.are_served(), "incarnation": state.events.incarnation(),
-        "log_depth": snapshot.events.0, "log_capacity": state.events.capacity(),
-        "next_seq": snapshot.events.1 + 1, "lost_markers": 0, "unbound_stores": events.unbound,
-        "subscribers": events.subscribers,
+        "periodic_threads": tasks::summary(tasks),
     });
     if let Some(learned) = &snapshot.learned {
         report["learned"] = learned_json(learned);
@@ -114,7 +127,7 @@ fn report(state: &State) -> Value {
     report
 }
 
-/// What the adaptive policies have learned, and who of their experts rules.
+/// What the adaptive policies have learned, and the active expert.
 fn learned_json(learned: &reuse::Snapshot) -> Value {
     let losses = learned
         .losses
@@ -131,7 +144,7 @@ fn learned_json(learned: &reuse::Snapshot) -> Value {
     })
 }
 
-/// The registered workers, in both forms in which tools look for them.
+/// The registered workers, in both forms that LMCache's tools read.
 fn workers(snapshot: &Snapshot, chunk_tokens: u32) -> (Map<String, Value>, Map<String, Value>, Vec<i64>) {
     let (mut meta, mut plain, mut instances) = (Map::new(), Map::new(), Vec::new());
     for (spec, _) in &snapshot.workers {
@@ -163,7 +176,7 @@ fn workers(snapshot: &Snapshot, chunk_tokens: u32) -> (Map<String, Value>, Map<S
     (meta, plain, instances)
 }
 
-/// Layers of an object of this shape: the axis before slots and elements.
+/// Layers of an object with this shape: the axis before slots and elements.
 fn layers(shape: &[u64]) -> u64 {
     shape.len().checked_sub(3).map_or(0, |axis| shape[axis])
 }
@@ -183,13 +196,12 @@ fn group_json(spec: &WorkerSpec, group: &larder_core::Group) -> Value {
     })
 }
 
-fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
-    let config = &state.config;
+fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, committed_bytes: u64) -> Value {
     let gauges = &snapshot.gauges;
     let (l1, count) = (&gauges.l1, snapshot.adapters.len());
     let sum = |of: fn(&AdapterGauges) -> u64| snapshot.adapters.iter().map(of).sum::<u64>();
     let l1_report = json!({
-        "is_healthy": !state.core().is_poisoned(),
+        "is_healthy": !is_poisoned,
         "total_object_count": l1.resident_objects + l1.staged_objects,
         "write_locked_count": l1.staged_objects,
         "read_locked_count": l1.held_objects,
@@ -199,7 +211,7 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
         "memory_used_bytes": l1.used_bytes,
         "memory_total_bytes": l1.capacity_bytes,
         "memory_configured_bytes": config.l1.bytes,
-        "memory_committed_bytes": state.arena.committed(),
+        "memory_committed_bytes": committed_bytes,
         "capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
         "memory_usage_ratio": l1.used_bytes as f64 / (l1.capacity_bytes as f64).max(1.0),
         "write_ttl_seconds": config.l1.write_ttl.as_secs(),
@@ -231,25 +243,25 @@ fn storage(state: &State, snapshot: &Snapshot, healthy: bool) -> Value {
     });
     let tag = config.l1.tag.as_str();
     json!({
-        "is_healthy": healthy,
+        "is_healthy": !is_poisoned && l2.problems().is_empty(),
         "l1_managers": {tag: l1_report},
         "store_controllers": {tag: store},
         "l1_eviction_controllers": {tag: eviction},
         "prefetch_controller": prefetch,
         "l2_eviction_controller": {"is_healthy": true, "thread_alive": true, "adapters": []},
-        "l2_adapters": state.l2.adapters().map(|(id, adapter)| adapter_json(state, id, &**adapter)).collect::<Vec<_>>(),
+        "l2_adapters": l2.adapters().map(|(id, adapter)| adapter_json(config, id, &**adapter)).collect::<Vec<_>>(),
         "num_l2_adapters": count,
         "l1_usage": [l1.used_bytes, l1.capacity_bytes],
         "l1_capacity_bytes_by_backend": {"dram": l1.capacity_bytes},
         "l1_manager": l1_report,
         "store_controller": store,
         "l1_eviction_controller": eviction,
-        // `lmcache describe` looks for it here.
+        // `lmcache describe` reads it here.
         "eviction_controller": eviction,
     })
 }
 
-fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapter) -> Value {
+fn adapter_json(config: &Config, AdapterId(index): AdapterId, adapter: &dyn Adapter) -> Value {
     let (usage, health) = (adapter.usage(), adapter.health());
     let mut report = json!({
         "is_healthy": health.reads == Circuit::Closed && health.writes == Circuit::Closed,
@@ -268,16 +280,16 @@ fn adapter_json(state: &State, AdapterId(index): AdapterId, adapter: &dyn Adapte
         report["disk_free_bytes"] = space.free_bytes.into();
         report["disk_size_bytes"] = space.size_bytes.into();
     }
-    let config = state.config.l2.adapters.get(index as usize);
+    let config = config.l2.adapters.get(index as usize);
     if let Some(Value::Object(members)) = config.map(|config| config.backend.settings().status()) {
         report.as_object_mut().expect("made above").extend(members);
     }
     report
 }
 
-/// The workers alone: who is registered, and when they were last heard of.
-pub(super) async fn workers_only(Shared(state): Shared<AppState>) -> Response {
-    let snapshot = state.core().read(Snapshot::of);
+/// The registered workers and the times since their last requests.
+pub(super) async fn workers_only(core: Part<CoreHandle>) -> Response {
+    let snapshot = core.read(Snapshot::of);
     let workers: Vec<Value> = snapshot
         .workers
         .iter()

@@ -1,14 +1,14 @@
-//! Which version this is, and of which LMCache it behaves like.
+//! The server's version, and the LMCache version that it is compatible with.
 
 use axum::Json;
 
-/// The LMCache release whose protocol and surface this server keeps to.
+/// The LMCache release with the same protocol and HTTP API.
 const LMCACHE_VERSION: &str = "0.5.6";
 
-/// The commit this was built from, if the build said so.
+/// The commit of the build, if the build was given it.
 pub(crate) const COMMIT: Option<&str> = option_env!("LARDER_COMMIT");
 
-/// LMCache's version first, so that checks on it pass, then ours.
+/// LMCache's version first, so that version checks pass, then the server's.
 pub(super) async fn version() -> Json<String> {
     Json(format!("{LMCACHE_VERSION}-larder.{}", env!("CARGO_PKG_VERSION")))
 }

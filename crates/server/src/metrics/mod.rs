@@ -20,8 +20,8 @@ mod tenants;
 mod text;
 mod whatif;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use larder_core::Hit;
@@ -33,7 +33,7 @@ use larder_wire::operation::Operation;
 use self::adapters::{AdapterStats, AdapterTransfers};
 use self::copies::Copies;
 use self::core_stats::Snapshot;
-use self::family::{Collect, Families, Family};
+use self::family::{Collect, Families, Family, Labels};
 use self::recent::{Recent, Timed};
 use self::requests::Requests;
 use self::tenants::Tenants;
@@ -64,10 +64,7 @@ type SpeedHistogram = Histogram<{ SPEED_BUCKETS.len() }>;
 pub struct Metrics {
     /// Connected peers.
     pub connections: Connections,
-    /// Messages that could not be understood and got no answer.
-    pub dropped_messages: Counter,
-    /// Replies that could not be sent.
-    pub unsent_replies: Counter,
+    counters: Mutex<ServerCounters>,
     requests: Requests,
     tenants: Tenants,
     copies: Copies,
@@ -76,19 +73,13 @@ pub struct Metrics {
     config_hash: String,
 }
 
-/// A count that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds 1.
-    pub fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+larder_core::counters! {
+    /// Counts of the server as a whole.
+    pub struct ServerCounters {
+        /// Messages that could not be understood and got no answer
+        dropped_messages => "lmcache_mp_dropped_messages_total",
+        /// Replies not sent because the peer was gone or did not read
+        unsent_replies => "lmcache_mp_unsent_replies_total",
     }
 }
 
@@ -118,8 +109,7 @@ impl Metrics {
     pub fn new(adapters: &[&'static str], config: &Config) -> Self {
         Self {
             connections: Connections::default(),
-            dropped_messages: Counter::default(),
-            unsent_replies: Counter::default(),
+            counters: Mutex::default(),
             requests: Requests::default(),
             tenants: Tenants::default(),
             copies: Copies::default(),
@@ -127,6 +117,11 @@ impl Metrics {
             recent: Recent::default(),
             config_hash: hash(config),
         }
+    }
+
+    /// Changes the server's counters.
+    pub fn count(&self, add: impl FnOnce(&mut ServerCounters)) {
+        add(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Counts a request that arrived at `started` and has ended now.
@@ -199,10 +194,8 @@ impl Metrics {
 impl Collect for Metrics {
     fn collect(&self, out: &mut Families) {
         out.gauge("lmcache_mp_connections", "Connected request peers", &[], self.connections.get() as f64);
-        let help = "Messages that could not be understood and got no answer";
-        out.counter("lmcache_mp_dropped_messages_total", help, &[], self.dropped_messages.get());
-        let help = "Replies not sent because the peer was gone or did not read";
-        out.counter("lmcache_mp_unsent_replies_total", help, &[], self.unsent_replies.get());
+        let counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        out.exposed(ServerCounters::EXPOSED, str::to_owned, [(Labels::new(), &counters)].into_iter());
         self.requests.collect(out);
         self.tenants.collect(out);
         self.adapters.collect(out);

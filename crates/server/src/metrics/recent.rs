@@ -1,9 +1,8 @@
-//! What happened lately, for people: `GET /cache/stats`.
+//! Counts and latencies of the last minutes, for `GET /cache/stats`.
 //!
-//! Time is cut into steps; each step has counts of its own, and the ring of them covers the longest span
-//! that is asked for. A step's counts are emptied when the ring comes round to it, so nothing has to
-//! wake up, and memory is fixed. Latencies fall into buckets whose bounds double; a quantile is told as
-//! the upper bound of its bucket.
+//! Time is divided into steps. A ring of counts, one for each step, covers the longest reported span. The counts of a
+//! step are reset when the ring reaches it again, so no timer is needed and memory is fixed. Latencies fall into
+//! buckets whose bounds double; a quantile is reported as the upper bound of its bucket.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,24 +13,23 @@ use serde_json::{Map, Value, json};
 /// Length of a step.
 const STEP: Duration = Duration::from_secs(15);
 
-/// The spans that are told, in steps, with their names. What happened in a span that ends now also
-/// counts the part of a step that has gone by.
+/// Names and lengths of the reported spans, in steps. A span also includes the step in progress.
 const SPANS: [(&str, u64); 3] = [("1m", 4), ("5m", 20), ("15m", 60)];
 
-/// Steps of the ring: the longest span, and the step that has begun.
+/// Steps of the ring: the longest span, and the step in progress.
 const STEPS: usize = 61;
 
-/// Buckets of a latency: the first up to 2^4 microseconds, the last but one up to 2^23 (8.4 s).
+/// Latency buckets: the first up to 2^4 microseconds, the last but one up to 2^23 (8.4 s).
 const BUCKETS: usize = 21;
 const FIRST_BOUND_LOG2: u32 = 4;
 
-/// The quantiles told.
+/// The reported quantiles.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// What took its time.
+/// A transfer that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timed {
-    /// A worker copied to L1: from slots given to slots filled.
+    /// A worker copied to L1: from the answer with slots to the commit.
     L1Store,
     /// A worker copied from L1.
     L1Retrieve,
@@ -50,7 +48,7 @@ impl Timed {
     ];
 }
 
-/// What happened in one step, or in several.
+/// Counts of one step, or of several.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     lookups: u64,
@@ -61,14 +59,14 @@ struct Counts {
     times: [[u64; BUCKETS]; Timed::ALL.len()],
 }
 
-/// The steps of the last quarter of an hour.
+/// The steps of the last 15 minutes.
 #[derive(Debug)]
 struct Ring {
-    /// Each with the number of its step since the start.
+    /// Counts, each with the number of its step since the start.
     steps: [(u64, Counts); STEPS],
 }
 
-/// What happened lately. The lock is a leaf, held for moments.
+/// The counts of the last minutes. No other lock is taken while theirs is held.
 #[derive(Debug)]
 pub(super) struct Recent {
     started: Instant,
@@ -82,7 +80,7 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// A lookup of `requested` chunks has ended.
+    /// Counts a finished lookup of `requested` chunks.
     pub(super) fn lookup(&self, requested: u64, hit: &Hit, chunk_tokens: u64) {
         self.count(|counts| {
             counts.lookups += 1;
@@ -92,7 +90,7 @@ impl Recent {
         });
     }
 
-    /// So many bytes have moved, in a time that may not be known.
+    /// Counts a transfer. Its time may be unknown.
     pub(super) fn moved(&self, what: Timed, bytes: u64, time: Option<Duration>) {
         self.count(|counts| {
             counts.bytes[what as usize] += bytes;
@@ -102,7 +100,7 @@ impl Recent {
         });
     }
 
-    /// What happened in each span that is told.
+    /// The counts of each reported span.
     pub(super) fn report(&self) -> Value {
         let now = self.step();
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,8 +162,8 @@ impl Counts {
         let latencies = Timed::ALL.into_iter().map(|(what, name)| {
             let times = &self.times[what as usize];
             let mut latency = json!({"count": times.iter().sum::<u64>()});
-            for (quantile, share) in QUANTILES {
-                latency[quantile] = upper_bound(times, share).into();
+            for (quantile, fraction) in QUANTILES {
+                latency[quantile] = upper_bound(times, fraction).into();
             }
             (name.to_owned(), latency)
         });
@@ -208,18 +206,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_sums_its_steps_and_forgets_the_others() {
+    fn span_sums_its_steps_only() {
         let mut ring = Ring::default();
         for step in [0, 1, 4, 5, 20, 65] {
             ring.step(step).lookups += 1;
         }
-        // Step 65 has taken the place of step 4.
+        // Step 65 has replaced step 4.
         let lookups = |now, steps| ring.sum(now, steps).lookups;
         assert_eq!((lookups(5, 4), lookups(20, 20), lookups(65, 60), lookups(200, 60)), (2, 4, 3, 0));
     }
 
     #[test]
-    fn a_quantile_is_no_less_than_what_it_stands_for() {
+    fn quantile_is_the_upper_bound_of_its_bucket() {
         let mut times = [0; BUCKETS];
         assert_eq!(upper_bound(&times, 0.5), None);
         for micros in [3, 16, 17, 1000, 1_000_000] {
@@ -230,11 +228,11 @@ mod tests {
         assert_eq!(upper_bound(&times, 0.8), Some(1024e-6));
         assert_eq!(upper_bound(&times, 0.99), Some(1.048_576));
         times[bucket(Duration::from_secs(3600))] += 1000;
-        assert_eq!(upper_bound(&times, 0.99), None, "longer than can be told");
+        assert_eq!(upper_bound(&times, 0.99), None, "above the last bound");
     }
 
     #[test]
-    fn what_was_counted_is_reported() {
+    fn reports_counts_of_each_span() {
         let recent = Recent::default();
         recent.lookup(4, &Hit { chunks: 3, l1_chunks: 1, ..Hit::default() }, 16);
         recent.moved(Timed::L2Load, 1000, Some(Duration::from_millis(2)));

@@ -166,14 +166,14 @@ impl Rpc {
     fn answer(&self, peer: &Peer, envelope: &Envelope, result: ResultFrame) {
         let frames = envelope.response(result);
         if let Err(error) = peer.send(frames) {
-            self.state.metrics.unsent_replies.inc();
+            self.state.metrics.count(|counters| counters.unsent_replies += 1);
             tracing::debug!(peer = %peer.id(), %error, "reply not sent");
         }
     }
 
     /// A message that nothing can be answered to.
     fn dropped(&self, peer: &Peer, error: &dyn std::error::Error) {
-        self.state.metrics.dropped_messages.inc();
+        self.state.metrics.count(|counters| counters.dropped_messages += 1);
         tracing::debug!(peer = %peer.id(), remote = peer.remote(), %error, "message dropped");
     }
 }

@@ -1,5 +1,4 @@
-//! The whole surface: every route is described in `docs/openapi.json`, and what LMCache's tools find in
-//! its answers is in ours.
+//! Every route is described in `docs/openapi.json`, and answers have what LMCache's tools read.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 
 const API: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
 
-/// Every member of the reference's `/status`, as it was seen, with the type of its value.
+/// Every member of LMCache's `/status`, with the type of its value.
 const STATUS_SHAPE: &str = include_str!("status_shape.txt");
 
 async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -26,7 +25,7 @@ async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u1
 }
 
 #[test]
-fn the_description_lists_every_route_and_no_other() {
+fn openapi_describes_exactly_the_served_routes() {
     let api: Value = serde_json::from_str(API).expect("JSON");
     let methods = |(path, item): (&String, &Value)| {
         let item = item.as_object().expect("methods").clone();
@@ -43,7 +42,7 @@ fn the_description_lists_every_route_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_server_describes_itself() {
+async fn serves_openapi_and_version() {
     let server = TestServer::start(config()).await;
     assert_eq!(json(&server, "GET", "/openapi.json", Value::Null).await.1["openapi"], "3.1.0");
     server.stop().await;
@@ -65,7 +64,7 @@ async fn server_with_traffic(directory: &Directory) -> (TestServer, Client) {
 }
 
 #[tokio::test]
-async fn every_member_of_the_references_status_is_there_with_its_type() {
+async fn status_has_every_member_of_lmcache() {
     let directory = Directory::new();
     let (server, _c) = server_with_traffic(&directory).await;
     let (_, status) = json(&server, "GET", "/status", Value::Null).await;
@@ -87,7 +86,7 @@ async fn every_member_of_the_references_status_is_there_with_its_type() {
 }
 
 #[tokio::test]
-async fn a_lookup_that_waits_for_l2_is_named() {
+async fn status_lists_lookups_that_wait_for_l2() {
     let mut config = config();
     // Its L2 never answers.
     let adapter = r#"{"type":"fault_inject","hang_rate":1,"hang_seconds":600,
@@ -137,7 +136,7 @@ async fn background_tasks_are_shown_as_periodic_threads() {
 }
 
 #[tokio::test]
-async fn the_insides_are_shown_on_request_only() {
+async fn debug_endpoints_need_flag_and_token() {
     let server = TestServer::start(config()).await;
     for (method, path) in [("GET", "/env"), ("GET", "/threads"), ("GET", "/loglevel"), ("PUT", "/loglevel")] {
         let (code, answer) = json(&server, method, path, Value::Null).await;
@@ -182,7 +181,7 @@ async fn the_insides_are_shown_on_request_only() {
 }
 
 #[tokio::test]
-async fn what_is_not_here_is_answered_as_by_the_reference() {
+async fn unsupported_features_are_answered_as_by_lmcache() {
     let server = TestServer::start(config()).await;
     let blocks =
         |blocks: Value, size: i64| json!({"block_ids": blocks, "chunk_size": size, "instance_id": 7});
@@ -221,7 +220,7 @@ async fn what_is_not_here_is_answered_as_by_the_reference() {
 }
 
 #[tokio::test]
-async fn what_happened_lately_is_told() {
+async fn cache_stats_count_recent_requests() {
     let directory = Directory::new();
     let (server, _c) = server_with_traffic(&directory).await;
     server

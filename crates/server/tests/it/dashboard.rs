@@ -1,5 +1,5 @@
-//! The dashboard in `deploy/grafana` asks only for what `docs/metrics.md` lists, under labels that are there.
-//! What LMCache's own dashboard asks for is in the list of `metrics.rs`.
+//! The Grafana dashboard in `deploy/grafana` queries only metrics and labels that `docs/metrics.md` lists. `metrics.rs`
+//! lists what LMCache's dashboards query.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ const DASHBOARD: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/grafana/larder.json"));
 const DOCS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md"));
 
-/// Labels that Prometheus adds or that a histogram has by itself.
+/// Labels that Prometheus or histograms add.
 const GIVEN: [&str; 3] = ["instance", "job", "le"];
 
 /// Type and labels of each documented metric.
@@ -23,7 +23,7 @@ fn documented() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)
     .collect()
 }
 
-/// Every expression, with the text of its legend.
+/// Every expression, with its legend.
 fn expressions(panels: &Value) -> Vec<(String, String)> {
     let panels = panels.as_array().expect("panels");
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
@@ -31,13 +31,13 @@ fn expressions(panels: &Value) -> Vec<(String, String)> {
     targets.map(|target| (text(target, "expr"), text(target, "legendFormat"))).collect()
 }
 
-/// The words of an expression that are names of metrics.
+/// Names of metrics in an expression.
 fn names(expression: &str) -> BTreeSet<&str> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("lmcache_") || word.starts_with("process_")).collect()
 }
 
-/// The labels that an expression sums by or selects.
+/// Labels that an expression sums by or selects.
 fn labels(expression: &str) -> BTreeSet<&str> {
     let by = expression.split(" by (").skip(1).filter_map(|rest| rest.split_once(')'));
     let by = by.flat_map(|(labels, _)| labels.split(", "));
@@ -47,7 +47,7 @@ fn labels(expression: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn every_panel_asks_for_what_there_is() {
+fn every_panel_queries_documented_metrics() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let (documented, mut asked) = (documented(), BTreeSet::new());
     let expressions = expressions(&dashboard["panels"]);
@@ -88,7 +88,7 @@ fn every_panel_asks_for_what_there_is() {
 }
 
 #[test]
-fn panels_are_told_apart_and_do_not_overlap() {
+fn panels_have_unique_ids_and_do_not_overlap() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().expect("panels") {

@@ -1,4 +1,4 @@
-//! The HTTP API over a real socket, as tools and operators use it.
+//! The HTTP API over a real socket.
 
 use crate::support::{Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use bytes::Bytes;
@@ -31,7 +31,7 @@ async fn json(server: &TestServer, method: &str, path: &str, body: Value) -> (u1
 }
 
 #[tokio::test]
-async fn status_tells_what_is_there() {
+async fn status_reports_objects_and_workers() {
     let (server, mut c) = server_with_four_chunks(config()).await;
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     let (code, status) = json(&server, "GET", "/status", Value::Null).await;
@@ -40,7 +40,7 @@ async fn status_tells_what_is_there() {
     let l1 = &status["storage_manager"]["l1_manager"];
     assert_eq!((&l1["total_object_count"], &l1["read_locked_count"]), (&json!(4), &json!(4)), "{l1}");
     assert_eq!(status["storage_manager"]["eviction_controller"]["eviction_policy"], "LRU");
-    // What `bench engine` and the SDK need of a worker, although it copies by itself.
+    // `bench engine` and the SDK read this of a worker, although it copies itself.
     let worker = &status["cache_context_meta"]["7"];
     assert_eq!((&worker["model_name"], &worker["world_size"]), (&json!("m"), &json!(1)));
     assert_eq!(worker["kv_cache_layout"]["cache_size_per_token"], json!(768 / 16));
@@ -54,7 +54,7 @@ async fn status_tells_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_core_that_found_a_bug_in_itself_asks_for_a_new_process() {
+async fn poisoned_core_fails_the_probes() {
     let server = TestServer::start(config()).await;
     let probes = ["/livez", "/healthcheck", "/readyz"];
     for path in probes {
@@ -74,7 +74,7 @@ async fn a_core_that_found_a_bug_in_itself_asks_for_a_new_process() {
 }
 
 #[tokio::test]
-async fn clear_empties_l1_and_says_so() {
+async fn clear_empties_l1() {
     let (server, _c) = server_with_four_chunks(config()).await;
     let (code, answer) = json(&server, "POST", "/cache/clear", json!({"tier": "l2"})).await;
     assert_eq!((code, &answer["error"]), (400, &answer["detail"]), "{answer}");
@@ -86,7 +86,7 @@ async fn clear_empties_l1_and_says_so() {
 }
 
 #[tokio::test]
-async fn what_changes_something_needs_the_token() {
+async fn changing_calls_need_the_token() {
     let mut config = config();
     config.http.auth_token = Some(Secret::new("s3cret"));
     let (server, _c) = server_with_four_chunks(config).await;
@@ -130,7 +130,7 @@ async fn objects_of_both_tiers_are_listed_and_deleted() {
     let (l1, l2) = (of("l1"), of("fs"));
     assert_eq!((l1.len(), l2.len()), (4, 4));
     assert!(l1.iter().all(|key| l2.contains(key)), "the same objects in both");
-    // One that a lookup holds is skipped; by force it goes.
+    // Pinned objects are skipped; force deletes them.
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     let (code, answer) = json(&server, "DELETE", "/cache/objects", json!({"keys": l1, "tier": "l1"})).await;
     assert_eq!((code, answer), (200, json!({"deleted": 0, "skipped": 4, "ok": true})));
@@ -139,12 +139,12 @@ async fn objects_of_both_tiers_are_listed_and_deleted() {
     assert_eq!((code, answer), (200, json!({"deleted": 8, "skipped": 0, "ok": true})));
     c.call(ops::EndSession { request_id: "r".into() }).await;
     assert_eq!(c.hit(&key("m", 1, 4, "again", None)).await, 0);
-    assert_eq!(directory.objects(), 0, "no file is left");
+    assert_eq!(directory.objects(), 0, "all files are deleted");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
+async fn prefetch_loads_a_prompt_and_keeps_its_result() {
     let directory = Directory::new();
     let (server, mut c) = server_with_four_chunks(with_files(&directory)).await;
     server
@@ -169,7 +169,7 @@ async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
         assert_eq!((code, &done["status"]), (200, &json!("completed")));
         assert_eq!((&done["found_keys"], &done["total_keys"]), (&json!(4), &json!(4)));
     }
-    // They stay, and nobody holds them.
+    // They stay in L1 and are not pinned.
     assert_eq!(server.state.core().read(|core, _| core.gauges().l1.held_objects), 0);
     assert_eq!(c.hit(&key("m", 1, 4, "r", None)).await, 4);
     for (body, code) in [
@@ -188,7 +188,7 @@ async fn a_prompt_is_warmed_up_and_the_result_can_be_asked_for_twice() {
 }
 
 #[tokio::test]
-async fn calls_that_cannot_be_done_say_why() {
+async fn failed_calls_have_a_status_and_a_sentence() {
     let (server, _c) = server_with_four_chunks(config()).await;
     for (method, path, code) in [
         ("GET", "/cache/objects", 503),

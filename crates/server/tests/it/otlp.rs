@@ -1,4 +1,4 @@
-//! `--otlp-endpoint` and `--enable-tracing`: what a collector sees of a real server, over real gRPC.
+//! `--otlp-endpoint` and `--enable-tracing` with a gRPC collector.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -36,13 +36,13 @@ use crate::support::{CHUNK, Client, Directory, TestServer, config, key, with_fil
 
 const W: InstanceId = InstanceId(7);
 
-/// No push within this is a failure, not slowness.
+/// Timeout for a push.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What came to a collector.
+/// A push that the collector received.
 #[derive(Debug)]
 enum Push {
-    /// With the header that every call is to carry.
+    /// With the configured header.
     Metrics(metrics::ExportMetricsServiceRequest, Option<String>),
     Spans(trace::ExportTraceServiceRequest),
 }
@@ -97,7 +97,7 @@ impl Collector {
         tokio::time::timeout(PATIENCE, self.pushes.recv()).await.expect("a push").unwrap()
     }
 
-    /// All that has come until now: the last totals, and all spans.
+    /// The last totals and all spans received so far.
     fn seen(&mut self) -> (Vec<Metric>, Vec<Span>) {
         let (mut metrics, mut spans) = (Vec::new(), Vec::new());
         while let Ok(push) = self.pushes.try_recv() {
@@ -120,8 +120,8 @@ fn of_one_scope(mut request: metrics::ExportMetricsServiceRequest) -> Vec<Metric
     request.resource_metrics.remove(0).scope_metrics.remove(0).metrics
 }
 
-/// A server that pushes everything there.
-fn pushing(config: Config, endpoint: &str) -> Config {
+/// Configures export of metrics and traces.
+fn exporting(config: Config, endpoint: &str) -> Config {
     let otlp = OtlpConfig { tracing: true, ..OtlpConfig::new(endpoint.to_owned()) };
     Config { otlp: Some(otlp), ..config }
 }
@@ -167,15 +167,15 @@ async fn request(c: &mut Client, server: &TestServer, name: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_collector_gets_the_numbers_of_a_scrape_under_lmcaches_names() {
+async fn metrics_are_pushed_under_the_names_of_lmcache() {
     let mut collector = Collector::start().await;
-    let mut config = pushing(config(), &format!("http://{}", collector.address));
+    let mut config = exporting(config(), &format!("http://{}", collector.address));
     config.instance_id = "node-3".to_owned();
     let otlp = config.otlp.as_mut().unwrap();
     otlp.headers = vec![("x-tenant".to_owned(), Secret::new("blue"))];
     otlp.resource.push(("deployment.environment".to_owned(), "test".to_owned()));
     let server = TestServer::start(config).await;
-    let Push::Metrics(first, header) = collector.next().await else { panic!("metrics come first") };
+    let Push::Metrics(first, header) = collector.next().await else { panic!("metrics are pushed first") };
     assert_eq!(header.as_deref(), Some("blue"));
     let resource = first.resource_metrics[0].resource.clone().unwrap().attributes;
     for (name, value) in [
@@ -192,7 +192,7 @@ async fn a_collector_gets_the_numbers_of_a_scrape_under_lmcaches_names() {
     assert_eq!(request(&mut c, &server, "a").await, 0);
     assert_eq!(request(&mut c, &server, "b").await, 4);
     let (status, scrape) = server.get("/metrics").await;
-    assert_eq!(status, 200, "/metrics is served besides");
+    assert_eq!(status, 200, "/metrics is served too");
     assert!(scrape.contains("lmcache_mp_otlp_up 1\n"), "{scrape}");
     assert!(scrape.contains("target_info{service_instance_id=\"node-3\",service_name=\"larder\"} 1\n"));
     let (status, pusher) = server.get("/periodic-threads/pusher").await;
@@ -241,22 +241,22 @@ async fn a_collector_gets_the_numbers_of_a_scrape_under_lmcaches_names() {
     let workers = of(&last, "lmcache_mp.workers");
     let Some(Data::Gauge(workers)) = workers.data else { panic!("a gauge") };
     assert_eq!(workers.data_points[0].value, Some(number_data_point::Value::AsDouble(1.0)));
-    assert!(last.iter().all(|metric| metric.name != "target_info"), "the resource says that");
+    assert!(last.iter().all(|metric| metric.name != "target_info"), "target_info is the resource");
 }
 
 #[tokio::test]
-async fn a_request_is_a_trace_with_its_hit_and_its_copies() {
+async fn request_is_a_trace_with_lookup_and_copy_spans() {
     let mut collector = Collector::start().await;
     let directory = Directory::new();
     let endpoint = format!("http://{}", collector.address);
-    let server = TestServer::start(pushing(with_files(&directory), &endpoint)).await;
+    let server = TestServer::start(exporting(with_files(&directory), &endpoint)).await;
     let mut c = server.client().await;
     c.register(7, "m").await;
     assert_eq!(request(&mut c, &server, "cold").await, 0);
     assert_eq!(request(&mut c, &server, "warm").await, 4);
     c.call(ops::Clear { force: true }).await;
     assert_eq!(request(&mut c, &server, "from L2").await, 4);
-    assert_eq!(c.hit(&key("nobody's", 1, 4, "early", None)).await, 0);
+    assert_eq!(c.hit(&key("unknown", 1, 4, "early", None)).await, 0);
     server.stop().await;
     let (_, spans) = collector.seen();
     let of = |request: &str| -> Vec<&Span> {
@@ -304,7 +304,7 @@ async fn a_request_is_a_trace_with_its_hit_and_its_copies() {
             assert_eq!(text(&span.attributes, "early_exit_reason").as_deref(), Some(""));
         }
     }
-    // Nobody has ended this one: the end of its client, or of the server, did.
+    // No request ended this one; the end of its client or of the server did.
     let [lookup, root] = of("early")[..] else { panic!("{:?}", of("early")) };
     assert_eq!(text(&lookup.attributes, "early_exit_reason").as_deref(), Some("no_gpu_context"));
     let status = root.status.clone().unwrap();
@@ -313,9 +313,9 @@ async fn a_request_is_a_trace_with_its_hit_and_its_copies() {
 }
 
 #[tokio::test]
-async fn bytes_that_come_through_the_socket_are_one_copy_each() {
+async fn store_through_the_socket_is_one_span() {
     let mut collector = Collector::start().await;
-    let mut config = pushing(config(), &format!("http://{}", collector.address));
+    let mut config = exporting(config(), &format!("http://{}", collector.address));
     config.l1.shm_name = None;
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
@@ -331,9 +331,9 @@ async fn bytes_that_come_through_the_socket_are_one_copy_each() {
     assert_eq!(spans[0].status.as_ref().unwrap().message, "nothing was copied");
 }
 
-/// Nobody listens; somebody listens and says nothing: requests are served, and the end does not wait.
+/// Requests are served and the shutdown is fast if the collector is down or does not answer.
 #[tokio::test]
-async fn a_collector_that_is_absent_or_hangs_holds_up_nobody() {
+async fn collector_that_is_down_or_hangs_delays_nothing() {
     let closed = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -342,7 +342,7 @@ async fn a_collector_that_is_absent_or_hangs_holds_up_nobody() {
     for address in [closed, silent.local_addr().unwrap()] {
         let config = Config {
             shutdown_timeout: Duration::from_millis(200),
-            ..pushing(config(), &format!("http://{address}"))
+            ..exporting(config(), &format!("http://{address}"))
         };
         let server = TestServer::start(config).await;
         let mut c = server.client().await;
@@ -351,7 +351,7 @@ async fn a_collector_that_is_absent_or_hangs_holds_up_nobody() {
         assert_eq!(request(&mut c, &server, "b").await, 4);
         if address == closed {
             let counts = || server.state.otlp.counts();
-            server.until("the collector is known to be gone", |_| counts().failures > 0).await;
+            server.until("the collector is known to be down", |_| counts().failures > 0).await;
             let (_, scrape) = server.get("/metrics").await;
             assert!(scrape.contains("lmcache_mp_otlp_up 0\n"), "{scrape}");
         }
@@ -360,10 +360,10 @@ async fn a_collector_that_is_absent_or_hangs_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn without_tracing_no_span_is_pushed_and_without_metrics_no_total() {
+async fn pushes_only_enabled_signals() {
     for (metrics, tracing) in [(true, false), (false, true)] {
         let mut collector = Collector::start().await;
-        let mut config = pushing(config(), &format!("http://{}", collector.address));
+        let mut config = exporting(config(), &format!("http://{}", collector.address));
         config.metrics.enabled = metrics;
         config.otlp.as_mut().unwrap().tracing = tracing;
         let server = TestServer::start(config).await;

@@ -1,4 +1,4 @@
-//! The page for browsers, and the overview that it shows.
+//! The dashboard, and the overview that it shows.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::support::{CHUNK, Directory, TestServer, config, fill, key, open_pool,
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
 
-/// An answer: its status, its headers by their names, its body.
+/// An HTTP answer.
 struct Answer {
     status: String,
     headers: BTreeMap<String, String>,
@@ -29,8 +29,8 @@ async fn ask(server: &TestServer, method: &str, path: &str, headers: &str) -> An
     Answer { status, headers: lines.filter_map(header).collect(), body }
 }
 
-/// What a page of this server may load: nothing but its own files.
-fn is_locked_up(answer: &Answer) -> bool {
+/// Whether the page may load only its own files.
+fn loads_own_files_only(answer: &Answer) -> bool {
     let policy = &answer.headers["content-security-policy"];
     policy.starts_with("default-src 'none'; ")
         && !policy.contains("unsafe")
@@ -48,27 +48,27 @@ async fn overview(server: &TestServer) -> Overview {
 }
 
 #[tokio::test]
-async fn browsers_get_the_page_and_tools_what_they_always_got() {
+async fn root_serves_html_to_browsers_and_json_to_tools() {
     let server = TestServer::start(config()).await;
     let json = json!({"status": "ok", "service": "LMCache HTTP API"});
     for accept in ["", "Accept: */*\r\n", "Accept: application/json\r\n"] {
         let answer = ask(&server, "GET", "/", accept).await;
         assert_eq!((&*answer.status, &*answer.headers["content-type"]), ("200", "application/json"));
         assert_eq!(serde_json::from_str::<Value>(&answer.body).unwrap(), json, "{accept}");
-        assert_eq!(answer.headers["vary"], "Accept", "a cache between must not mix them up");
+        assert_eq!(answer.headers["vary"], "Accept", "caches must keep both");
     }
     let answer = ask(&server, "GET", "/", BROWSER).await;
     assert_eq!((&*answer.status, &*answer.headers["content-type"]), ("200", "text/html; charset=utf-8"));
     assert_eq!(answer.headers["vary"], "Accept");
     assert!(answer.body.starts_with("<!doctype html>"), "{}", answer.body);
-    assert!(is_locked_up(&answer), "{:?}", answer.headers);
+    assert!(loads_own_files_only(&answer), "{:?}", answer.headers);
     let head = ask(&server, "HEAD", "/", BROWSER).await;
     assert_eq!((&*head.status, &*head.body, &head.headers["etag"]), ("200", "", &answer.headers["etag"]));
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_file_is_sent_once_and_again_when_it_has_changed() {
+async fn unchanged_file_is_answered_with_304() {
     let server = TestServer::start(config()).await;
     for (path, content_type) in [
         ("/", "text/html; charset=utf-8"),
@@ -78,7 +78,7 @@ async fn a_file_is_sent_once_and_again_when_it_has_changed() {
     ] {
         let first = ask(&server, "GET", path, BROWSER).await;
         assert_eq!((&*first.status, &*first.headers["content-type"]), ("200", content_type), "{path}");
-        assert!(is_locked_up(&first), "{path}: {:?}", first.headers);
+        assert!(loads_own_files_only(&first), "{path}: {:?}", first.headers);
         let tag = &first.headers["etag"];
         let again = ask(&server, "GET", path, &format!("{BROWSER}If-None-Match: {tag}\r\n")).await;
         assert_eq!((&*again.status, &*again.body), ("304", ""), "{path}");
@@ -94,7 +94,7 @@ async fn a_file_is_sent_once_and_again_when_it_has_changed() {
 }
 
 #[tokio::test]
-async fn the_page_needs_no_token_for_it_only_reads() {
+async fn page_needs_no_token() {
     let mut config = config();
     config.http.auth_token = Some(Secret::new("s3cret"));
     let server = TestServer::start(config).await;
@@ -107,7 +107,7 @@ async fn the_page_needs_no_token_for_it_only_reads() {
 }
 
 #[tokio::test]
-async fn the_overview_tells_what_happened() {
+async fn overview_counts_requests() {
     let directory = Directory::new();
     let mut config = with_files(&directory);
     config.eviction.policy = EvictionPolicy::Adaptive;
@@ -162,7 +162,7 @@ async fn the_overview_tells_what_happened() {
 }
 
 #[tokio::test]
-async fn the_overview_says_what_is_wrong_with_l2() {
+async fn overview_reports_problems_of_l2() {
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
     std::fs::remove_dir_all(&directory.0).unwrap();
@@ -176,7 +176,7 @@ async fn the_overview_says_what_is_wrong_with_l2() {
     fill(&pool, &slots, 10);
     let commit = ops::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };
     assert!(c.call(commit).await);
-    server.until("a store fails", |state| !state.problems().is_empty()).await;
+    server.until("a store fails", |state| !state.l2.problems().is_empty()).await;
     let seen = overview(&server).await;
     assert!(seen.problems[0].starts_with("L2 adapter #1 (fs): writes "), "{:?}", seen.problems);
     assert_ne!(seen.l2.adapters[0].writes, "closed");

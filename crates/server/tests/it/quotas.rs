@@ -1,4 +1,4 @@
-//! `/quota` over HTTP: its answers (`operations.md` 1.8), who may change one, and that it holds in both tiers.
+//! `/quota`: answers, the token for changes, and enforcement in both tiers.
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
 use larder_server::config::{EvictionConfig, EvictionPolicy, Secret};
@@ -8,7 +8,7 @@ use larder_wire::ops::prepare_store::StorePlan;
 use serde_json::{Value, json};
 
 const W: InstanceId = InstanceId(7);
-/// An object as L1 accounts it, and as a file.
+/// Size of an object in L1, and of its file.
 const SLOT: u64 = 4096;
 const FILE: u64 = 768;
 
@@ -29,14 +29,14 @@ fn isolated() -> EvictionConfig {
     EvictionConfig { policy: EvictionPolicy::IsolatedLru, ..EvictionConfig::default() }
 }
 
-/// An answer with these members more, and without a tier that enforces quotas.
+/// An answer with more members, and without a tier that enforces quotas.
 fn with(mut answer: Value, more: &[(&str, Value)]) -> Value {
     answer["enforced_in"] = json!([]);
     more.iter().for_each(|(name, value)| answer[name] = value.clone());
     answer
 }
 
-/// Stores the chunks of a prompt under a salt. How many were taken.
+/// Stores chunks of a prompt with a salt. Returns how many got slots.
 async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chunks: usize) -> usize {
     let mut key = key("m", seed, chunks, "s", Some(0));
     key.cache_salt = salt.into();
@@ -77,7 +77,7 @@ async fn quotas_are_set_read_listed_and_removed() {
 }
 
 #[tokio::test]
-async fn a_bad_quota_is_refused_with_a_reason_under_both_names() {
+async fn invalid_quota_is_rejected() {
     let server = TestServer::start(config()).await;
     let cases = [
         ("/quota/a", "{", "invalid JSON body"),
@@ -100,7 +100,7 @@ async fn a_bad_quota_is_refused_with_a_reason_under_both_names() {
 }
 
 #[tokio::test]
-async fn changes_need_the_token_if_there_is_one() {
+async fn changing_a_quota_needs_the_token() {
     let mut config = config();
     config.http.auth_token = Some(Secret::new("sesame"));
     let server = TestServer::start(config).await;
@@ -111,7 +111,7 @@ async fn changes_need_the_token_if_there_is_one() {
         assert!(text.contains("--http-auth-token-file") && !text.contains("sesame"), "{text}");
         assert_eq!(server.http("DELETE", "/quota/a", header, "").await.0, 401);
     }
-    assert_eq!(call(&server, "GET", "/quota/a", "").await.1["exists"], false, "reading is free");
+    assert_eq!(call(&server, "GET", "/quota/a", "").await.1["exists"], false, "reading needs no token");
     let (status, _) = server.http("PUT", "/quota/a", "Authorization: Bearer sesame\r\n", body).await;
     assert_eq!(status, 200);
     assert_eq!(call(&server, "GET", "/quota/a", "").await.1["exists"], true);
@@ -119,20 +119,20 @@ async fn changes_need_the_token_if_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_quota_holds_in_l1() {
+async fn quota_is_enforced_in_l1() {
     let mut config = config();
     config.eviction = isolated();
     config.quota_default_bytes = Some(0);
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
-    assert_eq!(store(&mut c, &pool, "b", 1, 2).await, 0, "only salts with a quota are let in");
+    assert_eq!(store(&mut c, &pool, "b", 1, 2).await, 0, "only salts with a quota may store");
     for salt in ["a", "b"] {
         let (_, answer) = call(&server, "PUT", &format!("/quota/{salt}"), &limit(4 * SLOT)).await;
         assert_eq!((&answer["enforced"], &answer["enforced_in"]), (&json!(true), &json!(["l1"])));
         assert_eq!(store(&mut c, &pool, salt, 1, 4).await, 4);
     }
-    assert_eq!(store(&mut c, &pool, "a", 2, 4).await, 4, "in the place of its own");
+    assert_eq!(store(&mut c, &pool, "a", 2, 4).await, 4, "replaces its own objects");
     let usage = |answer: Value| bytes(&answer["current_usage_gb"]);
     for salt in ["a", "b"] {
         let (_, answer) = call(&server, "GET", &format!("/quota/{salt}"), "").await;
@@ -147,7 +147,7 @@ async fn a_quota_holds_in_l1() {
 }
 
 #[tokio::test]
-async fn a_quota_holds_in_l2() {
+async fn quota_is_enforced_in_l2() {
     let directory = Directory::new();
     let mut config = with_files(&directory);
     config.l2.adapters[0].eviction = Some(isolated());

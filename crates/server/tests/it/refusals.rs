@@ -1,14 +1,13 @@
-//! What the HTTP API refuses, row by row of the tables in `operations.md` 1.6 to 1.8. Bad quotas are in
-//! `quotas.rs`, checksums in `api.rs`.
+//! Error answers of the HTTP API. Those of quotas are in `quotas.rs`, those of checksums in `api.rs`.
 //!
-//! The reference answers a listing of L1 with 400 and one of `fs` with 503; ours are listings (`http.rs`).
+//! LMCache answers a listing of L1 with 400 and one of `fs` with 503; here both work (`http.rs`).
 
 use serde_json::{Value, json};
 
 use crate::support::{Directory, TestServer, config, with_files};
 use larder_server::config::l2;
 
-/// A call, and the answer to expect: its status, and a part of its reason.
+/// Method, path and body of a call, and the expected status and part of the sentence.
 type Row = (&'static str, &'static str, Value, u16, &'static str);
 
 async fn check(server: &TestServer, rows: &[Row]) {
@@ -19,11 +18,11 @@ async fn check(server: &TestServer, rows: &[Row]) {
         let answer: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{what}: {e}: {text}"));
         assert_eq!(status, *code, "{what}: {answer}");
         if status == 422 {
-            // As the reference words it: one entry for each field.
+            // As in LMCache: one entry for each field.
             assert!(answer["detail"][0]["loc"].is_array(), "{what}: {answer}");
             assert!(answer["detail"][0].to_string().contains(why), "{what}: {answer}");
         } else {
-            assert_eq!(answer["detail"], answer["error"], "{what}: one reason under both names");
+            assert_eq!(answer["detail"], answer["error"], "{what}: same sentence under both names");
             let reason = answer["detail"].as_str().unwrap_or_else(|| panic!("{what}: {answer}"));
             assert!(reason.contains(why), "{what}: {reason}");
         }
@@ -34,7 +33,7 @@ fn key() -> Value {
     json!({"chunk_hash_hex": "2a01", "model_name": "m", "kv_rank": 16_777_472})
 }
 
-/// A body with one key, a field of which is another.
+/// A body with one key, of which one field is replaced.
 fn with_key(name: &str, value: Value) -> Value {
     let mut key = key();
     key[name] = value;
@@ -42,12 +41,12 @@ fn with_key(name: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn listings_and_deletions() {
+async fn invalid_listings_and_deletions_are_rejected() {
     let objects = "/cache/objects";
     let many = json!({"keys": vec![key(); 10_001]});
     let mut no_rank = key();
     no_rank.as_object_mut().expect("an object").remove("kv_rank");
-    let both_ways: &[Row] = &[
+    let always: &[Row] = &[
         ("GET", "/cache/objects?tier=l3", Value::Null, 422, "tier"),
         ("GET", "/cache/objects?tier=l1&page_size=0", Value::Null, 422, "page_size"),
         ("GET", "/cache/objects?tier=l1&page_size=5001", Value::Null, 422, "page_size"),
@@ -66,7 +65,7 @@ async fn listings_and_deletions() {
         ("DELETE", objects, json!({"keys": [no_rank], "tier": "l1"}), 422, "kv_rank"),
     ];
     let server = TestServer::start(config()).await;
-    check(&server, both_ways).await;
+    check(&server, always).await;
     let rows: &[Row] = &[
         ("GET", objects, Value::Null, 503, "no L2 adapters configured"),
         ("DELETE", objects, json!({"keys": [key()]}), 503, "no L2 adapters configured"),
@@ -76,7 +75,7 @@ async fn listings_and_deletions() {
 
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
-    check(&server, both_ways).await;
+    check(&server, always).await;
     let unknown = json!({"keys": [key()], "adapter": "nope"});
     let rows: &[Row] = &[
         ("GET", "/cache/objects?adapter=nope", Value::Null, 404, "no L2 adapter with type_name='nope'"),
@@ -87,7 +86,7 @@ async fn listings_and_deletions() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_l2_fails_says_so_and_is_no_error() {
+async fn deletion_that_l2_fails_is_reported_in_the_answer() {
     let mut config = config();
     let adapter = r#"{"type":"fault_inject","error_rate":1,
         "inner":{"type":"mock","max_size_gb":0.001,"mock_bandwidth_gb":1}}"#;
@@ -102,7 +101,7 @@ async fn a_deletion_that_l2_fails_says_so_and_is_no_error() {
 }
 
 #[tokio::test]
-async fn warm_ups() {
+async fn invalid_prefetch_requests_are_rejected() {
     let server = TestServer::start(config()).await;
     let mut c = server.client().await;
     c.register(7, "m").await;
@@ -154,7 +153,7 @@ async fn warm_ups() {
         ("GET", unknown, Value::Null, 404, "unknown prefetch request_id='00000000000000000000000000000bad'"),
     ];
     check(&server, rows).await;
-    // Less than a chunk is nothing to do, and no error.
+    // A prompt shorter than a chunk is valid and needs no work.
     let (status, text) = server.http("POST", path, "", &ask("cache_salt", json!("")).to_string()).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, &answer["chunks"], &answer["status"]), (202, &json!(0), &json!("noop")), "{answer}");
@@ -162,7 +161,7 @@ async fn warm_ups() {
 }
 
 #[tokio::test]
-async fn clearing() {
+async fn invalid_clear_requests_are_rejected() {
     let server = TestServer::start(config()).await;
     let rows: &[Row] = &[
         ("POST", "/cache/clear", json!({"tier": "l2"}), 400, "tier 'l2' not supported; only 'l1'"),

@@ -1,29 +1,31 @@
 use axum::Json;
-use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::super::body::{Faults, Fields, object};
+use super::super::Answer;
+use super::super::body::{FieldErrors, Fields, object};
+use super::super::error::ApiError;
 use super::super::extract::Body;
-use super::super::{Answer, AppState, Refusal};
+use super::super::part::Part;
+use crate::app::core_handle::CoreHandle;
 
-/// Empties L1: of what nobody holds, or with `force` of everything.
-pub(in crate::http) async fn clear(Shared(state): Shared<AppState>, Body(body): Body) -> Answer<Response> {
+/// Removes all objects from L1 that are not pinned; with `force`, pinned ones too.
+pub(in crate::http) async fn clear(core: Part<CoreHandle>, Body(body): Body) -> Answer<Response> {
     let force = parse(&body)?;
-    let objects = state.core().with(|core, now| core.clear(now, force));
+    let objects = core.with(|core, now| core.clear(now, force));
     tracing::info!(objects, force, "cleared L1");
     Ok(Json(json!({"status": "ok", "cleared": {"tier": "l1"}, "objects": objects})).into_response())
 }
 
-/// Whether it is by force.
+/// Reads `force`.
 fn parse(body: &[u8]) -> Answer<bool> {
     let map = object(body)?;
-    let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
-    let tier = fields.text(&mut faults, "tier").unwrap_or("l1");
-    let force = fields.switch(&mut faults, "force").unwrap_or(false);
-    faults.answer()?;
+    let (fields, mut errors) = (Fields::of_body(&map), FieldErrors::default());
+    let tier = fields.text(&mut errors, "tier").unwrap_or("l1");
+    let force = fields.switch(&mut errors, "force").unwrap_or(false);
+    errors.check()?;
     match tier {
         "l1" => Ok(force),
-        other => Err(Refusal::bad_request(format!("tier '{other}' not supported; only 'l1'"))),
+        other => Err(ApiError::BadRequest(format!("tier '{other}' not supported; only 'l1'"))),
     }
 }

@@ -1,5 +1,4 @@
-//! What operators and coordinators do with the cache: look through it, remove from it, warm it up, ask what
-//! another one would do.
+//! Operations on the cache: list and delete objects, clear, prefetch, estimate other configurations.
 
 pub(super) mod checksums;
 pub(super) mod clear;
@@ -7,8 +6,8 @@ pub(super) mod objects;
 pub(super) mod prefetches;
 pub(super) mod whatif;
 
-/// The most tokens in one request.
+/// Limit of tokens in one request.
 const TOKENS_MAX: usize = 1_000_000;
 
-/// Room for a body of that many.
+/// Limit of a request's body, enough for [`TOKENS_MAX`] tokens.
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;

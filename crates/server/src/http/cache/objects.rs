@@ -1,13 +1,11 @@
-//! Which objects there are, and removing some of them.
+//! Listing and deleting objects.
 //!
-//! A page of `tier=all` is of one tier; the tiers follow each other: Index, then each adapter.
+//! A page of `tier=all` has objects of one tier. L1 comes first, then each adapter.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_core::index::Removal;
 use larder_l2::{Adapter, Cursor};
@@ -15,28 +13,31 @@ use larder_types::ids::AdapterId;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
 
-use super::super::body::{Faults, Fields, object, query_whole, query_word};
+use super::super::Answer;
+use super::super::body::{FieldErrors, Fields, object, query_whole, query_word};
+use super::super::error::ApiError;
 use super::super::extract::{Body, Query};
-use super::super::{Answer, AppState, Refusal};
-use crate::app::state::State;
+use super::super::part::Part;
+use crate::app::core_handle::CoreHandle;
+use crate::l2::L2;
 
-/// The tiers that a call may name.
+/// Valid values of `tier`.
 const TIERS: &[&str] = &["l1", "l2", "all"];
 
-/// An adapter and its place among the adapters.
+/// An adapter and its index.
 type Numbered = (usize, Arc<dyn Adapter>);
 
-/// The most keys in one call.
+/// Limit of keys in one call.
 const KEYS_MAX: usize = 10_000;
 
-/// A place in a listing: a tier, and where in it.
+/// A position in a listing: a tier, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     L1(u64),
     L2 { adapter: usize, cursor: Option<Cursor> },
 }
 
-impl Place {
+impl Position {
     fn token(&self) -> String {
         match self {
             Self::L1(from) => format!("l1:{from}"),
@@ -61,44 +62,46 @@ impl Place {
     }
 }
 
-/// A page of the objects of a tier.
-pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query): Query) -> Answer {
-    let (state, query) = (&*state, &query);
-    let mut faults = Faults::default();
-    let tier = query_word(&mut faults, query, "tier", TIERS, "l2");
-    let size = query_whole(&mut faults, query, "page_size", 500, 1..=5000);
-    faults.answer()?;
+/// Lists a page of the objects of a tier.
+pub(in crate::http) async fn list(core: Part<CoreHandle>, l2: Part<L2>, Query(query): Query) -> Answer {
+    let query = &query;
+    let mut errors = FieldErrors::default();
+    let tier = query_word(&mut errors, query, "tier", TIERS, "l2");
+    let size = query_whole(&mut errors, query, "page_size", 500, 1..=5000);
+    errors.check()?;
     let model = query.get("model_name").map(String::as_str);
     let wanted = query.get("adapter").map(String::as_str);
-    let adapters = adapters(state, tier, wanted)?;
-    let first = if tier == "l2" { Place::L2 { adapter: adapters[0].0, cursor: None } } else { Place::L1(0) };
-    let place = match query.get("page_token").filter(|token| !token.is_empty()) {
+    let adapters = adapters(&l2, tier, wanted)?;
+    let first =
+        if tier == "l2" { Position::L2 { adapter: adapters[0].0, cursor: None } } else { Position::L1(0) };
+    let position = match query.get("page_token").filter(|token| !token.is_empty()) {
         None => first,
-        Some(token) => Place::parse(token)
-            .ok_or_else(|| Refusal::bad_request(format!("page_token '{token}' is none of ours")))?,
+        Some(token) => Position::parse(token)
+            .ok_or_else(|| ApiError::BadRequest(format!("page_token '{token}' is invalid")))?,
     };
     let after = |number: Option<usize>| {
         let mut later = adapters.iter().filter(|(i, _)| number.is_none_or(|n| *i > n) && tier != "l1");
-        later.next().map(|(i, _)| Place::L2 { adapter: *i, cursor: None })
+        later.next().map(|(i, _)| Position::L2 { adapter: *i, cursor: None })
     };
-    let (name, objects, next): (_, Vec<(ObjectKey, u64)>, _) = match place {
-        Place::L1(from) => {
-            let page = state.core().read(|core, _| core.index().list(from, size));
-            let next = page.next.map(Place::L1).or_else(|| after(None));
+    let (name, objects, next): (_, Vec<(ObjectKey, u64)>, _) = match position {
+        Position::L1(from) => {
+            let page = core.read(|core, _| core.index().list(from, size));
+            let next = page.next.map(Position::L1).or_else(|| after(None));
             ("l1", page.objects.into_iter().map(|o| (o.key, o.bytes)).collect(), next)
         }
-        Place::L2 { adapter: number, cursor } => {
+        Position::L2 { adapter: number, cursor } => {
             let adapter = adapters.iter().find(|(i, _)| *i == number).map(|(_, a)| a.clone());
-            let adapter = adapter.ok_or_else(|| Refusal::bad_request("page_token of another adapter"))?;
+            let adapter =
+                adapter.ok_or_else(|| ApiError::BadRequest("page_token of another adapter".to_owned()))?;
             if !adapter.capabilities().list {
                 let text = format!("L2 adapter '{}' cannot be listed", adapter.kind());
-                return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
+                return Err(ApiError::NotImplemented(text));
             }
             let limit = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
             let page = adapter.list(cursor, limit).await;
-            let page = page.map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
+            let page = page.map_err(|e| ApiError::Unavailable(e.to_string()))?;
             let next = match page.next {
-                Some(cursor) => Some(Place::L2 { adapter: number, cursor: Some(cursor) }),
+                Some(cursor) => Some(Position::L2 { adapter: number, cursor: Some(cursor) }),
                 None => after(Some(number)),
             };
             let objects = page.objects.into_iter().map(|o| (o.key, o.stored_bytes)).collect();
@@ -110,24 +113,24 @@ pub(in crate::http) async fn list(Shared(state): Shared<AppState>, Query(query):
         .filter(|(key, _)| model.is_none_or(|model| *key.model_name == *model))
         .map(|(key, bytes)| json!({"key": key_json(key), "size_bytes": bytes}))
         .collect();
-    let next = next.map(|place| place.token());
+    let next = next.map(|position| position.token());
     let body = json!({"adapter": name, "shared": false, "entries": entries, "next_page_token": next});
     Ok(Json(body).into_response())
 }
 
-/// The adapters that a call is about, with their numbers.
-fn adapters(state: &State, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> {
-    let all: Vec<_> = state.l2.adapters().map(|(id, a)| (id.0 as usize, a.clone())).collect();
+/// The adapters that a call addresses, with their indices.
+fn adapters(l2: &L2, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> {
+    let all: Vec<_> = l2.adapters().map(|(id, a)| (id.0 as usize, a.clone())).collect();
     if tier == "l1" {
         return Ok(all);
     }
     if tier == "l2" && all.is_empty() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no L2 adapters configured"));
+        return Err(ApiError::Unavailable("no L2 adapters configured".to_owned()));
     }
     let Some(wanted) = wanted else { return Ok(all) };
     let named: Vec<_> = all.into_iter().filter(|(_, a)| a.kind() == wanted).collect();
     match named.is_empty() {
-        true => Err(Refusal::new(StatusCode::NOT_FOUND, format!("no L2 adapter with type_name='{wanted}'"))),
+        true => Err(ApiError::NotFound(format!("no L2 adapter with type_name='{wanted}'"))),
         false => Ok(named),
     }
 }
@@ -139,7 +142,7 @@ fn key_json(key: &ObjectKey) -> Value {
     })
 }
 
-/// What is to be removed.
+/// A request to delete objects.
 #[derive(Debug)]
 struct Deletion {
     keys: Vec<ObjectKey>,
@@ -148,13 +151,13 @@ struct Deletion {
     adapter: Option<String>,
 }
 
-/// Removes objects from the tiers named.
-pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body): Body) -> Answer {
+/// Deletes objects from the requested tiers.
+pub(in crate::http) async fn delete(core: Part<CoreHandle>, l2: Part<L2>, Body(body): Body) -> Answer {
     let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
-    let adapters = adapters(&state, &tier, adapter.as_deref())?;
-    let (mut deleted, mut skipped, mut problems) = (0, 0, Vec::new());
+    let adapters = adapters(&l2, &tier, adapter.as_deref())?;
+    let (mut deleted, mut skipped, mut failures) = (0, 0, Vec::new());
     if tier != "l2" {
-        let removals = state.core().with(|core, now| core.remove(now, &keys, force));
+        let removals = core.with(|core, now| core.remove(now, &keys, force));
         deleted += removals.iter().filter(|r| **r == Removal::Removed).count();
         skipped += removals.iter().filter(|r| **r == Removal::Held).count();
     }
@@ -165,47 +168,47 @@ pub(in crate::http) async fn delete(Shared(state): Shared<AppState>, Body(body):
                 match result {
                     Ok(true) => gone.push(key.clone()),
                     Ok(false) => {}
-                    Err(problem) => problems.push(problem.to_string()),
+                    Err(problem) => failures.push(problem.to_string()),
                 }
             }
             deleted += gone.len();
-            state.core().with(|core, now| core.l2_removed(now, AdapterId(number as u32), &gone));
+            core.with(|core, now| core.l2_removed(now, AdapterId(number as u32), &gone));
         }
     }
-    let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": problems.is_empty()});
-    if let Some(problem) = problems.first() {
-        body["error"] = format!("{} of the keys failed, the first with: {problem}", problems.len()).into();
+    let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": failures.is_empty()});
+    if let Some(problem) = failures.first() {
+        body["error"] = format!("{} of the keys failed, the first with: {problem}", failures.len()).into();
     }
     Ok(Json(body).into_response())
 }
 
 fn parse_deletion(body: &[u8]) -> Answer<Deletion> {
     let map = object(body)?;
-    let (fields, mut faults) = (Fields::of_body(&map), Faults::default());
-    fields.must_have(&mut faults, "keys");
-    let given = fields.list(&mut faults, "keys").map_or(&[][..], Vec::as_slice);
-    let tier = fields.text(&mut faults, "tier").unwrap_or("l2");
-    let force = fields.switch(&mut faults, "force").unwrap_or(false);
-    let adapter = fields.text_or_null(&mut faults, "adapter").map(str::to_owned);
+    let (fields, mut errors) = (Fields::of_body(&map), FieldErrors::default());
+    fields.must_have(&mut errors, "keys");
+    let given = fields.list(&mut errors, "keys").map_or(&[][..], Vec::as_slice);
+    let tier = fields.text(&mut errors, "tier").unwrap_or("l2");
+    let force = fields.switch(&mut errors, "force").unwrap_or(false);
+    let adapter = fields.text_or_null(&mut errors, "adapter").map(str::to_owned);
     if given.len() > KEYS_MAX {
         let text = format!("too many keys in a single request (limit={KEYS_MAX}, got={})", given.len());
-        return Err(Refusal::bad_request(text));
+        return Err(ApiError::BadRequest(text));
     }
-    let parts: Vec<_> = given.iter().enumerate().map(|(i, value)| key_parts(&mut faults, i, value)).collect();
-    faults.answer()?;
+    let parts: Vec<_> = given.iter().enumerate().map(|(i, value)| key_parts(&mut errors, i, value)).collect();
+    errors.check()?;
     if !TIERS.contains(&tier) {
         let text = format!("tier '{tier}' not supported; only {}", TIERS.join(", "));
-        return Err(Refusal::bad_request(text));
+        return Err(ApiError::BadRequest(text));
     }
     let mut keys = Vec::with_capacity(parts.len());
     for (i, parts) in parts.into_iter().flatten().enumerate() {
-        let key = parts.key().map_err(|why| Refusal::bad_request(format!("keys[{i}]: {why}")))?;
+        let key = parts.key().map_err(|why| ApiError::BadRequest(format!("keys[{i}]: {why}")))?;
         keys.push(key);
     }
     Ok(Deletion { keys, tier: tier.to_owned(), force, adapter })
 }
 
-/// The fields of a key, each of the right type.
+/// The fields of a key.
 #[derive(Debug)]
 struct KeyParts<'a> {
     hash: &'a str,
@@ -215,21 +218,21 @@ struct KeyParts<'a> {
     salt: &'a str,
 }
 
-fn key_parts<'a>(faults: &mut Faults, index: usize, value: &'a Value) -> Option<KeyParts<'a>> {
+fn key_parts<'a>(errors: &mut FieldErrors, index: usize, value: &'a Value) -> Option<KeyParts<'a>> {
     let Value::Object(map) = value else {
-        Fields::not_an_object(faults, "keys", index, value);
+        Fields::not_an_object(errors, "keys", index, value);
         return None;
     };
     let fields = Fields::of_element(map, "keys", index);
     for name in ["chunk_hash_hex", "model_name", "kv_rank"] {
-        fields.must_have(faults, name);
+        fields.must_have(errors, name);
     }
     Some(KeyParts {
-        hash: fields.text(faults, "chunk_hash_hex").unwrap_or_default(),
-        model: fields.text(faults, "model_name").unwrap_or_default(),
-        rank: fields.whole(faults, "kv_rank", 0).unwrap_or_default(),
-        group: fields.whole(faults, "object_group_id", 0).unwrap_or_default(),
-        salt: fields.text(faults, "cache_salt").unwrap_or_default(),
+        hash: fields.text(errors, "chunk_hash_hex").unwrap_or_default(),
+        model: fields.text(errors, "model_name").unwrap_or_default(),
+        rank: fields.whole(errors, "kv_rank", 0).unwrap_or_default(),
+        group: fields.whole(errors, "object_group_id", 0).unwrap_or_default(),
+        salt: fields.text(errors, "cache_salt").unwrap_or_default(),
     })
 }
 
@@ -245,7 +248,7 @@ impl KeyParts<'_> {
     }
 }
 
-/// The bytes that pairs of hexadecimal digits name.
+/// Decodes hexadecimal digits.
 fn hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| (byte as char).to_digit(16);
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
@@ -257,19 +260,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_survives_its_token() {
+    fn position_round_trips_through_its_token() {
         let cursor = Some(Cursor("a:b/c".to_owned()));
-        for place in
-            [Place::L1(4096), Place::L2 { adapter: 2, cursor: None }, Place::L2 { adapter: 0, cursor }]
-        {
-            assert_eq!(Place::parse(&place.token()), Some(place));
+        for place in [
+            Position::L1(4096),
+            Position::L2 { adapter: 2, cursor: None },
+            Position::L2 { adapter: 0, cursor },
+        ] {
+            assert_eq!(Position::parse(&place.token()), Some(place));
         }
-        assert_eq!(Place::parse("l3:1"), None);
-        assert_eq!(Place::parse("l1:x"), None);
+        assert_eq!(Position::parse("l3:1"), None);
+        assert_eq!(Position::parse("l1:x"), None);
     }
 
     #[test]
-    fn a_key_is_read_with_its_defaults() {
+    fn key_fields_have_defaults() {
         let body = br#"{"keys":[{"chunk_hash_hex":"2a01","model_name":"m","kv_rank":16777472}]}"#;
         let deletion = parse_deletion(body).expect("a whole request");
         assert_eq!(deletion.tier, "l2");
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_keys_are_refused_with_their_place() {
+    fn invalid_keys_are_rejected() {
         for (body, status) in [
             (r#"{"keys":[{"chunk_hash_hex":"zz","model_name":"m","kv_rank":1}]}"#, 400),
             (r#"{"keys":[{"chunk_hash_hex":"2a","model_name":"m@n","kv_rank":1}]}"#, 400),
@@ -287,8 +292,8 @@ mod tests {
             (r#"{"keys":[],"tier":"l9"}"#, 400),
             ("{}", 422),
         ] {
-            let refusal = parse_deletion(body.as_bytes()).expect_err(body);
-            assert_eq!(refusal.status.as_u16(), status, "{body}");
+            let error = parse_deletion(body.as_bytes()).expect_err(body);
+            assert_eq!(error.status().as_u16(), status, "{body}");
         }
     }
 }

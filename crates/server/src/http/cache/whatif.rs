@@ -1,23 +1,29 @@
 use axum::Json;
-use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use larder_lab::whatif::{Policies, Report, Row};
 use serde_json::{Value, json};
 
-use super::super::{Answer, AppState, Refusal};
-use crate::app::state::State;
+use super::super::Answer;
+use super::super::error::ApiError;
+use super::super::part::Part;
+use crate::app::core_handle::CoreHandle;
+use crate::config::Config;
+use crate::observe::whatif::WhatIf;
 
-/// What other sizes of L1 and other policies would have done with what was asked since the start.
-pub(in crate::http) async fn whatif(Shared(state): Shared<AppState>) -> Answer {
-    let Some(whatif) = &state.whatif else {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "the what-if is off (--disable-whatif)"));
+/// What other sizes of L1 and other policies would have done with the requests since the start, estimated.
+pub(in crate::http) async fn whatif(
+    whatif: Part<Option<WhatIf>>,
+    config: Part<Config>,
+    core: Part<CoreHandle>,
+) -> Answer {
+    let Some(whatif) = &*whatif else {
+        return Err(ApiError::NotFound("the what-if is off (--disable-whatif)".to_owned()));
     };
     let report = whatif.report();
-    let bytes = Bytes::of(&state, &report);
-    let now = Policies { prefetch: state.config.l2.prefetch_policy, eviction: state.config.eviction.policy };
+    let bytes = Bytes::of(&config, &report);
+    let now = Policies { prefetch: config.l2.prefetch_policy, eviction: config.eviction.policy };
     let body = json!({
-        "since_seconds_ago": state.core().now().since(report.since).as_secs_f64(),
+        "since_seconds_ago": core.now().since(report.since).as_secs_f64(),
         "requests": report.totals.requests,
         "tokens": report.totals.tokens,
         "chunks": report.totals.chunks,
@@ -28,12 +34,12 @@ pub(in crate::http) async fn whatif(Shared(state): Shared<AppState>) -> Answer {
         "l1_chunks": report.l1_chunks,
         "chunk_bytes": bytes.chunk,
         "configured": names(now, bytes.l2),
-        "estimates": report.rows.iter().map(|row| estimate(&state, &report, row, bytes)).collect::<Vec<_>>(),
+        "estimates": report.rows.iter().map(|row| estimate(&config, &report, row, bytes)).collect::<Vec<_>>(),
     });
     Ok(Json(body).into_response())
 }
 
-/// What chunks are in bytes.
+/// Sizes in bytes.
 #[derive(Clone, Copy)]
 struct Bytes {
     l1: u64,
@@ -43,13 +49,9 @@ struct Bytes {
 }
 
 impl Bytes {
-    fn of(state: &State, report: &Report) -> Self {
-        let l1 = state.config.l1.bytes;
-        Self {
-            l1,
-            chunk: l1.checked_div(report.l1_chunks).unwrap_or(0),
-            l2: !state.config.l2.adapters.is_empty(),
-        }
+    fn of(config: &Config, report: &Report) -> Self {
+        let l1 = config.l1.bytes;
+        Self { l1, chunk: l1.checked_div(report.l1_chunks).unwrap_or(0), l2: !config.l2.adapters.is_empty() }
     }
 }
 
@@ -60,9 +62,9 @@ fn names(policies: Policies, l2: bool) -> Value {
     })
 }
 
-fn estimate(state: &State, report: &Report, row: &Row, bytes: Bytes) -> Value {
+fn estimate(config: &Config, report: &Report, row: &Row, bytes: Bytes) -> Value {
     let mut estimate = names(row.policies, bytes.l2);
-    let chunk_tokens = u64::from(state.config.chunk_tokens);
+    let chunk_tokens = u64::from(config.chunk_tokens);
     let fields = json!({
         "l1_factor": row.factor,
         "l1_bytes": (bytes.l1 as f64 * row.factor) as u64,

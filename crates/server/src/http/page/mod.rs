@@ -1,7 +1,7 @@
-//! The page for browsers: a few static files that are part of the binary. It shows
-//! [`Overview`](crate::overview::Overview), which it asks for by itself, and changes nothing.
+//! The dashboard: a few static files that are part of the binary. It polls [`Overview`](crate::overview::Overview) and
+//! changes nothing.
 //!
-//! No file refers to another host, and the policy sent with each forbids it.
+//! No file refers to another host, and the content security policy forbids it.
 
 use std::sync::LazyLock;
 
@@ -11,14 +11,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Refusal, not_found};
+use super::error::ApiError;
 
-/// What the files may do: load each other and ask this server.
+/// The files may load each other and call this server.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Sent with every file, whether it goes along or not. A browser may keep a file, and asks each time
-/// whether it is still the same, so that page and server are never of two versions.
+/// Headers of every answer. A browser may cache a file but revalidates it each time, so page and server always have the
+/// same version.
 fn headers() -> [(HeaderName, &'static str); 5] {
     [
         (header::CACHE_CONTROL, "no-cache"),
@@ -42,7 +42,7 @@ static INDEX: File =
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What the index asks for, below `/page/`.
+/// Files that the index loads from `/page/`.
 static FILES: [File; 8] = [
     File { name: "style.css", content_type: "text/css; charset=utf-8", body: include_str!("style.css") },
     File { name: "icon.svg", content_type: "image/svg+xml", body: include_str!("icon.svg") },
@@ -54,7 +54,7 @@ static FILES: [File; 8] = [
     File { name: "verdict.js", content_type: SCRIPT, body: include_str!("verdict.js") },
 ];
 
-/// What each file is known by, made at the first question.
+/// Entity tags of the files, computed at the first request.
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| FILES.iter().map(File::tag).collect());
 static INDEX_TAG: LazyLock<HeaderValue> = LazyLock::new(|| INDEX.tag());
 
@@ -64,45 +64,45 @@ impl File {
         HeaderValue::try_from(format!("\"{}\"", &hash[..16])).expect("hexadecimal digits")
     }
 
-    /// The file, or that the one which the asker has is still the same.
-    fn answer(&self, tag: &HeaderValue, asked: &HeaderMap) -> Response {
-        let known = asked.get_all(header::IF_NONE_MATCH).iter().any(|tags| names(tags, tag));
+    /// The file, or 304 if the client's copy is current.
+    fn answer(&self, tag: &HeaderValue, request: &HeaderMap) -> Response {
+        let cached = request.get_all(header::IF_NONE_MATCH).iter().any(|tags| names(tags, tag));
         let tag = [(header::ETAG, tag.clone())];
-        if known {
+        if cached {
             return (StatusCode::NOT_MODIFIED, headers(), tag).into_response();
         }
         (headers(), tag, [(header::CONTENT_TYPE, self.content_type)], self.body).into_response()
     }
 }
 
-/// Whether a list of tags holds `tag`. A proxy that compresses may have made it a weak one.
+/// Whether a list of tags contains `tag`. A proxy that compresses may have made it a weak tag.
 fn names(tags: &HeaderValue, tag: &HeaderValue) -> bool {
     let Ok(tags) = tags.to_str() else { return false };
     tags.split(',').map(|one| one.trim().trim_start_matches("W/")).any(|one| one == "*" || *tag == one)
 }
 
-/// `/`: the page for whoever says that they read HTML, which tools and probes do not.
-pub(super) async fn root(asked: HeaderMap) -> Response {
+/// `/`: the dashboard for clients that accept HTML, and JSON for tools and probes.
+pub(super) async fn root(request: HeaderMap) -> Response {
     let vary = [(header::VARY, "Accept")];
-    if prefers_html(&asked) {
-        return (vary, INDEX.answer(&INDEX_TAG, &asked)).into_response();
+    if prefers_html(&request) {
+        return (vary, INDEX.answer(&INDEX_TAG, &request)).into_response();
     }
     (vary, Json(json!({"status": "ok", "service": "LMCache HTTP API"}))).into_response()
 }
 
 /// `/page/NAME`.
-pub(super) async fn file(Path(name): Path<String>, asked: HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn file(Path(name): Path<String>, request: HeaderMap) -> Result<Response, ApiError> {
     let found = FILES.iter().zip(&*TAGS).find(|(file, _)| file.name == name);
     match found {
-        Some((file, tag)) => Ok(file.answer(tag, &asked)),
-        None => Err(not_found().await),
+        Some((file, tag)) => Ok(file.answer(tag, &request)),
+        None => Err(ApiError::not_found()),
     }
 }
 
-/// Whether `Accept` names HTML, and not JSON as much or more. Ranges with asterisks name neither.
-fn prefers_html(asked: &HeaderMap) -> bool {
+/// Whether `Accept` prefers HTML to JSON. Wildcards count for neither.
+fn prefers_html(request: &HeaderMap) -> bool {
     let ranges = || {
-        let lists = asked.get_all(header::ACCEPT).iter().filter_map(|list| list.to_str().ok());
+        let lists = request.get_all(header::ACCEPT).iter().filter_map(|list| list.to_str().ok());
         lists.flat_map(|list| list.split(',')).map(media_range)
     };
     let quality = |name: &str| {
@@ -112,7 +112,7 @@ fn prefers_html(asked: &HeaderMap) -> bool {
     quality("text/html") > quality("application/json")
 }
 
-/// A media range and how welcome it is: 1 unless it says otherwise, 0 if what it says makes no sense.
+/// A media range and its quality: 1 by default, 0 if it cannot be parsed.
 fn media_range(text: &str) -> (&str, f32) {
     let mut parts = text.split(';').map(str::trim);
     let range = parts.next().unwrap_or_default();
@@ -124,12 +124,12 @@ fn media_range(text: &str) -> (&str, f32) {
 mod tests {
     use super::*;
 
-    fn asking(name: HeaderName, value: &str) -> HeaderMap {
+    fn headers_with(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a header"))])
     }
 
     #[test]
-    fn only_who_names_html_gets_the_page() {
+    fn page_is_served_to_clients_that_accept_html() {
         let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         for (accept, html) in [
             (firefox, true),
@@ -143,13 +143,13 @@ mod tests {
             ("text/html;q=0", false),
             ("text/html;q=x", false),
         ] {
-            assert_eq!(prefers_html(&asking(header::ACCEPT, accept)), html, "{accept}");
+            assert_eq!(prefers_html(&headers_with(header::ACCEPT, accept)), html, "{accept}");
         }
         assert!(!prefers_html(&HeaderMap::new()));
     }
 
     #[test]
-    fn a_tag_is_found_in_a_list_and_if_a_proxy_weakened_it() {
+    fn finds_tag_in_a_list_and_as_weak_tag() {
         let tag = HeaderValue::from_static("\"abc\"");
         for (tags, found) in [
             ("\"abc\"", true),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_asks_for_nothing_that_is_not_there() {
+    fn page_loads_exactly_the_embedded_files() {
         let named = |text: &'static str, mark: &'static str| {
             text.split(mark).skip(1).map(|rest| rest.split('"').next().expect("a part"))
         };
@@ -173,9 +173,9 @@ mod tests {
         let mut wanted: Vec<&str> = by_index.chain(by_scripts).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let mut there: Vec<&str> = FILES.iter().map(|file| file.name).collect();
-        there.sort_unstable();
-        assert_eq!(wanted, there, "every file is used, and no other");
+        let mut embedded: Vec<&str> = FILES.iter().map(|file| file.name).collect();
+        embedded.sort_unstable();
+        assert_eq!(wanted, embedded, "files loaded and files embedded");
         for file in FILES.iter().chain([&INDEX]) {
             let elsewhere = file.body.replace("http://www.w3.org/2000/svg", "");
             assert!(!elsewhere.contains("http:") && !elsewhere.contains("https:"), "{}", file.name);
