@@ -1,5 +1,4 @@
-//! Behaviour of the storage core, by the table of `storage.md` 8.4 and its FIXes: one test per
-//! statement, in our words.
+//! Behaviour of the core without L2: reservations, leases, eviction, events.
 
 mod events;
 mod eviction;

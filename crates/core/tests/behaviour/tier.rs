@@ -1,5 +1,4 @@
-//! The memory tier by itself: reservation, admission, removal, temporary objects (`storage.md`
-//! 8.4, L1 to L13 and L17).
+//! The memory tier by itself: reservation, admission, removal, temporary objects, on the index alone.
 
 use std::sync::Arc;
 
@@ -166,7 +165,7 @@ fn one_temporary_object_goes_without_its_chunk() {
     assert_eq!((t.resident(0), t.l1.usage().evictable_bytes), (Some(kept), PAGE));
 }
 
-/// What may be evicted: see `storage.md` 1.7.
+/// What may be evicted.
 #[test]
 fn evictable_matrix() {
     let mut t = Tier::new(8);

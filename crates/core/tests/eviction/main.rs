@@ -1,4 +1,4 @@
-//! The eviction policies and quotas, as L1 and the whole core make use of them (`storage.md` 8.6).
+//! Eviction policies and quotas in L1 and in the whole core.
 
 mod policies;
 mod quotas;

@@ -1,5 +1,4 @@
-//! L2 through the core: lookups, loads, retention, write-back. Rows of `storage.md` 8.1-8.3 and 8.5 are
-//! named where they are tested.
+//! L2 through the core: lookups, loads, retention, write-back. See README.md.
 
 mod adaptive;
 mod controller;
