@@ -90,7 +90,7 @@ flags! {
             ok("auto"),
         ]), Is("auto"),
             "What may copy KV data: the server (lmcache_driven), the engine (engine_driven), or either, as each worker \
-             asks (auto).");
+             requests (auto).");
         SHM_NAME: Option<String> = served("shm-name", Text, Auto("larder_<port>"),
             "Name of the shared memory that engines copy through, /dev/shm/lmcache_l1_pool_<name>. Empty: no shared \
              memory, all bytes travel through the request socket.");

@@ -1,4 +1,4 @@
-//! Rates from successive overviews, whose counters only grow.
+//! Rates from the counters of successive overviews.
 
 use std::collections::VecDeque;
 

@@ -8,7 +8,7 @@
 //! - [`frontend`]: HTTP, metrics, logs, the coordinator.
 //! - [`otlp`]: the OpenTelemetry collector.
 //! - [`secret`]: values that must never be printed.
-//! - [`suggest`]: guesses what a misspelt name was meant to be.
+//! - [`suggest`]: suggestions for misspelt names.
 //!
 //! `GET /config` shows the whole of it: [`Config::to_reference_json`].
 

@@ -71,14 +71,14 @@ mod tests {
 
     #[test]
     fn accepts_addresses_as_lmcache_does() {
-        for (text, meant) in [
+        for (text, expected) in [
             ("http://localhost:4317", "http://localhost:4317"),
             ("collector:5000", "http://collector:5000"),
             ("http://collector", "http://collector:4317"),
             ("http://10.0.0.1:4317/", "http://10.0.0.1:4317"),
             ("http://[::1]:4317/v1/metrics", "http://[::1]:4317"),
         ] {
-            assert_eq!(parse_endpoint(text).as_deref(), Ok(meant), "{text}");
+            assert_eq!(parse_endpoint(text).as_deref(), Ok(expected), "{text}");
         }
         for bad in [
             "",
