@@ -4,10 +4,12 @@
 //! overviews, so the server keeps no history for them. The core's lock is taken once, for a time that does not depend on
 //! the number of objects.
 
-use larder_core::AdapterGauges;
-use larder_core::Core;
+use std::time::Duration;
+
 use larder_core::stats::AdapterCounters;
+use larder_core::{AdapterGauges, Core, WorkerSpec};
 use larder_l2::Adapter;
+use larder_policy::reuse;
 use larder_types::Time;
 use larder_types::ids::AdapterId;
 use serde::{Deserialize, Serialize};
@@ -254,11 +256,10 @@ impl Overview {
     /// Reads the core, at one moment.
     fn of_core(config: &Config, core: &Core, now: Time) -> Self {
         let chunk_tokens = u64::from(config.chunk_tokens);
-        let now = now.as_millis();
         let (c, l1, gauges) = (core.stats().requests(), core.stats().l1(), core.gauges());
         let adapter = |(id, _)| L2Adapter::of_core(core.stats().adapter(id), &core.adapter_gauges(id));
         Self {
-            uptime_seconds: now as f64 / 1000.0,
+            uptime_seconds: now.as_millis() as f64 / 1000.0,
             chunk_tokens,
             lookups: Lookups {
                 count: c.lookups,
@@ -295,33 +296,40 @@ impl Overview {
                 late_objects: c.l2.late_objects,
                 adapters: core.adapters().map(adapter).collect(),
             },
-            workers: core
-                .workers()
-                .map(|(spec, seen)| Worker {
-                    instance_id: spec.instance.to_string(),
-                    model_name: spec.model.to_string(),
-                    world_size: spec.world_size,
-                    last_seen_seconds_ago: now.saturating_sub(seen.as_millis()) as f64 / 1000.0,
-                })
-                .collect(),
+            workers: core.workers().map(|(spec, seen)| Worker::of(spec, now.since(seen))).collect(),
             sessions: gauges.sessions,
             policies: Policies {
                 eviction: config.eviction.policy.name().to_owned(),
                 prefetch: config.l2.prefetch_policy.name().to_owned(),
                 store: config.l2.store_policy.name().to_owned(),
-                learned: core.learned().map(|learned| Learned {
-                    requests: learned.requests,
-                    keys: learned.keys,
-                    leader: learned.active.to_string(),
-                    leader_changes: learned.changes,
-                    experts: learned
-                        .losses
-                        .iter()
-                        .map(|(expert, lost)| Expert { name: expert.to_string(), lost_chunks: *lost })
-                        .collect(),
-                }),
+                learned: core.learned().map(|learned| Learned::of(&learned)),
             },
             ..Self::default()
+        }
+    }
+}
+
+impl Worker {
+    fn of(spec: &WorkerSpec, silence: Duration) -> Self {
+        Self {
+            instance_id: spec.instance.to_string(),
+            model_name: spec.model.to_string(),
+            world_size: spec.world_size,
+            last_seen_seconds_ago: silence.as_secs_f64(),
+        }
+    }
+}
+
+impl Learned {
+    fn of(learned: &reuse::Snapshot) -> Self {
+        let expert =
+            |(expert, lost): &(reuse::Expert, f64)| Expert { name: expert.to_string(), lost_chunks: *lost };
+        Self {
+            requests: learned.requests,
+            keys: learned.keys,
+            leader: learned.active.to_string(),
+            leader_changes: learned.changes,
+            experts: learned.losses.iter().map(expert).collect(),
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct State {
     pub traces: Option<Arc<Traces>>,
     /// The state of the OpenTelemetry exporter.
     #[cfg(feature = "otel")]
-    pub otlp: Arc<crate::otlp::ExporterStatus>,
+    pub otlp: Arc<crate::otlp::exporter_status::ExporterStatus>,
     /// What goes on beside requests.
     pub tasks: Tasks,
     /// The level of what is logged, if the process lets it be changed.

@@ -138,7 +138,7 @@ async fn metrics(Shared(state): Shared<AppState>) -> Response {
         return ApiError::NotFound("metrics are off (--disable-metrics)".to_owned()).into_response();
     }
     let content_type = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    (content_type, crate::metrics::exposition(&state)).into_response()
+    (content_type, crate::metrics::scrape::exposition(&state)).into_response()
 }
 
 async fn config(config: Part<Config>) -> Response {

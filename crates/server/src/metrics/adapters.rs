@@ -11,7 +11,7 @@ use larder_l2::{Adapter, Circuit, ErrorKind, Space};
 use larder_types::ids::AdapterId;
 
 use super::family::{Collect, Distribution, Families, Labels, owned};
-use super::{SPEED_BUCKETS, SpeedHistogram, gigabytes_per_second};
+use super::speed::{SPEED_BUCKETS, SpeedHistogram, gigabytes_per_second};
 
 /// Transfers of one adapter in one direction since the start.
 #[derive(Debug)]

@@ -10,8 +10,7 @@ use larder_core::{AdapterGauges, Gauges};
 use larder_policy::reuse;
 use larder_types::Time;
 
-use super::family::{Families, Labels, owned};
-use super::{DEVICE, OTHERS};
+use super::family::{DEVICE, Families, Labels, OTHERS, owned};
 
 /// Everything that a scrape reads from the core, at one moment.
 pub(super) struct Snapshot {

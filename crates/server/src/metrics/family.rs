@@ -3,6 +3,13 @@
 use larder_core::stats::Exposed;
 use larder_core::stats::residency::Histogram;
 
+/// The label value of everything above a limit. Its series exist from the start, so that the first scrape has every
+/// name with its labels.
+pub(super) const OTHERS: &str = "(other)";
+
+/// The device that workers copy to and from.
+pub(crate) const DEVICE: &str = "cpu";
+
 /// A source of metrics.
 pub(crate) trait Collect {
     /// Adds the current values to `out`.

@@ -15,49 +15,34 @@ pub(crate) mod family;
 mod process;
 mod recent;
 mod requests;
+pub mod scrape;
 mod server;
+mod speed;
 mod tenants;
 mod text;
 mod whatif;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use larder_core::Hit;
 use larder_core::TransferSpec;
-use larder_core::stats::residency::Histogram;
 use larder_types::ids::AdapterId;
 use larder_wire::operation::Operation;
 
-use self::adapters::{AdapterStats, AdapterTransfers};
+use self::adapters::AdapterTransfers;
 use self::copies::Copies;
-use self::core_stats::Snapshot;
-use self::family::{Collect, Families, Family, Labels};
+use self::family::{Collect, Families, Labels};
 use self::recent::{Recent, Timed};
 use self::requests::Requests;
+use self::speed::gigabytes_per_second;
 use self::tenants::Tenants;
-use crate::app::state::State;
 use crate::config::Config;
 
 pub use self::adapters::{Batch, Traffic};
 pub use self::requests::{DURATION_BUCKETS, Latency, Outcome};
 pub use self::tenants::{Direction, EarlyExit};
-
-/// The label that names the server in every series, if configured.
-const INSTANCE_LABEL: &str = "service_instance_id";
-
-/// The label value of everything above a limit. Its series exist from the start, so that the first scrape has every
-/// name with its labels.
-const OTHERS: &str = "(other)";
-
-/// The device that workers copy to and from.
-pub(crate) const DEVICE: &str = "cpu";
-
-/// Upper bounds of speeds, in gigabytes per second.
-const SPEED_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0];
-
-type SpeedHistogram = Histogram<{ SPEED_BUCKETS.len() }>;
 
 /// What the server counts.
 #[derive(Debug)]
@@ -200,34 +185,6 @@ impl Collect for Metrics {
         self.tenants.collect(out);
         self.adapters.collect(out);
     }
-}
-
-fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9)
-}
-
-/// All metrics at this moment.
-pub(crate) fn gather(state: &State) -> Vec<Family> {
-    let mut out = Families::default();
-    let tag = &state.config.l1.tag;
-    state.metrics.collect(&mut out);
-    let snapshot = state.core().read(Snapshot::of);
-    snapshot.collect(&mut out, tag);
-    let adapters = state.l2.adapters().zip(&snapshot.adapters);
-    let adapters: Vec<AdapterStats<'_>> = adapters
-        .map(|((id, adapter), (counters, gauges))| AdapterStats { id, adapter, counters, gauges })
-        .collect();
-    adapters::collect(&mut out, &adapters, tag);
-    whatif::collect(&mut out, state);
-    server::collect(&mut out, state);
-    process::collect(&mut out);
-    let instance = state.config.metrics.instance_label.then_some(state.config.instance_id.as_str());
-    out.into_vec(instance.map(|id| (INSTANCE_LABEL, id)))
-}
-
-/// All metrics in the text format that Prometheus scrapes.
-pub fn exposition(state: &State) -> String {
-    text::encode(&gather(state))
 }
 
 /// A hash of the configuration without the server's own name: equal on servers that are meant to be equal.

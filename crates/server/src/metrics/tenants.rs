@@ -8,8 +8,8 @@ use larder_core::counters;
 use larder_core::stats::NAMES_MAX;
 use larder_core::stats::residency::Histogram;
 
-use super::family::{Collect, Distribution, Families, Labels, owned};
-use super::{DEVICE, OTHERS, SpeedHistogram};
+use super::family::{Collect, DEVICE, Distribution, Families, Labels, OTHERS, owned};
+use super::speed::{SPEED_BUCKETS, SpeedHistogram};
 
 /// (model, salt) pairs that get their own series; all others are counted together.
 const TENANTS_MAX: usize = NAMES_MAX;
@@ -121,10 +121,8 @@ impl ByName {
         if self.tenants.len() > TENANTS_MAX && !self.tenants.contains_key(&name) {
             name = others();
         }
-        let empty = || Speeds {
-            store: Histogram::new(&super::SPEED_BUCKETS),
-            retrieve: Histogram::new(&super::SPEED_BUCKETS),
-        };
+        let empty =
+            || Speeds { store: Histogram::new(&SPEED_BUCKETS), retrieve: Histogram::new(&SPEED_BUCKETS) };
         let speeds = self.speeds.entry(name.0.clone()).or_insert_with(empty);
         (self.tenants.entry(name).or_default(), speeds)
     }

@@ -10,6 +10,7 @@
 
 mod collector;
 mod collector_status;
+pub mod exporter_status;
 mod metrics;
 mod spans;
 #[cfg(test)]
@@ -18,7 +19,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -30,6 +30,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use self::collector::{Collector, Failure, Grpc};
 use self::collector_status::{Change, CollectorStatus, Signal};
+use self::exporter_status::ExporterStatus;
 use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::metrics::family::Family;
@@ -51,36 +52,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls of one flush of spans: enough for all queued spans and a batch sent again.
 const CALLS_PER_FLUSH: usize = WAITING_MAX / BATCH + 1;
 
-/// The state of the exporter, for metrics.
-#[derive(Debug, Default)]
-pub struct ExporterStatus {
-    is_up: AtomicBool,
-    failures: AtomicU64,
-    spans: AtomicU64,
-}
-
-/// [`ExporterStatus`] at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Whether the collector answered the last call.
-    pub is_up: bool,
-    /// Calls that failed or were refused.
-    pub failures: u64,
-    /// Spans delivered.
-    pub spans: u64,
-}
-
-impl ExporterStatus {
-    /// The counts now.
-    pub fn counts(&self) -> Counts {
-        Counts {
-            is_up: self.is_up.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-            spans: self.spans.load(Ordering::Relaxed),
-        }
-    }
-}
-
 /// The running exporter.
 #[derive(Debug)]
 pub struct Exporter {
@@ -95,7 +66,7 @@ impl Exporter {
         let config = state.config.otlp.as_ref()?;
         let read = state.config.metrics.enabled.then(|| {
             let state = state.clone();
-            Box::new(move || crate::metrics::gather(&state)) as ReadMetrics
+            Box::new(move || crate::metrics::scrape::gather(&state)) as ReadMetrics
         });
         let traces = state.traces.clone();
         let source = Source {
@@ -220,7 +191,7 @@ impl<C: Collector> Pusher<C> {
             match answer {
                 Ok(rejected) => {
                     let sent = std::mem::take(&mut self.unsent).len() as u64;
-                    self.status.spans.fetch_add(sent.saturating_sub(rejected), Ordering::Relaxed);
+                    self.status.add_spans(sent.saturating_sub(rejected));
                     traces.lost(rejected.min(sent));
                 }
                 Err(Failure::Refused(_)) => {
@@ -233,7 +204,6 @@ impl<C: Collector> Pusher<C> {
 
     /// Counts the result of a call, and logs a change of the collector's state.
     fn note(&mut self, signal: Signal, failure: Option<&Failure>) {
-        self.status.failures.fetch_add(u64::from(failure.is_some()), Ordering::Relaxed);
         let (name, signal_name) = (&self.name, signal.name());
         match (self.collector_status.update(signal, failure), failure) {
             (Some(Change::Down), Some(failure)) => {
@@ -247,7 +217,7 @@ impl<C: Collector> Pusher<C> {
             }
             _ => {}
         }
-        self.status.is_up.store(!self.collector_status.is_down(), Ordering::Relaxed);
+        self.status.update(!self.collector_status.is_down(), failure.is_some());
     }
 }
 

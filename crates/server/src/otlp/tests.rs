@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::exporter_status::Counts;
 use super::*;
 use crate::observe::traces::LookupEnd;
 

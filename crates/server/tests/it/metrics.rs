@@ -433,6 +433,43 @@ async fn scrape_answers_with_100_000_objects() {
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
     c.register(7, "m").await;
+    fill_with_100_000_objects(&server);
+    let gauges = server.state.core().read(|core, _| core.gauges());
+    assert_eq!((gauges.l1.resident_objects, gauges.lookup_leases), (100_000, 65_500));
+    let times = |of: &dyn Fn()| {
+        let mut times: Vec<_> = (0..101)
+            .map(|_| {
+                let started = std::time::Instant::now();
+                of();
+                started.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[50]
+    };
+    let gauges = times(&|| {
+        std::hint::black_box(server.state.core().read(|core, _| core.gauges()));
+    });
+    let scrape = times(&|| drop(larder_server::metrics::scrape::exposition(&server.state)));
+    println!("100,000 objects, 65,500 sessions: gauges {gauges:?}, scrape {scrape:?}");
+    for path in ["/status", "/metrics"] {
+        let mut times = Vec::new();
+        for _ in 0..21 {
+            let started = std::time::Instant::now();
+            assert_eq!(server.get(path).await.0, 200);
+            times.push(started.elapsed());
+        }
+        times.sort();
+        println!("GET {path}, connection included: {:?} (worst {:?})", times[10], times[20]);
+    }
+    let (_, text) = server.get("/metrics").await;
+    println!("{} bytes", text.len());
+    assert_eq!(Scrape::parse(&text).get("lmcache_mp_lookup_leases", &[]), 65_500.0);
+    server.stop().await;
+}
+
+/// Stores 100,000 objects and opens as many lookup leases as there may be.
+fn fill_with_100_000_objects(server: &TestServer) {
     let (model, salt): (std::sync::Arc<str>, std::sync::Arc<str>) = ("m".into(), "".into());
     for prompt in 0..100u32 {
         let hash = |i: u32| ChunkHash::new(&[&prompt.to_le_bytes()[..], &i.to_le_bytes()[..]].concat());
@@ -470,36 +507,4 @@ async fn scrape_answers_with_100_000_objects() {
             }
         });
     }
-    let gauges = server.state.core().read(|core, _| core.gauges());
-    assert_eq!((gauges.l1.resident_objects, gauges.lookup_leases), (100_000, 65_500));
-    let times = |of: &dyn Fn()| {
-        let mut times: Vec<_> = (0..101)
-            .map(|_| {
-                let started = std::time::Instant::now();
-                of();
-                started.elapsed()
-            })
-            .collect();
-        times.sort();
-        times[50]
-    };
-    let gauges = times(&|| {
-        std::hint::black_box(server.state.core().read(|core, _| core.gauges()));
-    });
-    let scrape = times(&|| drop(larder_server::metrics::exposition(&server.state)));
-    println!("100,000 objects, 65,500 sessions: gauges {gauges:?}, scrape {scrape:?}");
-    for path in ["/status", "/metrics"] {
-        let mut times = Vec::new();
-        for _ in 0..21 {
-            let started = std::time::Instant::now();
-            assert_eq!(server.get(path).await.0, 200);
-            times.push(started.elapsed());
-        }
-        times.sort();
-        println!("GET {path}, connection included: {:?} (worst {:?})", times[10], times[20]);
-    }
-    let (_, text) = server.get("/metrics").await;
-    println!("{} bytes", text.len());
-    assert_eq!(Scrape::parse(&text).get("lmcache_mp_lookup_leases", &[]), 65_500.0);
-    server.stop().await;
 }

@@ -166,6 +166,23 @@ async fn request(c: &mut Client, server: &TestServer, name: &str) -> i64 {
     hit
 }
 
+fn find(metrics: &[Metric], name: &str) -> Metric {
+    metrics.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+/// The value and the start time of a counter's series.
+fn total(metrics: &[Metric], name: &str, unit: &str, label: (&str, &str)) -> (i64, u64) {
+    let metric = find(metrics, name);
+    assert_eq!(metric.unit, unit, "{name}");
+    let Some(Data::Sum(sum)) = metric.data else { panic!("{name} is no sum") };
+    assert!(sum.is_monotonic && sum.aggregation_temporality() == AggregationTemporality::Cumulative);
+    let has = |point: &&NumberDataPoint| text(&point.attributes, label.0).as_deref() == Some(label.1);
+    let point = sum.data_points.iter().find(has).unwrap_or_else(|| panic!("{name} of {label:?}"));
+    assert!(point.start_time_unix_nano > 0 && point.time_unix_nano >= point.start_time_unix_nano);
+    let Some(number_data_point::Value::AsInt(count)) = point.value else { panic!("{point:?}") };
+    (count, point.start_time_unix_nano)
+}
+
 #[tokio::test]
 async fn metrics_are_pushed_under_the_names_of_lmcache() {
     let mut collector = Collector::start().await;
@@ -200,20 +217,6 @@ async fn metrics_are_pushed_under_the_names_of_lmcache() {
     assert!(pusher.contains("\"is_running\":true"), "{pusher}");
     server.stop().await;
     let (last, _) = collector.seen();
-    let of = |metrics: &[Metric], name: &str| {
-        metrics.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no {name}")).clone()
-    };
-    let total = |metrics: &[Metric], name: &str, unit: &str, label: (&str, &str)| {
-        let metric = of(metrics, name);
-        assert_eq!(metric.unit, unit, "{name}");
-        let Some(Data::Sum(sum)) = metric.data else { panic!("{name} is no sum") };
-        assert!(sum.is_monotonic && sum.aggregation_temporality() == AggregationTemporality::Cumulative);
-        let has = |point: &&NumberDataPoint| text(&point.attributes, label.0).as_deref() == Some(label.1);
-        let point = sum.data_points.iter().find(has).unwrap_or_else(|| panic!("{name} of {label:?}"));
-        assert!(point.start_time_unix_nano > 0 && point.time_unix_nano >= point.start_time_unix_nano);
-        let Some(number_data_point::Value::AsInt(count)) = point.value else { panic!("{point:?}") };
-        (count, point.start_time_unix_nano)
-    };
     let tag = ("l1_tag", "_default");
     let (before, started) = total(&first, "lmcache_mp.l1_read", "chunks", tag);
     assert_eq!((before, (4, started)), (0, total(&last, "lmcache_mp.l1_read", "chunks", tag)));
@@ -229,7 +232,7 @@ async fn metrics_are_pushed_under_the_names_of_lmcache() {
     ] {
         assert_eq!(total(&last, name, unit, label).0, count, "{name}");
     }
-    let durations = of(&last, "lmcache_mp.request_duration");
+    let durations = find(&last, "lmcache_mp.request_duration");
     let Some(Data::Histogram(durations)) = durations.data else { panic!("a histogram") };
     assert_eq!(durations.aggregation_temporality(), AggregationTemporality::Cumulative);
     let lookups =
@@ -238,7 +241,7 @@ async fn metrics_are_pushed_under_the_names_of_lmcache() {
     assert_eq!((lookups.count, lookups.bucket_counts.iter().sum::<u64>()), (2, 2));
     assert_eq!(lookups.bucket_counts.len(), lookups.explicit_bounds.len() + 1);
     assert!(lookups.sum.unwrap() > 0.0);
-    let workers = of(&last, "lmcache_mp.workers");
+    let workers = find(&last, "lmcache_mp.workers");
     let Some(Data::Gauge(workers)) = workers.data else { panic!("a gauge") };
     assert_eq!(workers.data_points[0].value, Some(number_data_point::Value::AsDouble(1.0)));
     assert!(last.iter().all(|metric| metric.name != "target_info"), "target_info is the resource");

@@ -134,7 +134,7 @@ impl Traces {
     /// A worker, whose question arrived at `at`, begins to copy.
     pub fn copy_begins(&self, at: UnixTime, direction: Direction, spec: &TransferSpec<'_>) {
         let attributes = vec![
-            ("device", Value::Word(crate::metrics::DEVICE)),
+            ("device", Value::Word(crate::metrics::family::DEVICE)),
             ("engine_id", Value::Number(spec.instance.0)),
             ("model_name", Value::Text(spec.model.clone())),
             ("cache_salt", Value::Text(spec.salt.clone())),
