@@ -63,8 +63,11 @@ impl<const N: usize> From<&Histogram<N>> for Distribution {
 }
 
 impl Distribution {
-    /// Adds the observations of a histogram with the same bounds.
+    /// Adds the observations of a histogram with the same bounds. A default distribution has no bounds and takes them.
     pub(super) fn merge(&mut self, other: &Self) {
+        if self.buckets.is_empty() {
+            self.buckets = other.buckets.iter().map(|(bound, _)| (*bound, 0)).collect();
+        }
         for ((_, count), (_, more)) in self.buckets.iter_mut().zip(&other.buckets) {
             *count += more;
         }
@@ -173,4 +176,19 @@ impl Families {
 /// Labels with owned values.
 pub(crate) fn owned(labels: &[(&'static str, &str)]) -> Labels {
     labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_distributions_add_up_in_every_bucket() {
+        let one = Distribution { buckets: vec![(1.0, 1), (2.0, 2)], sum: 2.5, count: 3 };
+        let mut sum = Distribution::default();
+        sum.merge(&one);
+        assert_eq!(sum, one);
+        sum.merge(&one);
+        assert_eq!(sum, Distribution { buckets: vec![(1.0, 2), (2.0, 4)], sum: 5.0, count: 6 });
+    }
 }

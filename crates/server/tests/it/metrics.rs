@@ -298,6 +298,8 @@ async fn second_scrape_counts_what_happened_since_the_first() {
     for (name, labels, value) in expected {
         assert_eq!(after.get(name, labels), value, "{name}{labels:?}");
     }
+    let fastest = [("l2_name", "fs"), ("le", "100.0")];
+    assert!(after.get("lmcache_mp_l2_store_throughput_GB_per_second_bucket", &fastest) > 0.0);
     let batches = after.get("lmcache_mp_l2_store_submitted_requests_total", &[]);
     assert_eq!(after.get("lmcache_mp_l2_store_completed_requests_total", &l2), batches);
     assert_eq!(after.get("lmcache_mp_l2_store_throughput_GB_per_second_count", &l2), batches);
