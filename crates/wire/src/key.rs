@@ -199,7 +199,7 @@ impl CacheKey {
     /// The ranks that the key covers: its worker's, or all of the world for a scheduler's key.
     ///
     /// # Errors
-    /// The world is empty or larger than a [`KvRank`] can tell apart, or the worker is outside it.
+    /// The world is empty or too large for a [`KvRank`], or the worker is outside it.
     pub fn kv_ranks(&self) -> Result<Vec<KvRank>, KeyError> {
         if self.world_size == 0 || self.world_size > WORLD_SIZE_MAX {
             return Err(ObjectKeyError::WorldSize { world_size: self.world_size }.into());

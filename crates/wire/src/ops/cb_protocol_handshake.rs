@@ -1,9 +1,9 @@
 //! `cb_protocol_handshake`.
 
-use crate::codec::{Value, payloads};
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Blend: compares protocol versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +11,6 @@ pub struct CbProtocolHandshake {
     /// The client's version.
     pub version: i64,
 }
-
-payloads!(CbProtocolHandshake { version });
 
 /// Response of `cb_protocol_handshake`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,23 +34,6 @@ impl Value for Handshake {
     }
 }
 
-impl OperationSpec for CbProtocolHandshake {
-    const ID: Option<u8> = Some(33);
-    const NAME: &'static str = "cb_protocol_handshake";
-    type Response = Handshake;
+operation!(CbProtocolHandshake = Some(33), "cb_protocol_handshake", { version } -> Handshake, failure: None);
 
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for CbProtocolHandshake {
-    fn requests() -> Vec<Self> {
-        vec![Self { version: 1 }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![Handshake { server_version: 1, matches: false }]
-    }
-}
+samples!(CbProtocolHandshake: vec![Self { version: 1 }] => vec![Handshake { server_version: 1, matches: false }]);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::codec::{Payloads, Value, encode_frame};
 use crate::error::DecodeError;
-use crate::ops::{OperationSpec, payload_count};
+use crate::ops::{operation, payload_count, samples};
 
 /// Removes all objects from L1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,23 +30,6 @@ impl Payloads for Clear {
     }
 }
 
-impl OperationSpec for Clear {
-    const ID: Option<u8> = Some(20);
-    const NAME: &'static str = "clear";
-    type Response = ();
+operation!(Clear = Some(20), "clear", -> (), failure: Some(()));
 
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for Clear {
-    fn requests() -> Vec<Self> {
-        vec![Self { force: true }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(Clear: vec![Self { force: true }] => vec![()]);

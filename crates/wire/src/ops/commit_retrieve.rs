@@ -2,9 +2,8 @@
 
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
 use crate::key::CacheKey;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Releases the slots that a worker has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,25 +14,6 @@ pub struct CommitRetrieve {
     pub instance_id: InstanceId,
 }
 
-payloads!(CommitRetrieve { key, instance_id });
+operation!(CommitRetrieve = Some(19), "commit_retrieve", { key, instance_id } -> bool, failure: Some(true));
 
-impl OperationSpec for CommitRetrieve {
-    const ID: Option<u8> = Some(19);
-    const NAME: &'static str = "commit_retrieve";
-    type Response = bool;
-
-    fn failure() -> Option<Self::Response> {
-        Some(true)
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for CommitRetrieve {
-    fn requests() -> Vec<Self> {
-        vec![Self { key: super::tests::key(Some(0)), instance_id: super::tests::INSTANCE }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![true]
-    }
-}
+samples!(CommitRetrieve: vec![Self { key: key(Some(0)), instance_id: INSTANCE }] => vec![true]);

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
 use crate::key::CacheKey;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Publishes the slots that a worker has written, or brings the chunks as a pickle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,29 +17,10 @@ pub struct CommitStore {
     pub data: Bytes,
 }
 
-payloads!(CommitStore { key, instance_id, data });
+operation!(CommitStore = Some(17), "commit_store", { key, instance_id, data } -> bool, failure: Some(false));
 
-impl OperationSpec for CommitStore {
-    const ID: Option<u8> = Some(17);
-    const NAME: &'static str = "commit_store";
-    type Response = bool;
-
-    fn failure() -> Option<Self::Response> {
-        Some(false)
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for CommitStore {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            key: super::tests::key(Some(0)),
-            instance_id: super::tests::INSTANCE,
-            data: Bytes::from_static(&[1; 300]),
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![true]
-    }
-}
+samples!(CommitStore: vec![Self {
+    key: key(Some(0)),
+    instance_id: INSTANCE,
+    data: Bytes::from_static(&[1; 300]),
+}] => vec![true]);

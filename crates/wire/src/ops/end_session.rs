@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Ends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,6 @@ pub struct EndSession {
     pub request_id: Arc<str>,
 }
 
-payloads!(EndSession { request_id });
+operation!(EndSession = Some(13), "end_session", { request_id } -> (), failure: Some(()));
 
-impl OperationSpec for EndSession {
-    const ID: Option<u8> = Some(13);
-    const NAME: &'static str = "end_session";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for EndSession {
-    fn requests() -> Vec<Self> {
-        vec![Self { request_id: "request".into() }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(EndSession: vec![Self { request_id: "request".into() }] => vec![()]);

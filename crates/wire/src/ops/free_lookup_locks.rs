@@ -1,8 +1,7 @@
 //! `free_lookup_locks`.
 
-use crate::codec::payloads;
 use crate::key::CacheKey;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Releases read locks that a lookup took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,25 +12,6 @@ pub struct FreeLookupLocks {
     pub tp_size: i64,
 }
 
-payloads!(FreeLookupLocks { key, tp_size });
+operation!(FreeLookupLocks = Some(12), "free_lookup_locks", { key, tp_size } -> (), failure: Some(()));
 
-impl OperationSpec for FreeLookupLocks {
-    const ID: Option<u8> = Some(12);
-    const NAME: &'static str = "free_lookup_locks";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for FreeLookupLocks {
-    fn requests() -> Vec<Self> {
-        vec![Self { key: super::tests::key(None), tp_size: 1 }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(FreeLookupLocks: vec![Self { key: key(None), tp_size: 1 }] => vec![()]);

@@ -1,8 +1,7 @@
 //! `lookup`.
 
-use crate::codec::payloads;
 use crate::key::CacheKey;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Starts to look for the cached prefix of a request. The hit is the result of `query_prefetch_status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,25 +12,6 @@ pub struct Lookup {
     pub tp_size: i64,
 }
 
-payloads!(Lookup { key, tp_size });
+operation!(Lookup = Some(8), "lookup", { key, tp_size } -> (), failure: Some(()));
 
-impl OperationSpec for Lookup {
-    const ID: Option<u8> = Some(8);
-    const NAME: &'static str = "lookup";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for Lookup {
-    fn requests() -> Vec<Self> {
-        vec![Self { key: super::tests::key(None), tp_size: 4 }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(Lookup: vec![Self { key: key(None), tp_size: 4 }] => vec![()]);

@@ -110,5 +110,49 @@ pub(crate) fn payload_count<O: OperationSpec>(found: usize) -> DecodeError {
     DecodeError::PayloadCount { operation: O::NAME, expected: O::COUNT, found }
 }
 
+/// Implements [`OperationSpec`] for a request: its id and name, its payload frames in order (left out if
+/// it implements [`Payloads`] itself), its result, and the result when it fails.
+macro_rules! operation {
+    ($type:ident = $id:expr, $name:literal, { $($fields:tt)* } -> $response:ty, failure: $failure:expr) => {
+        $crate::codec::payloads!($type { $($fields)* });
+        $crate::ops::operation!($type = $id, $name, -> $response, failure: $failure);
+    };
+    ($type:ident = $id:expr, $name:literal, -> $response:ty, failure: $failure:expr) => {
+        impl $crate::ops::OperationSpec for $type {
+            const ID: Option<u8> = $id;
+            const NAME: &'static str = $name;
+            type Response = $response;
+
+            fn failure() -> Option<$response> {
+                $failure
+            }
+        }
+    };
+}
+
+/// Requests and results for the tests: those of the reference read and write them too.
+macro_rules! samples {
+    ($type:ident: $requests:expr => $responses:expr) => {
+        #[cfg(test)]
+        #[allow(unused_imports, reason = "most samples use the common values")]
+        mod samples {
+            use super::*;
+            use $crate::ops::tests::*;
+
+            impl Samples for $type {
+                fn requests() -> Vec<Self> {
+                    $requests
+                }
+
+                fn responses() -> Vec<<Self as $crate::ops::OperationSpec>::Response> {
+                    $responses
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use {operation, samples};
+
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,10 @@
 use larder_types::dtype::{DType, tensor_bytes};
 use larder_types::object::{ObjectGroup, ObjectKey, check_object_group};
 
-use crate::codec::{KERNEL_GROUPS_MAX, Value, payloads, structure};
+use crate::codec::{KERNEL_GROUPS_MAX, Value, structure};
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Peer to peer: looks objects up and locks those found. The result is the id of the lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub struct P2pLookupAndLock {
     /// The layouts that the peer expects.
     pub layouts: GroupLayouts,
 }
-
-payloads!(P2pLookupAndLock { keys, layouts as "group_layout_descs" });
 
 /// Shapes and element types of the tensors that make up one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,26 +72,14 @@ impl Value for GroupLayouts {
     }
 }
 
-impl OperationSpec for P2pLookupAndLock {
-    const ID: Option<u8> = Some(29);
-    const NAME: &'static str = "p2p_lookup_and_lock";
-    type Response = i64;
+operation!(
+    P2pLookupAndLock = Some(29), "p2p_lookup_and_lock",
+    { keys, layouts as "group_layout_descs" } -> i64, failure: None
+);
 
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for P2pLookupAndLock {
-    fn requests() -> Vec<Self> {
-        let shapes = vec![vec![2, 16, 12], vec![4]];
-        let layout = MemoryLayout { shapes, dtypes: vec![DType::Float16, DType::Int8] };
-        let keys = vec![super::tests::object_key(0), super::tests::object_key(3)];
-        vec![Self { keys, layouts: GroupLayouts(vec![(0, layout)]) }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![0]
-    }
-}
+samples!(P2pLookupAndLock: {
+    let shapes = vec![vec![2, 16, 12], vec![4]];
+    let layout = MemoryLayout { shapes, dtypes: vec![DType::Float16, DType::Int8] };
+    let keys = vec![object_key(0), object_key(3)];
+    vec![Self { keys, layouts: GroupLayouts(vec![(0, layout)]) }]
+} => vec![0]);

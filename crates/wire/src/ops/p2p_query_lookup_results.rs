@@ -1,8 +1,8 @@
 //! `p2p_query_lookup_results`.
 
-use crate::codec::{Entry, payloads, structure};
+use crate::codec::{Entry, structure};
 use crate::object_key::OBJECT_KEYS_MAX;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Peer to peer: asks for the addresses of the objects of a lookup. The result has one address for each
 /// key of the lookup, or is nil while the lookup is pending.
@@ -11,8 +11,6 @@ pub struct P2pQueryLookupResults {
     /// The id that the lookup returned.
     pub lookup_id: i64,
 }
-
-payloads!(P2pQueryLookupResults { lookup_id });
 
 /// Address of an object in the server's pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,23 +32,9 @@ impl Entry for Address {
     const LIST_MAX: usize = OBJECT_KEYS_MAX;
 }
 
-impl OperationSpec for P2pQueryLookupResults {
-    const ID: Option<u8> = Some(30);
-    const NAME: &'static str = "p2p_query_lookup_results";
-    type Response = Option<Vec<Address>>;
+operation!(
+    P2pQueryLookupResults = Some(30), "p2p_query_lookup_results",
+    { lookup_id } -> Option<Vec<Address>>, failure: Some(Some(Vec::new()))
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(Some(Vec::new()))
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for P2pQueryLookupResults {
-    fn requests() -> Vec<Self> {
-        vec![Self { lookup_id: 70_000 }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![None, Some(vec![Address { offset: 4096, size: 768 }, Address::MISSING])]
-    }
-}
+samples!(P2pQueryLookupResults: vec![Self { lookup_id: 70_000 }] => vec![None, Some(vec![Address { offset: 4096, size: 768 }, Address::MISSING])]);

@@ -2,8 +2,7 @@
 
 use larder_types::object::ObjectKey;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Peer to peer: unlocks objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,6 @@ pub struct P2pUnlockObjects {
     pub keys: Vec<ObjectKey>,
 }
 
-payloads!(P2pUnlockObjects { keys });
+operation!(P2pUnlockObjects = Some(31), "p2p_unlock_objects", { keys } -> (), failure: Some(()));
 
-impl OperationSpec for P2pUnlockObjects {
-    const ID: Option<u8> = Some(31);
-    const NAME: &'static str = "p2p_unlock_objects";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for P2pUnlockObjects {
-    fn requests() -> Vec<Self> {
-        vec![Self { keys: Vec::new() }, Self { keys: vec![super::tests::object_key(0)] }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(P2pUnlockObjects: vec![Self { keys: Vec::new() }, Self { keys: vec![object_key(0)] }] => vec![()]);

@@ -2,8 +2,7 @@
 
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Heartbeat of a worker, or a probe. The result is false if the worker is not registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,6 @@ pub struct Ping {
     pub instance_id: Option<InstanceId>,
 }
 
-payloads!(Ping { instance_id });
+operation!(Ping = Some(22), "ping", { instance_id } -> bool, failure: None);
 
-impl OperationSpec for Ping {
-    const ID: Option<u8> = Some(22);
-    const NAME: &'static str = "ping";
-    type Response = bool;
-
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for Ping {
-    fn requests() -> Vec<Self> {
-        vec![Self { instance_id: None }, Self { instance_id: Some(super::tests::INSTANCE) }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![true]
-    }
-}
+samples!(Ping: vec![Self { instance_id: None }, Self { instance_id: Some(INSTANCE) }] => vec![true]);

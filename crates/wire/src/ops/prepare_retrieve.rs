@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use larder_types::InstanceId;
 
-use crate::codec::{Value, payloads};
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::key::CacheKey;
 use crate::msgpack::{Reader, Writer, required};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 use crate::slot::{Context, Slot};
 
 /// Asks for slots to read chunks from.
@@ -18,8 +18,6 @@ pub struct PrepareRetrieve {
     /// The worker.
     pub instance_id: InstanceId,
 }
-
-payloads!(PrepareRetrieve { key, instance_id });
 
 /// Response of `prepare_retrieve`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,24 +64,12 @@ impl Value for RetrievePlan {
     }
 }
 
-impl OperationSpec for PrepareRetrieve {
-    const ID: Option<u8> = Some(18);
-    const NAME: &'static str = "prepare_retrieve";
-    type Response = RetrievePlan;
+operation!(
+    PrepareRetrieve = Some(18), "prepare_retrieve",
+    { key, instance_id } -> RetrievePlan, failure: Some(RetrievePlan::Missing)
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(RetrievePlan::Missing)
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for PrepareRetrieve {
-    fn requests() -> Vec<Self> {
-        vec![Self { key: super::tests::key(Some(0)), instance_id: super::tests::INSTANCE }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        let pickle = RetrievePlan::Pickle(Bytes::from_static(b"p"));
-        vec![RetrievePlan::Missing, RetrievePlan::Slots(vec![super::tests::slot(4096)]), pickle]
-    }
-}
+samples!(PrepareRetrieve: vec![Self { key: key(Some(0)), instance_id: INSTANCE }] => {
+    let pickle = RetrievePlan::Pickle(Bytes::from_static(b"p"));
+    vec![RetrievePlan::Missing, RetrievePlan::Slots(vec![slot(4096)]), pickle]
+});

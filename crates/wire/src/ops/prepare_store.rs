@@ -2,11 +2,11 @@
 
 use larder_types::InstanceId;
 
-use crate::codec::{Value, payloads};
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::key::CacheKey;
 use crate::msgpack::{Reader, Writer, required};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 use crate::slot::{Context, Slot};
 
 /// Asks for slots to write chunks to.
@@ -17,8 +17,6 @@ pub struct PrepareStore {
     /// The worker.
     pub instance_id: InstanceId,
 }
-
-payloads!(PrepareStore { key, instance_id });
 
 /// Response of `prepare_store`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,24 +70,12 @@ impl Value for StorePlan {
     }
 }
 
-impl OperationSpec for PrepareStore {
-    const ID: Option<u8> = Some(16);
-    const NAME: &'static str = "prepare_store";
-    type Response = StorePlan;
+operation!(
+    PrepareStore = Some(16), "prepare_store",
+    { key, instance_id } -> StorePlan, failure: Some(StorePlan::NOTHING)
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(StorePlan::NOTHING)
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for PrepareStore {
-    fn requests() -> Vec<Self> {
-        vec![Self { key: super::tests::key(Some(0)), instance_id: super::tests::INSTANCE }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        let slots = vec![super::tests::slot(0), super::tests::slot(1 << 33)];
-        vec![StorePlan::Pickle, StorePlan::Slots { slots, chunk_indices: vec![0, 5] }]
-    }
-}
+samples!(PrepareStore: vec![Self { key: key(Some(0)), instance_id: INSTANCE }] => {
+    let slots = vec![slot(0), slot(1 << 33)];
+    vec![StorePlan::Pickle, StorePlan::Slots { slots, chunk_indices: vec![0, 5] }]
+});

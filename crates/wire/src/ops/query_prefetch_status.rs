@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Asks for the result of a lookup: chunks hit, or nil while it is pending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,9 @@ pub struct QueryPrefetchStatus {
     pub request_id: Arc<str>,
 }
 
-payloads!(QueryPrefetchStatus { request_id });
+operation!(
+    QueryPrefetchStatus = Some(9), "query_prefetch_status",
+    { request_id } -> Option<i64>, failure: Some(Some(0))
+);
 
-impl OperationSpec for QueryPrefetchStatus {
-    const ID: Option<u8> = Some(9);
-    const NAME: &'static str = "query_prefetch_status";
-    type Response = Option<i64>;
-
-    fn failure() -> Option<Self::Response> {
-        Some(Some(0))
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for QueryPrefetchStatus {
-    fn requests() -> Vec<Self> {
-        vec![Self { request_id: "request".into() }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![None, Some(70_000)]
-    }
-}
+samples!(QueryPrefetchStatus: vec![Self { request_id: "request".into() }] => vec![None, Some(70_000)]);

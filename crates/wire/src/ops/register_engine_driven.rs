@@ -7,7 +7,7 @@ use larder_types::InstanceId;
 
 use crate::codec::{Payloads, Value, encode_frame, structure};
 use crate::error::DecodeError;
-use crate::ops::{OperationSpec, payload_count};
+use crate::ops::{operation, payload_count, samples};
 
 /// Registers a worker that copies by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,33 +71,19 @@ pub struct Pool {
 
 structure!(Pool { shm_name = String::new(), pool_size = 0 });
 
-impl OperationSpec for RegisterEngineDriven {
-    const ID: Option<u8> = Some(14);
-    const NAME: &'static str = "register_kv_cache_engine_driven_context";
-    type Response = Pool;
+operation!(
+    RegisterEngineDriven = Some(14), "register_kv_cache_engine_driven_context",
+    -> Pool, failure: None
+);
 
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for RegisterEngineDriven {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            instance_id: super::tests::INSTANCE,
-            model_name: "org/model".into(),
-            world_size: 4,
-            block_size: 16,
-            num_layers: 32,
-            hidden_dim_size: 1024,
-            dtype: "half".to_owned(),
-            use_mla: false,
-            num_physical_slots: None,
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![Pool { shm_name: "pool".to_owned(), pool_size: 1 << 40 }]
-    }
-}
+samples!(RegisterEngineDriven: vec![Self {
+    instance_id: INSTANCE,
+    model_name: "org/model".into(),
+    world_size: 4,
+    block_size: 16,
+    num_layers: 32,
+    hidden_dim_size: 1024,
+    dtype: "half".to_owned(),
+    use_mla: false,
+    num_physical_slots: None,
+}] => vec![Pool { shm_name: "pool".to_owned(), pool_size: 1 << 40 }]);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use larder_types::InstanceId;
 
-use crate::codec::{Entry, KERNEL_GROUPS_MAX, Value, payloads, structure};
+use crate::codec::{Entry, KERNEL_GROUPS_MAX, Value, structure};
 use crate::device_handle::DeviceHandle;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 use crate::text_enum::text_enum;
 
 /// Registers an engine's KV tensors, which the server is to copy.
@@ -29,16 +29,6 @@ pub struct RegisterKvCache {
     /// The groups of layers; empty for one group of all.
     pub groups: Vec<GroupInfo>,
 }
-
-payloads!(RegisterKvCache {
-    instance_id,
-    handles as "kv_cache",
-    model_name,
-    world_size,
-    engine_type,
-    layout_hints,
-    groups as "engine_group_infos",
-});
 
 text_enum! {
     /// The engine behind a registration; it decides how layouts are recognised.
@@ -169,44 +159,30 @@ impl Entry for GroupInfo {
     const LIST_MAX: usize = KERNEL_GROUPS_MAX;
 }
 
-impl OperationSpec for RegisterKvCache {
-    const ID: Option<u8> = Some(1);
-    const NAME: &'static str = "register_kv_cache";
-    type Response = ();
+operation!(
+    RegisterKvCache = Some(1), "register_kv_cache",
+    { instance_id, handles as "kv_cache", model_name, world_size, engine_type, layout_hints, groups as "engine_group_infos" } -> (), failure: None
+);
 
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for RegisterKvCache {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            instance_id: super::tests::INSTANCE,
-            handles: vec![super::tests::device_handle(), super::tests::device_handle()],
-            model_name: "org/model".into(),
-            world_size: 4,
-            engine_type: EngineType::Sglang,
-            layout_hints: LayoutHints {
-                kv_layout: Some(KvLayout::Blhnc),
-                num_kv_heads: Some(8),
-                tokens_per_block: Some(64),
-                kv_list_layout: Some(KvListLayout::KThenV),
-                head_dim: Some(128),
-            },
-            groups: vec![GroupInfo {
-                engine_group_id: 1,
-                layer_indices: vec![0, 1, 300],
-                tokens_per_block: 64,
-                sw_size_tokens: -1,
-                extra_object_group_tag: 2,
-                recurrent_state: true,
-            }],
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(RegisterKvCache: vec![Self {
+    instance_id: INSTANCE,
+    handles: vec![device_handle(), device_handle()],
+    model_name: "org/model".into(),
+    world_size: 4,
+    engine_type: EngineType::Sglang,
+    layout_hints: LayoutHints {
+        kv_layout: Some(KvLayout::Blhnc),
+        num_kv_heads: Some(8),
+        tokens_per_block: Some(64),
+        kv_list_layout: Some(KvListLayout::KThenV),
+        head_dim: Some(128),
+    },
+    groups: vec![GroupInfo {
+        engine_group_id: 1,
+        layer_indices: vec![0, 1, 300],
+        tokens_per_block: 64,
+        sw_size_tokens: -1,
+        extra_object_group_tag: 2,
+        recurrent_state: true,
+    }],
+}] => vec![()]);

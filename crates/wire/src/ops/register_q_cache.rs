@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::codec::Payloads;
 use crate::error::DecodeError;
-use crate::ops::{OperationSpec, RegisterKvCache, payload_count};
+use crate::ops::{RegisterKvCache, operation, payload_count, samples};
 
 /// Registers a ring of query tensors, with the payloads of `register_kv_cache`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,23 +25,6 @@ impl Payloads for RegisterQCache {
     }
 }
 
-impl OperationSpec for RegisterQCache {
-    const ID: Option<u8> = Some(3);
-    const NAME: &'static str = "register_q_cache";
-    type Response = ();
+operation!(RegisterQCache = Some(3), "register_q_cache", -> (), failure: None);
 
-    fn failure() -> Option<Self::Response> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for RegisterQCache {
-    fn requests() -> Vec<Self> {
-        RegisterKvCache::requests().into_iter().map(Self).collect()
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(RegisterQCache: RegisterKvCache::requests().into_iter().map(Self).collect() => vec![()]);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use larder_types::InstanceId;
 
-use crate::codec::{Entry, payloads, structure};
-use crate::ops::OperationSpec;
+use crate::codec::{Entry, structure};
+use crate::ops::{operation, samples};
 
 /// Reports which blocks the engine gave to which request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,6 @@ pub struct ReportBlockAllocation {
     /// The allocations since the last report.
     pub records: Vec<BlockAllocation>,
 }
-
-payloads!(ReportBlockAllocation { instance_id, model_name, records });
 
 /// The blocks that the engine gave to one request since its last report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,31 +35,17 @@ impl Entry for BlockAllocation {
     const LIST_MAX: usize = 1 << 16;
 }
 
-impl OperationSpec for ReportBlockAllocation {
-    const ID: Option<u8> = Some(23);
-    const NAME: &'static str = "report_block_allocation";
-    type Response = ();
+operation!(
+    ReportBlockAllocation = Some(23), "report_block_allocation",
+    { instance_id, model_name, records } -> (), failure: Some(())
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for ReportBlockAllocation {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            instance_id: super::tests::INSTANCE,
-            model_name: "org/model".into(),
-            records: vec![BlockAllocation {
-                request_id: "request".to_owned(),
-                new_block_ids: vec![1, 2],
-                new_token_ids: vec![3; 20],
-            }],
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(ReportBlockAllocation: vec![Self {
+    instance_id: INSTANCE,
+    model_name: "org/model".into(),
+    records: vec![BlockAllocation {
+        request_id: "request".to_owned(),
+        new_block_ids: vec![1, 2],
+        new_token_ids: vec![3; 20],
+    }],
+}] => vec![()]);

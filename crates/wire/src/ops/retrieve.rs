@@ -3,10 +3,9 @@
 use bytes::Bytes;
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
 use crate::key::CacheKey;
-use crate::ops::OperationSpec;
 use crate::ops::store::Copied;
+use crate::ops::{operation, samples};
 
 /// Copies chunks into the engine's blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,31 +22,15 @@ pub struct Retrieve {
     pub skip_first_tokens: i64,
 }
 
-payloads!(Retrieve { key, instance_id, block_ids, event, skip_first_tokens as "skip_first_n_tokens" });
+operation!(
+    Retrieve = Some(7), "retrieve",
+    { key, instance_id, block_ids, event, skip_first_tokens as "skip_first_n_tokens" } -> Copied, failure: Some(Copied::default())
+);
 
-impl OperationSpec for Retrieve {
-    const ID: Option<u8> = Some(7);
-    const NAME: &'static str = "retrieve";
-    type Response = Copied;
-
-    fn failure() -> Option<Self::Response> {
-        Some(Copied::default())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for Retrieve {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            key: super::tests::key(Some(0)),
-            instance_id: super::tests::INSTANCE,
-            block_ids: vec![vec![5; 20]],
-            event: Bytes::new(),
-            skip_first_tokens: 16,
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![Copied::default()]
-    }
-}
+samples!(Retrieve: vec![Self {
+    key: key(Some(0)),
+    instance_id: INSTANCE,
+    block_ids: vec![vec![5; 20]],
+    event: Bytes::new(),
+    skip_first_tokens: 16,
+}] => vec![Copied::default()]);

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use larder_types::InstanceId;
 
-use crate::codec::{Value, payloads};
+use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::key::CacheKey;
 use crate::msgpack::{Reader, Writer};
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Copies chunks out of the engine's blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,6 @@ pub struct Store {
     /// Handle of the event to wait for before copying.
     pub event: Bytes,
 }
-
-payloads!(Store { key, instance_id, block_ids, event });
 
 /// Result of a copy by the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,28 +44,14 @@ impl Value for Copied {
     }
 }
 
-impl OperationSpec for Store {
-    const ID: Option<u8> = Some(6);
-    const NAME: &'static str = "store";
-    type Response = Copied;
+operation!(
+    Store = Some(6), "store",
+    { key, instance_id, block_ids, event } -> Copied, failure: Some(Copied::default())
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(Copied::default())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for Store {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            key: super::tests::key(Some(3)),
-            instance_id: super::tests::INSTANCE,
-            block_ids: vec![vec![0, 1, 70_000], vec![]],
-            event: Bytes::from_static(b"event"),
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![Copied { event: Bytes::from_static(&[3; 64]), success: true }]
-    }
-}
+samples!(Store: vec![Self {
+    key: key(Some(3)),
+    instance_id: INSTANCE,
+    block_ids: vec![vec![0, 1, 70_000], vec![]],
+    event: Bytes::from_static(b"event"),
+}] => vec![Copied { event: Bytes::from_static(&[3; 64]), success: true }]);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use larder_types::InstanceId;
 use larder_types::object::ChunkHash;
 
-use crate::codec::{Entry, payloads, structure};
-use crate::ops::OperationSpec;
+use crate::codec::{Entry, structure};
+use crate::ops::{operation, samples};
 use crate::text_enum::text_enum;
 use crate::tokens::Tokens;
 
@@ -31,8 +31,6 @@ pub struct SubscribeKvEvents {
     /// Events per batch.
     pub max_events: i64,
 }
-
-payloads!(SubscribeKvEvents { instance_id, model_name, cursor, max_events });
 
 impl SubscribeKvEvents {
     /// The cursor and the events per batch; `None` if one of them is not allowed.
@@ -104,44 +102,32 @@ pub struct EventBatch {
 
 structure!(EventBatch { enabled, incarnation, next_cursor, lost, events });
 
-impl OperationSpec for SubscribeKvEvents {
-    const ID: Option<u8> = None;
-    const NAME: &'static str = "subscribe_kv_events";
-    type Response = Option<EventBatch>;
+operation!(
+    SubscribeKvEvents = None, "subscribe_kv_events",
+    { instance_id, model_name, cursor, max_events } -> Option<EventBatch>, failure: Some(None)
+);
 
-    fn failure() -> Option<Self::Response> {
-        Some(None)
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for SubscribeKvEvents {
-    fn requests() -> Vec<Self> {
-        vec![Self {
-            instance_id: super::tests::INSTANCE,
-            model_name: "org/model".into(),
-            cursor: 0,
-            max_events: 1024,
-        }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        let event = |seq, kind| Event {
-            seq,
-            kind,
-            medium: MEDIUM_CPU.into(),
-            model_name: "org/model".into(),
-            block_hashes: vec![ChunkHash::from_digest([1; 32])],
-            parent_block_hash: (seq > 1).then(|| ChunkHash::from_digest([2; 32])),
-            tokens: vec![1, 70_000].into(),
-        };
-        let batch = EventBatch {
-            enabled: true,
-            incarnation: 1_795_339_904_836_733_593,
-            next_cursor: 2,
-            lost: false,
-            events: vec![event(1, EventKind::Stored), event(2, EventKind::Removed)],
-        };
-        vec![None, Some(batch)]
-    }
-}
+samples!(SubscribeKvEvents: vec![Self {
+    instance_id: INSTANCE,
+    model_name: "org/model".into(),
+    cursor: 0,
+    max_events: 1024,
+}] => {
+    let event = |seq, kind| Event {
+        seq,
+        kind,
+        medium: MEDIUM_CPU.into(),
+        model_name: "org/model".into(),
+        block_hashes: vec![ChunkHash::from_digest([1; 32])],
+        parent_block_hash: (seq > 1).then(|| ChunkHash::from_digest([2; 32])),
+        tokens: vec![1, 70_000].into(),
+    };
+    let batch = EventBatch {
+        enabled: true,
+        incarnation: 1_795_339_904_836_733_593,
+        next_cursor: 2,
+        lost: false,
+        events: vec![event(1, EventKind::Stored), event(2, EventKind::Removed)],
+    };
+    vec![None, Some(batch)]
+});

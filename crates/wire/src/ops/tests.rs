@@ -76,7 +76,7 @@ where
     }
 }
 
-macro_rules! samples {
+macro_rules! tests_of_all {
     ($($module:ident::$name:ident),+ $(,)?) => {
         #[test]
         fn samples_round_trip() {
@@ -117,7 +117,7 @@ macro_rules! samples {
     };
 }
 
-for_each_operation!(samples);
+for_each_operation!(tests_of_all);
 
 #[test]
 fn nil_is_a_result_only_where_it_is_declared() {

@@ -2,8 +2,7 @@
 
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Withdraws the registration of a worker that copies by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,9 @@ pub struct UnregisterEngineDriven {
     pub instance_id: InstanceId,
 }
 
-payloads!(UnregisterEngineDriven { instance_id });
+operation!(
+    UnregisterEngineDriven = Some(15), "unregister_kv_cache_engine_driven_context",
+    { instance_id } -> (), failure: Some(())
+);
 
-impl OperationSpec for UnregisterEngineDriven {
-    const ID: Option<u8> = Some(15);
-    const NAME: &'static str = "unregister_kv_cache_engine_driven_context";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for UnregisterEngineDriven {
-    fn requests() -> Vec<Self> {
-        vec![Self { instance_id: super::tests::INSTANCE }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(UnregisterEngineDriven: vec![Self { instance_id: INSTANCE }] => vec![()]);

@@ -2,8 +2,7 @@
 
 use larder_types::InstanceId;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// Withdraws the registration of an engine's KV tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,25 +11,6 @@ pub struct UnregisterKvCache {
     pub instance_id: InstanceId,
 }
 
-payloads!(UnregisterKvCache { instance_id });
+operation!(UnregisterKvCache = Some(2), "unregister_kv_cache", { instance_id } -> (), failure: Some(()));
 
-impl OperationSpec for UnregisterKvCache {
-    const ID: Option<u8> = Some(2);
-    const NAME: &'static str = "unregister_kv_cache";
-    type Response = ();
-
-    fn failure() -> Option<Self::Response> {
-        Some(())
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for UnregisterKvCache {
-    fn requests() -> Vec<Self> {
-        vec![Self { instance_id: super::tests::INSTANCE }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![()]
-    }
-}
+samples!(UnregisterKvCache: vec![Self { instance_id: INSTANCE }] => vec![()]);

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::payloads;
-use crate::ops::OperationSpec;
+use crate::ops::{operation, samples};
 
 /// As `query_prefetch_status`, but waits for the lookup to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,25 +14,9 @@ pub struct WaitPrefetchStatus {
     pub timeout: Duration,
 }
 
-payloads!(WaitPrefetchStatus { request_id, timeout });
+operation!(
+    WaitPrefetchStatus = Some(10), "wait_prefetch_status",
+    { request_id, timeout } -> Option<i64>, failure: Some(Some(0))
+);
 
-impl OperationSpec for WaitPrefetchStatus {
-    const ID: Option<u8> = Some(10);
-    const NAME: &'static str = "wait_prefetch_status";
-    type Response = Option<i64>;
-
-    fn failure() -> Option<Self::Response> {
-        Some(Some(0))
-    }
-}
-
-#[cfg(test)]
-impl super::tests::Samples for WaitPrefetchStatus {
-    fn requests() -> Vec<Self> {
-        vec![Self { request_id: "request".into(), timeout: Duration::from_millis(1500) }]
-    }
-
-    fn responses() -> Vec<Self::Response> {
-        vec![None, Some(4)]
-    }
-}
+samples!(WaitPrefetchStatus: vec![Self { request_id: "request".into(), timeout: Duration::from_millis(1500) }] => vec![None, Some(4)]);

@@ -61,7 +61,7 @@ impl<'a> Storage<'a> {
         let (dtype, key, count) = storage_id(&id)?;
         match &keys {
             Value::List(keys) if matches!(keys[..], [Value::Text(only)] if only == key) => {}
-            _ => return Err(PickleError::malformed("a stream holds other storages than it says")),
+            _ => return Err(PickleError::malformed("a stream holds other storages than it declares")),
         }
         let (stored_count, bytes) = rest.split_first_chunk().ok_or(PickleError::Truncated)?;
         if i128::from(i64::from_le_bytes(*stored_count)) != count {
@@ -69,7 +69,7 @@ impl<'a> Storage<'a> {
         }
         match usize::try_from(count).ok().and_then(|count| count.checked_mul(dtype.width())) {
             Some(expected) if expected == bytes.len() => Ok(Self { dtype, bytes }),
-            _ => Err(PickleError::malformed("a storage has another size than it says")),
+            _ => Err(PickleError::malformed("a storage has another size than it declares")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use larder_types::hash::{HashAlgorithm, TokenHasher};
-use larder_types::object::{ChunkHash, KvRank, ObjectKey, ObjectKeyError};
+use larder_types::object::{ChunkHash, ObjectKey, ObjectKeyError};
 use larder_wire::codec::{Value as _, encode_frame};
 use larder_wire::error::DecodeError;
 use larder_wire::key::{CacheKey, KeyError};
@@ -68,7 +68,7 @@ fn keys_map_to_the_object_keys_of_the_reference() {
         assert_eq!(all[chunks], chunk_hashes, "{record}");
         let groups: Vec<u32> = tokens(&record["object_group_ids"]);
         if key.world_size > 255 {
-            // The reference lets these overflow into names that several ranks share.
+            // The reference lets these overflow, and several ranks get the same name.
             let world_size = ObjectKeyError::WorldSize { world_size: key.world_size };
             assert_eq!(objects(&key, &chunk_hashes, &groups), Err(world_size.into()));
             refused += 1;
@@ -114,7 +114,7 @@ fn keys_decode_and_encode_as_in_the_reference() {
         let key = decoded.unwrap_or_else(|error| panic!("{note}: {error}"));
         let encoded = encode_frame(&key);
         if note == "defaulted fields absent" {
-            // The reference leaves out what was left out; we send all that an old client would.
+            // The reference omits the absent fields; this encoder writes all that an old client sends.
             assert_eq!(decode(&encoded), Ok(key), "{note}");
         } else {
             assert_eq!(hex(&encoded), text(&record, "reencoded"), "{note}");

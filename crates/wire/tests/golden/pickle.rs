@@ -10,7 +10,7 @@ const FILE: &str = "pickle.json";
 
 fn row_major(tensor: &Tensor<'_>) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(tensor.byte_len()).expect("a small tensor")];
-    tensor.copy_to(&mut bytes).expect("room for the tensor");
+    tensor.copy_to(&mut bytes).expect("a buffer of the tensor's size");
     bytes
 }
 
