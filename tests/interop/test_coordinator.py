@@ -193,7 +193,7 @@ def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess]
         reported(lambda: coordinator.places(worker, later) == [both] * 4, "a full resync")
         sizes = coordinator.get(f"/instances/{name}/usage")
         assert sizes["declared_capacity"], "after a restart: expected the capacities again"
-        warnings = [line for line in server.log().splitlines() if "cannot be reached" in line]
+        warnings = server.log_lines(" WARN ", "coordinator")
         assert len(warnings) == 3, f"one warning for each outage, not {warnings}"
     finally:
         coordinator.close()

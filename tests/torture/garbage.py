@@ -146,7 +146,8 @@ def _request_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, se
 
 def run(seconds: float, seed: int) -> Report:
     report = Report(f"garbage from {CONNECTIONS} connections")
-    with ServerProcess(chunk_size=traffic.CHUNK_TOKENS, l1_gib=traffic.POOL_GIB) as server:
+    expected = ("WARN .*worker not served", "WARN .*half-?.open")
+    with ServerProcess(chunk_size=traffic.CHUNK_TOKENS, l1_gib=traffic.POOL_GIB, expected_log=expected) as server:
         fds_before, rss_before = server.open_files(), server.resident_mib()
         counts = _serve_among(server, seconds, seed, report)
         report.counters |= {f"good client: {name}": value for name, value in vars(counts).items()}

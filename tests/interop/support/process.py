@@ -34,7 +34,7 @@ POOL_PREFIX = "lmcache_l1_pool_"
 _serial = itertools.count()
 _PR_SET_PDEATHSIG = 1
 # A log line is: time, level, message; as JSON, it has a field "level".
-_PROBLEM = re.compile(r"^\S+ +(WARN|ERROR) |\"level\":\"(WARN|ERROR)\"|panicked at")
+_PROBLEM = re.compile(r"^[0-9T:.-]+Z +(WARN|ERROR) |\"level\":\"(WARN|ERROR)\"|panicked at")
 
 
 def unique_name(prefix: str = "larder_test") -> str:
@@ -71,6 +71,12 @@ def larder_binary() -> str:
     if not path or not os.access(path, os.X_OK):
         raise RuntimeError(f"LARDER_BIN must name the built server binary, not {path!r} (run 'make build')")
     return path
+
+
+def unexpected_lines(log: str, expected: tuple[str, ...] = ()) -> list[str]:
+    """WARN and ERROR lines of a server's log, and panics, that no pattern of `expected` matches."""
+    problems = [line for line in log.splitlines() if _PROBLEM.search(line)]
+    return [line for line in problems if not any(re.search(pattern, line) for pattern in expected)]
 
 
 @dataclass
@@ -234,14 +240,13 @@ class ServerProcess:
         return Path(self.log_path).read_text(errors="replace")
 
     def unexpected_log_lines(self) -> list[str]:
-        """WARN and ERROR lines, and panics, that no pattern of `expected_log` matches."""
         if self.reference or not os.path.exists(self.log_path):
             return []
-        return [
-            line
-            for line in self.log().splitlines()
-            if _PROBLEM.search(line) and not any(re.search(pattern, line) for pattern in self.expected_log)
-        ]
+        return unexpected_lines(self.log(), self.expected_log)
+
+    def log_lines(self, *parts: str) -> list[str]:
+        """The lines of the log that contain all of the parts, a level such as " WARN " among them."""
+        return [line for line in self.log().splitlines() if all(part in line for part in parts)]
 
     def assert_healthy(self) -> None:
         """Still running, with no unexpected WARN or ERROR in its log."""
