@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The way to L2 and back, each time beside the plain file I/O of the same moment.
+"""Store to L2 and load back, each measured in turn with plain file I/O.
 
 How fast files are written on a virtual machine depends on whether its host still has to give it the
 memory for them, so a bound taken at another moment means little. This takes turns, and touches a

@@ -78,7 +78,7 @@ class LiveEngine:
         return self.finish(timeout_s)
 
     def begin(self) -> None:
-        """Ask for a round without waiting for it."""
+        """Start a round without waiting for it."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(b"{}\n")
@@ -87,7 +87,7 @@ class LiveEngine:
             raise EngineDied(self._last_words()) from None
 
     def finish(self, timeout_s: float = 120.0) -> Round:
-        """The round that was asked for."""
+        """Wait for the round that was started."""
         answer = self._read(timeout_s)
         return Round(answer["tokens"], answer["cached"], answer["seconds"], time.monotonic())
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What an operator meets, measured: start, refusal, idle, /status and /metrics, and what a scrape costs others.
+"""Measures start, refusal of bad flags, idle cost, /status and /metrics, and the cost of a scrape for others.
 
     bench/surface.py                        all sections, with $LARDER_BIN or target/release/larder
     bench/surface.py --sections status,lookup --objects 100000
@@ -42,7 +42,7 @@ PAGE = 4096
 PATHS = ("/status", "/metrics", "/cache/stats", "/readyz", "/healthcheck")
 SCRAPER = "import surface, sys; surface.scrape(int(sys.argv[1]), float(sys.argv[2]))"
 
-# Wrong values that the reference takes without a word, and the flag a line has to name.
+# Wrong values that the reference accepts silently, and the flag that the message has to name.
 REFUSED: tuple[tuple[str, ...], ...] = (
     ("--port", "70000"),
     ("--chunk-size", "0"),
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server process on ports of its own."""
+    """A server process on free ports."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -93,7 +93,7 @@ def server(larder: str, *flags: str) -> Iterator[Server]:
 
 
 class Http:
-    """GETs over one connection that is kept."""
+    """GETs over one kept connection."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)

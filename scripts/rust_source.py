@@ -1,4 +1,4 @@
-"""A little of Rust's syntax, for the checks in this folder."""
+"""Parses as much of Rust as the checks in this folder need."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _patterns(nodes: list[pytest.Item]) -> tuple[str, ...]:
-    """What the markers `expect_log` of these tests and their modules list."""
+    """The patterns of the markers `expect_log` of these tests and their modules."""
     return tuple(pattern for node in nodes for marker in node.iter_markers("expect_log") for pattern in marker.args)
 
 
@@ -78,7 +78,7 @@ def client(server: ServerProcess) -> Iterator[Any]:
 
 @pytest.fixture
 def worker(client: Any) -> Iterator[stock.Worker]:
-    """A registered stock worker of a model of its own."""
+    """A registered stock worker with its own model."""
     registered = stock.Worker(client, stock.fresh_model()).register()
     yield registered
     registered.close()

@@ -1,11 +1,11 @@
-"""Where a stock tool shows something else of our server than of the reference, and why.
+"""Where a stock tool shows other values for our server than for the reference, and why.
 
 ``test_stock_tools`` allows these differences and no other.
 """
 
 from __future__ import annotations
 
-# Values that differ from run to run; only that they are there, and their types, are compared.
+# Values that differ from run to run; only their presence and type are compared.
 VOLATILE = ("url", "_time_ms", "_mean", "_min", "_max", "_p50", "_p99")
 
 # -- reasons --------------------------------------------------------------------
@@ -18,7 +18,7 @@ SORTED = "quotas are listed by salt"
 L1_TOO = "what a salt uses counts L1, where its quota holds as well"
 NO_SESSION = "a store that has ended leaves no session open"
 
-# tool -> beginning of keys -> why we show them besides.
+# tool -> beginning of keys -> why we show them in addition.
 MORE: dict[str, dict[str, str]] = {
     "describe": {"/metrics/kernel_groups/": EVERY_WORKER, "/metrics/models/": EVERY_WORKER},
     "viewer": {

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ours
 
 @pytest.fixture(autouse=True)
 def others_stay_served(server: ServerProcess, worker: Worker, tokens: list[int]) -> Iterator[None]:
-    """After every test here, a worker that was there before stores and reads back."""
+    """After each test, a worker that registered before it can still store and read back."""
     yield
     server.assert_healthy()
     assert worker.store(tokens) == [0, 1, 2, 3]
@@ -29,7 +29,7 @@ def others_stay_served(server: ServerProcess, worker: Worker, tokens: list[int])
 
 
 def still_answers(raw: RawConnection) -> None:
-    """The connection that misbehaved is usable too, and nothing stale is in its way."""
+    """The connection that sent the invalid message stays usable, with no stale answer on it."""
     uid = raw.send("noop")
     assert raw.receive() == [uid, encode(24), encode("OK")]
 
@@ -89,7 +89,7 @@ ILL_TYPED: dict[str, tuple[int, list[bytes], list[bytes]]] = {
 
 @pytest.mark.parametrize("case", ILL_TYPED.values(), ids=ILL_TYPED.keys())
 def test_ill_typed_requests_are_answered_or_dropped(raw: RawConnection, case: tuple[int, list[bytes], Any]) -> None:
-    """An undecodable payload may be dropped; if it is answered, then with the failure value."""
+    """An undecodable payload may be dropped; any answer is the failure value."""
     operation, payloads, failure = case
     bad, good = encode("bad"), encode("good")
     raw.send_frames(bad, encode(operation), *payloads)

@@ -1,4 +1,4 @@
-"""A stock coordinator learns of a server: registration, heartbeats, sizes, and where each object lies."""
+"""Reports to a stock coordinator: registration, heartbeats, sizes, and the location of each object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ours
 
 
 class Coordinator:
-    """``lmcache coordinator`` on a port of its own."""
+    """``lmcache coordinator`` on a free port."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -60,7 +60,7 @@ class Coordinator:
             return False
 
     def stop(self) -> None:
-        """At once, as in a crash: it keeps nothing."""
+        """SIGKILL: the coordinator saves nothing."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -83,7 +83,7 @@ class Coordinator:
         return self.get("/directory/lookup", asked)["results"]
 
     def places(self, worker: Worker, tokens: list[int]) -> list[set[str]]:
-        """For each chunk the tiers and backends that have it."""
+        """The tiers and backends of each chunk."""
         return [{f"{p['tier']} {p['backend']}" for p in r["placements"]} for r in self.directory(worker, tokens)]
 
 
@@ -148,7 +148,7 @@ def test_directory_lists_the_location_of_each_object(
     reported(lambda: coordinator.places(worker, tokens) == [{"l2 fs"}] * 2 + [set()] * 2, "two deleted from L2")
     assert server.metric("lmcache_mp_coordinator_lost_events_total") == 0
     server.terminate()
-    # Its memory went with it. What is in files is still there.
+    # L1 is gone with the server; the files of L2 remain.
     assert coordinator.places(worker, tokens)[:2] == [{"l2 fs"}] * 2
     client.close()
 
@@ -164,17 +164,17 @@ def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess]
     both, checkpoint, copy = {"l1 dram", "l2 fs"}, tmp_path / "checkpoint", tmp_path / "copy"
     kept = ("--checkpoint-path", str(checkpoint), "--checkpoint-interval", "0.2")
     reported(lambda: server.metric("lmcache_mp_coordinator_failures_total") >= 3, "several attempts")
-    assert worker.hit(tokens) == 4, "without a coordinator: expected the server to serve as ever"
+    assert worker.hit(tokens) == 4, "without a coordinator: expected the server to keep serving"
     try:
         coordinator.start(*kept)
-        reported(lambda: coordinator.places(worker, tokens) == [both] * 4, "what had waited")
+        reported(lambda: coordinator.places(worker, tokens) == [both] * 4, "the pending reports")
         written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         reported(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > written, "a checkpoint with all that")
         copy.write_bytes(checkpoint.read_bytes())
         keys = [r["key"] for r in coordinator.directory(worker, tokens)[3:]]
         server.http("/cache/objects", "DELETE", json.dumps({"keys": keys, "tier": "l1"}).encode())
         gone_from_l1 = [both] * 3 + [{"l2 fs"}]
-        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "that the last chunk left memory")
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "the removal of the last chunk from L1")
         coordinator.stop()
         failures = server.metric("lmcache_mp_coordinator_failures_total")
         reported(lambda: server.metric("lmcache_mp_coordinator_failures_total") > failures, "a failed call")
@@ -184,8 +184,8 @@ def test_coordinator_may_start_late_and_stop(start: Callable[..., ServerProcess]
         checkpoint.write_bytes(copy.read_bytes())
         coordinator.start(*kept)
         reported(lambda: name in coordinator.instances(), "the server registered again")
-        reported(lambda: coordinator.places(worker, later) == [both] * 4, "what was stored meanwhile")
-        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "what is really there")
+        reported(lambda: coordinator.places(worker, later) == [both] * 4, "the chunks stored during the outage")
+        reported(lambda: coordinator.places(worker, tokens) == gone_from_l1, "the actual locations")
         coordinator.stop()
         checkpoint.unlink()
         coordinator.start()

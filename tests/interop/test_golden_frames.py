@@ -27,7 +27,7 @@ RECORDINGS = [
 
 
 def check(step: Step, outcome: Outcome, recorded: Outcome, known: Difference | None) -> str | None:
-    """What is wrong with the outcome of one step, if anything."""
+    """The problem with the outcome of one step, or an empty string."""
     where = f"step {step.number} ({step.note})"
     if known is None:
         if outcome == recorded:

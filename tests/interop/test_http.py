@@ -1,4 +1,4 @@
-"""The HTTP side: probes, version, metrics, and the stock command line against them."""
+"""HTTP: probes, version and metrics, also through the stock command line."""
 
 from __future__ import annotations
 

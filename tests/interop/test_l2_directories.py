@@ -29,7 +29,7 @@ CHUNKS = 3
 
 @dataclass(frozen=True)
 class Owner:
-    """One rank of one model of one tenant: what sets its files apart from all others."""
+    """One rank of one model of one tenant: what the names of its files contain."""
 
     model: str
     shape: Shape = field(default_factory=Shape)

@@ -1,4 +1,4 @@
-"""What the prefetch policies cost: the same prompts again and again, from an L1 that starts empty.
+"""L2 reads of the prefetch policies: the same prompts in several rounds, from an empty L1.
 
 The server counts the objects that it read from L2. Under `default` an object is removed from L1
 with its last reader and is read again in each round; under `retain` it is read once.
@@ -45,7 +45,7 @@ def test_three_rounds_over_fifteen_chunks(start: Callable[..., ServerProcess], t
         worker.store(tokens)
     eventually(lambda: filler.metric(STORED) == OBJECTS, f"{OBJECTS} objects stored in L2")
 
-    # All servers live to the end: one that stops can leave the stock client's only polling thread stuck.
+    # All servers run to the end: one that stops can leave the stock client's only polling thread stuck.
     for policy, loads in (("default", [15, 30, 45]), ("retain", [15, 15, 15])):
         server = start(flags=flags(tmp_path, policy), l1_gib=1)
         reader = Worker(stock_client(server.url), MODEL).register()

@@ -17,12 +17,12 @@ API = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text
 
 
 def resolved(schema: Any) -> Any:
-    """The schema as a document of its own, in which its references lead somewhere."""
+    """The schema as a document whose references resolve."""
     return {"components": API["components"], **schema}
 
 
 def check(server: ServerProcess, method: str, path: str, template: str = "", body: Any = None) -> Any:
-    """Make the call and hold its answer against the description; the answer."""
+    """Make the call, check its answer against the description, and return it."""
     data = None if body is None else json.dumps(body).encode()
     answer = server.http(path, method, data)
     described = API["paths"][template or path.split("?")[0]][method.lower()]["responses"]
@@ -39,7 +39,7 @@ def check(server: ServerProcess, method: str, path: str, template: str = "", bod
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A server with L2 and everything on, to which a worker has stored a prompt."""
+    """A server with L2 and every optional part, and one stored prompt."""
     files = tmp_path_factory.mktemp("l2")
     adapter = {"type": "fs", "base_path": str(files), "max_capacity_gb": 1, "eviction": {"eviction_policy": "IsolatedLRU"}}
     flags = (

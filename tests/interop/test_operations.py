@@ -179,7 +179,7 @@ def test_optional_operations_return_their_empty_value(client: Any, tokens: list[
 
 
 def test_engine_registration_by_handles_never_breaks_others(client: Any, server: ServerProcess, worker: Worker) -> None:
-    """Refused or not, the connection and everybody else stay well."""
+    """Refused or not, this connection and all others stay usable."""
     client.register_kv_cache(fresh_instance(), [], "m", 1, EngineType.VLLM, {}, [])
     assert client.noop().result(ANSWER_S) == "OK"
     assert client.ping(worker.instance).result(ANSWER_S) is True

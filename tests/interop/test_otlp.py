@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
-# Servers are started from this process while gRPC's threads run: what gRPC does after a fork, in case the child
-# wants to use it too, ends the child at times.
+# Servers are started from this process while gRPC's threads run, and gRPC's handlers for forks can end such a
+# child.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import grpc  # noqa: E402
@@ -50,7 +50,7 @@ class Traces(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 class Collector:
-    """Keeps the last totals and all spans."""
+    """Stores the last totals and all spans."""
 
     def __init__(self, port: int = 0) -> None:
         self.metrics: dict[str, Any] = {}

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ours
 WIDE = (1360, 900)
 PHONE = (390, 800)
 
-# It asks every 2 s; a machine that does other things as well may take its time to draw.
+# The page polls every 2 s, and a busy machine draws slowly.
 SHOWN_S = 60.0
 
 
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def look(browser: Browser, tmp_path: Path) -> Callable[[str], None]:
-    """Leave a picture of what is to be seen."""
+    """Save a screenshot."""
     folder = Path(os.environ.get("LARDER_SCREENSHOTS", tmp_path))
     return lambda name: browser.screenshot(folder / f"{name}.png")
 
@@ -67,7 +67,7 @@ def shows(browser: Browser, selector: str, accepts: Callable[[str | None], Any],
 
 
 def traffic(client: Any, prompts: int) -> Worker:
-    """Every prompt is stored and looked up twice; one more is looked up in vain."""
+    """Store every prompt and look it up twice; look up one more that misses."""
     worker = Worker(client, "org/model <b>7B</b>").register()
     for seed in range(prompts):
         tokens = stock.prompt(70_000 + seed)
@@ -93,7 +93,7 @@ def test_page_shows_the_status(start: Any, browser: Browser, look: Any, tmp_path
     assert hits["total_tokens"] == 21 * 64, "as many as were looked up"
     rate = f"{100 * hits['hit_rate']:.1f} % of {hits['total_tokens']:,} tokens"
     shows(browser, '[data-foot="hits"]', lambda text: text == f"Since the start {rate}", rate)
-    # The page was open all the while: what it saw is what there was.
+    # The page was open during all of it.
     shows(browser, '[data-reading="hits/all"]', lambda text: text == f"{100 * hits['hit_rate']:.1f} %", rate)
     objects = f"{l1['total_object_count']} objects, 0 held"
     shows(browser, '[data-foot="memory"]', lambda text: text.endswith(objects), objects)
@@ -103,7 +103,7 @@ def test_page_shows_the_status(start: Any, browser: Browser, look: Any, tmp_path
     shows(browser, "#adapters", lambda text: "works" in text and "\t40\t" in text, "40 objects in L2")
     shows(browser, "#operations", lambda text: "lookup\t" in text and "commit_retrieve" in text, "operations")
     shows(browser, "#policies", lambda text: "adaptive" in text and "rules" in text, "the active policy")
-    # What a client calls itself is text.
+    # A name that a client chose is shown as text.
     shows(browser, "#workers", lambda text: "org/model <b>7B</b>" in text and str(worker.instance) in text, "the worker")
     look("light")
     browser.prefer("dark")
@@ -127,7 +127,7 @@ def test_light_and_dark_are_readable(server: ServerProcess, browser: Browser) ->
     assert len(grounds) == 2, "light and dark differ"
 
 
-# The contrast of every text with the first ground behind it that is not transparent.
+# The contrast of every text with the first opaque background behind it.
 CONTRASTS = """
 (() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);

@@ -150,7 +150,7 @@ def test_worker_registers_again_after_a_restart(start: Callable[..., ServerProce
 
 
 def test_no_slots_for_a_worker_of_the_previous_process(start: Callable[..., ServerProcess]) -> None:
-    """It still maps the old pool, so until it registers again it must get nothing to write to."""
+    """It still maps the old pool, so until it registers again it must get no slots."""
     server, tokens = start(), prompt(6)
     model, instance = fresh_model(), fresh_instance()
     with server.connection() as raw:

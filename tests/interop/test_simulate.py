@@ -70,7 +70,7 @@ def theirs(folder: Path, chunks: list[int]) -> list[dict[str, Any]]:
 
 
 def test_hit_rates_are_equal_chunk_by_chunk(tmp_path: Path) -> None:
-    # One chunk per request leaves nothing of a request's inner order, only LRU.
+    # With one chunk per request only LRU matters, not the order within a request.
     single = [(CHUNK_TOKENS + 7, [chunk]) for _, chunks in prompts() for chunk in chunks]
     folder, sizes = log(tmp_path, single), [1, 2, 50, 300, 1000, 4000, 20_000]
     for mine, reference in zip(ours(folder, sizes), theirs(folder, sizes), strict=True):
@@ -116,7 +116,7 @@ def test_our_lookup_log_is_read_by_both_simulators(start: Callable[..., ServerPr
     command = [Path(sys.executable).parent / "lmcache", "tool", "cache-simulator", "simulate", "-i", folder]
     command += ["--cache-capacity-gib", "1", "-o", tmp_path / "chart.png"]
     done = subprocess.run(command, capture_output=True, timeout=240, text=True)
-    # The chart is not ours to draw: it needs matplotlib, which LMCache does not bring.
+    # No chart: it needs matplotlib, which LMCache does not install.
     assert f"kv_bytes_per_chunk = {object_bytes:,} bytes" in done.stdout, done
     command = [LARDER, "simulate", folder, "--l1", f"{100 * object_bytes}B", "--l2", "0", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""How a server ends when something hangs: in time, with one line about what it left, and with nothing left over."""
+"""A server with stuck work stops in time, logs one line about it, and leaves nothing behind."""
 
 from __future__ import annotations
 

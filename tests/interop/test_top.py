@@ -1,4 +1,4 @@
-"""``larder top`` in a terminal of its own."""
+"""``larder top`` in a pseudoterminal."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _restart_under_load(engine: LiveEngine, server: ServerProcess, restarts: int
 
 
 def _until_hits(engine: LiveEngine, computed: Round, report: Report) -> float:
-    """Generate until every prompt is served from the cache; when that was."""
+    """Generate until every prompt is served from the cache; returns the time of that."""
     deadline = time.monotonic() + LIMIT_S
     while True:
         now = engine.generate()

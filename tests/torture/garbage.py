@@ -1,4 +1,4 @@
-"""Connections that send garbage, at every layer, while a good client is served."""
+"""Connections that send invalid data at every layer while a correct client is served."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ READY = b"\x04\x29\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
 RSS_GROWTH_MIB = 256
 SLOWEST_MS = 2000
 
-# Left out: they are legal requests to throw away what the good client stored.
+# Left out: legal requests that delete what the correct client stored.
 _FORBIDDEN_NAMES = ("clear", "unregister_kv_cache_engine_driven_context")
 _FORBIDDEN = {OPERATIONS[name] for name in _FORBIDDEN_NAMES}
 
 
-def _throws_away(frames: list[bytes]) -> bool:
-    """Whether a request has become one of those by what was done to it: a lost frame moves the next one up."""
+def _deletes(frames: list[bytes]) -> bool:
+    """Whether damage has turned a request into one of those: a lost frame moves the next one up."""
     try:
         operation = msgspec.msgpack.decode(frames[1])
     except (IndexError, ValueError, msgspec.MsgspecError):
@@ -44,7 +44,7 @@ class Fuzz:
         self.rng = random.Random(seed)
 
     def stream(self) -> bytes:
-        """Bytes for a fresh TCP connection: from pure noise to almost right."""
+        """Bytes for a fresh TCP connection: from random to almost valid."""
         kind = self.rng.randrange(5)
         if kind == 0:
             return self.rng.randbytes(self.rng.randrange(1, 2000))
@@ -70,8 +70,8 @@ class Fuzz:
         return bytes([flags, len(body) & 255]) + body[:255]
 
     def request(self) -> list[bytes]:
-        """Frames for an established connection: any operation, payloads wrong in small ways."""
-        while _throws_away(frames := self._request()):
+        """Frames for an established connection: any operation, payloads with small errors."""
+        while _deletes(frames := self._request()):
             pass
         return frames
 
@@ -118,7 +118,7 @@ class Fuzz:
 
 
 def _bytes_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, sent: list[int]) -> None:
-    """Open a connection, send a broken stream, leave; again and again."""
+    """Repeatedly open a connection, send an invalid stream and close."""
     while not stop.is_set():
         try:
             with socket.create_connection(("127.0.0.1", server.port), timeout=2) as peer:
@@ -128,11 +128,11 @@ def _bytes_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, sent
                     sent[0] += 1
                 peer.recv(65536)
         except OSError:
-            pass  # refused, closed or silent: all of them are fine answers to garbage
+            pass  # refused, closed and silent are all acceptable
 
 
 def _request_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, sent: list[int]) -> None:
-    """Send damaged requests over a proper connection, and read what comes."""
+    """Send damaged requests over a valid connection, and read the answers."""
     with server.connection() as connection:
         while not stop.is_set():
             try:
@@ -145,15 +145,15 @@ def _request_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, se
 
 
 def run(seconds: float, seed: int) -> Report:
-    report = Report(f"garbage from {CONNECTIONS} connections")
+    report = Report(f"invalid data from {CONNECTIONS} connections")
     expected = ("WARN .*worker not served", "WARN .*half-?.open")
     with ServerProcess(chunk_size=traffic.CHUNK_TOKENS, l1_gib=traffic.POOL_GIB, expected_log=expected) as server:
         fds_before, rss_before = server.open_files(), server.resident_mib()
         counts = _serve_among(server, seconds, seed, report)
-        report.counters |= {f"good client: {name}": value for name, value in vars(counts).items()}
-        report.require(counts.chunks_verified > 0, "the good client verified nothing")
+        report.counters |= {f"correct client: {name}": value for name, value in vars(counts).items()}
+        report.require(counts.chunks_verified > 0, "the correct client verified nothing")
         report.require(
-            counts.slowest_ms < SLOWEST_MS, f"the good client waited {counts.slowest_ms} ms for one operation"
+            counts.slowest_ms < SLOWEST_MS, f"the correct client waited {counts.slowest_ms} ms for one operation"
         )
         growth = server.resident_mib() - rss_before
         report.counters["resident memory, gained (MiB)"] = round(growth)
@@ -167,7 +167,7 @@ def run(seconds: float, seed: int) -> Report:
 
 
 def _serve_among(server: ServerProcess, seconds: float, seed: int, report: Report) -> traffic.Counts:
-    """Run a good client, in a process of its own, among the bad ones; what it got done."""
+    """Run a correct client, in its own process, among the others; return its counts."""
     context = multiprocessing.get_context("forkserver")
     done, results = context.Event(), context.Queue()
     good = context.Process(target=traffic.verifier, args=(server.url, seed, done, results, 0.0))
@@ -189,8 +189,8 @@ def _serve_among(server: ServerProcess, seconds: float, seed: int, report: Repor
     for thread in threads:
         thread.join(10)
     if problem:
-        report.problems.append(f"the good client: {problem}")
-    report.counters |= {"broken streams sent": streams[0], "damaged requests sent": requests[0]}
+        report.problems.append(f"the correct client: {problem}")
+    report.counters |= {"invalid streams sent": streams[0], "damaged requests sent": requests[0]}
     return counts
 
 

@@ -31,7 +31,7 @@ FDS_SLACK = 2
 
 
 class Killing:
-    """Keeps a few victims running and kills them one after the other."""
+    """Starts clients and kills them, one after the other."""
 
     def __init__(self, url: str, seed: int) -> None:
         self.context = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""Clients that go on storing and reading while L2 misbehaves, each request held to its deadline."""
+"""Clients that keep storing and reading while L2 fails; each request has a deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to damage what is under a server: its directory, its disk, its threads, its files."""
+"""Faults of the directory, the disk, the I/O threads and the files under a server."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOBODY = 65534
 IO_THREADS = "larder-l2-fs"
 
 
-# -- a disk of its own ---------------------------------------------------------
+# -- a separate disk ---------------------------------------------------------
 @contextmanager
 def small_disk(path: Path, mib: int) -> Iterator[bool]:
-    """A tmpfs of that size on ``path``, if that is permitted; whether it is there."""
+    """Mount a tmpfs of that size on ``path`` if permitted; yields whether it is mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0755", "larder-torture", str(path)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
@@ -34,7 +34,7 @@ def small_disk(path: Path, mib: int) -> Iterator[bool]:
 # -- faults that begin and end ----------------------------------------------------
 @contextmanager
 def directory_replaced(path: Path) -> Iterator[None]:
-    """A file is where the directory was; at the end the directory is put back."""
+    """Replace the directory by a file, and restore it at the end."""
     away = path.with_name("away")
     path.rename(away)
     path.touch()
@@ -47,7 +47,7 @@ def directory_replaced(path: Path) -> Iterator[None]:
 
 @contextmanager
 def permission(path: Path, mode: int) -> Iterator[None]:
-    """The directory's mode; the server is not root, see ``NOBODY``."""
+    """Set the mode of the directory; the server runs as ``NOBODY``, not root."""
     path.chmod(mode)
     try:
         yield
@@ -57,7 +57,7 @@ def permission(path: Path, mode: int) -> Iterator[None]:
 
 @contextmanager
 def files_unreadable(path: Path) -> Iterator[None]:
-    """The files that are there can be found, and not opened."""
+    """The existing files can be found, but not opened."""
     files = [file for file in path.iterdir() if file.suffix == ".data"]
     for file in files:
         file.chmod(0)
@@ -71,7 +71,7 @@ def files_unreadable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_full(disk: Path) -> Iterator[None]:
-    """Not one more page on the disk."""
+    """Fill the disk to the last page."""
     ballast = disk / "ballast"
     try:
         with open(ballast, "wb", buffering=0) as file:
@@ -88,7 +88,7 @@ def disk_full(disk: Path) -> Iterator[None]:
 
 @contextmanager
 def threads_stopped(pid: int) -> Iterator[None]:
-    """The threads that do the file I/O stand still, as with a disk that does not answer.
+    """Stop the threads that do file I/O, as a disk that does not answer would.
 
     Begin it while they are idle: then they hold no lock, as a thread in a system call holds none.
     """
@@ -137,14 +137,14 @@ def may_stop_threads() -> bool:
 # -- damage to single files -----------------------------------------------------------
 @dataclass(frozen=True)
 class Damage:
-    """What is done to a file of an object."""
+    """One kind of damage to the file of an object."""
 
     name: str
     do: Callable[[Stored, random.Random], None]
 
-    def spread(self, directory: Directory, rng: random.Random, share: float) -> list[Stored]:
-        """Do it to a share of the files; those that it was done to."""
-        victims = directory.sample(rng, share)
+    def spread(self, directory: Directory, rng: random.Random, fraction: float) -> list[Stored]:
+        """Damage a fraction of the files; returns the damaged ones."""
+        victims = directory.sample(rng, fraction)
         for victim in victims:
             self.do(victim, rng)
         return victims
@@ -169,7 +169,7 @@ CUT, FLIPPED, REMOVED = Damage("files cut short", _cut), Damage("bits flipped", 
 
 
 def keep_spreading(directory: Directory, rng: random.Random, until: float) -> int:
-    """Damage files, one after the other, while others store and read; how many."""
+    """Damage files while clients store and read; returns how many."""
     done = 0
     while time.monotonic() < until:
         damage = rng.choice((CUT, FLIPPED, REMOVED))

@@ -85,7 +85,7 @@ class Rig:
         self.counts = traffic.Counts()
         self.slowest: dict[str, float] = {}
 
-    # -- looking ------------------------------------------------------------
+    # -- inspection ------------------------------------------------------------
     def reasons(self) -> list[str]:
         """The reasons that /readyz lists; none if its status is 200."""
         answer = self.server.http("/readyz")
@@ -117,7 +117,7 @@ class Rig:
         except AssertionError as error:
             raise AssertionError(f"{error}; held: {held()}") from None
 
-    # -- doing -----------------------------------------------------------------
+    # -- actions -----------------------------------------------------------------
     def clear(self) -> None:
         self.client.worker.c.call("clear")
 
@@ -135,7 +135,7 @@ class Rig:
         self.clear()
 
     def broken(self) -> list[str]:
-        """Files that are not what was stored, or not there."""
+        """Files that are wrong or missing."""
         files = list(self.directory.objects())
         missing = traffic.PROMPTS * traffic.CHUNKS - len(files)
         return [f"{missing} files are missing"] * bool(missing) + [
@@ -149,7 +149,7 @@ class Rig:
         assert not broken, f"after storing every prompt: {broken[:5]}"
 
     def heal(self) -> None:
-        """The same where files have been damaged, in as many rounds as it takes at most.
+        """The same where files have been damaged, in the largest number of rounds needed.
 
         A flipped bit is found when the object is loaded, and that takes all the chunks before it.
         """
@@ -160,7 +160,7 @@ class Rig:
         self.fill()
 
     def forget(self, prompt: int) -> None:
-        """A prompt is neither in L2 nor, with everything else, in L1."""
+        """Remove a prompt from L2, and everything from L1."""
         for stored in self.directory.objects():
             if stored.prompt == prompt:
                 stored.path.unlink()
@@ -189,7 +189,7 @@ class Rig:
 
 # -- the storage fails as a whole ----------------------------------------------------
 def outage(rig: Rig, fault: Fault, seconds: float) -> None:
-    """One fault from before it begins until everything is as before."""
+    """One fault, until the server has recovered from it."""
     old, new = rig.rng.sample(range(traffic.PROMPTS), 2)
     rig.fill()
     rig.forget(new)
@@ -249,7 +249,7 @@ def outages(rig: Rig, disk: Path | None) -> Iterator[Fault]:
 
 # -- files are damaged ------------------------------------------------------------------
 def damage_files(rig: Rig, damage: l2_damage.Damage) -> None:
-    """What is damaged is a miss, exactly, and storing heals it."""
+    """Exactly the damaged objects are misses, and storing them again repairs them."""
     rig.fill()
     victims = damage.spread(rig.directory, rig.rng, 0.2)
     for prompt in range(traffic.PROMPTS):
@@ -277,7 +277,7 @@ def damage_under_traffic(rig: Rig, seconds: float) -> None:
 # -- the parts -----------------------------------------------------------------------------
 @contextmanager
 def rig_over(folder: Path, adapter: dict, report: Report, seed: int) -> Iterator[Rig]:
-    """A server that is not root where that is possible, over ``folder/l2``."""
+    """A server over ``folder/l2``, not as root where possible."""
     user = l2_damage.NOBODY if os.geteuid() == 0 else None
     path = folder / "l2"
     path.mkdir()
@@ -323,7 +323,7 @@ def storage_fails(seconds: float, seed: int) -> Report:
 
 
 def operations_fail(seconds: float, seed: int) -> Report:
-    report = Report("L2 operations fail, hang, lie")
+    report = Report("L2 operations fail, hang and corrupt data")
     inner = {"type": "fs", "base_path": "{directory}", "checksum": True}
     adapter = {
         "type": "fault_inject", "inner": inner, "seed": seed, "rate": 0.01, "error_rate": 0.05, "hang_rate": 0.0005,
@@ -335,12 +335,12 @@ def operations_fail(seconds: float, seed: int) -> Report:
                 crowd.go_on(seconds)
             rig.take(crowd, "operations fail")
             rig.settle("after operations failed")
-            _spoilt(rig)
+            _check_files(rig)
     return report
 
 
-def _spoilt(rig: Rig) -> None:
-    """The faults have happened, and what they left is short or whole, never wrong."""
+def _check_files(rig: Rig) -> None:
+    """The faults have happened, and every file is short or whole, never wrong."""
     size = rig.directory.geometry.object_bytes
     full = [stored for stored in rig.directory.objects() if stored.path.stat().st_size == size]
     wrong = [stored.path.name for stored in full if not rig.directory.is_whole(stored)]

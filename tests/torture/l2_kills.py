@@ -1,4 +1,4 @@
-"""The server killed while it writes back to L2, again and again over the same directory.
+"""The server is killed while it writes back to L2, many times over the same directory.
 
 After each restart: every file is whole, byte for byte; what a client reads is right; the usage that
 the server reports is what is on disk; and nothing unfinished stays behind. Between two kills some of
@@ -41,7 +41,7 @@ ADAPTERS = {
 
 
 class Killing:
-    """One directory, and the server over it that is killed."""
+    """One directory and the server over it."""
 
     def __init__(self, name: str, folder: Path, report: Report, seed: int) -> None:
         path = folder / name.replace(" ", "-")
@@ -78,7 +78,7 @@ class Killing:
         self._thin_out()
 
     def _look(self) -> None:
-        """What the dead server left."""
+        """Check the files that the killed server left."""
         self.counters["unfinished files found after a kill"] += len(self.directory.unfinished())
         for stored in self.directory.objects():
             self.counters["files checked"] += 1
@@ -91,7 +91,7 @@ class Killing:
             stored.path.unlink()
 
     def _check(self) -> None:
-        """What the new server makes of it."""
+        """Check the usage that the new server reports."""
         directory, found = self.directory, {}
 
         def settled() -> bool:

@@ -1,4 +1,4 @@
-"""A directory of L2 files seen from outside: what should be in it, and what is.
+"""A directory of L2 files, checked without the server: expected and actual content.
 
 Names and contents are computed from the prompts, without asking the server.
 """
@@ -53,7 +53,7 @@ class Directory:
         return [entry.name for entry in os.scandir(self.path) if entry.name.endswith(UNFINISHED)]
 
     def is_whole(self, stored: Stored) -> bool:
-        """Whether the file has the bytes that its name stands for."""
+        """Whether the file has the bytes that belong to its name."""
         size = self.geometry.object_bytes
         content = bytearray(stored.path.read_bytes())
         if len(content) != size:
@@ -61,5 +61,5 @@ class Directory:
         at = ctypes.addressof((ctypes.c_char * size).from_buffer(content))
         return wire.mem_equal(at, traffic.DATA.chunk_addr(stored.prompt, stored.chunk, size), size)
 
-    def sample(self, rng: random.Random, share: float) -> list[Stored]:
-        return [stored for stored in self.objects() if rng.random() < share]
+    def sample(self, rng: random.Random, fraction: float) -> list[Stored]:
+        return [stored for stored in self.objects() if rng.random() < fraction]

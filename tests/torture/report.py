@@ -1,4 +1,4 @@
-"""What a torture part found: counters to print, and what went wrong."""
+"""The result of one part of the torture: counters and problems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Report:
-    """Counters and complaints of one part."""
+    """Counters and problems of one part."""
 
     title: str
     counters: dict[str, object] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Torture a server: clients killed, garbage sent, L2 failing, the server itself killed.
+"""Torture a server: clients killed, invalid data, L2 failures, the server killed.
 
-Bounded, and it prints what it counted. Exit status 0 only if nothing went wrong.
+Prints counters. Exit status 0 only without a failure.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     return found
 
 
-def carry_out(name: str, part: Callable[[], Report]) -> Report:
-    """A part that breaks off is a part that failed."""
+def run_part(name: str, part: Callable[[], Report]) -> Report:
+    """Runs a part; an exception is a failure."""
     try:
         return part()
     except Exception as error:
@@ -63,7 +63,7 @@ def main() -> int:
     reports = []
     for name, part in parts(args).items():
         if args.only in (None, name):
-            reports.append(carry_out(name, part))
+            reports.append(run_part(name, part))
             reports[-1].show()
     failed = sum(bool(r.problems) for r in reports)
     print(f"\ntorture: {len(reports) - failed} passed, {failed} failed")

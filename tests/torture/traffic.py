@@ -28,7 +28,7 @@ PROMPT_SET = [wire.make_prompt(seed, CHUNKS * CHUNK_TOKENS) for seed in range(PR
 
 
 class WrongBytes(AssertionError):
-    """A retrieve handed out bytes that were never stored under that key."""
+    """A retrieve returned bytes that were never stored under that key."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Client:
         return wire.make_key(self.geometry.model, PROMPT_SET[prompt], 0, chunks * CHUNK_TOKENS, request, worker_id)
 
     def store(self, prompt: int) -> int:
-        """Store what is not there; how many chunks that were."""
+        """Store the missing chunks; returns how many."""
         key, slots = self.prepare(prompt)
         if slots:
             wire.check(self.worker.c.call("commit_store", key, self.instance, wire.enc(b"")) is True,
@@ -91,7 +91,7 @@ class Client:
         return slots
 
     def prepare(self, prompt: int) -> tuple[bytes, int]:
-        """Reserve and fill what is not there; the key to commit, and how many chunks that are."""
+        """Reserve and fill the missing chunks; returns the key to commit and how many."""
         key = self._key(prompt, CHUNKS, next(self._requests))
         context = self.worker.c.call("prepare_store", key, self.instance)["context"]
         self.counts.stores += 1
@@ -110,7 +110,7 @@ class Client:
         wire.memcpy(target + half, source + half, half)
 
     def read(self, prompt: int) -> int:
-        """Look a prompt up and read what is there, comparing every byte; how many chunks that were."""
+        """Look a prompt up and read the hit, comparing every byte; returns how many chunks."""
         request = next(self._requests)
         call = self.worker.c.call
         call("lookup", self._key(prompt, CHUNKS, request, None), wire.enc(1))
@@ -142,7 +142,7 @@ class Client:
 
 
 def victim(url: str, seed: int, ready: object) -> None:
-    """Run until killed. Leaves by itself only because of wrong bytes (3) or a wrong answer (4)."""
+    """Run until killed. Exits only after wrong bytes (3) or a wrong answer (4)."""
     try:
         client = Client(url, pause_s=0.002, seed=seed)
         ready.release()

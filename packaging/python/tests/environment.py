@@ -1,4 +1,4 @@
-"""A Python environment of its own with the wheel in it, and what runs from there."""
+"""A new Python environment with the wheel, and the processes started from it."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class Environment:
         self._pip("uninstall", "--yes", "larder-kv")
 
     def files(self) -> set[str]:
-        """Everything in it."""
+        """Every file in it."""
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
 
     def _pip(self, *words: str) -> None:
-        # -B: pip must not leave compiled modules of its own, which a look at what it left would find.
+        # -B: pip must not write compiled modules, which would count as files left behind.
         command = [self.python, "-B", "-m", "pip", "--quiet", "--disable-pip-version-check", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"pip {' '.join(words)}: {done.stdout}{done.stderr}"
 
 
 def running(program: Path) -> list[int]:
-    """The processes of this very file."""
+    """The ids of the processes that run this file."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

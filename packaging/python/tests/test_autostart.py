@@ -1,4 +1,4 @@
-"""The hook by itself: which commands it takes over, and when it leaves them alone."""
+"""The hook alone: which commands it replaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOCK = ["/venv/bin/python", "-m", "lmcache.v1.multiprocess.http_server", "--hos
 
 @pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What the process would have become."""
+    """Records the calls of `exec`."""
     calls: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
     monkeypatch.setattr(binary, "find_binary", lambda: "/venv/bin/larder")

@@ -62,7 +62,7 @@ def test_uninstall_removes_every_file(tmp_path: Path) -> None:
 
 
 class Autostarted:
-    """What an engine's launcher starts, with the command of the installed LMCache."""
+    """A process as an engine's launcher starts it, with the command of the installed LMCache."""
 
     def __init__(self, environment: Environment, **variables: str) -> None:
         self.port, self.name = free_port(), unique_name()

@@ -1,1 +1,1 @@
-"""What the interop and torture tests share: server processes, raw frames, the stock client."""
+"""Shared by the interop and torture tests: server processes, raw frames, the stock client."""

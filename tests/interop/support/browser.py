@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A call that the browser does not answer within this has failed. The first one waits for its start.
+# Time limit of a call; the first one includes the start of the browser.
 ANSWER_S = 60.0
 
 # Debian's name for the small build without windows first.
@@ -107,7 +107,7 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    # -- what a person does ------------------------------------------------
+    # -- actions ------------------------------------------------
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
 
@@ -118,7 +118,7 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self, selector: str) -> str | None:
-        """What is written in the first element that ``selector`` finds; None without one."""
+        """The text of the first element that ``selector`` finds; None without one."""
         return self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? null")
 
     def press(self, key: str) -> None:
@@ -135,14 +135,14 @@ class Browser:
         )
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, also what one would have to scroll to."""
+        """The whole page, including what is below the window."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
-    # -- what it saw --------------------------------------------------------
+    # -- what was recorded --------------------------------------------------------
     def complaints(self) -> list[str]:
-        """Errors and warnings in the console, exceptions, and what a policy has blocked."""
+        """Errors and warnings in the console, exceptions, and what a security policy has blocked."""
         found = []
         for event in self.events:
             match event.get("method"), event.get("params"):
@@ -155,6 +155,6 @@ class Browser:
         return found
 
     def requested(self) -> list[str]:
-        """Every address that was asked for."""
+        """Every requested address."""
         sent = [e["params"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [parameters["request"]["url"] for parameters in sent]

@@ -215,13 +215,13 @@ class Replay:
         self._clients[message.client].send_frames(*self._with_our_ids(message.frames))
 
     def _with_our_ids(self, frames: list[bytes]) -> list[bytes]:
-        """The recorded id of a peer lookup is replaced by the one that we were given."""
+        """Replace the recorded id of a peer lookup by the id of this run."""
         recorded = decode(frames[2]) if frames[1:2] == [PEER_RESULTS] else None
         known = isinstance(recorded, int) and recorded < len(self._peer_lookups)
         return [*frames[:2], self._peer_lookups[recorded]] if known else frames
 
     def _provide_segments(self, message: Message) -> None:
-        """The client's own shared memory, which the recorded handles name, empty."""
+        """An empty file in place of the client's shared memory that the recorded handles name."""
         if message.frames[1:2] != [encode(OPERATIONS["register_kv_cache"])]:
             return
         for handle in decode(message.frames[3]):

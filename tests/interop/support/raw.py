@@ -1,4 +1,4 @@
-"""The wire itself: a DEALER socket, MessagePack frames, and cache keys as plain maps.
+"""Raw requests: a DEALER socket, MessagePack frames, and cache keys as plain maps.
 
 Nothing here imports LMCache, so a fault in the stock client cannot hide one in the server.
 """
@@ -90,7 +90,7 @@ class RawConnection:
         return message
 
     def call(self, operation: str | int, *payloads: Any, timeout_s: float = ANSWER_S) -> Any:
-        """Send one request and take its answer, which must be the next message."""
+        """Send one request and return its answer, which must be the next message."""
         uid = self.send(operation, *payloads)
         message = self.poll(timeout_s)
         assert message is not None, f"{operation}: expected an answer within {timeout_s} s, the server stayed silent"

@@ -1,4 +1,4 @@
-"""The unmodified LMCache client, with the few verbs the tests repeat.
+"""The unmodified LMCache client, with the steps that the tests repeat.
 
 Requests go through its own ``RequestClientFactory``, bytes through its own transfer
 contexts. Payload bytes are derived from (prompt, chunk, rank), so that every chunk can be
@@ -217,7 +217,7 @@ class Worker:
         return len(copied)
 
     def hit(self, tokens: list[int], end: int | None = None) -> int:
-        """Look up, give everything back, and return the hit length in chunks."""
+        """Look up, release everything, and return the hit length in chunks."""
         request = fresh_request("hit")
         chunks = self.lookup(tokens, request, end)
         self.release(tokens, request, 0, chunks * self.chunk_size)

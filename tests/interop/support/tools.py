@@ -1,4 +1,4 @@
-"""The stock tools, unmodified: several command lines in one process, for importing torch takes seconds.
+"""The stock tools, unmodified: several command lines in one process, because importing torch takes seconds.
 
 As a program it reads a JSON list of command lines, ``[MODULE, WORD...]``, and prints for each how it ended
 and its output.
