@@ -1,4 +1,4 @@
-// The page: asks the server every few seconds and shows the answer. It changes nothing on the server.
+// The page: polls the server every few seconds and shows the answer. It changes nothing on the server.
 
 import { Chart } from "./chart.js";
 import { bytes, clock, count, duration, frequency, percent, several, span, speed } from "./format.js";
@@ -8,10 +8,10 @@ import { verdict } from "./verdict.js";
 
 const EVERY_MS = 2000;
 const PATIENCE_MS = 5000;
-/** No chart shows less than this, or is cut into more pieces. */
+/** The shortest time that a chart shows, and the most pieces that it is divided into. */
 const SHOWN_SECONDS_MIN = 60;
 const PIECES_MAX = 60;
-/** How long a piece of a chart may be, in seconds. */
+/** Lengths of a piece of a chart, in seconds. */
 const PIECE_SECONDS = [4, 5, 10, 15, 30, 60];
 
 const ratio = (part, whole) => (whole > 0 ? part / whole : null);
@@ -21,7 +21,7 @@ const lookupTime = (q) => (sum) => {
   return lookups ? quantile(q, lookups.buckets, state.overview.bucket_bounds_seconds) : null;
 };
 
-/** The charts. A reading says a number above its chart, a line draws it. */
+/** The charts. A reading is a number above its chart, a line is drawn in it. */
 const CHARTS = [
   {
     id: "hits", name: "Hit rate", format: percent, most: 1,
@@ -68,7 +68,7 @@ const CHARTS = [
       { name: "Store", color: "second", value: perSecond("storedBytes") },
     ],
     foot: ({ stores, retrieves }) =>
-      `Under way: ${several(retrieves.active, "retrieve")}, ${several(stores.active, "store")}`,
+      `In progress: ${several(retrieves.active, "retrieve")}, ${several(stores.active, "store")}`,
   },
   {
     id: "lookups", name: "Lookup time", format: duration, least: 1e-4,
@@ -114,7 +114,7 @@ const history = new History(`larder ${location.pathname}`);
 const state = { overview: null, heard: null, silent: false, cursor: null, moment: Date.now() / 1000 };
 const byId = (id) => document.getElementById(id);
 
-/** A chart's card with its readings, and what redraws it. */
+/** A chart's card with its readings. Returns the function that redraws it. */
 function card(definition) {
   const chart = new Chart(definition, clock, (moment) => {
     state.cursor = moment;
@@ -192,7 +192,7 @@ function show() {
   drawCharts();
 }
 
-/** Asks once. Whatever goes wrong, there is no answer. */
+/** Requests the overview once. Throws if there is no answer. */
 async function ask() {
   const answer = await fetch("overview", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   if (!answer.ok) throw new Error(`status ${answer.status}`);

@@ -2,12 +2,12 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 132;
-/** Room below the plot for times, and above it for the topmost label. */
+/** Space below the plot for times, and above it for the topmost label. */
 const BELOW = 18;
 const ABOVE = 14;
 /** Distances between times on the axis, in seconds. */
 const TICKS = [10, 15, 30, 60, 120, 300, 600, 900];
-/** The room of a label of them, in pixels. */
+/** The width of a time label, in pixels. */
 const TICK_ROOM = 64;
 
 /** An element with attributes and children; `null` children are left out. */
@@ -55,8 +55,8 @@ export class Chart {
   /**
    * `definition` has `name`, `format` for values, `base` (1000 or 1024) and `least` for the axis or a fixed
    * `most`, and `lines`: each a `color` (a class), `value(sum)` and whether its `area` is filled, down to
-   * the axis or to what `above(sum)` says.
-   * `onCursor(moment)` is told where the cursor is; null when it leaves.
+   * the axis or to `above(sum)`.
+   * `onCursor(moment)` is called when the cursor moves, with null when it leaves the chart.
    */
   constructor(definition, clock, onCursor) {
     this.#definition = definition;
@@ -118,7 +118,7 @@ export class Chart {
     const marks = [];
     for (let moment = Math.ceil(from / tick) * tick; moment <= to; moment += tick) {
       const at = x(moment);
-      // A label that would be cut off says less than none.
+      // A label that would be cut off is not drawn.
       if (at < TICK_ROOM / 2 || at > width - TICK_ROOM / 2) continue;
       marks.push(svg("line", { class: "tick", x1: at, x2: at, y1: HEIGHT - BELOW, y2: HEIGHT - BELOW + 4 }));
       marks.push(svg("text", { class: "time", x: at, y: HEIGHT - 3 }, this.#clock(moment, tick < 60)));
@@ -138,7 +138,7 @@ export class Chart {
     return [rule, ...dots.filter((dot) => dot !== null)];
   }
 
-  /** The place among the pieces that is nearest to a moment; null if there is nothing known. */
+  /** The index of the piece that is nearest to a moment; null without data. */
   #nearest(moment) {
     if (moment === null || this.#view === null || this.#view.pieces.length === 0) return null;
     const distance = ({ moment: middle }) => Math.abs(middle - moment);
@@ -162,7 +162,7 @@ export class Chart {
     this.#onCursor(this.#view.pieces[Math.min(last, Math.max(0, at + steps[event.key]))].moment);
   }
 
-  /** What one sees, for those who do not. */
+  /** A description of the chart for screen readers. */
   #summary(name, format, values) {
     const said = this.#definition.lines.map((line, i) => {
       const known = values[i].filter((value) => value !== null);

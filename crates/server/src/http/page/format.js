@@ -1,4 +1,4 @@
-// Numbers as people read them. What is not known is a dash.
+// Formats numbers. Unknown values are a dash.
 
 const NOTHING = "–";
 const known = (number) => number !== null && number !== undefined && Number.isFinite(number);
@@ -36,7 +36,7 @@ export function speed(number) {
   return known(number) ? `${bytes(number)}/s` : NOTHING;
 }
 
-/** Whole things: 12,345, and 1.23 M where digits would say nothing. */
+/** Counts: 12,345, and 1.23 M for large ones. */
 export function count(number) {
   if (!known(number)) return NOTHING;
   return number < 1e6 ? Math.round(number).toLocaleString("en") : scaled(number / 1e6, 1000, ["M", "G", "T"]);

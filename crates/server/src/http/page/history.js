@@ -1,16 +1,16 @@
-// What happened since this page was opened.
+// The history since this page was opened.
 //
-// The server tells counters that only grow and keeps no history. A point is what they gained from one
-// answer to the next, so points can be added up: over a minute for a number, over a few seconds for a chart.
+// The server reports counters that only grow and keeps no history. A point is their increase from one answer to the
+// next, so points can be summed: over a minute for a number, over a few seconds for a chart.
 
-/** Older points are forgotten. */
+/** Older points are dropped. */
 export const KEPT_SECONDS = 3600;
-/** The time behind each number that says how things go. */
+/** The time that current numbers cover. */
 export const RECENT_SECONDS = 60;
 
 const adapters = (overview, read) => overview.l2.adapters.reduce((sum, adapter) => sum + read(adapter), 0);
 
-/** What is counted, and where an answer says it. */
+/** The counters, and how to read them from an answer. */
 const COUNTERS = {
   lookups: (o) => o.lookups.count,
   requested: (o) => o.lookups.requested_tokens,
@@ -33,7 +33,7 @@ const COUNTERS = {
   late: (o) => o.l2.late_objects,
 };
 
-/** How full a tier is; null if nothing says what full means. */
+/** How full a tier is; null without a capacity. */
 function fill(used, capacity) {
   return capacity > 0 ? used / capacity : null;
 }
@@ -48,7 +48,7 @@ export function fills(overview) {
   };
 }
 
-/** What operations gained, by name; those without a request are left out. */
+/** Increase of operations' counters, by name, without operations that were not requested. */
 function operationsGained(now, before) {
   const earlier = new Map(before.operations.map((operation) => [operation.name, operation]));
   const gained = {};
@@ -70,7 +70,7 @@ function addOperations(sum, more) {
   }
 }
 
-/** Points added up; null if there are none. Levels are those of the last. */
+/** The sum of points; null without points. Fill levels are those of the last point. */
 export function total(points) {
   if (points.length === 0) return null;
   const sum = { ...points[points.length - 1], seconds: 0, operations: {} };
@@ -84,8 +84,8 @@ export function total(points) {
 }
 
 /**
- * The time that a part `q` of requests kept, from counts by `bounds`; null without requests. Within a
- * bucket, requests are taken to lie evenly. Beyond the last bound nothing is known but that bound.
+ * The quantile `q` of times, from counts by `bounds`; null without requests. Requests are assumed to be spread evenly
+ * within a bucket. Beyond the last bound the result is that bound.
  */
 export function quantile(q, buckets, bounds) {
   const all = buckets.reduce((sum, count) => sum + count, 0);
@@ -107,16 +107,16 @@ export class History {
   #last = null;
   #key;
 
-  /** `key` names this history in the tab, where it outlives a reload. */
+  /** `key` is the name of this history in the tab's storage, which survives a reload. */
   constructor(key) {
     this.#key = key;
   }
 
-  /** Takes an answer that came at `moment`, in seconds since 1970. */
+  /** Adds an answer received at `moment`, in seconds since 1970. */
   add(moment, overview) {
     const before = this.#last;
     this.#last = overview;
-    // Another server, or the same one anew, counts from 0: what was gained across that is not known.
+    // Counters of another server, or of a restarted one, start at 0: the increase across that is unknown.
     const goesOn = before?.instance_id === overview.instance_id && before.uptime_seconds < overview.uptime_seconds;
     if (!goesOn) return;
     const { l1, l2 } = fills(overview);
@@ -134,7 +134,7 @@ export class History {
     return this.#points.length > 0 ? this.#points[0].moment - this.#points[0].seconds : null;
   }
 
-  /** What happened in the last minute before `moment`. */
+  /** The sum of the last minute before `moment`. */
   recent(moment) {
     return total(this.#points.filter((p) => p.moment > moment - RECENT_SECONDS));
   }
@@ -148,7 +148,7 @@ export class History {
     return groups.map((points, i) => ({ moment: (first + i + 0.5) * step, sum: total(points) }));
   }
 
-  /** Leaves everything for `restore`. A tab without storage just begins anew. */
+  /** Saves everything for `restore`. A tab without storage starts with an empty history. */
   save() {
     try {
       sessionStorage.setItem(this.#key, JSON.stringify({ points: this.#points, last: this.#last }));
@@ -157,7 +157,7 @@ export class History {
     }
   }
 
-  /** Takes up what an earlier page of this tab has left, unless it is another version's. */
+  /** Restores what an earlier page of this tab has saved, unless the server's version differs. */
   restore(version) {
     try {
       const { points, last } = JSON.parse(sessionStorage.getItem(this.#key)) ?? {};

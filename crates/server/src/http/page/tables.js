@@ -1,11 +1,11 @@
-// The parts of the page that are words and numbers: what operations, L2, workers and policies do.
+// The tables of the page: operations, L2, workers and policies.
 //
 // Names of models and workers come from clients. They become text nodes, never markup.
 
 import { bytes, count, duration, frequency, several, span } from "./format.js";
 import { quantile } from "./history.js";
 
-/** An element with properties of its own and children; `null` children are left out. */
+/** An element with properties and children; `null` children are left out. */
 export function element(name, properties = {}, ...children) {
   const { data = {}, ...rest } = properties;
   const made = Object.assign(document.createElement(name), rest);
@@ -62,11 +62,11 @@ function circuit(state) {
   return badge(text, level);
 }
 
-/** L2's adapters: whether they work, what they hold, what waits for them. */
+/** L2's adapters: state, usage, queues. */
 export function adapters(overview) {
   const all = overview.l2.adapters;
   if (all.length === 0) {
-    return nothing("None: what leaves L1 is gone, and so is all of it when the server stops. --l2-adapter adds one.");
+    return nothing("None: objects evicted from L1 are lost, and all of L1 is lost when the server stops. --l2-adapter adds one.");
   }
   const rows = all.map((a) => {
     const name = element("span", { title: a.base_path ?? "" }, a.type_name);
@@ -86,10 +86,10 @@ export function adapters(overview) {
   return table("L2 adapters", columns, rows);
 }
 
-/** Workers that are shown one by one. */
+/** Limit of workers in the table. */
 const WORKERS_SHOWN = 64;
 
-/** Who is registered, the most silent first. */
+/** Registered workers, the longest silent first. */
 export function workers(overview) {
   if (overview.workers.length === 0) {
     return nothing("None. An engine registers when it starts with LMCacheMPConnector and this server's address.");
@@ -104,13 +104,13 @@ export function workers(overview) {
   return shown;
 }
 
-/** Which policies decide, and who of the experts behind an adaptive one rules. */
+/** The policies, and the experts of adaptive ones. */
 export function policies(overview) {
   const { eviction, prefetch, store, learned } = overview.policies;
   const pairs = [["Eviction from L1", eviction], ["After a load from L2", prefetch], ["Store to L2", store]];
   const list = element("dl", { className: "pairs" });
   for (const [name, value] of pairs) list.append(element("dt", {}, name), element("dd", {}, value));
-  if (learned === null) return element("div", {}, list, nothing("No policy here learns."));
+  if (learned === null) return element("div", {}, list, nothing("No adaptive policy is configured."));
   const worst = Math.max(1, ...learned.experts.map((expert) => expert.lost_chunks));
   const rows = learned.experts.map(({ name, lost_chunks: lost }) => {
     const bar = element("span", { className: "bar" });
@@ -118,19 +118,19 @@ export function policies(overview) {
     const rules = name === learned.leader ? badge("rules", "good") : "";
     return [name, bar, count(lost), rules];
   });
-  const experts = table("Experts", [word("Expert"), word("Lost lately"), number("chunks"), word("")], rows);
+  const experts = table("Experts", [word("Expert"), word("Lost recently"), number("chunks"), word("")], rows);
   const past = [
     `Learned from ${several(learned.requests, "request")}`, `remembers ${several(learned.keys, "chunk")}`,
-    `changed its mind ${several(learned.leader_changes, "time")}`,
+    `changed the leader ${several(learned.leader_changes, "time")}`,
   ];
   return element("div", {}, list, experts, nothing(`${past.join(", ")}.`));
 }
 
-/** What was copied and found since the server started. */
+/** Totals since the server started. */
 export function sinceStart(overview) {
   const { lookups, stores, retrieves, l1 } = overview;
   const pairs = [
-    ["Lookups", count(lookups.count)], ["Tokens asked for", count(lookups.requested_tokens)],
+    ["Lookups", count(lookups.count)], ["Tokens looked up", count(lookups.requested_tokens)],
     ["Stored", bytes(stores.bytes)], ["Retrieved", bytes(retrieves.bytes)],
     ["Evicted from L1", bytes(l1.evicted_bytes)],
     ["Open sessions", count(overview.sessions)], ["Connections", count(overview.connections)],

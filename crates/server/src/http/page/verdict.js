@@ -1,18 +1,18 @@
-// Whether all is well, in a sentence, and if not, what is wrong. The worst comes first.
+// The state of the server in a sentence, and its problems, the worst first.
 
 import { clock, count, several, span } from "./format.js";
 
 /** A worker sends a ping every 10 s. */
 const SILENT_SECONDS = 60;
 
-/** What is wrong although the server is ready, from what happened in the last minute. */
+/** Problems of the last minute of a server that is ready. */
 function notices(overview, recent) {
   const found = [];
   const happened = (number, say, meaning = "") => {
     if (number > 0) found.push(`${say(number)} in the last minute.${meaning}`);
   };
-  const held = " What is in L1 is held by readers and writers.";
-  happened(recent?.refused, (n) => `L1 had no room for ${several(n, "object")}`, held);
+  const held = " All of L1 is pinned by readers and writers.";
+  happened(recent?.refused, (n) => `L1 had no free memory for ${several(n, "object")}`, held);
   happened(recent?.readFailures, (n) => `${several(n, "read")} from L2 failed`);
   happened(recent?.writeFailures, (n) => `${several(n, "write")} to L2 failed`);
   happened(recent?.late, (n) => `L2 was too slow for ${several(n, "object")}`, " To engines they were misses.");
@@ -26,7 +26,7 @@ function notices(overview, recent) {
   return found;
 }
 
-/** What is going on, if nothing is wrong. */
+/** The activity of a server without problems. */
 function activity(overview) {
   if (overview.workers.length === 0) return "No worker is registered: no engine uses this server yet.";
   const parts = [several(overview.workers.length, "worker"), several(overview.sessions, "open session")];
@@ -34,14 +34,14 @@ function activity(overview) {
 }
 
 /**
- * The verdict: `level` is `good`, `notice`, `bad` or `gone`, `title` a few words, `lines` what to know.
- * `overview` is the last answer, `recent` the last minute, `silentSince` when answers stopped, if they did.
+ * The verdict: `level` is `good`, `notice`, `bad` or `gone`, `title` is short, `lines` are details.
+ * `overview` is the last answer, `recent` the last minute, `silentSince` the time of the last answer if the server is silent.
  */
 export function verdict(overview, recent, silentSince, now) {
   if (silentSince !== null) {
     const heard = overview
-      ? `Last heard at ${clock(silentSince)}, ${span(now - silentSince)} ago. All below is of then.`
-      : "Not heard since this page was opened.";
+      ? `Last heard at ${clock(silentSince)}, ${span(now - silentSince)} ago. All values below are from then.`
+      : "No answer since this page was opened.";
     return { level: "gone", title: "The server does not answer", lines: [heard, "Trying again every few seconds."] };
   }
   if (overview.problems.length > 0) {
