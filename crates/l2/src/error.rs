@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::adapter::Results;
+
 /// What went wrong; also a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorKind {
@@ -138,6 +140,11 @@ impl L2Error {
     #[must_use]
     pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
         Self { source: Some(Arc::new(source)), ..self }
+    }
+
+    /// The same error for `count` keys.
+    pub(crate) fn for_all<T>(self, count: usize) -> Results<T> {
+        std::iter::repeat_with(|| Err(self.clone())).take(count).collect()
     }
 
     /// What went wrong.

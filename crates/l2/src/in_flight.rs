@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::error::{ErrorKind, L2Error};
 
@@ -32,6 +33,18 @@ impl InFlight {
             return Err(L2Error::permanent(ErrorKind::Closed, "the adapter is closed"));
         }
         Ok(one)
+    }
+
+    /// Runs `work` in a task of its own, so that it completes even if the caller drops the future.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<JoinHandle<T>, L2Error> {
+        let running = self.begin()?;
+        Ok(tokio::spawn(async move {
+            let _running = running;
+            work.await
+        }))
     }
 
     /// Refuses new operations, then waits until none runs.

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_types::object::ObjectKey;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::adapter::{Adapter, BoxFuture, Cursor, Page, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error, Retry};
-use crate::in_flight::{InFlight, Running};
+use crate::in_flight::InFlight;
 use crate::pool::job_failed;
 
 /// Maximum time of each kind of call.
@@ -56,7 +55,7 @@ impl Deadline {
         time: Duration,
         split: bool,
         items: Vec<I>,
-        call: impl Fn(Arc<dyn Adapter>, Vec<I>, Running) -> JoinHandle<Results<T>>,
+        call: impl Fn(Arc<dyn Adapter>, Vec<I>) -> BoxFuture<'static, Results<T>>,
     ) -> Results<T> {
         let deadline = Instant::now() + time;
         let count = items.len();
@@ -64,28 +63,23 @@ impl Deadline {
             if split { items.into_iter().map(|item| vec![item]).collect() } else { vec![items] };
         let start = |part: Vec<I>| {
             let len = part.len();
-            let task = self.in_flight.begin().map(|running| call(Arc::clone(&self.inner), part, running));
-            (len, task)
+            (len, self.in_flight.spawn(call(Arc::clone(&self.inner), part)))
         };
         let tasks: Vec<_> = parts.into_iter().map(start).collect();
         let mut results = Vec::with_capacity(count);
         for (len, task) in tasks {
             let outcome = match task {
                 Ok(task) => timeout_at(deadline, task).await,
-                Err(closed) => Ok(Ok(refuse(closed, len))),
+                Err(closed) => Ok(Ok(closed.for_all(len))),
             };
             results.extend(match outcome {
                 Ok(Ok(part)) => part,
-                Ok(Err(_)) => refuse(job_failed(), len),
-                Err(_) => refuse(timed_out(time), len),
+                Ok(Err(_)) => job_failed().for_all(len),
+                Err(_) => timed_out(time).for_all(len),
             });
         }
         results
     }
-}
-
-fn refuse<T>(error: L2Error, count: usize) -> Results<T> {
-    std::iter::repeat_with(|| Err(error.clone())).take(count).collect()
 }
 
 fn timed_out(time: Duration) -> L2Error {
@@ -97,40 +91,28 @@ impl Adapter for Deadline {
     forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
-        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys, running| {
-            tokio::spawn(async move {
-                let _running = running;
-                inner.lookup(keys).await
-            })
+        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys| {
+            Box::pin(async move { inner.lookup(keys).await })
         }))
     }
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
         let split = !self.capabilities().batched;
-        Box::pin(self.each(self.config.load, split, transfers, |inner, transfers, running| {
-            tokio::spawn(async move {
-                let _running = running;
-                inner.load(transfers).await
-            })
+        Box::pin(self.each(self.config.load, split, transfers, |inner, transfers| {
+            Box::pin(async move { inner.load(transfers).await })
         }))
     }
 
     fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
         let split = !self.capabilities().batched;
-        Box::pin(self.each(self.config.store, split, transfers, |inner, transfers, running| {
-            tokio::spawn(async move {
-                let _running = running;
-                inner.store(transfers).await
-            })
+        Box::pin(self.each(self.config.store, split, transfers, |inner, transfers| {
+            Box::pin(async move { inner.store(transfers).await })
         }))
     }
 
     fn delete(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<bool>> {
-        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys, running| {
-            tokio::spawn(async move {
-                let _running = running;
-                inner.delete(keys).await
-            })
+        Box::pin(self.each(self.config.lookup, false, keys, |inner, keys| {
+            Box::pin(async move { inner.delete(keys).await })
         }))
     }
 

@@ -98,13 +98,10 @@ impl Limit {
         for (units, part) in self.parts(transfers) {
             let permits = self.permits(units).await;
             let len = part.len();
-            let task = self.in_flight.begin().map(|running| {
-                let work = call(Arc::clone(&self.inner), part);
-                tokio::spawn(async move {
-                    let results = work.await;
-                    drop((permits, running));
-                    results
-                })
+            let work = call(Arc::clone(&self.inner), part);
+            let task = self.in_flight.spawn(async move {
+                let _permits = permits;
+                work.await
             });
             tasks.push((len, task));
         }
@@ -116,7 +113,7 @@ impl Limit {
             };
             match part {
                 Ok(part) => results.extend(part),
-                Err(error) => results.extend(std::iter::repeat_with(|| Err(error.clone())).take(len)),
+                Err(error) => results.extend(error.for_all(len)),
             }
         }
         results

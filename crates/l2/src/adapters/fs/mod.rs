@@ -189,7 +189,7 @@ impl Adapter for Fs {
                 };
                 match part {
                     Ok(part) => results.extend(part),
-                    Err(error) => results.extend(std::iter::repeat_n(Err(error), len)),
+                    Err(error) => results.extend(error.for_all(len)),
                 }
             }
             let found = keys.into_iter().zip(&results).filter(|(_, found)| matches!(found, Ok(Some(_))));

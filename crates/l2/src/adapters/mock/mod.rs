@@ -59,29 +59,25 @@ impl Mock {
     }
 
     /// Moves the bytes in a task of its own, so that it completes even if the caller drops the future.
-    async fn transfer<T: Clone + Send + 'static>(
+    async fn transfer<T: Send + 'static>(
         &self,
         transfers: Vec<Transfer>,
         act: impl Fn(&Shared, &Transfer) -> Result<T, L2Error> + Send + 'static,
     ) -> Results<T> {
         let count = transfers.len();
-        let running = match self.in_flight.begin() {
-            Ok(running) => running,
-            Err(error) => return vec![Err(error); count],
-        };
         let shared = Arc::clone(&self.shared);
-        let task = tokio::spawn(async move {
+        let task = self.in_flight.spawn(async move {
             let bytes: u64 = transfers.iter().map(|transfer| transfer.region.len()).sum();
             tokio::time::sleep(shared.duration(bytes)).await;
-            let results: Vec<_> = transfers.iter().map(|transfer| act(&shared, transfer)).collect();
-            drop(transfers);
-            drop(running);
-            results
+            transfers.iter().map(|transfer| act(&shared, transfer)).collect()
         });
-        task.await.unwrap_or_else(|_| vec![Err(job_failed()); count])
+        match task {
+            Ok(task) => task.await.unwrap_or_else(|_| job_failed().for_all(count)),
+            Err(closed) => closed.for_all(count),
+        }
     }
 
-    fn with_each<T: Clone>(
+    fn with_each<T>(
         &self,
         keys: &[ObjectKey],
         mut act: impl FnMut(&mut Memory, &ObjectKey) -> T,
@@ -91,7 +87,7 @@ impl Mock {
                 let mut memory = self.shared.lock();
                 keys.iter().map(|key| Ok(act(&mut memory, key))).collect()
             }
-            Err(error) => vec![Err(error); keys.len()],
+            Err(closed) => closed.for_all(keys.len()),
         }
     }
 }

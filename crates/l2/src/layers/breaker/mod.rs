@@ -117,7 +117,7 @@ impl Breaker {
         }
         let permit = match circuit.permit() {
             Ok(permit) => permit,
-            Err(error) => return std::iter::repeat_with(|| Err(error.clone())).take(count).collect(),
+            Err(error) => return error.for_all(count),
         };
         let results = call.await;
         permit.record(results.iter().map(|result| match result {

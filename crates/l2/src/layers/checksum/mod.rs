@@ -88,18 +88,10 @@ impl Checksum {
         T: Send + 'static,
         F: Future<Output = Results<T>> + Send + 'static,
     {
-        let fail = |error: L2Error| std::iter::repeat_with(move || Err(error.clone())).take(count).collect();
-        let running = match self.shared.in_flight.begin() {
-            Ok(running) => running,
-            Err(closed) => return fail(closed),
-        };
-        let work = work(Arc::clone(&self.shared));
-        let task = tokio::spawn(async move {
-            let results = work.await;
-            drop(running);
-            results
-        });
-        task.await.unwrap_or_else(|_| fail(job_failed()))
+        match self.shared.in_flight.spawn(work(Arc::clone(&self.shared))) {
+            Ok(task) => task.await.unwrap_or_else(|_| job_failed().for_all(count)),
+            Err(closed) => closed.for_all(count),
+        }
     }
 }
 
