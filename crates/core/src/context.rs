@@ -7,7 +7,7 @@ use larder_types::{AdapterId, Time};
 use crate::config::{CoreConfig, Trim};
 use crate::ids::IoId;
 use crate::index::{Index, IndexMut, ObjectId, Retention};
-use crate::io::{Effect, Io, IoItem, IoTable, Purpose};
+use crate::io::{Effect, Hit, Io, IoItem, IoTable, Purpose};
 use crate::stats::Stats;
 use crate::timers::Timers;
 
@@ -95,7 +95,7 @@ impl Context {
         }
     }
 
-    /// Begins I/O on an object, whose memory is not reused before the I/O ends.
+    /// Begins I/O on an object. Its memory is not reused before the I/O ends.
     pub(crate) fn begin_io(
         &mut self,
         io: IoId,
@@ -115,5 +115,16 @@ impl Context {
         let ended = self.ios.remove(io)?;
         self.index_mut().io_unpin(ended.object);
         Some(ended)
+    }
+
+    /// Counts the answer of a lookup.
+    pub(crate) fn count_hit(&mut self, requested_chunks: u32, hit: &Hit) {
+        let counters = &mut self.stats.requests;
+        counters.lookups += 1;
+        counters.lookup_requested_chunks += u64::from(requested_chunks);
+        counters.lookup_hit_chunks += u64::from(hit.chunks);
+        counters.lookup_hit_objects += u64::from(hit.l1_objects + hit.l2_objects);
+        counters.l2.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
+        counters.l2.hit_objects += u64::from(hit.l2_objects);
     }
 }

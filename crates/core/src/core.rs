@@ -18,14 +18,13 @@ use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
 use crate::index::{Index, ObjectId, Removal, Usage};
-use crate::io::{Effect, Purpose};
+use crate::io::{Effect, Hit, Purpose};
 use crate::prefetch::{
-    Hit, LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
-    Shape,
+    LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus, Shape,
 };
 use crate::requests::peers::Peers;
 use crate::requests::retrieves::Retrieves;
-use crate::requests::sessions::{LookupSpec, Sessions, count_hit, find_prefix, pin_prefix};
+use crate::requests::sessions::{LookupSpec, Sessions, find_prefix, pin_prefix};
 use crate::requests::stores::{Committed, PreparedStore, Stores};
 use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
 use crate::requests::workers::{Group, Model, WorkerSpec, Workers};
@@ -56,7 +55,7 @@ pub struct Gauges {
     pub workers: u64,
     /// Open request sessions.
     pub sessions: u64,
-    /// Sessions whose lookup holds pins.
+    /// Sessions with pins of a lookup.
     pub lookup_leases: u64,
     /// Stores prepared and not committed.
     pub stores: u64,
@@ -64,7 +63,7 @@ pub struct Gauges {
     pub retrieves: u64,
     /// Leases of peers.
     pub peer_leases: u64,
-    /// Objects whose memory a vanished or stalled worker may still be using.
+    /// Unlinked or pinned objects that a vanished or stalled worker may still be accessing.
     pub quarantined_objects: u64,
     /// Lookups and prefetch requests that use L2.
     pub prefetch_jobs: u64,
@@ -81,13 +80,13 @@ pub struct Gauges {
 /// What one adapter does and has to do now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdapterGauges {
-    /// Objects that it loads, or whose memory it may still access.
+    /// Objects that it loads, or may still be writing.
     pub loading_objects: u64,
     /// Their bytes.
     pub loading_bytes: u64,
     /// Batches that it stores.
     pub storing_tasks: u64,
-    /// Objects that it stores, or whose memory it may still access.
+    /// Objects that it stores, or may still be reading.
     pub storing_objects: u64,
     /// Their bytes.
     pub storing_bytes: u64,
@@ -316,14 +315,15 @@ impl Core {
         let (hit, chunks) = find_prefix(&cx.index, model, &shards, spec);
         if (hit as usize) < spec.chunk_hashes.len() && !shards.is_empty() && cx.has_l2() {
             let shape = Shape::new(model, spec.world_size, spec.worker_id);
-            let job = prefetch.submit_lookup(cx, id, spec, shape);
+            let session = (id, spec.request_id.clone());
+            let job = prefetch.submit_lookup(cx, session, spec.target(), shape, spec.readers);
             sessions.set_pending(id, job);
             return Lookup::Pending;
         }
         let pins = pin_prefix(cx, &shards, &chunks, spec.readers, hit);
         let l1_objects = pins.iter().map(|shard| shard.objects().len() as u32).sum();
         let answer = Hit { chunks: hit, l1_chunks: hit, l1_objects, l2_objects: 0 };
-        count_hit(cx, spec.chunk_hashes.len() as u32, &answer);
+        cx.count_hit(spec.chunk_hashes.len() as u32, &answer);
         let target = spec.target();
         if cx.has_l2() {
             let hits = pins.iter().flat_map(|s| s.chunks().map(|(chunk, object)| (s.shard(), chunk, object)));
@@ -377,7 +377,7 @@ impl Core {
     }
 
     /// A peer is done with objects: releases one pin of each, of the owner's own leases if one has it, otherwise of
-    /// another peer's lease whose result was reported.
+    /// another peer's lease with a reported result.
     pub fn peer_unlock(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) {
         self.advance(now);
         self.peers.unlock(&mut self.cx, owner, keys);

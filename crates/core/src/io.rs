@@ -14,13 +14,14 @@
 //! [`Core::io_ended`](crate::Core::io_ended) was called for each item that refers to it. Ids are used once, so a late
 //! answer cannot be taken for another one.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 use larder_types::AdapterId;
 use larder_types::object::ObjectKey;
 
 use crate::ids::{IoId, LookupId, PrefetchId, TaskId};
 use crate::index::ObjectId;
-use crate::prefetch::LookupReport;
 
 /// One object to read from the arena or to write into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,34 @@ pub enum Effect {
         /// Its id, from [`Core::prefetch`](crate::Core::prefetch).
         id: PrefetchId,
     },
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hit {
+    /// Leading chunks that are ready.
+    pub chunks: u32,
+    /// How many of them L1 could have served alone; the others come from L2.
+    pub l1_chunks: u32,
+    /// Pinned objects that were in L1.
+    pub l1_objects: u32,
+    /// Pinned objects that were loaded.
+    pub l2_objects: u32,
+}
+
+/// The end of a lookup that was answered with "pending".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupReport {
+    /// The request.
+    pub request_id: Arc<str>,
+    /// Its model.
+    pub model: Arc<str>,
+    /// Its cache salt.
+    pub salt: Arc<str>,
+    /// Chunks asked for.
+    pub requested_chunks: u32,
+    /// What it found; `None` if it was cancelled.
+    pub hit: Option<Hit>,
 }
 
 /// What I/O is for.

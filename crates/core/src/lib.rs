@@ -32,10 +32,10 @@ mod write_back;
 pub use crate::config::{CoreConfig, Trim};
 pub use crate::core::{AdapterGauges, Core, Gauges, Lookup};
 pub use crate::ids::{IoId, LookupId, PeerLeaseId, PrefetchId, TaskId};
-pub use crate::io::{Effect, IoItem};
+pub use crate::io::{Effect, Hit, IoItem, LookupReport};
 pub use crate::prefetch::{
-    Hit, LookupReport, LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult,
-    PrefetchSpec, PrefetchStatus,
+    LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult, PrefetchSpec,
+    PrefetchStatus,
 };
 pub use crate::requests::sessions::LookupSpec;
 pub use crate::requests::stores::{Committed, PreparedStore};

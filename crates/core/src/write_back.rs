@@ -2,8 +2,8 @@
 //!
 //! The offload policy selects the adapters for each object. Each adapter has a queue of keys; from it come
 //! *tasks*: batches that are bounded in objects and bytes, a few at a time. Only the objects of a task are kept
-//! from eviction, so a slow adapter costs no memory: a key whose object is evicted before its turn is skipped and
-//! counted, and a full queue drops and counts its oldest key.
+//! from eviction, so a slow adapter costs no memory: a key is skipped and counted if its object is evicted before
+//! its turn, and a full queue drops and counts its oldest key.
 //!
 //! Results are per key. A key that failed is queued again behind the others, a few times. An object is never
 //! stored to the adapter that it was loaded from.

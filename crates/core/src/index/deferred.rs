@@ -60,7 +60,7 @@ impl Index {
         self.rate.margin(self.alloc.capacity()) <= self.alloc.capacity() / 2
     }
 
-    /// Objects whose write-back is deferred.
+    /// Objects with deferred write-back.
     pub fn deferred_objects(&self) -> u64 {
         self.deferred
     }

@@ -238,7 +238,7 @@ impl Index {
         IndexMut { index: self, stats, predictor }
     }
 
-    /// How many chunks fit, of the mean size of those in L1. Models with chunks of several sizes share the mean.
+    /// How many chunks fit, of the mean size of those in L1. The mean is over all models.
     /// `None` if L1 is empty.
     pub(crate) fn capacity_chunks(&self) -> Option<u64> {
         let bytes = u128::from(self.alloc.capacity()) * self.chunks.len() as u128;
@@ -528,7 +528,7 @@ pub struct Usage {
     pub resident_objects: u64,
     /// Objects being written.
     pub staged_objects: u64,
-    /// Objects that cannot be found any more and whose memory may still be in use.
+    /// Objects that cannot be found any more. Their memory may still be in use.
     pub unlinked_objects: u64,
     /// Resident objects that pins keep from eviction.
     pub held_objects: u64,

@@ -6,41 +6,25 @@ use larder_policy::prefetch::plan::{Fetch, servable_prefix};
 use larder_policy::prefix_scan::required_range;
 
 use super::job::{CellState, Job, Owner, Phase, Shape};
-use super::{Hit, LookupSink, Prefetch, PrefetchResult, Target};
+use super::{LookupSink, Prefetch, PrefetchResult, Target};
 use crate::context::Context;
 use crate::ids::{IoId, JobId, PrefetchId, SessionId};
 use crate::index::Index;
-use crate::io::{Effect, Io};
+use crate::io::{Effect, Hit, Io, LookupReport};
 use crate::requests::lease::{PinnedObject, ShardPins};
-use crate::requests::sessions::{LookupSpec, count_hit};
 use crate::timers::TimerKind;
-
-/// The end of a lookup that was answered with "pending".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LookupReport {
-    /// The request.
-    pub request_id: Arc<str>,
-    /// Its model.
-    pub model: Arc<str>,
-    /// Its cache salt.
-    pub salt: Arc<str>,
-    /// Chunks asked for.
-    pub requested_chunks: u32,
-    /// What it found; `None` if it was cancelled.
-    pub hit: Option<Hit>,
-}
 
 impl Prefetch {
     /// A lookup goes on with L2.
     pub(crate) fn submit_lookup(
         &mut self,
         cx: &mut Context,
-        session: SessionId,
-        spec: &LookupSpec<'_>,
+        (session, request_id): (SessionId, Arc<str>),
+        target: Target,
         shape: Shape,
+        readers: u32,
     ) -> JobId {
-        let owner = Owner::Session { session, request_id: spec.request_id.clone() };
-        self.submit(cx, owner, spec.target(), shape, Fetch::Prefix, spec.readers)
+        self.submit(cx, Owner::Session { session, request_id }, target, shape, Fetch::Prefix, readers)
     }
 
     pub(super) fn submit(
@@ -186,7 +170,7 @@ impl Prefetch {
             self.release_cell(cx, id, &mut job, index);
         }
         self.retain_hits(cx, &job.target, hits);
-        count_hit(cx, job.chunks(), &hit);
+        cx.count_hit(job.chunks(), &hit);
         let report = report(request_id, &job, Some(hit));
         sink.answer(cx, session, job.target, pins, chunks);
         cx.effects.push(Effect::LookupDone(report));

@@ -202,7 +202,7 @@ impl Loads {
         }
     }
 
-    /// Hands out loads, as far as the limits allow. Returns loads whose objects were removed meanwhile, to be
+    /// Hands out loads, as far as the limits allow. Returns loads of objects that were removed meanwhile, to be
     /// ended.
     #[must_use]
     pub(super) fn issue(&mut self, cx: &mut Context) -> Vec<IoId> {

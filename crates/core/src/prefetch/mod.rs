@@ -42,24 +42,10 @@ use crate::ids::{JobId, LookupId, SessionId};
 use crate::index::{ObjectId, ShardKey};
 use crate::requests::lease::ShardPins;
 
-pub use self::answer::LookupReport;
 pub(crate) use self::job::Shape;
 pub use self::requests::{
     PREFETCH_REQUESTS_MAX, PrefetchRefused, PrefetchResult, PrefetchSpec, PrefetchStatus,
 };
-
-/// What a lookup found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hit {
-    /// Leading chunks that are ready.
-    pub chunks: u32,
-    /// How many of them L1 could have served alone; the others come from L2.
-    pub l1_chunks: u32,
-    /// Pinned objects that were in L1.
-    pub l1_objects: u32,
-    /// Pinned objects that were loaded.
-    pub l2_objects: u32,
-}
 
 /// The state of a request's lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +102,7 @@ pub(crate) trait LookupSink {
     );
 }
 
-/// All jobs, and what they share.
+/// All jobs, with their probes and loads.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
     policy: Box<dyn PrefetchPolicy>,

@@ -74,7 +74,7 @@ pub(crate) struct Peers {
     /// Keys in all leases, found or not.
     keys: usize,
     own_pins: PinsByKey<(ConnectionId, ObjectKey)>,
-    /// Pins whose peers know of them.
+    /// Pins of reported leases.
     reported_pins: PinsByKey<ObjectKey>,
 }
 
@@ -135,10 +135,10 @@ impl Peers {
     }
 
     /// A peer is done with objects: releases one pin of each, of the owner's own leases if one has it, otherwise
-    /// of another lease whose result was reported.
+    /// of another lease with a reported result.
     pub(crate) fn unlock(&mut self, cx: &mut Context, owner: ConnectionId, keys: &[ObjectKey]) {
         let mut emptied: SmallVec<[PeerLeaseId; 4]> = SmallVec::new();
-        // From the end: keys come in the order of a prompt, whose first chunk should be the most recent.
+        // From the end: keys come in the order of a prompt, and its first chunk should be the most recent.
         for key in keys.iter().rev() {
             let own = self.own_pins.first(&(owner, key.clone()));
             let Some((id, at)) = own.or_else(|| self.reported_pins.first(key)) else { continue };

@@ -24,7 +24,7 @@ use super::workers::Model;
 use crate::context::Context;
 use crate::ids::{JobId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
-use crate::prefetch::{Hit, LookupSink, LookupStatus, Target};
+use crate::prefetch::{LookupSink, LookupStatus, Target};
 use crate::timers::{Timer, TimerKind};
 
 /// What to look up.
@@ -110,7 +110,7 @@ pub(crate) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
     by_request: HashMap<Arc<str>, SessionId>,
     by_connection: ByOwner<ConnectionId, SessionId>,
-    /// Sessions whose lookup holds pins, by the time since when.
+    /// Sessions with pins of a lookup, by the time since when.
     pinning: BTreeSet<(Time, SessionId)>,
 }
 
@@ -315,7 +315,7 @@ impl Sessions {
         self.sessions.len()
     }
 
-    /// Sessions whose lookup holds pins.
+    /// Sessions with pins of a lookup.
     pub(crate) fn pinning(&self) -> usize {
         self.pinning.len()
     }
@@ -486,15 +486,4 @@ pub(crate) fn pin_prefix(
         pinned.push(ShardPins::new(*shard, first, objects));
     }
     pinned
-}
-
-/// Counts the answer of a lookup.
-pub(crate) fn count_hit(cx: &mut Context, requested_chunks: u32, hit: &Hit) {
-    let counters = &mut cx.stats.requests;
-    counters.lookups += 1;
-    counters.lookup_requested_chunks += u64::from(requested_chunks);
-    counters.lookup_hit_chunks += u64::from(hit.chunks);
-    counters.lookup_hit_objects += u64::from(hit.l1_objects + hit.l2_objects);
-    counters.l2.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
-    counters.l2.hit_objects += u64::from(hit.l2_objects);
 }

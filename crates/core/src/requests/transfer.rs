@@ -130,7 +130,7 @@ impl Prefix {
     }
 }
 
-/// Transfers that have expired and whose memory may still be in use.
+/// Expired transfers. Their memory may still be in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expired {
     pub(crate) transfers: u64,

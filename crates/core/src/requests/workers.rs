@@ -234,7 +234,7 @@ impl Workers {
         self.models.len() == 1
     }
 
-    /// Checks a worker whose time may be up; it may have been seen since the timer was armed. Returns whether it
+    /// Checks a worker that may be silent; it may have been seen since the timer was armed. Returns whether it
     /// has been silent too long.
     pub(crate) fn is_silent(&mut self, cx: &mut Context, instance: InstanceId, due: Time) -> bool {
         let worker = self.workers.get_mut(&instance).expect("its timer ends with it");
@@ -261,7 +261,7 @@ impl Workers {
             assert_eq!(groups, model.sizes.values().sum::<usize>(), "each group's size is counted");
         }
         let checked = if cx.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
-        assert_eq!(self.timers(), checked, "workers whose silence is checked");
+        assert_eq!(self.timers(), checked, "workers with a silence check");
     }
 }
 

@@ -31,7 +31,7 @@ pub struct ChunkEvent {
     pub tier: Tier,
     /// Whether a lookup can find it from now on.
     pub visible: bool,
-    /// Its model. Equal chunks of several cache salts are not told apart here, as their hashes are equal.
+    /// Its model. Equal chunks of several cache salts look alike here, as their hashes are equal.
     pub model: Arc<str>,
     /// Its hash.
     pub hash: ChunkHash,

@@ -1,7 +1,7 @@
-//! What happened to whom: counts by cache salt and by model, for as many of them as are told apart.
+//! Counters per cache salt and per model.
 //!
-//! Salts and models are named by clients, so there is a bound: the first [`NAMES_MAX`] of each have counts
-//! of their own, all that come later share one. Counts outlive what they counted; they are never reset.
+//! Clients choose the names of both, so there is a bound: the first [`NAMES_MAX`] of each have counts of their
+//! own; all later ones are counted together. Counts are never reset.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use crate::counters;
 
-/// Salts, and models, that are told apart.
+/// Salts, and models, with counts of their own.
 pub const NAMES_MAX: usize = 256;
 
 /// Counts by name.
@@ -20,7 +20,7 @@ pub struct Labelled<T> {
 }
 
 impl<T: Default> Labelled<T> {
-    /// The counts of `name`, or those that all others share.
+    /// The counts of `name`, or those of all others together.
     pub fn get_or_insert(&mut self, name: &Arc<str>) -> &mut T {
         if !self.named.contains_key(name) {
             if self.named.len() >= NAMES_MAX {
@@ -36,7 +36,7 @@ impl<T: Default> Labelled<T> {
         self.named.iter()
     }
 
-    /// What those without counts of their own share.
+    /// The counts of all names without counts of their own, together.
     pub fn others(&self) -> &T {
         &self.others
     }
@@ -66,26 +66,26 @@ counters! {
     }
 }
 
-/// Objects of one model with which something went wrong.
+/// Objects of one model that could not be stored, loaded or retrieved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ModelCounters {
-    /// Wanted to be stored: L1 had no room.
+    /// Not stored: no space in L1.
     pub store_no_room: u64,
-    /// Found in L2: L1 had no room.
+    /// Found in L2, not loaded: no space in L1.
     pub load_no_room: u64,
-    /// Found in L2: somebody else was writing the object to L1.
+    /// Found in L2, not loaded: another writer held the reservation in L1.
     pub load_contended: u64,
-    /// Found in L2: the load failed.
+    /// Found in L2, not loaded: the load failed.
     pub load_missing: u64,
-    /// Found in L2: not there at the deadline.
+    /// Found in L2, not loaded by the deadline.
     pub load_late: u64,
-    /// Were to be retrieved: no longer held or no longer there.
+    /// Not retrieved: not pinned any more, or removed.
     pub retrieve_missing: u64,
-    /// Were to go to L2: gone from L1 before their turn.
+    /// Not written back: removed from L1 before their turn.
     pub write_back_gone: u64,
 }
 
-/// All of it.
+/// Counters by cache salt and by model.
 #[derive(Clone, Debug, Default)]
 pub struct LabelledCounters {
     /// By cache salt.

@@ -149,7 +149,7 @@ pub(crate) type Digest = u64;
 #[derive(Debug)]
 pub(crate) struct ResidencyTracker {
     now: Time,
-    /// Chunks whose hash begins with a smaller number are sampled.
+    /// A chunk is sampled if its hash begins with a smaller number.
     threshold: u64,
     /// Chunks requested so far.
     requested: u64,
@@ -161,11 +161,11 @@ pub(crate) struct ResidencyTracker {
 
 impl ResidencyTracker {
     /// Samples this part of all chunks, from 0 to 1.
-    pub(crate) fn new(share: f64) -> Self {
+    pub(crate) fn new(part: f64) -> Self {
         Self {
             now: Time::ZERO,
             // The cast saturates, so that 1 means all chunks.
-            threshold: (share * u64::MAX as f64) as u64,
+            threshold: (part * u64::MAX as f64) as u64,
             requested: 0,
             known: Remembered::default(),
             evicted: RecentDigests::default(),
