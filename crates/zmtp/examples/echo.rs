@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use larder_zmtp::{Endpoint, Limits, Message, Peer, PeerId, Router, Service};
+use larder_zmtp::{Endpoint, Limits, Message, Peer, Router, Service};
 
 struct Echo;
 
@@ -26,7 +26,7 @@ impl Service for Echo {
         }
     }
 
-    fn gone(&self, _peer: PeerId) {}
+    fn gone(&self, _peer: &Peer) {}
 }
 
 fn burst(parts: &Message) -> Option<(usize, usize)> {

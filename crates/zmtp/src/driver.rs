@@ -262,6 +262,7 @@ where
 
     fn must_not_read(&mut self) -> bool {
         self.peer.is_congested()
+            || self.peer.is_paused()
             || self.inlet.is_congested()
             || self.connection.output().len() > CONTROL_BYTES_HIGH
     }
@@ -390,8 +391,13 @@ where
             self.deadlines = Deadlines { linger, ..Deadlines::default() };
         }
         if !self.is_shut {
+            // Before the flush: an answer is queued before its pause ends.
+            let is_paused = self.peer.is_paused();
             if self.flush(cx)? == Flushed::Blocked {
                 return Ok(Turn::Wait { wants_messages: false });
+            }
+            if is_paused {
+                return Ok(Turn::Wait { wants_messages: true });
             }
             if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {
                 return Ok(Turn::Wait { wants_messages: false });

@@ -23,5 +23,5 @@ pub use driver::{CloseReason, Refusal};
 pub use endpoint::{Endpoint, ParseEndpointError};
 pub use limits::Limits;
 pub use listener::BindError;
-pub use peer::{Peer, PeerId, Queued, SendError};
+pub use peer::{Pause, Peer, PeerId, Queued, SendError};
 pub use router::{Router, Service};

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
@@ -68,6 +68,10 @@ struct Shared {
     outbox: Mutex<Outbox>,
     /// Over half of a limit is queued: the connection's task should not read further requests.
     is_congested: AtomicBool,
+    /// Set by the service, 0 at first.
+    tag: AtomicU64,
+    /// [`Pause`]s that exist.
+    pauses: AtomicUsize,
     /// Notified when a full queue has space again, and at the end.
     room: Notify,
 }
@@ -107,6 +111,8 @@ impl Peer {
             limit,
             outbox: Mutex::default(),
             is_congested: AtomicBool::new(false),
+            tag: AtomicU64::new(0),
+            pauses: AtomicUsize::new(0),
             room: Notify::new(),
         }))
     }
@@ -127,6 +133,25 @@ impl Peer {
     #[must_use]
     pub fn identity(&self) -> &[u8] {
         self.0.identity.get().map_or(&[], |identity| identity)
+    }
+
+    /// The number that the service has given this connection; 0 until then.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.0.tag.load(Ordering::Relaxed)
+    }
+
+    /// Gives the connection a number of the service's own.
+    pub fn set_tag(&self, tag: u64) {
+        self.0.tag.store(tag, Ordering::Relaxed);
+    }
+
+    /// Stops the delivery of messages from this peer until the result is dropped. Messages to it are sent, and the
+    /// connection does not drain before. Call it from [`Service::message`](crate::Service::message).
+    #[must_use = "dropping it ends the pause"]
+    pub fn pause(&self) -> Pause {
+        self.0.pauses.fetch_add(1, Ordering::Relaxed);
+        Pause(self.clone())
     }
 
     /// Queues a message of these parts. Never blocks; may be called from any thread.
@@ -238,6 +263,11 @@ impl Peer {
         self.0.is_congested.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        // Pairs with the release of the last pause: what was done before it is visible.
+        self.0.pauses.load(Ordering::Acquire) > 0
+    }
+
     /// The task is awake: it will check the outbox before it sleeps.
     pub(crate) fn attend(&self, waker: &Waker) -> Ask {
         let mut outbox = self.lock();
@@ -302,5 +332,21 @@ impl Peer {
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer").field("id", &self.0.id).field("remote", &self.0.remote).finish_non_exhaustive()
+    }
+}
+
+/// While it exists, no message of the peer is delivered. See [`Peer::pause`].
+#[derive(Debug)]
+pub struct Pause(Peer);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.0.pauses.fetch_sub(1, Ordering::Release);
+        if std::thread::panicking() {
+            // As after a panic in the service: this request has no answer.
+            self.0.close();
+        } else {
+            self.0.wake();
+        }
     }
 }

@@ -34,14 +34,15 @@ pub trait Service: Send + Sync + 'static {
 
     /// A complete message. Called in the order of arrival and never concurrently for one peer, inline in
     /// the connection's task: it must be quick (microseconds, at most a few milliseconds). Answers given
-    /// with [`Peer::send`] before it returns are written at once.
+    /// with [`Peer::send`] before it returns are written at once. Work that takes longer goes to another thread,
+    /// with a [`Peer::pause`] that keeps the order.
     ///
     /// A panic here ends this connection, not the server.
     fn message(&self, peer: &Peer, parts: Message);
 
     /// The connection is over. Called exactly once for each peer that was
     /// [`connected`](Self::connected), after its last message. Must not panic.
-    fn gone(&self, peer: PeerId);
+    fn gone(&self, peer: &Peer);
 }
 
 /// A bound ROUTER socket that does not serve yet.
@@ -113,7 +114,7 @@ impl Router {
             let inlet = ServiceInlet {
                 service: service.clone(),
                 registry: registry.clone(),
-                id: peer.id(),
+                peer: peer.clone(),
                 connected: false,
             };
             let options = connection_options(SocketType::Router, Bytes::new(), &limits);
@@ -165,14 +166,14 @@ pub(crate) fn connection_options(
 struct ServiceInlet<S: Service> {
     service: Arc<S>,
     registry: Arc<Registry>,
-    id: PeerId,
+    peer: Peer,
     connected: bool,
 }
 
 impl<S: Service> Inlet for ServiceInlet<S> {
     fn admit(&mut self, peer: &Peer, properties: PeerProperties) -> Result<(), Refusal> {
-        self.registry.admit(self.id, properties.identity)?;
-        tracing::debug!(peer = %self.id, remote = peer.remote(), socket_type = %properties.socket_type, "connected");
+        self.registry.admit(peer.id(), properties.identity)?;
+        tracing::debug!(peer = %peer.id(), remote = peer.remote(), socket_type = %properties.socket_type, "connected");
         self.connected = true;
         self.service.connected(peer);
         Ok(())
@@ -185,9 +186,9 @@ impl<S: Service> Inlet for ServiceInlet<S> {
 
 impl<S: Service> Drop for ServiceInlet<S> {
     fn drop(&mut self) {
-        self.registry.remove(self.id);
+        self.registry.remove(self.peer.id());
         if self.connected {
-            self.service.gone(self.id);
+            self.service.gone(&self.peer);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_zmtp::{Dealer, DealerOptions, Endpoint, Limits, Message, Peer, PeerId, Router, Service};
+use larder_zmtp::{Dealer, DealerOptions, Endpoint, Limits, Message, Peer, Router, Service};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 struct Echo;
@@ -16,7 +16,7 @@ impl Service for Echo {
         peer.send(parts).expect("room");
     }
 
-    fn gone(&self, _: PeerId) {}
+    fn gone(&self, _: &Peer) {}
 }
 
 async fn echoes(dealer: &mut Dealer) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_zmtp::{Dealer, DealerOptions, Endpoint, Limits, Message, Peer, PeerId, Router, Service};
+use larder_zmtp::{Dealer, DealerOptions, Endpoint, Limits, Message, Peer, Router, Service};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
@@ -66,7 +66,7 @@ impl Service for Echo {
         peer.send(parts).unwrap();
     }
 
-    fn gone(&self, _: PeerId) {}
+    fn gone(&self, _: &Peer) {}
 }
 
 struct Server {

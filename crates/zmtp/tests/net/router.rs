@@ -234,6 +234,23 @@ async fn shutdown_sends_queued_messages_even_if_requests_are_unread() {
 }
 
 #[tokio::test]
+async fn pause_keeps_the_order_of_answers_and_delays_the_drain() {
+    let mut server = Server::tcp(Limits::default()).await;
+    let mut dealer = dealer(&server).await;
+    for word in ["slow", "quick"] {
+        dealer.send(vec![Bytes::from_static(word.as_bytes())]).await.unwrap();
+    }
+    assert_eq!(recv(&mut dealer).await.unwrap(), ["slow"]);
+    assert_eq!(recv(&mut dealer).await.unwrap(), ["quick"]);
+    dealer.send(vec![Bytes::from_static(b"slow")]).await.unwrap();
+    for _ in 0..3 {
+        while !matches!(server.told().await, Told::Message(_)) {}
+    }
+    let (_, answer) = tokio::join!(server.stop(), recv(&mut dealer));
+    assert_eq!(answer.unwrap(), ["slow"]);
+}
+
+#[tokio::test]
 async fn client_reconnects_after_a_restart_on_the_same_port() {
     let server = Server::tcp(Limits::default()).await;
     let endpoint = server.endpoint().clone();
@@ -410,7 +427,7 @@ async fn dropping_the_serve_future_calls_gone_for_every_peer() {
     struct Count(AtomicUsize);
     impl larder_zmtp::Service for Count {
         fn message(&self, _: &larder_zmtp::Peer, _: Message) {}
-        fn gone(&self, _: PeerId) {
+        fn gone(&self, _: &larder_zmtp::Peer) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }

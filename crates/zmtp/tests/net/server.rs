@@ -33,6 +33,14 @@ impl Service for Recorder {
         match &parts[0][..] {
             b"panic" => panic!("asked to"),
             b"silent" => {}
+            b"slow" => {
+                let (peer, pause) = (peer.clone(), peer.pause());
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    peer.send(parts).unwrap();
+                    drop(pause);
+                });
+            }
             b"flood" => {
                 let part = Bytes::from(vec![0; 1000]);
                 let mut taken = 0;
@@ -45,7 +53,8 @@ impl Service for Recorder {
         }
     }
 
-    fn gone(&self, peer: PeerId) {
+    fn gone(&self, peer: &Peer) {
+        let peer = peer.id();
         let _ = self.0.send(Told::Gone(peer));
     }
 }
