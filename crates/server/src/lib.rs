@@ -10,6 +10,7 @@
 //! - [`metrics`]: counters and the `/metrics` page; `otlp` (feature `otel`) pushes them, and the traces.
 //! - [`overview`]: the numbers behind the page at `/` and `larder top`.
 //! - [`prefix_hashes`]: chunk hashes of recent prompts.
+//! - [`responder`]: the way back to the client of a request.
 
 pub mod app;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod ops;
 pub mod otlp;
 pub mod overview;
 pub mod prefix_hashes;
+pub mod responder;
 pub mod transport;
 
 pub use app::start::{Server, StartError, run};

@@ -1,12 +1,12 @@
-//! Hashes of the prompts of recent requests.
+//! Chunk hashes of the prompts of recent requests.
 //!
-//! Every call of a request carries its whole token list. Hashing is the dearest part of serving it
-//! (chained BLAKE3 of 32k tokens takes a quarter of a millisecond, comparing them takes four
-//! microseconds), so each prompt is hashed once and then recognised by its tokens. A request that
-//! grows is hashed from where it grew. Tokens are compared, never trusted: a request id that comes
-//! back with other tokens gets other hashes (LMCache keeps the old ones).
+//! Every call of a request carries its whole token list. Hashing is the most expensive part of serving it (chained
+//! BLAKE3 of 32k tokens takes a quarter of a millisecond, comparing them takes four microseconds), so each prompt is
+//! hashed once and then recognised by its tokens. A prompt that grows is hashed from where it grew. Tokens are
+//! compared, never trusted: a request id that comes back with other tokens gets other hashes (LMCache keeps the old
+//! ones).
 //!
-//! Memory is bounded by the tokens kept; the prompt used longest ago goes first.
+//! Memory is bounded by the tokens kept; the least recently used prompt is dropped first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +18,11 @@ use larder_types::object::ChunkHash;
 const TOKENS_MAX: usize = 16 << 20;
 
 /// Hashes of a prompt's whole chunks, in order.
-pub type Chain = Arc<[ChunkHash]>;
+pub type PrefixHashes = Arc<[ChunkHash]>;
 
-/// Turns tokens into chunk hashes, remembering the last ones of each request.
+/// Computes chunk hashes, and keeps the last ones of each request.
 #[derive(Debug)]
-pub struct Chains {
+pub struct PrefixHashCache {
     hasher: TokenHasher,
     recent: Mutex<Recent>,
 }
@@ -39,11 +39,11 @@ struct Recent {
 #[derive(Debug)]
 pub(crate) struct Prompt {
     pub(crate) tokens: Box<[u32]>,
-    pub(crate) chain: Chain,
+    pub(crate) chunk_hashes: PrefixHashes,
 }
 
-impl Chains {
-    /// Remembers nothing yet.
+impl PrefixHashCache {
+    /// An empty cache.
     pub fn new(hasher: TokenHasher) -> Self {
         Self { hasher, recent: Mutex::default() }
     }
@@ -54,42 +54,42 @@ impl Chains {
     }
 
     /// The hashes of `tokens`, a whole number of chunks, for a request.
-    pub fn chain(&self, request_id: &Arc<str>, tokens: &[u32]) -> Chain {
+    pub fn prefix_hashes(&self, request_id: &Arc<str>, tokens: &[u32]) -> PrefixHashes {
         if tokens.is_empty() {
-            return Chain::default();
+            return PrefixHashes::default();
         }
         let known = self.lock().get(request_id);
         if let Some(prompt) = &known
             && prompt.tokens.starts_with(tokens)
         {
             let chunks = tokens.len() / self.hasher.chunk_tokens();
-            return match prompt.chain.len() == chunks {
-                true => prompt.chain.clone(),
-                false => prompt.chain[..chunks].into(),
+            return match prompt.chunk_hashes.len() == chunks {
+                true => prompt.chunk_hashes.clone(),
+                false => prompt.chunk_hashes[..chunks].into(),
             };
         }
-        let mut chain = Vec::with_capacity(tokens.len() / self.hasher.chunk_tokens());
+        let mut chunk_hashes = Vec::with_capacity(tokens.len() / self.hasher.chunk_tokens());
         let done = match &known {
             Some(prompt) if tokens.starts_with(&prompt.tokens) => {
-                chain.extend_from_slice(&prompt.chain);
+                chunk_hashes.extend_from_slice(&prompt.chunk_hashes);
                 prompt.tokens.len()
             }
             _ => 0,
         };
-        self.hasher.extend(chain.last().copied(), &tokens[done..], &mut chain);
-        let chain: Chain = chain.into();
-        let prompt = Arc::new(Prompt { tokens: tokens.into(), chain: chain.clone() });
+        self.hasher.extend(chunk_hashes.last().copied(), &tokens[done..], &mut chunk_hashes);
+        let chunk_hashes: PrefixHashes = chunk_hashes.into();
+        let prompt = Arc::new(Prompt { tokens: tokens.into(), chunk_hashes: chunk_hashes.clone() });
         self.lock().put(request_id, prompt);
-        chain
+        chunk_hashes
     }
 
-    /// The hashes of the whole chunks of `tokens`, for nobody who will come back with them.
-    pub fn hash(&self, tokens: &[u32]) -> Chain {
+    /// The hashes of the whole chunks of `tokens`, without keeping them.
+    pub fn hash(&self, tokens: &[u32]) -> PrefixHashes {
         let whole = tokens.len() - tokens.len() % self.hasher.chunk_tokens();
         self.hasher.hash(&tokens[..whole]).into()
     }
 
-    /// The prompts that are remembered, the one used longest ago first.
+    /// The prompts kept, the least recently used first.
     pub(crate) fn recent(&self) -> Vec<Arc<Prompt>> {
         let recent = self.lock();
         recent.by_age.values().filter_map(|id| Some(recent.by_request.get(id)?.1.clone())).collect()
@@ -133,13 +133,13 @@ mod tests {
     use super::*;
     use larder_types::hash::HashAlgorithm;
 
-    fn chains(chunk_tokens: usize) -> Chains {
-        Chains::new(TokenHasher::new(HashAlgorithm::Blake3, chunk_tokens).unwrap())
+    fn cache(chunk_tokens: usize) -> PrefixHashCache {
+        PrefixHashCache::new(TokenHasher::new(HashAlgorithm::Blake3, chunk_tokens).unwrap())
     }
 
     #[test]
-    fn what_is_remembered_never_changes_an_answer() {
-        let chains = chains(4);
+    fn cached_hashes_equal_computed_ones() {
+        let cache = cache(4);
         let hasher = TokenHasher::new(HashAlgorithm::Blake3, 4).unwrap();
         let id: Arc<str> = "r".into();
         let a: Vec<u32> = (0..40).collect();
@@ -147,18 +147,18 @@ mod tests {
         let mixed: Vec<u32> = a[..20].iter().chain(&b[20..]).copied().collect();
         // Grows, shrinks, forks, and comes back as another prompt under the same id.
         for tokens in [&a[..8], &a[..40], &a[..16], &mixed[..], &b[..12], &b[..], &a[..4], &[]] {
-            assert_eq!(chains.chain(&id, tokens)[..], hasher.hash(tokens)[..], "{tokens:?}");
+            assert_eq!(cache.prefix_hashes(&id, tokens)[..], hasher.hash(tokens)[..], "{tokens:?}");
         }
     }
 
     #[test]
-    fn memory_is_bounded_by_forgetting_the_oldest() {
-        let chains = chains(1 << 20);
+    fn drops_least_recently_used_prompts_beyond_the_limit() {
+        let cache = cache(1 << 20);
         let tokens = vec![7; 4 << 20];
         for i in 0..6 {
-            chains.chain(&format!("r{i}").into(), &tokens);
+            cache.prefix_hashes(&format!("r{i}").into(), &tokens);
         }
-        let recent = chains.lock();
+        let recent = cache.lock();
         assert!(recent.tokens <= TOKENS_MAX, "{} tokens kept", recent.tokens);
         assert_eq!(recent.by_request.len(), recent.by_age.len());
         assert!(recent.by_request.contains_key("r5") && !recent.by_request.contains_key("r0"));

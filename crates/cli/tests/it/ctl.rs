@@ -19,7 +19,7 @@ fn json(text: &str) -> Value {
 fn prompt_in_l2(server: &TestServer, model: &str) -> Vec<u32> {
     let bytes = server.register(model);
     let tokens: Vec<u32> = (0..2 * CHUNK).collect();
-    for hash in server.state.chains.hash(&tokens).iter() {
+    for hash in server.state.hashes.hash(&tokens).iter() {
         let key = ObjectKey::new(*hash, model, KvRank::new(1, 0), 0, "").expect("a key");
         let path = server.dir.path("l2").join(key.file_name());
         std::fs::write(path, vec![7; bytes as usize]).expect("a file");

@@ -1,36 +1,39 @@
-//! Whether anybody is there: a server that an engine started for itself should not outlive it.
+//! Counts connections, so that a server that an engine started for itself can end after it.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How many request peers are connected.
+use crate::observe::bus::Subscriber;
+use crate::observe::event::RequestEvent;
+
+/// How many clients are connected.
 #[derive(Debug, Default)]
-pub struct Presence {
-    peers: watch::Sender<usize>,
+pub struct ConnectionCounter {
+    connections: watch::Sender<usize>,
 }
 
-impl Presence {
-    /// A peer has connected.
-    pub fn arrived(&self) {
-        self.peers.send_modify(|peers| *peers += 1);
-    }
-
-    /// A peer that had [`arrived`](Self::arrived) is gone.
-    pub fn left(&self) {
-        self.peers.send_modify(|peers| *peers -= 1);
-    }
-
-    /// Completes once nobody has been connected for `patience` at a stretch.
-    pub async fn deserted(&self, patience: Duration) {
+impl ConnectionCounter {
+    /// Completes once there has been no connection for `timeout` without a break.
+    pub async fn idle_for(&self, timeout: Duration) {
         // Waiting fails only without a sender, and that is `self`.
-        let mut peers = self.peers.subscribe();
+        let mut connections = self.connections.subscribe();
         loop {
-            let _ = peers.wait_for(|&peers| peers == 0).await;
-            let somebody = peers.wait_for(|&peers| peers > 0);
-            if tokio::time::timeout(patience, somebody).await.is_err() {
+            let _ = connections.wait_for(|&count| count == 0).await;
+            let connected = connections.wait_for(|&count| count > 0);
+            if tokio::time::timeout(timeout, connected).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+impl Subscriber for ConnectionCounter {
+    fn on_event(&self, event: &RequestEvent<'_>) {
+        match event {
+            RequestEvent::Connected => self.connections.send_modify(|count| *count += 1),
+            RequestEvent::ConnectionLost { .. } => self.connections.send_modify(|count| *count -= 1),
+            _ => {}
         }
     }
 }
@@ -39,38 +42,42 @@ impl Presence {
 mod tests {
     use std::pin::pin;
 
+    use larder_types::ConnectionId;
+
     use super::*;
 
+    const LOST: RequestEvent<'_> = RequestEvent::ConnectionLost { connection: ConnectionId(1) };
+
     #[tokio::test]
-    async fn nobody_may_be_left() {
-        let presence = Presence::default();
-        presence.arrived();
-        presence.arrived();
-        let mut deserted = pin!(presence.deserted(Duration::ZERO));
+    async fn is_idle_once_the_last_connection_is_lost() {
+        let counter = ConnectionCounter::default();
+        counter.on_event(&RequestEvent::Connected);
+        counter.on_event(&RequestEvent::Connected);
+        let mut idle = pin!(counter.idle_for(Duration::ZERO));
         for _ in 0..2 {
             tokio::select! {
                 biased;
-                () = &mut deserted => panic!("somebody is still there"),
+                () = &mut idle => panic!("a client is connected"),
                 () = tokio::task::yield_now() => {}
             }
-            presence.left();
+            counter.on_event(&LOST);
         }
-        deserted.await;
+        idle.await;
     }
 
     #[tokio::test]
-    async fn who_comes_in_time_is_waited_for() {
-        let presence = Presence::default();
-        let mut deserted = pin!(presence.deserted(Duration::MAX));
+    async fn is_not_idle_if_a_client_connects_in_time() {
+        let counter = ConnectionCounter::default();
+        let mut idle = pin!(counter.idle_for(Duration::MAX));
         tokio::select! {
             biased;
-            () = &mut deserted => panic!("it is not over yet"),
+            () = &mut idle => panic!("the timeout is not over"),
             () = tokio::task::yield_now() => {}
         }
-        presence.arrived();
+        counter.on_event(&RequestEvent::Connected);
         tokio::select! {
             biased;
-            () = &mut deserted => panic!("somebody has come"),
+            () = &mut idle => panic!("a client has connected"),
             () = tokio::task::yield_now() => {}
         }
     }

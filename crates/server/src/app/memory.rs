@@ -1,10 +1,9 @@
-//! Committing the arena's memory ahead of its use.
+//! Commits L1's memory ahead of its use.
 //!
-//! The first touch of fresh memory is many times slower than any later one, and it would be a
-//! store that pays for it. So once a worker has registered, a thread keeps memory beyond the last
-//! slot handed out ready, in steps of one huge page; then it sleeps until more is used. A server that
-//! nobody registers with commits nothing, and one that stays small commits no more than 4 GiB too
-//! much: a second or less of work, before the first prompt has been computed.
+//! The first touch of fresh memory is many times slower than any later one, and would slow down a store. So once a
+//! worker has registered, a thread commits memory beyond the last slot handed out, in steps of one huge page, and
+//! then sleeps until more is used. A server without workers commits nothing, and one that stays small commits at most
+//! 4 GiB too much: a second or less of work, before the first prompt has been computed.
 //!
 //! A slot is handed out only when its memory is committed, so workers never meet a full `/dev/shm`.
 
@@ -13,10 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use larder_arena::Arena;
 
-/// Memory kept ready beyond what is used, at most, in bytes.
+/// Memory that is committed beyond what is used, at most, in bytes.
 const AHEAD_BYTES_MAX: u64 = 4 << 30;
 
-/// How far the arena should be committed.
+/// Commits the arena's memory.
 #[derive(Debug)]
 pub struct Memory {
     arena: Arc<Arena>,
@@ -32,22 +31,27 @@ struct Wanted {
 }
 
 impl Memory {
-    /// Nothing is committed yet.
+    /// A committer that has nothing to do yet.
     pub fn new(arena: Arc<Arena>) -> Self {
         let ahead = arena.size().min(AHEAD_BYTES_MAX);
         Self { arena, ahead, wanted: Mutex::default(), more: Condvar::new() }
     }
 
-    /// Commits everything below `end` now and has more made ready behind it.
+    /// Whether everything below `end` is committed. Has more committed beyond it.
+    pub fn is_committed(&self, end: u64) -> bool {
+        self.prepare(end);
+        self.arena.committed() >= end
+    }
+
+    /// Commits everything below `end`. Blocks while the system makes the pages.
     ///
     /// # Errors
-    /// If the system has no memory for it.
-    pub fn need(&self, end: u64) -> io::Result<()> {
-        self.prepare(end);
+    /// The system has no memory for it.
+    pub fn commit(&self, end: u64) -> io::Result<()> {
         self.arena.commit(end)
     }
 
-    /// Has memory behind `end` made ready in the background.
+    /// Has the thread commit memory beyond `end`.
     pub fn prepare(&self, end: u64) {
         let target = end.saturating_add(self.ahead).min(self.arena.size());
         // Called for every store: cheap while at least half of the reserve is left.
@@ -61,7 +65,7 @@ impl Memory {
         }
     }
 
-    /// Makes memory ready until [`stop`](Self::stop). For a thread of its own, which says when it `woke`.
+    /// Commits memory until [`stop`](Self::stop), on a thread of its own. Calls `woke` before each step.
     pub fn run(&self, woke: impl Fn()) {
         let mut done = 0;
         loop {
@@ -75,15 +79,14 @@ impl Memory {
             let target = wanted.end;
             drop(wanted);
             woke();
-            // In steps, so that a store that needs memory now waits for one step at most, and a
-            // shutdown too.
+            // In steps: a store that needs memory now, and a shutdown, wait for one step at most.
             let next = (self.arena.committed() + larder_arena::COMMIT_STEP).min(target);
             done = match self.arena.commit(next) {
                 Ok(()) if next < target => done,
                 Ok(()) => target,
                 // The store that needs it will report it.
                 Err(error) => {
-                    tracing::debug!(%error, "no memory to make ready ahead");
+                    tracing::debug!(%error, "no memory to commit ahead of its use");
                     target
                 }
             };

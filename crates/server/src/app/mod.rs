@@ -1,7 +1,9 @@
 //! The running server: its parts, its start and its stop.
 
+mod assemble;
 pub mod clock;
 pub mod connection_counter;
+pub mod copy_pool;
 pub mod core_handle;
 pub mod log_control;
 pub mod memory;

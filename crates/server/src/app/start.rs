@@ -1,12 +1,11 @@
 //! Start-up and shutdown.
 //!
-//! Everything that can fail at start is tried before anything is promised: ports are bound, the
-//! arena is mapped and locked, and only then are requests read. A port that is taken is known within
-//! milliseconds.
+//! Everything that can fail at start is tried before the first request is read: ports are bound, the arena is mapped and
+//! locked. A port in use is reported within milliseconds.
 //!
-//! Shutdown, at a signal or, if asked for, when everybody has left: stop accepting, send the replies that
-//! are waiting, wind down (`stop`), let the arena go. All of it has one deadline, `--shutdown-timeout`
-//! from the signal on. A second signal ends the process at once.
+//! Shutdown, at a signal or, if configured, when no client is connected: stop accepting, send the answers that are
+//! waiting, wind down (`stop`), free the arena. All of it has one deadline, `--shutdown-timeout` from the signal on. A
+//! second signal ends the process at once.
 
 use larder_policy::Quotas;
 use larder_types::Time;
@@ -25,28 +24,29 @@ use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::assemble::{App, Parts};
+use super::connection_counter::ConnectionCounter;
+use super::log_control::LogControl;
+use super::quota_file::QuotaFile;
+use super::state::State;
 use super::stop::{self, Deadline};
-use crate::app::log_control::LogControl;
-use crate::app::memory::Memory;
-use crate::app::quota_file::QuotaFile;
-use crate::app::state::{Parts, State};
 use crate::config::{Config, MIB};
-use crate::l2::{L2, OpenError};
+use crate::l2::{CoreSlot, L2, OpenError};
 use crate::observe::coordinator::Reporting;
+use crate::observe::kv_events;
 use crate::observe::lookup_log::LookupLog;
 use crate::observe::recorder::Recorder;
-use crate::ops::Rpc;
-use crate::prefix_hashes::Chains;
+use crate::prefix_hashes::PrefixHashCache;
+use crate::transport::zmq::ZmqService;
 
-/// How long memory that a vanished worker may still be using is left alone.
+/// How long memory that a lost worker may still be using is not reused.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
-/// Requests that may be open at once. Engines run thousands; clients that never end their requests
-/// leave them to the session TTL.
+/// Requests that may be open at once. Engines run thousands; requests that are never ended expire with the session
+/// TTL.
 const SESSIONS_MAX: usize = 1 << 16;
 
-/// How long threads that block may go on when everything else has ended, though time is up: what they hold
-/// goes with the process.
+/// How long blocked threads are waited for when everything else has ended.
 const THREADS_LINGER: Duration = Duration::from_millis(100);
 
 /// Why the server did not start.
@@ -111,16 +111,16 @@ pub enum StartError {
     },
 }
 
-/// A server that is bound and mapped, and reads no requests yet.
+/// A server with bound ports and mapped memory, which does not read requests yet.
 #[derive(Debug)]
 pub struct Server {
-    state: Arc<State>,
+    app: App,
     router: Router,
     http: TcpListener,
     prometheus: Option<TcpListener>,
 }
 
-/// Runs a server until it is told to stop: by `SIGTERM` or `SIGINT`. `log` changes what is logged.
+/// Runs a server until `SIGTERM` or `SIGINT`. `log` changes the log level.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.
@@ -134,7 +134,7 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
     let served = runtime.block_on(async {
         let stop = signals()?;
         let server = Server::bind(config).await?;
-        let _ = server.state.log.set(log);
+        let _ = server.app.state.log.set(log);
         server.announce();
         Ok(server.serve_until(stop).await)
     });
@@ -161,22 +161,20 @@ impl Server {
         let hasher = TokenHasher::new(hash, config.chunk_tokens as usize)
             .expect("a validated configuration has at least one token per chunk");
         let arena = Arc::new(arena(&config)?);
-        let memory = Arc::new(Memory::new(arena.clone()));
-        let owner = Arc::new(crate::l2::Owner::default());
+        let core_slot = Arc::new(CoreSlot::default());
         let (quota_file, quotas) = kept_quotas(&config)?;
         let salts = TenantLimits {
             default_limit_bytes: config.quota_default_bytes,
             limits: quotas.list().map(|(salt, bytes)| (salt.clone(), bytes)).collect(),
         };
-        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts, &owner)?);
+        let l2 = L2::new(crate::l2::open(&config.l2.adapters, &salts, &core_slot)?);
         let mut core = Core::new(core_config(&config, &l2));
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
-        let (recorder, chains) = (recorder(&config)?, Chains::new(hasher));
-        let lookup_log = lookup_log(&config)?;
-        let parts = Parts { config, core, arena, memory, l2, chains, quota_file, recorder, lookup_log };
-        let state = State::new(parts, tokio::runtime::Handle::current());
-        owner.is(&state);
-        Ok(Self { state, router, http, prometheus })
+        let (recorder, lookup_log) = (recorder(&config)?, lookup_log(&config)?);
+        let hashes = PrefixHashCache::new(hasher);
+        let parts = Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log };
+        let app = App::new(parts, &tokio::runtime::Handle::current());
+        Ok(Self { app, router, http, prometheus })
     }
 
     /// Where requests arrive, with real ports.
@@ -189,23 +187,27 @@ impl Server {
         self.http.local_addr().ok()
     }
 
-    /// What requests, scrapes and tasks share.
+    /// What the HTTP API and the metrics read.
     pub fn state(&self) -> &Arc<State> {
-        &self.state
+        &self.app.state
     }
 
-    /// One line that says where the server is and how to use it.
+    /// Logs the addresses and the flags that connect vLLM.
     fn announce(&self) {
         let endpoints: Vec<String> = self.endpoints().iter().map(Endpoint::to_string).collect();
         let http = self.http_address().map_or_else(String::new, |a| format!("http://{a}"));
-        let size = human_bytes(self.state.arena.size());
-        let pool =
-            self.state.arena.name().map_or("sent through the socket".to_owned(), |n| format!("/dev/shm/{n}"));
+        let size = human_bytes(self.app.state.arena.size());
+        let pool = self
+            .app
+            .state
+            .arena
+            .name()
+            .map_or("sent through the socket".to_owned(), |n| format!("/dev/shm/{n}"));
         let (host, port) = match self.endpoints().first() {
             // An engine on this node reaches a server that listens everywhere.
             Some(Endpoint::Tcp { host, port }) if host == "0.0.0.0" || host == "::" => ("localhost", *port),
             Some(Endpoint::Tcp { host, port }) => (host.as_str(), *port),
-            _ => ("localhost", self.state.config.rpc.port),
+            _ => ("localhost", self.app.state.config.rpc.port),
         };
         tracing::info!(
             "ready: requests on {}, L1 {size} ({pool}), admin on {http}; connect vLLM with \
@@ -221,26 +223,29 @@ impl Server {
         self.serve_until(stop).await;
     }
 
-    /// The same. Returns when everything has to be over.
+    /// The same. Returns the deadline of the shutdown.
     async fn serve_until(self, stop: impl Future<Output = ()>) -> Deadline {
-        let Self { state, router, http, prometheus } = self;
+        let Self { app, router, http, prometheus } = self;
+        let App { state, operations, connections, memory, copies } = app;
         let (close_http, closed) = watch::channel(false);
         let committer = {
-            let state = state.clone();
+            let (state, memory) = (state.clone(), memory.clone());
             std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
                 let _running = state.tasks.memory.begin();
-                state.memory.run(|| state.tasks.memory.woke(state.core().now()));
+                memory.run(|| state.tasks.memory.woke(state.core.now()));
             })
         };
         if let Err(error) = &committer {
-            // Memory is then committed by the stores that need it.
-            tracing::warn!(%error, "no thread to commit memory ahead");
+            tracing::warn!(%error, "no thread to commit memory ahead: stores that need memory wait for it");
         }
         let timekeeper = tokio::spawn({
             let state = state.clone();
             async move { state.core().run_timers(&state.tasks.timekeeper).await }
         });
-        let publisher = tokio::spawn(crate::observe::kv_events::publish(state.clone()));
+        let publisher = tokio::spawn({
+            let state = state.clone();
+            async move { kv_events::publish(state.events.clone(), &state.tasks.publisher).await }
+        });
         let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
         let goodbye = Reporting::start(&state, http_port).map(Reporting::end);
         #[cfg(feature = "otel")]
@@ -255,19 +260,21 @@ impl Server {
         }
         let mut deadline = Deadline::after(state.config.shutdown_timeout);
         let stop = async {
-            end(stop, &state).await;
+            end(stop, state.config.exit_when_idle, &connections).await;
             deadline = Deadline::after(state.config.shutdown_timeout);
             tracing::info!("stopping");
         };
-        router.serve(Arc::new(Rpc::new(state.clone())), stop).await;
+        router.serve(Arc::new(ZmqService::new(operations)), stop).await;
+        // What copies still store goes to L2 too.
+        let _ = deadline.limit(copies.idle()).await;
         let undone =
             stop::wind_down(&state, stop::Running { goodbye, last_push, close_http, https }, deadline).await;
         if undone != stop::Undone::default() {
-            tracing::warn!("ended, and not done in time: {undone}");
+            tracing::warn!("--shutdown-timeout is over, and not done: {undone}");
         }
         timekeeper.abort();
         publisher.abort();
-        state.memory.stop();
+        memory.stop();
         if let Ok(thread) = committer {
             let _ = thread.join();
         }
@@ -277,7 +284,7 @@ impl Server {
     }
 }
 
-/// A size as people say it.
+/// A size in MiB or GiB.
 fn human_bytes(bytes: u64) -> String {
     match bytes as f64 / MIB as f64 {
         mib if mib < 1024.0 => format!("{mib:.0} MiB"),
@@ -285,7 +292,7 @@ fn human_bytes(bytes: u64) -> String {
     }
 }
 
-/// The quotas to begin with, and where they are kept, if they are.
+/// The initial quotas, and the file that keeps them, if there is one.
 fn kept_quotas(config: &Config) -> Result<(Option<QuotaFile>, Quotas), StartError> {
     let mut quotas = Quotas::new(config.quota_default_bytes);
     let Some(directory) = &config.state_dir else { return Ok((None, quotas)) };
@@ -298,14 +305,14 @@ fn kept_quotas(config: &Config) -> Result<(Option<QuotaFile>, Quotas), StartErro
     Ok((Some(file), quotas))
 }
 
-/// Who writes down what is asked, if anybody is to.
+/// The recording of `--record`, if given.
 fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     let Some(path) = &config.record else { return Ok(None) };
     let recorder = Recorder::start(path, config.chunk_tokens);
     recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
 }
 
-/// Who logs lookups, if anybody is to.
+/// The log of `--lookup-hash-log-dir`, if given.
 fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
     let Some(log) = &config.lookup_hash_log else { return Ok(None) };
     let started = LookupLog::start(log, config.chunk_tokens);
@@ -329,14 +336,18 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
     }
 }
 
-/// Completes at `stop`, or once everybody has left, if the server is to end then.
-async fn end(stop: impl Future<Output = ()>, state: &State) {
-    let Some(patience) = state.config.exit_when_idle else { return stop.await };
+/// Completes at `stop`, or after `exit_when_idle` without a connection.
+async fn end(
+    stop: impl Future<Output = ()>,
+    exit_when_idle: Option<Duration>,
+    connections: &ConnectionCounter,
+) {
+    let Some(timeout) = exit_when_idle else { return stop.await };
     tokio::select! {
         () = stop => {}
-        () = state.presence.deserted(patience) => {
-            let seconds = patience.as_secs_f64();
-            tracing::info!(seconds, "nobody is connected any more, as --exit-when-idle-seconds says: ending");
+        () = connections.idle_for(timeout) => {
+            let seconds = timeout.as_secs_f64();
+            tracing::info!(seconds, "no client is connected: stopping, because of --exit-when-idle-seconds");
         }
     }
 }
@@ -384,7 +395,7 @@ async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: wa
         let _ = stopped.wait_for(|s| *s).await;
     };
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "http has ended");
+        tracing::error!(%error, "HTTP has ended: the admin API and /metrics are gone until a restart");
     }
 }
 
@@ -398,7 +409,7 @@ fn signals() -> Result<impl Future<Output = ()>, StartError> {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
         tokio::spawn(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-            tracing::warn!("second signal: ending at once");
+            tracing::warn!("second signal: exiting at once");
             std::process::exit(1);
         });
     })

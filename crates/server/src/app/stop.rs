@@ -1,11 +1,11 @@
-//! Winding down: one deadline for all of it, taken when the end is asked for.
+//! Winding down after the last request, with one deadline for all of it.
 //!
-//! The phases come in the order of what depends on them: L2 gets what was stored, and ends its I/O; the
-//! coordinator, which is to hear of that, is told goodbye, and a collector the last numbers; HTTP answers that are under way go out; the
-//! recording and the lookup log are closed. Whoever takes long leaves less to those after it. But the goodbye has a little time
-//! of its own, so that a disk that hangs does not leave a dead server in the coordinator's books.
+//! The phases are in the order of their dependencies: L2 gets what was stored, and ends its I/O; then the coordinator
+//! gets the last events and a goodbye, and a collector the last numbers; HTTP answers in progress are sent; the recording
+//! and the lookup log are closed. A slow phase leaves less time to later ones, but the goodbye has a little time of its
+//! own, so that a disk that hangs does not leave a dead server registered with the coordinator.
 //!
-//! What was not done in time is counted, and told in one line.
+//! What was not done in time is counted and logged in one line.
 
 use std::fmt;
 use std::future::Future;
@@ -16,30 +16,27 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::state::State;
-use crate::observe::lookup_log::LookupLog;
-use crate::observe::recorder::Recorder;
 
-/// How long replies that are waiting may take to reach peers that do not read, at most.
+/// Time to send the answers that wait for clients that do not read, at most.
 const REPLIES_MAX: Duration = Duration::from_secs(1);
 
-/// What is kept for the coordinator and the collector, at most.
+/// Time reserved for the coordinator and the collector, at most.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
-/// How long a client may take to read the HTTP answer that is under way. One that only keeps its connection
-/// open must not keep the server alive.
+/// Time for HTTP answers in progress, at most. An idle connection must not delay the end.
 const ANSWERS_MAX: Duration = Duration::from_secs(1);
 
-/// When everything has to be over.
+/// When the shutdown must be done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// So long from now on. A time that no clock reaches is none.
+    /// `time` from now. Without a deadline if no clock reaches that.
     pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now().checked_add(time))
     }
 
-    /// How long it is until then.
+    /// The time left.
     pub(crate) fn left(self) -> Duration {
         self.0.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
     }
@@ -50,13 +47,13 @@ impl Deadline {
         Self(self.0.and_then(|at| at.checked_sub(reserve)))
     }
 
-    /// Not later than this one, and not later than so long from now on.
+    /// The earlier one of this and `time` from now.
     fn within(self, time: Duration) -> Self {
         Self::after(time.min(self.left()))
     }
 
-    /// Does `work` for as long as there is time. `None` if it was not done by then.
-    async fn limit<T>(self, work: impl Future<Output = T>) -> Option<T> {
+    /// Runs `work` until the deadline; `None` if it was not done by then.
+    pub(crate) async fn limit<T>(self, work: impl Future<Output = T>) -> Option<T> {
         match self.0 {
             Some(at) => timeout_at(at, work).await.ok(),
             None => Some(work.await),
@@ -64,23 +61,23 @@ impl Deadline {
     }
 }
 
-/// How long replies that wait may take at the end: a part of the whole, for the peers are read from no longer.
+/// Time for answers that wait: a part of the whole, as no request is read any more.
 pub(crate) fn replies_linger(shutdown_timeout: Duration) -> Duration {
     REPLIES_MAX.min(shutdown_timeout / 4)
 }
 
-/// What was not done when time was up.
+/// What was not done by the deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Undone {
-    /// Objects that are not in L2, and lost.
+    /// Objects that were to be in L2 and are lost.
     objects: u64,
-    /// L2 adapters that still work on something.
+    /// L2 adapters with I/O in progress.
     adapters: u64,
-    /// Object events that the coordinator has not been told of.
+    /// Object events that the coordinator did not get.
     events: u64,
-    /// Last pushes to a collector that it has not taken.
+    /// Last pushes to a collector that were not accepted.
     pushes: u64,
-    /// HTTP listeners with answers under way.
+    /// HTTP listeners with answers in progress.
     answers: u64,
     /// Recordings and lookup logs that are not closed.
     recordings: u64,
@@ -91,10 +88,10 @@ impl fmt::Display for Undone {
         let Self { objects, adapters, events, pushes, answers, recordings } = *self;
         let parts = [
             (objects, "objects not in L2 and lost"),
-            (adapters, "L2 adapters still at work"),
-            (events, "events that the coordinator has not heard of"),
+            (adapters, "L2 adapters with I/O in progress"),
+            (events, "events that the coordinator did not get"),
             (pushes, "last pushes to a collector cut off"),
-            (answers, "HTTP ports with answers under way"),
+            (answers, "HTTP ports with answers in progress"),
             (recordings, "recordings cut off"),
         ];
         let parts = parts.into_iter().filter(|(count, _)| *count > 0);
@@ -105,7 +102,7 @@ impl fmt::Display for Undone {
     }
 }
 
-/// What is to be ended, besides the state.
+/// What runs, besides the state.
 pub(crate) struct Running<G, P> {
     /// Reports what is left to the coordinator and leaves it; `None` without one.
     pub(crate) goodbye: Option<G>,
@@ -113,11 +110,11 @@ pub(crate) struct Running<G, P> {
     pub(crate) last_push: Option<P>,
     /// Ends HTTP: no more calls.
     pub(crate) close_http: tokio::sync::watch::Sender<bool>,
-    /// Done when the calls under way are.
+    /// Each ends with the calls in progress.
     pub(crate) https: Vec<JoinHandle<()>>,
 }
 
-/// Ends everything that requests have left behind, by the deadline. No request comes any more.
+/// Ends the work that requests have left, by the deadline. No request is read any more.
 pub(crate) async fn wind_down<G, P>(state: &Arc<State>, running: Running<G, P>, deadline: Deadline) -> Undone
 where
     G: Future<Output = ()>,
@@ -127,7 +124,6 @@ where
     let mut undone = Undone::default();
     let others_wait = goodbye.is_some() || last_push.is_some();
     let for_l2 = if others_wait { deadline.keeping(GOODBYE_MAX) } else { deadline };
-    // A core that has found a bug in itself stores nothing any more.
     if !state.core().is_poisoned() {
         state.core().with(|core, now| core.flush_deferred(now));
         if for_l2.limit(written_back(state)).await.is_none() {
@@ -137,11 +133,9 @@ where
             undone.adapters += u64::from(for_l2.limit(adapter.close()).await.is_none());
         }
     }
-    // One that does not answer is given up by whoever reports or pushes, and has had its line of log.
     let (told, pushed) = tokio::join!(in_time(goodbye, deadline), in_time(last_push, deadline));
     if !told {
-        undone.events =
-            state.reporting.untold(state.core().read(|core, _| core.stats().object_events().last()));
+        undone.events = state.reporting.pending(state.core().read(|core, _| core.stats().object_events().last()));
     }
     undone.pushes = u64::from(!pushed);
     let _ = close_http.send(true);
@@ -152,8 +146,8 @@ where
     if state.recorder.is_some() || state.lookup_log.is_some() {
         let recorded = state.clone();
         let close = move || {
-            recorded.recorder.iter().for_each(Recorder::close);
-            recorded.lookup_log.iter().for_each(LookupLog::close);
+            recorded.recorder.iter().for_each(|recorder| recorder.close());
+            recorded.lookup_log.iter().for_each(|log| log.close());
         };
         let closed = deadline.limit(tokio::task::spawn_blocking(close)).await;
         undone.recordings = u64::from(closed.is_none());
@@ -161,7 +155,7 @@ where
     undone
 }
 
-/// Whether this, if there is anything to do, is done by the deadline.
+/// Whether the work, if any, is done by the deadline.
 async fn in_time(work: Option<impl Future<Output = ()>>, deadline: Deadline) -> bool {
     match work {
         Some(work) => deadline.limit(work).await.is_some(),
@@ -169,7 +163,7 @@ async fn in_time(work: Option<impl Future<Output = ()>>, deadline: Deadline) -> 
     }
 }
 
-/// Completes when everything that was stored is where it is to be.
+/// Completes when all stored objects are written to L2.
 async fn written_back(state: &State) {
     loop {
         let written = state.core().written_back();

@@ -17,9 +17,10 @@ use crate::app::tasks::Tasks;
 use crate::config::Config;
 use crate::l2::L2;
 use crate::metrics::Metrics;
+use crate::observe::bus::Bus;
 use crate::observe::kv_events::EventStreams;
 use crate::observe::whatif::WhatIf;
-use crate::prefix_hashes::Chains;
+use crate::prefix_hashes::PrefixHashCache;
 
 /// A part of the server.
 #[derive(Debug)]
@@ -46,12 +47,13 @@ parts! {
     CoreHandle => |state| state.core();
     L2 => |state| &state.l2;
     Arc<larder_arena::Arena> => |state| &state.arena;
-    Chains => |state| &state.chains;
+    Bus => |state| &state.bus;
+    PrefixHashCache => |state| &state.hashes;
     EventStreams => |state| &state.events;
     Metrics => |state| &state.metrics;
     Tasks => |state| &state.tasks;
     OnceLock<LogControl> => |state| &state.log;
-    Option<WhatIf> => |state| &state.whatif;
+    Option<Arc<WhatIf>> => |state| &state.whatif;
     Option<Arc<QuotaFile>> => |state| &state.quota_file;
     tokio::sync::Mutex<()> => |state| &state.quota_changes;
 }

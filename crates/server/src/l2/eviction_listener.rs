@@ -1,4 +1,4 @@
-//! Telling the core what adapters remove by themselves.
+//! Reports to the core what adapters remove by themselves.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -6,39 +6,39 @@ use larder_l2::{EvictionListener, EvictionReason};
 use larder_types::ids::AdapterId;
 use larder_types::object::ObjectKey;
 
-use crate::app::state::State;
+use crate::app::core_handle::CoreHandle;
 
-/// Whose adapters they are. They are open before there is a state; what they remove until then was never told
-/// of as stored.
+/// The core of a server, once there is one. Adapters are opened before it; the core does not know yet what they
+/// remove until then.
 #[derive(Debug, Default)]
-pub struct Owner(OnceLock<Weak<State>>);
+pub struct CoreSlot(OnceLock<Weak<CoreHandle>>);
 
-impl Owner {
-    /// From now on `state` is told. The first one stays.
-    pub fn is(&self, state: &Arc<State>) {
-        let _ = self.0.set(Arc::downgrade(state));
+impl CoreSlot {
+    /// Sets the core, once.
+    pub fn set(&self, core: &Arc<CoreHandle>) {
+        let _ = self.0.set(Arc::downgrade(core));
     }
 }
 
-/// Tells of what one adapter removes.
+/// Reports what one adapter removes.
 #[derive(Debug)]
-pub(super) struct Removals {
-    owner: Arc<Owner>,
+pub(super) struct CoreEvictionListener {
+    core: Arc<CoreSlot>,
     adapter: AdapterId,
 }
 
-impl Removals {
-    pub(super) fn new(owner: Arc<Owner>, adapter: AdapterId) -> Self {
-        Self { owner, adapter }
+impl CoreEvictionListener {
+    pub(super) fn new(core: Arc<CoreSlot>, adapter: AdapterId) -> Self {
+        Self { core, adapter }
     }
 }
 
-impl EvictionListener for Removals {
+impl EvictionListener for CoreEvictionListener {
     fn on_removed(&self, key: &ObjectKey, reason: EvictionReason) {
-        if let Some(state) = self.owner.0.get().and_then(Weak::upgrade)
-            && !state.core().is_poisoned()
+        if let Some(core) = self.core.0.get().and_then(Weak::upgrade)
+            && !core.is_poisoned()
         {
-            state.core().with(|core, now| match reason {
+            core.with(|core, now| match reason {
                 EvictionReason::Evicted => core.l2_evicted(now, self.adapter, key),
                 EvictionReason::Missing => core.l2_removed(now, self.adapter, std::slice::from_ref(key)),
             });

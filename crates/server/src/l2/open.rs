@@ -5,7 +5,7 @@ use std::sync::Arc;
 use larder_l2::{Adapter, L2Error, OpenContext, TenantLimits};
 use larder_types::ids::AdapterId;
 
-use super::eviction_listener::{Owner, Removals};
+use super::eviction_listener::{CoreEvictionListener, CoreSlot};
 use crate::config::L2AdapterConfig;
 
 /// An adapter could not be opened.
@@ -19,17 +19,17 @@ pub struct OpenError {
 }
 
 /// Opens the adapters in order. Those that enforce quotas start with `tenant_limits`. Objects that they remove on
-/// their own are reported to `owner`'s core.
+/// their own are reported to `core`.
 ///
 /// # Errors
 /// The first adapter that cannot be opened.
 pub fn open(
     configs: &[L2AdapterConfig],
     tenant_limits: &TenantLimits,
-    owner: &Arc<Owner>,
+    core: &Arc<CoreSlot>,
 ) -> Result<Vec<Arc<dyn Adapter>>, OpenError> {
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
-        let listener = Arc::new(Removals::new(owner.clone(), AdapterId(i as u32)));
+        let listener = Arc::new(CoreEvictionListener::new(core.clone(), AdapterId(i as u32)));
         let context = OpenContext { tenant_limits: tenant_limits.clone(), listener: Some(listener) };
         config.open(&context).map_err(|source| OpenError {
             number: i + 1,

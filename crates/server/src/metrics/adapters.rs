@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::observe::event::Batch;
 use larder_core::AdapterGauges;
 use larder_core::stats::AdapterCounters;
 use larder_core::stats::residency::Histogram;
@@ -33,17 +34,6 @@ pub struct Traffic {
     /// Bytes of the objects that succeeded.
     pub bytes: u64,
     /// Time from the adapter's call to its answer, summed over batches.
-    pub time: Duration,
-}
-
-/// The result of a batch.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Bytes of the objects that succeeded.
-    pub bytes: u64,
-    /// Errors of the objects that failed.
-    pub failures: Vec<ErrorKind>,
-    /// Time from the adapter's call to its answer.
     pub time: Duration,
 }
 

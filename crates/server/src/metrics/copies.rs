@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use larder_core::TransferSpec;
 use larder_types::InstanceId;
 
-use super::tenants::Direction;
+use crate::observe::event::Direction;
 
 /// Limit of copies in progress. Above it all start times are dropped, as workers may never commit a copy.
 const COPIES_MAX: usize = 4096;

@@ -39,10 +39,10 @@ use self::requests::Requests;
 use self::speed::gigabytes_per_second;
 use self::tenants::Tenants;
 use crate::config::Config;
+use crate::observe::event::{Batch, Direction, EarlyExit, Outcome};
 
-pub use self::adapters::{Batch, Traffic};
-pub use self::requests::{DURATION_BUCKETS, Latency, Outcome};
-pub use self::tenants::{Direction, EarlyExit};
+pub use self::adapters::Traffic;
+pub use self::requests::{DURATION_BUCKETS, Latency};
 
 /// What the server counts.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::observe::event::Outcome;
 use larder_core::stats::residency::Histogram;
 use larder_wire::operation::Operation;
 
@@ -28,17 +29,6 @@ pub const DURATION_BUCKETS: [f64; 15] =
 
 /// The buckets of [`DURATION_BUCKETS`], and one for longer durations.
 const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Done.
-    Ok,
-    /// Not possible; the client got the operation's failure value.
-    Failed,
-    /// The payloads could not be decoded; the client got no answer.
-    Undecodable,
-}
 
 impl Outcome {
     const ALL: [(Self, &'static str); 3] =

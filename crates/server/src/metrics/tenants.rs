@@ -10,21 +10,13 @@ use larder_core::stats::residency::Histogram;
 
 use super::family::{Collect, DEVICE, Distribution, Families, Labels, OTHERS, owned};
 use super::speed::{SPEED_BUCKETS, SpeedHistogram};
+use crate::observe::event::{Direction, EarlyExit};
 
 /// (model, salt) pairs that get their own series; all others are counted together.
 const TENANTS_MAX: usize = NAMES_MAX;
 
 /// Ranks that get their own series; all others are counted together.
 const RANKS_MAX: u32 = 16;
-
-/// Why a lookup ended before the search, in LMCache's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EarlyExit {
-    /// No worker of that model is registered.
-    NoWorker,
-    /// The prompt has no whole chunk.
-    NoChunk,
-}
 
 /// LMCache's reasons of early exits, those of [`EarlyExit`] first. The last does not occur here.
 const EXIT_REASONS: [&str; 3] = ["no_gpu_context", "empty_chunk_hashes", "no_group_layout_descs"];
@@ -33,15 +25,6 @@ impl EarlyExit {
     pub(crate) const fn reason(self) -> &'static str {
         EXIT_REASONS[self as usize]
     }
-}
-
-/// Direction of a copy between a worker and L1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// From the worker.
-    Store,
-    /// To the worker.
-    Retrieve,
 }
 
 counters! {

@@ -1,10 +1,14 @@
-use super::Answer;
-use crate::app::state::State;
+use std::sync::Arc;
 
-/// Empties L1: of what nobody holds, or with `force` of everything. Memory that a worker may still
-/// be copying in or out of stays until it is done.
-pub(super) fn serve(state: &State, force: bool) -> Answer<()> {
-    let objects = state.core().with(|core, now| core.clear(now, force));
-    tracing::info!(objects, force, "cleared L1");
+use larder_wire::ops::Clear;
+
+use super::context::{Call, Context};
+use super::reply::Answer;
+
+/// Empties L1: of objects without pins, or with `force` of all. Memory that a worker may still be copying in or out
+/// of stays until it is done.
+pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: Clear) -> Answer<()> {
+    let objects = cx.core.with(|core, now| core.clear(now, request.force));
+    tracing::info!(objects, force = request.force, "cleared L1");
     Ok(())
 }

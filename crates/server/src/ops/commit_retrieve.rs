@@ -1,43 +1,26 @@
-use larder_core::{Copied, TransferSpec};
-use larder_types::ConnectionId;
-use larder_types::ids::InstanceId;
-use larder_wire::key::CacheKey;
+use std::sync::Arc;
 
-use super::Answer;
+use larder_wire::ops::CommitRetrieve;
+
+use super::context::{Call, Context};
+use super::reply::Answer;
 use super::transfer::Transfer;
-use crate::app::state::State;
-use crate::metrics::Direction;
+use crate::observe::event::{Direction, RequestEvent};
 
-/// A worker has read its slots, or given up. True in every case: there is nothing it could do about
-/// anything else.
-pub(super) fn serve(
-    state: &State,
-    connection: ConnectionId,
-    key: &CacheKey,
-    instance: InstanceId,
-) -> Answer<bool> {
-    let transfer = Transfer::new(state, connection, key, instance)?;
-    commit(state, &transfer.spec());
+/// Ends a worker's retrieve: it has read its slots, or given up. True in every case: the worker could do nothing
+/// about anything else.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: CommitRetrieve) -> Answer<bool> {
+    let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
+    commit(cx, &transfer);
     Ok(true)
 }
 
-/// Ends a retrieve, if there is one, and counts what was read.
-pub(super) fn commit(state: &State, spec: &TransferSpec<'_>) {
-    let copied = state.core().with(|core, now| {
-        let copied = core.commit_retrieve(now, spec)?;
-        if let Some(recorder) = &state.recorder {
-            recorder.retrieve(now, spec);
-        }
-        Some(copied)
+/// Ends a retrieve, if there is one, and reports what was read.
+pub(super) fn commit(cx: &Context, transfer: &Transfer) {
+    let spec = &transfer.spec();
+    let copied = cx.observe(|core, now| {
+        let copied = core.commit_retrieve(now, spec);
+        (copied, copied.map(|copied| RequestEvent::Retrieved { now, spec, copied }))
     });
-    if let Some(copied) = copied {
-        state.metrics.copied(Direction::Retrieve, spec, (copied.objects, copied.bytes));
-    }
-    traced(state, spec, copied);
-}
-
-fn traced(state: &State, spec: &TransferSpec<'_>, copied: Option<Copied>) {
-    if let Some(traces) = &state.traces {
-        traces.copy_ends(Direction::Retrieve, spec, copied);
-    }
+    transfer.emit_ended(cx, Direction::Retrieve, copied);
 }

@@ -1,104 +1,98 @@
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
 use larder_core::{Copied, NotRegistered, TransferSpec};
 use larder_types::ConnectionId;
-use larder_types::ids::InstanceId;
-use larder_wire::key::CacheKey;
+use larder_wire::ops::CommitStore;
 use larder_wire::pickle::{Tensor, read_tensors};
 
+use super::context::{Call, Context};
 use super::prepare_store::reserve;
+use super::reply::{Answer, Failure, Reply};
 use super::transfer::Transfer;
-use super::{Answer, Failure};
-use crate::app::state::State;
-use crate::metrics::Direction;
-use crate::observe::traces::UnixTime;
+use crate::observe::event::{Direction, RequestEvent};
 
-/// Publishes the slots that a worker has filled, or the chunks that it brings along.
-pub(super) fn serve(
-    state: &State,
-    connection: ConnectionId,
-    key: &CacheKey,
-    instance: InstanceId,
-    data: &Bytes,
-) -> Answer<bool> {
-    let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
-    let transfer = Transfer::new(state, connection, key, instance)?;
-    let stored = match data.is_empty() {
-        true => Ok((commit(state, &transfer.spec()), true)),
-        false => {
-            if let Some((traces, at)) = traced {
-                traces.copy_begins(at, Direction::Store, &transfer.spec());
-            }
-            store_pickle(state, &transfer, data).map(|(copied, whole)| (Some(copied), whole))
-        }
-    };
-    if let Some((traces, _)) = traced {
-        let copied = stored.as_ref().ok().and_then(|(copied, _)| *copied);
-        traces.copy_ends(Direction::Store, &transfer.spec(), copied);
+/// Publishes the slots that a worker has filled, or stores the pickled chunks that it sends.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: CommitStore) -> Reply {
+    if request.data.is_empty() {
+        return publish(cx, call.connection, request).into();
     }
-    let (copied, whole) = stored?;
-    Ok(copied.is_some() && whole)
+    let (cx, connection, started) = (cx.clone(), call.connection, call.started);
+    Reply::copy(move || store_pickle(&cx, connection, started, request))
 }
 
-/// Stores pickled chunks, the i-th of the list as the i-th of the range: what was copied, and whether all is
-/// there now. Chunks that are missing or have another shape than the worker's are left out; the others are
-/// kept.
-fn store_pickle(state: &State, transfer: &Transfer<'_>, data: &[u8]) -> Result<(Copied, bool), Failure> {
+fn publish(cx: &Context, connection: ConnectionId, request: CommitStore) -> Answer<bool> {
+    let transfer = Transfer::new(cx, connection, request.key, request.instance_id)?;
+    let copied = commit(cx, &transfer.spec());
+    transfer.emit_ended(cx, Direction::Store, copied);
+    Ok(copied.is_some())
+}
+
+/// Stores pickled chunks, the i-th of the list as the i-th of the range. True if all of the range is cached now.
+fn store_pickle(
+    cx: &Context,
+    connection: ConnectionId,
+    started: Instant,
+    request: CommitStore,
+) -> Answer<bool> {
+    let transfer = Transfer::new(cx, connection, request.key, request.instance_id)?;
+    transfer.emit_started(cx, Direction::Store, started);
+    let stored = store_chunks(cx, &transfer, &request.data);
+    let copied = stored.as_ref().ok().map(|(copied, _)| *copied);
+    transfer.emit_ended(cx, Direction::Store, copied);
+    stored.map(|(_, is_whole)| is_whole)
+}
+
+/// What was copied, and whether all is cached now. Chunks that are missing or have another shape than the worker's
+/// are left out; the others are kept.
+fn store_chunks(cx: &Context, transfer: &Transfer, data: &[u8]) -> Result<(Copied, bool), Failure> {
     let tensors = read_tensors(data)?;
-    let layout =
-        state.core().read(|core, _| core.layout_of(transfer.spec().instance).ok_or(NotRegistered))?;
+    let instance = transfer.spec().instance;
+    let layout = cx.core.read(|core, _| core.layout_of(instance)).ok_or(NotRegistered)?;
     let fits = |t: &Tensor<'_>| t.shape() == &layout.shape()[..] && t.dtype() == layout.dtype();
     let chunks = (transfer.end - transfer.start) as usize;
-    let (mut copied, mut whole) = (Copied::default(), tensors.len() >= chunks);
+    let (mut copied, mut is_whole) = (Copied::default(), tensors.len() >= chunks);
     for (i, tensor) in tensors.iter().take(chunks).enumerate() {
         if !fits(tensor) {
-            whole = false;
+            is_whole = false;
             continue;
         }
-        match store_chunk(state, transfer, transfer.start + i as u32, tensor)? {
+        match store_chunk(cx, transfer, transfer.start + i as u32, tensor)? {
             Some(more) => copied += more,
-            None => whole = false,
+            None => is_whole = false,
         }
     }
-    Ok((copied, whole))
+    Ok((copied, is_whole))
 }
 
-/// Stores one chunk. What that copied if it is cached now, whoever stored it.
+/// Stores one chunk. Returns what was copied if the chunk is cached now, by this store or by another.
 fn store_chunk(
-    state: &State,
-    transfer: &Transfer<'_>,
+    cx: &Context,
+    transfer: &Transfer,
     chunk: u32,
     tensor: &Tensor<'_>,
 ) -> Result<Option<Copied>, Failure> {
-    let prepared = reserve(state, transfer, chunk, chunk + 1)?;
+    let prepared = reserve(cx, transfer, chunk, chunk + 1)?;
     let Some(slot) = prepared.slots.first() else {
         return Ok((!prepared.no_space).then(Copied::default));
     };
     let spec = transfer.part(chunk, chunk + 1);
     let mut offset = slot.offset;
     for run in tensor.runs() {
-        if state.arena.write(offset, run).is_err() {
-            state.core().with(|core, now| core.abort_store(now, &spec));
+        if cx.arena.write(offset, run).is_err() {
+            cx.core.with(|core, now| core.abort_store(now, &spec));
             return Ok(None);
         }
         offset += run.len() as u64;
     }
-    Ok(commit(state, &spec))
+    Ok(commit(cx, &spec))
 }
 
-/// Makes readable what was written; `None` if it is not.
-fn commit(state: &State, spec: &TransferSpec<'_>) -> Option<Copied> {
-    let (now, copied, l1_chunks) = state.core().with(|core, now| {
+/// Makes stored objects readable; `None` if nothing was prepared or it has expired.
+fn commit(cx: &Context, spec: &TransferSpec<'_>) -> Option<Copied> {
+    cx.observe(|core, now| {
         let copied = core.commit_store(now, spec).published();
-        if let Some(recorder) = state.recorder.as_ref().filter(|_| copied.is_some()) {
-            recorder.store(now, spec);
-        }
-        let l1_chunks = state.whatif.is_some().then(|| core.l1_chunks(spec.model, spec.rank.world_size()));
-        (now, copied, l1_chunks)
-    });
-    let copied = copied?;
-    if let Some((whatif, l1_chunks)) = state.whatif.as_ref().zip(l1_chunks) {
-        whatif.stored(now, spec, l1_chunks);
-    }
-    state.metrics.copied(Direction::Store, spec, (copied.objects, copied.bytes));
-    Some(copied)
+        let l1_chunks = cx.bus.l1_chunks(core, spec.model, spec.rank.world_size());
+        (copied, copied.map(|copied| RequestEvent::Stored { now, spec, copied, l1_chunks }))
+    })
 }

@@ -1,16 +1,18 @@
-use super::Answer;
-use crate::app::state::State;
+use std::sync::Arc;
 
-/// A request is over: what its lookup still holds is let go.
-pub(super) fn serve(state: &State, request_id: &str) -> Answer<()> {
-    state.core().with(|core, now| {
-        if let Some(recorder) = &state.recorder {
-            recorder.end(now, request_id, core.hit(request_id));
-        }
+use larder_wire::ops::EndSession;
+
+use super::context::{Call, Context};
+use super::reply::Answer;
+use crate::observe::event::RequestEvent;
+
+/// Ends a request and releases what its lookup still pins.
+pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: EndSession) -> Answer<()> {
+    let request_id = &*request.request_id;
+    cx.observe(|core, now| {
+        let hit = core.hit(request_id);
         core.end_session(now, request_id);
+        ((), Some(RequestEvent::Ended { now, request_id, hit }))
     });
-    if let Some(traces) = &state.traces {
-        traces.request_ends(request_id);
-    }
     Ok(())
 }

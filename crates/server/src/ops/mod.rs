@@ -1,13 +1,15 @@
-//! Requests: from a peer's message to its answer. One file per operation.
+//! Operations: from a decoded request to its answer. One file per operation and one line in [`dispatch`].
 //!
-//! A request is served where it arrives, on its connection's task, so the requests of one client
-//! are executed in their order and a short one never waits for a thread. What fails is answered with
-//! the failure value of its operation, because silence costs an engine its five-minute timeout; only
-//! what cannot be decoded is dropped, as nothing sensible can be said to it.
+//! A request is served where it arrives, on its connection's task, so the requests of one client are executed in
+//! order and a short one never waits for a thread. A request that copies many bytes runs on the
+//! [`CopyPool`](crate::app::copy_pool::CopyPool), and its client's next request waits for it. A failed request is
+//! answered with the failure value of its operation, because silence costs an engine its five-minute timeout; only a
+//! message that cannot be decoded gets no answer.
 
 mod clear;
 mod commit_retrieve;
 mod commit_store;
+mod context;
 mod end_session;
 mod free_lookup_locks;
 mod lookup;
@@ -17,211 +19,169 @@ mod prepare_retrieve;
 mod prepare_store;
 mod query_prefetch_status;
 mod register_engine_driven;
+mod reply;
+mod server_info;
 mod subscribe_kv_events;
 mod transfer;
 mod unregister_engine_driven;
 mod unserved;
 mod wait_prefetch_status;
 
+use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use larder_types::ConnectionId;
-use larder_wire::codec::Value;
-use larder_wire::key::KeyError;
-use larder_wire::message::{Envelope, Incoming};
+use larder_wire::message::StreamControl;
 use larder_wire::operation::Operation;
 use larder_wire::request::Request;
-use larder_wire::response::ResultFrame;
-use larder_zmtp::{Peer, PeerId, Service};
 
-use crate::app::state::State;
-use crate::metrics::Outcome;
+pub use self::context::Context;
 
-/// The optional feature that this server has.
-const EVENT_STREAM: &str = "kv_event_stream";
+use self::context::Call;
+use self::reply::{Answer, Encoded, Failure, Reply};
+use crate::observe::event::{Outcome, RequestEvent};
+use crate::responder::Responder;
 
-/// Why a request could not be done. The peer gets its operation's failure value, the log this.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The key cannot be used as asked.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// Its tokens cannot be hashed.
-    #[error(transparent)]
-    Tokens(#[from] larder_wire::tokens::TokenError),
-    /// The worker has not registered, or for another model.
-    #[error(transparent)]
-    NotRegistered(#[from] larder_core::NotRegistered),
-    /// The chunks that a worker sent, or would be sent, are not what a pickle of them is.
-    #[error(transparent)]
-    Pickle(#[from] larder_wire::pickle::PickleError),
-    /// A slot outside the arena; a bug, but no reason to serve wrong bytes.
-    #[error(transparent)]
-    OutOfRange(#[from] larder_arena::OutOfRange),
-    /// The machine has no memory to back the slots.
-    #[error("no memory to back more of L1, which stays as large as it is: {0}")]
-    Memory(#[from] std::io::Error),
-    /// This server does not do that.
-    #[error("{0}")]
-    Unserved(&'static str),
+macro_rules! dispatch {
+    ($($operation:ident => $handler:path,)+) => {
+        /// Calls the handler of the request's operation.
+        fn dispatch(cx: &Arc<Context>, call: &Call<'_>, request: Request) -> Reply {
+            match request { $(Request::$operation(request) => $handler(cx, call, request).into(),)+ }
+        }
+    };
 }
 
-/// What a served request gives.
-type Answer<T> = Result<T, Failure>;
+dispatch! {
+    Lookup => lookup::serve,
+    QueryPrefetchStatus => query_prefetch_status::serve,
+    WaitPrefetchStatus => wait_prefetch_status::serve,
+    FreeLookupLocks => free_lookup_locks::serve,
+    EndSession => end_session::serve,
+    RegisterEngineDriven => register_engine_driven::serve,
+    UnregisterEngineDriven => unregister_engine_driven::serve,
+    PrepareStore => prepare_store::serve,
+    CommitStore => commit_store::serve,
+    PrepareRetrieve => prepare_retrieve::serve,
+    CommitRetrieve => commit_retrieve::serve,
+    Clear => clear::serve,
+    Ping => ping::serve,
+    SubscribeKvEvents => subscribe_kv_events::serve,
+    P2pLookupAndLock => peer_to_peer::lookup,
+    P2pQueryLookupResults => peer_to_peer::query,
+    P2pUnlockObjects => peer_to_peer::unlock,
+    GetChunkSize => server_info::chunk_size,
+    GetExperimental => server_info::features,
+    Noop => server_info::noop,
+    ReportBlockAllocation => unserved::ignore,
+    CbRegisterRope => unserved::ignore,
+    CbProtocolHandshake => unserved::handshake,
+    RegisterKvCache => unserved::register_kv_cache,
+    RegisterQCache => unserved::register_q_cache,
+    UnregisterKvCache => unserved::refuse,
+    UnregisterQCache => unserved::refuse,
+    Store => unserved::refuse,
+    StoreQ => unserved::refuse,
+    Retrieve => unserved::refuse,
+    CbUnregisterRope => unserved::refuse,
+    CbRetrievePreComputed => unserved::refuse,
+    CbUnifiedLookup => unserved::refuse,
+    CbReorderPlan => unserved::refuse,
+    ServerModuleCall => unserved::refuse,
+}
 
-/// Serves the requests of all peers.
+/// Serves the requests of all transports.
 #[derive(Debug)]
-pub struct Rpc {
-    state: Arc<State>,
+pub struct Operations {
+    cx: Arc<Context>,
+    last_connection: AtomicU64,
 }
 
-impl Rpc {
-    /// A service on `state`.
-    pub fn new(state: Arc<State>) -> Self {
-        Self { state }
+impl Operations {
+    /// Operations on these parts.
+    pub fn new(cx: Context) -> Self {
+        Self { cx: Arc::new(cx), last_connection: AtomicU64::new(0) }
     }
 
-    fn request(&self, peer: &Peer, envelope: &Envelope, payloads: &[Bytes]) {
+    /// A client has connected. Returns the connection's id, which no other connection of this server has.
+    pub fn connected(&self) -> ConnectionId {
+        self.cx.bus.emit(&RequestEvent::Connected);
+        ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Serves one request: its answer goes to `responder`, now or later.
+    pub fn serve(
+        &self,
+        connection: ConnectionId,
+        operation: Operation,
+        payloads: &[Bytes],
+        responder: &dyn Responder,
+    ) {
         let started = Instant::now();
-        let operation = match envelope.operation() {
-            Ok(operation) => operation,
-            Err(error) => return self.dropped(peer, &error),
-        };
         let request = match Request::decode(operation, payloads) {
             Ok(request) => request,
             Err(error) => {
-                self.state.metrics.request(operation, Outcome::Undecodable, started);
-                return self.dropped(peer, &error);
+                let outcome = Outcome::Undecodable;
+                self.cx.bus.emit(&RequestEvent::Answered { operation, outcome, started });
+                return self.message_dropped(connection, &error);
             }
         };
-        let answer = match &request {
-            Request::WaitPrefetchStatus(r) => {
-                wait_prefetch_status::serve(&self.state, peer, envelope, &r.request_id, r.timeout).map(encode)
+        let call = Call { connection, started, responder };
+        match dispatch(&self.cx, &call, request) {
+            Reply::Now(answer) => finish(&self.cx, operation, &call, answer),
+            // It is counted as waiting, not as work.
+            Reply::Later => {}
+            Reply::Copy(job) => {
+                let (cx, responder, pause) = (self.cx.clone(), responder.detach(), responder.pause());
+                self.cx.copies.run(move || {
+                    let answer = job();
+                    finish(&cx, operation, &Call { connection, started, responder: &*responder }, answer);
+                    drop(pause);
+                });
             }
-            Request::SubscribeKvEvents(subscription) => {
-                let ended = subscribe_kv_events::serve(&self.state, peer, envelope, subscription);
-                ended.map(|ended| Ok(ResultFrame::encode(&ended)))
-            }
-            _ => Some(self.serve(connection(peer.id()), request)),
-        };
-        // An answer that comes later is counted as waiting, not as work.
-        let Some(answer) = answer else { return };
-        let (result, outcome) = match answer {
-            Ok(result) => (Some(result), Outcome::Ok),
-            Err(failure) => {
-                report(peer, operation, &failure);
-                (operation.failure(), Outcome::Failed)
-            }
-        };
-        if let Some(result) = result {
-            self.answer(peer, envelope, result);
-        }
-        self.state.metrics.request(operation, outcome, started);
-    }
-
-    fn serve(&self, connection: ConnectionId, request: Request) -> Answer<ResultFrame> {
-        let state = &*self.state;
-        match request {
-            Request::Lookup(r) => encode(lookup::serve(state, connection, &r.key, r.tp_size)),
-            Request::QueryPrefetchStatus(r) => encode(query_prefetch_status::serve(state, &r.request_id)),
-            Request::FreeLookupLocks(r) => encode(free_lookup_locks::serve(state, &r.key)),
-            Request::EndSession(r) => encode(end_session::serve(state, &r.request_id)),
-            Request::RegisterEngineDriven(r) => encode(register_engine_driven::serve(state, &r)),
-            Request::UnregisterEngineDriven(r) => {
-                encode(unregister_engine_driven::serve(state, r.instance_id))
-            }
-            Request::PrepareStore(r) => {
-                encode(prepare_store::serve(state, connection, &r.key, r.instance_id))
-            }
-            Request::CommitStore(r) => {
-                encode(commit_store::serve(state, connection, &r.key, r.instance_id, &r.data))
-            }
-            Request::PrepareRetrieve(r) => {
-                encode(prepare_retrieve::serve(state, connection, &r.key, r.instance_id))
-            }
-            Request::CommitRetrieve(r) => {
-                encode(commit_retrieve::serve(state, connection, &r.key, r.instance_id))
-            }
-            Request::Clear(r) => encode(clear::serve(state, r.force)),
-            Request::Ping(r) => encode(ping::serve(state, r.instance_id)),
-            Request::GetChunkSize(_) => encode(Ok(i64::from(state.config.chunk_tokens))),
-            Request::GetExperimental(_) => {
-                let stream = state.events.are_served().then(|| EVENT_STREAM.to_owned());
-                encode(Ok(stream.into_iter().collect::<Vec<_>>()))
-            }
-            Request::Noop(_) => encode(Ok("OK".to_owned())),
-            Request::ReportBlockAllocation(_) | Request::CbRegisterRope(_) => encode(Ok(())),
-            Request::P2pLookupAndLock(r) => encode(peer_to_peer::lookup(state, connection, &r.keys)),
-            Request::P2pQueryLookupResults(r) => encode(peer_to_peer::query(state, r.lookup_id)),
-            Request::P2pUnlockObjects(r) => encode(peer_to_peer::unlock(state, connection, &r.keys)),
-            Request::RegisterKvCache(r) => encode(unserved::register(state, &r)),
-            Request::RegisterQCache(r) => encode(unserved::register(state, &r.0)),
-            Request::CbProtocolHandshake(_) => encode(unserved::handshake()),
-            _ => encode(unserved::refuse()),
         }
     }
 
-    fn answer(&self, peer: &Peer, envelope: &Envelope, result: ResultFrame) {
-        let frames = envelope.response(result);
-        if let Err(error) = peer.send(frames) {
-            self.state.metrics.count(|counters| counters.unsent_replies += 1);
-            tracing::debug!(peer = %peer.id(), %error, "reply not sent");
-        }
+    /// A client controls a stream that it has opened by an earlier request.
+    pub fn control_stream(&self, connection: ConnectionId, request_id: &[u8], control: StreamControl) {
+        self.cx.streams.control(connection, request_id, control);
     }
 
-    /// A message that nothing can be answered to.
-    fn dropped(&self, peer: &Peer, error: &dyn std::error::Error) {
-        self.state.metrics.count(|counters| counters.dropped_messages += 1);
-        tracing::debug!(peer = %peer.id(), remote = peer.remote(), %error, "message dropped");
+    /// A message cannot be decoded, so there is no way to answer it.
+    pub fn message_dropped(&self, connection: ConnectionId, error: &dyn Error) {
+        tracing::debug!(connection = connection.0, %error, "message dropped");
+        self.cx.bus.emit(&RequestEvent::MessageDropped);
+    }
+
+    /// A connection is over. Called once, after its last message.
+    pub fn connection_lost(&self, connection: ConnectionId) {
+        if !self.cx.core.is_poisoned() {
+            self.cx.streams.connection_lost(connection);
+            self.cx.core.with(|core, now| core.connection_lost(now, connection));
+        }
+        self.cx.bus.emit(&RequestEvent::ConnectionLost { connection });
     }
 }
 
-impl Service for Rpc {
-    fn connected(&self, peer: &Peer) {
-        self.state.metrics.connections.inc();
-        self.state.presence.arrived();
-        tracing::debug!(peer = %peer.id(), remote = peer.remote(), "peer connected");
-    }
-
-    fn message(&self, peer: &Peer, parts: larder_zmtp::Message) {
-        match Incoming::from_frames(parts) {
-            Ok(Incoming::Request { envelope, payloads }) => self.request(peer, &envelope, &payloads),
-            Ok(Incoming::Stream { uid, control }) => {
-                self.state.events.control(&self.state, peer.id(), &uid, control);
+/// Sends an answer, or the failure value of the operation, and counts the request.
+fn finish(cx: &Context, operation: Operation, call: &Call<'_>, answer: Answer<Encoded>) {
+    let (result, outcome) = match answer {
+        Ok(Encoded(result)) => (Some(result), Outcome::Ok),
+        Err(failure) => {
+            let (connection, operation_name) = (call.connection.0, operation.name());
+            match &failure {
+                Failure::Memory(_) => tracing::error!(operation = operation_name, "{failure}"),
+                _ => tracing::debug!(connection, operation = operation_name, "{failure}"),
             }
-            Err(error) => self.dropped(peer, &error),
+            (operation.failure(), Outcome::Failed)
         }
+    };
+    if let Some(result) = result
+        && !call.responder.send(result)
+    {
+        cx.bus.emit(&RequestEvent::AnswerNotSent);
     }
-
-    fn gone(&self, peer: PeerId) {
-        self.state.metrics.connections.dec();
-        self.state.presence.left();
-        tracing::debug!(%peer, "peer gone");
-        // A core that has found a bug in itself serves nobody any more.
-        if !self.state.core().is_poisoned() {
-            self.state.events.gone(&self.state, peer);
-            self.state.core().with(|core, now| core.connection_lost(now, connection(peer)));
-            if let Some(traces) = &self.state.traces {
-                traces.connection_lost(connection(peer));
-            }
-        }
-    }
-}
-
-fn connection(peer: PeerId) -> ConnectionId {
-    ConnectionId(peer.get())
-}
-
-/// Encodes the result of a served request.
-fn encode<T: Value>(answer: Answer<T>) -> Answer<ResultFrame> {
-    answer.map(|result| ResultFrame::encode(&result))
-}
-
-fn report(peer: &Peer, operation: Operation, failure: &Failure) {
-    match failure {
-        Failure::Memory(_) => tracing::error!(operation = operation.name(), "{failure}"),
-        _ => tracing::debug!(peer = %peer.id(), operation = operation.name(), "{failure}"),
-    }
+    cx.bus.emit(&RequestEvent::Answered { operation, outcome, started: call.started });
 }

@@ -1,11 +1,12 @@
-use larder_types::ids::InstanceId;
+use std::sync::Arc;
 
-use super::Answer;
-use crate::app::state::State;
+use larder_wire::ops::Ping;
 
-/// A sign of life. False, once, to an instance that is not registered: it lived through a restart
-/// of the server, or was given up; it registers again when it hears that.
-pub(super) fn serve(state: &State, instance: Option<InstanceId>) -> Answer<bool> {
-    let known = instance.is_none_or(|i| state.core().with(|core, now| core.ping(now, i)));
-    Ok(known)
+use super::context::{Call, Context};
+use super::reply::Answer;
+
+/// A heartbeat. False, once, to an instance that is not registered: after a restart of the server or after its
+/// registration has expired. It then registers again.
+pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: Ping) -> Answer<bool> {
+    Ok(request.instance_id.is_none_or(|instance| cx.core.with(|core, now| core.ping(now, instance))))
 }

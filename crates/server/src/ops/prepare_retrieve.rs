@@ -1,49 +1,48 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 use larder_core::Slot;
-use larder_types::ConnectionId;
-use larder_types::ids::InstanceId;
-use larder_wire::key::CacheKey;
+use larder_wire::ops::PrepareRetrieve;
 use larder_wire::ops::prepare_retrieve::RetrievePlan;
 use larder_wire::pickle::PickleWriter;
 
+use super::commit_retrieve::commit;
+use super::context::{Call, Context};
+use super::reply::{Failure, Reply};
 use super::transfer::{Transfer, wire_slot};
-use super::{Answer, Failure, commit_retrieve};
-use crate::app::state::State;
-use crate::metrics::Direction;
-use crate::observe::traces::UnixTime;
+use crate::observe::event::{Direction, RequestEvent};
 
-/// Tells a worker where the chunks of a hit lie, and holds them until it commits. A worker without a
-/// common arena gets the bytes.
-pub(super) fn serve(
-    state: &State,
-    connection: ConnectionId,
-    key: &CacheKey,
-    instance: InstanceId,
-) -> Answer<RetrievePlan> {
-    let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
-    let transfer = Transfer::new(state, connection, key, instance)?;
-    let spec = transfer.spec();
-    let Some(slots) = state.core().with(|core, now| core.prepare_retrieve(now, &spec))? else {
-        return Ok(RetrievePlan::Missing);
-    };
-    state.metrics.copy_begins(Direction::Retrieve, &spec);
-    if let Some((traces, at)) = traced {
-        traces.copy_begins(at, Direction::Retrieve, &spec);
-    }
-    if state.arena.name().is_some() {
-        return Ok(RetrievePlan::Slots(slots.iter().map(wire_slot).collect()));
-    }
-    // The worker has its bytes with the answer, so nothing is held for it afterwards.
-    let pickle = pickle(state, &slots);
-    commit_retrieve::commit(state, &spec);
-    Ok(RetrievePlan::Pickle(pickle?))
+/// Pins the chunks of a hit until the worker commits, and answers where they are. A worker that does not share the
+/// arena gets the bytes.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Reply {
+    Reply::from_result(prepare(cx, call, request))
 }
 
-fn pickle(state: &State, slots: &[Slot]) -> Result<Bytes, Failure> {
+fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Result<Reply, Failure> {
+    let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
+    let spec = transfer.spec();
+    let Some(slots) = cx.core.with(|core, now| core.prepare_retrieve(now, &spec))? else {
+        return Ok(Ok(RetrievePlan::Missing).into());
+    };
+    cx.bus.emit(&RequestEvent::CopyStarted { direction: Direction::Retrieve, spec: &spec });
+    transfer.emit_started(cx, Direction::Retrieve, call.started);
+    if cx.arena.name().is_some() {
+        return Ok(Ok(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())).into());
+    }
+    let cx = cx.clone();
+    Ok(Reply::copy(move || {
+        // The worker has the bytes with the answer, so nothing stays pinned.
+        let pickle = pickle(&cx, &slots);
+        commit(&cx, &transfer);
+        Ok(RetrievePlan::Pickle(pickle?))
+    }))
+}
+
+fn pickle(cx: &Context, slots: &[Slot]) -> Result<Bytes, Failure> {
     let mut writer = PickleWriter::new();
     for Slot { offset, layout } in slots {
         let mut read = Ok(());
-        writer.push_with(layout.dtype(), layout.shape(), |bytes| read = state.arena.read(*offset, bytes))?;
+        writer.push_with(layout.dtype(), layout.shape(), |bytes| read = cx.arena.read(*offset, bytes))?;
         read?;
     }
     Ok(writer.finish())

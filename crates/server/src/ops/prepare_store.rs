@@ -1,60 +1,86 @@
+use std::io;
+use std::sync::Arc;
+
 use larder_core::PreparedStore;
-use larder_types::ConnectionId;
-use larder_types::ids::InstanceId;
-use larder_wire::key::CacheKey;
+use larder_wire::ops::PrepareStore;
 use larder_wire::ops::prepare_store::StorePlan;
 
+use super::context::{Call, Context};
+use super::reply::{Answer, Failure, Reply};
 use super::transfer::{Transfer, wire_slot};
-use super::{Answer, Failure};
-use crate::app::state::State;
-use crate::metrics::Direction;
-use crate::observe::traces::UnixTime;
+use crate::observe::event::{Direction, RequestEvent};
 
-/// Reserves slots for the chunks that are not cached yet. A worker without a common arena is told to
-/// send the bytes instead.
-pub(super) fn serve(
-    state: &State,
-    connection: ConnectionId,
-    key: &CacheKey,
-    instance: InstanceId,
-) -> Answer<StorePlan> {
-    let traced = state.traces.as_deref().map(|traces| (traces, UnixTime::now()));
-    let transfer = Transfer::new(state, connection, key, instance)?;
-    if state.arena.name().is_none() {
-        return Ok(StorePlan::Pickle);
-    }
-    let prepared = reserve(state, &transfer, transfer.start, transfer.end)?;
-    if let Some((traces, at)) = traced.filter(|_| !prepared.slots.is_empty()) {
-        traces.copy_begins(at, Direction::Store, &transfer.spec());
-    }
-    Ok(StorePlan::Slots {
-        slots: prepared.slots.iter().map(wire_slot).collect(),
-        chunk_indices: prepared.chunks.iter().map(|i| u64::from(*i)).collect(),
-    })
+/// Reserves slots for the chunks that are not cached yet. A worker that does not share the arena sends the bytes
+/// instead.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Reply {
+    Reply::from_result(prepare(cx, call, request))
 }
 
-/// Reserves slots whose memory is there.
-///
-/// If the machine has no memory for them, L1 is as large as what it has had so far: nothing stays
-/// reserved, and the next store makes room there.
+fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<Reply, Failure> {
+    let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
+    if cx.arena.name().is_none() {
+        return Ok(Ok(StorePlan::Pickle).into());
+    }
+    let prepared = cx.core.with(|core, now| core.prepare_store(now, &transfer.spec()))?;
+    let end = memory_end(&prepared);
+    let started = call.started;
+    let plan = move |cx: &Context, committed: io::Result<()>| -> Answer<StorePlan> {
+        finish_reserve(cx, &transfer, (transfer.start, transfer.end), &prepared, committed)?;
+        if !prepared.slots.is_empty() {
+            transfer.emit_started(cx, Direction::Store, started);
+        }
+        Ok(StorePlan::Slots {
+            slots: prepared.slots.iter().map(wire_slot).collect(),
+            chunk_indices: prepared.chunks.iter().map(|i| u64::from(*i)).collect(),
+        })
+    };
+    if cx.memory.is_committed(end) {
+        return Ok(plan(cx, Ok(())).into());
+    }
+    let cx = cx.clone();
+    Ok(Reply::copy(move || {
+        let committed = cx.memory.commit(end);
+        plan(&cx, committed)
+    }))
+}
+
+/// Reserves slots for a part of the range and commits their memory. Blocks while memory is committed.
 pub(super) fn reserve(
-    state: &State,
-    transfer: &Transfer<'_>,
+    cx: &Context,
+    transfer: &Transfer,
     start: u32,
     end: u32,
 ) -> Result<PreparedStore, Failure> {
+    let prepared = cx.core.with(|core, now| core.prepare_store(now, &transfer.part(start, end)))?;
+    let memory_end = memory_end(&prepared);
+    let committed = if cx.memory.is_committed(memory_end) { Ok(()) } else { cx.memory.commit(memory_end) };
+    finish_reserve(cx, transfer, (start, end), &prepared, committed)?;
+    Ok(prepared)
+}
+
+/// The end of the memory that a store needs, in bytes from the start of the arena.
+fn memory_end(prepared: &PreparedStore) -> u64 {
+    prepared.slots.iter().map(|s| s.offset + s.layout.bytes()).max().unwrap_or(0)
+}
+
+/// Gives the reservation back if the machine has no memory for it. L1 then stays as large as it is.
+fn finish_reserve(
+    cx: &Context,
+    transfer: &Transfer,
+    (start, end): (u32, u32),
+    prepared: &PreparedStore,
+    committed: io::Result<()>,
+) -> Result<(), Failure> {
     let spec = transfer.part(start, end);
-    let prepared = state.core().with(|core, now| core.prepare_store(now, &spec))?;
-    let needed = prepared.slots.iter().map(|s| s.offset + s.layout.bytes()).max().unwrap_or(0);
-    if let Err(error) = state.memory.need(needed) {
-        state.core().with(|core, now| {
+    if let Err(error) = committed {
+        cx.core.with(|core, now| {
             core.abort_store(now, &spec);
-            core.truncate_capacity(state.arena.committed());
+            core.truncate_capacity(cx.arena.committed());
         });
         return Err(error.into());
     }
     if !prepared.slots.is_empty() {
-        state.metrics.copy_begins(Direction::Store, &spec);
+        cx.bus.emit(&RequestEvent::CopyStarted { direction: Direction::Store, spec: &spec });
     }
-    Ok(prepared)
+    Ok(())
 }

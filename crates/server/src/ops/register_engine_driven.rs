@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use larder_core::{Group, WorkerSpec};
 use larder_types::Layout;
 use larder_types::dtype::DType;
@@ -5,52 +7,48 @@ use larder_types::object::{WORLD_SIZE_MAX, check_model_name};
 use larder_wire::ops::RegisterEngineDriven;
 use larder_wire::ops::register_engine_driven::Pool;
 
-use super::Answer;
-use crate::app::state::State;
+use super::context::{Call, Context};
+use super::reply::Answer;
+use crate::observe::event::RequestEvent;
 
-/// Registers a worker that copies by itself, and tells it where the arena is.
+/// Registers a worker that copies by itself, and answers where the arena is.
 ///
-/// A worker that cannot be served is told that there is no arena and then finds nothing and stores
-/// nothing: its engine runs, uncached, instead of waiting five minutes to fail.
-pub(super) fn serve(state: &State, registration: &RegisterEngineDriven) -> Answer<Pool> {
-    let now = state.core().now();
+/// A worker that cannot be served gets no arena, and then finds and stores nothing: its engine runs, uncached, instead
+/// of waiting five minutes to fail.
+pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, registration: RegisterEngineDriven) -> Answer<Pool> {
     let instance = registration.instance_id;
-    let spec = match worker(state, registration) {
+    let spec = match worker(cx, &registration) {
         Ok(spec) => spec,
         Err(reason) => {
             tracing::warn!(%instance, model = &*registration.model_name, "worker not served: {reason}");
-            state.core().with(|core, now| core.register_unserved(now, instance));
+            cx.core.with(|core, now| core.register_unserved(now, instance));
             return Ok(Pool::default());
         }
     };
-    let bytes = spec.groups[0].layout.bytes();
-    let world_size = spec.world_size;
-    if state.core().with(|core, now| core.register(now, spec)) {
-        state.metrics.expect(&registration.model_name);
-        if let Some(recorder) = &state.recorder {
-            recorder.model(now, &registration.model_name, world_size, bytes);
-        }
-        tracing::info!(
-            %instance, model = &*registration.model_name, world_size, chunk_bytes = bytes,
-            "worker registered"
-        );
+    let (model, object_bytes, world_size) =
+        (&registration.model_name, spec.groups[0].layout.bytes(), spec.world_size);
+    let is_new = cx.observe(|core, now| {
+        let is_new = core.register(now, spec);
+        (is_new, is_new.then_some(RequestEvent::Registered { now, model, world_size, object_bytes }))
+    });
+    if is_new {
+        tracing::info!(%instance, model = &**model, world_size, chunk_bytes = object_bytes, "worker registered");
     }
-    // Somebody is going to store: have memory ready.
-    let high_water_mark = state.core().read(|core, _| core.index().high_water_mark());
-    state.memory.prepare(high_water_mark);
-    Ok(pool(state))
+    // It will store soon: have memory committed.
+    cx.memory.prepare(cx.core.read(|core, _| core.index().high_water_mark()));
+    Ok(pool(cx))
 }
 
-fn pool(state: &State) -> Pool {
-    match state.arena.name() {
-        Some(name) => Pool { shm_name: name.to_owned(), pool_size: state.arena.size() },
+fn pool(cx: &Context) -> Pool {
+    match cx.arena.name() {
+        Some(name) => Pool { shm_name: name.to_owned(), pool_size: cx.arena.size() },
         None => Pool::default(),
     }
 }
 
-/// What the registration means, or why it cannot be served.
-fn worker(state: &State, registration: &RegisterEngineDriven) -> Result<WorkerSpec, String> {
-    if !state.config.rpc.transfer_mode.serves_engine_driven() {
+/// The worker that the registration describes, or why it cannot be served.
+fn worker(cx: &Context, registration: &RegisterEngineDriven) -> Result<WorkerSpec, String> {
+    if !cx.serves_engine_driven {
         return Err("--supported-transfer-mode does not include engine_driven".to_owned());
     }
     check_model_name(&registration.model_name).map_err(|e| e.to_string())?;
@@ -58,8 +56,8 @@ fn worker(state: &State, registration: &RegisterEngineDriven) -> Result<WorkerSp
         .ok()
         .filter(|w| (1..=WORLD_SIZE_MAX).contains(w))
         .ok_or_else(|| format!("world_size {} is not in 1..={WORLD_SIZE_MAX}", registration.world_size))?;
-    let layout = layout(registration, state.config.chunk_tokens)?;
-    if layout.bytes() > state.arena.size() {
+    let layout = layout(registration, cx.chunk_tokens() as i64)?;
+    if layout.bytes() > cx.arena.size() {
         return Err(format!("a chunk of {} bytes does not fit into L1", layout.bytes()));
     }
     Ok(WorkerSpec {
@@ -72,13 +70,13 @@ fn worker(state: &State, registration: &RegisterEngineDriven) -> Result<WorkerSp
 }
 
 /// The shape of one chunk: `[2, layers, slots, hidden]`, or without the leading axis if the worker
-/// says that it has one plane (MLA and fused formats).
-fn layout(registration: &RegisterEngineDriven, chunk_tokens: u32) -> Result<Layout, String> {
+/// has one plane (MLA and fused formats).
+fn layout(registration: &RegisterEngineDriven, chunk_tokens: i64) -> Result<Layout, String> {
     let positive = |name: &str, value: i64| {
         u64::try_from(value).ok().filter(|v| *v > 0).ok_or_else(|| format!("{name} {value} is not positive"))
     };
     let dtype = DType::from_name(&registration.dtype).map_err(|e| e.to_string())?;
-    let slots = registration.num_physical_slots.unwrap_or(i64::from(chunk_tokens));
+    let slots = registration.num_physical_slots.unwrap_or(chunk_tokens);
     let plane = [
         positive("num_layers", registration.num_layers)?,
         positive("num_physical_slots", slots)?,

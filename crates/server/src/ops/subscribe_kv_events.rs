@@ -1,26 +1,25 @@
-use larder_wire::message::Envelope;
+use std::sync::Arc;
+
 use larder_wire::ops::SubscribeKvEvents;
 use larder_wire::ops::subscribe_kv_events::EventBatch;
-use larder_zmtp::Peer;
 
-use crate::app::state::State;
+use super::context::{Call, Context};
+use super::reply::Reply;
 use crate::observe::kv_events::Subscription;
 
-/// Begins a stream, whose batches come by themselves. What is no subscription ends at once.
-pub(super) fn serve(
-    state: &State,
-    peer: &Peer,
-    envelope: &Envelope,
-    request: &SubscribeKvEvents,
-) -> Option<Option<EventBatch>> {
-    let Some((cursor, events_max)) = request.window() else { return Some(None) };
-    let follows = Subscription {
-        peer: peer.clone(),
-        envelope: envelope.clone(),
+/// Begins a stream of event batches. An invalid subscription, or one too many, ends at once.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: SubscribeKvEvents) -> Reply {
+    let ended: Option<EventBatch> = None;
+    let Some((cursor, events_max)) = request.window() else { return Ok(ended).into() };
+    let subscription = Subscription {
+        connection: call.connection,
+        responder: call.responder.detach(),
         model: request.model_name.clone(),
         cursor,
         events_max,
     };
-    let begun = state.events.subscribe(state, request.instance_id, follows);
-    (!begun).then_some(None)
+    match cx.streams.subscribe(request.instance_id, subscription) {
+        true => Reply::Later,
+        false => Ok(ended).into(),
+    }
 }

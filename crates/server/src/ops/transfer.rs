@@ -1,47 +1,49 @@
 //! What the four transfer operations have in common.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use larder_core::TransferSpec;
+use larder_core::{Copied, TransferSpec};
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
 use larder_wire::slot::Slot;
 
-use super::Failure;
-use crate::app::state::State;
-use crate::prefix_hashes::Chain;
+use super::context::Context;
+use super::reply::Failure;
+use crate::observe::event::{Direction, RequestEvent};
+use crate::prefix_hashes::PrefixHashes;
 
 /// A worker's key with its tokens hashed.
-pub(super) struct Transfer<'a> {
-    key: &'a CacheKey,
+pub(super) struct Transfer {
+    key: CacheKey,
     instance: InstanceId,
     connection: ConnectionId,
     rank: KvRank,
-    chain: Chain,
+    chunk_hashes: PrefixHashes,
     /// First chunk of the range.
     pub(super) start: u32,
     /// Behind its last chunk.
     pub(super) end: u32,
 }
 
-impl<'a> Transfer<'a> {
+impl Transfer {
     pub(super) fn new(
-        state: &State,
+        cx: &Context,
         connection: ConnectionId,
-        key: &'a CacheKey,
+        key: CacheKey,
         instance: InstanceId,
     ) -> Result<Self, Failure> {
         let rank = key.worker_rank()?;
-        let chunk_tokens = state.chains.chunk_tokens();
+        let chunk_tokens = cx.chunk_tokens();
         let range = key.worker_chunks(chunk_tokens)?;
         let tokens = key.tokens.hashable(range.end * chunk_tokens)?;
-        let chain = state.chains.chain(&key.request_id, tokens);
-        state.events.bind(&chain, tokens, chunk_tokens, range.start);
+        let chunk_hashes = cx.hashes.prefix_hashes(&key.request_id, tokens);
+        cx.bus.emit(&RequestEvent::Hashed { chunk_hashes: &chunk_hashes, tokens, first: range.start });
         // A frame holds fewer tokens than fit into 32 bits.
         let (start, end) = (range.start as u32, range.end as u32);
-        Ok(Self { key, instance, connection, rank, chain, start, end })
+        Ok(Self { key, instance, connection, rank, chunk_hashes, start, end })
     }
 
     /// The whole range, for the core.
@@ -58,14 +60,24 @@ impl<'a> Transfer<'a> {
             model: &self.key.model_name,
             rank: self.rank,
             salt: &self.key.cache_salt,
-            chunk_hashes: &self.chain,
+            chunk_hashes: &self.chunk_hashes,
             start,
             end,
         }
     }
+
+    /// Notifies the observers that the transfer of a request that arrived at `started` is accepted.
+    pub(super) fn emit_started(&self, cx: &Context, direction: Direction, started: Instant) {
+        cx.bus.emit(&RequestEvent::TransferStarted { started, direction, spec: &self.spec() });
+    }
+
+    /// Notifies the observers of the transfer's end.
+    pub(super) fn emit_ended(&self, cx: &Context, direction: Direction, copied: Option<Copied>) {
+        cx.bus.emit(&RequestEvent::TransferEnded { direction, spec: &self.spec(), copied });
+    }
 }
 
-/// A slot as workers are told of it.
+/// A slot on the wire.
 pub(super) fn wire_slot(slot: &larder_core::Slot) -> Slot {
     Slot {
         offset: slot.offset,

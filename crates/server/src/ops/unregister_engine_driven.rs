@@ -1,11 +1,14 @@
-use larder_types::ids::InstanceId;
+use std::sync::Arc;
 
-use super::Answer;
-use crate::app::state::State;
+use larder_wire::ops::UnregisterEngineDriven;
 
-/// A worker leaves. Stores it has not committed are discarded.
-pub(super) fn serve(state: &State, instance: InstanceId) -> Answer<()> {
-    if state.core().with(|core, now| core.unregister(now, instance)) {
+use super::context::{Call, Context};
+use super::reply::Answer;
+
+/// Removes a worker. Its uncommitted stores are discarded.
+pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: UnregisterEngineDriven) -> Answer<()> {
+    let instance = request.instance_id;
+    if cx.core.with(|core, now| core.unregister(now, instance)) {
         tracing::info!(%instance, "worker unregistered");
     }
     Ok(())

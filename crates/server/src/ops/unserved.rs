@@ -1,31 +1,49 @@
-//! Operations that this server does not do, each answered at once with what its client takes for
-//! "no": an engine that asks for one runs on without the cache.
+//! Operations that this server does not do. Each is answered at once with what its client takes for "no": an engine
+//! that asks for one goes on without the cache.
 
-use larder_wire::ops::RegisterKvCache;
+use std::sync::Arc;
+
 use larder_wire::ops::cb_protocol_handshake::Handshake;
+use larder_wire::ops::{CbProtocolHandshake, RegisterKvCache, RegisterQCache};
 
-use super::{Answer, Failure};
-use crate::app::state::State;
+use super::context::{Call, Context};
+use super::reply::{Answer, Failure};
 
-/// The version of the blend protocol that the handshake names; it matches no client's.
+/// The version of the blend protocol in the handshake; it matches no client's.
 const BLEND_VERSION_NONE: i64 = 0;
 
 /// The engine goes on; its stores and retrieves get a plain "no".
-pub(super) fn register(state: &State, registration: &RegisterKvCache) -> Answer<()> {
+pub(super) fn register_kv_cache(
+    cx: &Arc<Context>,
+    _: &Call<'_>,
+    registration: RegisterKvCache,
+) -> Answer<()> {
     let instance = registration.instance_id;
     tracing::warn!(
         %instance, model = &*registration.model_name,
         "worker not served: it asks the server to copy (lmcache_driven), which this version does \
          not do; set lmcache.mp.mp_transfer_mode to engine_driven in vLLM's extra config"
     );
-    state.core().with(|core, now| core.register_unserved(now, instance));
+    cx.core.with(|core, now| core.register_unserved(now, instance));
     Ok(())
 }
 
-pub(super) fn handshake() -> Answer<Handshake> {
+/// The same.
+pub(super) fn register_q_cache(cx: &Arc<Context>, call: &Call<'_>, request: RegisterQCache) -> Answer<()> {
+    register_kv_cache(cx, call, request.0)
+}
+
+/// The client learns that its version of the blend protocol is not spoken.
+pub(super) fn handshake(_: &Arc<Context>, _: &Call<'_>, _: CbProtocolHandshake) -> Answer<Handshake> {
     Ok(Handshake { server_version: BLEND_VERSION_NONE, matches: false })
 }
 
-pub(super) fn refuse() -> Answer<()> {
+/// Accepts a request that has no effect here.
+pub(super) fn ignore<T>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<()> {
+    Ok(())
+}
+
+/// Fails.
+pub(super) fn refuse<T>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<()> {
     Err(Failure::Unserved("not served by this version"))
 }

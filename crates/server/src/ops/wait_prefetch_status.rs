@@ -1,47 +1,36 @@
 use std::sync::Arc;
-use std::time::Duration;
 
-use larder_wire::message::Envelope;
+use larder_wire::ops::WaitPrefetchStatus;
 use larder_wire::response::ResultFrame;
-use larder_zmtp::Peer;
+use tokio::time::{Instant, timeout_at};
 
-use super::query_prefetch_status;
-use crate::app::state::State;
+use super::context::{Call, Context};
+use super::query_prefetch_status::take_result;
+use super::reply::Reply;
 
-/// As `query_prefetch_status`, but waits up to `timeout` for the lookup to end. Returns an answer if
-/// there is one now; else sends it when there is.
-pub(super) fn serve(
-    state: &Arc<State>,
-    peer: &Peer,
-    envelope: &Envelope,
-    request_id: &Arc<str>,
-    timeout: Duration,
-) -> Option<super::Answer<Option<i64>>> {
-    let bell = state.waiting.bell(request_id);
-    let now = query_prefetch_status::serve(state, request_id);
-    if !matches!(now, Ok(None)) {
-        state.waiting.leave(request_id, bell);
-        return Some(now);
+/// Like `query_prefetch_status`, but waits up to `timeout` for the lookup to end.
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchStatus) -> Reply {
+    let WaitPrefetchStatus { request_id, timeout } = request;
+    let ended = cx.waiters.join(&request_id);
+    let result = take_result(cx, &request_id);
+    if result.is_some() {
+        cx.waiters.leave(&request_id, ended);
+        return Ok(result).into();
     }
-    let (state_, peer, envelope, request_id) =
-        (state.clone(), peer.clone(), envelope.clone(), request_id.clone());
-    state.spawn(async move {
-        let state = state_;
-        let deadline = tokio::time::Instant::now() + timeout;
+    let (cx, responder) = (cx.clone(), call.responder.detach());
+    let runtime = cx.runtime.clone();
+    runtime.spawn(async move {
+        let deadline = Instant::now() + timeout;
         loop {
-            let rung = bell.notified();
-            tokio::pin!(rung);
-            rung.as_mut().enable();
-            let answer = query_prefetch_status::serve(&state, &request_id);
-            let pending = matches!(answer, Ok(None));
-            let waited = pending && tokio::time::timeout_at(deadline, rung).await.is_ok();
-            if !waited {
-                let result = ResultFrame::encode(&answer.unwrap_or(Some(0)));
-                let _ = peer.send(envelope.response(result));
+            let mut woken = std::pin::pin!(ended.notified());
+            woken.as_mut().enable();
+            let result = take_result(&cx, &request_id);
+            if result.is_some() || timeout_at(deadline, woken).await.is_err() {
+                responder.send(ResultFrame::encode(&result));
                 break;
             }
         }
-        state.waiting.leave(&request_id, bell);
+        cx.waiters.leave(&request_id, ended);
     });
-    None
+    Reply::Later
 }

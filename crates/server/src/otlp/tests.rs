@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::exporter_status::Counts;
 use super::*;
-use crate::observe::traces::LookupEnd;
+use crate::observe::event::LookupEnd;
 
 /// What the collector does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

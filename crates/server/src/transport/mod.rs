@@ -1,1 +1,3 @@
 //! Transports: how requests arrive and answers leave.
+
+pub mod zmq;

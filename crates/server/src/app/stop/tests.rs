@@ -83,8 +83,7 @@ async fn what_hangs_everywhere_is_given_up_after_one_timeout_and_counted() {
     assert_eq!(took, TIMEOUT);
     let expected = Undone { objects: OBJECTS, adapters: 1, answers: 1, ..Undone::default() };
     assert_eq!(undone, expected);
-    let told =
-        "3 objects not in L2 and lost, 1 L2 adapters still at work, 1 HTTP ports with answers under way";
+    let told = "3 objects not in L2 and lost, 1 L2 adapters with I/O in progress, 1 HTTP ports with answers in progress";
     assert_eq!(undone.to_string(), told);
 }
 

@@ -15,8 +15,9 @@ use super::super::extract::{Body, Segment};
 use super::super::part::Part;
 use super::TOKENS_MAX;
 use crate::app::core_handle::CoreHandle;
-use crate::observe::kv_events::EventStreams;
-use crate::prefix_hashes::Chains;
+use crate::observe::bus::Bus;
+use crate::observe::event::RequestEvent;
+use crate::prefix_hashes::PrefixHashCache;
 
 /// The status of a prefetch request. It can be queried until the session TTL after the end.
 pub(in crate::http) async fn status(core: Part<CoreHandle>, Segment(request_id): Segment) -> Answer {
@@ -54,8 +55,8 @@ fn id_of(name: &str) -> Option<PrefetchId> {
 /// Starts to load a prompt from L2 into L1, where it stays.
 pub(in crate::http) async fn submit(
     core: Part<CoreHandle>,
-    chains: Part<Chains>,
-    events: Part<EventStreams>,
+    hashes: Part<PrefixHashCache>,
+    bus: Part<Bus>,
     Body(body): Body,
 ) -> Answer {
     let map = object(&body)?;
@@ -89,8 +90,8 @@ pub(in crate::http) async fn submit(
             None => return Err(ApiError::BadRequest(format!("token_ids[{i}]: {token} is not a token id"))),
         }
     }
-    let chain = chains.hash(&tokens);
-    events.bind(&chain, &tokens, chains.chunk_tokens(), 0);
+    let chain = hashes.hash(&tokens);
+    bus.emit(&RequestEvent::Hashed { chunk_hashes: &chain, tokens: &tokens, first: 0 });
     let spec = PrefetchSpec {
         model: &model,
         world_size: u32::try_from(world_size).unwrap_or(u32::MAX),

@@ -1,11 +1,10 @@
-//! What is there, told anew: a coordinator that has just registered this server may know nothing of it, be it
-//! that it was restarted or that it had given this server up.
+//! Lists all objects for a coordinator that has just registered this server, and may know nothing of it.
 //!
-//! Told as stores, a page at a time, L1 first and then what adapters can list. A page is asked for when all of
-//! the log has been reported and goes out before what the log says from then on. So what comes or goes
-//! meanwhile is put right by the log, and the coordinator ends with what is there, exactly.
+//! They are reported as stores, a page at a time, L1 first and then the adapters that can list. A page is read when the
+//! whole event log is reported, and sent before later events. So later events correct it, and the coordinator ends with
+//! exactly the objects that are there.
 //!
-//! Each page of L1 is one short hold of the core's lock.
+//! Each page of L1 holds the core's lock once, shortly.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -16,19 +15,20 @@ use larder_types::ids::AdapterId;
 use larder_types::object::ObjectKey;
 use tokio::time::timeout;
 
-use crate::app::state::State;
+use crate::app::core_handle::CoreHandle;
+use crate::l2::L2;
 
 /// Objects of L1 that are looked at under the core's lock at once, and of an adapter's in one listing.
 const L1_PAGE: usize = 512;
 const L2_PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
-/// Objects of one adapter that are told of, at most: a listing reads its directory once for each page.
+/// Objects of one adapter that are reported, at most: a listing reads its directory once for each page.
 const L2_OBJECTS_MAX: usize = 1 << 18;
 
 /// An adapter that takes longer to list a page is left out. Heartbeats wait meanwhile.
 const L2_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How far it is told.
+/// The position in the listing.
 #[derive(Debug)]
 pub(super) struct Inventory(Place);
 
@@ -41,23 +41,23 @@ enum Place {
 }
 
 impl Inventory {
-    /// Nothing is told yet.
+    /// Starts at the first object.
     pub(super) fn new() -> Self {
         Self(Place::L1(0))
     }
 
-    /// The next page, as if its objects were stored just now. `None` when all is told.
-    pub(super) async fn next(&mut self, state: &State) -> Option<Vec<ObjectEvent>> {
+    /// The next page, as stores. `None` at the end.
+    pub(super) async fn next(&mut self, core: &CoreHandle, l2: &L2) -> Option<Vec<ObjectEvent>> {
         match &mut self.0 {
             Place::L1(from) => {
-                let page = state.core().read(|core, _| core.index().list(*from, L1_PAGE));
+                let page = core.read(|core, _| core.index().list(*from, L1_PAGE));
                 self.0 = page.next.map_or(Place::L2(AdapterId(0), None, 0), Place::L1);
                 let there = page.objects.into_iter();
                 Some(there.map(|object| stored(Tier::L1, object.key, object.bytes)).collect())
             }
             Place::L2(id, cursor, told) => {
                 let id = *id;
-                let (_, adapter) = state.l2.adapters().nth(id.0 as usize)?;
+                let (_, adapter) = l2.adapters().nth(id.0 as usize)?;
                 let next_adapter = Place::L2(AdapterId(id.0 + 1), None, 0);
                 if !adapter.capabilities().list {
                     self.0 = next_adapter;
@@ -72,7 +72,7 @@ impl Inventory {
                             tracing::info!(
                                 adapter = id.0 + 1,
                                 told,
-                                "the coordinator is not told of more objects"
+                                "the coordinator gets no more objects of this adapter"
                             );
                         }
                         self.0 = if goes_on { Place::L2(id, page.next, told) } else { next_adapter };
@@ -88,7 +88,7 @@ impl Inventory {
                 tracing::warn!(
                     adapter = id.0 + 1,
                     problem,
-                    "the coordinator is not told what this adapter holds"
+                    "the coordinator does not get the objects of this adapter"
                 );
                 self.0 = next_adapter;
                 Some(Vec::new())

@@ -1,22 +1,23 @@
-//! Reporting to a fleet's coordinator (`operations.md` 7): who this server is, that it lives, and what it holds.
+//! Reports to a fleet's coordinator: registration, heartbeats, and which objects this server holds.
 //!
-//! Best effort, in a task of its own. A coordinator that is gone costs one line of log, then one when it is back,
-//! and holds up nobody: what is to be reported waits in the core's bounded log, and what falls out of it shows as
-//! a gap in the numbers of the batches. A report whose answer did not come is sent again as it was; the
-//! coordinator knows it by its numbers.
+//! Best effort, in a task of its own. A coordinator that does not answer costs one line of log, then one when it answers
+//! again, and delays nothing: events wait in the core's bounded log, and those that drop out of it show as a gap in the
+//! numbers of the batches. A report without an answer is sent again unchanged; the coordinator recognises it by its
+//! numbers.
 //!
-//! A registration may be one with a coordinator that has forgotten everything, or has gone back to a copy of
-//! what it once knew. So each but the first begins a new incarnation, which voids what it may still have of L1,
-//! and after each all that is there (`inventory`) is told anew, slowly.
+//! A coordinator may have lost its state, or gone back to an older copy, before a registration. So each registration but
+//! the first begins a new incarnation, which voids what the coordinator has of L1, and after each one all objects
+//! ([`inventory`]) are reported again, slowly.
 //!
-//! Calls block, so they are made on threads for blocking work; each ends by a deadline.
+//! Calls block, so they are made on threads for blocking work; each has a deadline.
 
 mod client;
 mod inventory;
 mod reports;
+pub mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder_core::stats::events::ObjectEvent;
@@ -27,7 +28,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::client::{Client, Failure, Identity};
 use self::inventory::Inventory;
 use self::reports::{Compartment, Reports};
+use self::status::ReporterStatus;
+use crate::app::core_handle::CoreHandle;
 use crate::app::state::State;
+use crate::app::tasks::Tasks;
+use crate::config::Config;
+use crate::l2::L2;
 
 /// Object events that wait to be reported, at most.
 const EVENTS_WAITING_MAX: usize = 1 << 16;
@@ -41,52 +47,8 @@ const CALLS_PER_FLUSH: usize = EVENTS_WAITING_MAX / EVENTS_PER_CALL;
 /// Object events that are read under the core's lock at once.
 const EVENTS_READ: usize = 512;
 
-/// Objects told anew in one flush, or a page more: a coordinator has other servers to listen to.
-const RETOLD_PER_FLUSH: usize = 8192;
-
-/// How the reporting stands, for metrics.
-#[derive(Debug, Default)]
-pub struct Standing {
-    registered: AtomicBool,
-    failures: AtomicU64,
-    reported: AtomicU64,
-    lost: AtomicU64,
-    retold: AtomicU64,
-}
-
-/// [`Standing`] at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Whether the coordinator knows this server, as far as is known here.
-    pub registered: bool,
-    /// Calls that were not answered, or refused.
-    pub failures: u64,
-    /// Object events that it has.
-    pub reported: u64,
-    /// Object events that it will never have.
-    pub lost: u64,
-    /// Objects that it was told of anew, after a registration.
-    pub retold: u64,
-}
-
-impl Standing {
-    /// How it stands now.
-    pub fn counts(&self) -> Counts {
-        Counts {
-            registered: self.registered.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
-            reported: self.reported.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-            retold: self.retold.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Of `events` object events, how many the coordinator has not been told of and might yet be.
-    pub(crate) fn untold(&self, events: u64) -> u64 {
-        let counts = self.counts();
-        events.saturating_sub(counts.reported + counts.lost)
-    }
-}
+/// Objects reported again in one flush, or a page more: a coordinator serves other servers too.
+const RESENT_PER_FLUSH: usize = 8192;
 
 /// The running task.
 #[derive(Debug)]
@@ -96,12 +58,12 @@ pub struct Reporting {
 }
 
 impl Reporting {
-    /// Begins, if a coordinator is configured. `http_port` is where it reaches this server.
-    pub fn start(state: &Arc<State>, http_port: u16) -> Option<Self> {
+    /// Starts it, if a coordinator is configured. `http_port` is this server's.
+    pub fn start(state: &State, http_port: u16) -> Option<Self> {
         let config = &state.config.coordinator;
         let url = config.url.as_deref()?;
         if config.event_reporting {
-            state.core().with(|core, _| core.record_object_events(EVENTS_WAITING_MAX));
+            state.core.with(|core, _| core.record_object_events(EVENTS_WAITING_MAX));
         }
         let identity = Identity {
             instance_id: state.config.instance_id.clone(),
@@ -109,15 +71,19 @@ impl Reporting {
             http_port,
         };
         let reporter = Reporter {
-            state: state.clone(),
+            core: state.core.clone(),
+            l2: state.l2.clone(),
+            config: state.config.clone(),
+            status: state.reporting.clone(),
+            tasks: state.tasks.clone(),
             client: Arc::new(Client::new(url, identity)),
             reports: Reports::new(&state.config.instance_id, seconds_since_epoch() as u64),
             is_up: None,
             has_registered: false,
-            tells_capacity: false,
+            sends_capacity: false,
             cursor: 0,
             inventory: None,
-            may_retell: 0,
+            may_resend: 0,
             unanswered: None,
         };
         let (stop, stopped) = oneshot::channel();
@@ -125,8 +91,8 @@ impl Reporting {
         Some(Self { stop, task })
     }
 
-    /// Reports what is left, and says goodbye. After L2 has been drained: what a coordinator hears of a server
-    /// that has left it would keep for ever.
+    /// Reports the last events and deregisters. Call it after L2 is drained: a coordinator would keep later events of a
+    /// deregistered server for ever.
     pub async fn end(self) {
         drop(self.stop);
         let _ = self.task.await;
@@ -142,35 +108,39 @@ struct Unanswered {
 }
 
 struct Reporter {
-    state: Arc<State>,
+    core: Arc<CoreHandle>,
+    l2: Arc<L2>,
+    config: Arc<Config>,
+    status: Arc<ReporterStatus>,
+    tasks: Arc<Tasks>,
     client: Arc<Client>,
     reports: Reports,
     /// Whether the last call was answered; `None` before the first.
     is_up: Option<bool>,
-    /// It was registered before.
+    /// There was a registration before.
     has_registered: bool,
-    /// The coordinator has to be told how large the tiers are.
-    tells_capacity: bool,
+    /// The sizes of the tiers are to be reported.
+    sends_capacity: bool,
     /// The last object event in a report.
     cursor: u64,
-    /// What is still to be told anew.
+    /// Objects still to be reported again.
     inventory: Option<Inventory>,
-    /// How much of it in this flush.
-    may_retell: usize,
+    /// How many of them in this flush.
+    may_resend: usize,
     unanswered: Option<Unanswered>,
 }
 
 impl Reporter {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        let state = self.state.clone();
-        let task = state.tasks.reporter.as_ref().expect("there is one if there is a coordinator");
+        let tasks = self.tasks.clone();
+        let task = tasks.reporter.as_ref().expect("there is one if there is a coordinator");
         let _running = task.begin();
         let every = |period: Duration| {
             let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         };
-        let config = self.state.config.coordinator.clone();
+        let config = self.config.coordinator.clone();
         let (mut beats, mut flushes) = (every(config.heartbeat_interval), every(config.event_flush_interval));
         loop {
             tokio::select! {
@@ -179,9 +149,9 @@ impl Reporter {
                 _ = beats.tick() => self.beat().await,
                 _ = flushes.tick(), if config.event_reporting => self.flush().await,
             }
-            task.woke(state.core().now());
+            task.woke(self.core.now());
         }
-        // What was not told anew by now would be told of a server that is gone.
+        // The rest of the inventory would describe a server that has ended.
         self.inventory = None;
         self.flush().await;
         if self.is_registered() && self.is_up == Some(true) {
@@ -190,7 +160,7 @@ impl Reporter {
         }
     }
 
-    /// Says that this server lives; registers it where it is not known.
+    /// Sends a heartbeat; registers the server if it is not registered.
     async fn beat(&mut self) {
         if self.is_registered() {
             match self.call(|client| client.heartbeat()).await {
@@ -200,11 +170,11 @@ impl Reporter {
         }
         if let Some(Ok(())) = self.call(|client| client.register()).await {
             self.set_registered(true);
-            let reports = self.state.config.coordinator.event_reporting;
-            self.tells_capacity = reports;
+            let reports = self.config.coordinator.event_reporting;
+            self.sends_capacity = reports;
             self.inventory = reports.then(Inventory::new);
             if std::mem::replace(&mut self.has_registered, true) {
-                self.reports.begin_anew(seconds_since_epoch() as u64);
+                self.reports.begin_incarnation(seconds_since_epoch() as u64);
             }
         }
     }
@@ -214,7 +184,7 @@ impl Reporter {
         if !self.is_registered() || self.is_up == Some(false) {
             return;
         }
-        self.may_retell = RETOLD_PER_FLUSH;
+        self.may_resend = RESENT_PER_FLUSH;
         for _ in 0..CALLS_PER_FLUSH {
             let waiting = match self.unanswered.take() {
                 Some(unanswered) => Some(unanswered),
@@ -223,15 +193,15 @@ impl Reporter {
             let Some(report) = waiting else { return };
             let sent = report.body.clone();
             let answer = self.call(move |client| client.report(&sent)).await;
-            let standing = &self.state.reporting;
+            let status = &self.status;
             match answer {
                 Some(Ok(())) => {
-                    standing.reported.fetch_add(report.events, Ordering::Relaxed);
-                    standing.retold.fetch_add(report.retold, Ordering::Relaxed);
+                    status.reported.fetch_add(report.events, Ordering::Relaxed);
+                    status.retold.fetch_add(report.retold, Ordering::Relaxed);
                 }
-                // It will not like it any better the next time.
+                // It would be refused again.
                 Some(Err(Failure::Refused { .. })) => {
-                    standing.lost.fetch_add(report.events, Ordering::Relaxed);
+                    status.lost.fetch_add(report.events, Ordering::Relaxed);
                 }
                 _ => {
                     self.unanswered = Some(report);
@@ -241,52 +211,54 @@ impl Reporter {
         }
     }
 
-    /// What there is to report next: sizes, what happened, and, when all of that is told, what is there.
+    /// The next report: sizes of tiers, events and, behind the last event, the inventory.
     async fn next_report(&mut self) -> Option<Unanswered> {
         let now = seconds_since_epoch();
-        let capacity =
-            if std::mem::take(&mut self.tells_capacity) { compartments(&self.state) } else { Vec::new() };
-        let (mut told, mut events) = (Vec::new(), 0);
-        while told.len() < EVENTS_PER_CALL {
+        let capacity = if std::mem::take(&mut self.sends_capacity) {
+            compartments(&self.config, &self.l2)
+        } else {
+            Vec::new()
+        };
+        let (mut entries, mut events) = (Vec::new(), 0);
+        while entries.len() < EVENTS_PER_CALL {
             let happened = self.read_log();
             if !happened.is_empty() {
                 events += happened.len() as u64;
-                told.extend(happened);
+                entries.extend(happened);
                 continue;
             }
-            let Some(inventory) = self.inventory.as_mut().filter(|_| self.may_retell > 0) else { break };
-            match inventory.next(&self.state).await {
+            let Some(inventory) = self.inventory.as_mut().filter(|_| self.may_resend > 0) else { break };
+            match inventory.next(&self.core, &self.l2).await {
                 Some(page) => {
-                    self.may_retell = self.may_retell.saturating_sub(page.len());
-                    told.extend(page);
+                    self.may_resend = self.may_resend.saturating_sub(page.len());
+                    entries.extend(page);
                 }
                 None => self.inventory = None,
             }
         }
-        if capacity.is_empty() && told.is_empty() {
+        if capacity.is_empty() && entries.is_empty() {
             return None;
         }
-        let backends: Vec<_> = self.state.l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
-        let shared: Vec<bool> = self.state.config.l2.adapters.iter().map(|adapter| adapter.shared).collect();
+        let backends: Vec<_> = self.l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
+        let shared: Vec<bool> = self.config.l2.adapters.iter().map(|adapter| adapter.shared).collect();
         let places: Vec<_> = backends.into_iter().zip(shared).collect();
-        let body = self.reports.body(&capacity, &told, &places, now);
-        Some(Unanswered { body: body.into(), events, retold: told.len() as u64 - events })
+        let body = self.reports.body(&capacity, &entries, &places, now);
+        Some(Unanswered { body: body.into(), events, retold: entries.len() as u64 - events })
     }
 
     /// The next events of the core's log; none at its end.
     fn read_log(&mut self) -> Vec<ObjectEvent> {
-        let page =
-            self.state.core().read(|core, _| core.stats().object_events().after(self.cursor, EVENTS_READ));
+        let page = self.core.read(|core, _| core.stats().object_events().after(self.cursor, EVENTS_READ));
         if page.lost {
             let first = page.records.first().map_or(page.next_cursor, |(number, _)| number - 1);
-            self.state.reporting.lost.fetch_add(first.saturating_sub(self.cursor), Ordering::Relaxed);
+            self.status.lost.fetch_add(first.saturating_sub(self.cursor), Ordering::Relaxed);
             self.reports.skip();
         }
         self.cursor = page.next_cursor;
         page.records.into_iter().map(|(_, event)| event).collect()
     }
 
-    /// One call. `None` if it could not even be made. A change of whether it is answered is logged.
+    /// One call; `None` if it could not be made. Logs when calls begin or cease to be answered.
     async fn call<F>(&mut self, call: F) -> Option<Result<(), Failure>>
     where
         F: FnOnce(&Client) -> Result<(), Failure> + Send + 'static,
@@ -297,9 +269,9 @@ impl Reporter {
         let failure = result.as_ref().err().filter(|failure| !matches!(failure, Failure::Unknown));
         let is_up = failure.is_none();
         if let Some(failure) = failure {
-            self.state.reporting.failures.fetch_add(1, Ordering::Relaxed);
+            self.status.failures.fetch_add(1, Ordering::Relaxed);
             if self.is_up != Some(false) {
-                tracing::warn!(coordinator = self.client.name(), %failure, "the coordinator cannot be reached; trying on");
+                tracing::warn!(coordinator = self.client.name(), %failure, "the coordinator cannot be reached; retrying with every heartbeat");
             }
         } else if self.is_up == Some(false) {
             tracing::info!(coordinator = self.client.name(), "the coordinator answers again");
@@ -309,26 +281,25 @@ impl Reporter {
     }
 
     fn is_registered(&self) -> bool {
-        self.state.reporting.registered.load(Ordering::Relaxed)
+        self.status.registered.load(Ordering::Relaxed)
     }
 
     fn set_registered(&self, registered: bool) {
         tracing::info!(coordinator = self.client.name(), registered, "registration with the coordinator");
-        self.state.reporting.registered.store(registered, Ordering::Relaxed);
+        self.status.registered.store(registered, Ordering::Relaxed);
     }
 }
 
-/// How large each tier is.
-fn compartments(state: &State) -> Vec<Compartment> {
+/// The size of each tier.
+fn compartments(config: &Config, l2: &L2) -> Vec<Compartment> {
     let memory =
-        Compartment { tier: "l1", backend: reports::L1_BACKEND, shared: false, bytes: state.config.l1.bytes };
-    let adapters =
-        state.l2.adapters().zip(&state.config.l2.adapters).map(|((_, adapter), config)| Compartment {
-            tier: "l2",
-            backend: adapter.kind(),
-            shared: config.shared,
-            bytes: adapter.usage().capacity_bytes.unwrap_or(0),
-        });
+        Compartment { tier: "l1", backend: reports::L1_BACKEND, shared: false, bytes: config.l1.bytes };
+    let adapters = l2.adapters().zip(&config.l2.adapters).map(|((_, adapter), config)| Compartment {
+        tier: "l2",
+        backend: adapter.kind(),
+        shared: config.shared,
+        bytes: adapter.usage().capacity_bytes.unwrap_or(0),
+    });
     std::iter::once(memory).chain(adapters).collect()
 }
 

@@ -74,7 +74,7 @@ impl Reports {
     /// What was reported so far no longer counts, for its receiver may have lost some or all of it: a new
     /// incarnation begins, as if the server had started at `now`, in seconds. What the receiver still has of L1
     /// is void with the first batch of it; what was said of L2 stays.
-    pub(super) fn begin_anew(&mut self, now: u64) {
+    pub(super) fn begin_incarnation(&mut self, now: u64) {
         self.incarnation = now.max(self.incarnation + 1);
         self.last_seq = 0;
     }
@@ -245,7 +245,7 @@ mod tests {
         let mut reports = Reports::new("node-a", 100);
         let stored = [event(Tier::L1, Change::Stored, 1)];
         let mut next = |now: Option<u64>| {
-            now.into_iter().for_each(|now| reports.begin_anew(now));
+            now.into_iter().for_each(|now| reports.begin_incarnation(now));
             let batch = batches(&mut reports, &[], &stored).remove(0);
             (batch["incarnation"].as_u64(), batch["seq"].as_u64())
         };

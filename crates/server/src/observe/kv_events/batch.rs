@@ -1,4 +1,4 @@
-//! From the core's records to what a subscriber reads.
+//! From the core's records to the events that a subscriber reads.
 
 use larder_core::stats::events::{ChunkEvent, Page, Tier};
 use larder_wire::ops::subscribe_kv_events::{Event, EventKind, MEDIUM_CPU, MEDIUM_STORAGE};
@@ -11,25 +11,25 @@ const HASHES_MAX: usize = 1024;
 /// Tokens in one batch, unless a single chunk has more: a megabyte or so on the wire.
 const TOKENS_MAX: usize = 1 << 18;
 
-/// What a batch is made of.
+/// The contents of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Events {
     /// The events.
     pub(super) events: Vec<Event>,
     /// The last record that is in them or was passed over.
     pub(super) next_cursor: u64,
-    /// Stored chunks that were passed over because nobody remembers their tokens.
+    /// Stored chunks that were passed over because their tokens are not known.
     pub(super) unbound: u64,
 }
 
 /// The events of `model` in a page, at most `events_max`.
 ///
-/// A chunk stored in memory is one event, with its tokens. Neighbouring records of any other kind become one:
-/// they have nothing but hashes.
+/// A chunk stored in memory is one event, with its tokens. Neighbouring records of any other kind have only hashes and
+/// become one event.
 pub(super) fn events(page: &Page<ChunkEvent>, model: &str, events_max: usize, bindings: &Bindings) -> Events {
     let mut out = Events { next_cursor: page.next_cursor, ..Events::default() };
     let mut tokens = 0;
-    // What was passed over must not bring two removals of one chunk together.
+    // Two removals of one chunk must not join across a record that was passed over.
     let mut joins = true;
     // Where reading goes on if the batch is full before the page is read.
     let mut before = page.records.first().map_or(page.next_cursor, |(seq, _)| seq - 1);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_chunks_come_one_by_one_with_their_tokens() {
+    fn sends_stored_chunks_one_by_one_with_their_tokens() {
         let page = page(&[(Tier::L1, true, "m", 1), (Tier::L1, true, "other", 7), (Tier::L1, true, "m", 2)]);
         let out = events(&page, "m", 9, &bindings());
         let stored = EventKind::Stored;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_tokens_comes_together() {
+    fn joins_records_without_tokens() {
         let gone =
             [(Tier::L1, false, "m", 1), (Tier::L1, false, "m", 2), (L2, true, "m", 1), (L2, true, "m", 2)];
         let page = page(&[&gone[..], &[(L2, false, "m", 2), (Tier::L1, false, "m", 3)]].concat());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_whose_tokens_are_forgotten_are_passed_over() {
+    fn passes_over_chunks_of_unknown_tokens() {
         let page = page(&[(Tier::L1, true, "m", 77), (Tier::L1, true, "m", 1)]);
         let out = events(&page, "m", 9, &bindings());
         assert_eq!((out.events.len(), out.unbound, out.next_cursor), (1, 1, 12));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_goes_on_where_it_ended() {
+    fn full_batch_continues_where_it_ended() {
         let page = page(&[
             (Tier::L1, true, "m", 1),
             (Tier::L1, false, "m", 1),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_bounded_in_tokens() {
+    fn bounds_a_batch_in_tokens() {
         let chunk = TOKENS_MAX / 2 + 1;
         let mut bindings = Bindings::default();
         bindings.bind(&[hash(1), hash(2)], &vec![5; 2 * chunk], chunk, 0);

@@ -1,24 +1,72 @@
-//! Which tokens a chunk hash stands for.
+//! The tokens of chunk hashes.
 //!
-//! The core knows chunks by their hashes; subscribers want the tokens. Requests bring both, and each chunk is
-//! remembered when a request may make it visible. Bounded by tokens: those bound longest ago go first.
+//! The core knows chunks by their hashes; subscribers want the tokens. Requests bring both, and each chunk's are kept
+//! when a request may make it visible. Bounded by tokens: the least recently bound are dropped first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use larder_types::object::ChunkHash;
+
+use crate::observe::bus::Subscriber;
+use crate::observe::event::RequestEvent;
 
 /// Tokens kept in all, 4 bytes each.
 const TOKENS_MAX: usize = 16 << 20;
 
-/// What a chunk's hash stands for.
+/// The tokens of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
     /// The chunk before it; `None` for the first of a prompt.
     pub(super) parent: Option<ChunkHash>,
     /// Its tokens.
     pub(super) tokens: Box<[u32]>,
-    /// When it was bound last, counted in bindings.
+    /// Number of the last binding of it.
     place: u64,
+}
+
+/// Binds the tokens that requests bring, while there are subscribers.
+#[derive(Debug)]
+pub struct TokenBindings {
+    chunk_tokens: usize,
+    is_on: AtomicBool,
+    bindings: Mutex<Bindings>,
+}
+
+impl TokenBindings {
+    /// Nothing is bound until [`set_on`](Self::set_on).
+    pub fn new(chunk_tokens: usize) -> Self {
+        Self { chunk_tokens, is_on: AtomicBool::new(false), bindings: Mutex::default() }
+    }
+
+    /// Begins to bind, or stops and drops what is bound. Returns whether it was on before.
+    pub(super) fn set_on(&self, is_on: bool) -> bool {
+        let was_on = self.is_on.swap(is_on, Ordering::Relaxed);
+        if was_on && !is_on {
+            self.lock().clear();
+        }
+        was_on
+    }
+
+    pub(super) fn chunk_tokens(&self) -> usize {
+        self.chunk_tokens
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Bindings> {
+        // Chunks that a panic has left half bound are passed over.
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for TokenBindings {
+    fn on_event(&self, event: &RequestEvent<'_>) {
+        if let RequestEvent::Hashed { chunk_hashes, tokens, first } = event
+            && self.is_on.load(Ordering::Relaxed)
+        {
+            self.lock().bind(chunk_hashes, tokens, self.chunk_tokens, *first);
+        }
+    }
 }
 
 /// The chunks bound lately.
@@ -55,17 +103,17 @@ impl Bindings {
         }
     }
 
-    /// What a hash stands for, if that is remembered.
+    /// The tokens of a hash, if they are kept.
     pub(super) fn get(&self, hash: &ChunkHash) -> Option<&Binding> {
         self.by_hash.get(hash)
     }
 
-    /// For each chunk a number that is larger for what was bound later.
+    /// A number for each chunk, larger for those bound later.
     pub(super) fn places(&self) -> HashMap<ChunkHash, u64> {
         self.by_hash.iter().map(|(hash, binding)| (*hash, binding.place)).collect()
     }
 
-    /// Forgets everything.
+    /// Drops everything.
     pub(super) fn clear(&mut self) {
         *self = Self { next_place: self.next_place, ..Self::default() };
     }
@@ -80,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_has_its_tokens_and_its_parent() {
+    fn binds_chunks_to_tokens_and_parents() {
         let mut bindings = Bindings::default();
         bindings.bind(&[hash(1), hash(2)], &[10, 11, 20, 21, 99], 2, 1);
         assert_eq!(bindings.get(&hash(1)), None, "before the range");
@@ -93,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_by_forgetting_what_was_bound_longest_ago() {
+    fn drops_least_recently_bound_chunks_beyond_the_limit() {
         let mut bindings = Bindings::default();
         let chunk = TOKENS_MAX / 4;
         let tokens = vec![7; chunk];

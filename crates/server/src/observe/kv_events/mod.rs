@@ -1,71 +1,74 @@
-//! Event streams: subscribers follow what can be found in the cache (`protocol.md` 14).
+//! Event streams: subscribers follow which chunks can be found in the cache (`docs/protocol.md`, Event stream).
 //!
-//! The core records what becomes visible and what ceases to be, in a bounded log, from the first
-//! subscription to the end of the last; before and after that nothing is recorded at all. A recording begins
-//! with the chunks that are there already and whose tokens a recent request has brought.
+//! The core records chunks that become visible or cease to be, in a bounded log, from the first subscription to the end
+//! of the last; otherwise nothing is recorded. A recording begins with the chunks that are there already and whose
+//! tokens a recent request has brought.
 //!
-//! A subscriber is sent a batch for each credit: one at once, which may be empty, then as there is something to
-//! tell. One task writes all batches ([`publish`]), woken by a subscription, a credit, or the core's log. A
-//! subscriber that reads slowly falls behind in the log, and is told so (`lost`) when its place has been given
-//! away; it holds up nobody. Its subscription ends with its connection, by its own word, or when its instance
-//! subscribes anew.
+//! A subscriber gets one batch for each credit: one at once, which may be empty, then as there are events. One task
+//! writes all batches ([`publish`]), woken by a subscription, a credit, or the core's log. A subscriber that reads slowly
+//! falls behind in the log; a batch says so (`lost`) when records that it has not read are dropped. It delays no other.
+//! A subscription ends with its connection, by a cancel, or when its instance subscribes again.
 //!
-//! Locks: the table, then the core or the bindings; never both of these. Nothing is encoded under any of them.
+//! Lock order: the table, then the core or the bindings; never both of these. Nothing is encoded under any of them.
 
 mod batch;
 mod bindings;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
-use larder_types::object::ChunkHash;
-use larder_wire::message::{Envelope, StreamControl};
+use larder_wire::message::StreamControl;
 use larder_wire::ops::subscribe_kv_events::EventBatch;
 use larder_wire::response::ResultFrame;
-use larder_zmtp::{Peer, PeerId};
 use tokio::sync::Notify;
 
-use self::bindings::Bindings;
-use crate::app::state::State;
+pub use self::bindings::TokenBindings;
+
+use crate::app::core_handle::CoreHandle;
+use crate::app::tasks::Task;
+use crate::prefix_hashes::PrefixHashCache;
+use crate::responder::Responder;
 
 /// Subscriptions at one time. Each needs an instance id of its own.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
-/// Batches that a subscriber may be owed. Stock clients ask for one at a time.
+/// Credits of a subscriber, at most. Stock clients use one at a time.
 const CREDITS_MAX: u32 = 1024;
 
 /// Records that are read under the core's lock at once.
 const RECORDS_READ: usize = 4096;
 
-/// What an instance follows.
+/// A request for a stream.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// Who follows.
-    pub peer: Peer,
-    /// What every batch repeats.
-    pub envelope: Envelope,
-    /// Which model's events.
+    /// The subscriber's connection.
+    pub connection: ConnectionId,
+    /// Sends the batches.
+    pub responder: Arc<dyn Responder>,
+    /// The model whose events are sent.
     pub model: Arc<str>,
-    /// The last record it knows, 0 for none.
+    /// The last record that the subscriber has, 0 for none.
     pub cursor: u64,
     /// Events in a batch, at most.
     pub events_max: u16,
 }
 
-/// All subscriptions, and what they need.
+/// All subscriptions.
 #[derive(Debug)]
 pub struct EventStreams {
     /// Records kept; 0: there are no streams.
     capacity: usize,
-    /// Differs from one run of the server to the next.
+    /// Start time of the server, which tells its runs apart.
     incarnation: u64,
+    core: Arc<CoreHandle>,
+    hashes: Arc<PrefixHashCache>,
     table: Mutex<Table>,
-    bindings: Mutex<Bindings>,
-    /// Whether the core records. Changes under the table's lock.
-    recording: AtomicBool,
+    /// On while the core records. Switched under the table's lock.
+    bindings: Arc<TokenBindings>,
     unbound: AtomicU64,
     work: Notify,
 }
@@ -73,40 +76,46 @@ pub struct EventStreams {
 #[derive(Debug, Default)]
 struct Table {
     streams: BTreeMap<InstanceId, Stream>,
-    /// The recording has begun and nothing was told of what was there before.
+    /// The recording has begun, and the chunks that were there before are not in it yet.
     starts: bool,
     next_id: u64,
 }
 
 #[derive(Debug)]
 struct Stream {
-    /// Tells it from later ones of the same instance.
+    /// Unique in the table.
     id: u64,
     follows: Subscription,
     credits: u32,
-    /// Its first batch is on its way.
+    /// The first batch is sent.
     has_begun: bool,
 }
 
-/// How the streams stand.
+/// Counts of the streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gauges {
     /// Subscriptions.
     pub subscribers: u64,
-    /// Stored chunks that were not told of, for nobody remembered their tokens.
+    /// Stored chunks that were not sent, because their tokens are not known.
     pub unbound: u64,
 }
 
 impl EventStreams {
     /// No subscription yet. Keeps at most `records` records; with 0 there are no streams.
-    pub fn new(records: usize) -> Self {
+    pub fn new(
+        records: usize,
+        core: Arc<CoreHandle>,
+        hashes: Arc<PrefixHashCache>,
+        bindings: Arc<TokenBindings>,
+    ) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             capacity: records,
             incarnation: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            core,
+            hashes,
             table: Mutex::default(),
-            bindings: Mutex::default(),
-            recording: AtomicBool::new(false),
+            bindings,
             unbound: AtomicU64::new(0),
             work: Notify::new(),
         }
@@ -122,31 +131,23 @@ impl EventStreams {
         self.capacity
     }
 
-    /// Names this run of the server.
+    /// A number that names this run of the server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// How the streams stand.
+    /// Current counts.
     pub fn gauges(&self) -> Gauges {
         let subscribers = self.table().streams.len() as u64;
         Gauges { subscribers, unbound: self.unbound.load(Ordering::Relaxed) }
     }
 
-    /// A request that may make chunks `start..` of a prompt visible has brought their tokens. Costs nothing
-    /// while nobody subscribes.
-    pub fn bind(&self, chain: &[ChunkHash], tokens: &[u32], chunk_tokens: usize, start: usize) {
-        if self.recording.load(Ordering::Relaxed) {
-            self.bindings().bind(chain, tokens, chunk_tokens, start);
-        }
-    }
-
     /// Begins a stream. The instance's previous one ends. False if there are too many.
-    pub fn subscribe(&self, state: &State, instance: InstanceId, follows: Subscription) -> bool {
+    pub fn subscribe(&self, instance: InstanceId, follows: Subscription) -> bool {
         let mut table = self.table();
-        let asked_as = (follows.peer.id(), &follows.envelope.uid);
-        let same = |(_, stream): &(&InstanceId, &Stream)| stream.is(asked_as.0, asked_as.1);
-        // A client that uses a number twice has given up what it meant before.
+        let (connection, request_id) = (follows.connection, follows.responder.request_id());
+        let same = |(_, stream): &(&InstanceId, &Stream)| stream.is(connection, request_id);
+        // A client that uses a request id twice has given up its earlier stream.
         let known = table.streams.iter().find(same).map(|(instance, _)| *instance);
         for previous in [Some(instance), known].into_iter().flatten() {
             table.end(previous);
@@ -155,13 +156,13 @@ impl EventStreams {
             return false;
         }
         if !self.are_served() {
-            // The one batch there is says so. Its end waits for the next credit, for a client that has not read a
-            // batch forgets it when the stream ends.
+            // The only batch says so. The stream ends with the next credit, because a client drops unread batches
+            // when a stream ends.
             let (incarnation, next_cursor, lost, events) = (self.incarnation, 0, false, Vec::new());
             let batch = EventBatch { enabled: false, incarnation, next_cursor, lost, events };
-            let _ = follows.peer.send(follows.envelope.response(ResultFrame::encode(&Some(batch))));
-        } else if !self.recording.swap(true, Ordering::Relaxed) {
-            state.core().with(|core, _| core.record_chunk_events(self.capacity));
+            follows.responder.send(ResultFrame::encode(&Some(batch)));
+        } else if !self.bindings.set_on(true) {
+            self.core.with(|core, _| core.record_chunk_events(self.capacity));
             table.starts = true;
         }
         table.next_id += 1;
@@ -173,10 +174,11 @@ impl EventStreams {
         true
     }
 
-    /// A client says something about one of its streams. Of others it cannot speak.
-    pub fn control(&self, state: &State, peer: PeerId, uid: &[u8], control: StreamControl) {
+    /// A client controls one of its streams. Unknown ones are ignored.
+    pub fn control(&self, connection: ConnectionId, request_id: &[u8], control: StreamControl) {
         let mut table = self.table();
-        let Some((instance, stream)) = table.streams.iter_mut().find(|(_, stream)| stream.is(peer, uid))
+        let Some((instance, stream)) =
+            table.streams.iter_mut().find(|(_, stream)| stream.is(connection, request_id))
         else {
             return;
         };
@@ -188,60 +190,58 @@ impl EventStreams {
             StreamControl::Ack | StreamControl::Cancel => {
                 let instance = *instance;
                 table.end(instance);
-                self.stop_if_unused(state, &mut table);
+                self.stop_if_unused(&mut table);
             }
         }
     }
 
-    /// A connection is gone, and its streams with it.
-    pub fn gone(&self, state: &State, peer: PeerId) {
+    /// Ends the streams of a lost connection.
+    pub fn connection_lost(&self, connection: ConnectionId) {
         let mut table = self.table();
-        table.streams.retain(|_, stream| stream.follows.peer.id() != peer);
-        self.stop_if_unused(state, &mut table);
+        table.streams.retain(|_, stream| stream.follows.connection != connection);
+        self.stop_if_unused(&mut table);
     }
 
-    fn stop_if_unused(&self, state: &State, table: &mut Table) {
-        if table.streams.is_empty() && self.recording.swap(false, Ordering::Relaxed) {
+    fn stop_if_unused(&self, table: &mut Table) {
+        if table.streams.is_empty() && self.bindings.set_on(false) {
             table.starts = false;
-            state.core().with(|core, _| core.record_chunk_events(0));
-            self.bindings().clear();
+            self.core.with(|core, _| core.record_chunk_events(0));
         }
     }
 
-    /// Tells the core's log of what was there before the recording began.
-    fn begin_recording(&self, state: &State) {
+    /// Adds the chunks that were there before the recording began to the core's log.
+    fn begin_recording(&self) {
         if !std::mem::take(&mut self.table().starts) {
             return;
         }
-        let chunk_tokens = state.chains.chunk_tokens();
-        for prompt in state.chains.recent() {
-            let mut bindings = self.bindings();
-            // What is bound stays where it is: a chunk must not come after those that follow it.
-            let known = prompt.chain.iter().take_while(|hash| bindings.get(hash).is_some()).count();
-            bindings.bind(&prompt.chain, &prompt.tokens, chunk_tokens, known);
+        let chunk_tokens = self.bindings.chunk_tokens();
+        for prompt in self.hashes.recent() {
+            let mut bindings = self.bindings.lock();
+            // Bound chunks keep their place: a chunk must not come after those that follow it.
+            let known = prompt.chunk_hashes.iter().take_while(|hash| bindings.get(hash).is_some()).count();
+            bindings.bind(&prompt.chunk_hashes, &prompt.tokens, chunk_tokens, known);
         }
-        let places = self.bindings().places();
-        state.core().with(|core, _| core.publish_snapshot(|hash| places.get(hash).copied()));
+        let places = self.bindings.lock().places();
+        self.core.with(|core, _| core.publish_snapshot(|hash| places.get(hash).copied()));
     }
 
     /// Sends what is due and can be sent.
-    fn write(&self, state: &State) {
-        self.begin_recording(state);
+    fn write(&self) {
+        self.begin_recording();
         let instances: Vec<InstanceId> = self.table().streams.keys().copied().collect();
         for instance in instances {
-            while self.write_batch(state, instance) {}
+            while self.write_batch(instance) {}
         }
     }
 
-    /// Reads on for one stream, and sends a batch if there is one. Whether there may be more.
-    fn write_batch(&self, state: &State, instance: InstanceId) -> bool {
+    /// Reads on for one stream, and sends a batch if there is one. True if there may be more.
+    fn write_batch(&self, instance: InstanceId) -> bool {
         let (id, follows, is_first) = match self.table().streams.get(&instance) {
             Some(stream) if stream.credits > 0 => (stream.id, stream.follows.clone(), !stream.has_begun),
             _ => return false,
         };
-        let page =
-            state.core().read(|core, _| core.stats().chunk_events().after(follows.cursor, RECORDS_READ));
-        let bindings = self.bindings();
+        let page = self.core.read(|core, _| core.stats().chunk_events().after(follows.cursor, RECORDS_READ));
+        let bindings = self.bindings.lock();
         let read = batch::events(&page, &follows.model, usize::from(follows.events_max), &bindings);
         drop(bindings);
         self.unbound.fetch_add(read.unbound, Ordering::Relaxed);
@@ -253,15 +253,14 @@ impl EventStreams {
             lost: page.lost,
             events: read.events,
         };
-        let frames = is_due.then(|| follows.envelope.response(ResultFrame::encode(&Some(batch))));
+        let result = is_due.then(|| ResultFrame::encode(&Some(batch)));
         let mut table = self.table();
         let Some(stream) = table.streams.get_mut(&instance).filter(|stream| stream.id == id) else {
             return true;
         };
-        if let Some(frames) = frames {
-            if let Err(error) = follows.peer.send(frames) {
-                // Gone: its end is on its way. Full: it is tried again with the next event or credit.
-                tracing::debug!(peer = %follows.peer.id(), %error, "events not sent");
+        if let Some(result) = result {
+            if !follows.responder.send(result) {
+                // Gone: its end follows. Full: it is tried again with the next event or credit.
                 return false;
             }
             stream.credits -= 1;
@@ -272,45 +271,38 @@ impl EventStreams {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Each change of it is one step, so a panic elsewhere has left it whole.
+        // Each change is one step, so a panic leaves the table valid.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bindings(&self) -> MutexGuard<'_, Bindings> {
-        // What a panic may have left half bound is not told of.
-        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
-    /// Ends an instance's stream, if it has one, and says so.
+    /// Ends an instance's stream, if it has one.
     fn end(&mut self, instance: InstanceId) {
         if let Some(Stream { follows, .. }) = self.streams.remove(&instance) {
-            // A peer that is gone or does not read will not miss it.
-            let _ = follows.peer.send(follows.envelope.response(ResultFrame(None)));
+            follows.responder.end_stream();
         }
     }
 }
 
 impl Stream {
-    fn is(&self, peer: PeerId, uid: &[u8]) -> bool {
-        self.follows.peer.id() == peer && self.follows.envelope.uid == *uid
+    fn is(&self, connection: ConnectionId, request_id: &[u8]) -> bool {
+        self.follows.connection == connection && self.follows.responder.request_id() == request_id
     }
 }
 
 /// Sends events for as long as it is polled. Sleeps while there is nothing to send.
-pub async fn publish(state: Arc<State>) {
-    let _running = state.tasks.publisher.begin();
+pub async fn publish(streams: Arc<EventStreams>, task: &Task) {
+    let _running = task.begin();
     loop {
         tokio::select! {
-            () = state.events.work.notified() => {}
-            () = state.core().new_chunk_events() => {}
+            () = streams.work.notified() => {}
+            () = streams.core.new_chunk_events() => {}
         }
-        state.tasks.publisher.woke(state.core().now());
-        // A core that has found a bug in itself has nothing to tell.
-        if state.core().is_poisoned() {
+        task.woke(streams.core.now());
+        if streams.core.is_poisoned() {
             return;
         }
-        state.events.write(&state);
+        streams.write();
     }
 }

@@ -1,46 +1,36 @@
-//! `--lookup-hash-log-dir DIR`: one JSON line for each lookup, as LMCache writes them (`operations.md` 6.2).
+//! `--lookup-hash-log-dir DIR`: one JSON line for each lookup, in LMCache's format.
 //!
 //! `larder simulate` and LMCache's `cache-simulator` read the directory. Element types have their plain names
-//! (`bfloat16`): LMCache's own simulator does not understand the `torch.bfloat16` that LMCache writes. Lines carry
-//! `cache_salt` besides, without which the prompts of tenants look like one another's. [`record`](crate::recording)
-//! tells more, and in the core's order; this is for what exists already.
+//! (`bfloat16`): LMCache's own simulator does not understand the `torch.bfloat16` that LMCache writes. Lines also
+//! carry `cache_salt`, without which prompts of different tenants look the same. [`record`](super::recorder) records
+//! more, in the core's order.
 //!
-//! A lookup costs what it takes to push a few shared pointers into a bounded queue; what does not fit is dropped and
-//! counted. A thread writes. If the disk fails that is logged once, and tried again after a while.
+//! A lookup costs a push of a few reference-counted pointers into a bounded queue. If the disk fails that is logged
+//! once, and writing is tried again after a while.
 
 mod files;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
-use larder_core::LookupSpec;
 use larder_types::Layout;
 use larder_types::object::ChunkHash;
 use serde::Serialize;
 
 use self::files::Files;
+use super::bounded_writer::{BoundedWriter, Item, Write};
+use super::bus::Subscriber;
+use super::event::{Looked, RequestEvent};
+use super::traces::UnixTime;
 use crate::config::LookupHashLogConfig;
-use crate::observe::traces::UnixTime;
 
 /// Lookups that may wait to be written.
 const LOOKUPS_MAX: usize = 1 << 13;
-/// Chunks that they may have together: 32 MiB of hashes, if nobody else had them too.
-const CHUNKS_MAX: usize = 1 << 20;
-/// How long a disk that has failed is left alone.
+/// Pause after a failed write.
 const RETRY: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
-enum Message {
-    Lookup(Lookup),
-    /// The log ends here.
-    Close,
-}
-
-/// A lookup to be written. What is large is shared, not copied.
+/// A lookup to be written. Large parts are reference-counted, not copied.
 #[derive(Debug)]
 struct Lookup {
     at: UnixTime,
@@ -49,10 +39,16 @@ struct Lookup {
     salt: Arc<str>,
     tokens: u64,
     layouts: Vec<Layout>,
-    chain: Arc<[ChunkHash]>,
+    chunk_hashes: Arc<[ChunkHash]>,
 }
 
-/// A line, as LMCache has it.
+impl Item for Lookup {
+    fn chunks(&self) -> usize {
+        self.chunk_hashes.len()
+    }
+}
+
+/// A line, in LMCache's format.
 #[derive(Serialize)]
 struct Line<'a> {
     /// Seconds since 1970.
@@ -67,128 +63,90 @@ struct Line<'a> {
     chunk_hashes: Vec<String>,
 }
 
-/// Takes lookups and hands them to the thread that writes them.
+/// The log of lookups.
 #[derive(Debug)]
 pub struct LookupLog {
-    queue: SyncSender<Message>,
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What lookups and the writing thread both count.
-#[derive(Debug, Default)]
-struct Shared {
-    queued_chunks: AtomicUsize,
-    written: AtomicU64,
-    dropped: AtomicU64,
+    queue: BoundedWriter<Lookup>,
 }
 
 impl LookupLog {
-    /// Makes the directory if it is not there, and begins to write.
+    /// Makes the directory if it is missing, and begins to write.
     ///
     /// # Errors
-    /// If the directory cannot be made, read or written.
+    /// The directory cannot be made, read or written.
     pub fn start(config: &LookupHashLogConfig, chunk_tokens: u32) -> io::Result<Self> {
         let mut files = Files::open(config.clone())?;
-        // What cannot be written is known at the start.
+        // A directory that cannot be written is an error at the start, not at the first lookup.
         files.check(UnixTime::now())?;
-        let (mut log, pen, messages) = Self::with_pen(files, chunk_tokens);
-        let thread =
-            std::thread::Builder::new().name("lookup-log".to_owned()).spawn(move || pen.run(&messages))?;
-        log.thread = Mutex::new(Some(thread));
-        Ok(log)
-    }
-
-    /// A log, and who is to write what it takes.
-    fn with_pen(files: Files, chunk_tokens: u32) -> (Self, Pen, Receiver<Message>) {
-        let (queue, messages) = sync_channel(LOOKUPS_MAX);
-        let shared = Arc::new(Shared::default());
-        let pen = Pen { files, chunk_tokens, shared: shared.clone(), failed: None };
-        (Self { queue, shared, thread: Mutex::new(None) }, pen, messages)
-    }
-
-    /// A prompt of so many tokens is looked up; `layouts` are those of a chunk's objects, for one rank.
-    pub(crate) fn lookup(&self, at: UnixTime, spec: &LookupSpec<'_>, tokens: u64, layouts: Vec<Layout>) {
-        let chunks = spec.chunk_hashes.len();
-        let before = self.shared.queued_chunks.fetch_add(chunks, Ordering::Relaxed);
-        let lookup = Lookup {
-            at,
-            request: spec.request_id.clone(),
-            model: spec.model.clone(),
-            salt: spec.salt.clone(),
-            tokens,
-            layouts,
-            chain: spec.chunk_hashes.clone(),
-        };
-        if before + chunks > CHUNKS_MAX || self.queue.try_send(Message::Lookup(lookup)).is_err() {
-            self.shared.queued_chunks.fetch_sub(chunks, Ordering::Relaxed);
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let writer = LogWriter { files, chunk_tokens, failed: None };
+        Ok(Self { queue: BoundedWriter::start("lookup-log", LOOKUPS_MAX, writer)? })
     }
 
     /// Lines written and lines dropped.
     pub fn lines(&self) -> (u64, u64) {
-        (self.shared.written.load(Ordering::Relaxed), self.shared.dropped.load(Ordering::Relaxed))
+        self.queue.counts()
     }
 
     /// Writes what is waiting and ends. Takes as long as the disk does.
     pub fn close(&self) {
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = self.queue.send(Message::Close);
-            let _ = thread.join();
+        self.queue.close();
+    }
+
+    fn push(&self, at: UnixTime, looked: &Looked<'_>) {
+        self.queue.push(Lookup {
+            at,
+            request: looked.spec.request_id.clone(),
+            model: looked.spec.model.clone(),
+            salt: looked.spec.salt.clone(),
+            tokens: looked.prompt_tokens,
+            layouts: looked.layouts.clone(),
+            chunk_hashes: looked.spec.chunk_hashes.clone(),
+        });
+    }
+}
+
+impl Subscriber for LookupLog {
+    fn on_event(&self, event: &RequestEvent<'_>) {
+        // As in LMCache, only lookups that search for something.
+        if let RequestEvent::Looked(looked) = event
+            && looked.is_served
+            && !looked.spec.chunk_hashes.is_empty()
+        {
+            self.push(UnixTime::now(), looked);
         }
     }
 }
 
-impl Drop for LookupLog {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// The thread that writes.
-struct Pen {
+/// Writes the files, on a thread of its own.
+struct LogWriter {
     files: Files,
     chunk_tokens: u32,
-    shared: Arc<Shared>,
-    /// When the disk has failed last, if it has not been written since.
+    /// Time of the last failed write, until one succeeds.
     failed: Option<UnixTime>,
 }
 
-impl Pen {
-    /// Writes lookups until nobody can send any more.
-    fn run(mut self, messages: &Receiver<Message>) {
-        while let Ok(Message::Lookup(lookup)) = messages.recv() {
-            self.shared.queued_chunks.fetch_sub(lookup.chain.len(), Ordering::Relaxed);
-            self.lookup(&lookup);
+impl Write<Lookup> for LogWriter {
+    fn write(&mut self, lookup: Lookup, _dropped: u64) -> bool {
+        if self.failed.is_some_and(|failed| lookup.at.since(failed) < RETRY) {
+            return false;
         }
-    }
-
-    fn lookup(&mut self, lookup: &Lookup) {
-        let rests = self.failed.is_some_and(|failed| lookup.at.since(failed) < RETRY);
-        let written = !rests && self.note(lookup.at, |pen| pen.files.write(lookup.at, &pen.line(lookup)?));
-        let counter = if written { &self.shared.written } else { &self.shared.dropped };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Does something that may fail, and says so once each time that it begins and ends to.
-    fn note(&mut self, at: UnixTime, what: impl FnOnce(&mut Self) -> io::Result<()>) -> bool {
-        match what(self) {
-            Ok(()) => {
-                if self.failed.take().is_some() {
-                    tracing::info!("--lookup-hash-log-dir: lookups are logged again");
-                }
-                true
+        let written = self.line(&lookup).and_then(|line| self.files.write(lookup.at, &line));
+        match &written {
+            Ok(()) if self.failed.take().is_some() => {
+                tracing::info!("--lookup-hash-log-dir: lookups are logged again");
             }
+            Ok(()) => {}
             Err(error) => {
-                if self.failed.replace(at).is_none() {
-                    tracing::warn!(%error, "--lookup-hash-log-dir: lookups cannot be logged; trying on");
+                if self.failed.replace(lookup.at).is_none() {
+                    tracing::warn!(%error, "--lookup-hash-log-dir: lookups cannot be logged, retrying every 30 s");
                 }
-                false
             }
         }
+        written.is_ok()
     }
+}
 
+impl LogWriter {
     fn line(&self, lookup: &Lookup) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Line {
             timestamp: lookup.at.0 as f64 / 1e9,
@@ -199,7 +157,7 @@ impl Pen {
             seq_len: lookup.tokens,
             dtypes: lookup.layouts.iter().map(|layout| layout.dtype().name()).collect(),
             shapes: lookup.layouts.iter().map(|layout| &layout.shape()[..]).collect(),
-            chunk_hashes: lookup.chain.iter().map(|hash| format!("0x{hash}")).collect(),
+            chunk_hashes: lookup.chunk_hashes.iter().map(|hash| format!("0x{hash}")).collect(),
         })?;
         line.push(b'\n');
         Ok(line)
@@ -210,9 +168,11 @@ impl Pen {
 mod tests {
     use std::path::Path;
 
-    use larder_types::ConnectionId;
+    use larder_core::LookupSpec;
     use larder_types::dtype::DType;
+    use larder_types::{ConnectionId, Time};
 
+    use super::super::bounded_writer::Worker;
     use super::*;
 
     fn config(dir: &Path) -> LookupHashLogConfig {
@@ -224,8 +184,14 @@ mod tests {
         }
     }
 
+    fn log(dir: &Path) -> (LookupLog, Worker<Lookup, LogWriter>) {
+        let writer = LogWriter { files: Files::open(config(dir)).unwrap(), chunk_tokens: 16, failed: None };
+        let (queue, worker) = BoundedWriter::new(LOOKUPS_MAX, writer);
+        (LookupLog { queue }, worker)
+    }
+
     fn look_up(log: &LookupLog, at: u64, chunks: usize) {
-        let chain: Arc<[ChunkHash]> = vec![ChunkHash::from_digest([0xab; 32]); chunks].into();
+        let chunk_hashes: Arc<[ChunkHash]> = vec![ChunkHash::from_digest([0xab; 32]); chunks].into();
         let spec = LookupSpec {
             request_id: &"r".into(),
             connection: ConnectionId(1),
@@ -233,21 +199,21 @@ mod tests {
             world_size: 1,
             worker_id: None,
             salt: &"s".into(),
-            chunk_hashes: &chain,
+            chunk_hashes: &chunk_hashes,
             readers: 1,
         };
-        let layout = Layout::new(&[2, 16, 12], DType::BFloat16).unwrap();
-        log.lookup(UnixTime(at * 1_000_000_000), &spec, 37, vec![layout]);
+        let layouts = vec![Layout::new(&[2, 16, 12], DType::BFloat16).unwrap()];
+        let (now, hit, is_served, l1_chunks, prompt_tokens) = (Time::ZERO, None, true, 0, 37);
+        let looked = Looked { now, spec: &spec, prompt_tokens, is_served, hit, l1_chunks, layouts };
+        log.push(UnixTime(at * 1_000_000_000), &looked);
     }
 
     #[test]
-    fn a_line_is_what_lmcache_writes_with_plain_types_and_the_salt() {
+    fn writes_lines_like_lmcache_with_plain_types_and_the_salt() {
         let dir = files::tests::Directory::new();
-        let (log, pen, messages) = LookupLog::with_pen(Files::open(config(&dir.0)).unwrap(), 16);
+        let (log, mut worker) = log(&dir.0);
         look_up(&log, 1_700_000_000, 2);
-        let shared = log.shared.clone();
-        drop(log);
-        pen.run(&messages);
+        assert!(worker.step());
         let [file] = &dir.files()[..] else { panic!("{:?}", dir.files()) };
         let line: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         let hash = format!("0x{}", "ab".repeat(32));
@@ -257,44 +223,28 @@ mod tests {
             "chunk_hashes": [hash, hash],
         });
         assert_eq!(line, expected);
-        assert_eq!(shared.written.load(Ordering::Relaxed), 1);
-        assert_eq!(shared.queued_chunks.load(Ordering::Relaxed), 0);
-    }
-
-    /// With nobody writing, as on a disk that hangs, lookups lose lines and no time.
-    #[test]
-    fn what_waits_is_bounded_in_lookups_and_in_chunks() {
-        let dir = files::tests::Directory::new();
-        let (log, _pen, _messages) = LookupLog::with_pen(Files::open(config(&dir.0)).unwrap(), 16);
-        look_up(&log, 1, CHUNKS_MAX);
-        assert_eq!(log.lines(), (0, 0));
-        look_up(&log, 1, 1);
-        assert_eq!(log.lines(), (0, 1));
-        let (log, _pen, _messages) = LookupLog::with_pen(Files::open(config(&dir.0)).unwrap(), 16);
-        (0..LOOKUPS_MAX + 5).for_each(|_| look_up(&log, 1, 1));
-        assert_eq!(log.lines(), (0, 5));
+        assert_eq!(log.lines(), (1, 0));
     }
 
     #[test]
-    fn a_disk_that_fails_is_left_alone_and_then_tried_again() {
+    fn retries_a_failed_disk_after_a_pause() {
         let dir = files::tests::Directory::new();
-        let (log, mut pen, messages) = LookupLog::with_pen(Files::open(config(&dir.0)).unwrap(), 16);
+        let (log, mut worker) = log(&dir.0);
         std::fs::remove_dir_all(&dir.0).unwrap();
-        let next = |pen: &mut Pen, at: u64| {
+        let mut next = |at: u64| {
             look_up(&log, at, 1);
-            let Message::Lookup(lookup) = messages.recv().unwrap() else { panic!("a lookup") };
-            pen.lookup(&lookup);
-            log.lines()
+            assert!(worker.step());
+            (log.lines(), worker.writer.failed.is_some())
         };
-        assert_eq!(next(&mut pen, 100), (0, 1));
+        assert_eq!(next(100), ((0, 1), true));
         std::fs::create_dir_all(&dir.0).unwrap();
-        assert_eq!(next(&mut pen, 129), (0, 2));
-        assert_eq!(next(&mut pen, 130), (1, 2));
-        assert_eq!((pen.failed, dir.files().len()), (None, 1));
+        assert_eq!(next(129), ((0, 2), true));
+        assert_eq!(next(130), ((1, 2), false));
+        assert_eq!(dir.files().len(), 1);
     }
 
     #[test]
-    fn a_directory_that_cannot_be_written_is_known_at_the_start() {
+    fn unwritable_directory_is_an_error_at_the_start() {
         for dir in ["/dev/null/logs", "/proc/1"] {
             assert!(LookupLog::start(&config(Path::new(dir)), 16).is_err(), "{dir}");
         }

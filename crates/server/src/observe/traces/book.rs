@@ -19,7 +19,7 @@ use larder_core::TransferSpec;
 
 use super::ids::Ids;
 use super::{Span, UnixTime, Value};
-use crate::metrics::Direction;
+use crate::observe::event::Direction;
 
 /// Requests under way.
 pub const REQUESTS_MAX: usize = 1 << 14;

@@ -11,14 +11,15 @@ pub mod book;
 mod ids;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use larder_core::{Copied, Hit, TransferSpec};
 use larder_types::ConnectionId;
 use tokio::sync::Notify;
 
 use self::book::{Book, CopyKey};
-use crate::metrics::{Direction, EarlyExit};
+use super::bus::Subscriber;
+use super::event::{Direction, LookupEnd, RequestEvent};
 
 /// Ended spans that make it worth to send them before the next regular time.
 pub const BATCH: usize = 512;
@@ -32,6 +33,12 @@ impl UnixTime {
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The wall clock's time at `instant`, which has passed.
+    pub fn at(instant: Instant) -> Self {
+        let elapsed = u64::try_from(instant.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Self(Self::now().0.saturating_sub(elapsed))
     }
 
     /// How long before it `earlier` was; nothing if the clock has been set back between them.
@@ -76,22 +83,6 @@ pub enum Value {
     Number(i64),
 }
 
-/// How a lookup ended.
-#[derive(Clone, Copy, Debug)]
-pub enum LookupEnd<'a> {
-    /// It looked for so many chunks, and this came of it.
-    Looked {
-        /// Chunks asked for.
-        requested_chunks: u64,
-        /// What it came to.
-        hit: &'a Hit,
-    },
-    /// It ended before it looked.
-    Early(EarlyExit),
-    /// Its request ended first.
-    Cancelled,
-}
-
 /// The traces of all requests. The lock is a leaf, held for moments.
 #[derive(Debug)]
 pub struct Traces {
@@ -106,8 +97,7 @@ impl Traces {
         Self { chunk_tokens: u64::from(chunk_tokens), book: Mutex::default(), many: Notify::new() }
     }
 
-    /// A request's prompt, which arrived at `at`, is looked up.
-    pub fn lookup_begins(
+    pub(crate) fn lookup_begins(
         &self,
         at: UnixTime,
         request: &Arc<str>,
@@ -119,8 +109,7 @@ impl Traces {
         self.book().lookup_begins(at, request, connection, attributes);
     }
 
-    /// That lookup has ended.
-    pub fn lookup_ends(&self, request: &str, end: LookupEnd<'_>) {
+    pub(crate) fn lookup_ends(&self, request: &str, end: LookupEnd<'_>) {
         let told = match end {
             LookupEnd::Looked { requested_chunks, hit } => {
                 Ok(looked(requested_chunks, hit, "", self.chunk_tokens))
@@ -131,8 +120,7 @@ impl Traces {
         self.change(|book, now| book.lookup_ends(now, request, told));
     }
 
-    /// A worker, whose question arrived at `at`, begins to copy.
-    pub fn copy_begins(&self, at: UnixTime, direction: Direction, spec: &TransferSpec<'_>) {
+    fn copy_begins(&self, at: UnixTime, direction: Direction, spec: &TransferSpec<'_>) {
         let attributes = vec![
             ("device", Value::Word(crate::metrics::family::DEVICE)),
             ("engine_id", Value::Number(spec.instance.0)),
@@ -143,8 +131,7 @@ impl Traces {
         self.change(|book, _| book.copy_begins(at, key, spec.connection, attributes));
     }
 
-    /// That copy has ended; `None`: nothing of it can be used.
-    pub fn copy_ends(&self, direction: Direction, spec: &TransferSpec<'_>, copied: Option<Copied>) {
+    fn copy_ends(&self, direction: Direction, spec: &TransferSpec<'_>, copied: Option<Copied>) {
         let told = copied.ok_or("nothing was copied").map(|Copied { objects, bytes }| {
             let name = match direction {
                 Direction::Store => "stored_count",
@@ -160,13 +147,11 @@ impl Traces {
         self.change(|book, now| book.copy_ends(now, &CopyKey::new(direction, spec), told));
     }
 
-    /// A request is over. It ends with the last of its copies that are still under way.
-    pub fn request_ends(&self, request: &str) {
+    pub(crate) fn request_ends(&self, request: &str) {
         self.change(|book, now| book.request_ends(now, request));
     }
 
-    /// A connection is gone, and with it what it had under way.
-    pub fn connection_lost(&self, connection: ConnectionId) {
+    fn connection_lost(&self, connection: ConnectionId) {
         self.change(|book, now| book.connection_lost(now, connection));
     }
 
@@ -217,7 +202,34 @@ impl Traces {
     }
 }
 
-/// What a lookup tells, in LMCache's words.
+impl Subscriber for Traces {
+    fn on_event(&self, event: &RequestEvent<'_>) {
+        match event {
+            RequestEvent::LookupStarted { started, connection, request_id, model, salt } => {
+                self.lookup_begins(UnixTime::at(*started), request_id, *connection, (model, salt));
+            }
+            RequestEvent::Looked(looked) => {
+                if let Some(end) = looked.end() {
+                    self.lookup_ends(looked.spec.request_id, end);
+                }
+            }
+            RequestEvent::LookupEnded(report) => {
+                self.lookup_ends(&report.request_id, LookupEnd::of_report(report));
+            }
+            RequestEvent::TransferStarted { started, direction, spec } => {
+                self.copy_begins(UnixTime::at(*started), *direction, spec);
+            }
+            RequestEvent::TransferEnded { direction, spec, copied } => {
+                self.copy_ends(*direction, spec, *copied);
+            }
+            RequestEvent::Ended { request_id, .. } => self.request_ends(request_id),
+            RequestEvent::ConnectionLost { connection } => self.connection_lost(*connection),
+            _ => {}
+        }
+    }
+}
+
+/// The attributes of a lookup, in LMCache's words.
 fn looked(
     requested_chunks: u64,
     hit: &Hit,

@@ -1,0 +1,154 @@
+//! Puts the parts of a server together.
+
+use std::sync::{Arc, OnceLock};
+
+use larder_arena::Arena;
+use larder_core::Core;
+use tokio::runtime::Handle;
+
+use super::connection_counter::ConnectionCounter;
+use super::copy_pool::CopyPool;
+use super::core_handle::CoreHandle;
+use super::memory::Memory;
+use super::quota_file::QuotaFile;
+use super::state::State;
+use super::tasks::Tasks;
+use crate::config::Config;
+use crate::l2::{CoreSlot, L2, L2Effects, LookupWaiters};
+use crate::metrics::Metrics;
+use crate::observe::bus::Bus;
+use crate::observe::kv_events::{EventStreams, TokenBindings};
+use crate::observe::lookup_log::LookupLog;
+use crate::observe::recorder::Recorder;
+use crate::observe::request_metrics::RequestMetrics;
+use crate::observe::traces::Traces;
+use crate::observe::whatif::WhatIf;
+use crate::ops::{Context, Operations};
+use crate::prefix_hashes::PrefixHashCache;
+
+/// What can fail to start, started.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) core: Core,
+    pub(super) core_slot: Arc<CoreSlot>,
+    pub(super) arena: Arc<Arena>,
+    pub(super) l2: L2,
+    pub(super) hashes: PrefixHashCache,
+    pub(super) quota_file: Option<QuotaFile>,
+    pub(super) recorder: Option<Recorder>,
+    pub(super) lookup_log: Option<LookupLog>,
+}
+
+/// What watches requests.
+struct Observers {
+    recorder: Option<Arc<Recorder>>,
+    lookup_log: Option<Arc<LookupLog>>,
+    whatif: Option<Arc<WhatIf>>,
+    metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
+    bindings: Arc<TokenBindings>,
+    connections: Arc<ConnectionCounter>,
+    bus: Arc<Bus>,
+}
+
+impl Observers {
+    fn new(config: &Config, l2: &L2, recorder: Option<Recorder>, lookup_log: Option<LookupLog>) -> Self {
+        let adapters: Vec<&'static str> = l2.adapters().map(|(_, adapter)| adapter.kind()).collect();
+        let (recorder, lookup_log) = (recorder.map(Arc::new), lookup_log.map(Arc::new));
+        let whatif = config.whatif.then(|| Arc::new(WhatIf::start(!adapters.is_empty())));
+        let metrics = Arc::new(Metrics::new(&adapters, config));
+        let has_traces = config.otlp.as_ref().is_some_and(|otlp| otlp.tracing);
+        let traces = has_traces.then(|| Arc::new(Traces::new(config.chunk_tokens)));
+        let bindings = Arc::new(TokenBindings::new(config.chunk_tokens as usize));
+        let connections = Arc::new(ConnectionCounter::default());
+        let bus = Bus::default()
+            .reading(whatif.is_some(), lookup_log.is_some())
+            .in_core_order(recorder.clone())
+            .with(lookup_log.clone())
+            .with(whatif.clone())
+            .with(Some(Arc::new(RequestMetrics::new(metrics.clone(), config.chunk_tokens))))
+            .with(traces.clone())
+            .with(Some(bindings.clone()))
+            .with(Some(connections.clone()));
+        let bus = Arc::new(bus);
+        Self { recorder, lookup_log, whatif, metrics, traces, bindings, connections, bus }
+    }
+}
+
+/// A server before its first request.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) state: Arc<State>,
+    pub(super) operations: Arc<Operations>,
+    pub(super) connections: Arc<ConnectionCounter>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) copies: CopyPool,
+}
+
+impl App {
+    /// Puts the parts together. Work beside requests runs on `runtime`.
+    pub(super) fn new(parts: Parts, runtime: &Handle) -> Self {
+        let Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log } = parts;
+        let (config, l2, hashes) = (Arc::new(config), Arc::new(l2), Arc::new(hashes));
+        let observers = Observers::new(&config, &l2, recorder, lookup_log);
+        let bus = observers.bus.clone();
+        let memory = Arc::new(Memory::new(arena.clone()));
+        let waiters = Arc::new(LookupWaiters::default());
+        let core = Arc::new_cyclic(|handle| {
+            let effects = L2Effects {
+                core: handle.clone(),
+                l2: l2.clone(),
+                arena: arena.clone(),
+                memory: memory.clone(),
+                waiters: waiters.clone(),
+                bus: bus.clone(),
+                runtime: runtime.clone(),
+            };
+            CoreHandle::new(core, Box::new(effects))
+        });
+        core_slot.set(&core);
+        let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
+        let streams = Arc::new(EventStreams::new(records, core.clone(), hashes.clone(), observers.bindings));
+        let copies = CopyPool::new(config.rpc.worker_threads.gpu, runtime.clone());
+        let operations = Operations::new(Context {
+            core: core.clone(),
+            bus: bus.clone(),
+            hashes: hashes.clone(),
+            arena: arena.clone(),
+            memory: memory.clone(),
+            waiters,
+            streams: streams.clone(),
+            copies: copies.clone(),
+            runtime: runtime.clone(),
+            has_l2: l2.adapters().next().is_some(),
+            serves_engine_driven: config.rpc.transfer_mode.serves_engine_driven(),
+        });
+        let has_traces = observers.traces.is_some();
+        let pushes =
+            cfg!(feature = "otel") && (has_traces || config.otlp.is_some() && config.metrics.enabled);
+        let tasks = Arc::new(Tasks::new(config.coordinator.url.is_some(), pushes));
+        let state = State {
+            config,
+            core,
+            arena,
+            hashes,
+            l2,
+            bus,
+            events: streams,
+            reporting: Arc::default(),
+            quota_changes: tokio::sync::Mutex::default(),
+            quota_file: quota_file.map(Arc::new),
+            recorder: observers.recorder,
+            lookup_log: observers.lookup_log,
+            whatif: observers.whatif,
+            metrics: observers.metrics,
+            traces: observers.traces,
+            #[cfg(feature = "otel")]
+            otlp: Arc::default(),
+            tasks,
+            log: OnceLock::new(),
+        };
+        let (state, operations) = (Arc::new(state), Arc::new(operations));
+        Self { state, operations, connections: observers.connections, memory, copies }
+    }
+}

@@ -1,0 +1,72 @@
+//! What handlers return.
+
+use larder_wire::codec::Value;
+use larder_wire::key::KeyError;
+use larder_wire::response::ResultFrame;
+
+/// Why a request failed. The client gets its operation's failure value, the log this.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The key is not valid for the operation.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Its tokens cannot be hashed.
+    #[error(transparent)]
+    Tokens(#[from] larder_wire::tokens::TokenError),
+    /// The worker has not registered, or for another model.
+    #[error(transparent)]
+    NotRegistered(#[from] larder_core::NotRegistered),
+    /// Pickled chunks cannot be read or written.
+    #[error(transparent)]
+    Pickle(#[from] larder_wire::pickle::PickleError),
+    /// A slot outside the arena: a bug of the server.
+    #[error(transparent)]
+    OutOfRange(#[from] larder_arena::OutOfRange),
+    /// The machine has no memory to back the slots.
+    #[error("no memory to back more of L1, which stays as large as it is: {0}")]
+    Memory(#[from] std::io::Error),
+    /// This server does not do that.
+    #[error("{0}")]
+    Unserved(&'static str),
+}
+
+/// The result of an operation, of its response type.
+pub(super) type Answer<T> = Result<T, Failure>;
+
+/// An encoded result.
+pub(super) struct Encoded(pub(super) ResultFrame);
+
+/// Work for the copy pool that ends with the answer.
+pub(super) type CopyJob = Box<dyn FnOnce() -> Answer<Encoded> + Send>;
+
+/// When a request is answered.
+pub(super) enum Reply {
+    /// At once.
+    Now(Answer<Encoded>),
+    /// By a task of the handler, through a detached responder.
+    Later,
+    /// At the end of a job on the copy pool.
+    Copy(CopyJob),
+}
+
+impl Reply {
+    /// Answers with the result of `job`, run on the copy pool.
+    pub(super) fn copy<T: Value>(job: impl FnOnce() -> Answer<T> + Send + 'static) -> Self {
+        Self::Copy(Box::new(move || encode(job())))
+    }
+
+    /// The reply of a handler that may fail before it has one.
+    pub(super) fn from_result(reply: Result<Self, Failure>) -> Self {
+        reply.unwrap_or_else(|failure| Self::Now(Err(failure)))
+    }
+}
+
+impl<T: Value> From<Answer<T>> for Reply {
+    fn from(answer: Answer<T>) -> Self {
+        Self::Now(encode(answer))
+    }
+}
+
+fn encode<T: Value>(answer: Answer<T>) -> Answer<Encoded> {
+    answer.map(|result| Encoded(ResultFrame::encode(&result)))
+}
