@@ -96,7 +96,7 @@ impl PrefixHashCache {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
-        // A cache whose last change was cut short is still a cache.
+        // A panic costs at most one entry.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The server's clock: the only place where time is read for the core.
+//! The clock that gives the core its time.
 
 use std::time::Instant;
 

@@ -1,23 +1,23 @@
-//! The level of what is logged, as it is read and changed while the server runs.
+//! The log level, read and changed while the server runs.
 //!
-//! Where logs go is the binary's business; it hands over the means to change the level.
+//! The binary sets up logging, and passes a function that changes the level.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::LogLevel;
 
-/// Sets the level in force, or says why it cannot be set.
+/// Sets the level, or returns why it cannot.
 type Apply = Box<dyn Fn(LogLevel) -> Result<(), String> + Send + Sync>;
 
-/// The level of what is logged.
+/// The log level.
 pub struct LogControl {
     level: Mutex<LogLevel>,
     apply: Apply,
 }
 
 impl LogControl {
-    /// The level in force, and how to change it.
+    /// The initial level, and the function that changes it.
     pub fn new(
         level: LogLevel,
         apply: impl Fn(LogLevel) -> Result<(), String> + Send + Sync + 'static,
@@ -25,7 +25,7 @@ impl LogControl {
         Self { level: Mutex::new(level), apply: Box::new(apply) }
     }
 
-    /// The level in force.
+    /// The current level.
     pub fn level(&self) -> LogLevel {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,13 +1,12 @@
-//! Quotas that outlast the server: one small JSON file in the directory of `--state-dir`.
+//! Keeps quotas over restarts: one small JSON file in the directory of `--state-dir` (`docs/formats.md`).
 //!
 //! ```json
 //! {"version": 1, "limit_bytes": {"alice": 2147483648, "": 536870912}}
 //! ```
 //!
-//! The file is written before a change takes effect, into a new file that then takes its name: whatever
-//! kills the server, the next one finds the old quotas or the new ones, and a change that was
-//! acknowledged is there. A file that cannot be understood is moved aside, never overwritten. One server
-//! at a time uses a directory; a lock says which.
+//! The file is written before a change takes effect, into a new file that is then renamed: after a crash the next
+//! server finds the old quotas or the new ones, and every acknowledged change. A file that cannot be read is moved
+//! aside, never overwritten. A lock file keeps other servers out of the directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -19,13 +18,13 @@ use larder_policy::quota::QUOTAS_MAX;
 use larder_types::object::check_cache_salt;
 use serde::{Deserialize, Serialize};
 
-/// The only version there is.
+/// The current version.
 const VERSION: u32 = 1;
 
-/// No file of [`QUOTAS_MAX`] quotas that was written here is larger.
+/// Larger than any file of [`QUOTAS_MAX`] quotas.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Files that could not be understood and may lie beside the one in use.
+/// Unreadable files that may be kept beside the one in use.
 const ASIDE_MAX: u32 = 1000;
 
 /// Byte limits by cache salt.
@@ -38,7 +37,7 @@ struct Content {
     limit_bytes: Limits,
 }
 
-/// Where quotas are kept.
+/// The file of quotas.
 #[derive(Debug)]
 pub struct QuotaFile {
     path: PathBuf,
@@ -47,8 +46,8 @@ pub struct QuotaFile {
 }
 
 impl QuotaFile {
-    /// Takes the directory for this server, makes it if it is not there, and reads what was kept. If that
-    /// cannot be understood, it is moved aside with a warning, and there are no quotas.
+    /// Locks the directory, which is made if it is missing, and reads the quotas. A file that cannot be read is moved
+    /// aside with a warning, and there are no quotas.
     ///
     /// # Errors
     /// The directory cannot be used, or another server uses it.
@@ -67,20 +66,20 @@ impl QuotaFile {
                 let aside = move_aside(&file.path)?;
                 tracing::warn!(
                     %error, file = %file.path.display(), moved_to = %aside.display(),
-                    "the kept quotas cannot be understood: there are none until they are set again"
+                    "the quota file cannot be read and was moved aside: there are no quotas until they are set again"
                 );
                 Limits::new()
             }
         };
-        // Whether it can be written shows now, not at the first change.
+        // A file that cannot be written is an error at the start, not at the first change.
         file.write(&limits)?;
         Ok((file, limits))
     }
 
-    /// Replaces what is kept. Blocks until it is on disk.
+    /// Replaces the quotas. Blocks until they are on disk.
     ///
     /// # Errors
-    /// It could not be written; the old quotas are kept then.
+    /// The file cannot be written; it keeps the old quotas.
     pub fn write(&self, limits: &Limits) -> io::Result<()> {
         let new = self.path.with_extension("json.new");
         let content = Content { version: VERSION, limit_bytes: limits.clone() };
@@ -92,7 +91,7 @@ impl QuotaFile {
         File::open(directory)?.sync_all()
     }
 
-    /// Where the quotas are.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -117,7 +116,7 @@ fn read(path: &Path) -> io::Result<Limits> {
     Ok(limit_bytes)
 }
 
-/// Gives a file a name that none has, and returns it.
+/// Renames a file to an unused name, and returns it.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let names = (1..=ASIDE_MAX).map(|n| path.with_extension(format!("json.bad-{n}")));
     let mut free = names.filter(|name| !name.exists());
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_again() {
+    fn reads_what_was_written() {
         let directory = Directory::new();
         let (file, none) = QuotaFile::open(&directory.0).unwrap();
         assert_eq!(none, Limits::new());
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_has_one_server() {
+    fn locks_the_directory() {
         let directory = Directory::new();
         let first = QuotaFile::open(&directory.0).unwrap();
         let refused = QuotaFile::open(&directory.0).unwrap_err();
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_understood_is_moved_aside_and_kept() {
+    fn moves_an_unreadable_file_aside() {
         let directory = Directory::new();
         fs::create_dir_all(&directory.0).unwrap();
         let bad = [
@@ -201,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_failed_leaves_the_old_quotas() {
+    fn failed_write_keeps_the_old_quotas() {
         let directory = Directory::new();
         let (file, _) = QuotaFile::open(&directory.0).unwrap();
         file.write(&Limits::from([("a".into(), 1)])).unwrap();
-        // Nothing can be written where a directory has the name, whoever runs the test.
+        // A directory of that name blocks the write, even for root.
         fs::create_dir(directory.0.join("quotas.json.new")).unwrap();
         assert!(file.write(&Limits::from([("a".into(), 2)])).is_err());
         drop(file);

@@ -270,7 +270,7 @@ impl Server {
         let undone =
             stop::wind_down(&state, stop::Running { goodbye, last_push, close_http, https }, deadline).await;
         if undone != stop::Undone::default() {
-            tracing::warn!("--shutdown-timeout is over, and not done: {undone}");
+            tracing::warn!("--shutdown-timeout is over, not done in time: {undone}");
         }
         timekeeper.abort();
         publisher.abort();
@@ -319,7 +319,7 @@ fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
     started.map(Some).map_err(|source| StartError::LookupLog { path: log.dir.display().to_string(), source })
 }
 
-/// L1's memory, shared if it can be.
+/// L1's memory, in shared memory if configured and possible.
 fn arena(config: &Config) -> Result<Arena, ArenaError> {
     let l1 = &config.l1;
     let Some(name) = &l1.shm_name else { return Arena::private(l1.bytes) };
@@ -328,7 +328,7 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
             tracing::warn!(
                 free,
                 need,
-                "/dev/shm is too small for L1: as --shm-fallback says, every byte goes through the socket"
+                "/dev/shm is too small for L1: because of --shm-fallback, all bytes go through the socket"
             );
             Arena::private(l1.bytes)
         }

@@ -133,9 +133,10 @@ where
             undone.adapters += u64::from(for_l2.limit(adapter.close()).await.is_none());
         }
     }
-    let (told, pushed) = tokio::join!(in_time(goodbye, deadline), in_time(last_push, deadline));
-    if !told {
-        undone.events = state.reporting.pending(state.core().read(|core, _| core.stats().object_events().last()));
+    let (reported, pushed) = tokio::join!(in_time(goodbye, deadline), in_time(last_push, deadline));
+    if !reported {
+        undone.events =
+            state.reporting.pending(state.core().read(|core, _| core.stats().object_events().last()));
     }
     undone.pushes = u64::from(!pushed);
     let _ = close_http.send(true);

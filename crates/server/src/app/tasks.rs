@@ -1,22 +1,21 @@
-//! The work that goes on beside requests, and whether it still does.
+//! The tasks beside requests, and whether they run.
 //!
-//! Nothing here wakes up to look: each task sleeps until there is something to do. What LMCache's tools
-//! know as periodic threads are these.
+//! No task polls: each sleeps until there is something to do. LMCache's tools call them periodic threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use larder_types::Time;
 
-/// How much depends on a task, in LMCache's words.
+/// How important a task is, in LMCache's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Without it the server must not go on.
+    /// The server cannot do without it.
     Critical,
     /// Without it the server is slower.
     High,
-    /// Nobody waits for it.
+    /// Requests do not depend on it.
     Medium,
-    /// Nobody misses it.
+    /// Nothing in the server depends on it.
     Low,
 }
 
@@ -38,9 +37,9 @@ impl Level {
 /// One task.
 #[derive(Debug)]
 pub struct Task {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// How much depends on it.
+    /// How important it is.
     pub level: Level,
     running: AtomicBool,
     runs: AtomicU64,
@@ -53,31 +52,31 @@ impl Task {
         Self { name, level, running, runs, last_run }
     }
 
-    /// It runs until what is returned is dropped, be it by a panic.
+    /// Marks it as running until the result is dropped, by a panic too.
     pub fn begin(&self) -> Running<'_> {
         self.running.store(true, Ordering::Relaxed);
         Running(self)
     }
 
-    /// It had something to do.
+    /// Counts a run.
     pub fn woke(&self, now: Time) {
         self.runs.fetch_add(1, Ordering::Relaxed);
         self.last_run.store(now.as_millis(), Ordering::Relaxed);
     }
 
-    /// Whether it is there to do what comes up.
+    /// Whether it is running.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// How often it had something to do, and when last.
+    /// The number of runs, and the time of the last.
     pub fn runs(&self) -> (u64, Option<Time>) {
         let runs = self.runs.load(Ordering::Relaxed);
         (runs, (runs > 0).then(|| Time::from_millis(self.last_run.load(Ordering::Relaxed))))
     }
 }
 
-/// A task that runs.
+/// Marks a task as running.
 #[derive(Debug)]
 pub struct Running<'a>(&'a Task);
 
@@ -90,13 +89,13 @@ impl Drop for Running<'_> {
 /// All tasks of a server.
 #[derive(Debug)]
 pub struct Tasks {
-    /// Lets go of what runs out.
+    /// Ends what has expired.
     pub timekeeper: Task,
-    /// Commits L1's memory ahead of those who need it.
+    /// Commits L1's memory ahead of its use.
     pub memory: Task,
-    /// Sends KV events to those who follow them.
+    /// Sends KV events to subscribers.
     pub publisher: Task,
-    /// Tells a coordinator what happens, if there is one.
+    /// Reports to a coordinator, if there is one.
     pub reporter: Option<Task>,
     /// Pushes metrics and traces to an OpenTelemetry collector, if there is one.
     pub pusher: Option<Task>,
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_that_ends_or_panics_no_longer_runs() {
+    fn task_stops_running_when_it_ends_or_panics() {
         let task = Task::new("t", Level::Low);
         assert_eq!((task.is_running(), task.runs()), (false, (0, None)));
         let running = task.begin();
@@ -137,7 +136,7 @@ mod tests {
         let panicked = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let _running = task.begin();
-                panic!("a task may have a bug");
+                panic!("a bug in the task");
             });
             thread.join().is_err()
         });

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_writer_of_drops_and_flushes_when_idle() {
+    fn passes_drops_to_the_writer_and_flushes_when_idle() {
         let (queue, mut worker) = BoundedWriter::new(2, Log::default());
         [1, 7, 3].into_iter().for_each(|chunks| queue.push(Chunks(chunks)));
         assert!(worker.step() && worker.step());

@@ -1,4 +1,4 @@
-//! The steps of requests that observers are told about.
+//! The steps of requests that observers are notified of.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -34,7 +34,7 @@ use self::exporter_status::ExporterStatus;
 use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::metrics::family::Family;
-use crate::observe::traces::book::WAITING_MAX;
+use crate::observe::traces::span_table::WAITING_MAX;
 use crate::observe::traces::{BATCH, Span, Traces, UnixTime};
 
 /// Time between two pushes of metrics; LMCache's.

@@ -93,7 +93,8 @@ async fn status_lists_lookups_that_wait_for_l2() {
         "inner":{"type":"mock","max_size_gb":0.001,"mock_bandwidth_gb":1}}"#;
     config.l2.adapters = vec![l2::parse_adapter(1, adapter).expect("a valid adapter")];
     config.shutdown_timeout = Duration::ZERO;
-    let server = TestServer::start(config).await;
+    let mut server = TestServer::start(config).await;
+    server.expect_log("not done in time");
     let mut c = server.client().await;
     c.register(7, "m").await;
     let (_, before) = json(&server, "GET", "/status", Value::Null).await;

@@ -5,6 +5,7 @@ mod coordinator;
 mod dashboard;
 mod events;
 mod http;
+mod log_watch;
 mod lookup_log;
 mod metrics;
 #[cfg(feature = "otel")]

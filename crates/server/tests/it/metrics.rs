@@ -395,7 +395,9 @@ async fn docs_list_every_metric() {
     config.coordinator.url = Some("http://127.0.0.1:1".to_owned());
     let otlp = OtlpConfig::new("http://127.0.0.1:1".to_owned());
     config.otlp = cfg!(feature = "otel").then_some(OtlpConfig { tracing: true, ..otlp });
-    let server = TestServer::start(config).await;
+    let mut server = TestServer::start(config).await;
+    server.expect_log("the coordinator cannot be reached");
+    server.expect_log("OpenTelemetry collector is unreachable");
     traffic(&mut server.client().await).await;
     let scrape = Scrape::of(&server).await;
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");

@@ -347,7 +347,9 @@ async fn collector_that_is_down_or_hangs_delays_nothing() {
             shutdown_timeout: Duration::from_millis(200),
             ..exporting(config(), &format!("http://{address}"))
         };
-        let server = TestServer::start(config).await;
+        let mut server = TestServer::start(config).await;
+        server.expect_log("OpenTelemetry collector");
+        server.expect_log("not done in time");
         let mut c = server.client().await;
         c.register(7, "m").await;
         assert_eq!(request(&mut c, &server, "a").await, 0);

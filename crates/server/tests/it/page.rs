@@ -164,7 +164,8 @@ async fn overview_counts_requests() {
 #[tokio::test]
 async fn overview_reports_problems_of_l2() {
     let directory = Directory::new();
-    let server = TestServer::start(with_files(&directory)).await;
+    let mut server = TestServer::start(with_files(&directory)).await;
+    server.expect_log("stores of the L2 backend fail");
     std::fs::remove_dir_all(&directory.0).unwrap();
     std::fs::write(&directory.0, "in the way").unwrap();
     let mut c = server.client().await;

@@ -229,7 +229,8 @@ async fn a_quota_that_cannot_be_kept_is_not_changed() {
     let state_dir = Directory::new();
     let mut config = config();
     config.state_dir = Some(state_dir.0.clone());
-    let server = TestServer::start(config).await;
+    let mut server = TestServer::start(config).await;
+    server.expect_log("quota not changed");
     assert_eq!(call(&server, "PUT", "/quota/a", &limit(SLOT)).await.0, 200);
     // The new file cannot be made where a directory has its name.
     std::fs::create_dir(state_dir.0.join("quotas.json.new")).unwrap();

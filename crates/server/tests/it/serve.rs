@@ -216,7 +216,8 @@ async fn a_lost_connection_gives_back_what_it_held() {
 
 #[tokio::test]
 async fn a_registration_that_cannot_be_served_runs_uncached() {
-    let server = TestServer::start(config()).await;
+    let mut server = TestServer::start(config()).await;
+    server.expect_log("worker not served");
     let mut c = server.client().await;
     let none = Pool::default();
     let bad = [

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::log_watch::LogWatch;
 use larder_l2::adapters::BackendConfig;
 use larder_l2::adapters::fs::FsConfig;
 use larder_server::Server;
@@ -36,6 +37,7 @@ pub(crate) struct TestServer {
     pub(crate) http: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
+    log: LogWatch,
 }
 
 /// A configuration on free ports with a segment of its own.
@@ -86,13 +88,19 @@ pub(crate) fn with_files(directory: &Directory) -> Config {
 
 impl TestServer {
     pub(crate) async fn start(config: Config) -> Self {
+        let log = LogWatch::start();
         let server = Server::bind(config).await.expect("the server starts");
         let (stop, stopped) = oneshot::channel();
         let state = server.state().clone();
         let endpoint = server.endpoints()[0].clone();
         let http = server.http_address().expect("http is bound");
         let task = tokio::spawn(server.serve(async { drop(stopped.await) }));
-        Self { state, endpoint, http, stop: Some(stop), task }
+        Self { state, endpoint, http, stop: Some(stop), task, log }
+    }
+
+    /// The server may log WARN and ERROR lines that contain `text`; any other one fails the test.
+    pub(crate) fn expect_log(&mut self, text: &'static str) {
+        self.log.expect(text);
     }
 
     pub(crate) async fn client(&self) -> Client {

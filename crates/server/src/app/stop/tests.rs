@@ -1,4 +1,4 @@
-//! On a clock that stands still while anybody has something to do.
+//! With a paused clock, which advances when all tasks wait.
 
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const OBJECTS: u64 = 3;
 const OBJECT_BYTES: u64 = 4096;
 
-/// A server that serves nobody, whose L2 moves so many bytes in a second, with objects on their way there.
+/// A server without clients, with objects being stored to an L2 of this speed.
 async fn storing(bytes_per_second: u64) -> Arc<State> {
     let mut config = Config::default();
     config.rpc.host = "127.0.0.1".to_owned();
@@ -76,19 +76,19 @@ async fn end<G: Future<Output = ()>>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_hangs_everywhere_is_given_up_after_one_timeout_and_counted() {
+async fn gives_up_after_one_timeout_and_counts_what_hangs() {
     let state = storing(1).await;
     let https = vec![tokio::spawn(pending()), tokio::spawn(ready(()))];
     let (undone, took) = end(&state, Some(pending()), https).await;
     assert_eq!(took, TIMEOUT);
     let expected = Undone { objects: OBJECTS, adapters: 1, answers: 1, ..Undone::default() };
     assert_eq!(undone, expected);
-    let told = "3 objects not in L2 and lost, 1 L2 adapters with I/O in progress, 1 HTTP ports with answers in progress";
-    assert_eq!(undone.to_string(), told);
+    let text = "3 objects not in L2 and lost, 1 L2 adapters with I/O in progress, 1 HTTP ports with answers in progress";
+    assert_eq!(undone.to_string(), text);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_coordinator_hears_the_goodbye_while_l2_hangs() {
+async fn says_goodbye_to_the_coordinator_while_l2_hangs() {
     let state = storing(1).await;
     let mut heard = false;
     let goodbye = async {
@@ -100,7 +100,7 @@ async fn a_coordinator_hears_the_goodbye_while_l2_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_collector_is_pushed_to_while_l2_and_the_coordinator_hang() {
+async fn pushes_to_the_collector_while_l2_and_the_coordinator_hang() {
     let state = storing(1).await;
     let (close_http, _closed) = watch::channel(false);
     let push = async |time| tokio::time::sleep(time).await;
@@ -113,7 +113,7 @@ async fn a_collector_is_pushed_to_while_l2_and_the_coordinator_hang() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_in_time_is_waited_for_and_no_longer() {
+async fn waits_until_l2_is_done_and_no_longer() {
     let state = storing(OBJECT_BYTES).await;
     let (undone, took) = end(&state, None::<std::future::Ready<()>>, Vec::new()).await;
     assert_eq!((undone, undone.to_string().as_str()), (Undone::default(), ""));
@@ -122,7 +122,7 @@ async fn what_ends_in_time_is_waited_for_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_under_way_gets_a_second_of_what_is_left() {
+async fn http_answer_in_progress_gets_a_second() {
     let state = storing(OBJECT_BYTES).await;
     let (undone, took) = end(&state, Some(ready(())), vec![tokio::spawn(pending())]).await;
     assert_eq!(undone, Undone { answers: 1, ..Undone::default() });
@@ -130,7 +130,7 @@ async fn an_answer_under_way_gets_a_second_of_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_of_a_deadline_is_earlier_than_it_and_none_stays_none() {
+async fn partial_deadline_is_earlier_and_none_stays_none() {
     let whole = Deadline::after(TIMEOUT);
     assert_eq!(whole.keeping(GOODBYE_MAX).left(), TIMEOUT - GOODBYE_MAX);
     assert_eq!(Deadline::after(GOODBYE_MAX).keeping(GOODBYE_MAX).left(), GOODBYE_MAX * 3 / 4);

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::Json;
 use axum::response::IntoResponse;
 use larder_lab::whatif::{Policies, Report, Row};
@@ -12,7 +14,7 @@ use crate::observe::whatif::WhatIf;
 
 /// What other sizes of L1 and other policies would have done with the requests since the start, estimated.
 pub(in crate::http) async fn whatif(
-    whatif: Part<Option<WhatIf>>,
+    whatif: Part<Option<Arc<WhatIf>>>,
     config: Part<Config>,
     core: Part<CoreHandle>,
 ) -> Answer {

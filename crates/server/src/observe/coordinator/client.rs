@@ -10,14 +10,14 @@ use ureq::{Agent, Body};
 /// A call that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The most that is read of an answer, for what is said about it in the log.
+/// The most that is read of an answer, for the log.
 const ANSWER_BYTES_MAX: u64 = 4096;
 
-/// Who this server is.
+/// How this server registers.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) instance_id: String,
-    /// Where the coordinator reaches it; `None`: at the address from which it reaches the coordinator.
+    /// Address for the coordinator; `None`: the local address of connections to it.
     pub(super) advertise_ip: Option<String>,
     pub(super) http_port: u16,
 }
@@ -32,16 +32,16 @@ pub(super) struct Client {
     identity: Identity,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// Nobody answered, or not in time, or not in HTTP.
+    /// No answer in time, or not HTTP.
     #[error("{0}")]
     NoAnswer(String),
     /// The coordinator cannot do it now.
     #[error("answered {status}")]
     Unavailable { status: StatusCode },
-    /// The coordinator does not take that.
+    /// The coordinator refuses the call.
     #[error("refused with {status}: {reason}")]
     Refused { status: StatusCode, reason: String },
     /// The coordinator does not know this server.
@@ -55,7 +55,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
-            // Calls are seconds apart: the coordinator would close what is kept, some time or other.
+            // Calls are seconds apart: the coordinator may close idle connections meanwhile.
             .max_idle_connections(0)
             .timeout_global(Some(PATIENCE));
         let parsed: Option<Uri> = url.parse().ok();
@@ -70,12 +70,12 @@ impl Client {
         }
     }
 
-    /// Whom it talks to, for the log.
+    /// Host and port of the coordinator, for the log.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Makes this server known.
+    /// Registers this server.
     pub(super) fn register(&self) -> Result<(), Failure> {
         let ip = match &self.identity.advertise_ip {
             Some(ip) => ip.clone(),
@@ -88,7 +88,7 @@ impl Client {
         self.call(Method::POST, "/instances", body.to_string().as_bytes())
     }
 
-    /// This server lives.
+    /// Sends a heartbeat.
     pub(super) fn heartbeat(&self) -> Result<(), Failure> {
         let answer = self.call(Method::PUT, &format!("{}/heartbeat", self.own_path()), &[]);
         answer.map_err(|failure| match failure {
@@ -97,12 +97,12 @@ impl Client {
         })
     }
 
-    /// This server goes.
+    /// Deregisters this server.
     pub(super) fn deregister(&self) -> Result<(), Failure> {
         self.call(Method::DELETE, &self.own_path(), &[])
     }
 
-    /// What happened: a body of [`Reports`](super::Reports).
+    /// Sends a body of [`Reports`](super::Reports).
     pub(super) fn report(&self, body: &[u8]) -> Result<(), Failure> {
         self.call(Method::POST, "/events", body)
     }
@@ -169,18 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn the_log_names_a_coordinator_without_its_password() {
+    fn name_has_no_password() {
         assert_eq!(client("http://me:hunter2@c:9300/").name(), "c:9300");
         assert_eq!(client("http://c").name(), "c:80");
     }
 
     #[test]
-    fn an_instance_is_one_segment_of_the_path() {
+    fn escapes_the_instance_id_in_paths() {
         assert_eq!(client("http://c/").own_path(), "/instances/node%20a%2Fb");
     }
 
     #[test]
-    fn the_outbound_address_is_the_one_towards_the_coordinator() {
+    fn registers_the_address_towards_the_coordinator() {
         assert_eq!(client("http://127.0.0.1:9").outbound_address().expect("loopback"), "127.0.0.1");
     }
 }

@@ -55,7 +55,7 @@ impl Inventory {
                 let there = page.objects.into_iter();
                 Some(there.map(|object| stored(Tier::L1, object.key, object.bytes)).collect())
             }
-            Place::L2(id, cursor, told) => {
+            Place::L2(id, cursor, sent) => {
                 let id = *id;
                 let (_, adapter) = l2.adapters().nth(id.0 as usize)?;
                 let next_adapter = Place::L2(AdapterId(id.0 + 1), None, 0);
@@ -66,16 +66,16 @@ impl Inventory {
                 let listing = timeout(L2_PATIENCE, adapter.list(cursor.take(), L2_PAGE)).await;
                 let problem = match listing {
                     Ok(Ok(page)) => {
-                        let told = *told + page.objects.len();
-                        let goes_on = page.next.is_some() && told < L2_OBJECTS_MAX;
+                        let sent = *sent + page.objects.len();
+                        let goes_on = page.next.is_some() && sent < L2_OBJECTS_MAX;
                         if page.next.is_some() && !goes_on {
                             tracing::info!(
                                 adapter = id.0 + 1,
-                                told,
+                                sent,
                                 "the coordinator gets no more objects of this adapter"
                             );
                         }
-                        self.0 = if goes_on { Place::L2(id, page.next, told) } else { next_adapter };
+                        self.0 = if goes_on { Place::L2(id, page.next, sent) } else { next_adapter };
                         let there = page.objects.into_iter();
                         let tier = Tier::L2(id);
                         return Some(

@@ -1,9 +1,9 @@
-//! The body of `POST /events`: batches of what happened, each of one kind and one place.
+//! The body of `POST /events`: batches of events, each of one kind and one tier.
 
 use larder_core::stats::events::{Change, ObjectEvent, Tier};
 use serde::Serialize;
 
-/// What a coordinator calls host memory.
+/// The coordinator's name of host memory.
 pub(super) const L1_BACKEND: &str = "dram";
 
 /// A tier, or a part of one, and how large it is.
@@ -16,7 +16,7 @@ pub(super) struct Compartment {
     pub(super) bytes: u64,
 }
 
-/// Numbers batches. The coordinator tells by the numbers what it has already and what it has missed.
+/// Numbers batches, so that the coordinator recognises repeated and missing ones.
 #[derive(Debug)]
 pub(super) struct Reports {
     instance_id: String,
@@ -66,7 +66,7 @@ struct Key<'a> {
 }
 
 impl Reports {
-    /// Nothing was reported yet.
+    /// No reports yet.
     pub(super) fn new(instance_id: &str, incarnation: u64) -> Self {
         Self { instance_id: instance_id.to_owned(), incarnation, last_seq: 0, last_revision: 0 }
     }
@@ -79,7 +79,7 @@ impl Reports {
         self.last_seq = 0;
     }
 
-    /// Something will never be reported: a number is left out, which shows that.
+    /// Skips a number, which shows the coordinator that events are lost.
     pub(super) fn skip(&mut self) {
         self.last_seq += 1;
     }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_has_the_shape_that_the_reference_sends() {
+    fn store_has_the_shape_of_the_reference() {
         let mut reports = Reports::new("node-a", 1_795_337_406);
         let found = batches(&mut reports, &[], &[event(Tier::L1, Change::Stored, 7)]);
         let expected = json!({
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_of_one_kind_and_one_place_and_in_order() {
+    fn batches_are_of_one_kind_and_one_tier_and_in_order() {
         let mut reports = Reports::new("node-a", 1);
         let events = [
             event(Tier::L1, Change::Stored, 1),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_incarnation_is_above_all_before_it_and_counts_from_one() {
+    fn incarnation_grows_and_restarts_the_numbers() {
         let mut reports = Reports::new("node-a", 100);
         let stored = [event(Tier::L1, Change::Stored, 1)];
         let mut next = |now: Option<u64>| {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn capacities_of_one_report_share_their_revision() {
+    fn capacities_of_one_report_have_one_revision() {
         let mut reports = Reports::new("node-a", 1);
         let memory = Compartment { tier: "l1", backend: "dram", shared: false, bytes: 1 << 30 };
         let files = Compartment { tier: "l2", backend: "fs", shared: true, bytes: 0 };

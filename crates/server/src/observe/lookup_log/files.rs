@@ -1,4 +1,4 @@
-//! The files of a log: when the next begins, what it is called, and which go.
+//! The files of the log: rotation, names, and removal of the oldest.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -9,20 +9,20 @@ use std::time::{Duration, SystemTime};
 use crate::config::LookupHashLogConfig;
 use crate::observe::traces::UnixTime;
 
-/// What names begin and end with, LMCache's.
+/// Prefix and suffix of names, LMCache's.
 const NAME: (&str, &str) = ("lookup_hashes_", ".jsonl");
 
-/// Names that are tried for a new file: others may write there too.
+/// Names that are tried for a new file: other processes may write there too.
 const TRIES: u64 = 100;
 
-/// The file that is written, and those before it.
+/// The current file, and those before it.
 #[derive(Debug)]
 pub(super) struct Files {
     config: LookupHashLogConfig,
     current: Option<Current>,
-    /// All of them, the oldest first.
+    /// All files, the oldest first.
     known: VecDeque<PathBuf>,
-    /// How many there have been.
+    /// Files so far.
     count: u64,
 }
 
@@ -34,7 +34,7 @@ struct Current {
 }
 
 impl Files {
-    /// What is in the directory. It is made if it is not there.
+    /// Reads the directory, which is made if it is missing.
     pub(super) fn open(config: LookupHashLogConfig) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         let mut known: Vec<(SystemTime, PathBuf)> = Vec::new();
@@ -53,10 +53,10 @@ impl Files {
         Ok(Self { config, current: None, known, count })
     }
 
-    /// Adds a line, to a new file if it is time for one.
+    /// Appends a line, to a new file if the current one is full or old.
     ///
     /// # Errors
-    /// If it cannot be written. Nothing of it is in a file then, and the next line begins another.
+    /// The line cannot be written. No part of it stays in the file, and the next line begins another file.
     pub(super) fn write(&mut self, now: UnixTime, line: &[u8]) -> io::Result<()> {
         let is_full = |current: &Current| {
             current.bytes >= self.config.rotation_max_bytes
@@ -75,7 +75,7 @@ impl Files {
         Ok(())
     }
 
-    /// Makes a file and takes it away again: a start that logs nothing costs no older file its place.
+    /// Checks that files can be made, by making one and removing it: a start without lookups removes no old file.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -195,7 +195,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn files_end_with_age_and_with_size_and_the_oldest_go() {
+    fn rotates_by_age_and_size_and_removes_the_oldest() {
         let dir = Directory::new();
         let mut log = files(&dir);
         for (seconds, line) in [(0, "a\n"), (59, "b\n"), (60, "c234567890\n"), (61, "d\n"), (130, "e\n")] {
@@ -215,7 +215,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn files_of_another_run_count_and_are_never_written_again() {
+    fn counts_files_of_earlier_runs_and_never_appends_to_them() {
         let dir = Directory::new();
         fs::write(dir.0.join("notes.jsonl"), "mine\n").unwrap();
         for _ in 0..4 {
@@ -228,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_line_that_does_not_fit_leaves_nothing_behind() {
+    fn failed_write_leaves_no_partial_line() {
         let dir = Directory::new();
         let mut log = files(&dir);
         let full = Current {
@@ -243,7 +243,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn computes_calendar_dates() {
         for (seconds, text) in [
             (0, "19700101_000000"),
             (951_782_399, "20000228_235959"),

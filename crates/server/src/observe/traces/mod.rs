@@ -1,14 +1,14 @@
-//! Traces of requests, for `--enable-tracing`: what each was asked and how long it took.
+//! Traces of requests, for `--enable-tracing`: the steps of each and how long they took.
 //!
 //! One tree for each request, with LMCache's names: `request` from its lookup to its end, and under it
 //! `mp.lookup_prefetch`, `mp.store` and `mp.retrieve`. The protocol carries no trace context, so every request is a
 //! trace of its own; `session_id` is what finds it beside an engine's.
 //!
 //! A request costs a few moments of one lock, and never waits: what is open and what waits to be sent are bounded
-//! ([`book`]), and what does not fit is dropped and counted. Who sends it is `otlp`, behind the feature of that name.
+//! ([`span_table`]), and what does not fit is dropped and counted. `otlp`, behind the feature `otel`, sends it.
 
-pub mod book;
 mod ids;
+pub mod span_table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,11 +17,11 @@ use larder_core::{Copied, Hit, TransferSpec};
 use larder_types::ConnectionId;
 use tokio::sync::Notify;
 
-use self::book::{Book, CopyKey};
+use self::span_table::{CopyKey, SpanTable};
 use super::bus::Subscriber;
 use super::event::{Direction, LookupEnd, RequestEvent};
 
-/// Ended spans that make it worth to send them before the next regular time.
+/// So many ended spans are sent before the next regular time.
 pub const BATCH: usize = 512;
 
 /// A moment, in nanoseconds since 1970, as traces carry it.
@@ -54,30 +54,30 @@ pub struct Span {
     pub trace: [u8; 16],
     /// The span itself.
     pub id: [u8; 8],
-    /// The span it belongs to; `None`: it is a request.
+    /// The parent span; `None` for a request.
     pub parent: Option<[u8; 8]>,
-    /// What it is about.
+    /// Its name, LMCache's.
     pub name: &'static str,
     /// When it began.
     pub began: UnixTime,
     /// When it ended; not before it began.
     pub ended: UnixTime,
-    /// What there is to tell, by name.
+    /// Attributes by name.
     pub attributes: Vec<(&'static str, Value)>,
-    /// Why it did not come to its proper end.
+    /// Why it did not finish.
     pub error: Option<&'static str>,
 }
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A name, shared with whom it came from.
+    /// A text.
     Text(Arc<str>),
-    /// A word of this program.
+    /// A constant text.
     Word(&'static str),
     /// A count.
     Count(u64),
-    /// A share.
+    /// A fraction.
     Share(f64),
     /// A number that the protocol may make negative.
     Number(i64),
@@ -87,14 +87,14 @@ pub enum Value {
 #[derive(Debug)]
 pub struct Traces {
     chunk_tokens: u64,
-    book: Mutex<Book>,
+    table: Mutex<SpanTable>,
     many: Notify,
 }
 
 impl Traces {
-    /// Nothing yet, for a server with so many tokens in a chunk.
+    /// No spans yet, for chunks of so many tokens.
     pub fn new(chunk_tokens: u32) -> Self {
-        Self { chunk_tokens: u64::from(chunk_tokens), book: Mutex::default(), many: Notify::new() }
+        Self { chunk_tokens: u64::from(chunk_tokens), table: Mutex::default(), many: Notify::new() }
     }
 
     pub(crate) fn lookup_begins(
@@ -106,18 +106,18 @@ impl Traces {
     ) {
         let attributes =
             vec![("model_name", Value::Text(model.clone())), ("cache_salt", Value::Text(salt.clone()))];
-        self.book().lookup_begins(at, request, connection, attributes);
+        self.table().lookup_begins(at, request, connection, attributes);
     }
 
     pub(crate) fn lookup_ends(&self, request: &str, end: LookupEnd<'_>) {
-        let told = match end {
+        let outcome = match end {
             LookupEnd::Looked { requested_chunks, hit } => {
                 Ok(looked(requested_chunks, hit, "", self.chunk_tokens))
             }
             LookupEnd::Early(why) => Ok(looked(0, &Hit::default(), why.reason(), self.chunk_tokens)),
             LookupEnd::Cancelled => Err("cancelled"),
         };
-        self.change(|book, now| book.lookup_ends(now, request, told));
+        self.change(|table, now| table.lookup_ends(now, request, outcome));
     }
 
     fn copy_begins(&self, at: UnixTime, direction: Direction, spec: &TransferSpec<'_>) {
@@ -128,11 +128,11 @@ impl Traces {
             ("cache_salt", Value::Text(spec.salt.clone())),
         ];
         let key = CopyKey::new(direction, spec);
-        self.change(|book, _| book.copy_begins(at, key, spec.connection, attributes));
+        self.change(|table, _| table.copy_begins(at, key, spec.connection, attributes));
     }
 
     fn copy_ends(&self, direction: Direction, spec: &TransferSpec<'_>, copied: Option<Copied>) {
-        let told = copied.ok_or("nothing was copied").map(|Copied { objects, bytes }| {
+        let outcome = copied.ok_or("nothing was copied").map(|Copied { objects, bytes }| {
             let name = match direction {
                 Direction::Store => "stored_count",
                 Direction::Retrieve => "retrieved_count",
@@ -144,40 +144,40 @@ impl Traces {
                 ("num_tokens", Value::Count(tokens)),
             ]
         });
-        self.change(|book, now| book.copy_ends(now, &CopyKey::new(direction, spec), told));
+        self.change(|table, now| table.copy_ends(now, &CopyKey::new(direction, spec), outcome));
     }
 
     pub(crate) fn request_ends(&self, request: &str) {
-        self.change(|book, now| book.request_ends(now, request));
+        self.change(|table, now| table.request_ends(now, request));
     }
 
     fn connection_lost(&self, connection: ConnectionId) {
-        self.change(|book, now| book.connection_lost(now, connection));
+        self.change(|table, now| table.connection_lost(now, connection));
     }
 
-    /// Ends requests that nobody has used for so long.
+    /// Ends requests that have not been used for `unused`.
     pub fn expire(&self, unused: Duration) {
-        self.change(|book, now| book.expire(now, unused));
+        self.change(|table, now| table.expire(now, unused));
     }
 
-    /// Ends everything: the server goes.
+    /// Ends all spans at the end of the server.
     pub fn end_all(&self) {
-        self.change(|book, now| book.end_all(now, "the server has ended"));
+        self.change(|table, now| table.end_all(now, "the server has ended"));
     }
 
-    /// The first ended spans, at most so many.
+    /// Takes the first ended spans, at most `spans_max`.
     pub fn take(&self, spans_max: usize) -> Vec<Span> {
-        self.book().take(spans_max)
+        self.table().take(spans_max)
     }
 
-    /// So many spans that were taken will never arrive.
+    /// Counts spans as dropped that were taken and not delivered.
     pub fn lost(&self, spans: u64) {
-        self.book().lost(spans);
+        self.table().lost(spans);
     }
 
-    /// Spans that nobody will ever see.
+    /// Spans that were dropped.
     pub fn dropped(&self) -> u64 {
-        self.book().dropped()
+        self.table().dropped()
     }
 
     /// Completes once [`BATCH`] ended spans wait.
@@ -185,20 +185,20 @@ impl Traces {
         self.many.notified().await;
     }
 
-    fn change(&self, change: impl FnOnce(&mut Book, UnixTime)) {
-        let mut book = self.book();
-        let before = book.waiting();
-        change(&mut book, UnixTime::now());
-        let after = book.waiting();
-        drop(book);
+    fn change(&self, change: impl FnOnce(&mut SpanTable, UnixTime)) {
+        let mut table = self.table();
+        let before = table.waiting();
+        change(&mut table, UnixTime::now());
+        let after = table.waiting();
+        drop(table);
         if before < BATCH && after >= BATCH {
             self.many.notify_one();
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Traces are for looking at: those of a book whose last change was cut short are better than none.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, SpanTable> {
+        // A panic costs at most the spans of one change.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,13 +1,13 @@
-//! What is open and what waits to be sent. Pure: it is told the time.
+//! Open spans, and ended ones that wait to be sent. Pure: the caller gives the time.
 //!
 //! | bound | of | beyond it |
 //! |---|---|---|
-//! | [`REQUESTS_MAX`] | requests under way | they are not traced |
-//! | [`ENDED_MAX`] | requests remembered after their end, for copies that come late | such a copy begins a request of its own |
-//! | [`COPIES_MAX`] | copies under way | they are not traced |
+//! | [`REQUESTS_MAX`] | requests in progress | they are not traced |
+//! | [`ENDED_MAX`] | ended requests kept for copies that come later | such a copy begins a request of its own |
+//! | [`COPIES_MAX`] | copies in progress | they are not traced |
 //! | [`WAITING_MAX`] | ended spans that wait to be sent | they are dropped |
 //!
-//! All that is left out is counted.
+//! Dropped spans are counted.
 
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
@@ -21,17 +21,17 @@ use super::ids::Ids;
 use super::{Span, UnixTime, Value};
 use crate::observe::event::Direction;
 
-/// Requests under way.
+/// Requests in progress.
 pub const REQUESTS_MAX: usize = 1 << 14;
-/// Ended requests that are remembered.
+/// Ended requests that are kept.
 pub const ENDED_MAX: usize = 1 << 12;
-/// Copies under way.
+/// Copies in progress.
 pub const COPIES_MAX: usize = 1 << 13;
 /// Ended spans that wait to be sent.
 pub const WAITING_MAX: usize = 1 << 14;
 
-/// What is told of a span; or why it did not come to its proper end.
-pub(super) type Told = Result<Attributes, &'static str>;
+/// The attributes of a finished span, or why it did not finish.
+pub(super) type Outcome = Result<Attributes, &'static str>;
 
 type Attributes = Vec<(&'static str, Value)>;
 
@@ -50,14 +50,14 @@ impl CopyKey {
     }
 }
 
-/// Where a request's spans hang.
+/// The root of a request's spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Root {
     trace: [u8; 16],
     id: [u8; 8],
 }
 
-/// Something that has begun.
+/// The begin of a span.
 #[derive(Debug)]
 struct Begun {
     at: UnixTime,
@@ -71,16 +71,16 @@ enum Request {
     Ended(Root),
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 struct OpenRequest {
     root: Root,
     begun: Begun,
     used: UnixTime,
     lookup: Option<Begun>,
-    /// Copies under way.
+    /// Copies in progress.
     copies: u32,
-    /// It is over, but for its copies.
+    /// It has ended, except for its copies.
     is_over: bool,
 }
 
@@ -90,9 +90,9 @@ struct Copy {
     begun: Begun,
 }
 
-/// Everything that is known of requests.
+/// The spans of all requests.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub(super) struct SpanTable {
     ids: Ids,
     requests: HashMap<Arc<str>, Request>,
     open: usize,
@@ -103,7 +103,7 @@ pub(super) struct Book {
     dropped: u64,
 }
 
-impl Book {
+impl SpanTable {
     pub(super) fn lookup_begins(
         &mut self,
         at: UnixTime,
@@ -111,7 +111,7 @@ impl Book {
         connection: ConnectionId,
         attributes: Attributes,
     ) {
-        // Who comes back after the end is another request of the same name.
+        // A lookup after the end begins another request of the same id.
         let is_open = matches!(self.requests.get(request), Some(Request::Open(_)));
         if !is_open && self.open_request(at, request, connection).is_none() {
             return;
@@ -122,16 +122,16 @@ impl Book {
         }
     }
 
-    pub(super) fn lookup_ends(&mut self, now: UnixTime, request: &str, told: Told) {
+    pub(super) fn lookup_ends(&mut self, now: UnixTime, request: &str, outcome: Outcome) {
         let Some((name, open)) = self.open_mut(request) else { return };
         open.used = now;
         let Some(begun) = open.lookup.take() else { return };
-        if let Ok(attributes) = &told {
-            // A request says how its last lookup went.
+        if let Ok(attributes) = &outcome {
+            // A request has the attributes of its last lookup.
             open.begun.attributes.clone_from(attributes);
         }
         let root = open.root;
-        self.end_child(now, "mp.lookup_prefetch", &name, root, begun, told);
+        self.end_child(now, "mp.lookup_prefetch", &name, root, begun, outcome);
     }
 
     pub(super) fn copy_begins(
@@ -160,13 +160,13 @@ impl Book {
         }
     }
 
-    pub(super) fn copy_ends(&mut self, now: UnixTime, key: &CopyKey, told: Told) {
+    pub(super) fn copy_ends(&mut self, now: UnixTime, key: &CopyKey, outcome: Outcome) {
         let Some(Copy { root, begun }) = self.copies.remove(key) else { return };
         let name = match key.direction {
             Direction::Store => "mp.store",
             Direction::Retrieve => "mp.retrieve",
         };
-        self.end_child(now, name, &key.request, root, begun, told);
+        self.end_child(now, name, &key.request, root, begun, outcome);
         let Some((_, open)) = self.open_mut(&key.request).filter(|(_, open)| open.root == root) else {
             return;
         };
@@ -190,14 +190,14 @@ impl Book {
     }
 
     pub(super) fn expire(&mut self, now: UnixTime, unused: Duration) {
-        self.end_where(now, "nobody has ended it", |used, _| now.since(used) >= unused);
+        self.end_where(now, "not ended in time", |used, _| now.since(used) >= unused);
     }
 
     pub(super) fn end_all(&mut self, now: UnixTime, why: &'static str) {
         self.end_where(now, why, |_, _| true);
     }
 
-    /// Ends all copies and requests, of which the time of the last use and the beginning are shown.
+    /// Ends the copies and requests that `which` selects by their last use and their begin.
     fn end_where(&mut self, now: UnixTime, why: &'static str, which: impl Fn(UnixTime, &Begun) -> bool) {
         let copies = self.copies.iter().filter(|(_, copy)| which(copy.begun.at, &copy.begun));
         let copies: Vec<CopyKey> = copies.map(|(key, _)| key.clone()).collect();
@@ -248,7 +248,7 @@ impl Book {
         }
     }
 
-    /// Ends a request that is open, and its lookup with it. Copies that are under way still find its spans.
+    /// Ends an open request, and its lookup with it. Copies in progress still find its root.
     fn end_request(&mut self, now: UnixTime, name: &Arc<str>, error: Option<&'static str>) {
         let Some(Request::Open(open)) = self.requests.remove(name) else { return };
         let OpenRequest { root, begun, lookup, .. } = open;
@@ -274,10 +274,10 @@ impl Book {
         request: &Arc<str>,
         root: Root,
         mut begun: Begun,
-        told: Told,
+        outcome: Outcome,
     ) {
-        let error = told.as_ref().err().copied();
-        begun.attributes.extend(told.unwrap_or_default());
+        let error = outcome.as_ref().err().copied();
+        begun.attributes.extend(outcome.unwrap_or_default());
         let id = self.ids.span();
         self.push(now, what, request, (root.trace, id, Some(root.id)), begun, error);
     }
