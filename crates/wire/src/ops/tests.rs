@@ -98,7 +98,7 @@ macro_rules! tests_of_all {
             let mut all = Vec::new();
             $(if stringify!($module) != "unserved" {
                 let name = super::$name::NAME;
-                all.extend(super::$name::requests().iter().map(|request| (name, request.encode())));
+                all.extend(super::$name::requests().iter().map(|request| (name, Payloads::encode(request))));
             })+
             all
         }
