@@ -115,9 +115,9 @@ fn a_change_of_model() {
     assert!(outcome.lowest >= 0.9, "{}", outcome.lowest);
 }
 
-/// A chunk leaves whole, so an object of it elsewhere may make all the room that is needed.
+/// A chunk is evicted whole, so an object of it elsewhere may free all the space that is needed.
 #[test]
-fn nobody_goes_for_room_that_another_victim_makes() {
+fn no_chunk_is_evicted_for_space_that_another_victim_frees() {
     let mut l1 = StandaloneIndex::new(6 * ALIGN, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
     let reserve = |l1: &mut StandaloneIndex, chunk: u8, rank: u32, pages: u64| {
@@ -125,7 +125,7 @@ fn nobody_goes_for_room_that_another_victim_makes() {
         let hash = ChunkHash::new(&[chunk]).expect("one byte");
         let cell = ShardKey { rank: KvRank::new(2, rank), group: 0 };
         let layout = Layout::new(&[pages * ALIGN], DType::UInt8).expect("not empty");
-        l1.edit().reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("room")
+        l1.edit().reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("space")
     };
     // In the order of addresses: hole, hole, held, one of `twice`, hole, held.
     let pages: Vec<ObjectId> = (0..6).map(|page| reserve(&mut l1, page, 0, 1)).collect();

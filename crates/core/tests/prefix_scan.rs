@@ -35,7 +35,7 @@ fn ranges_of_a_window() {
 }
 
 #[test]
-fn hits_and_what_is_kept_for_them() {
+fn hits_and_required_ranges() {
     let vectors = vectors();
     let cases = vectors["vectors"].as_array().unwrap();
     assert!(cases.len() > 20, "too few cases");

@@ -1,5 +1,5 @@
 //! The memory tier against a naive model: random reservations, admissions, pins, clears and
-//! evictions of several sizes; and the exact choice of what leaves to make room.
+//! evictions of several sizes; and the exact choice of victims.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,11 +38,11 @@ struct Object {
 #[derive(Clone, Debug)]
 enum Op {
     Reserve { chunk: u8, cell: u32, bytes: u64, temporary: bool, protect: Option<u8> },
-    Admit { which: usize, shares: u32 },
+    Admit { which: usize, pins: u32 },
     Abort(usize),
     Unlink(usize),
-    Pin { which: usize, shares: u32 },
-    Unpin { which: usize, shares: u32 },
+    Pin { which: usize, pins: u32 },
+    Unpin { which: usize, pins: u32 },
     Promote(usize),
     Touch(u8),
     Clear(bool),
@@ -56,11 +56,11 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..CHUNKS, 0..CELLS, bytes, prop::bool::weighted(0.2), prop::option::weighted(0.3, 0..CHUNKS)).prop_map(
             |(chunk, cell, bytes, temporary, protect)| Op::Reserve { chunk, cell, bytes, temporary, protect }
         ),
-        7 => (which.clone(), 0u32..3).prop_map(|(which, shares)| Op::Admit { which, shares }),
+        7 => (which.clone(), 0u32..3).prop_map(|(which, pins)| Op::Admit { which, pins }),
         1 => which.clone().prop_map(Op::Abort),
         1 => which.clone().prop_map(Op::Unlink),
-        2 => (which.clone(), 1u32..4).prop_map(|(which, shares)| Op::Pin { which, shares }),
-        4 => (which.clone(), 1u32..4).prop_map(|(which, shares)| Op::Unpin { which, shares }),
+        2 => (which.clone(), 1u32..4).prop_map(|(which, pins)| Op::Pin { which, pins }),
+        4 => (which.clone(), 1u32..4).prop_map(|(which, pins)| Op::Unpin { which, pins }),
         1 => which.prop_map(Op::Promote),
         2 => (0..CHUNKS).prop_map(Op::Touch),
         1 => prop::bool::weighted(0.2).prop_map(Op::Clear),
@@ -163,7 +163,7 @@ impl Both {
             id.is_some_and(|id| (0..CELLS).any(|x| self.l1.resident(id, cell(x)).is_some()))
         };
         let evicted: Vec<u8> = self.order.iter().copied().filter(|c| !there(c)).collect();
-        assert_eq!(got.is_ok(), needed.is_some(), "room is made exactly if it can be");
+        assert_eq!(got.is_ok(), needed.is_some(), "memory is allocated exactly if it can be");
         match needed {
             None | Some(0) => assert_eq!(evicted, [], "nothing had to go"),
             Some(n) => {
@@ -171,7 +171,7 @@ impl Both {
                     evicted.iter().all(|c| candidates[..n].contains(c)),
                     "{evicted:?} of {candidates:?}, {n}"
                 );
-                assert!(evicted.contains(&candidates[n - 1]), "without it there was no room");
+                assert!(evicted.contains(&candidates[n - 1]), "it was needed");
                 let spared = |c: &u8| evicted.iter().copied().filter(|x| x != c).collect::<Vec<u8>>();
                 let idle = evicted.iter().find(|c| self.fits(pages, &spared(c)));
                 assert_eq!(idle, None, "went for nothing");
@@ -187,10 +187,10 @@ impl Both {
         }
     }
 
-    fn unpin(&mut self, id: ObjectId, shares: u32) {
-        self.l1.edit().unpin(id, shares);
+    fn unpin(&mut self, id: ObjectId, pins: u32) {
+        self.l1.edit().unpin(id, pins);
         let object = self.objects.get_mut(&id).expect("known");
-        object.pins -= shares;
+        object.pins -= pins;
         if object.pins == 0 && object.temporary && object.state == State::Resident {
             object.state = State::Unlinked;
         }
@@ -209,13 +209,13 @@ impl Both {
             Op::Reserve { chunk, cell, bytes, temporary, protect } => {
                 self.reserve((chunk, cell), bytes, temporary, protect);
             }
-            Op::Admit { which, shares } => {
+            Op::Admit { which, pins } => {
                 if let Some(id) = pick(&staged, which) {
                     let object = self.objects.get_mut(&id).expect("known");
-                    let kept = shares > 0 || !object.temporary;
-                    object.pins = shares;
+                    let kept = pins > 0 || !object.temporary;
+                    object.pins = pins;
                     object.state = if kept { State::Resident } else { State::Unlinked };
-                    assert_eq!(self.l1.edit().admit(id, shares), kept);
+                    assert_eq!(self.l1.edit().admit(id, pins), kept);
                 }
             }
             Op::Abort(which) => {
@@ -230,16 +230,16 @@ impl Both {
                     self.unlink(id);
                 }
             }
-            Op::Pin { which, shares } => {
+            Op::Pin { which, pins } => {
                 if let Some(id) = pick(&resident, which) {
-                    self.l1.edit().pin(id, shares);
-                    self.objects.get_mut(&id).expect("known").pins += shares;
+                    self.l1.edit().pin(id, pins);
+                    self.objects.get_mut(&id).expect("known").pins += pins;
                 }
             }
-            Op::Unpin { which, shares } => {
+            Op::Unpin { which, pins } => {
                 let held: Vec<ObjectId> = self.ids(|s| s != State::Staged);
                 if let Some(id) = pick(&held, which).filter(|id| self.objects[id].pins > 0) {
-                    self.unpin(id, shares.min(self.objects[&id].pins));
+                    self.unpin(id, pins.min(self.objects[&id].pins));
                 }
             }
             Op::Promote(which) => {
@@ -315,7 +315,7 @@ proptest! {
             both.apply(op);
             both.check();
         }
-        // Everybody lets go: nothing may be lost.
+        // All pins are released: nothing may be lost.
         for id in both.ids(|s| s == State::Staged) {
             both.l1.edit().abort(id);
             both.objects.remove(&id);

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn salts_without_a_quota_have_the_default_limit() {
+    fn tenants_without_a_quota_have_the_default_limit() {
         let mut quotas = Quotas::default();
         assert_eq!(quotas.limit_of("a"), None, "no limit");
         quotas.set_default_limit(Some(9));

@@ -1,4 +1,4 @@
-//! What those who follow the cache are told.
+//! The event logs, as their readers see them.
 
 use larder_core::stats::events::{Change, ChunkEvent, Tier};
 use larder_types::ids::AdapterId;
@@ -9,7 +9,7 @@ use crate::support::{Chain, Rig, Who, prompt, worker};
 const RECORDS: usize = 64;
 
 /// The chunk events since `cursor` as `+i` and `-i`, by the chunk's place in `chain`, and the cursor behind.
-fn told(rig: &Rig, chain: &Chain, cursor: u64) -> (Vec<String>, u64) {
+fn events_after(rig: &Rig, chain: &Chain, cursor: u64) -> (Vec<String>, u64) {
     let page = rig.core.stats().chunk_events().after(cursor, usize::MAX);
     assert!(!page.lost);
     let word = |event: &ChunkEvent| {
@@ -25,7 +25,7 @@ fn rank(rank: u32, request: &str) -> Who {
 }
 
 #[test]
-fn nothing_is_recorded_for_nobody() {
+fn nothing_is_recorded_without_a_reader() {
     let mut rig = Rig::new(4);
     rig.store(&worker(1, "r"), &prompt(1, 2), 0, 2);
     rig.clear(false);
@@ -33,7 +33,7 @@ fn nothing_is_recorded_for_nobody() {
 }
 
 #[test]
-fn a_chunk_is_told_of_when_all_ranks_have_stored_it_and_withdrawn_with_the_first_that_goes() {
+fn a_chunk_is_published_when_whole_and_withdrawn_with_its_first_removed_object() {
     let mut rig = Rig::new(8);
     let chain = prompt(1, 2);
     for r in 0..2 {
@@ -41,36 +41,36 @@ fn a_chunk_is_told_of_when_all_ranks_have_stored_it_and_withdrawn_with_the_first
     }
     rig.core.record_chunk_events(RECORDS);
     rig.store(&rank(0, "a"), &chain, 0, 2);
-    let (words, cursor) = told(&rig, &chain, 0);
-    assert!(words.is_empty(), "half of a chunk serves nobody: {words:?}");
+    let (words, cursor) = events_after(&rig, &chain, 0);
+    assert!(words.is_empty(), "half of a chunk is not published: {words:?}");
     rig.store(&rank(1, "a"), &chain, 0, 1);
-    let (words, cursor) = told(&rig, &chain, cursor);
+    let (words, cursor) = events_after(&rig, &chain, cursor);
     assert_eq!(words, ["+0"]);
     let mut half = rig.key(chain[0]);
     half.kv_rank = KvRank::new(2, 1);
     rig.core.remove(rig.time(), &[half], false);
     rig.core.check();
-    let (words, cursor) = told(&rig, &chain, cursor);
+    let (words, cursor) = events_after(&rig, &chain, cursor);
     assert_eq!(words, ["-0"]);
     rig.clear(false);
-    assert!(told(&rig, &chain, cursor).0.is_empty(), "what was not there is not withdrawn");
+    assert!(events_after(&rig, &chain, cursor).0.is_empty(), "what was not there is not withdrawn");
 }
 
 #[test]
-fn eviction_withdraws_what_it_takes() {
+fn eviction_withdraws_chunks() {
     let mut rig = Rig::new(2);
     let (old, new) = (prompt(1, 2), prompt(2, 1));
     rig.core.record_chunk_events(RECORDS);
     rig.store(&worker(1, "a"), &old, 0, 2);
-    let (words, cursor) = told(&rig, &old, 0);
+    let (words, cursor) = events_after(&rig, &old, 0);
     assert_eq!(words, ["+0", "+1"], "from its start");
     rig.prepare(&worker(1, "b"), &new, 0, 1);
     // A prompt leaves from its end. What takes its place is not there yet.
-    assert_eq!(told(&rig, &old, cursor).0, ["-1"]);
+    assert_eq!(events_after(&rig, &old, cursor).0, ["-1"]);
 }
 
 #[test]
-fn a_new_recording_tells_of_what_is_there_in_the_order_asked_for() {
+fn a_snapshot_publishes_chunks_in_the_order_of_their_positions() {
     let mut rig = Rig::new(8);
     let chain = prompt(1, 3);
     rig.store(&worker(1, "a"), &chain, 0, 3);
@@ -79,16 +79,16 @@ fn a_new_recording_tells_of_what_is_there_in_the_order_asked_for() {
         let place = |hash: &_| chain.iter().position(|h| h == hash).filter(|i| *i != 1).map(|i| i as u64);
         rig.core.publish_snapshot(place);
         rig.core.publish_snapshot(place);
-        let (words, cursor) = told(&rig, &chain, 0);
-        assert_eq!(words, ["+0", "+2"], "chunk 1 is nobody's business");
+        let (words, cursor) = events_after(&rig, &chain, 0);
+        assert_eq!(words, ["+0", "+2"], "chunk 1 has no position");
         rig.core.remove(rig.time(), &[rig.key(chain[1]), rig.key(chain[2])], false);
-        assert_eq!(told(&rig, &chain, cursor).0, ["-2"]);
+        assert_eq!(events_after(&rig, &chain, cursor).0, ["-2"]);
         rig.store(&worker(1, "b"), &chain, 0, 3);
     }
 }
 
 #[test]
-fn objects_are_followed_through_their_lives() {
+fn object_events_follow_stores_reads_and_removals() {
     let mut rig = Rig::new(4);
     let chain = prompt(1, 1);
     rig.core.record_object_events(RECORDS);

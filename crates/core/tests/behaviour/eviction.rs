@@ -12,7 +12,7 @@ fn store(rig: &mut Rig, request: &str, seed: u8, chunks: u8) {
 }
 
 #[test]
-fn the_least_recently_used_prompt_goes_first_and_its_tail_first() {
+fn lru_evicts_the_oldest_prompt_from_its_tail() {
     let mut rig = Rig::new(4);
     store(&mut rig, "a", 1, 2);
     store(&mut rig, "b", 2, 2);
@@ -25,7 +25,7 @@ fn the_least_recently_used_prompt_goes_first_and_its_tail_first() {
 
 /// LMCache#4867: the reference loses the head of such a prompt before its tail.
 #[test]
-fn the_tail_goes_first_though_the_prompt_was_stored_in_two_calls() {
+fn lru_evicts_the_tail_of_a_prompt_stored_in_two_calls() {
     let mut rig = Rig::new(4);
     let p = prompt(1, 4);
     rig.store(&worker(1, "a"), &p, 0, 2);
@@ -37,7 +37,7 @@ fn the_tail_goes_first_though_the_prompt_was_stored_in_two_calls() {
 }
 
 #[test]
-fn a_lookup_alone_does_not_warm_but_its_end_does() {
+fn the_end_of_a_lookup_touches_its_prefix() {
     let mut rig = Rig::new(3);
     for (request, seed) in [("a", 1), ("b", 2), ("c", 3)] {
         store(&mut rig, request, seed, 1);
@@ -52,7 +52,7 @@ fn a_lookup_alone_does_not_warm_but_its_end_does() {
 }
 
 #[test]
-fn what_is_held_or_being_written_stays() {
+fn pinned_and_staged_objects_are_not_evicted() {
     let mut rig = Rig::new(3);
     store(&mut rig, "a", 1, 1);
     rig.prepare(&worker(1, "b"), &prompt(2, 1), 0, 1);
@@ -61,12 +61,12 @@ fn what_is_held_or_being_written_stays() {
     assert_eq!(rig.resident(&prompt(1, 1)), [0]);
     assert_eq!(rig.core.stats().l1().refused_objects, 1);
     rig.wait(READ_TTL);
-    assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks, [0], "shares that ran out");
+    assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks, [0], "expired pins");
     assert_eq!(rig.resident(&prompt(1, 1)), []);
 }
 
 #[test]
-fn a_prompt_never_pays_for_its_own_continuation() {
+fn a_prompt_is_not_evicted_for_its_own_continuation() {
     let mut rig = Rig::new(3);
     let p = prompt(1, 5);
     assert_eq!(rig.store(&worker(1, "a"), &p, 0, 2), 2);
@@ -75,7 +75,7 @@ fn a_prompt_never_pays_for_its_own_continuation() {
 }
 
 #[test]
-fn all_ranks_of_a_chunk_leave_together() {
+fn all_ranks_of_a_chunk_are_evicted_together() {
     let mut rig = Rig::empty(5, EvictionKind::Lru, None);
     rig.register(1, "m", 2, 1);
     rig.register(2, "m", 2, 1);
@@ -93,7 +93,7 @@ fn all_ranks_of_a_chunk_leave_together() {
 
 /// Found by the simulation (seed 250 of its first version).
 #[test]
-fn the_head_stays_warmer_though_another_rank_could_not_be_stored() {
+fn the_head_stays_more_recent_if_another_rank_could_not_be_stored() {
     let mut rig = Rig::empty(3, EvictionKind::Lru, None);
     rig.register(1, "m", 2, 1);
     rig.register(2, "m", 2, 1);
@@ -108,7 +108,7 @@ fn the_head_stays_warmer_though_another_rank_could_not_be_stored() {
 
 /// A reader of the middle of a prompt must not leave the head colder than what it read.
 #[test]
-fn the_head_stays_warmer_than_what_was_read_of_it() {
+fn the_head_stays_more_recent_than_the_range_that_was_read() {
     let cases: [(&str, Deed); 5] = [
         ("retrieve committed after its session ended", |rig| {
             rig.prepare_retrieve(&worker(1, "r"), &prompt(1, 4), 2, 4).expect("held");
@@ -147,7 +147,7 @@ fn the_head_stays_warmer_than_what_was_read_of_it() {
 }
 
 #[test]
-fn trimming_starts_above_one_mark_and_ends_at_the_other() {
+fn trimming_starts_above_the_watermark_and_frees_the_ratio() {
     let trim = Some(Trim { above: 0.8, release: 0.3 });
     let mut rig = Rig::empty(10, EvictionKind::Lru, trim);
     rig.register(1, "m", 1, 1);
@@ -159,7 +159,7 @@ fn trimming_starts_above_one_mark_and_ends_at_the_other() {
 }
 
 #[test]
-fn noop_refuses_instead() {
+fn noop_refuses_stores_instead_of_evicting() {
     let mut rig = Rig::empty(2, EvictionKind::Noop, None);
     rig.register(1, "m", 1, 1);
     store(&mut rig, "a", 1, 2);
@@ -192,7 +192,7 @@ fn an_object_that_fits_nowhere_evicts_nothing() {
     assert_eq!(rig.resident(&p), [0, 1, 2, 3, 4, 5]);
     rig.free("r", 5, 6);
     assert_eq!(rig.prepare(&big, &prompt(2, 1), 0, 1).slots[0].offset, 3 * 4096);
-    assert_eq!(rig.resident(&p), [0, 1, 2], "exactly the room it needs");
+    assert_eq!(rig.resident(&p), [0, 1, 2], "exactly the space it needs");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn low_offsets_are_used_first() {
 
 /// A request touches what it stores several times. Only a later lookup shows that it is of use.
 #[test]
-fn a_lookup_tells_the_policy_what_it_found_and_a_store_does_not() {
+fn a_lookup_counts_hits_for_the_policy_and_a_store_does_not() {
     for kind in [EvictionKind::Arc, EvictionKind::S3Fifo] {
         let mut rig = Rig::empty(8, kind, None);
         rig.register(1, "m", 1, 1);

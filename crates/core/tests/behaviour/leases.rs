@@ -9,9 +9,9 @@ use crate::support::{
     Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
 };
 
-/// FIX of 1.2: after expiry the reference lets a late release take a newer reader's lock away.
+/// In the reference a late release, after expiry, releases the lock of a newer reader.
 #[test]
-fn a_late_release_does_not_take_a_newer_readers_share() {
+fn a_late_release_does_not_release_the_pin_of_a_newer_reader() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -27,7 +27,7 @@ fn a_late_release_does_not_take_a_newer_readers_share() {
 
 /// FIX of 1.2: releases are not anonymous.
 #[test]
-fn releasing_too_often_releases_only_ones_own() {
+fn releasing_too_often_releases_only_own_pins() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -42,7 +42,7 @@ fn releasing_too_often_releases_only_ones_own() {
 }
 
 #[test]
-fn one_share_per_reader() {
+fn one_pin_per_reader() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     for instance in 2..5 {
@@ -51,7 +51,7 @@ fn one_share_per_reader() {
     rig.store(&worker(1, "s"), &p, 0, 2);
     assert_eq!(rig.lookup(&worker(1, "r"), &p, 3), 2);
     for reader in 2..5 {
-        rig.prepare_retrieve(&worker(reader, "r"), &p, 0, 2).expect("one share each");
+        rig.prepare_retrieve(&worker(reader, "r"), &p, 0, 2).expect("one pin each");
         rig.commit_retrieve(&worker(reader, "r"), &p, 0, 2);
     }
     assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 2), None);
@@ -59,7 +59,7 @@ fn one_share_per_reader() {
 }
 
 #[test]
-fn a_failed_retrieve_gives_back_one_share_of_what_was_there() {
+fn a_failed_retrieve_releases_one_pin_of_each_object() {
     let mut rig = Rig::new(4);
     let p = prompt(1, 3);
     rig.store(&worker(1, "s"), &p, 0, 3);
@@ -71,7 +71,7 @@ fn a_failed_retrieve_gives_back_one_share_of_what_was_there() {
 }
 
 #[test]
-fn a_range_is_freed_as_far_as_it_is_held() {
+fn a_range_is_freed_as_far_as_it_is_pinned() {
     let mut rig = Rig::new(4);
     let p = prompt(1, 3);
     rig.store(&worker(1, "s"), &p, 0, 3);
@@ -79,13 +79,13 @@ fn a_range_is_freed_as_far_as_it_is_held() {
     rig.free("r", 2, 2);
     rig.free("r", 3, 1);
     rig.free("r", 7, u32::MAX);
-    rig.free("nobody", 0, 3);
+    rig.free("unknown", 0, 3);
     rig.free("r", 0, 1);
     rig.prepare_retrieve(&worker(1, "r"), &p, 1, 3).expect("the rest is held");
 }
 
 #[test]
-fn shares_end_with_session_deadline_connection_and_the_next_lookup() {
+fn pins_end_with_session_deadline_connection_and_the_next_lookup() {
     let p = prompt(1, 2);
     let ends: [(&str, Deed); 5] = [
         ("end of the session", |rig| rig.end("r")),
@@ -106,7 +106,7 @@ fn shares_end_with_session_deadline_connection_and_the_next_lookup() {
 }
 
 #[test]
-fn asking_again_keeps_the_shares_alive() {
+fn asking_again_renews_the_pins() {
     let mut rig = Rig::new(4);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -114,14 +114,14 @@ fn asking_again_keeps_the_shares_alive() {
     rig.wait(READ_TTL - 1);
     let now = rig.time();
     assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Ready(2));
-    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "told once");
+    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "reported once");
     rig.wait(READ_TTL - 1);
     rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("renewed");
 }
 
 /// A request id that is used again and again is as young as its last lookup.
 #[test]
-fn a_lookup_restarts_its_sessions_time() {
+fn a_lookup_restarts_the_age_of_its_session() {
     let mut rig = Rig::new(4);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -133,7 +133,7 @@ fn a_lookup_restarts_its_sessions_time() {
 }
 
 #[test]
-fn a_retrieve_of_a_lost_connection_is_waited_for() {
+fn a_retrieve_of_a_lost_connection_is_quarantined() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -150,7 +150,7 @@ fn a_retrieve_of_a_lost_connection_is_waited_for() {
 }
 
 #[test]
-fn a_worker_that_goes_on_over_another_connection_ends_its_retrieve_itself() {
+fn a_worker_commits_its_retrieve_over_another_connection() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -161,9 +161,9 @@ fn a_worker_that_goes_on_over_another_connection_ends_its_retrieve_itself() {
     assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE);
 }
 
-/// Two copies of one name cannot be told apart when one of them commits.
+/// Two copies of one identity cannot be distinguished when one of them commits.
 #[test]
-fn equal_retrieves_end_together() {
+fn duplicate_retrieves_end_together() {
     let mut rig = Rig::new(2);
     let (w, p) = (worker(1, "r"), prompt(1, 1));
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -182,7 +182,7 @@ fn equal_retrieves_end_together() {
 }
 
 #[test]
-fn a_late_commit_does_not_end_a_newer_equal_retrieve() {
+fn a_late_commit_does_not_end_a_newer_duplicate_retrieve() {
     let mut rig = Rig::new(2);
     let (w, p) = (worker(1, "r"), prompt(1, 1));
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -207,13 +207,13 @@ fn a_silent_worker_is_dropped() {
     assert!(rig.try_prepare(&worker(1, "a"), &p, 0, 1).is_err());
     let now = rig.time();
     assert!(!rig.core.ping(now, InstanceId(1)), "it should register again");
-    assert!(rig.core.ping(now, InstanceId(1)), "told once");
+    assert!(rig.core.ping(now, InstanceId(1)), "reported once");
     assert!(rig.register(1, "m", 1, 1));
 }
 
 /// `Core::check` counts the deadlines: one for each worker, however often it is heard of.
 #[test]
-fn a_worker_has_one_deadline_and_takes_it_along() {
+fn a_worker_has_one_timer_that_ends_with_it() {
     let mut rig = Rig::new(2);
     let registered = rig.core.next_deadline().expect("the worker of the rig");
     for _ in 0..3 {
@@ -243,13 +243,13 @@ fn an_object_of_another_size_is_a_miss() {
     assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 1), None);
     let now = rig.time();
     rig.core.unregister(now, InstanceId(1));
-    assert_eq!(rig.lookup(&worker(2, "r"), &p, 1), 0, "nobody is left who could read it");
+    assert_eq!(rig.lookup(&worker(2, "r"), &p, 1), 0, "no worker can read it");
     let prepared = rig.prepare(&worker(2, "s"), &p, 0, 1);
     assert_eq!(prepared.slots[0].layout, layout(2), "it makes way");
 }
 
 #[test]
-fn peers_hold_what_they_found() {
+fn peers_pin_what_they_found() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -257,7 +257,7 @@ fn peers_hold_what_they_found() {
     let (now, peer) = (rig.time(), ConnectionId(50));
     let id = rig.core.peer_lookup(now, peer, &keys);
     assert_eq!(rig.core.peer_result(now, id), Some(vec![Some((0, PAGE)), None]));
-    assert_eq!(rig.core.peer_result(now, id), None, "told once");
+    assert_eq!(rig.core.peer_result(now, id), None, "reported once");
     assert_eq!(rig.clear(false), 0);
     rig.core.peer_unlock(now, peer, &keys);
     rig.core.peer_unlock(now, peer, &keys);
@@ -267,7 +267,7 @@ fn peers_hold_what_they_found() {
 }
 
 #[test]
-fn a_peer_that_has_not_seen_its_result_cannot_lose_it_to_another() {
+fn unreported_peer_leases_are_not_unlocked_by_others() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -279,7 +279,7 @@ fn a_peer_that_has_not_seen_its_result_cannot_lose_it_to_another() {
 }
 
 #[test]
-fn a_peer_lease_ends_though_its_result_is_asked_for_last() {
+fn a_peer_lease_without_pins_ends_when_its_result_is_taken() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -292,7 +292,7 @@ fn a_peer_lease_ends_though_its_result_is_asked_for_last() {
 }
 
 #[test]
-fn a_peer_can_unlock_what_was_cleared_away() {
+fn a_peer_can_unlock_cleared_objects() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
@@ -308,7 +308,7 @@ fn a_peer_can_unlock_what_was_cleared_away() {
 
 /// A client that never ends its requests costs its oldest ones, and what they hold.
 #[test]
-fn sessions_are_bounded_and_the_oldest_goes_first() {
+fn sessions_are_bounded_and_the_oldest_ends_first() {
     let mut rig = Rig::new(2);
     let p = prompt(1, 2);
     rig.store(&worker(1, "s"), &p, 0, 2);
@@ -321,9 +321,9 @@ fn sessions_are_bounded_and_the_oldest_goes_first() {
     rig.prepare_retrieve(&worker(1, "r1"), &p, 0, 2).expect("the next is not");
 }
 
-/// What a scrape tells of the oldest lock: the holder's age, whoever has come and gone since.
+/// The gauge of the oldest pin shows its age, whatever was pinned and unpinned since.
 #[test]
-fn the_oldest_holder_is_known_by_when_it_began() {
+fn gauges_show_since_when_the_oldest_pins_are_held() {
     let since = |rig: &Rig| {
         let gauges = rig.core.gauges();
         (gauges.oldest_read_pin.map(Time::as_millis), gauges.oldest_write_reservation.map(Time::as_millis))
@@ -341,7 +341,7 @@ fn the_oldest_holder_is_known_by_when_it_began() {
     rig.wait(10);
     assert_eq!(since(&rig), (Some(10), Some(10)));
     rig.prepare_retrieve(&worker(1, "first"), &p, 0, 2).expect("held");
-    assert_eq!(since(&rig), (Some(20), Some(10)), "the retrieve has held its shares for no time yet");
+    assert_eq!(since(&rig), (Some(20), Some(10)), "the retrieve took its pins just now");
     rig.commit(&worker(1, "s"), &prompt(2, 1), 0, 1);
     rig.free("second", 0, 1);
     assert_eq!(since(&rig), (Some(20), Some(20)), "it still holds a chunk");

@@ -24,7 +24,7 @@ fn store_then_read_then_release() {
 }
 
 #[test]
-fn what_is_cached_or_being_written_is_left_out() {
+fn prepare_store_leaves_out_resident_and_staged_chunks() {
     let mut rig = Rig::new(8);
     rig.register(2, "m", 1, 1);
     let p = prompt(1, 4);
@@ -38,7 +38,7 @@ fn what_is_cached_or_being_written_is_left_out() {
 }
 
 #[test]
-fn nobody_commits_for_another() {
+fn a_commit_by_another_worker_is_unknown() {
     let mut rig = Rig::new(8);
     rig.register(2, "m", 1, 1);
     let p = prompt(1, 2);
@@ -79,7 +79,7 @@ fn a_stalled_writer_cannot_publish_what_another_writes() {
 }
 
 #[test]
-fn memory_of_a_writer_that_never_returns_is_free_after_a_second_ttl() {
+fn memory_of_a_lost_writer_is_freed_after_a_second_ttl() {
     let mut rig = Rig::new(8);
     let p = prompt(1, 1);
     rig.prepare(&worker(1, "a"), &p, 0, 1);
@@ -92,7 +92,7 @@ fn memory_of_a_writer_that_never_returns_is_free_after_a_second_ttl() {
 }
 
 #[test]
-fn giving_an_expired_store_back_frees_its_memory() {
+fn aborting_an_expired_store_frees_its_memory() {
     let mut rig = Rig::new(8);
     let p = prompt(1, 1);
     rig.prepare(&worker(1, "a"), &p, 0, 1);
@@ -101,9 +101,9 @@ fn giving_an_expired_store_back_frees_its_memory() {
     assert_eq!(rig.used_pages(), 0);
 }
 
-/// One name means one transfer: the protocol carries nothing else to tell two by.
+/// One identity means one transfer: the protocol has no transfer ids.
 #[test]
-fn an_equal_store_waits_until_the_first_has_ended() {
+fn a_duplicate_store_waits_until_the_first_has_ended() {
     let mut rig = Rig::new(8);
     let (w, p) = (worker(1, "a"), prompt(1, 2));
     rig.prepare(&w, &p, 0, 2);
@@ -115,7 +115,7 @@ fn an_equal_store_waits_until_the_first_has_ended() {
 }
 
 #[test]
-fn an_equal_store_waits_for_a_stalled_one() {
+fn a_duplicate_store_waits_for_a_stalled_one() {
     let mut rig = Rig::new(8);
     let (w, p) = (worker(1, "a"), prompt(1, 1));
     rig.prepare(&w, &p, 0, 1);
@@ -127,7 +127,7 @@ fn an_equal_store_waits_for_a_stalled_one() {
 }
 
 #[test]
-fn an_equal_store_waits_for_one_whose_connection_was_lost() {
+fn a_duplicate_store_waits_for_one_of_a_lost_connection() {
     let mut rig = Rig::new(8);
     let p = prompt(1, 1);
     rig.prepare(&worker(1, "a"), &p, 0, 1);
@@ -141,7 +141,7 @@ fn an_equal_store_waits_for_one_whose_connection_was_lost() {
 
 /// The same, where memory and not a clear made the second differ from the first.
 #[test]
-fn an_equal_store_does_not_take_over_the_rest() {
+fn a_duplicate_store_gets_no_slots_of_the_rest() {
     let mut rig = Rig::new(2);
     rig.register(2, "m", 1, 1);
     let (w, p, other) = (worker(1, "a"), prompt(1, 2), prompt(2, 1));
@@ -169,7 +169,7 @@ fn a_lost_connection_discards_its_stores_and_waits_for_their_copies() {
 }
 
 #[test]
-fn unregistering_discards_what_was_not_committed() {
+fn unregistering_discards_uncommitted_stores() {
     let mut rig = Rig::new(4);
     rig.register(2, "m", 1, 1);
     let p = prompt(1, 2);
@@ -196,20 +196,20 @@ fn a_forced_clear_does_not_free_what_a_worker_writes() {
 }
 
 #[test]
-fn each_rank_stores_its_own() {
+fn each_rank_stores_its_own_shard() {
     let mut rig = Rig::empty(8, Default::default(), None);
     let p = prompt(1, 2);
     let ranks = [0, 1].map(|r| Who { rank: KvRank::new(2, r), ..worker(1 + i64::from(r), "a") });
     rig.register(1, "m", 2, 1);
     rig.register(2, "m", 2, 1);
     assert_eq!(rig.store(&ranks[0], &p, 0, 2), 2);
-    assert_eq!(rig.lookup(&ranks[0], &p, 1), 0, "a chunk of one rank alone serves nobody");
+    assert_eq!(rig.lookup(&ranks[0], &p, 1), 0, "a chunk of one rank alone is no hit");
     assert_eq!(rig.store(&ranks[1], &p, 0, 1), 1);
     assert_eq!(rig.lookup(&ranks[0], &p, 1), 1);
 }
 
 #[test]
-fn a_rank_of_another_world_is_not_the_workers() {
+fn a_rank_of_another_world_size_is_not_registered() {
     let mut rig = Rig::new(8);
     let p = prompt(1, 1);
     let stranger = Who { rank: KvRank::new(2, 0), ..worker(1, "a") };

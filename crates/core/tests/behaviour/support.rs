@@ -36,7 +36,7 @@ pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
 }
 
-/// `chunks` chained hashes; prompts of different `seed` share nothing.
+/// `chunks` chained hashes; prompts of different `seed` have no common chunk.
 pub(crate) fn prompt(seed: u8, chunks: u8) -> Chain {
     (0..chunks).map(|i| hash(seed, i)).collect()
 }
@@ -105,7 +105,7 @@ impl Rig {
         Time::from_millis(self.now)
     }
 
-    /// Lets `millis` pass, and checks the books.
+    /// Advances the time by `millis`, and checks all invariants.
     pub(crate) fn wait(&mut self, millis: u64) {
         self.now += millis;
         self.core.advance(self.time());
@@ -124,7 +124,7 @@ impl Rig {
         self.core.register(self.time(), spec)
     }
 
-    /// Runs one transfer call on the core, then checks the books.
+    /// Runs one transfer call on the core, then checks all invariants.
     fn transfer<T>(
         &mut self,
         who: &Who,

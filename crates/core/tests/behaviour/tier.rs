@@ -40,7 +40,7 @@ impl Tier {
     }
 
     fn reserve(&mut self, i: u8, keep: Retention) -> ObjectId {
-        self.try_reserve(i, CELL, &layout(1), keep).expect("there is room")
+        self.try_reserve(i, CELL, &layout(1), keep).expect("there is space")
     }
 
     fn resident(&self, i: u8) -> Option<ObjectId> {
@@ -54,7 +54,7 @@ impl Tier {
 }
 
 #[test]
-fn a_staged_object_is_found_by_nobody() {
+fn a_staged_object_is_not_found() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
     assert_eq!(t.resident(0), None);
@@ -65,7 +65,7 @@ fn a_staged_object_is_found_by_nobody() {
 }
 
 #[test]
-fn a_second_reservation_is_refused_and_says_why() {
+fn a_second_reservation_is_refused_with_its_reason() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Permanent);
     assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Staged));
@@ -115,7 +115,7 @@ fn admitting_twice_is_a_bug() {
 }
 
 #[test]
-fn a_temporary_object_lives_as_long_as_its_shares() {
+fn a_temporary_object_is_dropped_with_its_last_pin() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Temporary);
     assert!(t.l1.edit().admit(id, 3));
@@ -143,7 +143,7 @@ fn a_promoted_object_stays() {
 }
 
 #[test]
-fn a_temporary_object_that_nobody_waits_for_does_not_linger() {
+fn a_temporary_object_without_readers_is_not_admitted() {
     let mut t = Tier::new(4);
     let id = t.reserve(0, Retention::Temporary);
     t.l1.edit().admit(id, 0);
@@ -152,11 +152,11 @@ fn a_temporary_object_that_nobody_waits_for_does_not_linger() {
 }
 
 #[test]
-fn one_temporary_object_goes_without_its_chunk() {
+fn a_temporary_object_is_dropped_without_its_chunk() {
     let mut t = Tier::new(4);
     let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
     let kept = t.reserve(0, Retention::Permanent);
-    let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is room");
+    let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is space");
     t.l1.edit().admit(kept, 0);
     t.l1.edit().admit(gone, 2);
     assert_eq!(t.l1.usage().evictable_bytes, 0, "a chunk is held as a whole");
@@ -177,7 +177,7 @@ fn evictable_matrix() {
     t.l1.edit().admit(held, 1);
     t.l1.edit().unlink(unlinked);
     t.l1.edit().begin_operation();
-    assert_eq!(t.l1.edit().trim(0), 1, "only what nobody holds or writes");
+    assert_eq!(t.l1.edit().trim(0), 1, "neither pinned nor being written");
     t.l1.check();
     assert_eq!((t.resident(0), t.resident(1)), (None, Some(held)));
     t.l1.edit().unpin(held, 1);
@@ -202,7 +202,7 @@ fn clear_matrix() {
         assert_eq!(t.resident(0), None);
         assert_eq!(t.resident(1).is_some(), !force);
         assert_eq!(t.used_pages(), 2, "what is held or written keeps its memory");
-        assert_eq!(t.l1.edit().clear(force), 0, "told once");
+        assert_eq!(t.l1.edit().clear(force), 0, "counted once");
         t.l1.edit().unpin(held, 2);
         assert_eq!(t.l1.edit().admit(staged, 0), !force);
         t.l1.check();
@@ -211,7 +211,7 @@ fn clear_matrix() {
 }
 
 #[test]
-fn touching_warms_and_reading_does_not() {
+fn touching_changes_the_order_and_reading_does_not() {
     let mut t = Tier::new(3);
     for i in 0..3 {
         let id = t.reserve(i, Retention::Permanent);
@@ -228,7 +228,7 @@ fn touching_warms_and_reading_does_not() {
 fn a_reservation_does_not_evict_its_own_chunk() {
     let mut t = Tier::new(2);
     let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
-    let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is room");
+    let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is space");
     t.l1.edit().admit(id, 0);
     assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoSpace));
     assert_eq!(t.resident(0), Some(id));

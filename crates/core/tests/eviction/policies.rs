@@ -11,7 +11,7 @@ fn evicting() -> impl Iterator<Item = EvictionKind> {
 
 /// E9 of the catalogue.
 #[test]
-fn twenty_chunks_into_room_for_sixteen_never_fail() {
+fn twenty_chunks_into_space_for_sixteen_never_fail() {
     for kind in evicting() {
         let mut tier = Tier::new(kind, 16);
         for seed in 0..20 {
@@ -40,7 +40,7 @@ fn within_one_prompt_the_tail_goes_first() {
 
 /// E3: a prompt that is asked for survives a scan through many that are not.
 #[test]
-fn a_scan_does_not_cost_a_prompt_that_is_asked_for() {
+fn a_scan_does_not_evict_a_prompt_in_use() {
     let left = |kind| {
         let mut tier = Tier::new(kind, 64);
         let hot = prompt(0, 32);
@@ -57,7 +57,7 @@ fn a_scan_does_not_cost_a_prompt_that_is_asked_for() {
 /// A few chunks that are asked for less often than new ones push them out. Once they have come back
 /// while they are remembered, they stay.
 #[test]
-fn what_comes_back_is_kept_longer() {
+fn reused_chunks_are_kept_longer() {
     let hits = |kind| {
         let mut tier = Tier::new(kind, 16);
         let (hot, warm) = (prompt(0, 8), prompt(1, 3));
@@ -127,8 +127,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Whatever requests do, the books agree (checked at each step), a store fails only if what is
-    /// held or protected leaves no room, and what is held stays.
+    /// For any requests, all sums agree (checked at each step), a store fails only if pinned and protected chunks
+    /// leave no space, and pinned objects stay.
     #[test]
     fn every_policy_serves_any_requests(ops in prop::collection::vec(op(), 1..80)) {
         for kind in evicting() {

@@ -1,4 +1,4 @@
-//! Quotas under `IsolatedLRU`: who pays for whose growth.
+//! Quotas under `IsolatedLRU`: which tenant loses chunks when another one grows.
 
 use larder_core::index::Refused;
 use larder_policy::eviction::EvictionKind;
@@ -14,7 +14,7 @@ fn isolated(pages: u64) -> Tier {
 }
 
 #[test]
-fn a_salt_at_its_quota_pays_for_its_own_growth() {
+fn a_tenant_at_its_quota_evicts_its_own_chunks() {
     let mut tier = isolated(16);
     tier.quota("a", 4);
     tier.store("b", &prompt(9, 4));
@@ -32,11 +32,11 @@ fn a_prompt_longer_than_the_quota_keeps_its_head() {
     assert_eq!(tier.store("a", &prompt(1, 9)), 4);
     assert_eq!(tier.resident("a", &prompt(1, 9)), [0, 1, 2, 3]);
     assert_eq!(tier.evicted(), 0);
-    assert_eq!(tier.store("a", &prompt(1, 9)), 0, "its own prefix is not what makes room");
+    assert_eq!(tier.store("a", &prompt(1, 9)), 0, "its own prefix is not evicted");
 }
 
 #[test]
-fn a_salt_that_cannot_pay_is_refused_and_loses_nothing() {
+fn a_tenant_without_evictable_chunks_is_refused_and_loses_nothing() {
     let mut tier = isolated(16);
     tier.quota("a", 4);
     tier.store("b", &prompt(9, 8));
@@ -51,7 +51,7 @@ fn a_salt_that_cannot_pay_is_refused_and_loses_nothing() {
 }
 
 #[test]
-fn salts_within_their_quotas_share_one_memory() {
+fn tenants_within_their_quotas_use_one_memory() {
     let mut tier = isolated(8);
     tier.quota("a", 8);
     tier.quota("b", 8);
@@ -65,7 +65,7 @@ fn salts_within_their_quotas_share_one_memory() {
 
 /// E6 of the catalogue, and LMCache's allow-list.
 #[test]
-fn salts_without_a_quota_have_the_default_limit() {
+fn tenants_without_a_quota_have_the_default_limit() {
     let mut tier = isolated(16);
     assert_eq!(tier.store("x", &prompt(1, 3)), 3, "no limit unless there is a default");
     tier.quota("a", 4);
@@ -84,7 +84,7 @@ fn salts_without_a_quota_have_the_default_limit() {
 }
 
 #[test]
-fn a_lowered_quota_takes_effect_at_once_but_for_what_is_held() {
+fn a_lowered_quota_evicts_at_once_except_pinned_chunks() {
     let mut tier = isolated(16);
     let p = prompt(1, 8);
     tier.store("a", &p);
@@ -93,7 +93,7 @@ fn a_lowered_quota_takes_effect_at_once_but_for_what_is_held() {
     tier.quota("a", 2);
     assert_eq!(tier.resident("a", &p), [0, 1, 2, 3]);
     tier.release(&held);
-    assert_eq!(tier.pages_of("a"), 4, "over its quota, and nobody needs the room yet");
+    assert_eq!(tier.pages_of("a"), 4, "over its quota, and no other tenant needs the space yet");
     assert_eq!(tier.store("c", &prompt(3, 5)), 5);
     assert_eq!(tier.resident("b", &prompt(2, 8)).len(), 8, "free space first, then the debtor");
     assert_eq!(tier.pages_of("a"), 3);
@@ -114,7 +114,7 @@ fn other_policies_keep_quotas_without_effect() {
 
 /// What a salt gives for its quota counts as free when a large object looks for its place.
 #[test]
-fn large_objects_use_the_room_their_salt_gives() {
+fn large_objects_use_the_space_that_their_tenant_frees() {
     let mut tier = isolated(8);
     tier.quota("a", 4);
     tier.store("a", &prompt(1, 4));
@@ -153,8 +153,8 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
-    /// E8: the accounts add up at every step (`StandaloneIndex::check`). And isolation: nobody grows beyond a
-    /// quota, and whoever is over it after a store has cost nobody else a chunk.
+    /// E8: the accounts add up at every step (`StandaloneIndex::check`). And isolation: no tenant grows beyond its
+    /// quota, and a tenant that is over it after a store has evicted no chunk of another one.
     #[test]
     fn nobody_over_a_quota_costs_another_salt_a_chunk(ops in prop::collection::vec(op(), 1..100)) {
         let mut tier = isolated(24);

@@ -1,4 +1,4 @@
-//! A memory tier, and what requests of several tenants do to it. The books are checked after each.
+//! An index and the requests of several tenants. All sums are checked after each.
 
 use larder_types::ChunkId;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
 }
 
-/// `chunks` hashes; prompts of different `seed` share nothing.
+/// `chunks` hashes; prompts of different `seed` have no common chunk.
 pub(crate) fn prompt(seed: u16, chunks: u16) -> Vec<ChunkHash> {
     let hash = |i: u16| ChunkHash::new(&[seed.to_le_bytes(), i.to_le_bytes()].concat()).expect("four bytes");
     (0..chunks).map(hash).collect()

@@ -34,7 +34,7 @@ fn rig(pages: u64, eviction: EvictionKind, prefetch: PrefetchKind, store: Offloa
     Rig::with(config)
 }
 
-/// Five prompts that go round in room for three. LRU with retention loses all of them each time.
+/// Five prompts in turn, with space for three. LRU with retention loses all of them each time.
 fn loads_of_a_loop(prefetch: PrefetchKind) -> usize {
     let mut rig = rig(13, EvictionKind::Lru, prefetch, OffloadKind::Default);
     for i in 0..200 {
@@ -51,7 +51,7 @@ fn adaptive_prefetch_does_as_the_better_of_the_fixed_policies() {
     assert!(adaptive * 10 < default * 11, "{adaptive} loads, {default} by default");
 }
 
-/// Two prompts that come back and documents that do not, in too little room for all.
+/// Two reused prompts and documents used once, with too little space for all.
 fn loads_beside_a_scan(eviction: EvictionKind, prefetch: PrefetchKind) -> usize {
     let mut rig = rig(16, eviction, prefetch, OffloadKind::Default);
     for i in 0..300 {
@@ -73,7 +73,7 @@ fn adaptive_eviction_sees_a_scan() {
 }
 
 #[test]
-fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
+fn gated_stores_keep_chunks_used_once_out_of_l2() {
     let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Two prompts that are asked for again at once, while nothing else ever is.
     let request = |i: u16| if i % 4 < 2 { document(i / 4 % 2, 4) } else { document(1000 + i, 4) };
@@ -87,7 +87,7 @@ fn what_is_asked_for_once_does_not_reach_l2_when_the_store_is_gated() {
 }
 
 #[test]
-fn a_gate_before_an_l1_where_nothing_can_wait_decides_at_once() {
+fn gated_decides_at_once_if_l1_is_too_small_to_defer() {
     // A prompt takes a third of L1.
     let mut rig = rig(12, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Eight prompts that are asked for again when they have left L1, between others that never are.
@@ -102,9 +102,9 @@ fn a_gate_before_an_l1_where_nothing_can_wait_decides_at_once() {
 }
 
 #[test]
-fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
+fn gated_stores_reused_chunks_before_they_are_evicted() {
     let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
-    // Every prompt is asked for once more when L1 has had room for half of what came between.
+    // Every prompt is asked for once more when half of L1 has been replaced.
     for i in 0..600 {
         let chain = document(if i % 2 == 0 { i / 2 } else { (i / 2).saturating_sub(30) }, 4);
         ask(&mut rig, &chain);
@@ -115,7 +115,7 @@ fn what_comes_back_after_it_left_l1_is_in_l2_by_then_when_the_store_is_gated() {
 }
 
 #[test]
-fn what_waits_in_l1_goes_to_l2_or_not_when_the_server_stops() {
+fn deferred_objects_are_decided_when_the_server_stops() {
     let mut rig = rig(4096, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     // Prompts that are asked for again and again, other ones after a while, and in between others.
     let request = |i: u16| document(if i % 4 < 2 { 2 * (i / 150) + i % 2 } else { 1000 + i }, 4);
@@ -132,7 +132,7 @@ fn what_waits_in_l1_goes_to_l2_or_not_when_the_server_stops() {
 }
 
 #[test]
-fn a_gate_that_has_learned_nothing_lets_everything_through() {
+fn gated_stores_everything_before_it_has_learned() {
     let mut rig = rig(64, EvictionKind::Lru, PrefetchKind::Retain, OffloadKind::Gated);
     ask(&mut rig, &document(1, 4));
     assert_eq!(rig.driver.adapters[0].stored.len(), 4);

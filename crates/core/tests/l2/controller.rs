@@ -27,7 +27,7 @@ fn c3_without_adapters_or_with_all_in_l1_the_answer_comes_at_once() {
     let p = prompt(1, 3);
     let mut rig = Rig::new(8, 0, PrefetchKind::Default);
     rig.store(&p, 0, 2);
-    let hit = rig.lookup("r", &p, 1).expect("nobody to ask");
+    let hit = rig.lookup("r", &p, 1).expect("there is no adapter");
     assert_eq!(hit, Hit { chunks: 2, l1_chunks: 2, l1_objects: 2, l2_objects: 0 });
     assert_eq!(rig.result("r"), LookupStatus::Ready(2));
 
@@ -40,7 +40,7 @@ fn c3_without_adapters_or_with_all_in_l1_the_answer_comes_at_once() {
 }
 
 #[test]
-fn c3_l1_hits_outside_the_prefix_are_not_held() {
+fn c3_l1_hits_outside_the_prefix_are_not_pinned() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 5);
     rig.store(&p, 0, 1);
@@ -52,7 +52,7 @@ fn c3_l1_hits_outside_the_prefix_are_not_held() {
 }
 
 #[test]
-fn c4_a_result_is_told_once_and_only_when_there_is_one() {
+fn c4_a_result_is_reported_once() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     rig.put_all(0, &p);
@@ -84,7 +84,7 @@ fn lookup_of(adapter: u32) -> impl Fn(&Todo) -> bool {
     move |todo| matches!(todo, Todo::Lookup { adapter: asked, .. } if asked.0 == adapter)
 }
 
-/// The plan would not use the second one: nobody waits for it, in this window or the next.
+/// The plan would not use the second adapter, so it is not waited for, in this batch or the next.
 #[test]
 fn c7_an_adapter_that_can_change_nothing_is_not_waited_for() {
     let mut rig = Rig::new(64, 2, PrefetchKind::Default);
@@ -199,7 +199,7 @@ fn c12_as_many_leading_chunks_as_fit() {
 }
 
 #[test]
-fn c12_room_is_made_by_eviction_but_not_at_the_cost_of_the_own_prefix() {
+fn c12_loads_evict_other_prompts_but_not_their_own_prefix() {
     let mut rig = Rig::simple(16);
     let (old, p) = (prompt(1, 10), prompt(2, 12));
     rig.store(&p, 0, 2);
@@ -211,9 +211,9 @@ fn c12_room_is_made_by_eviction_but_not_at_the_cost_of_the_own_prefix() {
     assert_eq!(rig.resident(&old).len(), 4);
 }
 
-/// Two rows share the room: whole chunks only, never one row's alone.
+/// Two rows use the same space: whole chunks only, never one row alone.
 #[test]
-fn c12_two_rows_and_room_for_some_chunks() {
+fn c12_two_rows_and_space_for_some_chunks() {
     for (pages, hit) in [(2, 0), (3, 1), (5, 1), (6, 2), (7, 2), (15, 5)] {
         let mut rig = Rig::simple(pages);
         rig.reregister(&[None, None]);
@@ -245,7 +245,7 @@ fn c12_a_shorter_prefix_gets_its_own_window() {
 
 /// What the longer prefix had no use for is still there for the shorter one.
 #[test]
-fn c12_a_shorter_prefix_takes_back_what_was_let_go() {
+fn c12_a_shorter_prefix_pins_released_cells_again() {
     let mut rig = Rig::with(CoreConfig { eviction: EvictionKind::Noop, ..config(14, 1) });
     let p = prompt(1, 5);
     rig.reregister(&[None, None]);
@@ -291,7 +291,7 @@ fn c13_a_chunk_that_is_being_stored_ends_the_prefix() {
 
 /// C15: once it is found in L1 it stays there.
 #[test]
-fn c15_what_was_found_in_l1_is_held_from_then_on() {
+fn c15_objects_found_in_l1_are_pinned_from_then_on() {
     let mut rig = Rig::simple(4);
     let p = prompt(1, 4);
     rig.store(&p, 0, 2);
@@ -304,7 +304,7 @@ fn c15_what_was_found_in_l1_is_held_from_then_on() {
 }
 
 #[test]
-fn c16_more_requests_than_the_limit_all_finish_in_order_and_waiting_ones_hold_nothing() {
+fn c16_requests_beyond_the_limit_wait_in_order_and_pin_nothing() {
     let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 2, ..config(64, 1) });
     let prompts: Vec<_> = (0..7).map(|i| prompt(i, 4)).collect();
     prompts.iter().for_each(|p| assert_eq!(rig.store(p, 0, 2), 2));
@@ -326,7 +326,7 @@ fn c16_more_requests_than_the_limit_all_finish_in_order_and_waiting_ones_hold_no
 }
 
 #[test]
-fn a_waiting_request_that_nobody_wants_any_more_goes() {
+fn a_waiting_request_can_be_cancelled() {
     let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 1, ..config(64, 1) });
     for i in 0..4 {
         rig.put_all(0, &prompt(i, 2));
@@ -354,7 +354,7 @@ fn a_waiting_request_is_answered_from_l1_at_its_deadline() {
 }
 
 #[test]
-fn questions_grow_and_stop_at_a_gap() {
+fn probe_batches_grow_and_stop_at_a_gap() {
     let asked = |held: &[u32], chunks: u16| {
         let mut rig = Rig::simple(1024);
         let p = prompt(1, chunks);
@@ -379,7 +379,7 @@ fn questions_grow_and_stop_at_a_gap() {
 
 /// A row with a window can serve a longer prefix behind a gap, so the gap ends nothing.
 #[test]
-fn gaps_of_windowed_rows_are_looked_beyond() {
+fn gaps_of_windowed_rows_do_not_stop_probing() {
     let mut rig = Rig::simple(64);
     rig.reregister(&[Some(2)]);
     let p = prompt(1, 100);

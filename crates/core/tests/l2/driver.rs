@@ -44,12 +44,12 @@ pub(crate) enum Todo {
         task: TaskId,
         items: Vec<IoItem>,
     },
-    /// The result of a load is to be told.
+    /// The result of a load is to be delivered.
     Loaded {
         io: IoId,
         ok: bool,
     },
-    /// The results of a task are to be told.
+    /// The results of a task are to be delivered.
     Stored {
         task: TaskId,
         results: Vec<bool>,
@@ -106,7 +106,7 @@ impl Driver {
         &mut self.adapters[id.0 as usize]
     }
 
-    /// Nobody may be handed memory that I/O may touch, but readers may share it.
+    /// Memory under I/O may not be written by others; readers may read it.
     pub(crate) fn assert_free(&self, offset: u64, bytes: u64) {
         let overlap = self.lent.values().find(|(o, b)| *o < offset + bytes && offset < o + b);
         assert_eq!(overlap, None, "memory under I/O handed out at {offset}");

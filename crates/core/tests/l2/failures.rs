@@ -9,7 +9,7 @@ use larder_types::AdapterId;
 use crate::driver::Todo;
 use crate::rig::{Chain, LOAD_DEADLINE, PAGE, READ_TTL, Rig, config, prompt};
 
-/// A lookup of three chunks whose loads are under way.
+/// A lookup of three chunks that are being loaded.
 fn loading(policy: PrefetchKind) -> (Rig, Chain) {
     let mut rig = Rig::new(8, 1, policy);
     let p = prompt(1, 3);
@@ -47,7 +47,7 @@ fn a_deadline_answers_with_what_is_there() {
 }
 
 #[test]
-fn a_late_load_is_admitted_if_it_is_to_stay() {
+fn a_late_load_is_admitted_if_it_is_retained() {
     let (mut rig, p) = loading(PrefetchKind::Retain);
     rig.wait(LOAD_DEADLINE);
     assert_eq!(rig.result("r"), LookupStatus::Ready(0));
@@ -56,9 +56,9 @@ fn a_late_load_is_admitted_if_it_is_to_stay() {
     rig.assert_idle();
 }
 
-/// An orphan that hangs keeps nobody from the place, and its memory from everybody.
+/// A detached load that hangs blocks its memory, but not its place in the index.
 #[test]
-fn an_orphan_makes_way_for_a_store() {
+fn a_detached_load_yields_to_a_store() {
     let (mut rig, p) = loading(PrefetchKind::Retain);
     rig.end("r");
     assert_eq!(rig.store(&p, 0, 3), 3, "elsewhere");
@@ -69,7 +69,7 @@ fn an_orphan_makes_way_for_a_store() {
 }
 
 #[test]
-fn an_orphan_that_is_fresh_is_joined_and_an_old_one_makes_way_for_a_load() {
+fn a_fresh_detached_load_is_joined_and_a_stale_one_yields() {
     let (mut rig, p) = loading(PrefetchKind::Retain);
     rig.end("r");
     rig.wait(LOAD_DEADLINE - 1);
@@ -106,7 +106,7 @@ fn a_load_that_takes_too_long_is_not_joined() {
 }
 
 #[test]
-fn c21_whoever_goes_away_leaves_nothing() {
+fn c21_lost_connections_leave_nothing() {
     type End = fn(&mut Rig, &Chain);
     let ends: [(&str, End); 4] = [
         ("end of the session", |rig, _| rig.end("r")),
@@ -150,7 +150,7 @@ fn a_cancelled_lookup_is_reported_and_unknown() {
     assert_eq!(rig.core.stats().requests().l2.jobs_cancelled, 1);
 }
 
-/// C19: memory under I/O is nobody's until the I/O says that it is over, result or not.
+/// C19: memory under I/O is not reused before the I/O has ended, with a result or without.
 #[test]
 fn c19_memory_is_not_reused_before_the_io_ends() {
     let (mut rig, _) = loading(PrefetchKind::Default);
@@ -196,7 +196,7 @@ fn c20_io_that_ends_without_a_result_is_a_miss_soon() {
     assert_eq!(rig.result("r"), LookupStatus::Pending);
     rig.wait(1000);
     assert_eq!(rig.result("r"), LookupStatus::Ready(0));
-    // What comes after that is nobody's.
+    // Later answers are ignored.
     ios.iter().for_each(|io| rig.core.l2_loaded(rig.time(), *io, true));
     rig.core.check();
     rig.end("r");
@@ -283,7 +283,7 @@ fn c22_a_cleared_load_that_was_not_handed_out_yet_is_a_miss() {
 }
 
 #[test]
-fn bytes_under_way_are_limited_for_each_adapter() {
+fn bytes_under_io_are_limited_per_adapter() {
     let mut rig = Rig::with(CoreConfig { prefetch_bytes_max: 2 * PAGE, ..config(32, 2) });
     let p = prompt(1, 10);
     rig.put(0, &p, &[0, 1, 2, 3, 4]);

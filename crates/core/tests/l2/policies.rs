@@ -94,13 +94,13 @@ fn s7_every_key_goes_to_every_adapter() {
     assert_eq!(all_to_all(&[], &adapters)[0].keys, []);
 }
 
-/// A store policy that answers as it is told to.
+/// An offload policy with given answers.
 #[derive(Debug)]
-struct Told(Answer);
+struct Fixed(Answer);
 
 type Answer = fn(&[ObjectKey]) -> Vec<OffloadTarget>;
 
-impl OffloadPolicy for Told {
+impl OffloadPolicy for Fixed {
     fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<OffloadTarget> {
         (self.0)(keys)
     }
@@ -121,7 +121,7 @@ fn s7_a_policy_selects_keys_and_adapters_and_unknown_ones_are_ignored() {
     ];
     for (policy, stored, faults) in cases {
         let mut rig = Rig::new(8, 2, PrefetchKind::Default);
-        rig.core.set_store_policy(Box::new(Told(policy)));
+        rig.core.set_store_policy(Box::new(Fixed(policy)));
         rig.store(&p, 0, 3);
         rig.settle();
         let columns = Rig::keys(&p, stored);
@@ -134,7 +134,7 @@ fn s7_a_policy_selects_keys_and_adapters_and_unknown_ones_are_ignored() {
         rig.assert_idle();
     }
     let mut rig = Rig::new(8, 2, PrefetchKind::Default);
-    rig.core.set_store_policy(Box::new(Told(|_| {
+    rig.core.set_store_policy(Box::new(Fixed(|_| {
         vec![OffloadTarget { adapter: AdapterId(0), keys: vec![0, 9] }]
     })));
     rig.store(&p, 0, 3);
@@ -142,7 +142,7 @@ fn s7_a_policy_selects_keys_and_adapters_and_unknown_ones_are_ignored() {
     assert_eq!(rig.driver.adapters[0].stored, Rig::keys(&p, &[0]), "a key that is not there is none");
 }
 
-/// A policy that answers as it is told to.
+/// A prefetch policy with given answers.
 #[derive(Debug)]
 struct Odd {
     retain: fn(usize) -> Vec<bool>,
@@ -160,7 +160,7 @@ impl PrefetchPolicy for Odd {
 }
 
 #[test]
-fn r21_exactly_the_flagged_keys_stay() {
+fn r21_exactly_the_flagged_keys_are_retained() {
     let mut rig = Rig::simple(8);
     rig.core
         .set_prefetch_policy(Box::new(Odd { retain: |n| (0..n).map(|i| i % 2 == 0).collect(), plan: None }));
@@ -189,7 +189,7 @@ fn r22_an_answer_of_the_wrong_length_retains_nothing() {
 }
 
 #[test]
-fn a_plan_that_breaks_its_rules_is_held_to_them() {
+fn a_plan_is_restricted_to_what_was_found() {
     let plans: [fn(&PlanInput<'_>) -> LoadPlan; 3] = [
         // Everything, from everywhere, found there or not.
         |input| {

@@ -1,6 +1,6 @@
 //! Everything at once, drawn from a seed: adapters that answer in any order, fail, hang and die;
-//! requests that overlap and go away; stores, clears, time. After every step the books agree, bytes
-//! read are the right ones, memory under I/O is nobody else's, every lookup has one answer, and in
+//! requests that overlap and go away; stores, clears, time. After every step all sums agree, bytes
+//! read are the right ones, memory under I/O has no other user, every lookup has one answer, and in
 //! the end nothing is left.
 
 use larder_policy::prefetch::plan::Fetch;
@@ -188,7 +188,7 @@ impl World {
         self.requests.insert(request, p);
     }
 
-    /// Does something that an adapter was asked for, or lets it fail in one of many ways.
+    /// Does something that an adapter was asked for, or fails it in one of many ways.
     fn adapter_step(&mut self) {
         if !self.hung.is_empty() && self.rng.one_in(6) {
             let at = self.rng.below(self.hung.len() as u64) as usize;
@@ -296,7 +296,7 @@ impl World {
             let report = self.rig.driver.done[self.seen].clone();
             self.seen += 1;
             let name = report.request_id.to_string();
-            let open = self.open.get_mut(&name).filter(|n| **n > 0).expect("nobody waits for this answer");
+            let open = self.open.get_mut(&name).filter(|n| **n > 0).expect("no answer is awaited");
             *open -= 1;
             let Some(hit) = report.hit else { continue };
             assert!(hit.l1_chunks <= hit.chunks && hit.chunks <= report.requested_chunks);
@@ -383,7 +383,7 @@ fn run(seed: u64, facts: &mut Facts) {
 }
 
 #[test]
-fn whatever_happens_nothing_is_left_and_every_lookup_is_answered() {
+fn random_runs_leave_nothing_and_answer_every_lookup() {
     let seeds = std::env::var("LARDER_L2_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     let mut facts = Facts::new();
     for seed in 0..seeds {

@@ -7,7 +7,7 @@ use crate::driver::Todo;
 use crate::rig::{READ_TTL, Rig, config, prompt};
 
 #[test]
-fn r9_under_default_what_was_loaded_goes_with_its_reader() {
+fn r9_under_default_loaded_objects_are_dropped_with_their_reader() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 3);
     rig.put_all(0, &p);
@@ -20,7 +20,7 @@ fn r9_under_default_what_was_loaded_goes_with_its_reader() {
 }
 
 #[test]
-fn r10_under_retain_it_stays_unlocked_readable_and_deletable() {
+fn r10_under_retain_objects_stay_unpinned_readable_and_deletable() {
     let mut rig = Rig::new(8, 1, PrefetchKind::Retain);
     let p = prompt(1, 3);
     rig.put_all(0, &p);
@@ -34,7 +34,7 @@ fn r10_under_retain_it_stays_unlocked_readable_and_deletable() {
 }
 
 #[test]
-fn r12_each_object_has_a_share_for_each_reader() {
+fn r12_each_object_has_a_pin_for_each_reader() {
     for policy in [PrefetchKind::Default, PrefetchKind::Retain] {
         for readers in [1, 2, 4] {
             let mut rig = Rig::new(8, 1, policy);
@@ -47,7 +47,7 @@ fn r12_each_object_has_a_share_for_each_reader() {
             }
             let stays = policy == PrefetchKind::Retain;
             assert_eq!(rig.resident(&p), if stays { vec![0, 1] } else { vec![] });
-            assert!(!rig.read("r", &p, 0, 2), "no share is left");
+            assert!(!rig.read("r", &p, 0, 2), "no pin is left");
             rig.end("r");
             rig.assert_idle();
         }
@@ -71,7 +71,7 @@ fn r13_r14_a_second_request_finds_it_in_l1_or_loads_it_again() {
 }
 
 #[test]
-fn r15_s2_what_was_loaded_is_never_stored() {
+fn r15_s2_loaded_objects_are_never_stored_back() {
     for policy in [PrefetchKind::Default, PrefetchKind::Retain] {
         let mut rig = Rig::new(8, 2, policy);
         let p = prompt(1, 3);
@@ -113,7 +113,7 @@ fn r16_a_load_fails() {
     }
 }
 
-/// R17: flags stay with their keys when the plan is made again for lack of room.
+/// R17: flags stay with their keys when the plan is made again for lack of space.
 #[test]
 fn r17_flags_match_their_keys_after_a_second_plan() {
     let mut rig = Rig::new(3, 1, PrefetchKind::Retain);
@@ -126,7 +126,7 @@ fn r17_flags_match_their_keys_after_a_second_plan() {
 }
 
 #[test]
-fn r18_retained_objects_are_evicted_in_their_turn_and_held_ones_are_not() {
+fn r18_retained_objects_are_evicted_in_order_and_pinned_ones_are_not() {
     let mut rig = Rig::new(4, 1, PrefetchKind::Retain);
     let (a, b) = (prompt(1, 2), prompt(2, 2));
     rig.put_all(0, &a);
@@ -141,9 +141,9 @@ fn r18_retained_objects_are_evicted_in_their_turn_and_held_ones_are_not() {
     rig.assert_idle();
 }
 
-/// R19 (FIX): whoever wants a temporary object to stay gets what it wants.
+/// R19 (differs from the reference): one request that retains a temporary object makes it permanent.
 #[test]
-fn r19_a_warm_up_makes_a_temporary_object_permanent() {
+fn r19_a_prefetch_request_makes_a_temporary_object_permanent() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     rig.put_all(0, &p);
@@ -206,7 +206,7 @@ fn r19_a_hit_of_a_retaining_policy_makes_a_temporary_object_permanent() {
 
 /// R20 (FIX): also where nothing is ever evicted.
 #[test]
-fn r20_a_temporary_object_goes_when_its_last_share_runs_out() {
+fn r20_a_temporary_object_is_dropped_when_its_last_pin_expires() {
     let mut config = config(8, 1);
     config.eviction = larder_policy::eviction::EvictionKind::Noop;
     let mut rig = Rig::with(config);
@@ -220,7 +220,7 @@ fn r20_a_temporary_object_goes_when_its_last_share_runs_out() {
 }
 
 #[test]
-fn r23_releasing_too_often_takes_nothing_from_another_reader() {
+fn r23_releasing_too_often_releases_no_pin_of_another_reader() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     rig.put_all(0, &p);

@@ -78,7 +78,7 @@ impl Rig {
         Self::with(CoreConfig { store_policy: policy, ..config(pages, adapters) })
     }
 
-    /// Worker `instance` of model "m" whose groups have these windows and sizes of one page, two pages,
+    /// Worker `instance` of model "m" with groups of these windows and sizes of one page, two pages,
     /// and so on.
     pub(crate) fn register(&mut self, instance: i64, windows: &[Option<u32>]) {
         let groups = windows.iter().enumerate().map(|(i, window)| Group {
@@ -189,7 +189,7 @@ impl Rig {
         self.hit(request, chain, 1)
     }
 
-    /// Looks up, lets the adapters do everything, and asks for the result.
+    /// Looks up, executes all effects, and asks for the result.
     pub(crate) fn hit(&mut self, request: &str, chain: &Chain, readers: u32) -> u32 {
         self.lookup(request, chain, readers);
         self.settle();
@@ -372,7 +372,7 @@ impl Rig {
         self.core.gauges().l1.evictable_bytes / PAGE
     }
 
-    /// Nothing is going on and nobody holds anything: all that is left is what may be evicted.
+    /// Checks that nothing is running or pinned: everything left is evictable.
     pub(crate) fn assert_idle(&self) {
         let gauges = self.core.gauges();
         assert!(self.driver.todo.is_empty(), "adapters have something to do: {:?}", self.driver.todo);

@@ -59,7 +59,7 @@ fn a_shared_load_that_fails_fails_for_both() {
 
 /// An object that was loaded for one request is a hit for the next while anyone holds it.
 #[test]
-fn what_another_request_holds_is_a_hit() {
+fn objects_pinned_by_another_request_are_a_hit() {
     let mut rig = Rig::new(8, 1, PrefetchKind::Default);
     let p = prompt(1, 2);
     rig.put_all(0, &p);

@@ -1,4 +1,4 @@
-//! R11 and warm-ups: loads that nobody holds.
+//! R11 and prefetch requests: loads without pins.
 
 use larder_core::{PREFETCH_REQUESTS_MAX, PrefetchRefused, PrefetchResult, PrefetchSpec, PrefetchStatus};
 use larder_policy::PrefetchKind;
@@ -13,12 +13,12 @@ struct Unasked;
 
 impl PrefetchPolicy for Unasked {
     fn retain(&self, _: &LoadCandidates<'_>) -> Vec<bool> {
-        panic!("a warm-up asks nobody what stays")
+        panic!("a prefetch request does not ask the policy")
     }
 }
 
 #[test]
-fn r11_what_is_loaded_stays_unlocked_and_the_policy_is_not_asked() {
+fn r11_prefetch_requests_retain_without_pins_and_do_not_ask_the_policy() {
     let mut rig = Rig::simple(8);
     rig.core.set_prefetch_policy(Box::new(Unasked));
     let p = prompt(1, 4);
@@ -29,7 +29,7 @@ fn r11_what_is_loaded_stays_unlocked_and_the_policy_is_not_asked() {
     assert_eq!(result, PrefetchResult { chunks: 4, l1_objects: 1, l2_objects: 3, total_objects: 4 });
     assert_eq!(rig.core.stats().requests().l2.policy_faults, 0);
     assert_eq!((rig.resident(&p).len(), rig.evictable_pages()), (4, 4));
-    assert!(!rig.read("r", &p, 0, 4), "nobody holds it");
+    assert!(!rig.read("r", &p, 0, 4), "it is not pinned");
     rig.core.set_prefetch_policy(PrefetchKind::Default.create());
     assert_eq!(rig.lookup("r", &p, 1).expect("in L1").chunks, 4);
     assert!(rig.read("r", &p, 0, 4));
@@ -119,7 +119,7 @@ fn without_adapters_or_chunks_it_is_done_at_once_and_without_workers_refused() {
 }
 
 #[test]
-fn there_is_a_limit_and_old_results_make_way_for_new_warm_ups() {
+fn pending_prefetch_requests_are_limited_and_old_results_are_forgotten() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     let first = rig.warm(&p, Fetch::Prefix);

@@ -56,7 +56,7 @@ fn s3_skip_l1_keeps_what_was_not_stored() {
 }
 
 #[test]
-fn s3_skip_l1_leaves_readers_what_they_hold() {
+fn s3_skip_l1_keeps_pinned_objects_for_their_readers() {
     let mut rig = Rig::storing(8, 1, OffloadKind::SkipL1);
     let p = prompt(1, 2);
     rig.store(&p, 0, 2);
@@ -69,7 +69,7 @@ fn s3_skip_l1_leaves_readers_what_they_hold() {
 }
 
 #[test]
-fn s9_skip_l1_waits_for_every_adapter_that_keeps_things() {
+fn s9_skip_l1_waits_for_every_readable_adapter() {
     let p = prompt(1, 1);
     // Which adapters keep things, which of them fail, and what stays in L1.
     let cases: [(&[bool], &[usize], bool); 6] = [
@@ -120,7 +120,7 @@ fn s9_skip_l1_waits_for_the_size_that_is_in_l1() {
     assert_eq!(rig.hit("r", &p, 1), 1, "loaded from the adapter that is still to store it");
     rig.end("r");
     rig.settle();
-    assert_eq!(rig.resident(&p), [0], "nobody else has two pages of it");
+    assert_eq!(rig.resident(&p), [0], "no adapter has two pages of it");
     rig.assert_idle();
 }
 
@@ -142,7 +142,7 @@ fn s4_a_task_without_an_answer_releases_its_objects() {
 }
 
 #[test]
-fn s5_what_has_left_l1_is_counted_and_the_others_are_stored() {
+fn s5_objects_evicted_before_their_turn_are_counted_and_skipped() {
     let mut rig =
         Rig::with(CoreConfig { write_back_tasks_max: 1, write_back_objects_max: 1, ..config(2, 1) });
     let (old, new) = (prompt(1, 2), prompt(2, 1));
@@ -157,7 +157,7 @@ fn s5_what_has_left_l1_is_counted_and_the_others_are_stored() {
 }
 
 #[test]
-fn s8_objects_of_several_sizes_go_with_their_own() {
+fn s8_objects_of_several_sizes_are_stored_with_their_own() {
     let mut rig = Rig::simple(16);
     let (a, b) = (prompt(1, 1), prompt(2, 1));
     rig.store(&a, 0, 1);
@@ -169,14 +169,14 @@ fn s8_objects_of_several_sizes_go_with_their_own() {
 }
 
 #[test]
-fn s8_an_object_stored_in_another_size_while_the_old_one_was_on_its_way_goes_too() {
+fn s8_an_object_stored_in_another_size_meanwhile_is_stored_again() {
     for policy in [OffloadKind::Default, OffloadKind::SkipL1] {
         let mut rig = Rig::storing(16, 1, policy);
         let p = prompt(1, 1);
         rig.store(&p, 0, 1);
         let Some(Todo::Store { task, items, .. }) = rig.driver.todo.pop() else { panic!("a task") };
         rig.reregister_with(3);
-        assert_eq!(rig.store(&p, 0, 1), 1, "nobody can read the old one");
+        assert_eq!(rig.store(&p, 0, 1), 1, "no worker can read the old one");
         rig.driver.todo.push(Todo::Store { adapter: AdapterId(0), task, items });
         rig.settle();
         assert_eq!(rig.driver.adapters[0].objects[&Rig::key(&p, 0, 0)], 3 * PAGE, "{policy:?}");
@@ -186,7 +186,7 @@ fn s8_an_object_stored_in_another_size_while_the_old_one_was_on_its_way_goes_too
 }
 
 #[test]
-fn s10_work_under_way_is_bounded() {
+fn s10_io_is_bounded() {
     let limits = CoreConfig { write_back_tasks_max: 2, write_back_objects_max: 3, ..config(64, 1) };
     let mut rig = Rig::with(limits);
     let p = prompt(1, 20);
@@ -217,7 +217,7 @@ fn s10_work_under_way_is_bounded() {
 }
 
 #[test]
-fn s10_a_full_queue_drops_its_oldest_key_and_a_hung_adapter_costs_the_other_nothing() {
+fn s10_a_full_queue_drops_its_oldest_key_and_a_hung_adapter_does_not_delay_others() {
     let limits = CoreConfig {
         write_back_queue_max: 4,
         write_back_tasks_max: 1,
@@ -241,7 +241,7 @@ fn s10_a_full_queue_drops_its_oldest_key_and_a_hung_adapter_costs_the_other_noth
 }
 
 #[test]
-fn s10_a_failed_store_is_tried_again_a_few_times() {
+fn s10_a_failed_store_is_retried_a_few_times() {
     for (fails, stored) in [(1, 1), (2, 1), (3, 0)] {
         let mut rig = Rig::simple(8);
         let p = prompt(1, 2);
@@ -258,7 +258,7 @@ fn s10_a_failed_store_is_tried_again_a_few_times() {
 }
 
 #[test]
-fn what_is_being_stored_is_not_evicted_and_what_waits_may_be() {
+fn objects_under_io_are_not_evicted_and_queued_ones_may_be() {
     let mut rig =
         Rig::with(CoreConfig { write_back_tasks_max: 1, write_back_objects_max: 2, ..config(4, 1) });
     let (a, b) = (prompt(1, 4), prompt(2, 4));
@@ -284,7 +284,7 @@ fn a_forced_clear_leaves_the_memory_to_the_io() {
 
 /// What is under way to L2 gets there, what waits for its turn does not, and what is there stays.
 #[test]
-fn a_clear_is_of_l1_alone() {
+fn clear_does_not_change_l2() {
     let mut rig =
         Rig::with(CoreConfig { write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) });
     let p = prompt(1, 4);
@@ -350,7 +350,7 @@ fn io_does_not_move_a_chunk_in_the_eviction_order() {
 
 /// Trimming and eviction step over what is being copied, and take it once the copy is done.
 #[test]
-fn what_is_being_stored_keeps_its_place_among_the_victims() {
+fn objects_under_io_keep_their_place_in_the_eviction_order() {
     let trim = larder_core::Trim { above: 0.5, release: 0.25 };
     let hung =
         CoreConfig { trim: Some(trim), write_back_tasks_max: 1, write_back_objects_max: 2, ..config(8, 1) };
