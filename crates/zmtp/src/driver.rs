@@ -313,7 +313,7 @@ where
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
         let mut space = self.connection.space();
-        debug_assert!(bytes::BufMut::has_remaining_mut(&space), "no room although all events were taken");
+        debug_assert!(bytes::BufMut::has_remaining_mut(&space), "no space although all events were taken");
         // Dropping this future loses nothing: it has no state of its own between polls.
         match pin!(self.stream.read_buf(&mut space)).poll(cx) {
             Poll::Pending => Ok(Poll::Pending),

@@ -76,8 +76,8 @@ fn refuses_incompatible_socket_types_with_an_error_command() {
         let mut connection = router();
         let (events, error) = run(&mut connection, &input, &[]);
         assert_eq!((events.len() == 1, error.is_none()), (fits, fits), "{name}: {error:?}");
-        let told = connection.output()[64..].starts_with(b"\x04\x1a\x05ERROR\x13Invalid socket type");
-        assert_eq!(told, !fits, "{name}");
+        let refused = connection.output()[64..].starts_with(b"\x04\x1a\x05ERROR\x13Invalid socket type");
+        assert_eq!(refused, !fits, "{name}");
     }
 }
 
@@ -107,9 +107,9 @@ fn frame_buffer_grows_with_received_bytes_to_the_exact_size() {
     assert_eq!(connection.poll_event(), Ok(None));
     let mut received = 0;
     while received < frame_bytes {
-        let room = connection.space().remaining_mut();
-        assert!(room > 0 && room <= received.max(MIB), "{room} after {received}");
-        received += connection.feed(&vec![7; room]);
+        let space = connection.space().remaining_mut();
+        assert!(space > 0 && space <= received.max(MIB), "{space} after {received}");
+        received += connection.feed(&vec![7; space]);
         let event = connection.poll_event().unwrap();
         assert_eq!(event.is_some(), received == frame_bytes);
     }

@@ -13,7 +13,7 @@ struct Echo;
 
 impl Service for Echo {
     fn message(&self, peer: &Peer, parts: Message) {
-        peer.send(parts).expect("room");
+        peer.send(parts).expect("space");
     }
 
     fn gone(&self, _: &Peer) {}

@@ -47,7 +47,7 @@ impl Python {
         line.expect("Python is still running")
     }
 
-    async fn tell(&mut self, line: &str) {
+    async fn send_line(&mut self, line: &str) {
         self.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
@@ -189,7 +189,7 @@ async fn a_client_of_libzmq_reconnects_to_a_restarted_router() {
         let endpoint = server.endpoint.clone();
         server.stop().await;
         server = Server::start(&endpoint, Limits::default()).await;
-        python.tell("restarted").await;
+        python.send_line("restarted").await;
     }
     python.finish().await;
     server.stop().await;

@@ -338,8 +338,8 @@ impl Body {
         if received == self.received.capacity() {
             self.received.reserve_exact(left.min(received.max(GROWTH_BYTES)));
         }
-        let room = left.min(self.received.capacity() - received);
-        (&mut self.received).limit(room)
+        let space = left.min(self.received.capacity() - received);
+        (&mut self.received).limit(space)
     }
 }
 
@@ -393,7 +393,7 @@ impl ReadBuffer {
                 self.bytes.reserve_exact(capacity - waiting);
             }
         }
-        let room = self.bytes.capacity() - self.bytes.len();
-        (&mut self.bytes).limit(room)
+        let space = self.bytes.capacity() - self.bytes.len();
+        (&mut self.bytes).limit(space)
     }
 }

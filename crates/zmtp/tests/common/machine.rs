@@ -48,7 +48,7 @@ pub(crate) fn run(
             Ok(None) => {
                 let split = splits.next().map_or(usize::MAX, |&split| usize::from(split).max(1));
                 let fed = connection.feed(&input[..input.len().min(split)]);
-                assert!(fed > 0, "no room although all events were taken");
+                assert!(fed > 0, "no space although all events were taken");
                 input = &input[fed..];
             }
             Err(error) => {

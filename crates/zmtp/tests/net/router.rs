@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::server::{PATIENCE, Server, Told};
+use crate::server::{PATIENCE, Reported, Server};
 use bytes::Bytes;
 use larder_zmtp::codec::SocketType;
 use larder_zmtp::{
@@ -199,8 +199,10 @@ async fn gone_is_called_once_per_peer_for_every_end_reason() {
     let _staying = dealer(&server).await;
     let stayed = server.connected().await;
     let rest = server.stop().await;
-    let gone: Vec<PeerId> =
-        rest.iter().filter_map(|told| if let Told::Gone(id) = told { Some(*id) } else { None }).collect();
+    let gone: Vec<PeerId> = rest
+        .iter()
+        .filter_map(|report| if let Reported::Gone(id) = report { Some(*id) } else { None })
+        .collect();
     assert_eq!(gone, [stayed.id()]);
 }
 
@@ -244,7 +246,7 @@ async fn pause_keeps_the_order_of_answers_and_delays_the_drain() {
     assert_eq!(recv(&mut dealer).await.unwrap(), ["quick"]);
     dealer.send(vec![Bytes::from_static(b"slow")]).await.unwrap();
     for _ in 0..3 {
-        while !matches!(server.told().await, Told::Message(_)) {}
+        while !matches!(server.next_report().await, Reported::Message(_)) {}
     }
     let (_, answer) = tokio::join!(server.stop(), recv(&mut dealer));
     assert_eq!(answer.unwrap(), ["slow"]);
@@ -354,10 +356,10 @@ async fn full_queue_is_reported_and_does_not_block_other_peers() {
     let mut flooded = raw(&server).await;
     flooded.write_all(b"\x00\x05flood").await.unwrap();
     loop {
-        match server.told().await {
-            Told::Flooded(taken) => break assert_eq!(taken, 50),
-            Told::Connected(_) | Told::Message(_) => {}
-            Told::Gone(peer) => panic!("{peer} is gone"),
+        match server.next_report().await {
+            Reported::Flooded(taken) => break assert_eq!(taken, 50),
+            Reported::Connected(_) | Reported::Message(_) => {}
+            Reported::Gone(peer) => panic!("{peer} is gone"),
         }
     }
     assert_eq!(call(&mut dealer(&server).await, &["x"]).await, ["x"]);
@@ -413,7 +415,7 @@ async fn dropped_dealer_still_sends_queued_messages() {
     }
     drop(sending);
     for _ in 0..50 {
-        assert!(matches!(server.told().await, Told::Message(id) if id == peer.id()));
+        assert!(matches!(server.next_report().await, Reported::Message(id) if id == peer.id()));
     }
     assert_eq!(server.gone().await, peer.id());
     server.stop().await;

@@ -1,4 +1,4 @@
-//! A router in the background that echoes and reports what it is told.
+//! A router in the background that echoes and reports the calls of its service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
-pub(crate) enum Told {
+pub(crate) enum Reported {
     Connected(Peer),
     Message(PeerId),
     Gone(PeerId),
@@ -20,16 +20,16 @@ pub(crate) enum Told {
     Flooded(usize),
 }
 
-struct Recorder(mpsc::UnboundedSender<Told>);
+struct Recorder(mpsc::UnboundedSender<Reported>);
 
 impl Service for Recorder {
     fn connected(&self, peer: &Peer) {
-        let _ = self.0.send(Told::Connected(peer.clone()));
+        let _ = self.0.send(Reported::Connected(peer.clone()));
     }
 
     /// Echoes, but for messages that start with a word of command.
     fn message(&self, peer: &Peer, parts: Message) {
-        let _ = self.0.send(Told::Message(peer.id()));
+        let _ = self.0.send(Reported::Message(peer.id()));
         match &parts[0][..] {
             b"panic" => panic!("asked to"),
             b"silent" => {}
@@ -47,7 +47,7 @@ impl Service for Recorder {
                 while peer.send([part.clone()]) != Err(SendError::Full) {
                     taken += 1;
                 }
-                let _ = self.0.send(Told::Flooded(taken));
+                let _ = self.0.send(Reported::Flooded(taken));
             }
             _ => peer.send(parts).unwrap(),
         }
@@ -55,13 +55,13 @@ impl Service for Recorder {
 
     fn gone(&self, peer: &Peer) {
         let peer = peer.id();
-        let _ = self.0.send(Told::Gone(peer));
+        let _ = self.0.send(Reported::Gone(peer));
     }
 }
 
 pub(crate) struct Server {
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    pub(crate) reports: mpsc::UnboundedReceiver<Reported>,
     shutdown: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
@@ -70,12 +70,12 @@ impl Server {
     pub(crate) async fn start(endpoints: &[Endpoint], limits: Limits) -> Server {
         let router = Router::bind(endpoints, limits).await.unwrap();
         let endpoints = router.local_endpoints().to_vec();
-        let (sender, told) = mpsc::unbounded_channel();
+        let (sender, reports) = mpsc::unbounded_channel();
         let (shutdown, is_shutdown) = oneshot::channel::<()>();
         let serving = tokio::spawn(router.serve(Arc::new(Recorder(sender)), async {
             let _ = is_shutdown.await;
         }));
-        Server { endpoints, told, shutdown, serving }
+        Server { endpoints, reports, shutdown, serving }
     }
 
     pub(crate) async fn tcp(limits: Limits) -> Server {
@@ -93,32 +93,32 @@ impl Server {
         }
     }
 
-    pub(crate) async fn told(&mut self) -> Told {
-        tokio::time::timeout(PATIENCE, self.told.recv()).await.expect("in time").expect("while serving")
+    pub(crate) async fn next_report(&mut self) -> Reported {
+        tokio::time::timeout(PATIENCE, self.reports.recv()).await.expect("in time").expect("while serving")
     }
 
     pub(crate) async fn connected(&mut self) -> Peer {
-        match self.told().await {
-            Told::Connected(peer) => peer,
+        match self.next_report().await {
+            Reported::Connected(peer) => peer,
             other => panic!("{other:?}"),
         }
     }
 
     pub(crate) async fn gone(&mut self) -> PeerId {
         loop {
-            if let Told::Gone(peer) = self.told().await {
+            if let Reported::Gone(peer) = self.next_report().await {
                 return peer;
             }
         }
     }
 
     /// Shuts down, waits for the end, and returns what had not been asked for.
-    pub(crate) async fn stop(mut self) -> Vec<Told> {
+    pub(crate) async fn stop(mut self) -> Vec<Reported> {
         let _ = self.shutdown.send(());
         tokio::time::timeout(PATIENCE, self.serving).await.expect("in time").unwrap();
         let mut rest = Vec::new();
-        while let Some(told) = self.told.recv().await {
-            rest.push(told);
+        while let Some(report) = self.reports.recv().await {
+            rest.push(report);
         }
         rest
     }
