@@ -38,7 +38,7 @@ impl Drop for LogWatch {
             return;
         }
         let is_expected = |line: &&String| self.expected.iter().any(|text| line.contains(text));
-        let lines = self.lines.lock().unwrap();
+        let lines = self.lines.lock().expect("no panic while it is locked");
         let unexpected: Vec<&String> = lines.iter().filter(|line| !is_expected(line)).collect();
         assert!(unexpected.is_empty(), "the server logged {unexpected:?}");
     }
@@ -66,7 +66,7 @@ impl Subscriber for Collector {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(event.metadata().level().to_string());
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        self.0.lock().expect("no panic while it is locked").push(line.0);
     }
 
     fn enter(&self, _: &Id) {}

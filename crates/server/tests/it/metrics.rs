@@ -477,7 +477,7 @@ fn fill_with_100_000_objects(server: &TestServer) {
     let (model, salt): (std::sync::Arc<str>, std::sync::Arc<str>) = ("m".into(), "".into());
     for prompt in 0..100u32 {
         let hash = |i: u32| ChunkHash::new(&[&prompt.to_le_bytes()[..], &i.to_le_bytes()[..]].concat());
-        let chain: std::sync::Arc<[ChunkHash]> = (0..1000).map(|i| hash(i).unwrap()).collect();
+        let chain: std::sync::Arc<[ChunkHash]> = (0..1000).map(|i| hash(i).expect("a hash")).collect();
         let store = format!("store{prompt}").into();
         let spec = TransferSpec {
             instance: W,
@@ -491,7 +491,7 @@ fn fill_with_100_000_objects(server: &TestServer) {
             end: 1000,
         };
         server.state.core().with(|core, _| {
-            core.prepare_store(Time::ZERO, &spec).unwrap();
+            core.prepare_store(Time::ZERO, &spec).expect("registered");
             core.commit_store(Time::ZERO, &spec);
             for request in 0..655 {
                 let request_id = format!("r{prompt}.{request}").into();
