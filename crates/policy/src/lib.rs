@@ -1,20 +1,24 @@
-//! What Larder decides: which chunk is evicted, what a load from L2 leaves in L1, what is written back to
-//! L2, and how much each tenant may hold.
+//! Policies: which chunk is evicted, what a load from L2 leaves in L1, what is written to L2, and how many
+//! bytes each tenant may hold.
 //!
-//! Policies work on ids and digests. They hold no data, do no I/O and read no clock; whoever asks them
-//! acts on the answer.
+//! Policies work on ids and 64-bit digests. They hold no data, do no I/O and read no clock; the caller carries
+//! out what they decide. They are called while the caller holds its lock, so a policy must not panic: a panic
+//! stops the core of the server.
 //!
-//! - [`eviction`]: an order over chunks, for L1 and for L2 adapters of bounded capacity.
-//! - [`prefetch`]: where each object of a lookup comes from, and whether it stays in L1.
-//! - [`store`]: which adapters get what engines store, and when.
-//! - [`quota`]: byte limits and usage of cache salts (tenants).
-//! - [`reuse`]: the model of reuse that the adaptive policies learn.
-//! - [`fold`]: the longest prefix that attention windows can be served from.
-//! - [`list`], [`ghosts`], [`keys`]: the data structures under them.
+//! - [`eviction`]: in which order chunks are evicted, in L1 and in L2 adapters of bounded capacity.
+//! - [`prefetch`]: where each object of a lookup comes from, and whether a loaded object stays in L1.
+//! - [`offload`]: which L2 adapters get what engines store, and when.
+//! - [`quota`]: byte limits and usage by cache salt (tenant).
+//! - [`reuse`]: predicts from past requests which chunks are used again; read by the adaptive policies.
+//! - [`prefix_scan`]: the longest prefix that attention windows can be served from.
+//! - [`lru`], [`key_table`]: the data structures under them.
+//!
+//! A new policy is one file and one line in the table of its kind (`policy_kinds!` in [`eviction`], [`prefetch`] or
+//! [`offload`]).
 
 pub mod eviction;
-pub mod ghosts;
 pub mod key_table;
+mod kinds;
 pub mod lru;
 pub mod offload;
 pub mod prefetch;

@@ -1,7 +1,7 @@
-//! Doubly linked lists of small numbers, coldest to warmest, with all links in one table.
+//! Doubly linked lists of small integers in LRU order; all links are in one table.
 //!
-//! Every operation is O(1). A table takes 8 bytes for each number up to the largest it has seen; a
-//! number is in at most one list of a table.
+//! Every operation is O(1). A table takes 8 bytes for each integer up to the largest it has held. An integer
+//! is in at most one list of a table.
 
 /// No neighbour.
 const NONE: u32 = u32::MAX;
@@ -18,7 +18,7 @@ struct Link {
 #[derive(Debug, Default)]
 pub struct LruLinks(Vec<Link>);
 
-/// One list; its links are in a table.
+/// One list. Its links are in an [`LruLinks`].
 #[derive(Clone, Copy, Debug)]
 pub struct LruList {
     coldest: u32,
@@ -33,24 +33,24 @@ impl Default for LruList {
 }
 
 impl LruList {
-    /// Entries in the list.
+    /// Number of entries.
     pub fn len(&self) -> u64 {
         u64::from(self.len)
     }
 
-    /// Whether the list has no entry.
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The entry used longest ago.
+    /// The least recently used entry.
     pub fn coldest(&self) -> Option<u32> {
         Some(self.coldest).filter(|n| *n != NONE)
     }
 }
 
 impl LruLinks {
-    /// Puts `n` at the warm end of `list`.
+    /// Adds `n`, which is in no list, as the most recently used.
     pub fn push(&mut self, list: &mut LruList, n: u32) {
         if self.0.len() <= n as usize {
             self.0.resize(n as usize + 1, ABSENT);
@@ -65,7 +65,7 @@ impl LruLinks {
         list.len += 1;
     }
 
-    /// Takes `n` out of `list`, in which it is.
+    /// Removes `n` from the list that it is in.
     pub fn remove(&mut self, list: &mut LruList, n: u32) {
         let link = std::mem::replace(&mut self.0[n as usize], ABSENT);
         debug_assert_ne!(link, ABSENT, "{n} is in no list");
@@ -80,7 +80,7 @@ impl LruLinks {
         list.len -= 1;
     }
 
-    /// Moves `n` to the warm end of `list`, in which it is.
+    /// Makes `n` the most recently used entry of the list that it is in.
     pub fn move_to_newest(&mut self, list: &mut LruList, n: u32) {
         if list.warmest != n {
             self.remove(list, n);
@@ -93,12 +93,12 @@ impl LruLinks {
         self.0.get(n as usize).is_some_and(|link| *link != ABSENT)
     }
 
-    /// Who comes after `n` in its list.
+    /// The entry used next after `n` in its list.
     pub fn newer(&self, n: u32) -> Option<u32> {
         Some(self.0[n as usize].newer).filter(|n| *n != NONE)
     }
 
-    /// `list` from its cold end.
+    /// The entries, least recently used first.
     pub fn iter(&self, list: &LruList) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(list.coldest(), |n| self.newer(*n))
     }
@@ -116,12 +116,12 @@ mod tests {
             let mut links = LruLinks::default();
             let mut lists = [LruList::default(); 2];
             let mut naive: [Vec<u32>; 2] = Default::default();
-            for (which, n, refresh) in ops {
+            for (which, n, touch) in ops {
                 match naive.iter().position(|v| v.contains(&n)) {
                     None => { links.push(&mut lists[which], n); naive[which].push(n); }
                     Some(at) => {
                         naive[at].retain(|x| *x != n);
-                        if refresh {
+                        if touch {
                             links.move_to_newest(&mut lists[at], n);
                             naive[at].push(n);
                         } else {

@@ -34,7 +34,6 @@ pub use self::shadow::{Policies, SecondTier, Shadow, ShadowCounts};
 use larder_policy::PrefetchKind;
 use larder_policy::eviction::name_digest;
 use larder_policy::eviction::{EvictionKind, digest};
-use larder_policy::ghosts::Ghosts;
 use larder_policy::key_table::{KeySlot, KeyTable};
 use larder_types::ids::ChunkId;
 use larder_types::time::Time;
@@ -231,7 +230,7 @@ pub struct WhatIf {
     /// What eviction policies know chunks by, by their numbers.
     hashes: Vec<ChunkHash>,
     /// What else is in L2.
-    kept: Ghosts,
+    kept: KeyTable<()>,
     /// The rate is a half to the power of this.
     shift: u32,
     /// The same, at least, for the work that it is.
@@ -260,7 +259,7 @@ impl WhatIf {
             sample_chunks: sample_chunks.max(1),
             keys: KeyTable::default(),
             hashes: Vec::new(),
-            kept: Ghosts::default(),
+            kept: KeyTable::default(),
             shift: 0,
             shift_min: 0,
             l1_chunks: 0,
@@ -321,7 +320,7 @@ impl WhatIf {
             since: self.since,
             totals: self.totals,
             rate: f64::from(self.shift).exp2().recip(),
-            keys: self.keys.len() as u64 + self.kept.len(),
+            keys: self.keys.len() + self.kept.len(),
             l1_chunks: self.l1_chunks,
             rows,
         }
@@ -357,7 +356,7 @@ impl WhatIf {
             self.hashes.resize(at + 1, name);
         }
         self.hashes[at] = name;
-        let kept = self.kept.remove(digest);
+        let kept = self.kept.remove_key(digest);
         self.tried.iter_mut().filter_map(|tried| tried.shadow.l2_mut()).for_each(|l2| l2.set(chunk, kept));
     }
 
@@ -365,7 +364,7 @@ impl WhatIf {
     /// such are found soon.
     fn make_room(&mut self) {
         let mut chances = 0;
-        while self.keys.len() > KEYS_MAX - PROMPT_KEYS_MAX {
+        while self.keys.len() > (KEYS_MAX - PROMPT_KEYS_MAX) as u64 {
             let Some(oldest) = self.keys.oldest() else { break };
             if chances < CHANCES && self.tried.iter().any(|tried| tried.shadow.holds(ChunkId(oldest))) {
                 self.keys.move_to_newest(oldest);
@@ -375,10 +374,10 @@ impl WhatIf {
             chances = 0;
             let digest = self.keys.remove(oldest);
             self.tried.iter_mut().for_each(|tried| tried.shadow.forget(&self.hashes, ChunkId(oldest)));
-            self.kept.push(digest);
+            self.kept.touch(digest);
         }
         while self.kept.len() > KEPT_MAX {
-            self.kept.drop_oldest();
+            self.kept.remove_oldest();
         }
     }
 

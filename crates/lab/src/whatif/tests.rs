@@ -105,14 +105,14 @@ fn keys_are_bounded_and_what_l2_has_is_remembered_longer() {
     let l2_reads = |whatif: &WhatIf| row(whatif, PrefetchKind::Retain, 1.0).l2_reads;
     // Slowly enough for the work that it is.
     (0..far / 64).for_each(|n| ask(&mut whatif, n * 10_000, 64, n * 64..n * 64 + 64));
-    assert!(whatif.keys.len() <= KEYS_MAX && whatif.report().keys == far, "{}", whatif.report().keys);
+    assert!(whatif.keys.len() <= KEYS_MAX as u64 && whatif.report().keys == far, "{}", whatif.report().keys);
     assert_eq!(l2_reads(&whatif), 0);
     ask(&mut whatif, u64::MAX / 2, 64, 0..64);
     assert_eq!(l2_reads(&whatif), 64, "forgotten by all shadows, but not by L2");
     for chunk in 0..far {
-        whatif.kept.push(far + chunk);
+        whatif.kept.touch(far + chunk);
     }
-    (far..far + KEPT_MAX).for_each(|n| whatif.kept.push(n));
+    (far..far + KEPT_MAX).for_each(|n| _ = whatif.kept.touch(n));
     whatif.make_room();
     assert!(whatif.kept.len() <= KEPT_MAX);
 }

@@ -33,7 +33,7 @@
 //! says that T1 is worth more.
 
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
-use crate::ghosts::Ghosts;
+use crate::key_table::KeyTable;
 use crate::lru::{LruLinks, LruList};
 use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
@@ -59,7 +59,7 @@ struct Half {
     /// Chunks in the list, and those held that will return to it.
     chunks: u64,
     /// B1 or B2.
-    ghosts: Ghosts,
+    ghosts: KeyTable<()>,
 }
 
 /// See the [module](self).
@@ -105,10 +105,10 @@ impl Arc {
     /// Where a chunk goes that enters for the first time. A remembered one moves the target.
     fn welcome(&mut self, chunk: ChunkId, key: u64) -> Place {
         let (b1, b2) = (self.once.ghosts.len() as f64, self.again.ghosts.len() as f64);
-        let remembered = if self.once.ghosts.remove(key) {
+        let remembered = if self.once.ghosts.remove_key(key) {
             self.target = (self.target + (b2 / b1).max(1.0)).min(self.capacity as f64);
             true
-        } else if self.again.ghosts.remove(key) {
+        } else if self.again.ghosts.remove_key(key) {
             self.target = (self.target - (b1 / b2).max(1.0)).max(0.0);
             true
         } else {
@@ -122,12 +122,12 @@ impl Arc {
     }
 
     fn trim_ghosts(&mut self) {
-        while self.once.ghosts.len() > 0 && self.once.chunks + self.once.ghosts.len() > self.capacity {
-            self.once.ghosts.drop_oldest();
+        while !self.once.ghosts.is_empty() && self.once.chunks + self.once.ghosts.len() > self.capacity {
+            self.once.ghosts.remove_oldest();
         }
         while self.chunks() + self.once.ghosts.len() + self.again.ghosts.len() > 2 * self.capacity {
-            let excess = if self.again.ghosts.len() > 0 { &mut self.again } else { &mut self.once };
-            excess.ghosts.drop_oldest();
+            let excess = if !self.again.ghosts.is_empty() { &mut self.again } else { &mut self.once };
+            excess.ghosts.remove_oldest();
         }
     }
 
@@ -189,7 +189,7 @@ impl EvictionPolicy for Arc {
         let half = self.half(place);
         half.chunks -= 1;
         if how == RemovalCause::Evicted {
-            half.ghosts.push(about.key());
+            half.ghosts.touch(about.key());
         }
         self.trim_ghosts();
     }

@@ -1,38 +1,36 @@
-//! Which chunk leaves when space is needed.
+//! The order in which chunks are evicted.
 //!
-//! A policy is an order over chunks, not a cache: it is told what may be evicted, what was used and
-//! what is gone, and names who leaves next. [`L1`](super::L1) keeps the books and does the evicting.
-//! The order has only chunks that nobody holds: a chunk enters when its last share ends and leaves
-//! when somebody takes one, so naming a victim never has to skip what readers hold. What a policy
-//! knows of a chunk besides its place (that it was seen twice, say) stays while the chunk is held,
-//! until the chunk is gone.
+//! A policy is an order over chunks, not a cache. The caller reports which chunks may be evicted, which were
+//! used and which are gone; the policy names victims, and the caller evicts them. Only unpinned chunks are in
+//! the order: a chunk is inserted when its last pin ends and removed when it is pinned again, so naming a victim
+//! never has to skip pinned chunks. Other state that a policy keeps of a chunk (that it was found twice, for
+//! example) stays while the chunk is pinned, until [`on_removed`](EvictionPolicy::on_removed).
 //!
-//! I/O is not a reader: a chunk that is copied to L2 stays in the order, at its place, and
-//! [stays](EvictDecision::Skip) when it is named. If it left the order for that time it would come back as
-//! the warmest, in the order in which adapters finish, and the tail of a prompt would outlive its head.
+//! I/O is not a pin: a chunk that is being copied to L2 stays in the order, at its place, and the caller
+//! [skips](EvictDecision::Skip) it when it is named. If it left the order for that time it would come back as the
+//! most recently used, in the order in which adapters finish, and the tail of a prompt would outlive its head.
 //!
 //! ```text
-//!               enter                  leave, forget(Evicted)     key remembered by
-//!   (unknown) ---------> in the order ------------------------>   policies with ghosts
+//!               insert                remove, on_removed(Evicted)   key kept by policies
+//!   (unknown) ---------> in the order --------------------------->  with ghost entries
 //!       ^                 |  ^  |
-//!       |           leave |  |  | leave, forget(Removed)
+//!       |          remove |  |  | remove, on_removed(Removed)
 //!       |                 v  |  v
-//!       +------------- held by readers      (nothing remembered)
-//!        forget(Removed)
+//!       +------------- pinned           (nothing kept)
+//!      on_removed(Removed)
 //! ```
 //!
-//! # Use and reuse
+//! # Access and hit
 //!
-//! One request touches its prefix several times: when it stores, when its readers are done, at its
-//! end. That is [`used`](EvictionPolicy::used): it places a chunk in time, and by touching from the
-//! last chunk of a prompt to its first, keeps the head of a prompt warmer than its tail. It says
-//! nothing about whether the chunk was worth keeping. That a *later* request found it does, and is
-//! told apart: [`reused`](EvictionPolicy::reused), once for a chunk and lookup.
+//! One request touches its prefix several times: when it stores, when its readers are done, at its end. That is
+//! an [access](EvictionPolicy::on_access). It sets the position of the chunk in time; touching a prompt from its
+//! last chunk to its first keeps the head of the prompt warmer than its tail. An access does not show that the
+//! chunk was worth keeping. A *later* lookup that finds it does: that is a [hit](EvictionPolicy::on_hit), once per
+//! chunk and lookup.
 //!
 //! # A new policy
 //!
-//! One file beside this one and one line in the table at `policies!` below, which gives it its name
-//! for flags and status reports.
+//! One file in this directory and one line in the table below.
 
 mod adaptive;
 mod arc;
@@ -44,34 +42,35 @@ mod s3fifo;
 
 pub use self::config::EvictionConfig;
 
+use larder_types::ids::ChunkId;
 use larder_types::object::ChunkHash;
 
+use crate::kinds::policy_kinds;
 use crate::quota::{QuotaUsage, TenantId};
 use crate::reuse::ReusePredictor;
-use larder_types::ids::ChunkId;
 
-/// What a policy may want to know of a chunk. Cheap to make; what costs is computed on demand.
+/// What a policy can see of a chunk. Cheap to make; [`key`](Self::key) is computed on demand.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkMeta<'a> {
     /// The chunk's hash.
     pub hash: &'a ChunkHash,
-    /// A digest of its model and salt.
+    /// [Digest](name_digest) of its model and salt.
     pub name_digest: u64,
-    /// Whose it is.
+    /// The tenant that stored it.
     pub tenant: TenantId,
-    /// What was learned, if [some policy](EvictionKind::learns) wants to know.
+    /// Reuse prediction, if some policy [learns](EvictionKind::learns).
     pub reuse: Option<&'a ReusePredictor>,
 }
 
 impl ChunkMeta<'_> {
-    /// A digest of the chunk's whole name, the same whenever the chunk comes back.
+    /// Digest of the chunk's full name: model, salt and hash.
     pub fn key(&self) -> u64 {
         digest(self.name_digest, self.hash.as_bytes())
     }
 }
 
-/// A 64-bit digest, good enough for tables that a collision does not break. Every step is a full
-/// 128-bit product folded in two, so every bit of the input moves every bit of the result.
+/// A 64-bit digest for tables in which a collision is harmless. Every step is a full 128-bit product folded in
+/// two, so every bit of the input affects every bit of the result.
 pub fn digest(seed: u64, bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let fold = |sum: u64, word: u64| {
@@ -87,137 +86,88 @@ pub fn digest(seed: u64, bytes: &[u8]) -> u64 {
     fold(fold(sum, u64::from_le_bytes(last)), ODD)
 }
 
-/// A digest of a (model, salt) pair.
+/// The digest of a (model, salt) pair.
 pub fn name_digest(model: &str, salt: &str) -> u64 {
     digest(digest(0, model.as_bytes()), salt.as_bytes())
 }
 
-/// How a chunk ended.
+/// Why a chunk is no longer in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalCause {
-    /// Evicted to make room.
+    /// Evicted for space.
     Evicted,
-    /// Removed for any other reason: cleared, replaced, or temporary and read.
+    /// Any other reason: cleared, replaced, or temporary and read.
     Removed,
 }
 
-/// What becomes of a chunk that a policy named.
+/// The caller's answer to a named victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictDecision {
-    /// It goes, if enough others can go with it; this many bytes.
+    /// It can be evicted, which frees this many bytes.
     Evict(u64),
-    /// It must stay: the operation itself needs it, or I/O works on it.
+    /// It must stay: the current operation needs it, or I/O uses it.
     Skip,
-    /// Nobody more is needed.
+    /// No further victim is needed.
     Done,
 }
 
-/// Who is told the order, and decides on each chunk.
+/// Called with one victim after the other.
 pub type Visit<'a> = &'a mut dyn FnMut(ChunkId) -> EvictDecision;
 
 /// An order over the chunks that may be evicted.
 ///
-/// Told about chunks it has to follow every call; asked, it must name every chunk in the order once.
+/// The caller's guarantees are given at each method. The policy must not panic.
 pub trait EvictionPolicy: Send + std::fmt::Debug {
-    /// `chunk` may be evicted from now on; it was used just now. It is not in the order yet, but may
-    /// have been before, as nobody has [forgotten](Self::forget) it.
+    /// `chunk` may be evicted from now on, and was used just now. It is not in the order; it may have been
+    /// before, if it was not [removed from the cache](Self::on_removed) since.
     fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>);
 
-    /// `chunk` may no longer be evicted: somebody holds it, or it is about to be forgotten. It is in
-    /// the order.
+    /// `chunk`, which is in the order, may no longer be evicted: it is pinned, or about to be removed.
     fn remove(&mut self, chunk: ChunkId);
 
     /// `chunk`, which is in the order, was used just now.
     fn on_access(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>);
 
-    /// A lookup found `chunk`, which need not be in the order nor ever have entered it.
+    /// A lookup found `chunk`, which may never have been in the order.
     fn on_hit(&mut self, _chunk: ChunkId) {}
 
-    /// `chunk`, which is not in the order, is gone; another one may get its id.
+    /// `chunk`, which is not in the order, is no longer in the cache. Its id may be reused.
     fn on_removed(&mut self, _chunk: ChunkId, _about: &ChunkMeta<'_>, _how: RemovalCause) {}
 
-    /// The order will be asked for next.
+    /// Called before victims are visited.
     fn prepare(&mut self, _reuse: Option<&ReusePredictor>) {}
 
-    /// Names the chunks in the order to evict them, as if every one that [goes](EvictDecision::Evict) were
-    /// gone, until one is [enough](EvictDecision::Done) or all are named.
-    fn visit_victims(&self, ledger: &QuotaUsage, visit: Visit<'_>);
+    /// Visits every chunk in the order once, as if each one [evicted](EvictDecision::Evict) were gone, until one
+    /// is answered with [`EvictDecision::Done`].
+    fn visit_victims(&self, usage: &QuotaUsage, visit: Visit<'_>);
 
-    /// The same for the chunks of one salt. Only a policy that [enforces
-    /// quotas](Self::enforces_quotas) needs to know whose chunks are whose.
+    /// The same for the chunks of one tenant. Only policies that [enforce quotas](Self::enforces_quotas)
+    /// implement it.
     fn visit_victims_of(&self, _tenant: TenantId, _visit: Visit<'_>) {}
 
-    /// Whether a salt at its quota has to make room among its own chunks.
+    /// Whether a tenant at its quota has to evict its own chunks before it can store more.
     fn enforces_quotas(&self) -> bool {
         false
     }
 }
 
-/// Makes the list of policies out of its table.
-macro_rules! policies {
-    ($($(#[$meta:meta])+ $kind:ident = $name:literal, $policy:ty;)+) => {
-        /// The eviction policies by name (`--eviction-policy`).
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub enum EvictionKind {
-            $($(#[$meta])+ $kind,)+
-        }
+policy_kinds! {
+    /// The eviction policies by name (`--eviction-policy`).
+    EvictionKind creates EvictionPolicy;
 
-        impl EvictionKind {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$kind,)+];
-
-            /// A fresh, empty order.
-            pub fn create(self) -> Box<dyn EvictionPolicy> {
-                match self {
-                    $(Self::$kind => Box::<$policy>::default(),)+
-                }
-            }
-
-            /// The name as flags and status reports write it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$kind => $name,)+
-                }
-            }
-        }
-    };
-}
-
-policies! {
     /// `LRU`: the least recently used chunk first; of one prompt, the last chunk first.
     #[default]
     Lru = "LRU", lru::Lru;
     /// `ARC`: adapts between chunks used once and chunks used again.
     Arc = "ARC", arc::Arc;
-    /// `S3FIFO`: what nobody asks for again soon goes before anything that was asked for.
+    /// `S3FIFO`: chunks that no lookup finds soon go before chunks that were found.
     S3Fifo = "S3FIFO", s3fifo::S3Fifo;
-    /// `adaptive`: what is least worth keeping by what was learned about reuse, or LRU where that is
-    /// better.
-    Adaptive = "adaptive", adaptive::Adaptive;
+    /// `adaptive`: the chunk with the lowest predicted value first, or LRU where that is better.
+    Adaptive = "adaptive", adaptive::Adaptive, learns;
     /// `IsolatedLRU`: LRU with a quota for each cache salt.
     IsolatedLru = "IsolatedLRU", isolated::IsolatedLru;
     /// `noop`: nothing is evicted; a full L1 refuses stores.
     Noop = "noop", noop::Noop;
-}
-
-impl EvictionKind {
-    /// Whether it wants a model of [reuse](crate::reuse).
-    pub const fn learns(self) -> bool {
-        matches!(self, Self::Adaptive)
-    }
-}
-
-impl EvictionKind {
-    /// The policy of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
-}
-
-impl std::fmt::Display for EvictionKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 #[cfg(test)]

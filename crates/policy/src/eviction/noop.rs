@@ -2,7 +2,7 @@ use super::{ChunkMeta, EvictionPolicy, Visit};
 use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
 
-/// Evicts nothing, knows nothing, costs nothing.
+/// Evicts nothing.
 #[derive(Debug, Default)]
 pub(super) struct Noop;
 

@@ -30,7 +30,7 @@
 //! of one prompt in the main queue can leave before a tail in the small one.
 
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
-use crate::ghosts::Ghosts;
+use crate::key_table::KeyTable;
 use crate::lru::{LruLinks, LruList};
 use crate::quota::QuotaUsage;
 use crate::reuse::ReusePredictor;
@@ -70,7 +70,7 @@ pub(super) struct S3Fifo {
     /// Chunks of the queues, those held included.
     small_chunks: u64,
     main_chunks: u64,
-    ghosts: Ghosts,
+    ghosts: KeyTable<()>,
     /// The most chunks there ever were.
     capacity: u64,
 }
@@ -106,7 +106,7 @@ impl S3Fifo {
 
     fn trim_ghosts(&mut self) {
         while self.ghosts.len() > self.capacity - self.capacity / SMALL_PART {
-            self.ghosts.drop_oldest();
+            self.ghosts.remove_oldest();
         }
     }
 }
@@ -114,7 +114,7 @@ impl S3Fifo {
 impl EvictionPolicy for S3Fifo {
     fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         if self.entry(chunk).queue == Queue::None {
-            let remembered = self.ghosts.remove(about.key());
+            let remembered = self.ghosts.remove_key(about.key());
             let entry = self.entry(chunk);
             if remembered || entry.count >= PROMOTED_AT {
                 *entry = Entry { queue: Queue::Main, count: 0 };
@@ -157,7 +157,7 @@ impl EvictionPolicy for S3Fifo {
             Queue::Small => {
                 self.small_chunks -= 1;
                 if how == RemovalCause::Evicted {
-                    self.ghosts.push(about.key());
+                    self.ghosts.touch(about.key());
                     self.trim_ghosts();
                 }
             }

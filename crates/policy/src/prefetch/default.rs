@@ -1,11 +1,16 @@
 use super::{LoadCandidates, PrefetchPolicy};
+use crate::reuse::RetentionRule;
 
-/// What was loaded goes with its last reader.
-#[derive(Debug)]
-pub struct DefaultPolicy;
+/// A loaded object leaves L1 with its last reader.
+#[derive(Debug, Default)]
+pub(super) struct DefaultPolicy;
 
 impl PrefetchPolicy for DefaultPolicy {
-    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool> {
-        vec![false; arrival.keys.len()]
+    fn retain(&self, candidates: &LoadCandidates<'_>) -> Vec<bool> {
+        vec![false; candidates.keys.len()]
+    }
+
+    fn retention_rules(&self) -> &'static [RetentionRule] {
+        &[RetentionRule::Never]
     }
 }

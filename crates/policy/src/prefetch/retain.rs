@@ -1,11 +1,11 @@
 use super::{LoadCandidates, PrefetchPolicy};
 
-/// What was loaded stays until eviction picks it.
-#[derive(Debug)]
-pub struct Retain;
+/// A loaded object stays in L1 until it is evicted.
+#[derive(Debug, Default)]
+pub(super) struct Retain;
 
 impl PrefetchPolicy for Retain {
-    fn retain(&self, arrival: &LoadCandidates<'_>) -> Vec<bool> {
-        vec![true; arrival.keys.len()]
+    fn retain(&self, candidates: &LoadCandidates<'_>) -> Vec<bool> {
+        vec![true; candidates.keys.len()]
     }
 }

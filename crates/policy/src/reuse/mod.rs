@@ -129,7 +129,7 @@ impl ReusePredictor {
         if !(eviction.learns() || l2 && (prefetch.learns() || store.learns())) {
             return None;
         }
-        let keeps = if l2 { prefetch.retention_rules() } else { &[RetentionRule::Always] };
+        let keeps = if l2 { prefetch.create().retention_rules() } else { &[RetentionRule::Always] };
         let fixed = keeps.iter().map(|keep| Expert { rank: EvictionOrder::Recency, keep: *keep });
         // An order by worth finds out for itself what should not have stayed.
         let learned = Expert { rank: EvictionOrder::Worth, keep: keeps[0] };
@@ -200,7 +200,7 @@ impl ReusePredictor {
             }
         }
         self.ages.add_cohort(self.now, left);
-        while self.keys.len() > keys_max {
+        while self.keys.len() > keys_max as u64 {
             let Some(slot) = self.keys.oldest() else { break };
             self.keys.remove(slot);
             self.shadows.iter_mut().for_each(|shadow| shadow.forget(slot));
@@ -291,7 +291,7 @@ impl ReusePredictor {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             requests: self.requests,
-            keys: self.keys.len() as u64,
+            keys: self.keys.len(),
             active: self.active_policy(),
             changes: self.changes,
             losses: self.shadows.iter().map(|shadow| (shadow.expert, shadow.loss)).collect(),

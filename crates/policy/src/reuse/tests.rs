@@ -4,7 +4,6 @@ use smallvec::smallvec;
 use super::age_histogram::{AGES, AgeHistogram, age_of, place};
 use super::reuse_class::{CLASSES, ReuseClass};
 use super::*;
-use crate::key_table::KeyTable;
 
 fn expert(rank: EvictionOrder, keep: RetentionRule) -> Expert {
     Expert { rank, keep }
@@ -114,30 +113,6 @@ fn a_cohort_that_is_forgotten_is_an_old_one() {
 }
 
 proptest! {
-    #[test]
-    fn keys_agree_with_a_vector(ops in prop::collection::vec((0u8..4, 0u64..20), 1..300)) {
-        let mut keys = KeyTable::<()>::default();
-        let mut naive: Vec<u64> = Vec::new();
-        let mut slots = std::collections::HashMap::new();
-        for (op, digest) in ops {
-            if op < 3 {
-                let (slot, known) = keys.touch(digest);
-                prop_assert_eq!(known, naive.contains(&digest));
-                naive.retain(|d| *d != digest);
-                naive.push(digest);
-                slots.insert(digest, slot);
-            } else {
-                let oldest = (!naive.is_empty()).then(|| naive.remove(0));
-                prop_assert_eq!(keys.oldest(), oldest.map(|d| slots[&d]));
-                prop_assert_eq!(keys.oldest().map(|slot| keys.remove(slot)), oldest);
-            }
-            prop_assert_eq!(keys.len(), naive.len());
-            for d in 0..20 {
-                prop_assert_eq!(keys.find(d), naive.contains(&d).then(|| slots[&d]));
-            }
-        }
-    }
-
     /// An order against a vector of (number, class, tick) that is sorted each time.
     #[test]
     fn an_order_agrees_with_sorting(
