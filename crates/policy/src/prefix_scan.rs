@@ -1,16 +1,16 @@
-//! How much of a prefix can be served when groups of layers have attention windows.
+//! The longest prefix that can be served when groups of layers have attention windows.
 //!
-//! Rows are (object group, KV rank) pairs, columns are chunks. A row with a window of `w` chunks
-//! needs only the last `w` chunks of the prefix; a row with full attention needs all of it. A
-//! prefix of `L` chunks is *servable* if every row has what it needs for it; a longer prefix may be
-//! servable although a shorter one is not. The hit is the longest servable prefix.
+//! Rows are (object group, KV rank) pairs, columns are chunks. A row with a window of `w` chunks needs only the last
+//! `w` chunks of the prefix; a row with full attention needs all of it. A prefix of `L` chunks is *servable* if every
+//! row has what it needs of it; a longer prefix may be servable although a shorter one is not. The hit is the longest
+//! servable prefix.
 
 use std::ops::Range;
 
 /// Attention window of one row, in chunks. `None` is full attention.
 pub type AttentionWindow = Option<u32>;
 
-/// Which chunks of a prefix of `prefix` chunks a row needs. A window of zero is full attention.
+/// The chunks of a prefix of `prefix` chunks that a row needs. A window of zero is full attention.
 pub fn required_range(prefix: u32, window: AttentionWindow) -> Range<u32> {
     window.filter(|w| *w > 0).map_or(0, |w| prefix.saturating_sub(w))..prefix
 }
@@ -42,8 +42,8 @@ impl PrefixScan {
         Self { rows, columns: 0, hit: 0, open }
     }
 
-    /// Adds the next column: `present` says for each row by index whether its chunk is there.
-    /// Returns false once no further column can lengthen the hit.
+    /// Adds the next column; `present` is whether the chunk of a row, by index, is there. Returns false once no
+    /// further column can lengthen the hit.
     pub fn push(&mut self, mut present: impl FnMut(usize) -> bool) -> bool {
         if !self.open {
             return false;
@@ -85,7 +85,7 @@ mod tests {
         fold.hit()
     }
 
-    /// Straight from the definition.
+    /// By the definition.
     fn oracle(windows: &[AttentionWindow], rows: &[Vec<bool>]) -> u32 {
         let n = rows.first().map_or(0, Vec::len) as u32;
         let servable = |l: &u32| {
@@ -102,7 +102,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn agrees_with_the_definition(
+        fn agrees_with_definition(
             windows in prop::collection::vec(prop::option::of(0u32..5), 1..4),
             cells in prop::collection::vec(prop::bool::weighted(0.8), 30),
             n in 0usize..10,

@@ -1,33 +1,30 @@
-//! Quotas: how many bytes each cache salt (tenant) may hold, and how many it does.
+//! Quotas: how many bytes each cache salt (tenant) may hold, and how many it holds.
 //!
-//! [`Quotas`] is what an operator sets. [`QuotaUsage`] is the book of who holds how much: every byte of
-//! memory an object owns, from its reservation until it is free again, is on the account of its
-//! salt, whether it is being written, readable, held, or no longer found. So the accounts add up to
-//! the bytes used, exactly and at any time.
+//! [`Quotas`] are the limits that an operator sets. [`QuotaUsage`] is what each tenant uses: every byte of memory that
+//! an object owns, from its reservation until it is free again, is added to its tenant, whether the object is being
+//! written, readable, pinned, or no longer found. So the usages add up to the bytes used, exactly and at any time.
 //!
-//! # Salts without a quota
+//! # Tenants without a quota
 //!
-//! What a salt may hold that nobody set a quota for is the *default limit*:
+//! They have the *default limit*:
 //!
-//! - `None`, ours unless told otherwise: no limit of its own. Setting a quota for one tenant leaves
-//!   the others as they are, and turning the policy on removes nothing.
-//! - `Some(0)`, LMCache's meaning: the registry is an allow-list. Such a salt stores nothing. (There
-//!   it stores first and is wiped at the next tick; here the store is refused.)
-//! - `Some(bytes)`: the same limit for everyone not named.
+//! - `None`, the default: no limit. A quota for one tenant does not affect the others, and choosing the policy
+//!   removes nothing.
+//! - `Some(0)`, LMCache's meaning: the quotas are an allow-list. A tenant without a quota stores nothing. (LMCache
+//!   stores first and removes at the next tick; here the store is refused.)
+//! - `Some(bytes)`: the same limit for each of them.
 //!
-//! # Who enforces them
+//! # Enforcement
 //!
-//! The eviction policy `IsolatedLRU`; under any other one quotas are kept but have no effect
-//! ([`L1::quotas_enforced`]). Enforced means:
+//! The eviction policy `IsolatedLRU` enforces quotas. Under any other policy they are kept but have no effect.
 //!
-//! - A salt at its limit makes room for a new object among its own chunks, coldest first; if it
-//!   cannot, the object is refused and nothing is evicted. So nobody who is over a quota ever costs
-//!   another salt a chunk.
-//! - A limit that is lowered below what its salt holds takes effect at once. What is held at that
-//!   moment stays, over the quota, and is the first to go when anybody needs room.
+//! - A tenant at its limit gets space for a new object by evicting its own chunks, least recently used first. If
+//!   that is not enough, the object is refused and nothing is evicted. So a tenant over its quota never evicts another
+//!   tenant's chunk.
+//! - A limit that is set below what its tenant holds takes effect at once. Pinned objects stay, over the quota, and
+//!   are evicted first when space is needed.
 //!
-//! Limits: [`QUOTAS_MAX`] quotas; an account lives as long as its salt owns memory, so the number of
-//! accounts is bounded by the number of objects.
+//! Limits: [`QUOTAS_MAX`] quotas. A tenant is known as long as it owns memory, so there are no more tenants than objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,7 +40,7 @@ pub const QUOTAS_MAX: usize = 65_536;
 #[error("{QUOTAS_MAX} quotas are set already: delete one first")]
 pub struct TooManyQuotas;
 
-/// Byte limits by salt.
+/// Byte limits by tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
     limits: BTreeMap<Arc<str>, u64>,
@@ -51,17 +48,17 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// No quotas; salts without one have `default_limit` (see the [module](self)).
+    /// No quotas; tenants without one have `default_limit` (see the [module](self)).
     pub fn new(default_limit: Option<u64>) -> Self {
         Self { limits: BTreeMap::new(), default_limit }
     }
 
-    /// Only salts with a quota may store, as in LMCache.
+    /// Only tenants with a quota may store, as in LMCache.
     pub fn allow_list() -> Self {
         Self::new(Some(0))
     }
 
-    /// Sets the quota of a salt, in bytes. Returns the one it had.
+    /// Sets the quota of a tenant, in bytes. Returns the previous one.
     ///
     /// # Errors
     /// [`TooManyQuotas`] if it had none and no more can be set.
@@ -72,69 +69,69 @@ impl Quotas {
         Ok(self.limits.insert(salt.clone(), limit))
     }
 
-    /// The quota that was set for a salt.
+    /// The quota that was set for a tenant.
     pub fn get(&self, salt: &str) -> Option<u64> {
         self.limits.get(salt).copied()
     }
 
-    /// Removes the quota of a salt and returns it. The default limit holds from now on.
+    /// Removes the quota of a tenant and returns it. The default limit applies from now on.
     pub fn delete(&mut self, salt: &str) -> Option<u64> {
         self.limits.remove(salt)
     }
 
-    /// All quotas, in the order of their salts.
+    /// All quotas, sorted by salt.
     pub fn list(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
         self.limits.iter().map(|(salt, limit)| (salt, *limit))
     }
 
-    /// The limit of salts without a quota.
+    /// The limit of tenants without a quota.
     pub fn default_limit(&self) -> Option<u64> {
         self.default_limit
     }
 
-    /// Sets the limit of salts without a quota.
+    /// Sets the limit of tenants without a quota.
     pub fn set_default_limit(&mut self, limit: Option<u64>) {
         self.default_limit = limit;
     }
 
-    /// What a salt may hold; `None` without limit.
+    /// The limit of a tenant; `None` is unlimited.
     pub fn limit_of(&self, salt: &str) -> Option<u64> {
         self.get(salt).or(self.default_limit)
     }
 }
 
-/// A salt that owns memory; valid as long as it does.
+/// A tenant that owns memory. Valid as long as it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub u32);
 
-/// What one salt holds.
+/// Usage and limit of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tenant {
     salt: Arc<str>,
     objects: u64,
     used: u64,
-    /// `u64::MAX` without limit.
+    /// `u64::MAX` is unlimited.
     limit: u64,
-    /// Bytes evicted from it since it last went over its limit.
-    paid: u64,
+    /// Bytes evicted since it last went over its limit.
+    evicted: u64,
 }
 
-/// What a salt holds and may hold.
+/// Usage and limit of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TenantUsage {
-    /// Bytes of memory its objects own, each object rounded up to the alignment.
+    /// Bytes of memory that its objects own, each object rounded up to the alignment.
     pub used_bytes: u64,
-    /// Bytes it may own; `None` without limit.
+    /// Bytes it may own; `None` is unlimited.
     pub limit_bytes: Option<u64>,
 }
 
-/// Who holds how much.
+/// What each tenant uses of its quota.
 #[derive(Debug, Default)]
 pub struct QuotaUsage {
     quotas: Quotas,
     ids: HashMap<Arc<str>, TenantId>,
-    accounts: Slab<Tenant>,
-    /// Accounts above their limit.
+    records: Slab<Tenant>,
+    /// Tenants over their limit.
     over: BTreeSet<TenantId>,
 }
 
@@ -144,106 +141,106 @@ impl QuotaUsage {
         &self.quotas
     }
 
-    /// Every salt that owns memory.
+    /// Every tenant that owns memory.
     pub fn usage(&self) -> impl Iterator<Item = (&Arc<str>, TenantUsage)> {
-        self.accounts.iter().map(|(_, a)| {
+        self.records.iter().map(|(_, a)| {
             let limit_bytes = Some(a.limit).filter(|l| *l < u64::MAX);
             (&a.salt, TenantUsage { used_bytes: a.used, limit_bytes })
         })
     }
 
-    /// The account of a salt, if it owns memory.
+    /// The tenant of a salt, if it owns memory.
     pub fn tenant(&self, salt: &str) -> Option<TenantId> {
         self.ids.get(salt).copied()
     }
 
-    /// The account of a salt, opened if there is none. It must be [joined](Self::join) next.
+    /// The tenant of a salt, added if it is unknown. [`add_object`](Self::add_object) must follow.
     pub fn tenant_or_insert(&mut self, salt: &Arc<str>) -> TenantId {
         self.tenant(salt).unwrap_or_else(|| {
             let limit = self.quotas.limit_of(salt).unwrap_or(u64::MAX);
-            let account = Tenant { salt: salt.clone(), objects: 0, used: 0, limit, paid: 0 };
-            let id = TenantId(self.accounts.insert(account) as u32);
+            let tenant = Tenant { salt: salt.clone(), objects: 0, used: 0, limit, evicted: 0 };
+            let id = TenantId(self.records.insert(tenant) as u32);
             self.ids.insert(salt.clone(), id);
             id
         })
     }
 
-    /// One more object, which has no bytes yet. It keeps the account open while its room is made,
-    /// perhaps by evicting everything else that is on it.
+    /// Adds an object without bytes. It keeps the tenant known while space for the object is found, even if
+    /// everything else of the tenant is evicted for it.
     pub fn add_object(&mut self, id: TenantId) {
-        self.accounts[id.0 as usize].objects += 1;
+        self.records[id.0 as usize].objects += 1;
     }
 
-    /// An object that has joined owns `bytes` now.
+    /// An added object owns `bytes` now.
     pub fn add_bytes(&mut self, id: TenantId, bytes: u64) {
-        let account = &mut self.accounts[id.0 as usize];
-        account.used += bytes;
-        if account.used > account.limit {
+        let tenant = &mut self.records[id.0 as usize];
+        tenant.used += bytes;
+        if tenant.used > tenant.limit {
             self.over.insert(id);
         }
     }
 
-    /// One object less, which owned `bytes`. An account without objects is closed.
+    /// Removes an object that owned `bytes`. A tenant without objects is forgotten.
     pub fn remove_object(&mut self, id: TenantId, bytes: u64) {
-        let account = &mut self.accounts[id.0 as usize];
-        account.objects -= 1;
-        account.used -= bytes;
-        let closed = account.objects == 0;
-        if (closed || account.used <= account.limit) && !self.over.is_empty() {
+        let tenant = &mut self.records[id.0 as usize];
+        tenant.objects -= 1;
+        tenant.used -= bytes;
+        let last = tenant.objects == 0;
+        if (last || tenant.used <= tenant.limit) && !self.over.is_empty() {
             self.over.remove(&id);
-            account.paid = 0;
+            tenant.evicted = 0;
         }
-        if closed {
-            let account = self.accounts.remove(id.0 as usize);
-            self.ids.remove(&account.salt);
+        if last {
+            let tenant = self.records.remove(id.0 as usize);
+            self.ids.remove(&tenant.salt);
         }
     }
 
-    /// `bytes` of it are about to be evicted. Only what a salt over its limit loses counts.
+    /// `bytes` of a tenant are about to be evicted. Counted only while it is over its limit.
     pub fn record_eviction(&mut self, id: TenantId, bytes: u64) {
         if self.over.contains(&id) {
-            self.accounts[id.0 as usize].paid += bytes;
+            self.records[id.0 as usize].evicted += bytes;
         }
     }
 
-    /// Every account.
+    /// Every tenant.
     pub fn tenants(&self) -> impl Iterator<Item = TenantId> + '_ {
-        self.accounts.iter().map(|(i, _)| TenantId(i as u32))
+        self.records.iter().map(|(i, _)| TenantId(i as u32))
     }
 
-    /// Accounts above their limit.
+    /// Tenants over their limit.
     pub fn over_limit(&self) -> impl Iterator<Item = TenantId> + '_ {
         self.over.iter().copied()
     }
 
-    /// What an account may hold.
+    /// The limit of a tenant in bytes; `u64::MAX` is unlimited.
     pub fn limit(&self, id: TenantId) -> u64 {
-        self.accounts[id.0 as usize].limit
+        self.records[id.0 as usize].limit
     }
 
-    /// Bytes above the limit that an account would have with `more`.
+    /// Bytes over its limit that a tenant would have with `more`.
     pub fn excess(&self, id: TenantId, more: u64) -> u64 {
-        let account = &self.accounts[id.0 as usize];
-        account.used.saturating_add(more).saturating_sub(account.limit)
+        let tenant = &self.records[id.0 as usize];
+        tenant.used.saturating_add(more).saturating_sub(tenant.limit)
     }
 
-    /// Bytes evicted from an account since it went over its limit.
+    /// Bytes evicted from a tenant since it went over its limit.
     pub fn evicted_while_over(&self, id: TenantId) -> u64 {
-        self.accounts[id.0 as usize].paid
+        self.records[id.0 as usize].evicted
     }
 
-    /// Changes the quotas and brings the accounts in line with them.
+    /// Changes the quotas.
     pub fn update_quotas<T>(&mut self, change: impl FnOnce(&mut Quotas) -> T) -> T {
         let out = change(&mut self.quotas);
-        for (i, account) in &mut self.accounts {
-            let limit = self.quotas.limit_of(&account.salt).unwrap_or(u64::MAX);
-            if limit == account.limit {
+        for (i, tenant) in &mut self.records {
+            let limit = self.quotas.limit_of(&tenant.salt).unwrap_or(u64::MAX);
+            if limit == tenant.limit {
                 continue;
             }
-            account.limit = limit;
-            account.paid = 0;
+            tenant.limit = limit;
+            tenant.evicted = 0;
             let id = TenantId(i as u32);
-            if account.used > limit {
+            if tenant.used > limit {
                 self.over.insert(id)
             } else {
                 self.over.remove(&id)
@@ -252,27 +249,26 @@ impl QuotaUsage {
         out
     }
 
-    /// Compares the accounts with the bytes in use by salt. For tests.
+    /// Compares the usage with objects and bytes in use by tenant. For tests.
     ///
     /// # Panics
     /// If they differ.
     pub fn check(&self, used: &BTreeMap<TenantId, (u64, u64)>) {
-        let books: BTreeMap<TenantId, (u64, u64)> =
-            self.accounts.iter().map(|(i, a)| (TenantId(i as u32), (a.objects, a.used))).collect();
-        assert_eq!(&books, used, "objects and bytes by salt");
-        assert_eq!(self.ids.len(), self.accounts.len(), "one id per account");
-        for (i, account) in &self.accounts {
+        let ours: BTreeMap<TenantId, (u64, u64)> =
+            self.records.iter().map(|(i, a)| (TenantId(i as u32), (a.objects, a.used))).collect();
+        assert_eq!(&ours, used, "objects and bytes by tenant");
+        assert_eq!(self.ids.len(), self.records.len(), "one id per tenant");
+        for (i, tenant) in &self.records {
             let id = TenantId(i as u32);
-            assert_eq!(self.tenant(&account.salt), Some(id), "account is found by its salt");
-            assert_eq!(account.limit, self.quotas.limit_of(&account.salt).unwrap_or(u64::MAX), "{account:?}");
-            assert_eq!(
-                self.over.contains(&id),
-                account.used > account.limit,
-                "{account:?} is over its limit"
+            assert_eq!(self.tenant(&tenant.salt), Some(id), "tenant is found by its salt");
+            assert_eq!(tenant.limit, self.quotas.limit_of(&tenant.salt).unwrap_or(u64::MAX), "{tenant:?}");
+            assert_eq!(self.over.contains(&id), tenant.used > tenant.limit, "{tenant:?} is over its limit");
+            assert!(
+                tenant.evicted == 0 || self.over.contains(&id),
+                "{tenant:?} counts evictions within its limit"
             );
-            assert!(account.paid == 0 || self.over.contains(&id), "{account:?} paid for nothing");
         }
-        assert!(self.over.len() <= self.accounts.len(), "over the limit without an account");
+        assert!(self.over.len() <= self.records.len(), "over the limit and unknown");
     }
 }
 
@@ -281,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registry_sets_gets_deletes_and_lists() {
+    fn quotas_are_set_read_deleted_and_listed() {
         let mut quotas = Quotas::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         assert_eq!(quotas.set(&b, 7), Ok(None));
@@ -314,27 +310,27 @@ mod tests {
     }
 
     #[test]
-    fn accounts_open_with_the_first_object_and_close_with_the_last() {
-        let mut ledger = QuotaUsage::default();
+    fn tenant_is_known_from_its_first_object_to_its_last() {
+        let mut usage = QuotaUsage::default();
         let salt: Arc<str> = "a".into();
-        let id = ledger.tenant_or_insert(&salt);
+        let id = usage.tenant_or_insert(&salt);
         for bytes in [10, 5] {
-            ledger.add_object(id);
-            ledger.add_bytes(id, bytes);
+            usage.add_object(id);
+            usage.add_bytes(id, bytes);
         }
-        ledger.check(&BTreeMap::from([(id, (2, 15))]));
-        ledger.update_quotas(|q| q.set(&salt, 12)).unwrap();
-        assert_eq!((ledger.excess(id, 0), ledger.excess(id, 4)), (3, 7));
-        ledger.record_eviction(id, 5);
-        assert_eq!(ledger.evicted_while_over(id), 5);
-        ledger.remove_object(id, 5);
+        usage.check(&BTreeMap::from([(id, (2, 15))]));
+        usage.update_quotas(|q| q.set(&salt, 12)).unwrap();
+        assert_eq!((usage.excess(id, 0), usage.excess(id, 4)), (3, 7));
+        usage.record_eviction(id, 5);
+        assert_eq!(usage.evicted_while_over(id), 5);
+        usage.remove_object(id, 5);
         assert_eq!(
-            (ledger.over_limit().count(), ledger.evicted_while_over(id)),
+            (usage.over_limit().count(), usage.evicted_while_over(id)),
             (0, 0),
             "within its quota again"
         );
-        ledger.remove_object(id, 10);
-        ledger.check(&BTreeMap::new());
-        assert_eq!(ledger.tenant("a"), None);
+        usage.remove_object(id, 10);
+        usage.check(&BTreeMap::new());
+        assert_eq!(usage.tenant("a"), None);
     }
 }

@@ -1,18 +1,16 @@
-//! Adaptive: the chunk that is least worth keeping first, as far as that is known to be better than LRU.
+//! Adaptive: the chunk with the lowest predicted value first, where that has done better than LRU.
 //!
-//! The [model of reuse](crate::reuse) tells apart classes of chunks and learns at what age each
-//! of them is used again. That gives every chunk a worth, which changes with its age, and this order: the
-//! least worth first; of those that are worth the same, the one used longest ago, and of one prompt the
-//! last chunk. The same model follows what LRU would have done with the same requests, and whenever that
-//! is better, or nothing has been learned yet, the order is that of LRU.
+//! The [reuse predictor](crate::reuse) puts chunks into classes and learns at what age each class is used again.
+//! That gives every chunk a worth, which changes with its age. The order is by worth, lowest first; among equals the
+//! least recently used chunk first, and of one prompt the last chunk. The predictor also simulates LRU on the same
+//! requests. Whenever LRU is better, or nothing has been learned yet, the order is that of LRU.
 //!
-//! Keeps: both orders over the same chunks. Cost: O(1) for each operation and for each chunk named,
-//! amortised, and a look-up in the model for each use. Memory: 32 bytes for each chunk id, and that of the
-//! model.
+//! Keeps: both orders over the same chunks. Cost: O(1), amortised, for each operation and each chunk visited, and one
+//! look-up in the predictor for each use. Memory: 32 bytes for each chunk id, and that of the predictor.
 //!
-//! Guarantee: while LRU rules, what LRU guarantees. While worth rules, what one request used last leaves
-//! from its end. (What only an earlier request used lies behind that, in other prompts that begin alike.
-//! It can be worth more and stay, to be found again when somebody has brought back what is before it.)
+//! Guarantee: in LRU order, that of LRU. In order of worth, the chunks that one request used last are evicted from
+//! the end of its prompt. (Chunks behind them that only an earlier request used, in prompts with the same
+//! beginning, can be worth more and stay. They are found again once the chunks before them are back.)
 
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, Visit};
 use crate::lru::{LruLinks, LruList};
@@ -26,7 +24,7 @@ pub(super) struct Adaptive {
     links: LruLinks,
     by_recency: LruList,
     by_worth: WorthOrder,
-    /// Worth rules.
+    /// The order is by worth.
     learned: bool,
 }
 
@@ -40,8 +38,8 @@ impl EvictionPolicy for Adaptive {
 
     fn remove(&mut self, chunk: ChunkId) {
         self.links.remove(&mut self.by_recency, chunk.0);
-        if self.by_worth.has(chunk.0) {
-            self.by_worth.unlink(chunk.0);
+        if self.by_worth.contains(chunk.0) {
+            self.by_worth.remove(chunk.0);
         }
     }
 
@@ -58,7 +56,6 @@ impl EvictionPolicy for Adaptive {
 
     fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
         let mut visit = |n| visit(ChunkId(n)) == EvictDecision::Done;
-        // Any, to stop at the first that is enough.
         if self.learned {
             let usual = self.by_worth.worst().is_none_or(&mut visit);
             let _ = usual || self.by_worth.worst_first().skip(1).any(&mut visit);

@@ -1,36 +1,31 @@
 //! ARC: adapts between recency and frequency.
 //!
-//! After N. Megiddo and D. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache" (FAST 2003),
-//! with LMCache's choices where the paper leaves them open. The chunks are in two LRU lists: T1 has
-//! those that were stored and not asked for since, T2 those that were. B1 and B2 remember the keys
-//! of chunks evicted from either. A chunk that comes back while it is remembered says which list was
-//! too short, and moves the target `p` for the length of T1: up for B1, down for B2, by the ratio of
-//! the two, at least 1.
+//! After N. Megiddo and D. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache" (FAST 2003), with LMCache's
+//! choices where the paper leaves them open. The chunks are in two LRU lists: T1 has those that no lookup found since
+//! they were stored, T2 the others. B1 and B2 remember the keys of chunks evicted from T1 and T2. A chunk that
+//! comes back while it is remembered shows which list was too short, and moves the target `p` for the length of
+//! T1: up for B1, down for B2, by the ratio of the two, at least 1.
 //!
-//! - Victim: the coldest of T1 while |T1| is at least `p` (rounded down), else the coldest of T2;
-//!   the other list when that one has nobody.
-//! - A chunk that is new goes to T1; one that is remembered to T2. (LMCache puts it in T1, as a
-//!   reservation says nothing of use. Here it enters when it is stored, and T2 hits more.)
-//! - A lookup that finds a chunk moves it to T2. [Touching](EvictionPolicy::used) it moves it to the
-//!   warm end of its own list: within one request that is no evidence (LMCache promotes then as
-//!   well, but does not touch what it has just stored).
-//! - A chunk that is removed and not evicted is not remembered.
-//! - `c` is the largest number of chunks there ever were. B1 is cut to `c` less |T1|; everything
-//!   together to `2c`, B2 first.
+//! - Victim: the coldest of T1 while |T1| is at least `p` (rounded down), else the coldest of T2; the other list if
+//!   that one is empty.
+//! - A new chunk goes to T1, a remembered one to T2. (LMCache puts it in T1, as a reservation says nothing of use.
+//!   Here it is inserted when it is stored, and T2 hits more.)
+//! - A hit moves a chunk to T2. An [access](EvictionPolicy::on_access) moves it to the warm end of its own list: within
+//!   one request that is no evidence (LMCache promotes then as well, but does not touch what it has just stored).
+//! - A chunk that is removed for another reason than eviction is not remembered.
+//! - `c` is the largest number of chunks so far. B1 is cut to `c` less |T1|; all four lists together to `2c`, B2 first.
 //!
-//! Chunks are counted, not bytes: that is what LMCache does; a hit saves the work of one chunk
-//! whatever its size; and the chunks of one model are of one size. With several models the lists
-//! are still an order, and [making room](crate::l1::L1) still counts bytes.
+//! Chunks are counted, not bytes: LMCache does so; a hit saves the work of one chunk whatever its size; and the chunks
+//! of one model are of one size. With several models the lists are still an order, and the caller still counts bytes.
 //!
-//! Chunks that somebody holds count in their list's length, as they will be back. They are not in
-//! it, so they cost nothing when a victim is named.
+//! Pinned chunks count in the length of their list, as they will return to it. They are not in it, so they cost nothing
+//! when victims are visited.
 //!
-//! Cost: O(1), amortised, for each operation and each chunk named. Memory: 9 bytes for each chunk
-//! id, about 25 for each key remembered; chunks and keys together are at most `2c`.
+//! Cost: O(1), amortised, for each operation and each chunk visited. Memory: 9 bytes for each chunk id, about 25 for
+//! each remembered key; chunks and keys together are at most `2c`.
 //!
-//! Guarantee: in each of T1 and T2 a prompt is evicted from its end, as under LRU. Across them not:
-//! the head of a prompt that was asked for may leave T2 before its never used tail leaves T1, if `p`
-//! says that T1 is worth more.
+//! Guarantee: in each of T1 and T2 a prompt is evicted from its end, as under LRU. Across them not: the head of a prompt
+//! that was found may be evicted from T2 before its unused tail from T1, if `p` says that T1 is worth more.
 
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
 use crate::key_table::KeyTable;
@@ -38,17 +33,17 @@ use crate::lru::{LruLinks, LruList};
 use crate::quota::QuotaUsage;
 use larder_types::ids::ChunkId;
 
-/// What is known of a chunk id.
+/// The state of a chunk id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// It never entered.
+    /// Never inserted.
     #[default]
     Unknown,
-    /// It never entered, but a lookup found it.
-    Wanted,
-    /// T1, or held and will return there.
+    /// Never inserted, but a lookup found it.
+    Found,
+    /// In T1, or pinned and will return there.
     Once,
-    /// T2, or held and will return there.
+    /// In T2, or pinned and will return there.
     Again,
 }
 
@@ -56,7 +51,7 @@ enum Place {
 #[derive(Debug, Default)]
 struct Half {
     list: LruList,
-    /// Chunks in the list, and those held that will return to it.
+    /// Chunks in the list, and pinned chunks that will return to it.
     chunks: u64,
     /// B1 or B2.
     ghosts: KeyTable<()>,
@@ -71,7 +66,7 @@ pub(super) struct Arc {
     again: Half,
     /// Target for the chunks of `once`: `p`.
     target: f64,
-    /// The most chunks there ever were: `c`.
+    /// The largest number of chunks so far: `c`.
     capacity: u64,
 }
 
@@ -92,7 +87,7 @@ impl Arc {
         match place {
             Place::Once => &mut self.once,
             Place::Again => &mut self.again,
-            Place::Unknown | Place::Wanted => unreachable!("the chunk has entered"),
+            Place::Unknown | Place::Found => unreachable!("the chunk was inserted"),
         }
     }
 
@@ -102,8 +97,8 @@ impl Arc {
         (&mut self.links, &mut half.list)
     }
 
-    /// Where a chunk goes that enters for the first time. A remembered one moves the target.
-    fn welcome(&mut self, chunk: ChunkId, key: u64) -> Place {
+    /// The list for a chunk that is new. A remembered chunk moves the target.
+    fn first_place(&mut self, chunk: ChunkId, key: u64) -> Place {
         let (b1, b2) = (self.once.ghosts.len() as f64, self.again.ghosts.len() as f64);
         let remembered = if self.once.ghosts.remove_key(key) {
             self.target = (self.target + (b2 / b1).max(1.0)).min(self.capacity as f64);
@@ -114,7 +109,7 @@ impl Arc {
         } else {
             false
         };
-        if remembered || self.place(chunk) == Place::Wanted { Place::Again } else { Place::Once }
+        if remembered || self.place(chunk) == Place::Found { Place::Again } else { Place::Once }
     }
 
     fn chunks(&self) -> u64 {
@@ -140,8 +135,8 @@ impl Arc {
 impl EvictionPolicy for Arc {
     fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         let mut place = self.place(chunk);
-        if matches!(place, Place::Unknown | Place::Wanted) {
-            place = self.welcome(chunk, about.key());
+        if matches!(place, Place::Unknown | Place::Found) {
+            place = self.first_place(chunk, about.key());
             self.set_place(chunk, place);
             self.half(place).chunks += 1;
             self.capacity = self.capacity.max(self.chunks());
@@ -162,7 +157,7 @@ impl EvictionPolicy for Arc {
 
     fn on_hit(&mut self, chunk: ChunkId) {
         match self.place(chunk) {
-            Place::Unknown => self.set_place(chunk, Place::Wanted),
+            Place::Unknown => self.set_place(chunk, Place::Found),
             Place::Once => {
                 self.once.chunks -= 1;
                 self.again.chunks += 1;
@@ -173,7 +168,7 @@ impl EvictionPolicy for Arc {
                 }
             }
             Place::Again if self.links.contains(chunk.0) => self.refresh(chunk),
-            Place::Again | Place::Wanted => {}
+            Place::Again | Place::Found => {}
         }
     }
 
@@ -183,7 +178,7 @@ impl EvictionPolicy for Arc {
             return;
         }
         self.set_place(chunk, Place::Unknown);
-        if place == Place::Wanted {
+        if place == Place::Found {
             return;
         }
         let half = self.half(place);
@@ -223,8 +218,7 @@ mod tests {
     use crate::eviction::EvictionKind;
     use proptest::prelude::*;
 
-    /// The rules as text states them, on vectors, coldest or oldest first. `held` chunks are in t1
-    /// and t2 as well.
+    /// The rules of the module on vectors, coldest or oldest first. `pinned` chunks are in t1 and t2 as well.
     #[derive(Debug, Default)]
     struct Naive {
         t1: Vec<u32>,
@@ -352,9 +346,9 @@ mod tests {
             agree(ops)?;
         }
 
-        /// Few chunks that come and go: nearly all of it is about what is remembered.
+        /// Few keys: mostly ghosts.
         #[test]
-        fn remembers_as_vectors_do(ops in prop::collection::vec((0u8..12, 0u32..6), 1..400)) {
+        fn ghosts_agree_with_vectors(ops in prop::collection::vec((0u8..12, 0u32..6), 1..400)) {
             agree(ops)?;
         }
     }
@@ -374,13 +368,13 @@ mod tests {
     }
 
     #[test]
-    fn the_target_follows_what_comes_back() {
+    fn target_follows_ghost_hits() {
         let mut rig = rig_with(6, &[3, 4, 5]);
         [0, 1, 3].iter().for_each(|k| rig.end(*k, RemovalCause::Evicted));
         assert_eq!(remembered(&rig), (2, 1, 0.0));
         rig.store(0);
         assert_eq!(remembered(&rig), (1, 1, 1.0), "up by one: B1 is the longer");
-        assert_eq!(rig.policy.place(rig.id(0).unwrap()), Place::Again, "it was wanted twice");
+        assert_eq!(rig.policy.place(rig.id(0).unwrap()), Place::Again, "used twice");
         rig.store(3);
         assert_eq!(remembered(&rig), (1, 0, 0.0), "down by one");
         rig.store(1);
@@ -388,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_moves_by_the_ratio_of_what_is_remembered() {
+    fn target_moves_by_ratio_of_ghosts() {
         let mut rig = rig_with(8, &[4, 5, 6, 7]);
         [0, 4, 5, 6].iter().for_each(|k| rig.end(*k, RemovalCause::Evicted));
         rig.store(0);
@@ -396,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn removal_is_not_remembered() {
+    fn removed_chunks_leave_no_ghost() {
         let mut rig = rig_with(3, &[1]);
         (0..3).for_each(|k| rig.end(k, RemovalCause::Removed));
         assert_eq!((remembered(&rig), rig.policy.chunks()), ((0, 0, 0.0), 0));
@@ -405,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn ghosts_are_bounded() {
         let mut rig = rig_with(100, &[]);
         for k in 100..5_000 {
             rig.evict();
@@ -421,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn storing_a_prompt_and_touching_it_leaves_it_in_t1_and_finding_it_does_not() {
+    fn stored_and_touched_stays_in_t1_and_a_hit_moves_to_t2() {
         let mut rig = Rig::new(EvictionKind::Arc);
         rig.store_prompt(&[0, 1, 2]);
         rig.store_prompt(&[0, 1, 2, 3, 4]);
@@ -431,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_found_while_its_first_reader_holds_it_was_used_twice() {
+    fn hit_on_a_pinned_chunk_counts_as_second_use() {
         let mut rig = Rig::new(EvictionKind::Arc);
         rig.load(0, "");
         rig.find(0);

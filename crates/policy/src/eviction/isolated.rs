@@ -1,23 +1,21 @@
-//! IsolatedLRU: least recently used first, with a quota for each cache salt.
+//! IsolatedLRU: least recently used first, with a quota for each cache salt (tenant).
 //!
-//! Named after LMCache's policy, which keeps one LRU list for each salt and trims each by itself.
-//! Here the lists share one memory, so there is an order across them too:
+//! Named after LMCache's policy, which keeps one LRU list for each tenant and trims each by itself. Here the lists
+//! use the same memory, so there is an order across them too:
 //!
-//! 1. Salts that hold more than their quota (see [`quota`](crate::quota)) pay first, each the same
-//!    part of its excess, its coldest chunks first, until none is over its quota or has anything
-//!    left to give.
-//! 2. Then everyone: plain LRU across all salts.
+//! 1. Tenants over their quota (see [`quota`](crate::quota)) are evicted from first, each by the same fraction of its
+//!    excess, least recently used chunks first, until none is over its quota or has chunks left to evict.
+//! 2. Then plain LRU across all tenants.
 //!
-//! A salt at its quota is asked for [its own coldest chunks](EvictionPolicy::coldest_of) before it
-//! may grow, which is the rule that isolates tenants; the order above decides only who gives when
-//! somebody within its quota needs room.
+//! A tenant at its quota has to evict [its own chunks](EvictionPolicy::visit_victims_of) before it may grow: that rule
+//! isolates tenants. The order above only decides which tenant is evicted from when a tenant within its quota needs
+//! space.
 //!
-//! Keeps: one list over all chunks in the order, and one for each salt. Cost: O(1) for each
-//! operation and each chunk named; while salts are over their quota, naming one costs O(those
-//! salts). Memory: 20 bytes for each chunk id, 12 for each salt.
+//! Keeps: one list over all chunks in the order, and one for each tenant. Cost: O(1) for each operation and each
+//! chunk visited; while tenants are over their quota, visiting one costs O(those tenants). Memory: 20 bytes for each
+//! chunk id, 12 for each tenant.
 //!
-//! Guarantee: a prompt is evicted from its end, as under LRU; all chunks of one prompt are of one
-//! salt.
+//! Guarantee: a prompt is evicted from its end, as under LRU; all chunks of one prompt have the same tenant.
 
 use hashbrown::HashSet;
 
@@ -31,71 +29,76 @@ use larder_types::ids::ChunkId;
 pub(super) struct IsolatedLru {
     all: LruList,
     all_links: LruLinks,
-    /// By salt.
+    /// By tenant.
     own: Vec<LruList>,
     own_links: LruLinks,
     /// By chunk.
-    salts: Vec<TenantId>,
+    tenants: Vec<TenantId>,
 }
 
-/// A salt over its quota, while victims are named.
-struct Debtor {
+/// A tenant over its quota, while victims are visited.
+struct OverQuota {
     excess: u64,
-    paid: u64,
+    evicted: u64,
     next: u32,
 }
 
-impl Debtor {
-    /// Whether it has paid a smaller part of what it owed than `other`; of equals, the one that owes
-    /// more is first.
-    fn pays_before(&self, other: &Self) -> bool {
-        let part = |a: &Self, b: &Self| u128::from(a.paid) * u128::from(b.paid.saturating_add(b.excess));
+impl OverQuota {
+    /// Whether a smaller fraction of its excess was evicted than of `other`'s; of equals, the one with more excess
+    /// is first.
+    fn goes_before(&self, other: &Self) -> bool {
+        let part =
+            |a: &Self, b: &Self| u128::from(a.evicted) * u128::from(b.evicted.saturating_add(b.excess));
         let (own, others) = (part(self, other), part(other, self));
         own < others || (own == others && self.excess > other.excess)
     }
 }
 
 impl IsolatedLru {
-    fn salt(&self, chunk: ChunkId) -> TenantId {
-        self.salts[chunk.0 as usize]
+    fn tenant(&self, chunk: ChunkId) -> TenantId {
+        self.tenants[chunk.0 as usize]
     }
 
-    fn own(&mut self, salt: TenantId) -> (&mut LruLinks, &mut LruList) {
-        (&mut self.own_links, &mut self.own[salt.0 as usize])
+    fn own(&mut self, tenant: TenantId) -> (&mut LruLinks, &mut LruList) {
+        (&mut self.own_links, &mut self.own[tenant.0 as usize])
     }
 
-    fn coldest(&self, salt: TenantId) -> Option<u32> {
-        self.own.get(salt.0 as usize).and_then(LruList::coldest)
+    fn coldest(&self, tenant: TenantId) -> Option<u32> {
+        self.own.get(tenant.0 as usize).and_then(LruList::coldest)
     }
 
-    fn debtors(&self, ledger: &QuotaUsage) -> Vec<Debtor> {
-        let over = ledger.over_limit().filter_map(|salt| {
-            let next = self.coldest(salt)?;
-            Some(Debtor { excess: ledger.excess(salt, 0), paid: ledger.evicted_while_over(salt), next })
+    fn over_quota(&self, usage: &QuotaUsage) -> Vec<OverQuota> {
+        let over = usage.over_limit().filter_map(|tenant| {
+            let next = self.coldest(tenant)?;
+            Some(OverQuota {
+                excess: usage.excess(tenant, 0),
+                evicted: usage.evicted_while_over(tenant),
+                next,
+            })
         });
         over.collect()
     }
 
-    /// Names chunks of salts over their quota, and notes them in `named`. Says whether to go on.
-    fn debtors_first(&self, ledger: &QuotaUsage, named: &mut HashSet<u32>, visit: Visit<'_>) -> bool {
-        let mut debtors = self.debtors(ledger);
-        while !debtors.is_empty() {
-            let first = (1..debtors.len())
-                .fold(0, |best, i| if debtors[i].pays_before(&debtors[best]) { i } else { best });
-            let debtor = &mut debtors[first];
-            let n = debtor.next;
-            named.insert(n);
+    /// Visits chunks of tenants over their quota, and adds them to `visited`. Returns whether to go on.
+    fn visit_over_quota(&self, usage: &QuotaUsage, visited: &mut HashSet<u32>, visit: Visit<'_>) -> bool {
+        let mut over = self.over_quota(usage);
+        while !over.is_empty() {
+            let first =
+                (1..over.len()).fold(0, |best, i| if over[i].goes_before(&over[best]) { i } else { best });
+            let tenant = &mut over[first];
+            let n = tenant.next;
+            visited.insert(n);
             match visit(ChunkId(n)) {
                 EvictDecision::Done => return false,
                 EvictDecision::Skip => {}
                 EvictDecision::Evict(bytes) => {
-                    debtor.paid = debtor.paid.saturating_add(bytes.min(debtor.excess));
-                    debtor.excess = debtor.excess.saturating_sub(bytes);
+                    tenant.evicted = tenant.evicted.saturating_add(bytes.min(tenant.excess));
+                    tenant.excess = tenant.excess.saturating_sub(bytes);
                 }
             }
-            match self.own_links.newer(n).filter(|_| debtor.excess > 0) {
-                Some(next) => debtor.next = next,
-                None => drop(debtors.remove(first)),
+            match self.own_links.newer(n).filter(|_| tenant.excess > 0) {
+                Some(next) => tenant.next = next,
+                None => drop(over.remove(first)),
             }
         }
         true
@@ -104,14 +107,14 @@ impl IsolatedLru {
 
 impl EvictionPolicy for IsolatedLru {
     fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
-        let (at, salt_at) = (chunk.0 as usize, about.tenant.0 as usize);
-        if self.salts.len() <= at {
-            self.salts.resize(at + 1, TenantId(u32::MAX));
+        let (at, tenant_at) = (chunk.0 as usize, about.tenant.0 as usize);
+        if self.tenants.len() <= at {
+            self.tenants.resize(at + 1, TenantId(u32::MAX));
         }
-        if self.own.len() <= salt_at {
-            self.own.resize(salt_at + 1, LruList::default());
+        if self.own.len() <= tenant_at {
+            self.own.resize(tenant_at + 1, LruList::default());
         }
-        self.salts[at] = about.tenant;
+        self.tenants[at] = about.tenant;
         self.all_links.push(&mut self.all, chunk.0);
         let (links, list) = self.own(about.tenant);
         links.push(list, chunk.0);
@@ -119,22 +122,22 @@ impl EvictionPolicy for IsolatedLru {
 
     fn remove(&mut self, chunk: ChunkId) {
         self.all_links.remove(&mut self.all, chunk.0);
-        let (links, list) = self.own(self.salt(chunk));
+        let (links, list) = self.own(self.tenant(chunk));
         links.remove(list, chunk.0);
     }
 
     fn on_access(&mut self, chunk: ChunkId, _: &ChunkMeta<'_>) {
         self.all_links.move_to_newest(&mut self.all, chunk.0);
-        let (links, list) = self.own(self.salt(chunk));
+        let (links, list) = self.own(self.tenant(chunk));
         links.move_to_newest(list, chunk.0);
     }
 
-    fn visit_victims(&self, ledger: &QuotaUsage, visit: Visit<'_>) {
-        let mut named = HashSet::new();
-        if !self.debtors_first(ledger, &mut named, visit) {
+    fn visit_victims(&self, usage: &QuotaUsage, visit: Visit<'_>) {
+        let mut visited = HashSet::new();
+        if !self.visit_over_quota(usage, &mut visited, visit) {
             return;
         }
-        for n in self.all_links.iter(&self.all).filter(|n| !named.contains(n)) {
+        for n in self.all_links.iter(&self.all).filter(|n| !visited.contains(n)) {
             if visit(ChunkId(n)) == EvictDecision::Done {
                 return;
             }
@@ -180,7 +183,7 @@ mod tests {
     }
 
     fn limit(rig: &mut Rig, limits: [u64; 3]) {
-        rig.ledger.update_quotas(|quotas| {
+        rig.usage.update_quotas(|quotas| {
             for (salt, limit) in SALTS.iter().zip(limits) {
                 quotas.set(&(*salt).into(), limit).unwrap();
             }
@@ -188,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn within_their_quotas_salts_are_one_lru() {
+    fn tenants_within_their_quotas_are_one_lru() {
         let mut rig = rig(0..9, [9, 9, 9]);
         rig.touch(0);
         assert_eq!(rig.order(), [1, 2, 3, 4, 5, 6, 7, 8, 0]);
     }
 
     #[test]
-    fn salts_over_their_quota_pay_in_proportion_and_then_everyone() {
+    fn evicts_from_tenants_over_quota_in_proportion_then_by_age() {
         // a: 4 over, b: 2 over, c: at its limit.
         let mut rig = rig(0..18, [2, 4, 6]);
         let expected = [0, 1, 3, 6, 4, 9, 2, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17];
@@ -205,17 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn held_chunks_of_a_debtor_do_not_stop_the_others() {
+    fn pinned_chunks_of_a_tenant_over_quota_are_passed_over() {
         let mut rig = rig(0..9, [0, 1, 3]);
         [0, 3].iter().for_each(|k| rig.hold(*k));
         assert_eq!(rig.order(), [6, 1, 4, 2, 5, 7, 8]);
     }
 
     #[test]
-    fn a_salts_own_chunks_coldest_first() {
+    fn visits_own_chunks_of_a_tenant_coldest_first() {
         let mut rig = rig(0..9, [9, 9, 9]);
         rig.touch(1);
-        let salt = rig.ledger.tenant("b").unwrap();
+        let salt = rig.usage.tenant("b").unwrap();
         let mut own = Vec::new();
         rig.policy.visit_victims_of(salt, &mut |chunk| {
             own.push(chunk.0);
@@ -224,13 +227,13 @@ mod tests {
         assert_eq!(own, [4, 7, 1]);
     }
 
-    /// By the rules: pays who has paid the smallest part of what it owed; then the oldest.
+    /// By the rules: the tenant with the smallest evicted fraction of its excess; then the oldest chunk.
     fn naive_order(rig: &Rig, recency: &[u32]) -> Vec<u32> {
         let mut left = recency.to_vec();
         let mut accounts: Vec<(TenantId, &str)> =
-            SALTS.iter().filter_map(|salt| Some((rig.ledger.tenant(salt)?, *salt))).collect();
+            SALTS.iter().filter_map(|salt| Some((rig.usage.tenant(salt)?, *salt))).collect();
         accounts.sort_unstable();
-        let debt = |(id, salt)| (salt, rig.ledger.excess(id, 0), rig.ledger.evicted_while_over(id));
+        let debt = |(id, salt)| (salt, rig.usage.excess(id, 0), rig.usage.evicted_while_over(id));
         let mut owes: Vec<(&str, u64, u64)> = accounts.into_iter().map(debt).collect();
         let mut order = Vec::new();
         loop {

@@ -1,7 +1,7 @@
 //! LRU: the least recently used chunk first.
 //!
 //! Keeps: one list over the chunks in the order. Cost: O(1) for each operation and for each chunk
-//! named. Memory: 8 bytes for each chunk id.
+//! visited. Memory: 8 bytes for each chunk id.
 //!
 //! Guarantee: a prompt whose chunks are touched from the last to the first is evicted from its end,
 //! however many calls stored it.

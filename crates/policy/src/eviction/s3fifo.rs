@@ -1,33 +1,30 @@
-//! S3-FIFO: a small queue on probation before the main one.
+//! S3-FIFO: chunks that no lookup finds soon are evicted before those that were found.
 //!
-//! After J. Yang, Y. Zhang, Z. Qiu, Y. Yue and K. V. Rashmi, "FIFO queues are all you need for cache
-//! eviction" (SOSP 2023). A new chunk goes to the *small* queue, a tenth of all. There it has to be
-//! asked for twice to be moved to the *main* queue; otherwise it leaves from the cold end, and a
-//! *ghost* queue remembers its key. A remembered chunk that comes back goes to the main queue. Every
-//! chunk counts how often it was asked for, up to 3; the main queue gives its coldest chunk another
-//! round for each. So a scan passes through a tenth of the memory and costs nobody else theirs.
+//! After J. Yang, Y. Zhang, Z. Qiu, Y. Yue and K. V. Rashmi, "FIFO queues are all you need for cache eviction" (SOSP
+//! 2023). A new chunk goes to the *small* queue, a tenth of all. Two hits there move it to the *main* queue; otherwise
+//! it is evicted from the cold end, and a *ghost* queue remembers its key. A chunk that comes back while it is
+//! remembered goes to the main queue. Every chunk counts its hits, up to 3; the main queue gives its coldest chunk
+//! another round for each. So a scan passes through a tenth of the memory and evicts nothing else.
 //!
-//! The paper has queues that a hit does not reorder, for the sake of threads that share them. Ours
-//! has one owner, and something to lose by it: a queue in the order of arrival evicts the head of a
-//! prompt before a tail that was stored by a later call. Hence two differences:
+//! The paper's queues are not reordered by hits, for the sake of threads that use them at the same time. Ours have one
+//! owner, and a queue in the order of arrival would evict the head of a prompt before a tail that a later call stored.
+//! Hence two differences:
 //!
-//! - [Touching](EvictionPolicy::used) a chunk moves it to the warm end of its queue.
-//! - A chunk moves to the main queue when it has been asked for often enough, not when it arrives at
-//!   the cold end of the small one, so that it is placed together with the prompt it is part of.
+//! - An [access](EvictionPolicy::on_access) moves a chunk to the warm end of its queue.
+//! - A chunk moves to the main queue on its second hit, not when it arrives at the cold end of the small one, so that
+//!   it is placed together with the rest of its prompt.
 //!
-//! Chunks are counted, not bytes, for the reasons given in `arc`. Chunks that somebody holds count
-//! for their queue. Ghosts: at most nine tenths of the most chunks there ever were, which is what
-//! the main queue may hold.
+//! Chunks are counted, not bytes, for the reasons given in `arc`. Pinned chunks count for their queue. Ghosts: at most
+//! nine tenths of the largest number of chunks so far, which is what the main queue may hold.
 //!
-//! Cost: O(1) for each operation and, amortised over the hits, for the first chunk named (a chunk is
-//! passed over once for each time it was asked for). Naming more costs up to four passes over the
-//! main queue, as far as it is read. Memory: 10 bytes for each chunk id, about 25 for each ghost.
+//! Cost: O(1) for each operation and, amortised over the hits, for the first chunk visited (a chunk is passed over once
+//! for each hit). Visiting more costs up to four passes over the main queue. Memory: 10 bytes for each chunk id, about
+//! 25 for each ghost.
 //!
-//! Guarantee: in each of the two queues, a chunk never leaves before a later one of its prompt, as
-//! long as the prompt has never lost a chunk. (Once it has, a later chunk can have the higher count:
-//! it stayed while an earlier one was away, or it was remembered and the earlier one was not.) Across
-//! the queues the small one gives first as long as it is above its tenth; below it, the head
-//! of one prompt in the main queue can leave before a tail in the small one.
+//! Guarantee: in each of the two queues, a chunk is never evicted before a later one of its prompt, as long as the
+//! prompt has never lost a chunk. (After that a later chunk can have more hits, or be remembered when the earlier one
+//! is not.) Across the queues, the small one is evicted from first while it is above its tenth; below it, the head of
+//! one prompt in the main queue can go before a tail in the small one.
 
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
 use crate::key_table::KeyTable;
@@ -36,27 +33,27 @@ use crate::quota::QuotaUsage;
 use crate::reuse::ReusePredictor;
 use larder_types::ids::ChunkId;
 
-/// The small queue's part of all chunks is one of so many.
+/// The small queue is one part in this many.
 const SMALL_PART: u64 = 10;
-/// How often a chunk has to be asked for to leave the small queue for the main one.
+/// Hits that move a chunk from the small queue to the main one.
 const PROMOTED_AT: u8 = 2;
-/// The highest count: two bits.
+/// The highest count of hits: two bits.
 const COUNT_MAX: u8 = 3;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Queue {
-    /// It never entered.
+    /// Never inserted.
     #[default]
     None,
     Small,
     Main,
 }
 
-/// What is known of a chunk id.
+/// The state of a chunk id.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     queue: Queue,
-    /// How often it was asked for, less the rounds that bought it.
+    /// Hits, less the rounds given for them.
     count: u8,
 }
 
@@ -67,11 +64,11 @@ pub(super) struct S3Fifo {
     entries: Vec<Entry>,
     small: LruList,
     main: LruList,
-    /// Chunks of the queues, those held included.
+    /// Chunks of the queues, pinned ones included.
     small_chunks: u64,
     main_chunks: u64,
     ghosts: KeyTable<()>,
-    /// The most chunks there ever were.
+    /// The largest number of chunks so far.
     capacity: u64,
 }
 
@@ -89,7 +86,7 @@ impl S3Fifo {
         (&mut self.links, list)
     }
 
-    /// Whether the small queue gives the next victim, if it has any.
+    /// Whether the next victim comes from the small queue, if it is not empty.
     fn small_is_full(small: u64, main: u64) -> bool {
         small * SMALL_PART >= small + main
     }
@@ -164,7 +161,7 @@ impl EvictionPolicy for S3Fifo {
         }
     }
 
-    /// Gives the coldest chunks of the main queue the rounds they have earned.
+    /// Gives the coldest chunks of the main queue another round for each hit.
     fn prepare(&mut self, _: Option<&ReusePredictor>) {
         if Self::small_is_full(self.small_chunks, self.main_chunks) && !self.small.is_empty() {
             return;
@@ -179,7 +176,7 @@ impl EvictionPolicy for S3Fifo {
 
     fn visit_victims(&self, _: &QuotaUsage, visit: Visit<'_>) {
         let mut small = self.links.iter(&self.small).peekable();
-        // In the order in which further rounds would come to them.
+        // In the order of the rounds left to them.
         let mut main = (0..=COUNT_MAX)
             .flat_map(|round| {
                 self.links.iter(&self.main).filter(move |n| self.entries[*n as usize].count == round)
@@ -212,8 +209,7 @@ mod tests {
         rig.policy.entries[rig.id(key).expect("the chunk is there").0 as usize].queue
     }
 
-    /// The rules as text states them, on vectors, coldest or oldest first. `held` chunks are in the
-    /// queues as well.
+    /// The rules of the module on vectors, coldest or oldest first. `held` chunks are in the queues as well.
     #[derive(Debug, Default)]
     struct Naive {
         small: Vec<u32>,
@@ -268,7 +264,7 @@ mod tests {
             }
         }
 
-        /// Who leaves next, giving the rounds that the main queue has to give for it.
+        /// The next victim, after the rounds that the main queue gives before it.
         fn victim(&mut self) -> Option<u32> {
             let free = |k: &u32| !self.held.contains(k);
             let small = self.small.iter().copied().find(free);
@@ -317,15 +313,15 @@ mod tests {
             }
         }
 
-        /// Prompts that share their heads, stored and read by whole prefixes: whoever leaves a queue
-        /// has no later chunk in it, but for prompts that have lost chunks before.
+        /// Prompts with the same heads, stored and read by whole prefixes: an evicted chunk has no later chunk of
+        /// its prompt in its queue, except in prompts that have lost chunks before.
         #[test]
-        fn a_queue_gives_prompts_from_their_end(
+        fn evicts_tail_of_prompt_before_head_in_each_queue(
             requests in prop::collection::vec((0u32..6, 1usize..10, any::<bool>()), 1..120),
             room in 8usize..24,
         ) {
             let mut rig: Rig<S3Fifo> = Rig::open();
-            // Each chunk that is there, and whether it was away, or one before it since it came.
+            // Each chunk, and whether it, or one before it, was evicted since the first was stored.
             let mut lost = BTreeSet::new();
             let mut orphans = BTreeMap::new();
             for (branch, len, store) in requests {
@@ -342,7 +338,7 @@ mod tests {
                     let gone = rig.order()[0];
                     for (later, orphan) in orphans.iter_mut().filter(|(k, _)| continues(gone, **k)) {
                         let same = queue(&rig, gone) == queue(&rig, *later);
-                        prop_assert!(*orphan || !same, "{} left before {}", gone, later);
+                        prop_assert!(*orphan || !same, "{} evicted before {}", gone, later);
                         *orphan = true;
                     }
                     rig.end(gone, RemovalCause::Evicted);
@@ -361,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn two_lookups_earn_the_main_queue_and_a_ghost_needs_none() {
+    fn two_hits_or_a_ghost_lead_to_the_main_queue() {
         let mut rig: Rig<S3Fifo> = Rig::open();
         (0..10).for_each(|k| rig.store(k));
         (0..2).for_each(|_| rig.find(0));

@@ -1,4 +1,4 @@
-//! A policy with chunks to try it on, for the tests of each, and what holds for all of them.
+//! A test rig for policies, and properties that hold for all of them.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::reuse::{EvictionOrder, Expert, RetentionRule, ReusePredictor};
 use larder_types::ids::ChunkId;
 use larder_types::time::Time;
 
-/// A policy, told what [`L1`](crate::l1::L1) would tell it. Chunks are named by keys and get the
-/// lowest free id, as there, so ids are used again. Every chunk has one byte.
+/// A policy that gets the calls L1 would make. Chunks are named by keys and get the lowest free id, as in L1, so ids
+/// are reused. Every chunk has one byte.
 #[derive(Debug)]
 pub(super) struct Rig<P: EvictionPolicy + ?Sized = dyn EvictionPolicy> {
     pub(super) policy: Box<P>,
-    pub(super) ledger: QuotaUsage,
+    pub(super) usage: QuotaUsage,
     chunks: Vec<Option<Known>>,
-    /// For a policy that learns, and always follows what was learned.
+    /// For a policy that learns; it has one expert, by worth.
     reuse: Option<ReusePredictor>,
 }
 
@@ -33,10 +33,10 @@ fn with_about<T>(
     key: u32,
     salt: TenantId,
     reuse: Option<&ReusePredictor>,
-    tell: impl FnOnce(&ChunkMeta<'_>) -> T,
+    call: impl FnOnce(&ChunkMeta<'_>) -> T,
 ) -> T {
     let hash = ChunkHash::new(&key.to_le_bytes()).unwrap();
-    tell(&ChunkMeta { hash: &hash, name_digest: 0, tenant: salt, reuse })
+    call(&ChunkMeta { hash: &hash, name_digest: 0, tenant: salt, reuse })
 }
 
 fn key_digest(key: u32) -> u64 {
@@ -47,14 +47,14 @@ impl Rig {
     pub(super) fn new(kind: EvictionKind) -> Self {
         let worth = Expert { rank: EvictionOrder::Worth, keep: RetentionRule::Always };
         let reuse = kind.learns().then(|| ReusePredictor::new([worth], false));
-        Self { policy: kind.create(), ledger: QuotaUsage::default(), chunks: Vec::new(), reuse }
+        Self { policy: kind.create(), usage: QuotaUsage::default(), chunks: Vec::new(), reuse }
     }
 }
 
 impl<P: EvictionPolicy + Default> Rig<P> {
-    /// With a policy that can be looked into.
+    /// With a policy of a known type.
     pub(super) fn open() -> Self {
-        Self { policy: Box::default(), ledger: QuotaUsage::default(), chunks: Vec::new(), reuse: None }
+        Self { policy: Box::default(), usage: QuotaUsage::default(), chunks: Vec::new(), reuse: None }
     }
 }
 
@@ -65,7 +65,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     }
 
     fn known(&mut self, key: u32) -> (ChunkId, &mut Known) {
-        let id = self.id(key).expect("the chunk is there");
+        let id = self.id(key).expect("a known chunk");
         (id, self.chunks[id.0 as usize].as_mut().unwrap())
     }
 
@@ -73,20 +73,20 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         self.chunks.iter().flatten().any(|c| c.key == key && c.listed)
     }
 
-    /// Somebody asks for a prompt, which is not told to policies that do not learn.
+    /// A request asks for a prompt. Only policies that learn see it.
     fn ask(&mut self, chain: &[u32]) {
         if let Some(reuse) = &mut self.reuse {
             reuse.on_request(Time::ZERO, 64, chain.iter().map(|key| key_digest(*key)));
         }
     }
 
-    /// A chunk that somebody holds from the start.
+    /// A chunk that is pinned from the start.
     pub(super) fn load(&mut self, key: u32, salt: &str) {
         assert_eq!(self.id(key), None, "{key} is there already");
         let salt: Arc<str> = salt.into();
-        let salt = self.ledger.tenant_or_insert(&salt);
-        self.ledger.add_object(salt);
-        self.ledger.add_bytes(salt, 1);
+        let salt = self.usage.tenant_or_insert(&salt);
+        self.usage.add_object(salt);
+        self.usage.add_bytes(salt, 1);
         let at = self.chunks.iter().position(Option::is_none).unwrap_or_else(|| {
             self.chunks.push(None);
             self.chunks.len() - 1
@@ -130,22 +130,22 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         let (id, known) = self.known(key);
         let Known { salt, listed, .. } = *known;
         if how == RemovalCause::Evicted {
-            self.ledger.record_eviction(salt, 1);
+            self.usage.record_eviction(salt, 1);
         }
         if listed {
             self.policy.remove(id);
         }
         with_about(key, salt, self.reuse.as_ref(), |about| self.policy.on_removed(id, about, how));
         self.chunks[id.0 as usize] = None;
-        self.ledger.remove_object(salt, 1);
+        self.usage.remove_object(salt, 1);
     }
 
-    /// The keys in the order, as if each named one went.
+    /// The keys in the order, as if each visited one were evicted.
     pub(super) fn order(&mut self) -> Vec<u32> {
         let mut order = Vec::new();
         self.policy.prepare(self.reuse.as_ref());
-        self.policy.visit_victims(&self.ledger, &mut |chunk| {
-            order.push(self.chunks[chunk.0 as usize].expect("a chunk that is there").key);
+        self.policy.visit_victims(&self.usage, &mut |chunk| {
+            order.push(self.chunks[chunk.0 as usize].expect("a known chunk").key);
             EvictDecision::Evict(1)
         });
         order
@@ -166,7 +166,7 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
         chain.iter().rev().for_each(|k| self.touch(*k));
     }
 
-    /// Finds and reads what leads a prompt. Returns how much of it was there.
+    /// Finds and reads the leading chunks of a prompt. Returns how many there are.
     pub(super) fn read_prompt(&mut self, chain: &[u32]) -> usize {
         self.ask(chain);
         let hit: Vec<u32> = chain.iter().copied().take_while(|k| self.listed(*k)).collect();
@@ -178,14 +178,14 @@ impl<P: EvictionPolicy + ?Sized> Rig<P> {
     }
 }
 
-/// What can happen to a chunk. Turned into what is possible by [`step`].
+/// A drawn operation on a chunk. [`step`] turns it into one that is possible.
 pub(super) type Op = (u8, u32);
 
 pub(super) fn ops(keys: u32) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec((0u8..12, 0..keys), 1..400)
 }
 
-/// What an [`Op`] comes to.
+/// What an [`Op`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Store(u32),
@@ -199,7 +199,7 @@ pub(super) enum Step {
     Nothing,
 }
 
-/// Does to the policy what an op says, if the chunk is in a state for it.
+/// Applies an op, if the state of the chunk allows it.
 pub(super) fn step<P: EvictionPolicy + ?Sized>(rig: &mut Rig<P>, (op, key): Op) -> Step {
     let listed = rig.listed(key);
     let step = match (op, rig.id(key)) {
@@ -234,10 +234,10 @@ pub(super) fn step<P: EvictionPolicy + ?Sized>(rig: &mut Rig<P>, (op, key): Op) 
 }
 
 proptest! {
-    /// Whatever happened, a policy names exactly the chunks that may be evicted, each once, and a
-    /// victim it was told to leave does not hide the others.
+    /// A policy visits exactly the chunks that may be evicted, each once, and a skipped victim does not hide the
+    /// others.
     #[test]
-    fn every_policy_names_what_may_be_evicted_once(ops in ops(24)) {
+    fn every_policy_visits_each_evictable_chunk_once(ops in ops(24)) {
         for kind in EvictionKind::ALL.iter().filter(|k| **k != EvictionKind::Noop) {
             let mut rig = Rig::new(*kind);
             for op in &ops {
@@ -246,7 +246,7 @@ proptest! {
                 order.sort_unstable();
                 let mut staying = Vec::new();
                 rig.policy.prepare(rig.reuse.as_ref());
-                rig.policy.visit_victims(&rig.ledger, &mut |chunk| {
+                rig.policy.visit_victims(&rig.usage, &mut |chunk| {
                     staying.push(rig.chunks[chunk.0 as usize].unwrap().key);
                     EvictDecision::Skip
                 });

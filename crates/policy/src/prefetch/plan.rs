@@ -1,8 +1,7 @@
-//! Which cell comes from where.
+//! From where each shard of a lookup is served.
 //!
-//! Pure: what was found in, what to use out. The rules that every plan keeps, whoever makes it:
-//! a planned cell was found where it is planned from, none is planned twice, and who contributes
-//! nothing is not named.
+//! A pure function of what was found. Every plan keeps these rules: a planned shard was found where it is planned from,
+//! none is planned twice, and a source that contributes nothing is not in the plan.
 
 use std::collections::BTreeMap;
 
@@ -10,36 +9,36 @@ use super::shard_bitmap::ShardBitmap;
 use crate::prefix_scan::{AttentionWindow, PrefixScan, required_range};
 use larder_types::AdapterId;
 
-/// A pool of L1. There is one today; plans and policies are ready for more.
+/// A pool of L1. There is one today.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct L1Id(pub u32);
 
-/// Which cells a request wants.
+/// Which shards a request wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fetch {
     /// The longest servable prefix.
     #[default]
     Prefix,
-    /// Whatever there is, gaps or not. Means nothing for rows with windows.
+    /// All that is found, with gaps. Not possible for rows with windows.
     Full,
 }
 
-/// What was found.
+/// What was found for a lookup.
 #[derive(Clone, Debug)]
 pub struct PlanInput<'a> {
     /// Attention window of each row.
     pub windows: &'a [AttentionWindow],
     /// Number of chunks.
     pub columns: u32,
-    /// What is wanted.
+    /// Which shards are wanted.
     pub fetch: Fetch,
-    /// Cells that are held in each pool of L1, in any order.
+    /// Shards that are pinned in each pool of L1, in any order.
     pub l1: &'a [(L1Id, ShardBitmap)],
-    /// Cells that each adapter has, in any order.
+    /// Shards that each adapter has, in any order.
     pub l2: &'a [(AdapterId, ShardBitmap)],
 }
 
-/// What to use.
+/// Which shards to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadPlan {
     /// From L1.
@@ -48,9 +47,8 @@ pub struct LoadPlan {
     pub l2: BTreeMap<AdapterId, ShardBitmap>,
 }
 
-/// The plan of every built-in policy: what the request needs of what was found, each cell from the
-/// first that has it, L1 before L2, lower numbers before higher ones. Input that does not fit together
-/// gives an empty plan.
+/// The plan of every built-in policy: what the request needs of what was found, each shard from the first source that
+/// has it, L1 before L2, lower numbers before higher ones. Inconsistent input gives an empty plan.
 pub fn plan_load(input: &PlanInput<'_>) -> LoadPlan {
     let rows = input.windows.len() as u32;
     let grids = || input.l1.iter().map(|(_, g)| g).chain(input.l2.iter().map(|(_, g)| g));
@@ -75,7 +73,7 @@ pub fn plan_load(input: &PlanInput<'_>) -> LoadPlan {
     plan
 }
 
-/// The found cells that the request has a use for.
+/// The found shards that the request can use.
 fn needed(input: &PlanInput<'_>, found: impl Fn(u32, u32) -> bool) -> Option<ShardBitmap> {
     let rows = input.windows.len() as u32;
     let mut needed = ShardBitmap::new(rows, input.columns);

@@ -1,8 +1,8 @@
-//! Sets of cells of a lookup's grid.
+//! Sets of shards of a lookup.
 
 use std::fmt;
 
-/// A set of cells. Rows are (object group, rank) pairs, columns are chunks.
+/// A set of shards. Rows are (object group, rank) pairs, columns are chunks.
 ///
 /// Bits lie column by column, so that a prefix of the columns is a prefix of the bits.
 #[derive(Clone, PartialEq, Eq)]
@@ -13,13 +13,13 @@ pub struct ShardBitmap {
 }
 
 impl ShardBitmap {
-    /// No cell of a grid of that size.
+    /// The empty set.
     pub fn new(rows: u32, columns: u32) -> Self {
         let bits = rows as usize * columns as usize;
         Self { rows, columns, words: vec![0; bits.div_ceil(64)] }
     }
 
-    /// The cells given row by row as column numbers.
+    /// The shards given row by row as column numbers.
     ///
     /// # Panics
     /// If a column is outside.
@@ -41,13 +41,13 @@ impl ShardBitmap {
         self.columns
     }
 
-    /// Makes the grid at least `columns` wide.
+    /// Extends it to at least `columns` columns.
     pub fn widen(&mut self, columns: u32) {
         self.columns = self.columns.max(columns);
         self.words.resize((self.rows as usize * self.columns as usize).div_ceil(64), 0);
     }
 
-    /// The same set as far as it lies in the first `columns` columns, in a grid of that width.
+    /// The part of the set in the first `columns` columns.
     pub fn first(&self, columns: u32) -> Self {
         let mut grid = self.clone();
         let bits = self.rows as usize * columns as usize;
@@ -59,7 +59,7 @@ impl ShardBitmap {
         grid
     }
 
-    /// Whether a cell is in the set. Cells outside the grid are not.
+    /// Whether a shard is in the set. Shards outside are not.
     pub fn contains(&self, row: u32, column: u32) -> bool {
         row < self.rows && column < self.columns && {
             let bit = self.bit(row, column);
@@ -67,12 +67,12 @@ impl ShardBitmap {
         }
     }
 
-    /// Adds a cell.
+    /// Adds a shard.
     ///
     /// # Panics
     /// If it is outside.
     pub fn insert(&mut self, row: u32, column: u32) {
-        assert!(row < self.rows && column < self.columns, "({row}, {column}) is outside the grid");
+        assert!(row < self.rows && column < self.columns, "({row}, {column}) is outside");
         let bit = self.bit(row, column);
         self.words[bit / 64] |= 1 << (bit % 64);
     }
@@ -82,12 +82,12 @@ impl ShardBitmap {
         self.words.iter().all(|w| *w == 0)
     }
 
-    /// Number of cells.
+    /// Number of shards.
     pub fn len(&self) -> u64 {
         self.words.iter().map(|w| u64::from(w.count_ones())).sum()
     }
 
-    /// The cells as (row, column), column by column.
+    /// The shards as (row, column), column by column.
     pub fn cells(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         let bits = (0..self.words.len()).flat_map(|i| {
             let mut word = self.words[i];

@@ -1,31 +1,29 @@
-//! What of that which leaves L1 is to be in L2, and what is let go.
+//! Which chunks that are evicted from L1 are written to L2, and which are dropped.
 //!
-//! A chunk that is let go is lost if somebody asks for it again. How likely that is follows from its class
-//! and its age. Those with the least chance are let go: as many as may be without losing more than
-//! [`BUDGET`] of all chunks asked for. Losses come long after what caused them, so the threshold follows
-//! what is expected to be lost of that which is let go now, and what is expected is set right by how much
-//! was lost of what had been expected before. (One lost chunk costs those behind it, too.)
+//! A dropped chunk is lost if it is asked for again. The chance of that follows from its class and age. Those with the
+//! smallest chance are dropped, as many as possible without losing more than [`BUDGET`] of all chunks asked for. Losses
+//! come long after the drops, so the threshold follows the expected losses of what is dropped now, corrected by how
+//! much was lost compared to what was expected before. (One lost chunk costs those behind it, too.)
 
-/// Chunks that may be lost, as a part of all that are asked for. Leaves room below the two points of token
-/// hit rate that users are promised.
+/// Chunks that may be lost, as a fraction of all that are asked for. Below the two points of token hit rate that users
+/// are promised.
 const BUDGET: f64 = 0.0125;
-/// After each request the past counts so much of what it did: for what is let go now, and for how well that
-/// was foretold.
+/// After each request the past counts this fraction: for what is dropped now, and for how well that was predicted.
 const FADE_NOW: f64 = 0.99;
 const FADE_PAST: f64 = 0.9995;
 /// How much the threshold moves with each request at most.
 const STEP: f64 = 0.005;
 const THRESHOLD_START: f64 = 0.02;
 const THRESHOLD_MIN: f64 = 0.001;
-/// What is more likely than this to be asked for is never let go, whatever may be lost: that costs a miss
-/// nearly every time and saves nothing, as it has to be written when it has been computed again.
+/// A chunk that is more likely than this to be asked for is never dropped: that costs a miss nearly every time and saves
+/// nothing, as it has to be written once it is computed again.
 const THRESHOLD_MAX: f64 = 0.75;
-/// How far expectations are set right at most, up or down.
+/// Largest factor of the correction, up or down.
 const CORRECTION_MAX: f64 = 8.0;
-/// Nothing is let go before so many requests have been learned from.
+/// Nothing is dropped before this many requests.
 const LEARNING_REQUESTS: u64 = 256;
 
-/// Chunks that were asked for, and those that were or will be in vain.
+/// Chunks that were asked for, and those that were or will be lost.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     asked: f64,
@@ -44,11 +42,11 @@ impl Window {
 /// See the [module](self).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AdmissionFilter {
-    /// What is as likely as this to be asked for after it has left L1 goes to L2.
+    /// Chance of reuse from which on an evicted chunk is written to L2.
     pub(super) threshold: f64,
     now: Window,
     past: Window,
-    /// What is expected to be lost of that which was let go since the last request.
+    /// Expected losses of what was dropped since the last request.
     expected: f64,
     requests: u64,
 }
@@ -61,8 +59,8 @@ impl Default for AdmissionFilter {
 }
 
 impl AdmissionFilter {
-    /// Of `asked` chunks `lost` had been known and were nowhere any more.
-    pub(super) fn answered(&mut self, lost: u32, asked: u32) {
+    /// A request asked for `asked` chunks, of which `lost` were known and in neither tier.
+    pub(super) fn on_answer(&mut self, lost: u32, asked: u32) {
         self.requests += 1;
         let expected = std::mem::take(&mut self.expected);
         self.now.add(FADE_NOW, asked, expected, lost);
@@ -76,29 +74,29 @@ impl AdmissionFilter {
             (self.threshold * (1.0 + STEP * left.clamp(-1.0, 1.0))).clamp(THRESHOLD_MIN, THRESHOLD_MAX);
     }
 
-    /// How much more is lost than was expected. Until there is enough to tell: as much.
+    /// Losses by expected losses; 1 until there is enough data.
     fn correction(&self) -> f64 {
         let doubt = 0.25 * BUDGET * self.past.asked + 1.0;
         let ratio = (self.past.lost + doubt) / (self.past.expected + doubt);
         ratio.clamp(CORRECTION_MAX.recip(), CORRECTION_MAX)
     }
 
-    /// Whether enough has been learned to let anything go.
+    /// Whether enough was learned to drop anything.
     pub(super) fn is_open(&self) -> bool {
         self.requests > LEARNING_REQUESTS
     }
 
-    /// Whether a chunk may be lost that is asked for again with that chance.
-    pub(super) fn lets_go(&self, chance: f64) -> bool {
+    /// Whether a chunk with that chance of reuse is dropped.
+    pub(super) fn drops(&self, chance: f64) -> bool {
         self.is_open() && chance < self.threshold
     }
 
-    /// A chunk that is asked for again with that chance is nowhere any more.
-    pub(super) fn let_go(&mut self, chance: f64) {
+    /// A chunk with that chance of reuse was dropped.
+    pub(super) fn on_drop(&mut self, chance: f64) {
         self.expected += chance;
     }
 
-    /// The part of the chunks asked for that was lost lately.
+    /// Recent losses, as a fraction of the chunks asked for.
     pub(super) fn loss(&self) -> f64 {
         if self.past.asked > 0.0 { self.past.lost / self.past.asked } else { 0.0 }
     }

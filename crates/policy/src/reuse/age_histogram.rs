@@ -1,25 +1,22 @@
 //! At what age chunks are used again: a histogram for each class, and what follows from it.
 //!
-//! Every request leaves a *cohort* behind: how many chunks of each class it used last. Chunks leave
-//! their cohort when they are used again, which is one event of their class at that age; cohorts that
-//! get older pass from one age to the next, which exposes all who are left to that age. Events over
-//! exposures are the hazard of an age: the chance that a chunk that has got so old is used again before
-//! it gets older. As chunks are followed whether they are in L1 or not, the histogram does not depend on
-//! who was evicted.
+//! Every request makes a *cohort*: how many chunks of each class it was the last to use. Chunks are removed from their
+//! cohort when they are used again, which is one event of their class at that age. Cohorts that get older pass from one
+//! age to the next, which exposes all chunks that are left to that age. Events over exposures are the hazard of an
+//! age: the chance that a chunk that has reached it is used again before it gets older. Chunks are followed whether they
+//! are in L1 or not, so the histogram does not depend on evictions.
 //!
-//! The chunks of a prompt mostly come back together or not at all, so a hundred of them say hardly more
-//! about their class than one does. But what is wanted is a mean over chunks, and long prompts have most of
-//! them. Between the two: the `n` chunks of one class in one request weigh as much as the root of `n`.
+//! The chunks of a prompt mostly are used again together or not at all, so a hundred of them say hardly more about their
+//! class than one. But a mean over chunks is wanted, and long prompts have most of them. As a compromise, the `n` chunks
+//! of one class in one request together weigh as much as the root of `n`.
 //!
-//! The *worth* of a chunk is the best rate at which keeping it can pay: over all horizons, the chance
-//! that it is used again within the horizon, by the time that it is kept for that. This is the Gittins
-//! index of the chunk (J. Gittins, "Bandit processes and dynamic allocation indices", 1979); with the
-//! horizon at the time of eviction it is the hit density of N. Beckmann, H. Chen and A. Cidon, "LHD:
-//! Improving cache hit rate by maximizing hit density" (NSDI 2018).
+//! The *worth* of a chunk is the best rate at which keeping it can pay: over all horizons, the chance that it is used
+//! again within the horizon, by the expected time until then. This is the Gittins index of the chunk (J. Gittins,
+//! "Bandit processes and dynamic allocation indices", 1979); with the horizon at the time of eviction it is the hit
+//! density of N. Beckmann, H. Chen and A. Cidon, "LHD: Improving cache hit rate by maximizing hit density" (NSDI 2018).
 //!
-//! Cost: for each request O(classes in it + [`AGES`]) amortised, and a refresh of all worths every
-//! [`REFRESH_REQUESTS`]: some 200 µs. Memory: 75 KiB, and about 70 bytes for each of the
-//! [`COHORTS_MAX`] requests.
+//! Cost: for each request O(classes in it + [`AGES`]), amortised, and a refresh of all worths every
+//! [`REFRESH_REQUESTS`]: some 200 µs. Memory: 75 KiB, and about 70 bytes for each of the [`COHORTS_MAX`] requests.
 
 use std::collections::VecDeque;
 
@@ -33,17 +30,17 @@ pub(super) const AGES: usize = 24;
 pub(super) const PLACES: usize = CLASSES * AGES;
 /// Requests whose chunks are followed.
 const COHORTS_MAX: usize = 1 << 16;
-/// Worths are computed anew after so many requests; at the start more often.
+/// Worths are computed again after this many requests; more often at the start.
 const REFRESH_REQUESTS: u64 = 64;
-/// After so many requests the past counts [`DECAY`] times as much.
+/// After this many requests the past counts [`DECAY`] times as much.
 const DECAY_REQUESTS: u64 = 512;
 const DECAY: f64 = 0.95;
-/// A class is taken to behave like its kin until what was seen of it weighs more than this, and its kin like
-/// all chunks until what was seen of them does.
+/// A class is expected to behave like its kin until its own observations weigh more than this, and its kin like all
+/// chunks until theirs weigh more than the second.
 const KIN_WEIGHT: f64 = 100.0;
 const ALL_WEIGHT: f64 = 2.0;
 
-/// A class and an age of it, or their rank among all by worth.
+/// Index of a (class, age) pair, or its rank by worth.
 pub(super) type Place = u16;
 
 /// All places, the least worth first, and the rank of each.
@@ -62,7 +59,7 @@ impl Default for Ranks {
 }
 
 impl Ranks {
-    /// Becomes `other`. Says whether anything changed.
+    /// Becomes `other`. Returns whether anything changed.
     pub(super) fn update(&mut self, other: &Self) -> bool {
         let changed = self.version != other.version;
         if changed {
@@ -84,9 +81,9 @@ impl Ranks {
 #[derive(Debug)]
 struct Group {
     class: ReuseClass,
-    /// Those that nobody has used since.
+    /// Those that were not used again.
     left: u32,
-    /// What each of them counts.
+    /// Weight of each of them.
     weight: f32,
 }
 
@@ -95,13 +92,13 @@ impl Group {
         Self { class, left: chunks, weight: (chunks.max(1) as f32).sqrt().recip() }
     }
 
-    /// What those that are left count together.
+    /// Weight of those that are left.
     fn weight_left(&self) -> f64 {
         f64::from(self.left) * f64::from(self.weight)
     }
 }
 
-/// What one request used last and nobody has used since.
+/// Chunks that one request was the last to use.
 #[derive(Debug)]
 struct Cohort {
     tick: u32,
@@ -111,7 +108,7 @@ struct Cohort {
 /// See the [module](self). Ticks wrap: an age of 2^32 ticks looks young again.
 #[derive(Debug)]
 pub(super) struct AgeHistogram {
-    /// By place, weighed.
+    /// By place, weighted.
     events: Vec<f64>,
     exposed: Vec<f64>,
     /// For each age how many chunks were used again at it, and how many reached it.
@@ -166,14 +163,14 @@ impl AgeHistogram {
         self.requests
     }
 
-    /// When a cohort was made; those that are forgotten count as just older than the others.
+    /// When a cohort was made. Forgotten cohorts count as just older than the others.
     pub(super) fn tick_of(&self, cohort: u64) -> u32 {
         let first = self.requests - self.cohorts.len() as u64;
         let at = cohort.saturating_sub(first) as usize;
         self.cohorts.get(at).map_or(0, |c| c.tick)
     }
 
-    /// A chunk that `cohort` had used last is used again `ticks` later.
+    /// A chunk of `cohort` is used again, `ticks` later.
     pub(super) fn used_again(&mut self, class: ReuseClass, cohort: u64, ticks: u32) {
         let first = self.requests - self.cohorts.len() as u64;
         let Some(at) = cohort.checked_sub(first) else { return };
@@ -184,7 +181,7 @@ impl AgeHistogram {
         self.totals[age_of(ticks)].0 += 1.0;
     }
 
-    /// A request is over: how many chunks of which class it used.
+    /// Ends a request that used this many chunks of each class.
     pub(super) fn add_cohort(&mut self, tick: u32, used: SmallVec<[(ReuseClass, u32); 4]>) {
         let groups: SmallVec<[Group; 4]> = used.into_iter().map(|(class, n)| Group::new(class, n)).collect();
         self.cohorts.push_back(Cohort { tick, groups });
@@ -203,8 +200,8 @@ impl AgeHistogram {
         }
     }
 
-    /// It is `now`: what is left of each cohort is exposed to the ages that it has reached. To be called before
-    /// something is said to be used again now.
+    /// Exposes what is left of each cohort to the ages that it has reached by `now`. Must be called before
+    /// [`used_again`](Self::used_again) at that time.
     pub(super) fn advance(&mut self, now: u32) {
         let Self { cohorts, reached, exposed, totals, .. } = self;
         let first = self.requests - cohorts.len() as u64;
@@ -262,7 +259,7 @@ impl AgeHistogram {
         &self.ranks
     }
 
-    /// The rate at which a chunk that was just used pays if it is kept for `horizon` ticks at most.
+    /// Hits per tick of a chunk that was just used and is kept for `horizon` ticks at most.
     pub(super) fn density(&self, class: ReuseClass, horizon: f64) -> f64 {
         let (mut left, mut used, mut kept) = (1.0, 0.0, 0.0);
         for age in 0..AGES - 1 {
@@ -288,7 +285,7 @@ impl AgeHistogram {
         1.0 - left
     }
 
-    /// The rate at which all chunks of some age pay, whatever their class.
+    /// Hits per tick of chunks of an age, over all classes.
     pub(super) fn common_rate(&self, ticks: u32) -> f64 {
         let age = age_of(ticks).min(AGES - 2);
         let all = |counts: &[f64]| (0..CLASSES).map(|c| counts[c * AGES + age]).sum::<f64>();

@@ -1,15 +1,15 @@
-//! An order by worth over anything with a class and a time of use.
+//! An order by worth over chunks with a class and a time of use.
 //!
-//! One list for each class and age, in the order of use, of those that have that age: all in it are
-//! worth the same. Members move to the list of the next age when they reach it, a few times in their life.
-//! A map of the lists that have members, by rank, finds the worst in a few words.
+//! There is one list, in order of use, for each class and age: all chunks in it are worth the same. A chunk moves to the
+//! list of the next age when it reaches it. A bitmap of the lists that are not empty, by rank, finds the lowest worth in
+//! a few words.
 //!
-//! What was used at one time is one *batch*: the chunks of a request, its last first. Whoever of a batch
-//! is worth least, the first of the batch goes instead: a chunk is of no use to a request that does not
-//! find those before it, so it cannot be worth more than they are, whatever was estimated.
+//! Chunks that were used at one time are one *batch*: the chunks of a request, its last first. When a chunk of a batch
+//! has the lowest worth, the first of the batch is evicted instead: a chunk is of no use to a request that does not find
+//! those before it, so it cannot be worth more than they are, whatever was estimated.
 //!
-//! Every operation is O(1), amortised. Memory: 24 bytes for each number up to the largest, and about 20
-//! for each time at which some member was used.
+//! Every operation is O(1), amortised. Memory: 24 bytes for each number up to the largest, and about 20 for each time
+//! of use.
 
 use hashbrown::{HashMap, HashSet};
 
@@ -50,13 +50,13 @@ pub struct WorthOrder {
     links: LruLinks,
     lists: Vec<LruList>,
     members: Vec<Member>,
-    /// Members that were used at one tick, in the order of use.
+    /// Members by tick of their last use, in order of use.
     together: LruLinks,
     batches: HashMap<u32, LruList>,
     /// Places with members, and the same by rank.
     filled: Places,
     ranked: Places,
-    /// The ranks as they were when the order was settled last.
+    /// The ranks at the last update.
     ranks: Ranks,
 }
 
@@ -77,12 +77,12 @@ impl Default for WorthOrder {
 
 impl WorthOrder {
     /// Whether `n` is in the order.
-    pub fn has(&self, n: u32) -> bool {
+    pub fn contains(&self, n: u32) -> bool {
         self.links.contains(n)
     }
 
-    /// `n`, of that class, was used at `now`; it is not in the order.
-    pub fn push(&mut self, n: u32, class: ReuseClass, now: u32) {
+    /// Inserts `n`, which is not in the order and was used at `now`.
+    pub fn insert(&mut self, n: u32, class: ReuseClass, now: u32) {
         if self.members.len() <= n as usize {
             self.members.resize(n as usize + 1, Member::default());
         }
@@ -101,8 +101,8 @@ impl WorthOrder {
         self.links.push(list, n);
     }
 
-    /// Takes a member out.
-    pub fn unlink(&mut self, n: u32) {
+    /// Removes a member.
+    pub fn remove(&mut self, n: u32) {
         let tick = self.members[n as usize].tick;
         let batch = self.batches.get_mut(&tick).expect("every member is in its batch");
         self.together.remove(batch, n);
@@ -112,7 +112,7 @@ impl WorthOrder {
         self.take(n);
     }
 
-    /// Takes a member out of its list.
+    /// Removes a member from its list.
     fn take(&mut self, n: u32) {
         let place = self.members[n as usize].place;
         let list = &mut self.lists[usize::from(place)];
@@ -123,8 +123,8 @@ impl WorthOrder {
         }
     }
 
-    /// Brings ages and ranks up to date.
-    pub(super) fn settle(&mut self, now: u32, ages: &AgeHistogram) {
+    /// Updates ages and ranks.
+    pub(super) fn update(&mut self, now: u32, ages: &AgeHistogram) {
         // Older lists first, so that they stay in the order of use.
         let mut filled: Vec<Place> = self.filled.iter().collect();
         filled.reverse();

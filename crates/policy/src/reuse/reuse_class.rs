@@ -1,40 +1,40 @@
-//! Which chunks are expected to behave alike: classes by how often a chunk was used, and how fast.
+//! Classes of chunks that are expected to behave alike: by how often a chunk was used, and at what interval.
 //!
-//! The pace of a chunk is the mean of the pauses between its uses, on a logarithmic scale, as pauses spread
+//! The reuse interval of a chunk is the mean of the times between its uses, on a logarithmic scale, as these spread
 //! over many orders of magnitude; the last ones count most ([`NEWEST`]).
 
 use std::ops::Range;
 
-/// Classes of chunks that are told apart.
-pub(super) const CLASSES: usize = USED_AGAIN + 4 * PACES;
+/// Number of classes.
+pub(super) const CLASSES: usize = USED_AGAIN + 4 * INTERVALS;
 /// The first class of chunks that were used more than once.
 const USED_AGAIN: usize = 24;
-/// Paces of those that are told apart: octaves of the mean pause, from one tick on.
-const PACES: usize = 16;
-/// Steps of a [`ReuseInterval`] to an octave.
+/// Intervals of those: octaves of the mean, from one tick on.
+const INTERVALS: usize = 16;
+/// Steps of a [`ReuseInterval`] per octave.
 const STEPS: u32 = 8;
-/// How much the last of many pauses counts.
+/// Weight of the last of many intervals.
 const NEWEST: f32 = 0.35;
-/// Uses from which on a chunk is taken to begin many prompts, so that it says nothing about what follows.
+/// A chunk with this many uses begins many prompts, and says nothing about the chunks that follow.
 const SHARED_USES: u8 = 9;
 
 /// A class of chunks that are expected to behave alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReuseClass(pub(super) u8);
 
-/// A mean pause, on a logarithmic scale: 0 for none, then an octave for every [`STEPS`].
+/// A mean time between uses, on a logarithmic scale: 0 for none, then an octave for every [`STEPS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ReuseInterval(u8);
 
 impl ReuseInterval {
-    /// Of what was used again after so many ticks.
+    /// The interval of one reuse after `ticks`.
     pub(super) fn of(ticks: u32) -> Self {
         let Some(octave) = ticks.checked_ilog2() else { return Self(0) };
         let part = (u64::from(ticks) * u64::from(STEPS)) >> octave;
         Self((octave * STEPS + part as u32).min(u32::from(u8::MAX)) as u8)
     }
 
-    /// After `uses` uses in all there was another one, `ticks` later.
+    /// The mean after `uses` uses and another one `ticks` later.
     pub(super) fn then(self, uses: u8, ticks: u32) -> Self {
         let (so_far, new) = (f32::from(self.0), f32::from(Self::of(ticks).0));
         let weight = f32::from(uses.max(1)).recip().max(NEWEST);
@@ -48,42 +48,41 @@ impl ReuseInterval {
 }
 
 impl ReuseClass {
-    /// Of the chunks that a request adds to what comes `before` them, if there is anything: how often that
-    /// was used, and at what pace. `new` is how many there are.
+    /// The class of `new` chunks that a request adds. `before`: uses and interval of the chunk before them, if any.
     pub(super) fn new(before: Option<(u8, ReuseInterval)>, new: usize) -> Self {
         let size = (usize::BITS - new.leading_zeros()).div_ceil(2).min(4) as u8;
         Self(match before {
-            Some((uses, pace)) if uses < SHARED_USES => {
-                8 + (pace.octave() / 2).min(7) + if new > 4 { 8 } else { 0 }
+            Some((uses, interval)) if uses < SHARED_USES => {
+                8 + (interval.octave() / 2).min(7) + if new > 4 { 8 } else { 0 }
             }
             Some(_) => 4 + size - 1,
             None => size - 1,
         })
     }
 
-    /// Of a chunk that was used `uses` times at that pace.
-    pub(super) fn used_again(uses: u8, pace: ReuseInterval) -> Self {
+    /// The class of a chunk that was used `uses` times at that interval.
+    pub(super) fn used_again(uses: u8, interval: ReuseInterval) -> Self {
         let often = match uses {
             ..=2 => 0,
             3..=4 => 1,
             5..=8 => 2,
             _ => 3,
         };
-        let pace = usize::from(pace.octave()).min(PACES - 1);
-        Self((USED_AGAIN + often * PACES + pace) as u8)
+        let interval = usize::from(interval.octave()).min(INTERVALS - 1);
+        Self((USED_AGAIN + often * INTERVALS + interval) as u8)
     }
 
-    /// All of them.
+    /// Every class.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         (0..CLASSES as u8).map(Self)
     }
 
-    /// The class and those that are next to it in pace; of chunks used once, only the class.
+    /// The class and those with the next shorter and longer interval; of chunks used once, only the class.
     pub(super) fn kin(self) -> Range<usize> {
         let class = usize::from(self.0);
         let Some(nth) = class.checked_sub(USED_AGAIN) else { return class..class + 1 };
-        let first = class - nth % PACES;
-        class.saturating_sub(1).max(first)..(class + 2).min(first + PACES)
+        let first = class - nth % INTERVALS;
+        class.saturating_sub(1).max(first)..(class + 2).min(first + INTERVALS)
     }
 }
 
@@ -92,28 +91,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pace_grows_with_the_pause_and_every_octave_has_eight_steps() {
-        let paces: Vec<u8> =
+    fn interval_grows_with_ticks_by_eight_steps_an_octave() {
+        let intervals: Vec<u8> =
             [0, 1, 2, 3, 4, 6, 8, 1 << 20, u32::MAX].map(|ticks| ReuseInterval::of(ticks).0).into();
-        assert_eq!(paces, [0, 8, 16, 20, 24, 28, 32, 168, u8::MAX]);
+        assert_eq!(intervals, [0, 8, 16, 20, 24, 28, 32, 168, u8::MAX]);
         assert!((0..100_000).is_sorted_by_key(ReuseInterval::of));
     }
 
     #[test]
-    fn a_pace_is_a_mean_first_and_follows_the_last_pauses_later() {
+    fn interval_is_a_mean_at_first_and_follows_the_last_ones_later() {
         let first = ReuseInterval::default().then(1, 64);
         assert_eq!(first, ReuseInterval::of(64));
         assert_eq!(first.then(2, 4), ReuseInterval::of(16), "the mean of the two logarithms");
-        let settled = (3..40).fold(first, |pace, uses| pace.then(uses, 64));
+        let settled = (3..40).fold(first, |interval, uses| interval.then(uses, 64));
         assert_eq!(settled, first);
         let once = settled.then(40, 1024);
-        let many = (40..60).fold(settled, |pace, uses| pace.then(uses, 1024));
-        assert!(settled < once && once < ReuseInterval::of(256), "one pause says little");
-        assert_eq!(many.octave(), 10 - 1, "many are believed, but for less than a step");
+        let many = (40..60).fold(settled, |interval, uses| interval.then(uses, 1024));
+        assert!(settled < once && once < ReuseInterval::of(256), "one interval counts little");
+        assert_eq!(many.octave(), 10 - 1, "many count fully, up to rounding");
     }
 
     #[test]
-    fn kin_is_next_in_pace_and_used_as_often() {
+    fn kin_is_next_in_interval_and_used_as_often() {
         let mut seen = 0;
         for class in ReuseClass::all() {
             let (class_number, kin) = (usize::from(class.0), class.kin());
@@ -123,22 +122,22 @@ mod tests {
                 continue;
             }
             seen += 1;
-            let often = |n: usize| (n - USED_AGAIN) / PACES;
+            let often = |n: usize| (n - USED_AGAIN) / INTERVALS;
             assert!(kin.clone().all(|n| often(n) == often(class_number) && n.abs_diff(class_number) < 2));
-            let at_an_end = matches!((class_number - USED_AGAIN) % PACES, 0 | 15);
+            let at_an_end = matches!((class_number - USED_AGAIN) % INTERVALS, 0 | 15);
             assert_eq!(kin.len(), if at_an_end { 2 } else { 3 });
         }
-        assert_eq!(seen, 4 * PACES);
+        assert_eq!(seen, 4 * INTERVALS);
     }
 
     #[test]
     fn every_history_has_a_class() {
         for uses in 0..=u8::MAX {
             for ticks in (0..32).map(|n| 1 << n).chain([0, u32::MAX]) {
-                let pace = ReuseInterval::of(ticks);
-                assert!(usize::from(ReuseClass::used_again(uses, pace).0) < CLASSES);
+                let interval = ReuseInterval::of(ticks);
+                assert!(usize::from(ReuseClass::used_again(uses, interval).0) < CLASSES);
                 for new in [1, 2, 4, 5, 16, 64, 100_000] {
-                    assert!(usize::from(ReuseClass::new(Some((uses, pace)), new).0) < USED_AGAIN);
+                    assert!(usize::from(ReuseClass::new(Some((uses, interval)), new).0) < USED_AGAIN);
                     assert!(ReuseClass::new(None, new).0 < 4);
                 }
             }

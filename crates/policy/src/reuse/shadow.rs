@@ -1,9 +1,9 @@
-//! What L1 would have done under another pair of policies: a cache of key slots, no memory behind it.
+//! A shadow cache: what L1 would have done under another pair of policies, with keys only.
 //!
-//! A shadow sees every request as one step: what it finds is held, what is missing takes room one chunk
-//! after the other, and in the end what was read from L2 stays or goes and everything is used, the last
-//! chunk first. That is what the core does with requests that do not overlap. All chunks are taken to be
-//! of one size and L2 to have all that was ever asked for.
+//! A shadow sees every request as one step: chunks that it has are pinned, missing ones are added one after the other,
+//! and in the end chunks that were loaded from L2 stay or are removed, and everything is used, the last chunk first. The
+//! core does the same with requests that do not overlap. All chunks count as one size, and L2 has all that was ever
+//! asked for.
 //!
 //! Cost: O(1) for each chunk of a request, amortised. Memory: 9 to 17 bytes for each key.
 
@@ -14,17 +14,17 @@ use super::reuse_class::ReuseClass;
 use crate::key_table::{KeySlot, KeyTable};
 use crate::lru::{LruLinks, LruList};
 
-/// Which chunk leaves first.
+/// Which chunk is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictionOrder {
     /// The least recently used.
     Recency,
-    /// The least worth, as learned.
+    /// The one with the lowest predicted worth.
     Worth,
 }
 
 impl EvictionOrder {
-    /// A word for status reports.
+    /// The name in status reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Recency => "recency",
@@ -34,7 +34,7 @@ impl EvictionOrder {
 }
 
 impl RetentionRule {
-    /// A word for status reports.
+    /// The name in status reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -44,23 +44,23 @@ impl RetentionRule {
     }
 }
 
-/// What stays of what was read from L2.
+/// Which chunks that are loaded from L2 stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetentionRule {
-    /// Nothing.
+    /// None.
     Never,
-    /// Everything.
+    /// All.
     Always,
-    /// What is expected to pay at least as well as what it pushes out.
+    /// Those that are predicted to be used at least as soon as what they push out.
     Judged,
 }
 
 /// A pair of policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expert {
-    /// The eviction.
+    /// The eviction order.
     pub rank: EvictionOrder,
-    /// The retention.
+    /// The retention rule.
     pub keep: RetentionRule,
 }
 
@@ -79,7 +79,7 @@ impl std::fmt::Display for Expert {
     }
 }
 
-/// How long a chunk that nobody uses stays in an LRU: a moving average over evictions.
+/// Weight of one eviction in the moving average of how long an unused chunk stays in an LRU.
 const HORIZON_WEIGHT: f64 = 0.02;
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(super) struct Shadow {
     order: Residents,
     resident: Vec<bool>,
     used: usize,
-    /// Chunks that were asked for and could have been in L1 but were not, discounted.
+    /// Chunks that were asked for, could have been in L1 and were not; discounted.
     pub(super) loss: f64,
 }
 
@@ -115,8 +115,8 @@ pub(super) struct Request<'a> {
     pub(super) ages: &'a AgeHistogram,
 }
 
-/// Whether a chunk that was read is expected to pay better in an LRU, where it stays for `horizon` ticks
-/// if nobody uses it, than what leaves an LRU at that age would have.
+/// Whether a loaded chunk is predicted to pay better in an LRU, where it stays for `horizon` ticks if it is not used,
+/// than what is evicted from an LRU at that age would have.
 pub(super) fn judged(class: ReuseClass, horizon: f64, ages: &AgeHistogram) -> bool {
     ages.density(class, horizon.max(1.0)) >= ages.common_rate(horizon.max(1.0) as u32)
 }
@@ -132,7 +132,7 @@ impl Shadow {
         Self { expert, order, resident: Vec::new(), used: 0, loss: 0.0 }
     }
 
-    /// How long a chunk that nobody uses stays, where that is all that matters.
+    /// How long an unused chunk stays, in ticks; 0 in an order by worth.
     pub(super) fn horizon(&self) -> f64 {
         match &self.order {
             Residents::Recency { horizon, .. } => *horizon,
@@ -144,17 +144,17 @@ impl Shadow {
         self.resident.get(slot as usize).copied().unwrap_or(false)
     }
 
-    /// Lives through a request. Returns how many chunks of it were not there and could have been.
-    pub(super) fn request(&mut self, request: &Request<'_>) -> usize {
+    /// Simulates a request. Returns how many of its chunks were not in the cache and could have been.
+    pub(super) fn on_request(&mut self, request: &Request<'_>) -> usize {
         let Request { chain, known, l2, .. } = *request;
         if let Residents::Worth(order) = &mut self.order {
-            order.settle(request.now, request.ages);
+            order.update(request.now, request.ages);
         }
         let found = if l2 { known } else { chain.iter().take_while(|s| self.is_resident(**s)).count() };
         let (hit, rest) = chain.split_at(found);
-        let reads = self.bring(hit, request);
+        let reads = self.pin(hit, request);
         let there = found - reads.len();
-        self.bring(rest, request);
+        self.pin(rest, request);
         for slot in reads.into_iter().flatten() {
             let class = request.keys.get(slot).class;
             let stays = match self.expert.keep {
@@ -168,19 +168,19 @@ impl Shadow {
         }
         for &slot in chain.iter().rev() {
             if self.is_resident(slot) {
-                self.enter(slot, request);
+                self.insert(slot, request);
             }
         }
         known - there
     }
 
-    /// Holds a part of a prompt: what is there leaves the order, what is not takes room, as far as there
-    /// is any. Returns what was not there, `None` for what is not there now.
-    fn bring(&mut self, part: &[KeySlot], request: &Request<'_>) -> Vec<Option<KeySlot>> {
+    /// Pins a part of a prompt: chunks that are in the cache are removed from the order, the others are added as far
+    /// as there is space. Returns the added chunks, and `None` for each that found no space.
+    fn pin(&mut self, part: &[KeySlot], request: &Request<'_>) -> Vec<Option<KeySlot>> {
         let (there, missing): (Vec<KeySlot>, Vec<KeySlot>) = part.iter().partition(|s| self.is_resident(**s));
-        there.iter().for_each(|s| self.leave(*s));
+        there.iter().for_each(|s| self.remove_from_order(*s));
         let mut full = false;
-        let bring = missing.into_iter().map(|slot| {
+        let added = missing.into_iter().map(|slot| {
             while !full && self.used >= request.capacity {
                 full = !self.evict(request);
             }
@@ -194,10 +194,10 @@ impl Shadow {
             self.used += 1;
             Some(slot)
         });
-        bring.collect()
+        added.collect()
     }
 
-    /// Evicts the next victim, if there is one that the running request does not hold.
+    /// Evicts the next victim that the request does not pin. Returns whether there was one.
     fn evict(&mut self, request: &Request<'_>) -> bool {
         let victim = match &mut self.order {
             Residents::Recency { list, horizon, .. } => list.coldest().inspect(|victim| {
@@ -207,7 +207,7 @@ impl Shadow {
             Residents::Worth(order) => order.worst(),
         };
         let Some(victim) = victim else { return false };
-        self.leave(victim);
+        self.remove_from_order(victim);
         self.drop_resident(victim);
         true
     }
@@ -217,28 +217,28 @@ impl Shadow {
         self.used -= 1;
     }
 
-    /// Takes a chunk out of the order, if it is in it.
-    fn leave(&mut self, slot: KeySlot) {
+    /// Removes a chunk from the order, if it is in it.
+    fn remove_from_order(&mut self, slot: KeySlot) {
         match &mut self.order {
             Residents::Recency { links, list, .. } if links.contains(slot) => links.remove(list, slot),
-            Residents::Worth(order) if order.has(slot) => order.unlink(slot),
+            Residents::Worth(order) if order.contains(slot) => order.remove(slot),
             _ => {}
         }
     }
 
-    fn enter(&mut self, slot: KeySlot, request: &Request<'_>) {
+    fn insert(&mut self, slot: KeySlot, request: &Request<'_>) {
         match &mut self.order {
             Residents::Recency { links, list, .. } => links.push(list, slot),
             Residents::Worth(order) => {
-                order.push(slot, request.keys.get(slot).class, request.now);
+                order.insert(slot, request.keys.get(slot).class, request.now);
             }
         }
     }
 
-    /// A key is forgotten.
-    pub(super) fn forget(&mut self, slot: KeySlot) {
+    /// A key was removed.
+    pub(super) fn remove(&mut self, slot: KeySlot) {
         if self.is_resident(slot) {
-            self.leave(slot);
+            self.remove_from_order(slot);
             self.drop_resident(slot);
         }
     }

@@ -9,7 +9,7 @@ fn expert(rank: EvictionOrder, keep: RetentionRule) -> Expert {
     Expert { rank, keep }
 }
 
-/// A model told of requests as lists of numbers, one every 100 ms.
+/// A predictor that has seen requests, given as lists of numbers, one every 100 ms.
 fn learned_from<'a>(
     experts: &[Expert],
     l2: bool,
@@ -34,7 +34,7 @@ fn ages_are_powers_of_two() {
 }
 
 #[test]
-fn a_hazard_is_events_by_exposures() {
+fn totals_count_events_and_exposures() {
     let (a, b) = (ReuseClass(1), ReuseClass(2));
     let mut ages = AgeHistogram::default();
     // Of four chunks of a, three are used again one tick later and one never; of b none are.
@@ -49,7 +49,7 @@ fn a_hazard_is_events_by_exposures() {
 }
 
 #[test]
-fn one_long_prompt_does_not_speak_for_its_class() {
+fn one_long_prompt_weighs_less_than_its_chunks() {
     let class = ReuseClass(1);
     let mut ages = AgeHistogram::default();
     for i in 0..200 {
@@ -67,7 +67,7 @@ fn one_long_prompt_does_not_speak_for_its_class() {
 }
 
 #[test]
-fn what_comes_back_soon_is_worth_more_than_what_does_not() {
+fn chunks_reused_soon_are_worth_more() {
     let mut ages = AgeHistogram::default();
     let (soon, never) = (ReuseClass(1), ReuseClass(2));
     for i in 0..200 {
@@ -83,7 +83,7 @@ fn what_comes_back_soon_is_worth_more_than_what_does_not() {
 }
 
 #[test]
-fn what_is_next_in_pace_is_taken_to_come_back_alike() {
+fn classes_with_similar_intervals_share_evidence() {
     let mut ages = AgeHistogram::default();
     let class = |seconds: u32| ReuseClass::used_again(2, ReuseInterval::of(10 * seconds));
     let (seen, next, far) = (class(10), class(20), class(100));
@@ -101,7 +101,7 @@ fn what_is_next_in_pace_is_taken_to_come_back_alike() {
 }
 
 #[test]
-fn a_cohort_that_is_forgotten_is_an_old_one() {
+fn forgotten_cohort_counts_as_the_oldest() {
     let mut ages = AgeHistogram::default();
     let requests = 70_000_u32;
     for i in 0..requests {
@@ -128,15 +128,15 @@ proptest! {
                 0..=2 => {
                     naive.retain(|(m, ..)| *m != n);
                     naive.push((n, class, now));
-                    if order.has(n) {
-                        order.unlink(n);
+                    if order.contains(n) {
+                        order.remove(n);
                     }
-                    order.push(n, class, now);
+                    order.insert(n, class, now);
                 }
                 3 => {
-                    prop_assert_eq!(order.has(n), naive.iter().any(|(m, ..)| *m == n));
-                    if order.has(n) {
-                        order.unlink(n);
+                    prop_assert_eq!(order.contains(n), naive.iter().any(|(m, ..)| *m == n));
+                    if order.contains(n) {
+                        order.remove(n);
                     }
                     naive.retain(|(m, ..)| *m != n);
                 }
@@ -148,7 +148,7 @@ proptest! {
                     (0..7).for_each(|_| ages.add_cohort(now, smallvec![]));
                 }
             }
-            order.settle(now, &ages);
+            order.update(now, &ages);
             let rank = |class, tick: u32| ages.ranks().rank(place(class, age_of(now - tick)) as u16);
             let mut by_worth = naive.clone();
             by_worth.sort_by_key(|(_, class, tick)| rank(*class, *tick));
@@ -213,8 +213,7 @@ proptest! {
         }
     }
 
-    /// Whatever is asked for: nothing panics, no more keys are remembered than may be, and the same
-    /// requests teach the same.
+    /// The number of keys is bounded, and the same requests lead to the same predictions.
     #[test]
     fn learning_is_deterministic(
         requests in prop::collection::vec((prop::collection::vec(0u64..60, 0..30), 0u64..100_000), 1..150),
@@ -253,12 +252,12 @@ fn a_loop_that_does_not_fit_is_not_retained() {
     assert_eq!(reuse.active_policy(), never);
     assert!(!reuse.retains(5));
     let fits = learned_from(&[always, never], true, 120, &requests);
-    assert_eq!((fits.active_policy(), fits.snapshot().changes), (always, 0), "the first of equals rules");
+    assert_eq!((fits.active_policy(), fits.snapshot().changes), (always, 0), "the first of equals is active");
     assert!(fits.retains(5));
 }
 
 #[test]
-fn one_scan_in_three_requests_is_what_lru_cannot_see() {
+fn order_by_worth_beats_lru_on_scans() {
     let (recency, worth) = (
         expert(EvictionOrder::Recency, RetentionRule::Always),
         expert(EvictionOrder::Worth, RetentionRule::Always),
@@ -277,7 +276,7 @@ fn one_scan_in_three_requests_is_what_lru_cannot_see() {
 }
 
 #[test]
-fn the_models_memory_is_bounded() {
+fn memory_of_the_predictor_is_bounded() {
     let mut reuse = ReusePredictor::new([expert(EvictionOrder::Recency, RetentionRule::Always)], true);
     for i in 0..5_000_u64 {
         reuse.on_request(Time::ZERO, 100, (0..100).map(|j| i * 100 + j));
@@ -286,7 +285,7 @@ fn the_models_memory_is_bounded() {
 }
 
 #[test]
-fn only_learning_policies_have_a_model() {
+fn only_learning_policies_have_a_predictor() {
     use EvictionKind as E;
     use PrefetchKind as P;
     let experts =
@@ -303,34 +302,34 @@ fn only_learning_policies_have_a_model() {
 }
 
 #[test]
-fn the_gate_closes_while_nothing_is_lost_and_opens_when_too_much_is() {
-    let mut gate = AdmissionFilter::default();
-    assert!(!gate.lets_go(0.0), "it has learned nothing");
-    (0..1_000).for_each(|_| gate.answered(0, 10));
-    assert!(gate.lets_go(0.5), "{gate:?}");
-    assert!(!gate.lets_go(0.8), "what surely comes back is stored, whatever may be lost");
+fn filter_drops_more_while_nothing_is_lost_and_less_when_too_much_is() {
+    let mut filter = AdmissionFilter::default();
+    assert!(!filter.drops(0.0), "nothing was learned");
+    (0..1_000).for_each(|_| filter.on_answer(0, 10));
+    assert!(filter.drops(0.5), "{filter:?}");
+    assert!(!filter.drops(0.8), "a chunk that is almost certainly reused is stored");
     // Of the chunks that come back with a chance of one half some may be lost, but not many.
     let mut lost = 0;
     for _ in 0..4_000 {
-        let goes = gate.lets_go(0.5);
-        (0..10).filter(|_| goes).for_each(|_| gate.let_go(0.5));
+        let goes = filter.drops(0.5);
+        (0..10).filter(|_| goes).for_each(|_| filter.on_drop(0.5));
         lost += 5 * u32::from(goes);
-        gate.answered(5 * u32::from(goes), 10);
+        filter.on_answer(5 * u32::from(goes), 10);
     }
     assert!((100..1_000).contains(&lost), "{lost} of 40000 chunks");
     // More is lost than was expected.
     let mut lost = 0;
     for _ in 0..8_000 {
-        let goes = gate.lets_go(0.1);
-        (0..10).filter(|_| goes).for_each(|_| gate.let_go(0.1));
+        let goes = filter.drops(0.1);
+        (0..10).filter(|_| goes).for_each(|_| filter.on_drop(0.1));
         lost += 4 * u32::from(goes);
-        gate.answered(4 * u32::from(goes), 10);
+        filter.on_answer(4 * u32::from(goes), 10);
     }
     assert!((100..2_400).contains(&lost), "{lost} of 80000 chunks");
 }
 
 #[test]
-fn of_one_request_the_last_chunk_goes_first_whatever_they_are_worth() {
+fn last_chunk_of_a_request_is_evicted_first_whatever_its_worth() {
     let mut ages = AgeHistogram::default();
     let (soon, never) = (ReuseClass(1), ReuseClass(2));
     for i in 0..100 {
@@ -341,9 +340,9 @@ fn of_one_request_the_last_chunk_goes_first_whatever_they_are_worth() {
     }
     let mut order = WorthOrder::default();
     // A prompt 1, 2, 3 whose middle looks worthless, and an older chunk that is worth more than it.
-    order.push(9, soon, 99);
-    [(3, soon), (2, never), (1, soon)].iter().for_each(|(n, class)| order.push(*n, *class, 100));
-    order.settle(100, &ages);
+    order.insert(9, soon, 99);
+    [(3, soon), (2, never), (1, soon)].iter().for_each(|(n, class)| order.insert(*n, *class, 100));
+    order.update(100, &ages);
     assert_eq!(order.worst(), Some(3));
     let all: Vec<u32> = order.worst_first().collect();
     assert_eq!(all[..2], [3, 2]);
