@@ -52,18 +52,20 @@ impl Rig {
             let request: Arc<str> = format!("request-{other}").into();
             rig.store(other, &request, &hashes);
             assert_eq!(rig.lookup(other, &request, &hashes), 4);
-            rig.transfer(other, &request, &hashes, |core, spec| core.prepare_retrieve(NOW, spec)).unwrap();
+            rig.transfer(other, &request, &hashes, |core, spec| core.prepare_retrieve(NOW, spec))
+                .expect("registered");
             assert_eq!(rig.lookup(other, &request, &hashes), 4);
             let id = rig.core.peer_lookup(NOW, ConnectionId(other), &rig.keys(&hashes));
-            rig.core.peer_result(NOW, id).unwrap();
+            rig.core.peer_result(NOW, id).expect("it was not reported");
             let pending = prompt(other + 1_000_000, 2);
-            rig.transfer(other, &request, &pending, |core, spec| core.prepare_store(NOW, spec)).unwrap();
+            rig.transfer(other, &request, &pending, |core, spec| core.prepare_store(NOW, spec))
+                .expect("registered");
         }
         rig
     }
 
     fn register(&mut self, instance: u64) {
-        let layout = Layout::new(&[PAGE], DType::UInt8).unwrap();
+        let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");
         self.core.register(
             NOW,
             WorkerSpec {
@@ -99,7 +101,7 @@ impl Rig {
 
     fn store(&mut self, who: u64, request: &Arc<str>, hashes: &[ChunkHash]) {
         let prepared = self.transfer(who, request, hashes, |core, spec| core.prepare_store(NOW, spec));
-        assert_eq!(prepared.unwrap().slots.len(), hashes.len());
+        assert_eq!(prepared.expect("registered").slots.len(), hashes.len());
         let committed = self.transfer(who, request, hashes, |core, spec| core.commit_store(NOW, spec));
         assert!(committed.published().is_some());
     }
@@ -154,7 +156,8 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         let hashes = prompt(run as u64 + 5_000_000, chunks);
         let keys = rig.keys(&hashes);
         timed(t, "prepare_store", || {
-            rig.transfer(OWN, &request, &hashes, |core, spec| core.prepare_store(NOW, spec)).unwrap();
+            rig.transfer(OWN, &request, &hashes, |core, spec| core.prepare_store(NOW, spec))
+                .expect("registered");
         });
         timed(t, "commit_store", || {
             rig.transfer(OWN, &request, &hashes, |core, spec| core.commit_store(NOW, spec))
@@ -163,7 +166,8 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         assert_eq!(hit, chunks);
         timed(t, "take_result", || rig.core.take_result(NOW, &request));
         timed(t, "prepare_retrieve", || {
-            rig.transfer(OWN, &request, &hashes, |core, spec| core.prepare_retrieve(NOW, spec)).unwrap()
+            rig.transfer(OWN, &request, &hashes, |core, spec| core.prepare_retrieve(NOW, spec))
+                .expect("registered")
         })
         .expect("the hit is pinned");
         timed(t, "commit_retrieve", || {
