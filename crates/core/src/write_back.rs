@@ -182,6 +182,9 @@ impl WriteBack {
                 }
             }
         }
+        // Not before all adapters have their keys: a key that one of them drops must not be forgotten before the
+        // others have it, or it would count as stored by all.
+        self.drop_excess(cx);
     }
 
     /// Hands out tasks, as far as the limits allow.
@@ -259,12 +262,17 @@ impl WriteBack {
             Some(known) => *known = target,
             None => write.targets.push(target),
         }
-        let queue = &mut self.queues[adapter.0 as usize].queue;
-        queue.push_back(id);
-        if queue.len() > cx.config.write_back_queue_max {
-            let oldest = queue.pop_front().expect("it is over its limit");
-            cx.stats.adapter_mut(adapter).store_dropped_objects += 1;
-            self.settle(cx, oldest, adapter, State::Missed);
+        self.queues[adapter.0 as usize].queue.push_back(id);
+    }
+
+    /// Drops the oldest keys of queues that are over their limit.
+    fn drop_excess(&mut self, cx: &mut Context) {
+        for adapter in cx.adapter_ids() {
+            while self.queues[adapter.0 as usize].queue.len() > cx.config.write_back_queue_max {
+                let oldest = self.queues[adapter.0 as usize].queue.pop_front().expect("it is over its limit");
+                cx.stats.adapter_mut(adapter).store_dropped_objects += 1;
+                self.settle(cx, oldest, adapter, State::Missed);
+            }
         }
     }
 

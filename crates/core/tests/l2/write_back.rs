@@ -2,8 +2,10 @@
 
 use larder_core::CoreConfig;
 use larder_policy::eviction::EvictionKind;
-use larder_policy::{OffloadKind, PrefetchKind};
+use larder_policy::offload::OffloadTarget;
+use larder_policy::{AdapterDesc, OffloadKind, OffloadPolicy, PrefetchKind};
 use larder_types::ids::AdapterId;
+use larder_types::object::ObjectKey;
 
 use crate::driver::Todo;
 use crate::rig::{PAGE, Rig, config, prompt};
@@ -237,6 +239,34 @@ fn s10_a_full_queue_drops_its_oldest_key_and_a_hung_adapter_does_not_delay_other
     assert_eq!(rig.evictable_pages(), 11, "only what is being read is kept");
     rig.settle();
     assert_eq!(rig.driver.adapters[0].stored, Rig::keys(&p, &[0, 8, 9, 10, 11]));
+    rig.assert_idle();
+}
+
+/// Two keys to the first adapter, one of them to the second, and away from L1 once stored.
+#[derive(Debug)]
+struct Uneven;
+
+impl OffloadPolicy for Uneven {
+    fn targets(&self, keys: &[ObjectKey], _: &[AdapterDesc]) -> Vec<OffloadTarget> {
+        let all = OffloadTarget { adapter: AdapterId(0), keys: (0..keys.len()).collect() };
+        vec![all, OffloadTarget { adapter: AdapterId(1), keys: vec![0] }]
+    }
+
+    fn removes_from_l1(&self, _: &ObjectKey) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_object_that_one_full_queue_drops_stays_in_l1_though_another_adapter_has_it() {
+    let mut rig = Rig::with(CoreConfig { write_back_queue_max: 1, ..config(8, 2) });
+    rig.core.set_store_policy(Box::new(Uneven));
+    let p = prompt(1, 2);
+    rig.store(&p, 0, 2);
+    rig.settle();
+    let stored = |i: usize| rig.driver.adapters[i].stored.clone();
+    assert_eq!((stored(0), stored(1)), (Rig::keys(&p, &[1]), Rig::keys(&p, &[0])));
+    assert_eq!(rig.resident(&p), [0], "the first adapter does not have it");
     rig.assert_idle();
 }
 
