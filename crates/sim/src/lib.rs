@@ -47,7 +47,7 @@ pub struct Report {
 impl Report {
     /// How often each thing worth seeing was seen. A harness that never sees one of them does not
     /// test it.
-    pub fn facts(&self) -> [(&'static str, u64); 48] {
+    pub fn facts(&self) -> [(&'static str, u64); 47] {
         let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
         let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
         let seen = &self.seen;
@@ -86,7 +86,6 @@ impl Report {
             ("objects reserved to be loaded", seen.loads_reserved),
             ("loads shared", c(|c| c.l2.loads_shared)),
             ("objects not loaded for lack of room", c(|c| c.l2.no_room_objects)),
-            ("lack of room that was judged", seen.loads_refused),
             ("objects not loaded as others write them", c(|c| c.l2.contended_objects)),
             ("objects not loaded as the load failed", c(|c| c.l2.missing_objects)),
             ("objects not loaded in time", c(|c| c.l2.late_objects)),

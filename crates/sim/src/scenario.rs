@@ -193,14 +193,7 @@ impl Scenario {
             nodes: draw_prompts(rng),
         };
         let trim = rng.chance(25).then(|| draw_trim(rng));
-        let mut l2 = L2::draw(rng, pace);
-        if trim.is_some() {
-            (l2.lazy, l2.jobs) = (0, usize::MAX);
-        }
-        if engines.iter().any(|e| e.window.is_some()) {
-            // In what order a prefix that gets shorter and shorter took its memory cannot be seen.
-            l2.load_bytes = u64::MAX;
-        }
+        let l2 = L2::draw(rng, pace);
         let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
         let sizes: &[u64] =
             if l2.adapters.is_empty() { &[1, 3, 6, 10, 20, 40] } else { &[3, 6, 10, 20, 40, 60] };
@@ -237,15 +230,9 @@ impl Scenario {
         Self { universe, ..self.clone() }
     }
 
-    /// Whether the core is woken at each of its deadlines by itself: trimming at the end of a lookup is
-    /// seen best that way.
+    /// Whether the core is woken at each of its deadlines by itself, so that it is known when it answers.
     pub fn stepped(&self) -> bool {
-        self.trim.is_some() && !self.l2.adapters.is_empty()
-    }
-
-    /// Whether some engine needs only part of a prefix.
-    pub fn windowed(&self) -> bool {
-        self.engines.iter().any(|e| e.window.is_some())
+        !self.l2.adapters.is_empty()
     }
 
     /// Whether all objects take the same number of pages.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use larder_core::{LookupStatus, PrefetchResult, PrefetchStatus};
+use larder_core::{LookupStatus, PrefetchStatus};
 use larder_types::object::KvRank;
 
-use super::jobs::{Job, Owner, Phase, needed};
+use super::jobs::{Job, Owner, needed};
 use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
 use crate::scenario::Millis;
 
@@ -30,7 +30,7 @@ pub struct LookupCall {
     pub readers: u32,
 }
 
-/// A warm-up's arguments.
+/// The arguments of a prefetch request.
 #[derive(Clone, Copy, Debug, Hash)]
 pub struct WarmCall {
     /// The model.
@@ -82,15 +82,17 @@ impl Model {
 
     /// The hit of a lookup: the longest prefix of which every row has what it needs, tried from the
     /// longest down. `None` if L2 may have more.
-    pub fn lookup(&mut self, now: Millis, call: &LookupCall) -> Option<u32> {
+    pub fn lookup(&mut self, now: Millis, call: &LookupCall, view: &View<'_>) -> Option<u32> {
         let i = self.open_session(now, call);
+        // What an earlier lookup of the request held may be gone.
+        self.observe_removals(view, &mut Vec::new());
         let owner = Owner::Request(call.request);
         let prompt = (call.model, call.salt, call.node);
         let Some(mut job) = self.job(owner, prompt, call.world, call.worker_id) else {
             self.sessions[i].result = Some(0);
             return Some(0);
         };
-        job.shares = call.readers;
+        job.readers = call.readers;
         let hit = job.longest(job.chunks.len(), |r, c| self.readable(&job, r, c).is_some());
         if (hit as usize) < job.chunks.len() && !self.scenario.l2.adapters.is_empty() {
             self.sessions[i].job = Some(self.submit(job));
@@ -131,32 +133,23 @@ impl Model {
             bytes: last.bytes,
             sizes: self.sizes(model, world),
             full: false,
-            shares: 1,
+            readers: 1,
             deadline: self.now + self.scenario.l2.load_deadline,
-            phase: Phase::Waiting,
-            cells: Vec::new(),
-            found: std::collections::BTreeMap::new(),
         })
     }
 
-    /// A warm-up, under the number that the core gave it. Says whether there is one.
-    pub fn prefetch(&mut self, call: &WarmCall, id: Option<u64>, view: &View<'_>) -> bool {
-        let owner = Owner::Warm(id.unwrap_or(0));
+    /// A prefetch request, under the id that the core gave it. Returns whether there is one.
+    pub fn prefetch(&mut self, call: &WarmCall, id: Option<u64>) -> bool {
+        let owner = Owner::Prefetch(id.unwrap_or(0));
         let Some(mut job) = self.job(owner, (call.model, call.salt, call.node), call.world, None) else {
             return false;
         };
         let Some(id) = id else { return true };
         job.full = call.full;
-        self.warms.insert(id, None);
-        if call.full && job.window.is_some() {
-            let total_objects = (job.ranks.len() * job.chunks.len()) as u32;
-            self.warm_done(id, PrefetchResult { total_objects, ..PrefetchResult::default() });
-            return true;
-        }
-        let seq = self.submit(job);
-        if self.scenario.l2.adapters.is_empty() {
-            self.begin_job(seq, view);
-        }
+        self.prefetches.insert(id, None);
+        let refused = call.full && job.window.is_some();
+        self.submit(job);
+        self.submitted -= u64::from(refused);
         true
     }
 
@@ -193,9 +186,9 @@ impl Model {
         self.sessions[i].result.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
     }
 
-    /// How a warm-up stands.
+    /// The state of a prefetch request.
     pub fn prefetch_status(&self, id: u64) -> PrefetchStatus {
-        match self.warms.get(&id) {
+        match self.prefetches.get(&id) {
             Some(Some((result, _))) => PrefetchStatus::Done(*result),
             Some(None) => PrefetchStatus::Pending,
             None => PrefetchStatus::Unknown,
@@ -234,16 +227,16 @@ impl Model {
         (worker.model == model && worker.world == name.rank.world_size()).then_some(worker.bytes)
     }
 
-    /// What a store that was given so many slots should have been given, and one more if there is more
-    /// that it wanted; `None` if the worker is not registered. What is in its way goes, what it would have
-    /// written and is there already stays.
+    /// What a store that was given slots for these chunks should have been given, and one more if there is more
+    /// that it wanted; `None` if the worker is not registered. Unreadable objects in its way are removed; objects
+    /// that it would have written and are there already become permanent.
     pub fn plan_store(
         &mut self,
         now: Millis,
-        model: u8,
+        (model, node): (u8, u16),
         name: &Name,
-        node: u16,
-        given: usize,
+        given: &[u32],
+        view: &View<'_>,
     ) -> Option<StorePlan> {
         let bytes = self.registered(now, model, name)?;
         if self.stores.iter().any(|t| t.name == *name) {
@@ -257,21 +250,21 @@ impl Model {
         self.settle();
         for i in name.start..name.end {
             let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank });
+            // A store preempts a load that no job waits for.
+            let preempted = |u: Uid| {
+                let place = Some((self.allocs[u].offset, self.allocs[u].bytes));
+                given.contains(&(i - name.start)) || view.object(self.allocs[u].key, true) != place
+            };
             let makes_way = |u: &Uid| match self.allocs[*u].state {
                 State::Resident => !sizes.contains(&self.allocs[*u].bytes),
-                _ => self.orphan_of(*u),
+                _ => self.is_load(*u) && preempted(*u),
             };
             match found.filter(|u| !makes_way(u)) {
-                Some(uid) if self.allocs[uid].state == State::Staged => self.allocs[uid].temporary = false,
-                Some(uid) => {
-                    if self.promote(uid) {
-                        self.write_back(&[self.allocs[uid].key]);
-                    }
-                }
+                Some(uid) => self.allocs[uid].temporary = false,
                 None => {
                     plan.missing.push(i - name.start);
-                    found.into_iter().for_each(|uid| self.displace(uid));
-                    if plan.missing.len() > given {
+                    found.into_iter().for_each(|uid| self.unlink(uid));
+                    if plan.missing.len() > given.len() {
                         break;
                     }
                 }
@@ -308,16 +301,16 @@ impl Model {
         if store.overdue {
             return Err(true);
         }
-        let mut published = Vec::new();
+        let mut published = 0;
         for uid in store.uids {
             if self.allocs[uid].state == State::Staged {
                 self.allocs[uid].state = State::Resident;
-                published.push(self.allocs[uid].key);
+                self.written.insert(self.allocs[uid].key);
+                published += 1;
             }
         }
         self.touch(&store.prefix);
-        self.write_back(&published);
-        Ok(published.len() as u32)
+        Ok(published)
     }
 
     /// A store is given back.

@@ -1,69 +1,41 @@
-//! Lookups and warm-ups that L1 alone cannot answer: looking, loading, answering.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Lookups and prefetch requests that L1 alone cannot answer. How they are answered is not predicted: each
+//! answer is observed, and must be one that the model allows.
 
 use larder_core::{Hit, PrefetchResult};
 use larder_policy::PrefetchKind;
 use larder_types::object::KvRank;
 
-use super::{ChunkKey, Expected, Key, Model, Row, State, Uid, View};
+use super::{ChunkKey, Key, Lookup, Model, Row, State, Uid};
 use crate::scenario::Millis;
 
-/// Chunks lacking something that the first questions are about.
-const FIRST_WINDOW: usize = 32;
-
-/// What a job knows of a cell.
+/// What a job is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShardKey {
-    Absent,
-    L1(Uid),
-    /// The load that will bring it.
-    Loading(u64),
-    Loaded(Uid),
-}
-
-/// How far a job is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Waiting,
-    Looking {
-        /// Adapters that have not answered.
-        open: Vec<u32>,
-        /// Cells asked for: row and column.
-        asked: Vec<(usize, usize)>,
-        /// Columns that lack something in this window.
-        window: usize,
-        l1_hit: u32,
-    },
-    Loading,
-}
-
-/// Who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
+    /// The lookup of a request.
     Request(u32),
-    Warm(u64),
+    /// A prefetch request, by its id.
+    Prefetch(u64),
 }
 
-/// A lookup or a warm-up on its way.
+/// A lookup or a prefetch request that is not answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
-    pub(crate) owner: Owner,
-    pub(crate) chunks: Vec<ChunkKey>,
-    pub(crate) ranks: Vec<KvRank>,
+pub struct Job {
+    /// What it is for.
+    pub owner: Owner,
+    /// Chunks asked for.
+    pub chunks: Vec<ChunkKey>,
+    /// The ranks of each chunk.
+    pub ranks: Vec<KvRank>,
     pub(crate) window: Option<u32>,
+    /// Size of the objects that are loaded for it.
     pub(crate) bytes: u64,
-    /// Sizes that can be read.
+    /// Sizes that its workers can read.
     pub(crate) sizes: Vec<u64>,
     /// Gaps do not matter.
-    pub(crate) full: bool,
-    pub(crate) shares: u32,
-    pub(crate) deadline: Millis,
-    pub(crate) phase: Phase,
-    /// Column by column, as far as looked at.
-    pub(crate) cells: Vec<Vec<ShardKey>>,
-    /// What each adapter said it has.
-    pub(crate) found: BTreeMap<u32, BTreeSet<(usize, usize)>>,
+    pub full: bool,
+    pub(crate) readers: u32,
+    /// It is answered by then.
+    pub deadline: Millis,
 }
 
 impl Job {
@@ -71,15 +43,19 @@ impl Job {
         Key { chunk: self.chunks[column], rank: self.ranks[row] }
     }
 
-    pub(crate) fn holds(&self) -> impl Iterator<Item = Uid> + '_ {
-        self.cells.iter().flatten().filter_map(|cell| match cell {
-            ShardKey::L1(uid) | ShardKey::Loaded(uid) => Some(*uid),
-            ShardKey::Absent | ShardKey::Loading(_) => None,
-        })
+    /// Every object that it asks for.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.chunks.iter().flat_map(|chunk| self.ranks.iter().map(|rank| Key { chunk: *chunk, rank: *rank }))
     }
 
-    fn is_known(&self, row: usize, column: usize) -> bool {
-        self.cells[column][row] != ShardKey::Absent || self.found.values().any(|f| f.contains(&(row, column)))
+    fn wants(&self, key: Key) -> bool {
+        self.ranks.contains(&key.rank) && self.chunks.contains(&key.chunk)
+    }
+
+    /// The objects that a hit of so many chunks needs.
+    pub fn needed(&self, hit: u32) -> Vec<Key> {
+        let columns = needed(self.window, hit).map(|column| column as usize);
+        columns.flat_map(|column| (0..self.ranks.len()).map(move |row| self.key(row, column))).collect()
     }
 
     /// The longest prefix of the first `columns` that every row can serve.
@@ -87,7 +63,7 @@ impl Job {
         let rows = self.ranks.len();
         let table: Vec<bool> = (0..columns).map(|c| (0..rows).all(|r| present(r, c))).collect();
         let servable = |hit: &usize| needed(self.window, *hit as u32).all(|c| table[c as usize]);
-        (0..=columns).rev().find(servable).expect("nothing is always servable") as u32
+        (0..=columns).rev().find(servable).expect("the empty prefix is servable") as u32
     }
 }
 
@@ -102,280 +78,120 @@ impl Model {
         job.sizes.contains(&self.allocs[uid].bytes).then_some(uid)
     }
 
-    /// A job is queued.
     pub(crate) fn submit(&mut self, job: Job) -> u64 {
-        self.counters.jobs += 1;
+        self.submitted += 1;
         let seq = self.next_seq();
         self.jobs.insert(seq, job);
         seq
     }
 
-    /// Jobs that wait.
-    pub fn waiting_jobs(&self) -> usize {
-        self.jobs.values().filter(|j| j.phase == Phase::Waiting).count()
+    /// Jobs that are not answered.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values()
     }
 
-    /// All jobs.
-    pub fn jobs(&self) -> usize {
-        self.jobs.len()
+    /// Whether some job that is not answered, or was not before this step, asks for an object.
+    pub(crate) fn is_wanted(&self, key: Key, by: impl Fn(&Job) -> bool) -> bool {
+        self.jobs.values().chain(&self.ended).any(|job| by(job) && job.wants(key))
     }
 
-    /// Jobs begin, as far as the limit allows, first come, first served.
-    pub(crate) fn begin_jobs(&mut self, view: &View<'_>) {
-        while self.jobs.len() - self.waiting_jobs() < self.scenario.l2.jobs {
-            let next = self.jobs.iter().find(|(_, j)| j.phase == Phase::Waiting).map(|(seq, _)| *seq);
-            let Some(seq) = next else { break };
-            self.begin_job(seq, view);
-        }
+    /// Whether some job that is not answered may hold objects of a chunk.
+    pub(crate) fn may_be_held(&self, chunk: ChunkKey) -> bool {
+        self.jobs.values().any(|job| job.chunks.contains(&chunk))
     }
 
-    pub(crate) fn begin_job(&mut self, seq: u64, view: &View<'_>) {
-        let job = &self.jobs[&seq];
-        let l1_hit = match job.window {
-            Some(_) => job.longest(job.chunks.len(), |r, c| self.readable(job, r, c).is_some()),
-            None => 0,
-        };
-        let window = if self.scenario.l2.adapters.is_empty() { usize::MAX } else { FIRST_WINDOW };
-        let phase = Phase::Looking { open: Vec::new(), asked: Vec::new(), window, l1_hit };
-        self.jobs.get_mut(&seq).expect("just seen").phase = phase;
-        self.look(seq, view);
-    }
-
-    /// The next window: what L1 has is held, the rest is asked for.
-    fn look(&mut self, seq: u64, view: &View<'_>) {
-        let mut job = self.jobs.remove(&seq).expect("it is alive");
-        let Phase::Looking { window, l1_hit, .. } = job.phase else { panic!("the job is looking") };
-        let reached = l1_hit.max(job.longest(job.cells.len(), |r, c| job.is_known(r, c)));
-        let (mut questions, mut lacking) = (Vec::new(), 0);
-        while job.cells.len() < job.chunks.len() && lacking < window {
-            let column = job.cells.len();
-            let cells: Vec<ShardKey> = (0..job.ranks.len())
-                .map(|row| self.readable(&job, row, column).map_or(ShardKey::Absent, ShardKey::L1))
-                .collect();
-            let behind = job.window.is_some_and(|w| column as u32 + w <= reached);
-            let lacks = |row: &usize| cells[*row] == ShardKey::Absent && !behind;
-            let before = questions.len();
-            questions.extend((0..job.ranks.len()).filter(lacks).map(|row| (row, column)));
-            lacking += usize::from(questions.len() > before);
-            job.cells.push(cells);
-            self.touch_held(&job, column);
-        }
-        let adapters = self.scenario.l2.adapters.len() as u32;
-        if questions.is_empty() || adapters == 0 {
-            self.jobs.insert(seq, job);
-            return self.reserve_job(seq, view);
-        }
-        let keys: Vec<Key> = questions.iter().map(|(row, column)| job.key(*row, *column)).collect();
-        for adapter in 0..adapters {
-            self.of_adapter[adapter as usize].lookups += 1;
-            self.of_adapter[adapter as usize].lookup_objects += keys.len() as u64;
-            self.expected.push(Expected::Lookup { adapter, job: seq, keys: keys.clone() });
-        }
-        let open = (0..adapters).collect();
-        job.phase = Phase::Looking { open, asked: questions, window, l1_hit };
-        self.jobs.insert(seq, job);
-        self.settle();
-    }
-
-    /// A question has got its name.
-    pub fn bind_question(&mut self, id: u64, job: u64, adapter: u32) {
-        if self.jobs.contains_key(&job) {
-            self.questions.insert(id, (job, adapter));
-        }
-    }
-
-    /// An adapter tells the sizes of what it has.
-    pub fn l2_found(&mut self, id: u64, sizes: &[Option<u64>], view: &View<'_>) {
-        let Some((seq, adapter)) = self.questions.remove(&id) else { return };
-        let job = self.jobs.get_mut(&seq).expect("questions end with their job");
-        let bytes = job.bytes;
-        let Phase::Looking { open, asked, window, .. } = &mut job.phase else {
-            panic!("a question was open")
-        };
-        open.retain(|a| *a != adapter);
-        // Some adapters store whole blocks.
-        let fits = |size: &u64| *size == bytes || *size == bytes.next_multiple_of(4096);
-        let found = job.found.entry(adapter).or_default();
-        for (cell, size) in asked.iter().zip(sizes) {
-            if size.as_ref().is_some_and(fits) {
-                found.insert(*cell);
-            }
-        }
-        // Each cell comes from the first adapter that has it: once the first ones have all, nobody waits.
-        let first_open = open.iter().min().copied();
-        let has = |cell| job.found.iter().any(|(a, found)| Some(*a) < first_open && found.contains(cell));
-        if !open.is_empty() && !asked.iter().all(has) {
-            return;
-        }
-        open.clear();
-        *window = window.saturating_mul(2);
-        self.questions.retain(|_, (job, _)| *job != seq);
-        let job = &self.jobs[&seq];
-        let all = || (0..job.cells.len()).flat_map(|c| (0..job.ranks.len()).map(move |r| (r, c)));
-        let gap = job.window.is_none() && all().any(|(r, c)| !job.is_known(r, c));
-        if gap && !job.full {
-            self.reserve_job(seq, view);
-        } else {
-            self.look(seq, view);
-        }
-    }
-
-    /// Time is up: what is there counts.
-    pub(crate) fn job_overdue(&mut self, seq: u64) {
-        self.counters.jobs_overdue += 1;
-        let job = &self.jobs[&seq];
-        let late = job.cells.iter().flatten().filter(|c| matches!(c, ShardKey::Loading(_))).count();
-        self.counters.late_objects += late as u64;
-        if job.phase == Phase::Waiting {
-            let columns = job.longest(job.chunks.len(), |r, c| self.readable(job, r, c).is_some());
-            let cells = |column: usize| {
-                let cell = |row| self.readable(job, row, column).map_or(ShardKey::Absent, ShardKey::L1);
-                (0..job.ranks.len()).map(cell).collect::<Vec<ShardKey>>()
+    /// A lookup is answered. Returns its job.
+    ///
+    /// # Panics
+    /// If no lookup of that request waits for an answer, or its deadline is over.
+    pub fn lookup_answered(&mut self, request: u32, hit: &Hit) -> Job {
+        let job = self.end_job(Owner::Request(request));
+        let held = job.needed(hit.chunks);
+        assert!(hit.l1_chunks <= hit.chunks && hit.chunks as usize <= job.chunks.len(), "{hit:?} of {job:?}");
+        assert_eq!((hit.l1_objects + hit.l2_objects) as usize, held.len(), "objects of {hit:?}");
+        let range = needed(job.window, hit.chunks);
+        let rows = job.ranks.iter().map(|rank| {
+            let uid = |column: u32| {
+                let key = Key { chunk: job.chunks[column as usize], rank: *rank };
+                // A job for workers of another shape may have replaced it since.
+                let held = || self.live.iter().rev().copied().find(|u| self.allocs[*u].key == key);
+                let uid = self.resident(key).or_else(held);
+                let uid = uid.unwrap_or_else(|| panic!("{key:?} of {hit:?} is not in L1"));
+                assert!(job.sizes.contains(&self.allocs[uid].bytes), "{key:?} of a hit cannot be read");
+                (uid, job.readers)
             };
-            let cells: Vec<Vec<ShardKey>> = (0..columns as usize).map(cells).collect();
-            self.jobs.get_mut(&seq).expect("just seen").cells = cells;
+            Row { rank: *rank, first: range.start, grants: range.clone().map(uid).collect() }
+        });
+        let rows: Vec<Row> = rows.collect();
+        if hit.l2_objects == 0 {
+            let stays = |key: &Key| {
+                let alloc = self.resident(*key).map(|uid| self.allocs[uid]);
+                alloc.is_none_or(|alloc| !alloc.loaded || !alloc.temporary)
+            };
+            let kept = held.iter().all(|key| !self.retains(*key) || stays(key));
+            assert!(kept, "the policy retains a hit that is still temporary");
         }
-        self.finish_job(seq);
-    }
-
-    /// Releases what a cell holds, or no longer waits for it.
-    pub(crate) fn let_go_cell(&mut self, seq: u64, job: &mut Job, row: usize, column: usize) {
-        self.touch_held(job, column);
-        if let ShardKey::Loading(load) = std::mem::replace(&mut job.cells[column][row], ShardKey::Absent) {
-            self.leave_load(load, seq);
-        }
-    }
-
-    /// What a job holds is used when it lets go.
-    pub(crate) fn touch_held(&mut self, job: &Job, column: usize) {
-        if job.cells[column].iter().any(|c| matches!(c, ShardKey::L1(_) | ShardKey::Loaded(_))) {
-            self.touch(&job.chunks[column..=column]);
-        }
-    }
-
-    /// A job is answered with what is there.
-    pub(crate) fn finish_job(&mut self, seq: u64) {
-        let mut job = self.remove_job(seq);
-        for column in 0..job.cells.len() {
-            for row in 0..job.ranks.len() {
-                let gone = match job.cells[column][row] {
-                    ShardKey::Loading(_) => true,
-                    ShardKey::L1(uid) | ShardKey::Loaded(uid) => self.allocs[uid].state != State::Resident,
-                    ShardKey::Absent => false,
-                };
-                if gone {
-                    self.let_go_cell(seq, &mut job, row, column);
-                }
-            }
-        }
-        match job.owner {
-            Owner::Request(request) => self.answer_request(request, &job),
-            Owner::Warm(id) => self.answer_warm(id, &job),
-        }
-        self.answered += 1;
-        self.settle();
-    }
-
-    fn answer_request(&mut self, request: u32, job: &Job) {
-        let columns = job.cells.len();
-        let hit = job.longest(columns, |r, c| job.cells[c][r] != ShardKey::Absent);
-        let in_l1 = |r: usize, c: usize| matches!(job.cells[c][r], ShardKey::L1(_));
-        let l1_chunks = job.longest(columns, in_l1).min(hit);
-        let mut report = Hit { chunks: hit, l1_chunks, ..Hit::default() };
-        let mut rows = Vec::new();
-        for (row, rank) in job.ranks.iter().enumerate() {
-            let range = needed(job.window, hit);
-            let mut grants = Vec::new();
-            for column in range.clone() {
-                match job.cells[column as usize][row] {
-                    ShardKey::L1(uid) => {
-                        report.l1_objects += 1;
-                        self.keep_hit(uid);
-                        grants.push((uid, job.shares));
-                    }
-                    ShardKey::Loaded(uid) => {
-                        report.l2_objects += 1;
-                        grants.push((uid, job.shares));
-                    }
-                    ShardKey::Absent | ShardKey::Loading(_) => panic!("part of the hit is missing"),
-                }
-            }
-            rows.push(Row { rank: *rank, first: range.start, grants });
-        }
-        (0..columns).for_each(|column| self.touch_held(job, column));
-        self.counters.hit_chunks += u64::from(hit - l1_chunks);
-        self.counters.hit_objects += u64::from(report.l2_objects);
-        let chunk = job.chunks.first().copied();
-        let done = Expected::LookupDone { request, chunk, chunks: job.chunks.len(), hit: Some(report) };
-        self.expected.push(done);
+        self.counted.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
+        self.counted.hit_objects += u64::from(hit.l2_objects);
         let deadline = self.now + self.scenario.read_ttl;
         let session = self.sessions.iter_mut().find(|s| s.request == request).expect("jobs end with theirs");
         session.job = None;
-        session.result = Some(hit);
-        if hit > 0 {
-            session.lookup = Some(super::Lookup { chunks: job.chunks.clone(), hit, rows, deadline });
+        session.result = Some(hit.chunks);
+        if hit.chunks > 0 {
+            session.lookup = Some(Lookup { chunks: job.chunks.clone(), hit: hit.chunks, rows, deadline });
         }
+        job
     }
 
-    fn answer_warm(&mut self, id: u64, job: &Job) {
-        let (rows, columns) = (job.ranks.len(), job.cells.len());
-        let there = |r: usize, c: usize| job.cells[c][r] != ShardKey::Absent;
-        let total_objects = (rows * job.chunks.len()) as u32;
-        let mut result = PrefetchResult { total_objects, ..PrefetchResult::default() };
-        let wanted: Vec<usize> = if job.full {
-            (0..columns).filter(|c| (0..rows).all(|r| there(r, *c))).collect()
-        } else {
-            needed(job.window, job.longest(columns, there)).map(|c| c as usize).collect()
-        };
-        result.chunks = if job.full { wanted.len() as u32 } else { job.longest(columns, there) };
-        for column in wanted {
-            for row in 0..rows {
-                if let ShardKey::L1(uid) = job.cells[column][row] {
-                    result.l1_objects += 1;
-                    self.promote(uid);
-                } else {
-                    result.l2_objects += 1;
-                }
+    /// A prefetch request is answered.
+    ///
+    /// # Panics
+    /// If it was answered before, or the answer does not fit the request.
+    pub fn prefetch_answered(&mut self, id: u64, result: PrefetchResult) {
+        let job = self.end_job(Owner::Prefetch(id));
+        let objects = (result.l1_objects + result.l2_objects) as usize;
+        let expected =
+            if job.full { result.chunks as usize * job.ranks.len() } else { job.needed(result.chunks).len() };
+        assert_eq!(result.total_objects as usize, job.chunks.len() * job.ranks.len(), "objects asked for");
+        assert!(result.chunks as usize <= job.chunks.len(), "{result:?} of {job:?}");
+        assert_eq!(objects, expected, "objects of {result:?}");
+        if !job.full {
+            for uid in job.needed(result.chunks).iter().filter_map(|key| self.resident(*key)) {
+                // An object that was stored to all adapters may be temporary again (`skip_l1`).
+                let stays = !self.allocs[uid].temporary || self.skips_l1;
+                assert!(stays, "a prefetch request left {:?} temporary", self.allocs[uid]);
             }
         }
-        self.touch(&job.chunks[..columns]);
-        self.warm_done(id, result);
+        self.prefetches.insert(id, Some((result, self.now + self.scenario.session_ttl)));
     }
 
-    /// The result of a warm-up, until it is forgotten.
-    pub(crate) fn warm_done(&mut self, id: u64, result: PrefetchResult) {
-        self.warms.insert(id, Some((result, self.now + self.scenario.session_ttl)));
-        self.expected.push(Expected::PrefetchDone { id });
+    fn end_job(&mut self, owner: Owner) -> Job {
+        let seq = self.jobs.iter().find(|(_, job)| job.owner == owner).map(|(seq, _)| *seq);
+        let seq = seq.unwrap_or_else(|| panic!("answered twice, or never asked: {owner:?}"));
+        let job = self.jobs.remove(&seq).expect("just seen");
+        assert!(self.now <= job.deadline, "answered after the deadline: {job:?}");
+        self.ended.push(job.clone());
+        job
     }
 
     /// The request no longer wants its answer.
     pub(crate) fn cancel_job(&mut self, seq: u64) {
-        let mut job = self.remove_job(seq);
-        self.counters.jobs_cancelled += 1;
-        for column in 0..job.cells.len() {
-            for row in 0..job.ranks.len() {
-                self.let_go_cell(seq, &mut job, row, column);
-            }
-        }
+        let job = self.jobs.remove(&seq).expect("jobs end with their session");
+        self.counted.jobs_cancelled += 1;
         if let Owner::Request(request) = job.owner {
-            let chunk = job.chunks.first().copied();
-            self.expected.push(Expected::LookupDone { request, chunk, chunks: job.chunks.len(), hit: None });
+            self.cancelled.push_back((request, job.chunks.len()));
         }
+        self.ended.push(job);
     }
 
-    fn remove_job(&mut self, seq: u64) -> Job {
-        self.questions.retain(|_, (job, _)| *job != seq);
-        self.jobs.remove(&seq).expect("it is alive")
-    }
-
-    /// A temporary object that a policy keeps when it is hit.
+    /// A temporary object that is hit, and that the policy retains.
     pub(crate) fn keep_hit(&mut self, uid: Uid) {
-        if self.allocs[uid].origin.is_some() && self.retains(self.allocs[uid].key) {
-            self.promote(uid);
+        if self.allocs[uid].loaded && self.retains(self.allocs[uid].key) {
+            self.allocs[uid].temporary = false;
         }
     }
 
-    /// Whether the policy keeps an object that is loaded.
+    /// Whether the policy retains an object that is loaded.
     pub(crate) fn retains(&self, key: Key) -> bool {
         match self.prefetch {
             PrefetchKind::Default => false,
@@ -384,10 +200,8 @@ impl Model {
         }
     }
 
-    /// Somebody wants the object to stay. Says whether that is news.
-    pub(crate) fn promote(&mut self, uid: Uid) -> bool {
-        let news = std::mem::take(&mut self.allocs[uid].temporary);
-        self.counters.promoted_objects += u64::from(news);
-        news
+    /// Whether an object is being loaded from L2.
+    pub(crate) fn is_load(&self, uid: Uid) -> bool {
+        self.allocs[uid].loaded && self.allocs[uid].state == State::Staged
     }
 }

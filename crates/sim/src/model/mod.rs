@@ -1,32 +1,31 @@
-//! The reference: what the core should do, written as plainly as possible.
+//! The reference model: what the core should do, written as plainly as possible.
 //!
-//! Lists that are searched from end to end, books that are computed anew after each event. It
-//! follows `storage.md` 10 and the protocol, not the core's code. It does not choose victims: which
-//! chunk was evicted is observed, and then judged against what the model knows of holders and
-//! recency.
+//! Lists that are searched from end to end; everything is counted again after each event. It follows the
+//! protocol, not the core's code. Calls, leases, pins and admission are predicted exactly. Three things are the
+//! core's own choice, and are observed and judged:
+//!
+//! - which chunks it evicts,
+//! - where in memory it puts an object,
+//! - what it does for L2 ([`observe`]): what it loads and stores, and when it answers a lookup that needs L2.
 
 mod calls;
 mod jobs;
-mod loads;
+mod observe;
 mod time;
-mod write_back;
 
 pub use calls::{LookupCall, RetrieveOutcome, StorePlan, WarmCall};
-pub use loads::Reserved;
-pub use write_back::Left;
+pub use jobs::{Job, Owner};
+pub use observe::Observed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use larder_core::PrefetchResult;
 use larder_core::index::{Index, ObjectId, Retention, ShardKey};
-use larder_core::stats::{AdapterCounters, L2Counters};
-use larder_core::{Hit, PrefetchResult};
+use larder_core::stats::L2Counters;
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::KvRank;
 
-use self::jobs::Job;
-use self::loads::Load;
-use self::write_back::{Entry, Queues, Task};
 use crate::scenario::{Millis, Scenario, Universe};
 
 /// Names one reservation for ever.
@@ -78,10 +77,12 @@ pub struct Alloc {
     pub pages: u64,
     /// What has become of it.
     pub state: State,
-    /// It goes with its last share.
+    /// It is removed with its last pin.
     pub temporary: bool,
-    /// I/O that works on its memory.
-    pub loans: u32,
+    /// I/O operations that use its memory.
+    pub io: u32,
+    /// It was reserved for a load from L2.
+    pub loaded: bool,
     /// The adapter it was loaded from.
     pub origin: Option<u32>,
 }
@@ -106,6 +107,11 @@ impl View<'_> {
         self.find(key, staged).is_some_and(|o| self.l1.retention(o) == Retention::Permanent)
     }
 
+    /// The adapter that an object that is being written comes from.
+    pub fn origin(&self, key: Key) -> Option<u32> {
+        self.find(key, true).and_then(|o| self.l1.origin(o)).map(|adapter| adapter.0)
+    }
+
     fn find(&self, key: Key, staged: bool) -> Option<ObjectId> {
         let model = &self.universe.models[usize::from(key.chunk.model)];
         let salt = &self.universe.salts[usize::from(key.chunk.salt)];
@@ -115,31 +121,23 @@ impl View<'_> {
     }
 }
 
-/// What the core should have done outside.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "in step with the effects of the core; loads and stores name their I/O")]
-pub enum Expected {
-    Lookup { adapter: u32, job: u64, keys: Vec<Key> },
-    Load { adapter: u32, ios: Vec<u64> },
-    Store { adapter: u32, task: u64, ios: Vec<u64>, keys: Vec<Key> },
-    LookupDone { request: u32, chunk: Option<ChunkKey>, chunks: usize, hit: Option<Hit> },
-    PrefetchDone { id: u64 },
-}
-
-/// What some I/O is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IoFor {
-    Load(u64),
-    Store(u64),
-}
-
-/// Memory that an adapter works on.
+/// An I/O operation of an adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Io {
-    /// Whose memory.
+    /// The reservation that it uses.
     pub uid: Uid,
-    adapter: u32,
-    purpose: IoFor,
+    /// The adapter.
+    pub adapter: u32,
+    load: bool,
+}
+
+/// When a chunk was used last, in numbers of events: exactly, or between two if a job may have used it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Not before.
+    pub earliest: u64,
+    /// Not after.
+    pub latest: u64,
 }
 
 /// The name of a transfer.
@@ -246,8 +244,8 @@ pub struct Model {
     pub(crate) peers: Vec<Peer>,
     /// Shares of each reservation, its writer's included.
     pins: Vec<u32>,
-    /// When each evictable chunk was used last: the number of an event.
-    pub stamps: BTreeMap<ChunkKey, u64>,
+    /// When each evictable chunk was used last.
+    pub stamps: BTreeMap<ChunkKey, Stamp>,
     /// Chunks that may be evicted.
     pub evictable: BTreeSet<ChunkKey>,
     /// Those, and chunks that only I/O keeps.
@@ -267,42 +265,35 @@ pub struct Model {
     pub prefetch: PrefetchKind,
     /// Chunks that would stay by what the core has learned, if it learns: that is for it to choose.
     pub kept: Option<BTreeSet<ChunkKey>>,
-    /// Whether what is stored leaves L1, from now on.
-    pub store: OffloadKind,
+    /// Whether a store policy removes objects from L1, or did since the start of the server.
+    pub skips_l1: bool,
     pub(crate) jobs: BTreeMap<u64, Job>,
-    questions: BTreeMap<u64, (u64, u32)>,
-    pub(crate) loads: BTreeMap<u64, Load>,
-    /// All I/O that is not over.
+    /// Jobs that ended since L1 was observed.
+    ended: Vec<Job>,
+    /// Cancelled lookups that are not reported yet: the request, and chunks asked for.
+    pub cancelled: VecDeque<(u32, usize)>,
+    /// Jobs submitted.
+    pub submitted: u64,
+    /// What must have been counted of jobs.
+    pub counted: L2Counters,
+    /// Objects that workers stored.
+    pub(crate) written: BTreeSet<Key>,
+    /// I/O operations that are not over.
     pub ios: BTreeMap<u64, Io>,
-    io_ids: BTreeMap<u64, u64>,
-    io_purposes: BTreeMap<u64, IoFor>,
-    entries: BTreeMap<u64, Entry>,
-    queues: Queues,
-    pub(crate) tasks: BTreeMap<u64, Task>,
-    task_ids: BTreeMap<u64, u64>,
-    /// Warm-ups: what they came to, and until when that is told.
-    pub(crate) warms: BTreeMap<u64, Option<(PrefetchResult, Millis)>>,
-    /// What the core should have done outside since somebody looked.
-    pub expected: Vec<Expected>,
-    /// Reservations since somebody looked.
-    pub reserved: Vec<Reserved>,
-    /// Objects that left for L2 since somebody looked.
-    pub left: Vec<Left>,
-    /// Jobs answered since somebody looked.
-    pub answered: u64,
-    /// Reservations that stopped for a reason that cannot be seen, since somebody looked.
-    pub unclear_stops: u64,
-    /// What happened between the tiers.
-    pub counters: L2Counters,
-    /// What happened at each adapter.
-    pub of_adapter: Vec<AdapterCounters>,
+    /// Loads without a result, and until when the core waits for it once their I/O is over.
+    pub(crate) results_due: BTreeMap<Uid, Option<Millis>>,
+    /// Reservations whose load has begun.
+    begun: BTreeSet<Uid>,
+    /// Reservations whose load has succeeded.
+    pub arrived: BTreeSet<Uid>,
+    /// Prefetch requests: the result, and when it is forgotten.
+    pub(crate) prefetches: BTreeMap<u64, Option<(PrefetchResult, Millis)>>,
 }
 
 impl Model {
     /// Nothing is stored, nobody is there.
     pub fn new(scenario: Rc<Scenario>) -> Self {
-        let adapters = scenario.l2.adapters.len();
-        let (prefetch, store) = (scenario.l2.prefetch, scenario.l2.store);
+        let (prefetch, skips_l1) = (scenario.l2.prefetch, scenario.l2.store == OffloadKind::SkipL1);
         Self {
             scenario,
             allocs: Vec::new(),
@@ -327,25 +318,18 @@ impl Model {
             default_limit: None,
             prefetch,
             kept: None,
-            store,
+            skips_l1,
             jobs: BTreeMap::new(),
-            questions: BTreeMap::new(),
-            loads: BTreeMap::new(),
+            ended: Vec::new(),
+            cancelled: VecDeque::new(),
+            submitted: 0,
+            counted: L2Counters::default(),
+            written: BTreeSet::new(),
             ios: BTreeMap::new(),
-            io_ids: BTreeMap::new(),
-            io_purposes: BTreeMap::new(),
-            entries: BTreeMap::new(),
-            queues: vec![Default::default(); adapters],
-            tasks: BTreeMap::new(),
-            task_ids: BTreeMap::new(),
-            warms: BTreeMap::new(),
-            expected: Vec::new(),
-            reserved: Vec::new(),
-            left: Vec::new(),
-            answered: 0,
-            unclear_stops: 0,
-            counters: L2Counters::default(),
-            of_adapter: vec![AdapterCounters::default(); adapters],
+            results_due: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            arrived: BTreeSet::new(),
+            prefetches: BTreeMap::new(),
         }
     }
 
@@ -393,8 +377,9 @@ impl Model {
 
     pub(crate) fn reserve(&mut self, key: Key, offset: u64, bytes: u64) -> Uid {
         let pages = bytes.div_ceil(self.scenario.page);
-        let (temporary, loans, origin) = (false, 0, None);
-        self.allocs.push(Alloc { key, offset, bytes, pages, state: State::Staged, temporary, loans, origin });
+        let (temporary, io, loaded, origin) = (false, 0, false, None);
+        let state = State::Staged;
+        self.allocs.push(Alloc { key, offset, bytes, pages, state, temporary, io, loaded, origin });
         self.live.push(self.allocs.len() - 1);
         self.allocs.len() - 1
     }
@@ -415,10 +400,7 @@ impl Model {
         let (allocs, pins) = (&mut self.allocs, &self.pins);
         self.live.retain(|&u| {
             let alloc = &mut allocs[u];
-            if alloc.state == State::Resident && alloc.temporary && pins[u] == 0 {
-                alloc.state = State::Unlinked;
-            }
-            let free = alloc.state == State::Unlinked && pins[u] == 0 && alloc.loans == 0;
+            let free = alloc.state == State::Unlinked && pins[u] == 0 && alloc.io == 0;
             if free {
                 alloc.state = State::Free;
             }
@@ -427,15 +409,20 @@ impl Model {
         let mut chunks = BTreeMap::<ChunkKey, (u32, u32)>::new();
         for uid in self.in_state(State::Resident) {
             let held = chunks.entry(self.allocs[uid].key.chunk).or_default();
-            *held = (held.0 + self.pins[uid], held.1 + self.allocs[uid].loans);
+            *held = (held.0 + self.pins[uid], held.1 + self.allocs[uid].io);
         }
         chunks.retain(|_, (pins, _)| *pins == 0);
         for chunk in chunks.keys() {
             if !self.listed.contains(chunk) || self.touched.contains(chunk) {
-                self.stamps.insert(*chunk, self.event);
+                self.stamps.insert(*chunk, Stamp { earliest: self.event, latest: self.event });
             }
         }
-        let evictable = chunks.iter().filter(|(_, (_, loans))| *loans == 0);
+        for chunk in self.jobs.values().chain(&self.ended).flat_map(|job| &job.chunks) {
+            self.stamps.entry(*chunk).and_modify(|stamp| {
+                *stamp = Stamp { earliest: stamp.earliest.min(self.event - 1), latest: self.event };
+            });
+        }
+        let evictable = chunks.iter().filter(|(_, (_, io))| *io == 0);
         self.evictable = evictable.map(|(chunk, _)| *chunk).collect();
         self.listed = chunks.into_keys().collect();
         self.touched.clear();
@@ -452,7 +439,9 @@ impl Model {
             }
             let of_chunk = |u: &Uid| self.allocs[*u].key.chunk == chunk;
             let resident: Vec<Uid> = self.in_state(State::Resident).filter(of_chunk).collect();
-            assert!(resident.iter().all(|u| gone.contains(u)), "only part of {chunk:?} was evicted");
+            if !resident.iter().all(|u| gone.contains(u)) {
+                continue;
+            }
             evicted.push((chunk, self.resident_pages(chunk)));
             resident.iter().for_each(|u| self.unlink(*u));
         }
@@ -482,10 +471,6 @@ impl Model {
         for uid in self.stores.iter().chain(&self.retrieves).flat_map(|t| &t.uids) {
             pins[*uid] += 1;
         }
-        for job in self.jobs.values() {
-            job.holds().for_each(|uid| pins[uid] += job.shares);
-        }
-        self.loads.values().for_each(|load| pins[load.uid] += 1);
         self.pins = pins;
     }
 
@@ -517,9 +502,7 @@ impl Model {
             && self.retrieves.is_empty()
             && self.peers.is_empty()
             && self.jobs.is_empty()
-            && self.loads.is_empty()
             && self.ios.is_empty()
-            && self.tasks.is_empty()
-            && self.warms.is_empty()
+            && self.prefetches.is_empty()
     }
 }

@@ -12,10 +12,7 @@ enum Due {
     Store(u64),
     Worker(i64),
     Peer(u64),
-    Job(u64),
-    Load(u64),
-    Task(u64),
-    Warm(u64),
+    Prefetch(u64),
 }
 
 impl Model {
@@ -31,7 +28,8 @@ impl Model {
 
     /// When something runs out next.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.next_due().map(|(at, _)| at)
+        let jobs = self.jobs.values().map(|job| job.deadline);
+        self.next_due().map(|(at, _)| at).into_iter().chain(jobs).min()
     }
 
     fn next_due(&self) -> Option<(Millis, Due)> {
@@ -42,12 +40,16 @@ impl Model {
         let retrieves = self.retrieves.iter().map(|t| (t.deadline, Due::Retrieve(t.seq)));
         let peers = self.peers.iter().map(|p| (p.deadline, Due::Peer(p.id)));
         let workers = self.workers.iter().filter_map(|w| Some((self.silent_at(w)?, Due::Worker(w.instance))));
-        let jobs = self.jobs.iter().map(|(seq, job)| (job.deadline, Due::Job(*seq)));
-        let loads = self.loads.iter().filter_map(|(seq, load)| Some((load.grace?, Due::Load(*seq))));
-        let tasks = self.tasks.iter().filter_map(|(seq, task)| Some((task.grace?, Due::Task(*seq))));
-        let warms = self.warms.iter().filter_map(|(id, done)| Some(((*done)?.1, Due::Warm(*id))));
-        let of_clients = lookups.chain(sessions).chain(stores).chain(retrieves).chain(peers).chain(workers);
-        of_clients.chain(jobs).chain(loads).chain(tasks).chain(warms).min()
+        let prefetches =
+            self.prefetches.iter().filter_map(|(id, done)| Some(((*done)?.1, Due::Prefetch(*id))));
+        lookups
+            .chain(sessions)
+            .chain(stores)
+            .chain(retrieves)
+            .chain(peers)
+            .chain(workers)
+            .chain(prefetches)
+            .min()
     }
 
     fn run_out(&mut self, at: Millis, due: Due) {
@@ -83,10 +85,7 @@ impl Model {
                 self.drop_worker(at, instance);
             }
             Due::Peer(id) => self.peers.retain(|p| p.id != id),
-            Due::Job(seq) => self.job_overdue(seq),
-            Due::Load(seq) => self.load_ended(seq, false),
-            Due::Task(seq) => self.store_ended(seq, &[]),
-            Due::Warm(id) => drop(self.warms.remove(&id)),
+            Due::Prefetch(id) => drop(self.prefetches.remove(&id)),
         }
     }
 

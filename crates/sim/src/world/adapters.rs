@@ -54,9 +54,9 @@ pub(super) struct Io {
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     id: u64,
-    adapter: u32,
-    ios: Vec<usize>,
-    untold: bool,
+    pub(super) adapter: u32,
+    pub(super) ios: Vec<usize>,
+    pub(super) untold: bool,
 }
 
 impl World {
@@ -136,7 +136,7 @@ impl World {
         }
         self.questions[index].open = false;
         let sizes = question.sizes.unwrap_or_else(|| self.sizes(question.adapter, &question.keys, false));
-        self.l2_found(question.id, &sizes);
+        self.l2_found(question.id, (question.adapter, &question.keys), &sizes);
     }
 
     pub(super) fn begin_task(&mut self, adapter: u32, id: u64) -> usize {
@@ -189,14 +189,6 @@ impl World {
                     let wait = self.rng.between(0, 2 * spec.pace);
                     self.schedule(wait, Event::TaskResult(task));
                 }
-                if let Some(wait) = wait {
-                    self.schedule(wait, Event::IoEnd(index));
-                }
-            }
-            // Where only part of a prefix is needed, a load is told before its memory comes back: so that it
-            // is seen whether it was given up for another.
-            None if self.scenario.windowed() => {
-                self.on_io_result(index);
                 if let Some(wait) = wait {
                     self.schedule(wait, Event::IoEnd(index));
                 }
@@ -292,12 +284,12 @@ impl World {
             let question = &mut self.questions[index];
             if question.adapter == adapter && std::mem::take(&mut question.open) && self.rng.chance(50) {
                 let id = question.id;
-                self.l2_found(id, &[]);
+                self.l2_found(id, (adapter, &[]), &[]);
             }
         }
         for index in 0..self.ios.len() {
             if self.ios[index].adapter == adapter && self.ios[index].lent {
-                let told = self.rng.chance(30) || self.scenario.windowed();
+                let told = self.rng.chance(30);
                 if told && self.ios[index].task.is_none() {
                     self.on_io_result(index);
                 }

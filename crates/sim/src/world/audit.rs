@@ -37,7 +37,7 @@ impl World {
     fn audit_stores(&self) {
         let stored = |uid: &usize| {
             let alloc = &self.model.allocs[*uid];
-            alloc.origin.is_none() && !alloc.temporary
+            !alloc.loaded && !alloc.temporary
         };
         let stored: Vec<usize> = self.model.in_state(State::Resident).filter(stored).collect();
         for (i, spec) in self.scenario.l2.adapters.iter().enumerate() {

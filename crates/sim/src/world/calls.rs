@@ -14,7 +14,7 @@ use larder_types::dtype::DType;
 use larder_types::object::KvRank;
 
 use super::{Granted, Place, World};
-use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid};
+use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid, View};
 use crate::scenario::EngineSpec;
 use crate::trace::Call;
 
@@ -93,8 +93,10 @@ impl World {
     pub(super) fn clear(&mut self, force: bool) {
         self.begin(Call::Clear { force });
         let removed = self.core.clear(self.time(), force);
-        let expected = self.model.clear(force);
-        self.agree(removed, expected, "clear");
+        if force || self.model.jobs().next().is_none() {
+            let expected = self.model.clear(force);
+            self.agree(removed, expected, "clear");
+        }
         self.model.settle();
         self.conclude();
     }
@@ -105,7 +107,11 @@ impl World {
         self.begin(Call::CutMemory { end });
         self.core.truncate_capacity(end * self.scenario.page);
         let used = self.model.live.iter().map(|uid| self.place(*uid)).map(|p| p.page + p.pages).max();
+        let (before, pages) = (self.pages, self.core.gauges().l1.capacity_bytes / self.scenario.page);
         self.pages = self.pages.min(end.max(used.unwrap_or(0)));
+        if self.model.may_hold_more() && (self.pages..=before).contains(&pages) {
+            self.pages = pages;
+        }
         self.conclude();
     }
 
@@ -124,7 +130,8 @@ impl World {
         };
         let hit = self.core.lookup(self.time(), &spec).hit().map(|hit| hit.chunks);
         self.learn();
-        let expected = self.model.lookup(self.now, call);
+        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let expected = self.model.lookup(self.now, call, &view);
         let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
         self.agree(number(hit), number(expected), "hit");
         self.model.settle();
@@ -188,8 +195,10 @@ impl World {
         self.begin(Call::PrepareStore(name));
         self.seen.stores_equal += u64::from(self.model.knows(&name));
         let got = self.transfer(context, &name, |core, now, spec| core.prepare_store(now, spec));
-        let given = got.as_ref().map_or(0, |prepared| prepared.slots.len());
-        let plan = self.model.plan_store(self.now, context.model, &name, context.node, given);
+        let given = got.as_ref().map_or(&[][..], |prepared| &prepared.chunks);
+        let scenario = self.scenario.clone();
+        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let plan = self.model.plan_store(self.now, (context.model, context.node), &name, given, &view);
         let (plan, prepared) = match (plan, got) {
             (Some(plan), Ok(prepared)) => (plan, prepared),
             (None, Err(_)) => {

@@ -193,6 +193,8 @@ impl World {
         self.pages = self.scenario.capacity / self.scenario.page;
         self.peers.clear();
         self.warms.clear();
+        self.asked.fill([0; 6]);
+        self.loads.clear();
         self.cut_off_adapters();
         for index in 0..self.copies.len() {
             if std::mem::take(&mut self.copies[index].running) {

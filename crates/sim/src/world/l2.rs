@@ -11,161 +11,235 @@ use larder_policy::reuse::object_digest;
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::{KvRank, ObjectKey};
 
-use super::World;
-use crate::model::{ChunkKey, Expected, Key, Uid, View, WarmCall};
+use super::adapters::Task;
+use super::clients::tag;
+use super::{Place, World};
+use crate::model::{ChunkKey, Job, Key, Observed, State, Uid, View, WarmCall};
 use crate::trace::Call;
 
 impl World {
-    /// Ends a call: judges what the core chose, sees what it wants done, compares all books.
+    /// Ends a call: carries out what the core asks for, judges what it did by itself, compares all counts.
     pub(super) fn conclude(&mut self) {
-        self.judge_choices();
-        if self.scenario.l2.lazy == 0 || !self.rng.chance(self.scenario.l2.lazy) {
+        let lazy = self.scenario.l2.lazy;
+        self.observe();
+        if lazy == 0 || !self.rng.chance(lazy) || self.is_answered() {
             self.collect();
         }
         self.verify();
     }
 
-    /// What the core wants done is what it should want, and is begun.
+    /// Whether the core has answered a job that the model still waits for.
+    fn is_answered(&self) -> bool {
+        self.core.prefetch_jobs(usize::MAX).ids.len() < self.model.jobs().count()
+    }
+
+    /// Begins what the core asks for.
     pub(super) fn collect(&mut self) {
-        let scenario = self.scenario.clone();
+        let overdue = self.core.stats().requests().l2.jobs_overdue;
         let effects = self.core.take_effects();
-        let view = View { l1: self.core.index(), universe: &scenario.universe };
-        if !scenario.l2.adapters.is_empty() {
-            self.model.begin_jobs(&view);
-            self.model.issue_loads();
-            self.model.issue_stores();
-        }
-        self.judge_choices();
-        let expected = std::mem::take(&mut self.model.expected);
-        assert_eq!(effects.len(), expected.len(), "what is to be done: {effects:?}, {expected:?}");
-        for (effect, expected) in effects.into_iter().zip(expected) {
-            self.begin_effect(effect, expected);
+        assert_eq!(
+            self.core.stats().requests().l2.jobs_overdue,
+            overdue,
+            "a job is late although time stands still"
+        );
+        self.observe();
+        effects.into_iter().for_each(|effect| self.begin_effect(effect));
+        self.model.settle();
+        self.observe();
+        assert!(self.model.cancelled.is_empty(), "not reported: {:?}", self.model.cancelled);
+        for (i, asked) in self.asked.iter().enumerate() {
+            let c = self.core.stats().adapter(AdapterId(i as u32));
+            let counted = [
+                c.lookups,
+                c.lookup_objects,
+                c.load_requests,
+                c.load_objects,
+                c.store_requests,
+                c.store_objects,
+            ];
+            assert_eq!(counted, *asked, "what adapter {i} was asked for");
         }
     }
 
-    fn begin_effect(&mut self, effect: Effect, expected: Expected) {
-        match (effect, expected) {
-            (
-                Effect::Lookup { lookup, adapter, keys },
-                Expected::Lookup { adapter: a, job, keys: wanted },
-            ) => {
-                assert_eq!(adapter, AdapterId(a), "who is asked");
-                assert_eq!(keys, self.object_keys(&wanted), "what is asked for");
+    fn begin_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Lookup { lookup, adapter, keys } => {
+                self.note_asked(adapter, 0, keys.len());
+                let keys: Vec<Key> = keys.iter().map(|key| self.key(key)).collect();
+                let wanted: BTreeSet<Key> = self.model.jobs().flat_map(Job::keys).collect();
+                // Of a job that was cancelled since, questions may still be asked.
+                let all = self.scenario.l2.lazy > 0 || keys.iter().all(|key| wanted.contains(key));
+                assert!(all, "asked for what no job wants");
                 self.trace.answer(keys.len() as u64);
-                self.model.bind_question(lookup.0, job, a);
-                self.ask(a, lookup.0, wanted);
+                self.ask(adapter.0, lookup.0, keys);
             }
-            (Effect::Load { adapter, items }, Expected::Load { adapter: a, ios }) => {
-                assert_eq!(adapter, AdapterId(a), "who loads");
-                self.lend(a, &items, &ios, None);
+            Effect::Load { adapter, items } => {
+                self.note_asked(adapter, 2, items.len());
+                self.begin_items(adapter.0, &items, None);
+                let (bytes, objects) = self.model.in_io(adapter.0, true);
+                let limit = self.scenario.l2.load_bytes;
+                assert!(bytes <= limit || objects == 1, "adapter {adapter:?} loads {bytes} bytes of {limit}");
             }
-            (
-                Effect::Store { adapter, task, items },
-                Expected::Store { adapter: a, task: seq, ios, keys },
-            ) => {
-                assert_eq!(adapter, AdapterId(a), "who stores");
-                let names: Vec<&ObjectKey> = items.iter().map(|i| &i.key).collect();
-                assert_eq!(names, self.object_keys(&keys).iter().collect::<Vec<_>>(), "what is stored");
-                self.model.bind_task(seq, task.0);
-                let task = self.begin_task(a, task.0);
-                self.lend(a, &items, &ios, Some(task));
+            Effect::Store { adapter, task, items } => {
+                self.note_asked(adapter, 4, items.len());
+                let l2 = &self.scenario.l2;
+                let (batch, tasks, limit) = (l2.batch, l2.tasks, l2.store_bytes);
+                assert!(items.len() <= batch, "{} objects in a task", items.len());
+                let index = self.begin_task(adapter.0, task.0);
+                self.begin_items(adapter.0, &items, Some(index));
+                let (bytes, objects) = self.model.in_io(adapter.0, false);
+                assert!(
+                    bytes <= limit || objects == 1,
+                    "adapter {adapter:?} stores {bytes} bytes of {limit}"
+                );
+                assert!(objects as usize <= batch * tasks, "adapter {adapter:?} stores {objects} objects");
             }
-            (
-                Effect::LookupDone(LookupReport { request_id, model, salt, requested_chunks, hit }),
-                Expected::LookupDone { request, chunk, chunks, hit: expected },
-            ) => {
-                let universe = &self.scenario.universe;
-                assert_eq!(request_id, self.ids[request as usize], "whose lookup is done");
-                let chunk = chunk.expect("prompts have chunks");
-                assert_eq!(model, universe.models[usize::from(chunk.model)], "whose model");
-                assert_eq!(salt, universe.salts[usize::from(chunk.salt)], "whose salt");
-                assert_eq!((requested_chunks as usize, hit), (chunks, expected), "hit of a job");
-                self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
+            Effect::LookupDone(report) => self.lookup_done(&report),
+            Effect::PrefetchDone { id: PrefetchId(id) } => {
+                let PrefetchStatus::Done(result) = self.core.prefetch_status(self.time(), PrefetchId(id))
+                else {
+                    panic!("prefetch request {id} has no result")
+                };
+                self.seen.warm_objects += u64::from(result.l2_objects);
+                self.model.prefetch_answered(id, result);
             }
-            (Effect::PrefetchDone { id: PrefetchId(id) }, Expected::PrefetchDone { id: expected }) => {
-                assert_eq!(id, expected, "whose warm-up is done");
-                if let PrefetchStatus::Done(result) = self.model.prefetch_status(id) {
-                    self.seen.warm_objects += u64::from(result.l2_objects);
-                }
-            }
-            (effect, expected) => panic!("{effect:?} is to be done, expected {expected:?}"),
         }
     }
 
-    fn lend(&mut self, adapter: u32, items: &[IoItem], ios: &[u64], task: Option<usize>) {
-        assert_eq!(items.len(), ios.len(), "objects of a batch");
-        let mut ios = ios.to_vec();
-        if self.scenario.windowed() && task.is_none() {
-            let place = |io: &u64| {
-                let offset = self.model.allocs[self.model.ios[io].uid].offset;
-                items.iter().position(|item| item.offset == offset)
+    /// A lookup that needed L2 is answered or cancelled. What it promises is there.
+    fn lookup_done(&mut self, report: &LookupReport) {
+        let LookupReport { request_id, model, salt, requested_chunks, hit } = report;
+        self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
+        let Some(hit) = hit else {
+            let (request, chunks) = self.model.cancelled.pop_front().expect("a lookup was cancelled");
+            assert_eq!(
+                (request_id, *requested_chunks as usize),
+                (&self.ids[request as usize], chunks),
+                "cancelled lookup"
+            );
+            return;
+        };
+        let request =
+            self.ids.iter().position(|id| id == request_id).expect("only known requests are answered");
+        let job = self.model.lookup_answered(request as u32, hit);
+        let universe = &self.scenario.universe;
+        assert_eq!(*model, universe.models[usize::from(job.chunks[0].model)], "model of a lookup");
+        assert_eq!(*salt, universe.salts[usize::from(job.chunks[0].salt)], "salt of a lookup");
+        assert_eq!(*requested_chunks as usize, job.chunks.len(), "chunks asked for");
+        let held = job.needed(hit.chunks).into_iter().filter_map(|key| self.model.resident(key));
+        held.for_each(|uid| self.check_bytes(uid));
+        self.model.settle();
+    }
+
+    fn note_asked(&mut self, adapter: AdapterId, at: usize, objects: usize) {
+        let asked = &mut self.asked[adapter.0 as usize];
+        asked[at] += 1;
+        asked[at + 1] += objects as u64;
+    }
+
+    fn begin_items(&mut self, adapter: u32, items: &[IoItem], task: Option<usize>) {
+        for item in items {
+            let key = self.key(&item.key);
+            let place = (item.offset, item.bytes);
+            let uid = self.model.begin_io(item.io.0, adapter, key, place, task.is_none());
+            // A task is alive at least as long as its I/O.
+            let is_stored = |t: &Task| {
+                let mut ios = t.ios.iter().map(|io| &self.ios[*io]);
+                t.adapter == adapter && t.untold && ios.any(|io| io.place.key == key && io.lent)
             };
-            ios.sort_by_key(place);
-        }
-        for (item, io) in items.iter().zip(&ios) {
-            let uid: Uid = self.model.ios[io].uid;
-            let alloc = self.model.allocs[uid];
-            assert_eq!(item.key, self.object_keys(&[alloc.key])[0], "whose memory is lent");
-            assert_eq!((item.offset, item.bytes), (alloc.offset, alloc.bytes), "which memory is lent");
-            self.model.bind_io(*io, item.io.0);
+            assert!(task.is_none() || !self.tasks.iter().any(is_stored), "{key:?} is in two tasks");
+            let fits = |size: &u64| *size == item.bytes || *size == item.bytes.next_multiple_of(4096);
+            let told = self.told.get(&(adapter, key)).is_some_and(|sizes| sizes.iter().any(fits));
+            assert!(task.is_some() || told, "adapter {adapter} never had {key:?} of {} bytes", item.bytes);
+            if task.is_none() {
+                self.loads.insert(item.io.0, self.model.ios[&item.io.0]);
+            }
             self.trace.answer(item.offset);
             self.begin_io(adapter, item.io.0, self.place(uid), item.bytes, task);
         }
     }
 
-    /// What the core chose in reservations and by trimming was right.
-    fn judge_choices(&mut self) {
-        for reserved in std::mem::take(&mut self.model.reserved) {
-            self.seen.loads_reserved += reserved.new.len() as u64;
-            self.judge_reserved(&reserved);
-            self.check_new_slots(&reserved.new);
-            for uid in &reserved.new {
-                let place = self.place(*uid);
-                self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX);
-            }
-        }
-        if std::mem::take(&mut self.model.answered) > 0 {
-            self.judge_answer_trim();
-        }
-        if std::mem::take(&mut self.model.unclear_stops) > 0 {
-            let counters = self.core.stats().requests().l2;
-            self.model.counters.no_room_objects = counters.no_room_objects;
-            self.model.counters.contended_objects = counters.contended_objects;
-            self.model.counters.loads_shared = counters.loads_shared;
-        }
-        for left in std::mem::take(&mut self.model.left) {
-            for keeper in &left.keepers {
-                let adapter = &self.adapters[*keeper as usize];
-                let has = adapter.objects.get(&left.key) == Some(&left.bytes);
-                assert!(
-                    has || adapter.damaged.contains(&left.key),
-                    "{left:?} left L1, adapter {keeper} lacks it"
-                );
-            }
+    /// The bytes of an object are those of its key.
+    pub(super) fn check_bytes(&self, uid: Uid) {
+        let Place { page, pages, key } = self.place(uid);
+        for i in 0..pages {
+            assert_eq!(self.memory[(page + i) as usize], tag(key, i), "wrong bytes in {key:?}");
         }
     }
 
-    pub(super) fn l2_found(&mut self, lookup: u64, sizes: &[Option<u64>]) {
-        self.begin(Call::Found { lookup, found: sizes.iter().flatten().count() });
-        self.core.l2_found(self.time(), LookupId(lookup), sizes);
+    /// Follows what the core did for L2, and judges it.
+    fn observe(&mut self) {
         let scenario = self.scenario.clone();
         let view = View { l1: self.core.index(), universe: &scenario.universe };
-        self.model.l2_found(lookup, sizes, &view);
-        self.model.settle();
+        let Observed { reserved, admitted, offloaded } = self.model.observe(&view);
+        self.seen.loads_reserved += reserved.len() as u64;
+        self.check_new_slots(&reserved);
+        for uid in &reserved {
+            let place = self.place(*uid);
+            self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX);
+        }
+        admitted.into_iter().for_each(|uid| self.check_bytes(uid));
+        offloaded.into_iter().for_each(|uid| {
+            assert!(self.is_offloaded(uid), "left L1, not in L2: {:?}", self.model.allocs[uid])
+        });
+    }
+
+    /// Whether an object is in L2: some adapter that can be read from has stored it in its size. (Which of several
+    /// adapters must have it depends on what was queued before, and is tested in the core.)
+    fn is_offloaded(&self, uid: Uid) -> bool {
+        let alloc = self.model.allocs[uid];
+        let mut readable =
+            self.scenario.l2.adapters.iter().zip(&self.adapters).filter(|(spec, _)| spec.persists);
+        readable.any(|(_, adapter)| {
+            adapter.objects.get(&alloc.key) == Some(&alloc.bytes) || adapter.damaged.contains(&alloc.key)
+        })
+    }
+
+    pub(super) fn l2_found(&mut self, lookup: u64, (adapter, keys): (u32, &[Key]), sizes: &[Option<u64>]) {
+        self.begin(Call::Found { lookup, found: sizes.iter().flatten().count() });
+        for (key, size) in keys.iter().zip(sizes) {
+            self.told.entry((adapter, *key)).or_default().extend(size);
+        }
+        self.core.l2_found(self.time(), LookupId(lookup), sizes);
         self.conclude();
     }
 
     pub(super) fn l2_loaded(&mut self, io: u64, ok: bool) {
         self.begin(Call::Loaded { io, ok });
+        let crate::model::Io { uid, adapter, .. } = self.loads[&io];
+        let (id, bytes) = (AdapterId(adapter), self.model.allocs[uid].bytes);
+        // After the I/O a load may be given up and its memory be used again.
+        let in_io = self.model.ios.contains_key(&io);
+        let before = *self.core.stats().adapter(id);
+        self.model.results_due.remove(&uid);
+        if ok {
+            self.model.arrived.insert(uid);
+        }
         self.core.l2_loaded(self.time(), IoId(io), ok);
-        self.model.l2_loaded(io, ok);
+        let after = self.core.stats().adapter(id);
+        let [loaded, failed] = [
+            after.loaded_objects - before.loaded_objects,
+            after.load_failed_objects - before.load_failed_objects,
+        ];
+        assert!(
+            loaded <= u64::from(ok) && failed <= u64::from(!ok),
+            "one result counted {loaded}, {failed} times"
+        );
+        assert!(!in_io || !self.model.is_load(uid) || loaded + failed == 1, "a result was not counted");
+        assert_eq!(after.loaded_bytes - before.loaded_bytes, loaded * bytes, "bytes loaded");
         self.conclude();
     }
 
     pub(super) fn l2_stored(&mut self, task: u64, stored: &[bool]) {
         self.begin(Call::Stored { task, stored: stored.iter().filter(|s| **s).count() });
+        let left = self.core.stats().requests().l2.left_l1_objects;
         self.core.l2_stored(self.time(), TaskId(task), stored);
-        self.model.l2_stored(task, stored);
+        let left = self.core.stats().requests().l2.left_l1_objects - left;
+        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let stays = |uid: &Uid| view.stays(self.model.allocs[*uid].key, false);
+        let gone = self.model.in_state(State::Resident).filter(|uid| !stays(uid));
+        let offloaded = gone.filter(|uid| self.is_offloaded(*uid)).count() as u64;
+        assert!(left <= offloaded, "{left} objects left L1, {offloaded} of them are in L2");
         self.conclude();
     }
 
@@ -187,9 +261,8 @@ impl World {
             fetch: if call.full { Fetch::Full } else { Fetch::Prefix },
         };
         let id = self.core.prefetch(self.time(), &spec).ok().map(|PrefetchId(id)| id);
-        let view = View { l1: self.core.index(), universe: &scenario.universe };
-        let expected = self.model.prefetch(call, id, &view);
-        assert_eq!(id.is_some(), expected, "whether there is a warm-up");
+        let expected = self.model.prefetch(call, id);
+        assert_eq!(id.is_some(), expected, "whether there is a prefetch request");
         self.warms.extend(id);
         self.model.settle();
         self.conclude();
@@ -198,7 +271,7 @@ impl World {
     pub(super) fn prefetch_status(&mut self, id: u64) {
         self.begin(Call::PrefetchStatus { id });
         let status = self.core.prefetch_status(self.time(), PrefetchId(id));
-        assert_eq!(status, self.model.prefetch_status(id), "how a warm-up stands");
+        assert_eq!(status, self.model.prefetch_status(id), "state of a prefetch request");
         self.conclude();
     }
 
@@ -226,7 +299,8 @@ impl World {
         self.begin(Call::Policies { prefetch: prefetch.name(), store: store.name() });
         self.core.set_prefetch_policy(prefetch.create());
         self.core.set_store_policy(store.create());
-        (self.model.prefetch, self.model.store) = (prefetch, store);
+        self.model.prefetch = prefetch;
+        self.model.skips_l1 |= store == OffloadKind::SkipL1;
         self.conclude();
     }
 
@@ -246,6 +320,21 @@ impl World {
         }
         self.judge_quotas();
         self.conclude();
+    }
+
+    /// The model's name of an object.
+    fn key(&self, key: &ObjectKey) -> Key {
+        let universe = &self.scenario.universe;
+        let at = |names: &[std::sync::Arc<str>], name| {
+            names.iter().position(|n| n == name).expect("a known name") as u8
+        };
+        let node = universe.nodes.iter().position(|n| n.chain.last() == Some(&key.chunk_hash));
+        let chunk = ChunkKey {
+            model: at(&universe.models, &key.model_name),
+            salt: at(&universe.salts, &key.cache_salt),
+            node: node.expect("a known chunk") as u16,
+        };
+        Key { chunk, rank: key.kv_rank }
     }
 
     pub(super) fn object_keys(&self, keys: &[Key]) -> Vec<ObjectKey> {

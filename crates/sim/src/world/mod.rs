@@ -9,9 +9,9 @@ mod events;
 mod faults;
 mod l2;
 
-use larder_types::Time;
+use larder_types::{AdapterId, Time};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,8 +147,6 @@ pub struct Seen {
     pub evicted_for_quotas: u64,
     /// Objects reserved to be loaded.
     pub loads_reserved: u64,
-    /// Jobs that memory could not be made for, where that was checked.
-    pub loads_refused: u64,
     /// Pages that adapters wrote.
     pub pages_loaded: u64,
     /// Pages that adapters read and checked.
@@ -201,6 +199,12 @@ pub struct World {
     questions: Vec<Question>,
     ios: Vec<Io>,
     tasks: Vec<Task>,
+    /// Loads that were begun, by I/O operation.
+    loads: BTreeMap<u64, crate::model::Io>,
+    /// Sizes that adapters ever answered with.
+    told: BTreeMap<(u32, Key), Vec<u64>>,
+    /// What each adapter was asked for: lookups, keys, load requests, objects, store requests, objects.
+    asked: Vec<[u64; 6]>,
     /// What the servers counted that have died.
     ended: Vec<(Counters, L1Counters)>,
     queue: BinaryHeap<Reverse<(Millis, u64, Event)>>,
@@ -239,6 +243,9 @@ impl World {
             questions: Vec::new(),
             ios: Vec::new(),
             tasks: Vec::new(),
+            loads: BTreeMap::new(),
+            told: BTreeMap::new(),
+            asked: vec![[0; 6]; scenario_adapters],
             ended: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -319,7 +326,8 @@ impl World {
 
     /// Adds what the adapters of this server did to what was seen.
     fn note_adapters(&mut self) {
-        for counters in &self.model.of_adapter {
+        for i in 0..self.adapters.len() {
+            let counters = self.core.stats().adapter(AdapterId(i as u32));
             self.seen.stores_retried += counters.store_retried_objects;
             self.seen.stores_failed += counters.store_failed_objects;
             self.seen.stores_dropped += counters.store_dropped_objects;
@@ -391,7 +399,7 @@ impl World {
             self.work_off();
             self.pass(longest + s.quarantine + 1001);
         }
-        assert!(self.model.is_idle(), "the model has let go of everything");
+        assert!(self.model.is_idle(), "the model holds nothing");
         let gauges = self.core.gauges();
         let held =
             [gauges.sessions, gauges.lookup_leases, gauges.stores, gauges.retrieves, gauges.peer_leases];
