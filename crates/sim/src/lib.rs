@@ -1,14 +1,14 @@
 //! Deterministic simulation of the storage core.
 //!
 //! A seed draws a [scenario](scenario::Scenario) and then every choice in it. Simulated engines
-//! follow the real protocol over simulated time: they look up, query, free, copy out, copy in, end;
-//! and they crash, stall, fall silent, flap, repeat themselves and release what is not theirs. Each
-//! call of the real [`Core`](larder_core::Core) is also made on a naive [`model`], and the answers
-//! must agree. After each call the books of both are compared ([`world`]).
+//! make the calls of the protocol over simulated time: lookup, query, free, retrieve, store and end.
+//! They also crash, stall, fall silent, reconnect, repeat calls and release pins that they do not
+//! hold. Each call of the real [`Core`](larder_core::Core) is also made on a simple [`model`], and
+//! the answers must agree. After each call the counts of both are compared ([`world`]).
 //!
-//! The arena's bytes are simulated too. Each page holds a tag that says whose bytes lie there;
-//! copies write and check their pages one step at a time, so two writers in one place, a reader of
-//! half-written bytes, or memory that is reused too early are seen as what they are: wrong bytes.
+//! The arena's bytes are simulated too. Each page holds a tag of the object it belongs to. Copies
+//! write and check their pages in several steps, so that two writers of one page, a read of
+//! half-written bytes and memory that is reused too early are all seen as wrong bytes.
 //!
 //! ```
 //! let report = larder_sim::run(1).expect("no failure");
@@ -29,24 +29,23 @@ use larder_core::stats::{Counters, L1Counters};
 
 use crate::world::{Seen, World};
 
-/// A run that found nothing wrong.
+/// The result of a run without a failure.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Its seed.
+    /// The seed.
     pub seed: u64,
     /// Calls and copy steps.
     pub steps: u64,
-    /// Differs from another run's if anything happened differently.
+    /// Hash of all calls, answers and copy steps.
     pub trace: u64,
-    /// What the core and its memory tier counted; once more after each death of the server.
+    /// Counters of the core and of L1, one pair for each server process.
     pub counted: Vec<(Counters, L1Counters)>,
-    /// What the harness saw.
+    /// What the harness counted.
     pub seen: Seen,
 }
 
 impl Report {
-    /// How often each thing worth seeing was seen. A harness that never sees one of them does not
-    /// test it.
+    /// How often each event happened that the simulation must cover.
     pub fn facts(&self) -> [(&'static str, u64); 47] {
         let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
         let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
@@ -57,8 +56,8 @@ impl Report {
             ("stores committed", c(|c| c.stores_committed)),
             ("stores abandoned", c(|c| c.stores_abandoned)),
             ("stores refused", seen.stores_refused),
-            ("stores prepared under a name in use", seen.stores_equal),
-            ("stores committed too late", seen.commits_late),
+            ("stores prepared with an id in use", seen.stores_equal),
+            ("stores committed after they expired", seen.commits_late),
             ("retrieves committed", c(|c| c.retrieves_committed)),
             ("retrieves abandoned", c(|c| c.retrieves_abandoned)),
             ("retrieves failed", c(|c| c.retrieves_failed)),
@@ -70,54 +69,54 @@ impl Report {
                 "chunks of several objects evicted",
                 l1(|l1| l1.evicted_objects.saturating_sub(l1.evicted_chunks)),
             ),
-            ("evictions whose order was judged", seen.evictions_judged),
+            ("chunks evicted with their order checked", seen.evictions_judged),
             ("chunks evicted for a quota", seen.evicted_for_quotas),
             ("objects cleared", l1(|l1| l1.cleared_objects)),
             ("pages read", seen.pages_read),
             ("pages written", seen.pages_written),
-            ("pages written by those who are gone", seen.orphan_pages_written),
-            ("pages read by those who are gone", seen.orphan_pages_read),
-            ("copies cut", seen.copies_cut),
-            ("lookups that L2 was asked for", c(|c| c.l2.jobs)),
-            ("of them cancelled", c(|c| c.l2.jobs_cancelled)),
-            ("of them answered at the deadline", c(|c| c.l2.jobs_overdue)),
-            ("queries before there was a result", seen.queries_pending),
-            ("chunks of hits that L2 added", c(|c| c.l2.hit_chunks)),
-            ("objects reserved to be loaded", seen.loads_reserved),
+            ("pages written by expired or abandoned stores", seen.orphan_pages_written),
+            ("pages read by expired or abandoned retrieves", seen.orphan_pages_read),
+            ("copies stopped at their time limit", seen.copies_cut),
+            ("prefetch jobs", c(|c| c.l2.jobs)),
+            ("prefetch jobs cancelled", c(|c| c.l2.jobs_cancelled)),
+            ("prefetch jobs answered at their deadline", c(|c| c.l2.jobs_overdue)),
+            ("queries answered as pending", seen.queries_pending),
+            ("chunks that L2 added to hits", c(|c| c.l2.hit_chunks)),
+            ("objects reserved for loads", seen.loads_reserved),
             ("loads shared", c(|c| c.l2.loads_shared)),
-            ("objects not loaded for lack of room", c(|c| c.l2.no_room_objects)),
-            ("objects not loaded as others write them", c(|c| c.l2.contended_objects)),
-            ("objects not loaded as the load failed", c(|c| c.l2.missing_objects)),
-            ("objects not loaded in time", c(|c| c.l2.late_objects)),
+            ("objects not loaded for lack of memory", c(|c| c.l2.no_room_objects)),
+            ("objects not loaded because a worker stores them", c(|c| c.l2.contended_objects)),
+            ("objects not loaded because the load failed", c(|c| c.l2.missing_objects)),
+            ("objects not loaded by the deadline", c(|c| c.l2.late_objects)),
             ("objects promoted", c(|c| c.l2.promoted_objects)),
-            ("objects that left L1 for L2", c(|c| c.l2.left_l1_objects)),
-            ("objects that warm-ups loaded", seen.warm_objects),
-            ("pages loaded", seen.pages_loaded),
-            ("pages stored", seen.pages_stored),
-            ("things that adapters never did", seen.hung),
-            ("stores tried again", seen.stores_retried),
-            ("stores given up", seen.stores_failed),
-            ("stores dropped from a full queue", seen.stores_dropped),
-            ("stores of what was gone", seen.stores_gone),
-            ("lookups whose hit was known from end to end", seen.lookups_audited),
-            ("lookups that taught not to keep all", seen.learned_otherwise),
-            ("deaths of the server", seen.server_crashes),
+            ("objects removed from L1 because L2 has them", c(|c| c.l2.left_l1_objects)),
+            ("objects loaded by prefetch requests", seen.warm_objects),
+            ("pages loaded from L2", seen.pages_loaded),
+            ("pages stored to L2", seen.pages_stored),
+            ("adapter steps that hung", seen.hung),
+            ("stores to L2 retried", seen.stores_retried),
+            ("stores to L2 failed after the last attempt", seen.stores_failed),
+            ("stores to L2 dropped from a full queue", seen.stores_dropped),
+            ("stores to L2 of objects that were removed", seen.stores_gone),
+            ("lookups with the exact hit checked at the end", seen.lookups_audited),
+            ("reuse predictions that exclude some chunks", seen.learned_otherwise),
+            ("server crashes", seen.server_crashes),
         ]
     }
 }
 
-/// A run that found something.
+/// A failed run.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Its seed.
+    /// The seed.
     pub seed: u64,
-    /// The step at which it was found.
+    /// The step that failed.
     pub step: u64,
-    /// What is wrong.
+    /// The message of the failed assertion.
     pub message: String,
-    /// What was drawn.
+    /// The scenario that the seed drew, formatted.
     pub scenario: String,
-    /// The last steps.
+    /// The last steps, one string each.
     pub events: Vec<String>,
 }
 
@@ -135,7 +134,7 @@ impl std::error::Error for Failure {}
 /// Runs one seed.
 ///
 /// # Errors
-/// What the core did wrong, with what led to it.
+/// The failed assertion, with the scenario and the last steps.
 pub fn run(seed: u64) -> Result<Report, Box<Failure>> {
     let mut world = World::new(seed);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));

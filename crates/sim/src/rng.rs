@@ -1,11 +1,11 @@
-//! A small seeded generator: the only source of chance in the simulation.
+//! A small seeded generator: the only source of randomness in the simulation.
 
-/// SplitMix64. Good enough to explore with, and the same everywhere.
+/// SplitMix64: the same sequence on every platform.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// A generator whose whole future follows from `seed`.
+    /// A generator of the sequence that `seed` determines.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -29,12 +29,12 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
-    /// True `percent` times of a hundred.
+    /// True with a probability of `percent` per cent.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// An index into something of `len` elements, which is not empty.
+    /// An index below `len`, which is not zero.
     pub fn index(&mut self, len: usize) -> usize {
         self.below(len as u64) as usize
     }

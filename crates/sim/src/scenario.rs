@@ -1,7 +1,7 @@
-//! What a seed draws before the run: sizes, limits, who takes part and what goes wrong.
+//! What a seed draws before the run: sizes, limits, engines and faults.
 //!
-//! Swarm testing: each fault is switched off in many seeds and frequent in some, so that faults meet
-//! in combinations that a single average rate would never bring together.
+//! Swarm testing: each fault is switched off in many seeds and frequent in some, which gives
+//! combinations of faults that a single average rate would hardly ever give.
 
 mod l2;
 
@@ -17,46 +17,46 @@ use crate::rng::Rng;
 /// Milliseconds of simulated time.
 pub type Millis = u64;
 
-/// What can go wrong, or is at least unusual.
+/// A fault, or an unusual event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// A worker process dies; another takes its place.
+    /// A worker process dies; another one replaces it.
     WorkerCrash,
-    /// A worker's connection breaks; it goes on over another.
+    /// A worker's connection breaks; the worker opens another one.
     WorkerFlap,
     /// A scheduler's connection breaks.
     SchedulerLoss,
-    /// A worker says nothing for a long time.
+    /// A worker makes no calls for a long time.
     Silence,
-    /// A worker says goodbye in the middle of its work, and comes back.
+    /// A worker unregisters while it has transfers, and registers again later.
     Unregister,
-    /// Commits that nobody waits for, or a second time.
+    /// A commit of an unknown transfer, or a second commit of one.
     StrayCommit,
-    /// Releases of what is not held.
+    /// A release of pins that are not held.
     OverRelease,
-    /// Everything unused is cleared.
+    /// All objects that are not in use are cleared.
     Clear,
-    /// Everything is cleared.
+    /// All objects are cleared.
     ForcedClear,
-    /// The machine runs out of memory for the end of the arena.
+    /// The machine has no memory for the end of the arena.
     CutMemory,
-    /// A peer looks up, asks, unlocks, or vanishes.
+    /// A peer looks up objects, queries the result, unlocks them or disconnects.
     Peer,
-    /// A burst of requests for one prompt.
+    /// Several requests for one prompt at once.
     Twins,
     /// Calls of an instance that is not registered.
     Stranger,
-    /// A prompt is warmed up, or somebody asks how that went.
+    /// A prefetch request, or a query of its status.
     Warm,
-    /// The quota of a salt is changed, or the limit of those without one.
+    /// The quota of a salt or the default limit is changed.
     Quota,
-    /// The operator chooses other policies for L2.
+    /// The operator changes the policies for L2.
     Policy,
-    /// An adapter starts anew: its I/O ends, its answers do not come.
+    /// An adapter restarts: its I/O ends, and some of its answers are lost.
     AdapterRestart,
-    /// An adapter loses what it holds, or some of it.
+    /// An adapter loses all or some of its objects.
     AdapterLoss,
-    /// The server dies and comes back empty.
+    /// The server dies and restarts with an empty L1.
     ServerCrash,
 }
 
@@ -84,12 +84,12 @@ impl Fault {
     ];
 }
 
-/// One chunk of a prompt, and so all chunks before it.
+/// A node of the prompt tree: a chunk with its prefix.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Nodes from the root to this one.
     pub path: Arc<[u16]>,
-    /// Their hashes.
+    /// Hashes of the chunks on the path.
     pub chain: Arc<[ChunkHash]>,
 }
 
@@ -100,7 +100,7 @@ pub struct Universe {
     pub models: Vec<Arc<str>>,
     /// Cache salts.
     pub salts: Vec<Arc<str>>,
-    /// Chunks; each with its prefix.
+    /// Nodes of the prompt tree.
     pub nodes: Vec<Node>,
 }
 
@@ -121,9 +121,9 @@ impl Universe {
 pub struct EngineSpec {
     /// Index of its model.
     pub model: u8,
-    /// Pieces a chunk is split into.
+    /// Number of ranks: a chunk has one object for each.
     pub world: u32,
-    /// Workers that each read every piece (MLA); otherwise one per rank.
+    /// Workers that read each object: more than one with MLA, else 1.
     pub readers: u32,
     /// Bytes of an object.
     pub bytes: u64,
@@ -131,12 +131,12 @@ pub struct EngineSpec {
     pub window: Option<u32>,
 }
 
-/// Everything a seed decides in advance.
+/// Everything that a seed draws before the run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// Names and prompts.
     pub universe: Universe,
-    /// Who takes part.
+    /// The engines.
     pub engines: Vec<EngineSpec>,
     /// Bytes of a page: the arena's alignment.
     pub page: u64,
@@ -144,35 +144,35 @@ pub struct Scenario {
     pub capacity: u64,
     /// Eviction policy.
     pub eviction: EvictionKind,
-    /// Trimming.
+    /// Background eviction above a fill level.
     pub trim: Option<Trim>,
-    /// Limits of the core.
+    /// Lifetime of lookup leases, peer leases and retrieves.
     pub read_ttl: Millis,
-    /// The same.
+    /// Lifetime of stores.
     pub write_ttl: Millis,
-    /// The same.
+    /// Lifetime of sessions.
     pub session_ttl: Millis,
-    /// The same; `None` is never.
+    /// Time without a call after which a worker is dropped; `None`: never.
     pub reap: Option<Millis>,
-    /// The same.
+    /// The same for workers that have not pinged yet.
     pub grace: Millis,
-    /// The same.
+    /// How long the memory of a transfer is kept after its worker or connection is lost.
     pub quarantine: Millis,
-    /// Somebody wakes the core at its deadlines.
+    /// Whether the core is woken at its deadlines.
     pub driven: bool,
     /// Typical time between two steps of a client.
     pub pace: Millis,
-    /// Of a hundred copies, how many stall.
+    /// Per cent of copy steps that stall.
     pub stalls: u64,
-    /// Of a hundred requests, how many take the id of an earlier one.
+    /// Per cent of requests that reuse the id of an earlier one.
     pub reused_ids: u64,
-    /// Of a hundred stores, how many are given back.
+    /// Per cent of stores that are aborted.
     pub aborts: u64,
-    /// Faults of this run, the frequent ones several times.
+    /// Faults of this run; a frequent one is listed several times.
     pub faults: Vec<Fault>,
     /// Mean time between faults.
     pub fault_pace: Millis,
-    /// Calls after which the clients stop.
+    /// Number of calls after which the clients stop.
     pub calls: u64,
     /// The second tier.
     pub l2: L2,
@@ -224,13 +224,14 @@ impl Scenario {
         }
     }
 
-    /// The same without names and prompts, to print.
+    /// A copy without the prompts, to print.
     pub fn without_universe(&self) -> Self {
         let universe = Universe { nodes: Vec::new(), ..self.universe.clone() };
         Self { universe, ..self.clone() }
     }
 
-    /// Whether the core is woken at each of its deadlines by itself, so that it is known when it answers.
+    /// Whether the core is woken exactly at each of its deadlines: with L2, because jobs must be answered by
+    /// theirs.
     pub fn stepped(&self) -> bool {
         !self.l2.adapters.is_empty()
     }
@@ -243,7 +244,7 @@ impl Scenario {
     }
 }
 
-/// LRU and its like most often: their order is checked to the last chunk.
+/// LRU and isolated LRU are drawn most often: their exact eviction order can be checked.
 fn draw_eviction(rng: &mut Rng) -> EvictionKind {
     match rng.below(10) {
         0..5 => EvictionKind::Lru,
@@ -283,7 +284,7 @@ fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
 }
 
 fn draw_prompts(rng: &mut Rng) -> Vec<Node> {
-    // Now and then a prompt so long that adapters are asked three times.
+    // Some prompts are so long that one lookup needs three requests to an adapter.
     let long = rng.chance(6);
     let count = if long { 110 } else { rng.pick(&[3, 10, 25, 50]) };
     let straight = if long { 99 } else { rng.pick(&[50, 80, 95]) };

@@ -1,4 +1,4 @@
-//! What happened: a hash of all of it, and the last of it in full.
+//! The steps of a run: a hash of all of them, and the last ones in full.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,12 +7,12 @@ use std::hash::{Hash, Hasher};
 use crate::model::{LookupCall, Name, WarmCall};
 use crate::scenario::Millis;
 
-/// How many events are kept to show.
+/// Steps that are kept to print.
 const KEPT: usize = 100;
 
-/// Something the harness did.
+/// A call of the core or a step of a copy.
 #[derive(Clone, Debug, Hash)]
-#[expect(missing_docs, reason = "each names a call of the core, or a step of a copy, and its arguments")]
+#[expect(missing_docs, reason = "each variant is a call of the core or a step of a copy, with its arguments")]
 pub enum Call {
     Advance,
     Register { instance: i64, bytes: u64 },
@@ -60,7 +60,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// What happened so far.
+/// The steps so far.
 #[derive(Debug, Default)]
 pub struct Trace {
     hash: Fnv,
@@ -69,7 +69,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Something is about to be done.
+    /// Adds a step before it is made.
     pub fn call(&mut self, at: Millis, call: Call) {
         self.steps += 1;
         (at, &call).hash(&mut self.hash);
@@ -79,7 +79,7 @@ impl Trace {
         self.last.push_back(Entry { step: self.steps, at, call, answer: Vec::new() });
     }
 
-    /// Part of the answer to the last call.
+    /// Adds a part of the answer to the last step.
     pub fn answer(&mut self, value: u64) {
         value.hash(&mut self.hash);
         if let Some(entry) = self.last.back_mut() {
@@ -87,23 +87,23 @@ impl Trace {
         }
     }
 
-    /// A number that differs if anything went differently.
+    /// Hash of all steps and answers.
     pub fn hash(&self) -> u64 {
         self.hash.0
     }
 
-    /// How much was done.
+    /// Number of steps.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The last events, one a line.
+    /// The last steps, one line each.
     pub fn tail(&self) -> Vec<String> {
         self.last.iter().map(Entry::to_string).collect()
     }
 }
 
-/// FNV-1a: unlike the standard hasher, promised to stay the same.
+/// FNV-1a; the standard hasher may change between Rust versions.
 #[derive(Debug)]
 struct Fnv(u64);
 

@@ -1,32 +1,32 @@
-//! Many seeds, every time; the seeds that once failed; and that a seed is a run.
+//! Runs many seeds, runs the seeds that once failed, and checks that the same seed gives the same run.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-/// Seeds of every test run.
+/// Number of seeds of a test run.
 const SEEDS: u64 = 20_000;
 
-/// Seeds that found a bug when they were run first, in the core or in the harness. What they draw
-/// changes with the harness, so each bug also has a test of its own in `larder-core`.
+/// Seeds that found a bug in the core or in the harness. What they draw changes with the harness,
+/// so each bug also has its own test in `larder-core`.
 const KEPT: &[u64] = &[
-    4,         // trimming under noop
-    9,         // a hit told to another prompt under the same id
-    250,       // a refused store of one rank warmed the prompt from its head on
-    908,       // time must not run backwards
-    1_785_329, // an object that nobody could read made way for a load, the rest of its chunk stayed
-    1_744_358, // of windows that overlap, the model tried others than the core
-    1_269_857, // found with the shape of another engine of the model
-    1_161_658, // memory taken in a second round of a lookup, from what it had let go
-    1_136_329, // L1 trimmed after a lookup that had just found its chunk there
-    56_889,    // two requests of a lost connection, one of which held only the end of a prompt
-    38_291,    // loaded in pieces of an object that was there only for the later ones
-    1_067_636, // left L1 for an adapter that had it in another size
+    4,         // trimming with the noop policy
+    9,         // the hit of another prompt was returned for a reused request id
+    250,       // a refused store of one rank marked the whole prompt as used
+    908,       // time went backwards
+    1_785_329, // an unreadable object was replaced by a load, the rest of its chunk stayed
+    1_744_358, // the model tried other overlapping windows than the core
+    1_269_857, // found with the object size of another engine of the model
+    1_161_658, // a second batch of a lookup reused memory that the lookup had released
+    1_136_329, // L1 was trimmed after a lookup had found its chunk there
+    56_889,    // two requests of a lost connection, one with pins on the end of a prompt only
+    38_291,    // an object was loaded in steps, and existed only during the later ones
+    1_067_636, // removed from L1 although the adapter had it in another size
 ];
 
 #[test]
-fn seeds_pass_and_see_everything() {
+fn seeds_pass_and_cover_every_fact() {
     let (next, facts) = (AtomicU64::new(0), Mutex::new(BTreeMap::<&str, u64>::new()));
     let worker = || {
         loop {
@@ -43,7 +43,7 @@ fn seeds_pass_and_see_everything() {
     thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
     let facts = facts.into_inner().expect("no failure");
     let unseen: Vec<_> = facts.iter().filter(|(_, n)| **n < SEEDS / 100).collect();
-    assert!(unseen.is_empty(), "hardly tested: {unseen:?}");
+    assert!(unseen.is_empty(), "covered too rarely: {unseen:?}");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn kept_seeds_pass() {
 }
 
 #[test]
-fn a_seed_is_a_run() {
+fn same_seed_gives_same_run() {
     let mut traces = Vec::new();
     for seed in 0..100 {
         let first = larder_sim::run(seed).expect("passes");
@@ -66,5 +66,5 @@ fn a_seed_is_a_run() {
     }
     traces.sort_unstable();
     traces.dedup();
-    assert_eq!(traces.len(), 100, "different seeds do different things");
+    assert_eq!(traces.len(), 100, "different seeds give different runs");
 }

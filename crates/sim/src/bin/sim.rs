@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     if run(&options) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs all seeds, or as many as pass. Says whether one failed.
+/// Runs the seeds until one fails. Returns whether one failed.
 fn run(options: &Options) -> bool {
     let (next, done, steps) = (AtomicU64::new(options.seeds.start), AtomicU64::new(0), AtomicU64::new(0));
     let facts = Mutex::new(BTreeMap::<&str, u64>::new());

@@ -1,4 +1,4 @@
-//! What each call should answer.
+//! The expected answer of each call.
 
 use std::collections::BTreeSet;
 
@@ -14,19 +14,19 @@ use crate::scenario::Millis;
 pub struct LookupCall {
     /// The request.
     pub request: u32,
-    /// Who asks.
+    /// The connection.
     pub connection: u64,
     /// The model.
     pub model: u8,
-    /// Its pieces.
+    /// Number of ranks.
     pub world: u32,
-    /// One piece only.
+    /// Only the rank of this worker.
     pub worker_id: Option<u32>,
     /// The salt.
     pub salt: u8,
     /// The last chunk of the prompt.
     pub node: u16,
-    /// Readers of each piece.
+    /// Readers of each object.
     pub readers: u32,
 }
 
@@ -35,20 +35,20 @@ pub struct LookupCall {
 pub struct WarmCall {
     /// The model.
     pub model: u8,
-    /// Its pieces.
+    /// Number of ranks.
     pub world: u32,
     /// The salt.
     pub salt: u8,
     /// The last chunk of the prompt.
     pub node: u16,
-    /// Gaps do not matter.
+    /// Load all chunks that are found, not only a prefix.
     pub full: bool,
 }
 
-/// What a store should be given.
+/// What a store should get.
 #[derive(Clone, Debug, Default)]
 pub struct StorePlan {
-    /// Chunks to write, by their place in the range.
+    /// Chunks to write, by their position in the range.
     pub missing: Vec<u32>,
     /// Chunks that must not be evicted for it.
     pub protected: BTreeSet<ChunkKey>,
@@ -56,14 +56,14 @@ pub struct StorePlan {
     pub bytes: u64,
 }
 
-/// What a retrieve should be given.
+/// What a retrieve should get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetrieveOutcome {
     /// The worker is not registered for the model.
     NotRegistered,
-    /// Something is missing.
+    /// The lookup holds no pin on some object of the range.
     Missing,
-    /// These objects.
+    /// The objects to read.
     Held(Vec<Uid>),
 }
 
@@ -74,17 +74,17 @@ impl Model {
         path.iter().map(|&node| ChunkKey { model, salt, node }).collect()
     }
 
-    /// The sizes of objects that the model's workers say it has, one for each worker.
+    /// Object sizes of the workers registered for the model, one for each worker.
     pub fn sizes(&self, model: u8, world: u32) -> Vec<u64> {
         let same = self.workers.iter().filter(|w| w.model == model && w.world == world);
         same.map(|w| w.bytes).collect()
     }
 
-    /// The hit of a lookup: the longest prefix of which every row has what it needs, tried from the
-    /// longest down. `None` if L2 may have more.
+    /// The hit of a lookup: the longest prefix that L1 has for every rank. `None` if L1 lacks some chunk
+    /// and there are adapters to look it up in.
     pub fn lookup(&mut self, now: Millis, call: &LookupCall, view: &View<'_>) -> Option<u32> {
         let i = self.open_session(now, call);
-        // What an earlier lookup of the request held may be gone.
+        // Temporary objects that an earlier lookup of the request held may have been removed.
         self.observe_removals(view, &mut Vec::new());
         let owner = Owner::Request(call.request);
         let prompt = (call.model, call.salt, call.node);
@@ -115,7 +115,7 @@ impl Model {
         Some(hit)
     }
 
-    /// A job that has not begun. `None` if no worker serves the model.
+    /// A new job. `None` if no worker is registered for the model.
     fn job(
         &self,
         owner: Owner,
@@ -138,7 +138,7 @@ impl Model {
         })
     }
 
-    /// A prefetch request, under the id that the core gave it. Returns whether there is one.
+    /// A prefetch request with the id that the core chose. Returns whether it should be accepted.
     pub fn prefetch(&mut self, call: &WarmCall, id: Option<u64>) -> bool {
         let owner = Owner::Prefetch(id.unwrap_or(0));
         let Some(mut job) = self.job(owner, (call.model, call.salt, call.node), call.world, None) else {
@@ -195,7 +195,7 @@ impl Model {
         }
     }
 
-    /// Releases a range of a lookup.
+    /// Releases the pins of a lookup on a range.
     pub fn free(&mut self, now: Millis, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
         let Some(i) = self.session(now, request) else { return };
         self.sessions[i].result = None;
@@ -221,15 +221,15 @@ impl Model {
         }
     }
 
-    /// Whether the worker may transfer for that model and rank.
+    /// The worker's object size, if it is registered for that model and world size.
     fn registered(&mut self, now: Millis, model: u8, name: &Name) -> Option<u64> {
         let worker = self.see(now, name.instance)?;
         (worker.model == model && worker.world == name.rank.world_size()).then_some(worker.bytes)
     }
 
-    /// What a store that was given slots for these chunks should have been given, and one more if there is more
-    /// that it wanted; `None` if the worker is not registered. Unreadable objects in its way are removed; objects
-    /// that it would have written and are there already become permanent.
+    /// The chunks that a store should get slots for: as many as `given`, and one more if more are missing. `None`
+    /// if the worker is not registered. Objects of its keys that no worker can read, and loads that it preempts,
+    /// are removed; other objects of its keys become permanent.
     pub fn plan_store(
         &mut self,
         now: Millis,
@@ -255,11 +255,11 @@ impl Model {
                 let place = Some((self.allocs[u].offset, self.allocs[u].bytes));
                 given.contains(&(i - name.start)) || view.object(self.allocs[u].key, true) != place
             };
-            let makes_way = |u: &Uid| match self.allocs[*u].state {
+            let replaceable = |u: &Uid| match self.allocs[*u].state {
                 State::Resident => !sizes.contains(&self.allocs[*u].bytes),
                 _ => self.is_load(*u) && preempted(*u),
             };
-            match found.filter(|u| !makes_way(u)) {
+            match found.filter(|u| !replaceable(u)) {
                 Some(uid) => self.allocs[uid].temporary = false,
                 None => {
                     plan.missing.push(i - name.start);
@@ -274,7 +274,7 @@ impl Model {
         Some(plan)
     }
 
-    /// Notes the slots that a store was given: chunk and offset.
+    /// Adds a store with the slots that it got: chunk and offset.
     pub fn begin_store(
         &mut self,
         now: Millis,
@@ -292,8 +292,8 @@ impl Model {
         seq
     }
 
-    /// A commit: how many objects it publishes; `Err(true)` if it is too late, `Err(false)` if
-    /// nothing is known of it.
+    /// Commits a store. Returns how many objects it publishes; `Err(true)` if the store has expired,
+    /// `Err(false)` if it is unknown.
     pub fn commit_store(&mut self, now: Millis, name: &Name) -> Result<u32, bool> {
         let _ = self.see(now, name.instance);
         let i = self.stores.iter().position(|t| t.name == *name).ok_or(false)?;
@@ -313,7 +313,7 @@ impl Model {
         Ok(published)
     }
 
-    /// A store is given back.
+    /// Aborts a store.
     pub fn abort_store(&mut self, name: &Name) {
         if let Some(i) = self.stores.iter().position(|t| t.name == *name) {
             for uid in self.stores.remove(i).uids {
@@ -322,7 +322,7 @@ impl Model {
         }
     }
 
-    /// A retrieve begins, or not. With its sequence number if so.
+    /// Prepares a retrieve. Returns the outcome, and the sequence number if it holds objects.
     pub fn prepare_retrieve(
         &mut self,
         now: Millis,
@@ -333,7 +333,7 @@ impl Model {
             return (RetrieveOutcome::NotRegistered, 0);
         };
         let chunks = self.chunks(model, name.salt, node);
-        let Some((uids, prefix)) = self.take_shares(now, &chunks, &name, bytes) else {
+        let Some((uids, prefix)) = self.take_pins(now, &chunks, &name, bytes) else {
             return (RetrieveOutcome::Missing, 0);
         };
         let (seq, deadline) = (self.next_seq(), now + self.scenario.read_ttl);
@@ -350,7 +350,7 @@ impl Model {
         (RetrieveOutcome::Held(uids), seq)
     }
 
-    fn take_shares(
+    fn take_pins(
         &mut self,
         now: Millis,
         chunks: &[ChunkKey],
@@ -374,7 +374,7 @@ impl Model {
         let mut grants: Vec<&mut (Uid, u32)> =
             row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i)).map(|(_, g)| g).collect();
         let whole = grants.len() == (name.end - name.start) as usize
-            && grants.iter().all(|(uid, shares)| *shares > 0 && readable(*uid));
+            && grants.iter().all(|(uid, pins)| *pins > 0 && readable(*uid));
         grants.iter_mut().for_each(|g| g.1 = g.1.saturating_sub(1));
         let uids = grants.iter().map(|g| g.0).collect();
         let (hit, chunks) = (lookup.hit as usize, lookup.chunks.clone());
@@ -385,7 +385,7 @@ impl Model {
         Some((uids, chunks[..hit].to_vec()))
     }
 
-    /// A retrieve's commit: whether one of that name was running.
+    /// Commits a retrieve. Returns whether one of that name was running.
     pub fn commit_retrieve(&mut self, now: Millis, name: &Name) -> bool {
         let _ = self.see(now, name.instance);
         let count = self.retrieves.iter().filter(|t| t.name == *name).count();
@@ -400,42 +400,42 @@ impl Model {
         running
     }
 
-    /// A peer's lookup, under the id that the core gave it.
+    /// A peer's lookup, with the id that the core chose.
     pub fn peer_lookup(&mut self, now: Millis, id: u64, owner: u64, keys: &[Key]) {
         let found = keys.iter().map(|k| Some((*k, self.resident(*k)?, 1))).collect();
         let deadline = now + self.scenario.read_ttl;
         self.peers.push(Peer { id, owner, found, told: false, deadline });
     }
 
-    /// A peer's result: offset and size of what it holds.
+    /// The result of a peer's lookup: offset and size of the objects that it holds.
     pub fn peer_result(&mut self, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
         let peer = self.peers.iter_mut().find(|p| p.id == id && !p.told)?;
         peer.told = true;
         let place = |uid: Uid| (self.allocs[uid].offset, self.allocs[uid].bytes);
-        let held = peer.found.iter().map(|f| f.filter(|(_, _, shares)| *shares > 0));
+        let held = peer.found.iter().map(|f| f.filter(|(_, _, pins)| *pins > 0));
         let places = held.map(|f| f.map(|(_, uid, _)| place(uid))).collect();
         self.peers.retain(|p| !p.told || p.holds());
         Some(places)
     }
 
-    /// A peer unlocks objects.
+    /// Releases a peer's pins: its own ones first, then those of other peers that have their result.
     pub fn peer_unlock(&mut self, owner: u64, keys: &[Key]) {
         for key in keys.iter().rev() {
-            let held = |p: &&mut Peer| p.found.iter().flatten().any(|(k, _, shares)| k == key && *shares > 0);
+            let held = |p: &&mut Peer| p.found.iter().flatten().any(|(k, _, pins)| k == key && *pins > 0);
             let own = self.peers.iter().any(|p| p.owner == owner && held(&&mut p.clone()));
             let mut candidates =
                 self.peers.iter_mut().filter(|p| if own { p.owner == owner } else { p.told });
             if let Some(peer) = candidates.find(held) {
-                let share = peer.found.iter_mut().flatten().find(|(k, _, shares)| k == key && *shares > 0);
-                share.expect("just found").2 -= 1;
+                let held = peer.found.iter_mut().flatten().find(|(k, _, pins)| k == key && *pins > 0);
+                held.expect("just found").2 -= 1;
             }
         }
         self.peers.retain(|p| !p.told || p.holds());
     }
 
-    /// A clear: the objects that go.
+    /// Clears L1. Returns how many objects are removed.
     pub fn clear(&mut self, force: bool) -> u64 {
-        let goes = |u: &Uid| {
+        let removed = |u: &Uid| {
             let alloc = self.allocs[*u];
             match alloc.state {
                 State::Resident => force || self.evictable.contains(&alloc.key.chunk),
@@ -443,7 +443,7 @@ impl Model {
                 State::Unlinked | State::Free => false,
             }
         };
-        let gone: Vec<Uid> = self.live.iter().copied().filter(goes).collect();
+        let gone: Vec<Uid> = self.live.iter().copied().filter(removed).collect();
         gone.iter().for_each(|u| self.unlink(*u));
         gone.len() as u64
     }

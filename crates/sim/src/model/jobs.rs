@@ -1,5 +1,5 @@
-//! Lookups and prefetch requests that L1 alone cannot answer. How they are answered is not predicted: each
-//! answer is observed, and must be one that the model allows.
+//! Lookups and prefetch requests that L1 alone cannot answer. Their answers are not predicted: each answer is
+//! observed, and checked against what the model allows.
 
 use larder_core::{Hit, PrefetchResult};
 use larder_policy::PrefetchKind;
@@ -8,7 +8,7 @@ use larder_types::object::KvRank;
 use super::{ChunkKey, Key, Lookup, Model, Row, State, Uid};
 use crate::scenario::Millis;
 
-/// What a job is for.
+/// The lookup or prefetch request of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The lookup of a request.
@@ -17,24 +17,24 @@ pub enum Owner {
     Prefetch(u64),
 }
 
-/// A lookup or a prefetch request that is not answered.
+/// A lookup or a prefetch request that is not answered yet.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// What it is for.
+    /// The lookup or prefetch request.
     pub owner: Owner,
-    /// Chunks asked for.
+    /// Requested chunks.
     pub chunks: Vec<ChunkKey>,
     /// The ranks of each chunk.
     pub ranks: Vec<KvRank>,
     pub(crate) window: Option<u32>,
-    /// Size of the objects that are loaded for it.
+    /// Size of the objects to load.
     pub(crate) bytes: u64,
-    /// Sizes that its workers can read.
+    /// Sizes that the workers of the model can read.
     pub(crate) sizes: Vec<u64>,
-    /// Gaps do not matter.
+    /// Load all chunks that are found, not only a prefix.
     pub full: bool,
     pub(crate) readers: u32,
-    /// It is answered by then.
+    /// The time by which it must be answered.
     pub deadline: Millis,
 }
 
@@ -43,7 +43,7 @@ impl Job {
         Key { chunk: self.chunks[column], rank: self.ranks[row] }
     }
 
-    /// Every object that it asks for.
+    /// All requested objects.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         self.chunks.iter().flat_map(|chunk| self.ranks.iter().map(|rank| Key { chunk: *chunk, rank: *rank }))
     }
@@ -52,13 +52,13 @@ impl Job {
         self.ranks.contains(&key.rank) && self.chunks.contains(&key.chunk)
     }
 
-    /// The objects that a hit of so many chunks needs.
+    /// The objects that a hit of `hit` chunks consists of.
     pub fn needed(&self, hit: u32) -> Vec<Key> {
         let columns = needed(self.window, hit).map(|column| column as usize);
         columns.flat_map(|column| (0..self.ranks.len()).map(move |row| self.key(row, column))).collect()
     }
 
-    /// The longest prefix of the first `columns` that every row can serve.
+    /// The longest prefix of the first `columns` chunks that is present for every rank.
     pub(crate) fn longest(&self, columns: usize, present: impl Fn(usize, usize) -> bool) -> u32 {
         let rows = self.ranks.len();
         let table: Vec<bool> = (0..columns).map(|c| (0..rows).all(|r| present(r, c))).collect();
@@ -67,7 +67,7 @@ impl Job {
     }
 }
 
-/// What a prefix of `hit` chunks needs of a row.
+/// The chunks of a prefix of `hit` chunks that a worker reads: all, or those in its attention window.
 pub(crate) fn needed(window: Option<u32>, hit: u32) -> std::ops::Range<u32> {
     window.map_or(0, |w| hit.saturating_sub(w))..hit
 }
@@ -85,25 +85,25 @@ impl Model {
         seq
     }
 
-    /// Jobs that are not answered.
+    /// Jobs that are not answered yet.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.jobs.values()
     }
 
-    /// Whether some job that is not answered, or was not before this step, asks for an object.
+    /// Whether a job that `by` accepts, open or ended in this step, requests an object.
     pub(crate) fn is_wanted(&self, key: Key, by: impl Fn(&Job) -> bool) -> bool {
         self.jobs.values().chain(&self.ended).any(|job| by(job) && job.wants(key))
     }
 
-    /// Whether some job that is not answered may hold objects of a chunk.
+    /// Whether a job that is not answered may hold pins on objects of a chunk.
     pub(crate) fn may_be_held(&self, chunk: ChunkKey) -> bool {
         self.jobs.values().any(|job| job.chunks.contains(&chunk))
     }
 
-    /// A lookup is answered. Returns its job.
+    /// Checks the answer of a lookup, and ends its job. Returns the job.
     ///
     /// # Panics
-    /// If no lookup of that request waits for an answer, or its deadline is over.
+    /// If no lookup of that request is open, its deadline has passed, or the answer is not allowed.
     pub fn lookup_answered(&mut self, request: u32, hit: &Hit) -> Job {
         let job = self.end_job(Owner::Request(request));
         let held = job.needed(hit.chunks);
@@ -113,11 +113,11 @@ impl Model {
         let rows = job.ranks.iter().map(|rank| {
             let uid = |column: u32| {
                 let key = Key { chunk: job.chunks[column as usize], rank: *rank };
-                // A job for workers of another shape may have replaced it since.
+                // A job for workers with another object size may have replaced the object since.
                 let held = || self.live.iter().rev().copied().find(|u| self.allocs[*u].key == key);
                 let uid = self.resident(key).or_else(held);
                 let uid = uid.unwrap_or_else(|| panic!("{key:?} of {hit:?} is not in L1"));
-                assert!(job.sizes.contains(&self.allocs[uid].bytes), "{key:?} of a hit cannot be read");
+                assert!(job.sizes.contains(&self.allocs[uid].bytes), "{key:?} of a hit is unreadable");
                 (uid, job.readers)
             };
             Row { rank: *rank, first: range.start, grants: range.clone().map(uid).collect() }
@@ -134,7 +134,7 @@ impl Model {
         self.counted.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
         self.counted.hit_objects += u64::from(hit.l2_objects);
         let deadline = self.now + self.scenario.read_ttl;
-        let session = self.sessions.iter_mut().find(|s| s.request == request).expect("jobs end with theirs");
+        let session = self.sessions.iter_mut().find(|s| s.request == request).expect("an open session");
         session.job = None;
         session.result = Some(hit.chunks);
         if hit.chunks > 0 {
@@ -143,16 +143,16 @@ impl Model {
         job
     }
 
-    /// A prefetch request is answered.
+    /// Checks the answer of a prefetch request, and ends its job.
     ///
     /// # Panics
-    /// If it was answered before, or the answer does not fit the request.
+    /// If it was answered before, or the answer is not allowed.
     pub fn prefetch_answered(&mut self, id: u64, result: PrefetchResult) {
         let job = self.end_job(Owner::Prefetch(id));
         let objects = (result.l1_objects + result.l2_objects) as usize;
         let expected =
             if job.full { result.chunks as usize * job.ranks.len() } else { job.needed(result.chunks).len() };
-        assert_eq!(result.total_objects as usize, job.chunks.len() * job.ranks.len(), "objects asked for");
+        assert_eq!(result.total_objects as usize, job.chunks.len() * job.ranks.len(), "objects requested");
         assert!(result.chunks as usize <= job.chunks.len(), "{result:?} of {job:?}");
         assert_eq!(objects, expected, "objects of {result:?}");
         if !job.full {
@@ -167,16 +167,16 @@ impl Model {
 
     fn end_job(&mut self, owner: Owner) -> Job {
         let seq = self.jobs.iter().find(|(_, job)| job.owner == owner).map(|(seq, _)| *seq);
-        let seq = seq.unwrap_or_else(|| panic!("answered twice, or never asked: {owner:?}"));
+        let seq = seq.unwrap_or_else(|| panic!("answered twice, or never requested: {owner:?}"));
         let job = self.jobs.remove(&seq).expect("just seen");
         assert!(self.now <= job.deadline, "answered after the deadline: {job:?}");
         self.ended.push(job.clone());
         job
     }
 
-    /// The request no longer wants its answer.
+    /// Ends a job without an answer.
     pub(crate) fn cancel_job(&mut self, seq: u64) {
-        let job = self.jobs.remove(&seq).expect("jobs end with their session");
+        let job = self.jobs.remove(&seq).expect("an open job");
         self.counted.jobs_cancelled += 1;
         if let Owner::Request(request) = job.owner {
             self.cancelled.push_back((request, job.chunks.len()));
@@ -184,14 +184,14 @@ impl Model {
         self.ended.push(job);
     }
 
-    /// A temporary object that is hit, and that the policy retains.
+    /// Makes a loaded object of a hit permanent if the policy retains it.
     pub(crate) fn keep_hit(&mut self, uid: Uid) {
         if self.allocs[uid].loaded && self.retains(self.allocs[uid].key) {
             self.allocs[uid].temporary = false;
         }
     }
 
-    /// Whether the policy retains an object that is loaded.
+    /// Whether the prefetch policy retains a loaded object.
     pub(crate) fn retains(&self, key: Key) -> bool {
         match self.prefetch {
             PrefetchKind::Default => false,

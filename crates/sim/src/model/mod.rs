@@ -1,12 +1,12 @@
-//! The reference model: what the core should do, written as plainly as possible.
+//! The reference model: the expected behaviour of the core, written as simply as possible.
 //!
-//! Lists that are searched from end to end; everything is counted again after each event. It follows the
-//! protocol, not the core's code. Calls, leases, pins and admission are predicted exactly. Three things are the
-//! core's own choice, and are observed and judged:
+//! All lists are searched linearly, and all pins are counted again after each event. The model follows the
+//! protocol, not the core's code. Answers of calls, leases, pins and the admission of stores are predicted
+//! exactly. Three choices of the core are observed, and checked against what the model allows:
 //!
-//! - which chunks it evicts,
-//! - where in memory it puts an object,
-//! - what it does for L2 ([`observe`]): what it loads and stores, and when it answers a lookup that needs L2.
+//! - which chunks are evicted,
+//! - where in memory an object is placed,
+//! - what is done for L2 ([`observe`]): loads, write-back, and the answers of lookups that need L2.
 
 mod calls;
 mod jobs;
@@ -28,7 +28,7 @@ use larder_types::object::KvRank;
 
 use crate::scenario::{Millis, Scenario, Universe};
 
-/// Names one reservation for ever.
+/// Unique number of a reservation.
 pub type Uid = usize;
 
 /// A chunk: model, salt, node.
@@ -42,72 +42,72 @@ pub struct ChunkKey {
     pub node: u16,
 }
 
-/// An object: a chunk's piece for one rank. Its bytes follow from it.
+/// Key of an object: a chunk and a rank. It determines the object's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The chunk.
     pub chunk: ChunkKey,
-    /// The piece.
+    /// The rank.
     pub rank: KvRank,
 }
 
-/// What has become of a reservation.
+/// State of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Being written.
     Staged,
     /// Readable.
     Resident,
-    /// Not to be found, but somebody may be using its memory.
+    /// Removed from the index; pins or I/O may still use its memory.
     Unlinked,
     /// Its memory is free.
     Free,
 }
 
-/// One reservation.
+/// A reservation.
 #[derive(Clone, Copy, Debug)]
 pub struct Alloc {
-    /// What it is for.
+    /// Key of the object.
     pub key: Key,
-    /// Where it is.
+    /// Offset in the arena.
     pub offset: u64,
-    /// Its exact size.
+    /// Exact size.
     pub bytes: u64,
-    /// Its size in pages.
+    /// Size in pages.
     pub pages: u64,
-    /// What has become of it.
+    /// State.
     pub state: State,
-    /// It is removed with its last pin.
+    /// Whether it is removed with its last pin.
     pub temporary: bool,
-    /// I/O operations that use its memory.
+    /// Number of I/O operations that use its memory.
     pub io: u32,
-    /// It was reserved for a load from L2.
+    /// Whether it was reserved for a load from L2.
     pub loaded: bool,
     /// The adapter it was loaded from.
     pub origin: Option<u32>,
 }
 
-/// What the core has, to look at: where it puts things and what it evicts are its own choice.
+/// The core's L1, read to observe where objects are placed and which are removed.
 #[derive(Debug)]
 pub struct View<'a> {
     /// The memory tier.
     pub l1: &'a Index,
-    /// Names.
+    /// Names and prompts.
     pub universe: &'a Universe,
 }
 
 impl View<'_> {
-    /// Offset and size of the object of that name that is readable, or being written.
+    /// Offset and size of the object of `key`: the staged one or the readable one.
     pub fn object(&self, key: Key, staged: bool) -> Option<(u64, u64)> {
         self.find(key, staged).map(|o| (self.l1.offset(o), self.l1.layout(o).bytes()))
     }
 
-    /// Whether the object of that name stays when nobody holds it.
+    /// Whether the object of `key` is permanent: it stays in L1 after its last pin.
     pub fn stays(&self, key: Key, staged: bool) -> bool {
         self.find(key, staged).is_some_and(|o| self.l1.retention(o) == Retention::Permanent)
     }
 
-    /// The adapter that an object that is being written comes from.
+    /// The adapter that the staged object of `key` is loaded from.
     pub fn origin(&self, key: Key) -> Option<u32> {
         self.find(key, true).and_then(|o| self.l1.origin(o)).map(|adapter| adapter.0)
     }
@@ -131,29 +131,29 @@ pub struct Io {
     load: bool,
 }
 
-/// When a chunk was used last, in numbers of events: exactly, or between two if a job may have used it.
+/// When a chunk was used last, as an event number. It is a range if a job may have used the chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Not before.
+    /// The first event at which the last use may have been.
     pub earliest: u64,
-    /// Not after.
+    /// The last event at which it may have been.
     pub latest: u64,
 }
 
-/// The name of a transfer.
+/// Identifies a transfer in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     /// The worker.
     pub instance: i64,
     /// The request, by its number in the table of ids.
     pub request: u32,
-    /// The piece.
+    /// The rank.
     pub rank: KvRank,
     /// Index of the salt.
     pub salt: u8,
     /// First chunk.
     pub start: u32,
-    /// Behind the last chunk.
+    /// Chunk after the last one.
     pub end: u32,
     /// The last chunk's node, if there is one.
     pub tail: Option<u16>,
@@ -162,16 +162,16 @@ pub struct Name {
 /// A store or a retrieve.
 #[derive(Clone, Debug)]
 pub struct Transfer {
-    /// Names the transfer for ever.
+    /// Unique number of the transfer.
     pub seq: u64,
-    /// What the protocol knows it by.
+    /// Its identifier in the protocol; another transfer may have the same.
     pub name: Name,
     pub(crate) connection: u64,
     pub(crate) uids: Vec<Uid>,
     pub(crate) deadline: Millis,
-    /// It can no longer be committed.
+    /// Whether it has expired or lost its worker or connection, so that a commit publishes nothing.
     pub overdue: bool,
-    /// Chunks to warm when it ends.
+    /// Chunks that count as used when it ends.
     pub(crate) prefix: Vec<ChunkKey>,
 }
 
@@ -223,7 +223,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     fn holds(&self) -> bool {
-        self.found.iter().flatten().any(|(_, _, shares)| *shares > 0)
+        self.found.iter().flatten().any(|(_, _, pins)| *pins > 0)
     }
 }
 
@@ -231,9 +231,9 @@ impl Peer {
 #[derive(Debug)]
 pub struct Model {
     pub(crate) scenario: Rc<Scenario>,
-    /// Every reservation there ever was.
+    /// All reservations since the start, by number.
     pub allocs: Vec<Alloc>,
-    /// Those whose memory is not free.
+    /// Reservations with memory that is not free.
     pub live: Vec<Uid>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) strangers: BTreeSet<i64>,
@@ -242,56 +242,56 @@ pub struct Model {
     pub(crate) retrieves: Vec<Transfer>,
     pub(crate) done: BTreeMap<Name, usize>,
     pub(crate) peers: Vec<Peer>,
-    /// Shares of each reservation, its writer's included.
+    /// Pins of each reservation, including that of its store.
     pins: Vec<u32>,
     /// When each evictable chunk was used last.
     pub stamps: BTreeMap<ChunkKey, Stamp>,
     /// Chunks that may be evicted.
     pub evictable: BTreeSet<ChunkKey>,
-    /// Those, and chunks that only I/O keeps.
+    /// Those, and chunks that cannot be evicted only because of I/O.
     listed: BTreeSet<ChunkKey>,
     touched: BTreeSet<ChunkKey>,
     event: u64,
     seq: u64,
-    /// Workers dropped for their silence, and when, since somebody looked.
+    /// Workers dropped since the harness last read this, and when: they made no calls for too long.
     pub reaped: Vec<(i64, Millis)>,
     /// The latest time.
     pub(crate) now: Millis,
     /// Quotas of salts, in bytes.
     pub limits: BTreeMap<u8, u64>,
-    /// The limit of the others.
+    /// The limit of salts without a quota.
     pub default_limit: Option<u64>,
-    /// Whether what is loaded stays, from now on.
+    /// The current prefetch policy.
     pub prefetch: PrefetchKind,
-    /// Chunks that would stay by what the core has learned, if it learns: that is for it to choose.
+    /// Chunks that the adaptive policy retains now, as read from the core's predictor.
     pub kept: Option<BTreeSet<ChunkKey>>,
-    /// Whether a store policy removes objects from L1, or did since the start of the server.
+    /// Whether an offload policy since the start of the server removes objects from L1.
     pub skips_l1: bool,
     pub(crate) jobs: BTreeMap<u64, Job>,
     /// Jobs that ended since L1 was observed.
     ended: Vec<Job>,
-    /// Cancelled lookups that are not reported yet: the request, and chunks asked for.
+    /// Cancelled lookups that are not reported yet: the request, and its number of chunks.
     pub cancelled: VecDeque<(u32, usize)>,
     /// Jobs submitted.
     pub submitted: u64,
-    /// What must have been counted of jobs.
+    /// Expected counters of jobs.
     pub counted: L2Counters,
     /// Objects that workers stored.
     pub(crate) written: BTreeSet<Key>,
-    /// I/O operations that are not over.
+    /// I/O operations in progress.
     pub ios: BTreeMap<u64, Io>,
-    /// Loads without a result, and until when the core waits for it once their I/O is over.
+    /// Loads without a result, and until when the core waits for it after their I/O has ended.
     pub(crate) results_due: BTreeMap<Uid, Option<Millis>>,
     /// Reservations whose load has begun.
     begun: BTreeSet<Uid>,
     /// Reservations whose load has succeeded.
     pub arrived: BTreeSet<Uid>,
-    /// Prefetch requests: the result, and when it is forgotten.
+    /// Prefetch requests: the result, and when it is dropped.
     pub(crate) prefetches: BTreeMap<u64, Option<(PrefetchResult, Millis)>>,
 }
 
 impl Model {
-    /// Nothing is stored, nobody is there.
+    /// An empty model.
     pub fn new(scenario: Rc<Scenario>) -> Self {
         let (prefetch, skips_l1) = (scenario.l2.prefetch, scenario.l2.store == OffloadKind::SkipL1);
         Self {
@@ -333,12 +333,12 @@ impl Model {
         }
     }
 
-    /// The model of a server that starts when this one has died. Transfers keep their numbers apart.
+    /// The model of the server that is started after this one has died. Sequence numbers are not reused.
     pub fn restarted(&self) -> Self {
         Self { seq: self.seq, now: self.now, ..Self::new(self.scenario.clone()) }
     }
 
-    /// Shares of a reservation, its writer's included.
+    /// Pins of a reservation, including that of its store.
     pub fn pins(&self, uid: Uid) -> u32 {
         self.pins.get(uid).copied().unwrap_or(0)
     }
@@ -348,29 +348,29 @@ impl Model {
         self.live.iter().copied().filter(move |u| self.allocs[*u].state == state)
     }
 
-    /// Pages whose memory is not free.
+    /// Number of pages that are not free.
     pub fn used_pages(&self) -> u64 {
         self.live.iter().map(|u| self.allocs[*u].pages).sum()
     }
 
-    /// The pages of a chunk's readable objects.
+    /// Number of pages of a chunk's readable objects.
     pub fn resident_pages(&self, chunk: ChunkKey) -> u64 {
         let of_chunk = self.in_state(State::Resident).filter(|u| self.allocs[*u].key.chunk == chunk);
         of_chunk.map(|u| self.allocs[u].pages).sum()
     }
 
-    /// The readable or staged object of that name.
+    /// The readable or staged object of `key`.
     pub(crate) fn linked(&self, key: Key) -> Option<Uid> {
         let linked = |a: &Alloc| a.key == key && matches!(a.state, State::Staged | State::Resident);
         self.live.iter().copied().find(|u| linked(&self.allocs[*u]))
     }
 
-    /// The readable object of that name.
+    /// The readable object of `key`.
     pub fn resident(&self, key: Key) -> Option<Uid> {
         self.linked(key).filter(|u| self.allocs[*u].state == State::Resident)
     }
 
-    /// Takes a reservation out of sight.
+    /// Removes a reservation from the index.
     pub fn unlink(&mut self, uid: Uid) {
         self.allocs[uid].state = State::Unlinked;
     }
@@ -393,7 +393,7 @@ impl Model {
         self.seq
     }
 
-    /// Ends an event: counts all shares anew, frees what nobody needs, notes what was used.
+    /// Ends an event: counts all pins again, frees memory without pins and I/O, and updates the stamps.
     pub fn settle(&mut self) {
         self.event += 1;
         self.count_pins();
@@ -428,7 +428,7 @@ impl Model {
         self.touched.clear();
     }
 
-    /// Takes what was evicted out of the books, if it could be. Returns the chunks, with their pages.
+    /// Removes the chunks that the core has evicted, if they were evictable. Returns them with their pages.
     pub fn accept_evictions(&mut self, view: &View<'_>) -> Vec<(ChunkKey, u64)> {
         let gone = self.gone(view);
         let chunks: BTreeSet<ChunkKey> = gone.iter().map(|u| self.allocs[*u].key.chunk).collect();
@@ -448,7 +448,7 @@ impl Model {
         evicted
     }
 
-    /// Readable objects that the core does not have where it put them.
+    /// Readable objects that the core no longer has at their offset.
     pub fn gone(&self, view: &View<'_>) -> Vec<Uid> {
         let there = |uid: &Uid| {
             let alloc = &self.allocs[*uid];
@@ -462,11 +462,11 @@ impl Model {
         pins.clear();
         pins.resize(self.allocs.len(), 0);
         let lookups = self.sessions.iter().filter_map(|s| s.lookup.as_ref());
-        for (uid, shares) in lookups.flat_map(|l| &l.rows).flat_map(|r| &r.grants) {
-            pins[*uid] += shares;
+        for (uid, count) in lookups.flat_map(|l| &l.rows).flat_map(|r| &r.grants) {
+            pins[*uid] += count;
         }
-        for (_, uid, shares) in self.peers.iter().flat_map(|p| &p.found).flatten() {
-            pins[*uid] += shares;
+        for (_, uid, count) in self.peers.iter().flat_map(|p| &p.found).flatten() {
+            pins[*uid] += count;
         }
         for uid in self.stores.iter().chain(&self.retrieves).flat_map(|t| &t.uids) {
             pins[*uid] += 1;
@@ -474,28 +474,28 @@ impl Model {
         self.pins = pins;
     }
 
-    /// Whether the copy of a transfer may still be running as far as the contract goes: until its
-    /// commit, its limits, or the end of the quarantine.
+    /// Whether the memory of a transfer is still kept for its copy: until its commit, its time limit or
+    /// the end of the quarantine.
     pub fn may_copy(&self, seq: u64) -> bool {
         self.stores.iter().chain(&self.retrieves).any(|t| t.seq == seq && !t.uids.is_empty())
     }
 
-    /// Whether a transfer of that name is known, running or not.
+    /// Whether a transfer of that name is known, expired or not.
     pub fn knows(&self, name: &Name) -> bool {
         self.stores.iter().chain(&self.retrieves).any(|t| t.name == *name)
     }
 
-    /// Whether a transfer has lost its worker, its connection or its time.
+    /// Whether a transfer has expired or lost its worker or connection.
     pub fn is_overdue(&self, seq: u64) -> bool {
         self.stores.iter().chain(&self.retrieves).any(|t| t.seq == seq && t.overdue)
     }
 
-    /// Whether that very transfer is known.
+    /// Whether the transfer with that number is known.
     pub fn knows_seq(&self, seq: u64) -> bool {
         self.stores.iter().chain(&self.retrieves).any(|t| t.seq == seq)
     }
 
-    /// Whether nothing is held by anybody.
+    /// Whether there are no sessions, transfers, peer leases, jobs, I/O operations and prefetch requests.
     pub fn is_idle(&self) -> bool {
         self.sessions.is_empty()
             && self.stores.is_empty()

@@ -1,30 +1,30 @@
-//! What the core did for L2, seen in what L1 has: each change must be one that the model allows.
+//! What the core did for L2, observed from the contents of L1. Each change must be one that the model allows.
 
 use std::collections::BTreeSet;
 
 use super::{Alloc, ChunkKey, Io, Key, Model, State, Uid, View};
 use crate::scenario::Millis;
 
-/// For how long the core waits for the result of a load after its I/O.
+/// How long the core waits for the result of a load after its I/O has ended.
 const RESULT_GRACE: Millis = 1000;
 
-/// What was seen of one step.
+/// Changes observed in one step.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// New reservations of loads.
+    /// New reservations for loads.
     pub reserved: Vec<Uid>,
     /// Loaded objects that have become readable.
     pub admitted: Vec<Uid>,
-    /// Permanent objects that were removed, or are removed with their last reader.
+    /// Permanent objects that were removed, or became temporary, because L2 has them.
     pub offloaded: Vec<Uid>,
 }
 
 impl Model {
-    /// Brings the model in line with L1.
+    /// Updates the model from L1.
     ///
     /// # Panics
-    /// If something happened that must not. What is gone without a reason stays in the model, where
-    /// [`gone`](Self::gone) finds it.
+    /// If a change is not allowed. An object that was removed without a reason stays in the model, and
+    /// [`gone`](Self::gone) returns it.
     pub fn observe(&mut self, view: &View<'_>) -> Observed {
         let mut observed = Observed { admitted: self.observe_loads(view), ..Observed::default() };
         self.settle();
@@ -37,13 +37,13 @@ impl Model {
         observed
     }
 
-    /// Loads that were admitted or given up.
+    /// Updates loads that were admitted or abandoned. Returns the admitted ones.
     fn observe_loads(&mut self, view: &View<'_>) -> Vec<Uid> {
         let mut admitted = Vec::new();
         for uid in self.live.clone() {
             let alloc = self.allocs[uid];
             let place = Some((alloc.offset, alloc.bytes));
-            // A load that was given up may have been replaced by another one in the same place.
+            // An abandoned load may have been replaced by another one at the same offset.
             let replaced = !alloc.temporary && !view.stays(alloc.key, true);
             if !self.is_load(uid) || view.object(alloc.key, true) == place && !replaced {
                 continue;
@@ -59,7 +59,8 @@ impl Model {
         admitted
     }
 
-    /// Single objects that are gone although their chunk is not evicted.
+    /// Unlinks objects that were removed for another reason than eviction: temporary ones without pins, ones
+    /// replaced by a load of another size, and ones removed by an offload policy.
     pub(super) fn observe_removals(&mut self, view: &View<'_>, offloaded: &mut Vec<Uid>) {
         for uid in self.gone(view) {
             let alloc = self.allocs[uid];
@@ -75,7 +76,7 @@ impl Model {
         }
     }
 
-    /// Temporary objects that became permanent, and permanent ones that became temporary.
+    /// Updates objects that became permanent or temporary.
     fn observe_retention(&mut self, view: &View<'_>, offloaded: &mut Vec<Uid>) {
         for uid in self.live.clone() {
             let alloc = self.allocs[uid];
@@ -95,7 +96,7 @@ impl Model {
         }
     }
 
-    /// Memory taken for loads.
+    /// Adds the reservations that the core made for loads.
     fn observe_reservations(&mut self, view: &View<'_>) -> Vec<Uid> {
         let jobs = self.jobs.values().chain(&self.ended);
         let wanted: BTreeSet<(Key, u64)> =
@@ -117,15 +118,15 @@ impl Model {
         reserved
     }
 
-    /// Whether something asks for an object to stay: the policy, or a prefetch request.
+    /// Whether an object may be retained: by the prefetch policy, or for a prefetch request.
     fn may_stay(&self, key: Key) -> bool {
         self.retains(key) || self.is_wanted(key, |job| matches!(job.owner, super::Owner::Prefetch(_)))
     }
 
-    /// An adapter begins to work on an object's memory.
+    /// Begins an I/O operation of an adapter on an object's memory.
     ///
     /// # Panics
-    /// If the memory is not that of the object, or other I/O forbids it.
+    /// If the memory is not that of the object, or the object may not be loaded or stored now.
     pub fn begin_io(
         &mut self,
         id: u64,
@@ -136,7 +137,7 @@ impl Model {
     ) -> Uid {
         let mut uid = self.linked(key).unwrap_or_else(|| panic!("I/O on {key:?}, which is not in L1"));
         if load && !self.begun.insert(uid) {
-            // The first load was given up, and another one got the same memory.
+            // The first load was abandoned, and another one got the same memory.
             let alloc = Alloc { io: 0, ..self.allocs[uid] };
             assert_eq!(self.allocs[uid].io, 0, "loaded twice: {alloc:?}");
             self.unlink(uid);
@@ -152,8 +153,8 @@ impl Model {
         if load {
             assert!(alloc.loaded && alloc.state == State::Staged, "loaded into {alloc:?}");
         } else {
-            assert_eq!(alloc.state, State::Resident, "stored to L2 before it is complete");
-            // A worker may have stored it before it was loaded.
+            assert_eq!(alloc.state, State::Resident, "stored to L2 before it is readable");
+            // An object that a worker stored may be stored to any adapter.
             let new = alloc.origin != Some(adapter) || self.written.contains(&key);
             assert!(new, "stored to the adapter that it was loaded from: {alloc:?}");
         }
@@ -165,7 +166,7 @@ impl Model {
         uid
     }
 
-    /// I/O is over, and its memory may be used again.
+    /// Ends an I/O operation: its memory may be reused.
     pub fn io_ended(&mut self, id: u64) {
         if let Some(io) = self.ios.remove(&id) {
             self.allocs[io.uid].io -= 1;
@@ -175,20 +176,20 @@ impl Model {
         self.settle();
     }
 
-    /// Whether jobs or loads may hold objects that the model does not know to be held.
+    /// Whether the core may hold pins for jobs or loads that the model does not count.
     pub fn may_hold_more(&self) -> bool {
         let due = |until: &Option<Millis>| until.is_none_or(|until| self.now < until);
         let cleared = |uid: Uid| matches!(self.allocs[uid].state, State::Unlinked | State::Free);
         !self.jobs.is_empty() || self.results_due.iter().any(|(uid, until)| cleared(*uid) && due(until))
     }
 
-    /// Bytes and objects that an adapter is loading, or storing.
+    /// Bytes and objects under I/O of an adapter: loads or stores.
     pub fn in_io(&self, adapter: u32, load: bool) -> (u64, u64) {
         let ios = self.ios.values().filter(|io| io.adapter == adapter && io.load == load);
         ios.fold((0, 0), |(bytes, objects), io| (bytes + self.allocs[io.uid].bytes, objects + 1))
     }
 
-    /// The chunks that may be evicted for certain: no job may hold them.
+    /// The evictable chunks that no job may hold.
     pub fn certainly_evictable(&self) -> impl Iterator<Item = ChunkKey> + '_ {
         self.evictable.iter().copied().filter(|chunk| !self.may_be_held(*chunk))
     }

@@ -1,9 +1,9 @@
-//! What runs out, and what ends with its owner.
+//! Deadlines, and what ends with a worker or a connection.
 
 use super::{Model, Name, Session, Transfer, Worker};
 use crate::scenario::Millis;
 
-/// What is due, in the order in which equals are dealt with.
+/// A deadline. The order of variants is the order in which equal deadlines are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Lookup(u64),
@@ -16,17 +16,17 @@ enum Due {
 }
 
 impl Model {
-    /// Lets everything run out that is due by `now`, in order.
+    /// Handles all deadlines up to `now`, in order.
     pub fn advance(&mut self, now: Millis) {
         while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= now) {
             self.now = self.now.max(at);
-            self.run_out(at, due);
+            self.expire(at, due);
             self.settle();
         }
         self.now = self.now.max(now);
     }
 
-    /// When something runs out next.
+    /// The next deadline, of jobs as well.
     pub fn next_deadline(&self) -> Option<Millis> {
         let jobs = self.jobs.values().map(|job| job.deadline);
         self.next_due().map(|(at, _)| at).into_iter().chain(jobs).min()
@@ -52,7 +52,7 @@ impl Model {
             .min()
     }
 
-    fn run_out(&mut self, at: Millis, due: Due) {
+    fn expire(&mut self, at: Millis, due: Due) {
         match due {
             Due::Lookup(seq) => {
                 let i = self.sessions.iter().position(|s| s.seq == seq).expect("due");
@@ -94,18 +94,18 @@ impl Model {
         Some(worker.last_seen + if worker.pinged { timeout } else { self.scenario.grace })
     }
 
-    /// Everything of one connection ends.
+    /// Ends the sessions and peer leases of a connection, and abandons its transfers.
     pub fn connection_lost(&mut self, now: Millis, connection: u64) {
         while let Some(i) = self.sessions.iter().position(|s| s.owner == connection) {
             self.close_session(i);
-            // One after the other: what a later one lets go is warmer.
+            // Settled one by one: chunks that a later session releases count as used later.
             self.settle();
         }
         self.peers.retain(|p| p.owner != connection);
         self.abandon(now, |t| t.connection == connection);
     }
 
-    /// The worker and its transfers go. Says whether it was there.
+    /// Drops a worker and abandons its transfers. Returns whether it was registered.
     pub fn drop_worker(&mut self, now: Millis, instance: i64) -> bool {
         let before = self.workers.len();
         self.workers.retain(|w| w.instance != instance);
@@ -116,7 +116,7 @@ impl Model {
         true
     }
 
-    /// A worker registers. Says whether it is new.
+    /// Registers a worker. Returns whether it is new.
     pub fn register(&mut self, now: Millis, instance: i64, engine: &crate::scenario::EngineSpec) -> bool {
         if self.see(now, instance).is_some() {
             return false;
@@ -127,7 +127,7 @@ impl Model {
         true
     }
 
-    /// A worker pings; the answer.
+    /// A ping of a worker. Returns the expected answer.
     pub fn ping(&mut self, now: Millis, instance: i64) -> bool {
         match self.see(now, instance) {
             Some(worker) => {
@@ -138,7 +138,7 @@ impl Model {
         }
     }
 
-    /// The worker, heard of just now.
+    /// Returns a worker and updates when it was last seen.
     pub(crate) fn see(&mut self, now: Millis, instance: i64) -> Option<&mut Worker> {
         let worker = self.workers.iter_mut().find(|w| w.instance == instance)?;
         worker.last_seen = now;

@@ -1,4 +1,4 @@
-//! What a seed draws of the second tier: adapters, what is wrong with them, policies and limits.
+//! What a seed draws for the second tier: adapters with their faults, policies and limits.
 
 use larder_policy::{OffloadKind, PrefetchKind};
 
@@ -8,57 +8,57 @@ use crate::rng::Rng;
 /// The second tier.
 #[derive(Clone, Debug)]
 pub struct L2 {
-    /// The adapters, the first to be asked first.
+    /// The adapters, in the order in which they are configured.
     pub adapters: Vec<AdapterSpec>,
-    /// Whether what is loaded stays.
+    /// Prefetch policy: which loaded objects L1 retains.
     pub prefetch: PrefetchKind,
-    /// What goes where.
+    /// Offload policy: which adapters an object is stored to.
     pub store: OffloadKind,
-    /// Limits of the core.
+    /// Time after which a job is answered with what is loaded by then.
     pub load_deadline: Millis,
-    /// The same: jobs at once.
+    /// Jobs at a time, at most.
     pub jobs: usize,
-    /// The same: bytes that one adapter may be loading.
+    /// Bytes that one adapter may load at a time.
     pub load_bytes: u64,
-    /// The same: batches, and objects of each, that one adapter may be storing.
+    /// Store tasks that one adapter may have at a time.
     pub tasks: usize,
-    /// The same.
+    /// Objects of a store task, at most.
     pub batch: usize,
-    /// The same: their bytes.
+    /// Bytes that one adapter may store at a time.
     pub store_bytes: u64,
-    /// The same: keys that may wait.
+    /// Keys that may be queued for one adapter.
     pub queue: usize,
-    /// The same: attempts after the first.
+    /// Attempts to store an object after the first.
     pub retries: u32,
-    /// Of a hundred calls, after how many nobody asks what is to be done.
+    /// Per cent of calls after which the effects of the core are not executed at once.
     pub lazy: u64,
-    /// Of a hundred objects, how many each adapter has from the start.
+    /// Per cent of objects that each adapter has from the start.
     pub filled: u64,
 }
 
-/// One adapter. Chances are of a hundred.
+/// One adapter. Fault rates are in per cent.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterSpec {
-    /// What it stores can be loaded from it.
+    /// Objects can be loaded from it.
     pub persists: bool,
-    /// It tells sizes rounded up to whole blocks.
+    /// It reports sizes rounded up to whole blocks.
     pub pads: bool,
-    /// Typical time for one step.
+    /// Typical time of one step.
     pub pace: Millis,
-    /// Things that take until after the deadline of whoever waits.
+    /// Steps that take longer than the deadline of a job.
     pub late: u64,
-    /// Things that never end, or not before it starts anew.
+    /// Steps that never end, unless the adapter restarts.
     pub hangs: u64,
-    /// Loads and stores that fail half-way.
+    /// Loads and stores that fail.
     pub fails: u64,
-    /// Questions answered by what it had when it was asked, and at times by what it never had.
+    /// Lookups answered with outdated or wrong sizes, and stores reported as incomplete.
     pub lies: u64,
-    /// Results that get lost although the I/O is over.
+    /// Results that are lost although the I/O ends.
     pub loses: u64,
 }
 
 impl AdapterSpec {
-    /// Whether nothing is wrong with it.
+    /// Whether it has no faults.
     pub fn is_perfect(&self) -> bool {
         self.persists && [self.late, self.hangs, self.fails, self.lies, self.loses] == [0; 5]
     }

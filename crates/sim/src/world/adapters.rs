@@ -1,5 +1,5 @@
-//! Simulated adapters: slow, forgetful, lying, torn; but they touch lent memory only, and only while
-//! it is lent.
+//! Simulated adapters with faults: late, hanging, failing and wrong results, lost and damaged objects.
+//! They access an object's memory only during its I/O operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,48 +9,48 @@ use crate::model::{ChunkKey, Key};
 use crate::scenario::{AdapterSpec, Millis};
 use larder_types::object::KvRank;
 
-/// What an adapter holds. It outlives the server.
+/// The objects of an adapter. They survive a crash of the server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Adapter {
     /// Sizes of its objects.
     pub(super) objects: BTreeMap<Key, u64>,
-    /// What it has lost or torn since it said that it had it.
+    /// Objects that it has lost or damaged after it had stored them.
     pub(super) damaged: BTreeSet<Key>,
 }
 
-/// A question to an adapter.
+/// A lookup sent to an adapter.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     id: u64,
     adapter: u32,
     keys: Vec<Key>,
-    /// The answer, if the adapter made it up when it was asked.
+    /// A wrong answer, made when the lookup was sent; `None`: answered correctly.
     sizes: Option<Vec<Option<u64>>>,
     open: bool,
 }
 
-/// One object on its way between an adapter and the arena.
+/// An I/O operation: the load or store of one object.
 #[derive(Clone, Debug)]
 pub(super) struct Io {
     id: u64,
     adapter: u32,
     pub(super) place: Place,
     bytes: u64,
-    /// Its task, if it is stored.
+    /// The task of a store; `None` for a load.
     task: Option<usize>,
-    /// Pages copied.
+    /// Pages copied so far.
     at: u64,
     stride: u64,
     fails: bool,
-    /// How it went.
+    /// The result, once the I/O is complete.
     ok: Option<bool>,
-    /// The memory is lent.
+    /// Whether the I/O operation still holds the object's memory.
     pub(super) lent: bool,
-    /// The core waits for the result.
+    /// Whether the result has not been reported yet.
     untold: bool,
 }
 
-/// A batch of stores.
+/// A store task: a batch of objects.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     id: u64,
@@ -64,7 +64,7 @@ impl World {
         self.scenario.l2.adapters[adapter as usize].clone()
     }
 
-    /// Until an adapter's next step; `None` if it hangs.
+    /// Time until an adapter's next step; `None` if the step hangs.
     fn adapter_wait(&mut self, spec: &AdapterSpec) -> Option<Millis> {
         if spec.hangs > 0 && self.rng.chance(spec.hangs) {
             self.seen.hung += 1;
@@ -75,7 +75,7 @@ impl World {
         Some(if late { wait + self.scenario.l2.load_deadline } else { wait })
     }
 
-    /// Fills the adapters with what other servers stored there.
+    /// Adds objects to the adapters, as if another server had stored them.
     pub(super) fn fill_adapters(&mut self) {
         let scenario = self.scenario.clone();
         if scenario.l2.filled == 0 {
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// An adapter is asked what it has.
+    /// Sends a lookup to an adapter.
     pub(super) fn ask(&mut self, adapter: u32, id: u64, keys: Vec<Key>) {
         let spec = self.adapter(adapter);
         let lies = spec.lies > 0 && self.rng.chance(spec.lies);
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// What an adapter says of keys.
+    /// The sizes that an adapter reports for keys.
     fn sizes(&mut self, adapter: u32, keys: &[Key], lies: bool) -> Vec<Option<u64>> {
         let spec = self.adapter(adapter);
         let mut sizes = Vec::new();
@@ -147,7 +147,7 @@ impl World {
     pub(super) fn begin_io(&mut self, adapter: u32, id: u64, place: Place, bytes: u64, task: Option<usize>) {
         let spec = self.adapter(adapter);
         let clash = self.ios.iter().any(|io| io.lent && io.id == id);
-        assert!(!clash, "two loans of one name");
+        assert!(!clash, "two I/O operations with one id");
         let stride = place.pages.div_ceil(self.rng.between(1, 3));
         let fails = spec.fails > 0 && self.rng.chance(spec.fails);
         let io =
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// A step of an adapter's copy, or its end.
+    /// Makes a step of an I/O operation, or completes it.
     pub(super) fn on_io(&mut self, index: usize) {
         let io = self.ios[index].clone();
         if !io.lent || io.ok.is_some() {
@@ -183,7 +183,7 @@ impl World {
         match io.task {
             Some(task) => {
                 let done = self.tasks[task].ios.iter().all(|io| self.ios[*io].ok.is_some());
-                // The result is told before or after the memory is given back, or not at all.
+                // The result is reported before or after the I/O ends, or not at all.
                 let lost = spec.loses > 0 && self.rng.chance(spec.loses);
                 if done && !lost {
                     let wait = self.rng.between(0, 2 * spec.pace);
@@ -210,7 +210,7 @@ impl World {
         !io.fails && self.adapters[io.adapter as usize].objects.get(&io.place.key) == Some(&io.bytes)
     }
 
-    /// Some pages. What cannot be loaded leaves garbage behind.
+    /// Copies some pages. A load that fails writes wrong bytes.
     fn io_step(&mut self, index: usize) {
         let io = self.ios[index].clone();
         let write = io.task.is_none();
@@ -228,11 +228,11 @@ impl World {
             }
         }
         self.ios[index].at = end;
-        // An adapter opens an object once: one that is there only later is no part of this load.
+        // An adapter opens an object once: an object that is stored during the load does not count.
         self.ios[index].fails |= write && !good;
     }
 
-    /// The object gets its name; or it is left torn, or as it was.
+    /// Completes a store: the adapter has the object, or a damaged one, or what it had before.
     fn complete_store(&mut self, io: &Io) -> bool {
         let persists = self.adapter(io.adapter).persists;
         let torn = io.fails && self.rng.chance(30);
@@ -272,13 +272,13 @@ impl World {
         let mut stored: Vec<bool> = task.ios.iter().map(|io| self.ios[*io].ok.unwrap_or(false)).collect();
         let spec = self.adapter(task.adapter);
         if spec.lies > 0 && self.rng.chance(spec.lies / 2) {
-            // It says less than it did.
+            // It reports fewer objects than it stored.
             stored.truncate(self.rng.index(stored.len() + 1));
         }
         self.l2_stored(task.id, &stored);
     }
 
-    /// An adapter starts anew: nothing that it was doing goes on, and its memory comes back.
+    /// Restarts an adapter: all its I/O ends, and some results are lost.
     pub(super) fn restart_adapter(&mut self, adapter: u32) {
         for index in 0..self.questions.len() {
             let question = &mut self.questions[index];
@@ -289,8 +289,8 @@ impl World {
         }
         for index in 0..self.ios.len() {
             if self.ios[index].adapter == adapter && self.ios[index].lent {
-                let told = self.rng.chance(30);
-                if told && self.ios[index].task.is_none() {
+                let reported = self.rng.chance(30);
+                if reported && self.ios[index].task.is_none() {
                     self.on_io_result(index);
                 }
                 self.on_io_end(index);
@@ -303,7 +303,7 @@ impl World {
         }
     }
 
-    /// An adapter loses all that it holds, or some.
+    /// Removes all or some objects of an adapter.
     pub(super) fn lose_objects(&mut self, adapter: u32) {
         let all = self.rng.chance(30);
         let keys: Vec<Key> = self.adapters[adapter as usize].objects.keys().copied().collect();
@@ -316,8 +316,8 @@ impl World {
         }
     }
 
-    /// The server is gone: nobody is told anything. What has its name is there and whole; what was
-    /// on its way may still get it if all of it was read.
+    /// Ends all lookups, I/O and tasks after a crash of the server, without results. A store with all pages
+    /// read may still be completed.
     pub(super) fn cut_off_adapters(&mut self) {
         self.questions.iter_mut().for_each(|q| q.open = false);
         self.tasks.iter_mut().for_each(|t| t.untold = false);
@@ -336,7 +336,7 @@ impl World {
         }
     }
 
-    /// All adapters work off what they have been given, promptly. Says whether there was anything.
+    /// Completes all lookups, I/O and tasks of all adapters at once. Returns whether there were any.
     pub(super) fn work_off(&mut self) -> bool {
         let mut any = false;
         loop {

@@ -1,4 +1,4 @@
-//! What must be true from end to end when all is quiet, judged without the model's idea of how.
+//! End-to-end checks at the end of a run, when no client or adapter is active.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,8 @@ use crate::model::{ChunkKey, Key, LookupCall, State, View};
 use crate::scenario::EngineSpec;
 
 impl World {
-    /// Nobody holds anything and no I/O is left. What was stored has arrived; what is there is found.
+    /// Checks that stored objects are in L2, and that lookups find what L1 and L2 have. Called without pins and
+    /// I/O in progress.
     pub(super) fn audit(&mut self) {
         self.audit_stores();
         let scenario = self.scenario.clone();
@@ -25,7 +26,7 @@ impl World {
         for _ in 0..2 {
             let engine = &scenario.engines[self.rng.index(scenario.engines.len())];
             let node = self.rng.index(scenario.universe.nodes.len()) as u16;
-            // Where workers of a model differ, what some can read is of no use to others.
+            // Workers of a model with different object sizes cannot read each other's objects.
             let differs = |w: &Worker| w.spec.model == engine.model && w.spec.bytes != engine.bytes;
             if !self.workers.iter().any(differs) {
                 self.audit_lookup(engine, node);
@@ -33,7 +34,7 @@ impl World {
         }
     }
 
-    /// What workers stored and L1 still has is at every adapter that is in order.
+    /// Checks that every adapter without faults has the objects that workers stored and L1 still has.
     fn audit_stores(&self) {
         let stored = |uid: &usize| {
             let alloc = &self.model.allocs[*uid];
@@ -48,7 +49,7 @@ impl World {
             let Adapter { objects, damaged } = &self.adapters[i];
             for alloc in stored.iter().map(|uid| &self.model.allocs[*uid]) {
                 let there = objects.get(&alloc.key) == Some(&alloc.bytes) || damaged.contains(&alloc.key);
-                assert!(there, "{:?} never came to adapter {i}", alloc.key);
+                assert!(there, "{:?} was not stored to adapter {i}", alloc.key);
             }
         }
     }
@@ -58,7 +59,7 @@ impl World {
         keys.iter().copied().filter(|key| view.object(*key, false).is_some()).collect()
     }
 
-    /// A prompt is looked up: all of its leading chunks that L1 or L2 has are found, with their bytes.
+    /// Looks up a prompt: the hit must be the longest prefix that L1 and L2 have, with the right bytes.
     fn audit_lookup(&mut self, engine: &EngineSpec, node: u16) {
         let (instance, connection) = (self.fresh() as i64, self.fresh());
         self.register(instance, engine);
@@ -70,7 +71,7 @@ impl World {
         let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
         let before = self.resident_keys(&keys);
         let view = View { l1: self.core.index(), universe: &self.scenario.universe };
-        // Workers that are still registered may have another idea of the model's shape.
+        // Workers that are still registered may have other object sizes.
         let sizes = self.model.sizes(engine.model, engine.world);
         let there = |key: &Key| {
             let loadable = self.adapters.iter().filter_map(|a| a.objects.get(key));
@@ -80,16 +81,16 @@ impl World {
         let columns: Vec<bool> = path.iter().map(|n| row(chunk(n)).all(|key| there(&key))).collect();
         let window = engine.window.map_or(columns.len(), |w| w as usize);
         let servable = |hit: &usize| columns[hit.saturating_sub(window)..*hit].iter().all(|there| *there);
-        let expected = (0..=columns.len()).rev().find(servable).expect("nothing is servable");
-        // With objects of one size there is room for as many as fit, whatever else lies around.
+        let expected = (0..=columns.len()).rev().find(servable).expect("the empty prefix is servable");
+        // With objects of one size L1 can hold as many as it has slots, because all others can be evicted.
         let slots = self.pages / engine.bytes.div_ceil(self.scenario.page);
         let others = |uid: usize| {
             let key = self.model.allocs[uid].key;
             keys.iter().any(|k| k.chunk == key.chunk) && !keys.contains(&key)
         };
-        // A chunk leaves whole: pieces of these chunks for other engines keep their place.
+        // A chunk is evicted whole: objects of these chunks for other engines keep their memory.
         let alone = !self.model.in_state(State::Resident).any(others);
-        let room = alone
+        let fits = alone
             && sizes == [engine.bytes]
             && self.order_is_simple()
             && (expected * engine.world as usize) as u64 <= slots;
@@ -103,11 +104,11 @@ impl World {
         self.lookup(&call);
         self.work_off();
         let LookupStatus::Ready(hit) = self.query(request) else { panic!("all adapters have answered") };
-        if room {
+        if fits {
             self.seen.lookups_audited += 1;
-            assert_eq!(hit as usize, expected, "what L1 and L2 have of {keys:?}");
+            assert_eq!(hit as usize, expected, "hit, and chunks that L1 and L2 have of {keys:?}");
         }
-        assert!(hit as usize <= expected, "more than there is");
+        assert!(hit as usize <= expected, "a hit longer than what L1 and L2 have");
         let needed = &keys[(hit as usize).saturating_sub(window) * world as usize..][..];
         let needed = &needed[..(hit as usize).min(window) * world as usize];
         self.audit_bytes(needed);
@@ -115,13 +116,13 @@ impl World {
         self.work_off();
         let after = self.resident_keys(needed);
         match self.model.prefetch {
-            PrefetchKind::Default => assert!(after.is_subset(&before), "what was loaded goes"),
-            PrefetchKind::Retain => assert_eq!(after.len(), needed.len(), "what was loaded stays"),
-            // What has been learned by then is checked object by object.
+            PrefetchKind::Default => assert!(after.is_subset(&before), "a loaded object was retained"),
+            PrefetchKind::Retain => assert_eq!(after.len(), needed.len(), "loaded objects retained"),
+            // Retention is checked for each object in `Model::observe`.
             PrefetchKind::Adaptive => {}
         }
-        assert_eq!(self.core.gauges().l1.temporary_objects, 0, "a temporary object without a reader");
-        assert_eq!(self.stored_objects(), stored, "what came from L2 was stored there again");
+        assert_eq!(self.core.gauges().l1.temporary_objects, 0, "temporary objects without a reader");
+        assert_eq!(self.stored_objects(), stored, "objects stored to L2: a loaded one was stored again");
         self.unregister(instance);
     }
 

@@ -1,4 +1,4 @@
-//! One function per call of the core: the model makes it too, and the answers must agree.
+//! One function for each call of the core: it makes the call on the model, too, and compares the answers.
 
 use larder_core::Core;
 use larder_core::LookupSpec;
@@ -18,7 +18,7 @@ use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid, View};
 use crate::scenario::EngineSpec;
 use crate::trace::Call;
 
-/// A transfer's arguments besides its name.
+/// Arguments of a transfer that are not part of its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
     pub(super) model: u8,
@@ -27,7 +27,7 @@ pub(super) struct Context {
 }
 
 impl World {
-    /// Time has come to `now`, and a call is about to be made.
+    /// Begins a call: advances the model to `now` and adds the call to the trace.
     pub(super) fn begin(&mut self, call: Call) {
         self.calls += 1;
         self.model.advance(self.now);
@@ -37,7 +37,7 @@ impl World {
 
     fn agree(&mut self, ours: u64, expected: u64, what: &str) {
         self.trace.answer(ours);
-        assert_eq!(ours, expected, "{what}: the core's answer, and the one expected");
+        assert_eq!(ours, expected, "{what}: the core's answer, and the model's");
     }
 
     pub(super) fn advance(&mut self) {
@@ -101,7 +101,7 @@ impl World {
         self.conclude();
     }
 
-    /// The machine has no memory behind page `end`.
+    /// Limits the arena to the first `end` pages, or more if later ones are used.
     pub(super) fn truncate_capacity(&mut self, end: u64) {
         self.advance();
         self.begin(Call::CutMemory { end });
@@ -190,7 +190,7 @@ impl World {
         call(&mut self.core, Time::from_millis(self.now), &spec)
     }
 
-    /// Slots to write.
+    /// Prepares a store. Returns the slots to write.
     pub(super) fn prepare_store(&mut self, context: Context, name: Name) -> Option<Granted> {
         self.begin(Call::PrepareStore(name));
         self.seen.stores_equal += u64::from(self.model.knows(&name));
@@ -233,7 +233,7 @@ impl World {
         (!places.is_empty()).then_some(Granted { seq, places })
     }
 
-    /// Where a reservation lies.
+    /// The place of a reservation.
     pub(super) fn place(&self, uid: Uid) -> Place {
         let alloc = &self.model.allocs[uid];
         Place { page: alloc.offset / self.scenario.page, pages: alloc.pages, key: alloc.key }
@@ -266,7 +266,7 @@ impl World {
         self.conclude();
     }
 
-    /// Slots to read.
+    /// Prepares a retrieve. Returns the slots to read.
     pub(super) fn prepare_retrieve(&mut self, context: Context, name: Name) -> Option<Granted> {
         self.begin(Call::PrepareRetrieve(name));
         let got = self.transfer(context, &name, |core, now, spec| core.prepare_retrieve(now, spec));

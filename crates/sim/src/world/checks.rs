@@ -1,4 +1,4 @@
-//! What must hold after every call, and whether an eviction was right.
+//! Checks after every call, and checks of evictions.
 
 use std::collections::BTreeSet;
 
@@ -16,13 +16,13 @@ impl World {
         self.core.check();
         self.follower.verify(&self.core);
         let gone = self.model.gone(&View { l1: self.core.index(), universe: &self.scenario.universe });
-        assert!(gone.is_empty(), "readable objects vanished: {:?}", self.describe(&gone));
+        assert!(gone.is_empty(), "readable objects were removed: {:?}", self.describe(&gone));
         let (gauges, page) = (self.core.gauges(), self.scenario.page);
         let l1 = gauges.l1;
         let count = |state| self.model.in_state(state).count() as u64;
         assert_eq!(l1.resident_objects, count(State::Resident), "readable objects");
         assert_eq!(l1.staged_objects, count(State::Staged), "objects being written");
-        // What jobs hold is not known: what they may hold besides is bounded.
+        // The model does not know the pins of jobs. While there are jobs, the core may count more than the model.
         let more = self.model.may_hold_more();
         let agrees = |ours: u64, expected: u64| ours == expected || more && ours > expected;
         let unlinked: Vec<Uid> = self.model.in_state(State::Unlinked).collect();
@@ -48,25 +48,29 @@ impl World {
         assert!((least..=most).contains(&l1.evictable_bytes), "bytes that may be evicted");
         let unread = |u: &Uid| self.model.allocs[*u].temporary && self.model.pins(*u) == 0;
         let unread = self.model.in_state(State::Resident).find(|u| !more && unread(u));
-        assert!(unread.is_none(), "temporary, and no reader: {:?}", self.describe(unread.as_slice()));
+        assert!(
+            unread.is_none(),
+            "temporary objects without a reader: {:?}",
+            self.describe(unread.as_slice())
+        );
         self.verify_requests(&gauges);
         self.verify_jobs(gauges.prefetch_jobs, gauges.prefetch_waiting);
         self.verify_adapters();
         let due = self.core.next_deadline().map(|t| t.as_millis());
-        assert!(due.is_none_or(|t| t > self.now), "the core has not dealt with all that is due");
+        assert!(due.is_none_or(|t| t > self.now), "the core has not handled a deadline that has passed");
         let expected = self.model.next_deadline();
         assert!(
             expected.is_none_or(|e| due.is_some_and(|t| t <= e)),
-            "the core will oversleep: {due:?}, {expected:?}"
+            "the core's next deadline {due:?} is after that of the model, {expected:?}"
         );
     }
 
-    /// Compares what workers, requests and peers hold with the model.
+    /// Compares counts of workers, sessions, leases and transfers with the model.
     fn verify_requests(&self, gauges: &Gauges) {
         let m = &self.model;
         let pinning = |s: &&crate::model::Session| {
             let rows = s.lookup.iter().flat_map(|l| &l.rows);
-            rows.flat_map(|r| &r.grants).any(|(_, shares)| *shares > 0)
+            rows.flat_map(|r| &r.grants).any(|(_, pins)| *pins > 0)
         };
         let overdue = m.stores.iter().chain(&m.retrieves).filter(|t| t.overdue);
         let expected = [
@@ -94,23 +98,26 @@ impl World {
         );
     }
 
-    /// Every job is running or waiting, was cancelled, or was answered once; so many run at a time.
+    /// Checks the limit of running jobs, and that each job is running, waiting, cancelled or answered once.
     fn verify_jobs(&self, running: u64, waiting: u64) {
         let (m, l2) = (&self.model, self.core.stats().requests().l2);
         let limit = if self.adapters.is_empty() { u64::MAX } else { self.scenario.l2.jobs.max(1) as u64 };
         assert!(running <= limit, "{running} jobs at a time, at most {limit}");
-        assert_eq!(running + waiting, m.jobs().count() as u64, "jobs that are not answered");
+        assert_eq!(running + waiting, m.jobs().count() as u64, "jobs that are running or waiting");
         let ours = [l2.jobs, l2.jobs_cancelled, l2.hit_chunks, l2.hit_objects, l2.policy_faults];
         let c = &m.counted;
         assert_eq!(
             ours,
             [m.submitted, c.jobs_cancelled, c.hit_chunks, c.hit_objects, 0],
-            "what became of jobs"
+            "jobs, cancelled jobs, hit chunks, hit objects and policy faults"
         );
-        assert!(l2.late_objects == 0 || l2.jobs_overdue > 0, "late, and no deadline is over");
+        assert!(
+            l2.late_objects == 0 || l2.jobs_overdue > 0,
+            "objects are late, but no job reached its deadline"
+        );
     }
 
-    /// Every adapter gets no more than the limits allow, and each of its results is counted once.
+    /// Checks the limits of each adapter, and that each of its results is counted once.
     fn verify_adapters(&self) {
         let l2 = &self.scenario.l2;
         let mut queued = 0;
@@ -122,7 +129,7 @@ impl World {
             let stores = (gauges.storing_bytes, gauges.storing_objects);
             assert_eq!(stores, self.model.in_io(i, false), "stores of adapter {i}");
             assert!(gauges.storing_tasks <= l2.tasks as u64, "{} tasks of adapter {i}", gauges.storing_tasks);
-            // A store that is tried again is queued beyond the limit.
+            // A store that is retried is queued beyond the limit.
             let again = counted.stored_objects + counted.store_retried_objects > 0;
             let limit = l2.queue + if again { l2.batch * l2.tasks } else { 0 };
             assert!(gauges.queued_keys <= limit as u64, "{} keys wait for adapter {i}", gauges.queued_keys);
@@ -135,11 +142,11 @@ impl World {
                 "{in_tasks} results of adapter {i} are not counted"
             );
             let retries = counted.store_failed_objects * u64::from(l2.retries);
-            assert!(counted.store_retried_objects >= retries, "given up before its last attempt");
+            assert!(counted.store_retried_objects >= retries, "a store failed before its last attempt");
         }
         assert!(
             (queued == 0) == (self.core.gauges().write_back_pending == 0),
-            "keys wait, and for no adapter"
+            "write-back is pending for no adapter, or not counted as pending"
         );
     }
 
@@ -149,7 +156,7 @@ impl World {
             .collect()
     }
 
-    /// Takes what was evicted out of the model, if it could be. Returns the chunks, with their pages.
+    /// Removes evicted chunks from the model; none may be protected. Returns them with their pages.
     fn accept_evictions(&mut self, protected: &BTreeSet<ChunkKey>) -> Vec<(ChunkKey, u64)> {
         let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         let evicted = self.model.accept_evictions(&view);
@@ -158,25 +165,25 @@ impl World {
         evicted
     }
 
-    /// Whether quotas have a say in what is evicted.
+    /// Whether quotas influence evictions.
     pub(super) fn quotas_matter(&self) -> bool {
         let set = !self.model.limits.is_empty() || self.model.default_limit.is_some();
         set && self.scenario.eviction == EvictionKind::IsolatedLru
     }
 
-    /// Whether what is evicted is exactly known.
+    /// Whether the exact order of evictions is known.
     fn order_is_known(&self) -> bool {
         let lru = matches!(self.scenario.eviction, EvictionKind::Lru | EvictionKind::IsolatedLru);
         lru && self.scenario.uniform() && !self.quotas_matter()
     }
 
-    /// A salt owns so many bytes.
+    /// Bytes of memory that a salt uses.
     fn owned(&self, salt: u8) -> u64 {
         let own = self.model.live.iter().map(|u| &self.model.allocs[*u]).filter(|a| a.key.chunk.salt == salt);
         own.map(|a| a.pages * self.scenario.page).sum()
     }
 
-    /// Nobody takes memory beyond its quota.
+    /// Checks that new reservations do not exceed a quota.
     fn judge_growth(&self, new: &[Uid]) {
         if !self.quotas_matter() {
             return;
@@ -188,7 +195,7 @@ impl World {
         }
     }
 
-    /// After a change of quotas: nobody is over one who could give something.
+    /// Checks evictions after a change of quotas: enough from each salt over its quota, but no more.
     pub(super) fn judge_quotas(&mut self) {
         if !self.quotas_matter() {
             return;
@@ -209,7 +216,7 @@ impl World {
         }
     }
 
-    /// Exactly the least recently used chunks were evicted, of one prompt the tail first.
+    /// Checks that the least recently used chunks were evicted, and the tail of a prompt before its head.
     fn judge_order(&mut self, evicted: &[(ChunkKey, u64)], protected: &BTreeSet<ChunkKey>) {
         self.seen.evictions_judged += evicted.len() as u64;
         let peers = self.scenario.faults.contains(&Fault::Peer);
@@ -225,7 +232,7 @@ impl World {
                 let continues = victim.model == kept.model
                     && victim.salt == kept.salt
                     && self.scenario.universe.continues(kept.node, victim.node);
-                // A peer locks single chunks: it may use a tail without its head.
+                // A peer locks single chunks, so it may use a tail without its head.
                 let exact = used.earliest == used.latest && kept_used == used;
                 let head_first = !peers && continues && exact;
                 assert!(!head_first, "{victim:?} evicted before its continuation {kept:?}");
@@ -233,11 +240,11 @@ impl World {
         }
     }
 
-    /// What a store evicted, and dropped for being unreadable.
+    /// Checks the slots that a store got, and what was evicted for it.
     pub(super) fn judge_store(&mut self, plan: &StorePlan, prepared: &PreparedStore) {
         let given = prepared.slots.len();
         assert_eq!(prepared.chunks, plan.missing[..given.min(plan.missing.len())], "chunks to write");
-        assert_eq!(prepared.no_space, given < plan.missing.len(), "whether memory ended");
+        assert_eq!(prepared.no_space, given < plan.missing.len(), "whether there was too little memory");
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
             if self.order_is_known() {
@@ -255,13 +262,13 @@ impl World {
         }
     }
 
-    /// Whether memory is still in use once this event is settled.
+    /// Whether a reservation keeps its memory when this event is settled.
     fn stays(&self, uid: Uid) -> bool {
         let alloc = &self.model.allocs[uid];
         alloc.state != State::Unlinked || self.model.pins(uid) > 0 || alloc.io > 0
     }
 
-    /// If somebody got less than it wanted, no eviction could have made room for more.
+    /// Checks that no eviction could have freed `pages` contiguous pages for a request that was refused.
     pub(super) fn judge_refusal(&mut self, protected: &BTreeSet<ChunkKey>, pages: u64) {
         if self.quotas_matter() || self.model.may_hold_more() {
             return;
@@ -280,10 +287,10 @@ impl World {
             }
         }
         let longest = busy.split(|b| *b).map(<[bool]>::len).max().unwrap_or(0) as u64;
-        assert!(longest < pages, "refused although {longest} pages could be had");
+        assert!(longest < pages, "refused although {longest} pages could be freed");
     }
 
-    /// What trimming evicted after a commit.
+    /// Checks what trimming evicted after a commit.
     pub(super) fn judge_trim(&mut self) {
         let Some(trim) = self.scenario.trim else { return };
         let page = self.scenario.page;
@@ -309,7 +316,7 @@ impl World {
         );
     }
 
-    /// New reservations are whole pages of the arena that nobody else has.
+    /// Checks that new reservations are aligned, inside the arena, and do not overlap memory in use.
     pub(super) fn check_new_slots(&self, new: &[Uid]) {
         self.judge_growth(new);
         let page = self.scenario.page;

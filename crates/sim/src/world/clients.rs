@@ -1,4 +1,4 @@
-//! What well-behaved clients do: the flow of requests, and copies page by page.
+//! Clients without faults: the calls of a request, and copies page by page.
 
 use larder_core::LookupStatus;
 use larder_types::object::KvRank;
@@ -8,7 +8,7 @@ use super::{Copy, Engine, Event, Granted, Request, Worker, World};
 use crate::model::{Key, LookupCall, Name};
 use crate::scenario::Millis;
 
-/// What belongs into page `page` of an object.
+/// The expected content of page `page` of an object.
 pub(super) fn tag(key: Key, page: u64) -> u64 {
     let chunk = key.chunk;
     let object = (u64::from(chunk.model) << 8) | u64::from(chunk.salt);
@@ -17,7 +17,7 @@ pub(super) fn tag(key: Key, page: u64) -> u64 {
 }
 
 impl World {
-    /// Engines connect and their workers register.
+    /// Fills the adapters, registers the workers and schedules the first events.
     pub(super) fn start(&mut self) {
         let scenario = self.scenario.clone();
         self.fill_adapters();
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// A prompt, the early ones more often.
+    /// A random prompt; the first ones are more frequent.
     pub(super) fn draw_node(&mut self) -> u16 {
         let nodes = self.scenario.universe.nodes.len();
         self.rng.index(nodes).min(self.rng.index(nodes)) as u16
@@ -78,7 +78,7 @@ impl World {
         self.ids.len() as u32 - 1
     }
 
-    /// A request comes in, and is looked up.
+    /// Begins a request: draws its id and looks up its prompt.
     pub(super) fn arrive(&mut self, engine: usize, node: u16) {
         let id = self.draw_request_id();
         let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
@@ -96,7 +96,7 @@ impl World {
         self.lookup(&call);
         self.requests.push(Request { engine, id, salt, node, hit: 0 });
         let wait = self.pause();
-        // A few are cancelled before the scheduler asks.
+        // Some requests are cancelled before the first query.
         let next = Event::Query(self.requests.len() - 1);
         let cancelled = self.rng.chance(4);
         self.schedule(wait, if cancelled { Event::End(self.requests.len() - 1) } else { next });
@@ -105,7 +105,7 @@ impl World {
     fn on_query(&mut self, index: usize) {
         let request = self.requests[index].clone();
         let total = self.scenario.universe.nodes[usize::from(request.node)].path.len() as u32;
-        // Under a reused id the answer may be that to another prompt.
+        // For a reused id this may be the hit of another prompt.
         let hit = match self.query(request.id) {
             LookupStatus::Ready(hit) => hit.min(total),
             LookupStatus::Unknown => 0,
@@ -124,7 +124,7 @@ impl World {
         let workers = self.engines[request.engine].workers.clone();
         let spec = self.engines[request.engine].spec.clone();
         let mut start = spec.window.map_or(0, |w| hit.saturating_sub(w));
-        // The engine itself still has the head of the prompt.
+        // The engine may still have the head of the prompt in its own memory.
         if hit > 0 && self.rng.chance(30) {
             let held = self.rng.between(0, u64::from(hit)) as u32;
             self.free(request.id, None, 0, held);
@@ -149,7 +149,7 @@ impl World {
         }
     }
 
-    /// A store, in one call or in two.
+    /// Schedules a store, in one call or in two.
     fn plan_stores(&mut self, request: usize, worker: usize, start: u32, end: u32, wait: Millis) {
         if start >= end {
             return;
@@ -195,7 +195,7 @@ impl World {
         let request = self.requests[request].clone();
         let (context, name) = (self.context(worker, request.node), self.name(worker, &request, start, end));
         if let Some(granted) = self.prepare_store(context, name) {
-            // What was there before is lost from the first moment on.
+            // The slots may be overwritten at any time from now on.
             for place in &granted.places {
                 self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX - granted.seq);
             }
@@ -229,7 +229,7 @@ impl World {
         self.schedule(wait, Event::Copy(self.copies.len() - 1));
     }
 
-    /// A step of a copy: some pages are written, or read and checked.
+    /// Makes a step of a copy: writes some pages, or reads and checks them.
     fn on_copy(&mut self, index: usize) {
         let copy = self.copies[index].clone();
         if !copy.running {
@@ -271,7 +271,7 @@ impl World {
         }
     }
 
-    /// Until the next step of a copy: usually soon, sometimes around or after its TTL.
+    /// Time until the next step of a copy: usually short, in stalls about the TTL or longer.
     fn copy_wait(&mut self, write: bool) -> Millis {
         if !self.rng.chance(self.scenario.stalls) {
             return self.pause();
@@ -280,15 +280,13 @@ impl World {
         ttl * self.rng.pick(&[2, 3, 4, 5, 7, 9]) / 4
     }
 
-    /// The worker or the connection of some copies is gone since `at`: they have the quarantine to
-    /// come to their end.
+    /// Limits copies to the end of the quarantine after their worker or connection was lost at `at`.
     pub(super) fn limit_copies(&mut self, at: Millis, gone: impl Fn(&Copy) -> bool) {
         let limit = at + self.scenario.quarantine;
         self.copies.iter_mut().filter(|c| gone(c)).for_each(|c| c.limit = c.limit.min(limit));
     }
 
-    /// Copies whose memory is no longer kept for them have ended: their process is gone, or so late
-    /// that it was given up. No memory is given up earlier than was promised.
+    /// Stops the copies for which memory is no longer kept, and checks that it was kept until their limit.
     pub(super) fn cut_copies(&mut self) {
         for (instance, at) in std::mem::take(&mut self.model.reaped) {
             self.limit_copies(at, |c| c.name.instance == instance);
@@ -296,7 +294,7 @@ impl World {
         for index in 0..self.copies.len() {
             let copy = &mut self.copies[index];
             if copy.running && !self.model.may_copy(copy.seq) {
-                assert!(self.now >= copy.limit, "memory given up under {copy:?}");
+                assert!(self.now >= copy.limit, "memory not kept until the limit of {copy:?}");
                 copy.running = false;
                 self.seen.copies_cut += 1;
                 let wait = self.pause();
@@ -310,8 +308,8 @@ impl World {
         if !copy.commits || self.postponed(copy.worker, Event::Commit(index)) {
             return;
         }
-        // Nobody can tell this commit from that of another copy of the same name once the core has
-        // forgotten this one; a client that does it lies.
+        // The core no longer knows this transfer, but another one of the same name. It cannot distinguish
+        // their commits, so a correct client does not make this one.
         if !self.model.knows_seq(copy.seq) && self.model.knows(&copy.name) {
             return;
         }
@@ -328,7 +326,7 @@ impl World {
         let request = self.requests[index].clone();
         self.end_session(request.id);
         if self.rng.chance(40) {
-            // The conversation goes on: a prompt that begins with this one.
+            // The next turn of the conversation: a prompt that begins with this one.
             let nodes = self.scenario.universe.nodes.len();
             let longer = (0..nodes as u16).filter(|n| self.scenario.universe.continues(*n, request.node));
             let longer: Vec<u16> = longer.collect();
@@ -348,7 +346,7 @@ impl World {
         self.schedule(wait, Event::Ping(index));
     }
 
-    /// A silent worker does nothing; what it would have done comes afterwards.
+    /// Postpones the event of a silent worker to the end of its silence. Returns whether it is silent.
     fn postponed(&mut self, worker: usize, event: Event) -> bool {
         let until = self.workers[worker].silent_until;
         let silent = until > self.now;

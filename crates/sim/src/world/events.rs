@@ -1,4 +1,4 @@
-//! Somebody who follows the core's event logs must know, after every call, what is there.
+//! After every call, the core's event logs must describe exactly what is in L1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use larder_core::stats::events::{Change, Tier};
 use larder_types::ids::AdapterId;
 use larder_types::object::{ChunkHash, ObjectKey};
 
-/// More than one call can cause.
+/// Capacity of the event logs: more than one call can write.
 const RECORDS: usize = 1 << 14;
 
-/// A chunk as events name it. Chunks of several salts look the same.
+/// A chunk as chunk events identify it: without its salt.
 type Name = (Arc<str>, ChunkHash);
 
-/// What is there, as far as the logs tell.
+/// The state that the event logs describe.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     objects: HashSet<ObjectKey>,
@@ -26,30 +26,34 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Follows a new core from its first call on.
+    /// Enables the event logs of a new core.
     pub(super) fn new(core: &mut Core) -> Self {
         core.record_object_events(RECORDS);
         core.record_chunk_events(RECORDS);
         Self::default()
     }
 
-    /// Reads what is new, and compares what follows from it with what is there.
+    /// Reads the new events and compares the resulting state with the core.
     pub(super) fn verify(&mut self, core: &Core) {
         let was = (self.object_cursor, self.chunk_cursor);
         self.read_objects(core);
         self.read_chunks(core);
         let readable = core.gauges().l1.resident_objects;
-        assert_eq!(readable, self.objects.len() as u64, "objects that were told of and can be read");
+        assert_eq!(readable, self.objects.len() as u64, "readable objects, and objects in events");
         if was == (self.object_cursor, self.chunk_cursor) {
             return;
         }
         let listed = core.index().list(0, usize::MAX).objects;
         let there: HashSet<ObjectKey> = listed.into_iter().map(|object| object.key).collect();
-        assert!(there == self.objects, "objects: {:?}", there.symmetric_difference(&self.objects));
-        assert_eq!(whole(&there), self.chunks, "chunks of which each rank's object can be read");
+        assert!(
+            there == self.objects,
+            "objects that differ: {:?}",
+            there.symmetric_difference(&self.objects)
+        );
+        assert_eq!(whole(&there), self.chunks, "chunks with a readable object for each rank");
         for (adapter, _) in core.adapters() {
-            let told = self.stored_in_l2.get(&adapter).copied().unwrap_or(0);
-            assert_eq!(told, core.stats().adapter(adapter).stored_objects, "stores of {adapter:?}");
+            let stored = self.stored_in_l2.get(&adapter).copied().unwrap_or(0);
+            assert_eq!(stored, core.stats().adapter(adapter).stored_objects, "stores of {adapter:?}");
         }
     }
 
@@ -58,7 +62,7 @@ impl Follower {
         assert!(!page.lost, "object events were lost");
         self.object_cursor = page.next_cursor;
         for (number, event) in page.records {
-            let as_it_should = match (event.tier, event.change) {
+            let valid = match (event.tier, event.change) {
                 (Tier::L1, Change::Stored) => self.objects.insert(event.key),
                 (Tier::L1, Change::Removed) => self.objects.remove(&event.key),
                 (Tier::L1, Change::Used) => self.objects.contains(&event.key),
@@ -67,7 +71,7 @@ impl Follower {
                     true
                 }
             };
-            assert!(as_it_should, "object event {number} says what was so already");
+            assert!(valid, "object event {number} changes nothing, or uses an object that is not in L1");
         }
     }
 
@@ -78,13 +82,14 @@ impl Follower {
         for (number, event) in page.records.into_iter().filter(|(_, event)| event.tier == Tier::L1) {
             let count = self.chunks.entry((event.model, event.hash)).or_default();
             let now = if event.visible { Some(*count + 1) } else { count.checked_sub(1) };
-            *count = now.unwrap_or_else(|| panic!("chunk event {number} withdraws what was not told of"));
+            *count =
+                now.unwrap_or_else(|| panic!("chunk event {number} removes a chunk that was not stored"));
         }
         self.chunks.retain(|_, count| *count > 0);
     }
 }
 
-/// How many salts have each chunk whole. The simulation's models have one group of layers.
+/// For each chunk, the number of salts with an object of every rank. The models have one group of layers.
 fn whole(objects: &HashSet<ObjectKey>) -> HashMap<Name, u64> {
     let mut ranks = BTreeMap::<_, BTreeMap<u32, BTreeSet<u32>>>::new();
     for key in objects {

@@ -1,4 +1,4 @@
-//! What misbehaving clients, networks and operators do.
+//! Faults of clients, networks, adapters and the server, and actions of operators.
 
 use larder_core::Core;
 use larder_policy::{OffloadKind, PrefetchKind};
@@ -41,7 +41,7 @@ impl World {
             Fault::Clear => self.clear(false),
             Fault::ForcedClear => self.clear(true),
             Fault::CutMemory => {
-                // A little at a time, so that something is left to test with.
+                // At most an eighth, so that enough memory remains for the rest of the run.
                 let end = self.rng.between(self.pages - self.pages / 8, self.pages);
                 self.truncate_capacity(end);
             }
@@ -54,7 +54,7 @@ impl World {
                 }
             }
             Fault::Stranger => self.act_as_stranger(),
-            Fault::Warm => self.warm_up(),
+            Fault::Warm => self.request_prefetch(),
             Fault::Quota => {
                 let salt = self.rng.index(self.scenario.universe.salts.len()) as u8;
                 let salt = self.rng.chance(70).then_some(salt);
@@ -81,7 +81,7 @@ impl World {
         self.schedule(wait, Event::Fault);
     }
 
-    /// The process is gone, its DMA perhaps not: copies go on for a while, and nobody commits them.
+    /// A worker process dies. Its copies may continue for a while (DMA), but are not committed.
     fn crash_worker(&mut self) {
         let index = self.rng.index(self.workers.len());
         let (instance, connection) = (self.fresh() as i64, self.fresh());
@@ -90,7 +90,7 @@ impl World {
         let lost = std::mem::replace(&mut worker.connection, connection);
         self.copies.iter_mut().filter(|c| c.name.instance == dead).for_each(|c| c.commits = false);
         self.lose(lost);
-        // Its successor may have been started with other settings.
+        // The new process may have other settings.
         let models: Vec<_> = self.scenario.engines.clone();
         let spec = &mut self.workers[index].spec;
         if self.rng.chance(30) {
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    fn warm_up(&mut self) {
+    fn request_prefetch(&mut self) {
         if !self.warms.is_empty() && self.rng.chance(50) {
             let id = self.rng.pick(&self.warms);
             return self.prefetch_status(id);
@@ -180,7 +180,7 @@ impl World {
         self.warm(&WarmCall { model, world, salt, node, full });
     }
 
-    /// The process is gone and another takes its place: what had its name in L2 is all there is.
+    /// The server dies and another one starts, with an empty L1. The adapters keep their objects.
     fn crash_server(&mut self) {
         self.seen.server_crashes += 1;
         self.note_adapters();
@@ -222,8 +222,8 @@ impl World {
         let context = Context { model: worker.spec.model, node, connection: worker.connection };
         match self.rng.below(3) {
             0 => drop(self.ping(-1)),
-            1 => assert!(self.prepare_store(context, name).is_none(), "a stranger may write"),
-            _ => assert!(self.prepare_retrieve(context, name).is_none(), "a stranger may read"),
+            1 => assert!(self.prepare_store(context, name).is_none(), "an unregistered worker may write"),
+            _ => assert!(self.prepare_retrieve(context, name).is_none(), "an unregistered worker may read"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the core wants done outside, and what it is told of it.
+//! Execution of the core's effects, and the results of adapters.
 
 use larder_types::AdapterId;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use crate::model::{ChunkKey, Job, Key, Observed, State, Uid, View, WarmCall};
 use crate::trace::Call;
 
 impl World {
-    /// Ends a call: carries out what the core asks for, judges what it did by itself, compares all counts.
+    /// Ends a call: observes what the core did for L2, executes its effects, and compares it with the model.
     pub(super) fn conclude(&mut self) {
         let lazy = self.scenario.l2.lazy;
         self.observe();
@@ -28,25 +28,29 @@ impl World {
         self.verify();
     }
 
-    /// Whether the core has answered a job that the model still waits for.
+    /// Whether the core has answered a job whose answer the model has not seen.
     fn is_answered(&self) -> bool {
         self.core.prefetch_jobs(usize::MAX).ids.len() < self.model.jobs().count()
     }
 
-    /// Begins what the core asks for.
+    /// Begins the core's effects.
     pub(super) fn collect(&mut self) {
         let overdue = self.core.stats().requests().l2.jobs_overdue;
         let effects = self.core.take_effects();
         assert_eq!(
             self.core.stats().requests().l2.jobs_overdue,
             overdue,
-            "a job is late although time stands still"
+            "a job reached its deadline although no time passed"
         );
         self.observe();
         effects.into_iter().for_each(|effect| self.begin_effect(effect));
         self.model.settle();
         self.observe();
-        assert!(self.model.cancelled.is_empty(), "not reported: {:?}", self.model.cancelled);
+        assert!(
+            self.model.cancelled.is_empty(),
+            "cancelled lookups that were not reported: {:?}",
+            self.model.cancelled
+        );
         for (i, asked) in self.asked.iter().enumerate() {
             let c = self.core.stats().adapter(AdapterId(i as u32));
             let counted = [
@@ -57,7 +61,7 @@ impl World {
                 c.store_requests,
                 c.store_objects,
             ];
-            assert_eq!(counted, *asked, "what adapter {i} was asked for");
+            assert_eq!(counted, *asked, "requests and objects of adapter {i}");
         }
     }
 
@@ -67,9 +71,9 @@ impl World {
                 self.note_asked(adapter, 0, keys.len());
                 let keys: Vec<Key> = keys.iter().map(|key| self.key(key)).collect();
                 let wanted: BTreeSet<Key> = self.model.jobs().flat_map(Job::keys).collect();
-                // Of a job that was cancelled since, questions may still be asked.
+                // If effects are executed late, lookups may belong to a job that was cancelled since.
                 let all = self.scenario.l2.lazy > 0 || keys.iter().all(|key| wanted.contains(key));
-                assert!(all, "asked for what no job wants");
+                assert!(all, "an adapter lookup of keys that no job requests");
                 self.trace.answer(keys.len() as u64);
                 self.ask(adapter.0, lookup.0, keys);
             }
@@ -106,7 +110,7 @@ impl World {
         }
     }
 
-    /// A lookup that needed L2 is answered or cancelled. What it promises is there.
+    /// Checks the report of a lookup that needed L2: answered, with the objects of the hit in L1, or cancelled.
     fn lookup_done(&mut self, report: &LookupReport) {
         let LookupReport { request_id, model, salt, requested_chunks, hit } = report;
         self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
@@ -120,12 +124,12 @@ impl World {
             return;
         };
         let request =
-            self.ids.iter().position(|id| id == request_id).expect("only known requests are answered");
+            self.ids.iter().position(|id| id == request_id).expect("an answer has a known request id");
         let job = self.model.lookup_answered(request as u32, hit);
         let universe = &self.scenario.universe;
         assert_eq!(*model, universe.models[usize::from(job.chunks[0].model)], "model of a lookup");
         assert_eq!(*salt, universe.salts[usize::from(job.chunks[0].salt)], "salt of a lookup");
-        assert_eq!(*requested_chunks as usize, job.chunks.len(), "chunks asked for");
+        assert_eq!(*requested_chunks as usize, job.chunks.len(), "requested chunks");
         let held = job.needed(hit.chunks).into_iter().filter_map(|key| self.model.resident(key));
         held.for_each(|uid| self.check_bytes(uid));
         self.model.settle();
@@ -142,15 +146,19 @@ impl World {
             let key = self.key(&item.key);
             let place = (item.offset, item.bytes);
             let uid = self.model.begin_io(item.io.0, adapter, key, place, task.is_none());
-            // A task is alive at least as long as its I/O.
+            // A task does not end before its I/O.
             let is_stored = |t: &Task| {
                 let mut ios = t.ios.iter().map(|io| &self.ios[*io]);
                 t.adapter == adapter && t.untold && ios.any(|io| io.place.key == key && io.lent)
             };
             assert!(task.is_none() || !self.tasks.iter().any(is_stored), "{key:?} is in two tasks");
             let fits = |size: &u64| *size == item.bytes || *size == item.bytes.next_multiple_of(4096);
-            let told = self.told.get(&(adapter, key)).is_some_and(|sizes| sizes.iter().any(fits));
-            assert!(task.is_some() || told, "adapter {adapter} never had {key:?} of {} bytes", item.bytes);
+            let reported = self.told.get(&(adapter, key)).is_some_and(|sizes| sizes.iter().any(fits));
+            assert!(
+                task.is_some() || reported,
+                "adapter {adapter} has not reported {key:?} of {} bytes",
+                item.bytes
+            );
             if task.is_none() {
                 self.loads.insert(item.io.0, self.model.ios[&item.io.0]);
             }
@@ -159,7 +167,7 @@ impl World {
         }
     }
 
-    /// The bytes of an object are those of its key.
+    /// Checks that the bytes of an object are those of its key.
     pub(super) fn check_bytes(&self, uid: Uid) {
         let Place { page, pages, key } = self.place(uid);
         for i in 0..pages {
@@ -167,7 +175,7 @@ impl World {
         }
     }
 
-    /// Follows what the core did for L2, and judges it.
+    /// Observes what the core did for L2, and checks it.
     fn observe(&mut self) {
         let scenario = self.scenario.clone();
         let view = View { l1: self.core.index(), universe: &scenario.universe };
@@ -180,12 +188,12 @@ impl World {
         }
         admitted.into_iter().for_each(|uid| self.check_bytes(uid));
         offloaded.into_iter().for_each(|uid| {
-            assert!(self.is_offloaded(uid), "left L1, not in L2: {:?}", self.model.allocs[uid])
+            assert!(self.is_offloaded(uid), "removed from L1, but not in L2: {:?}", self.model.allocs[uid])
         });
     }
 
-    /// Whether an object is in L2: some adapter that can be read from has stored it in its size. (Which of several
-    /// adapters must have it depends on what was queued before, and is tested in the core.)
+    /// Whether a readable adapter has stored an object in its size. (Which adapters must have it depends on earlier
+    /// queues, and is tested in `larder-core`.)
     fn is_offloaded(&self, uid: Uid) -> bool {
         let alloc = self.model.allocs[uid];
         let mut readable =
@@ -208,7 +216,7 @@ impl World {
         self.begin(Call::Loaded { io, ok });
         let crate::model::Io { uid, adapter, .. } = self.loads[&io];
         let (id, bytes) = (AdapterId(adapter), self.model.allocs[uid].bytes);
-        // After the I/O a load may be given up and its memory be used again.
+        // After the I/O a load may be abandoned and its memory reused.
         let in_io = self.model.ios.contains_key(&io);
         let before = *self.core.stats().adapter(id);
         self.model.results_due.remove(&uid);
@@ -239,7 +247,7 @@ impl World {
         let stays = |uid: &Uid| view.stays(self.model.allocs[*uid].key, false);
         let gone = self.model.in_state(State::Resident).filter(|uid| !stays(uid));
         let offloaded = gone.filter(|uid| self.is_offloaded(*uid)).count() as u64;
-        assert!(left <= offloaded, "{left} objects left L1, {offloaded} of them are in L2");
+        assert!(left <= offloaded, "{left} objects removed from L1, but only {offloaded} of them are in L2");
         self.conclude();
     }
 
@@ -275,8 +283,8 @@ impl World {
         self.conclude();
     }
 
-    /// What the core has learned now: the model beside it does not, and takes its word for which chunks
-    /// are worth keeping. Only a lookup teaches it, and when that has been looked up decides by it.
+    /// Reads from the core's reuse predictor which chunks the adaptive policy retains; the model does not predict
+    /// this. The predictor changes only in lookups.
     pub(super) fn learn(&mut self) {
         let Some(reuse) = self.core.predictor() else { return };
         let universe = &self.scenario.universe;
@@ -293,7 +301,7 @@ impl World {
         self.model.kept = Some(kept);
     }
 
-    /// What has been planned or queued keeps to what was true then.
+    /// Changes the policies for L2. Work that is planned or queued keeps the old ones.
     pub(super) fn choose_policies(&mut self, prefetch: PrefetchKind, store: OffloadKind) {
         self.advance();
         self.begin(Call::Policies { prefetch: prefetch.name(), store: store.name() });
@@ -322,7 +330,7 @@ impl World {
         self.conclude();
     }
 
-    /// The model's name of an object.
+    /// The model's key of an object.
     fn key(&self, key: &ObjectKey) -> Key {
         let universe = &self.scenario.universe;
         let at = |names: &[std::sync::Arc<str>], name| {

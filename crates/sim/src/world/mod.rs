@@ -1,4 +1,4 @@
-//! The simulated node: clients, their copies, the arena's bytes, the core, and the model beside it.
+//! The simulated node: clients, their copies, adapters, the arena's bytes, the core and the model.
 
 mod adapters;
 mod audit;
@@ -28,7 +28,7 @@ use crate::rng::Rng;
 use crate::scenario::{EngineSpec, Millis, Scenario};
 use crate::trace::Trace;
 
-/// Something that a client will do.
+/// A scheduled step of a client or an adapter, or a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive(usize),
@@ -47,7 +47,7 @@ enum Event {
     TaskResult(usize),
 }
 
-/// A worker process and its place in an engine.
+/// A worker process of an engine.
 #[derive(Clone, Debug)]
 struct Worker {
     spec: EngineSpec,
@@ -65,18 +65,18 @@ struct Engine {
     workers: Vec<usize>,
 }
 
-/// A request on its way.
+/// A request of an engine.
 #[derive(Clone, Debug)]
 struct Request {
     engine: usize,
     id: u32,
     salt: u8,
     node: u16,
-    /// What the scheduler was told.
+    /// The hit that the query returned.
     hit: u32,
 }
 
-/// A slot: its first page, its pages, and whose bytes belong there.
+/// A slot: its first page, its number of pages, and the key of its object.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     page: u64,
@@ -91,7 +91,7 @@ struct Granted {
     places: Vec<Place>,
 }
 
-/// Bytes on their way between a worker and the arena.
+/// A copy between a worker and the arena.
 #[derive(Clone, Debug)]
 struct Copy {
     write: bool,
@@ -101,20 +101,20 @@ struct Copy {
     name: Name,
     seq: u64,
     places: Vec<Place>,
-    /// Pages copied.
+    /// Pages copied so far.
     at: u64,
-    /// Pages of each step.
+    /// Pages of a step.
     stride: u64,
-    /// Until when it may touch its slots, by what workers are promised: a second TTL for a writer,
-    /// one for a reader, the quarantine once its worker or connection is gone.
+    /// Until when it may access its slots: two write TTLs for a store, one read TTL for a retrieve, and
+    /// at most the quarantine after its worker or connection is lost.
     limit: Millis,
     connection: u64,
-    /// Its process lives to say that it is done.
+    /// Whether it is committed at its end: not if its process has died.
     commits: bool,
     running: bool,
 }
 
-/// What a peer asked for.
+/// A lookup of a peer.
 #[derive(Clone, Debug)]
 struct PeerRequest {
     id: u64,
@@ -122,68 +122,68 @@ struct PeerRequest {
     keys: Vec<Key>,
 }
 
-/// What was seen in a run.
+/// Events that the harness counted in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Pages that readers checked.
+    /// Pages that retrieves read and checked.
     pub pages_read: u64,
-    /// Pages that writers wrote.
+    /// Pages that stores wrote.
     pub pages_written: u64,
-    /// Of those, by copies whose worker or connection was gone.
+    /// Of those, pages written after the store expired or lost its worker or connection.
     pub orphan_pages_written: u64,
-    /// The same for reading.
+    /// The same for pages read by retrieves.
     pub orphan_pages_read: u64,
-    /// Stores that memory could not be made for.
+    /// Stores that got fewer slots than they needed.
     pub stores_refused: u64,
-    /// Copies that were cut off by the contract, not by their end.
+    /// Copies stopped at their time limit.
     pub copies_cut: u64,
-    /// Stores prepared under the name of one that was still known.
+    /// Stores prepared with the name of a transfer that was still known.
     pub stores_equal: u64,
-    /// Commits that came too late.
+    /// Commits of stores that had expired.
     pub commits_late: u64,
-    /// Chunks evicted by stores where the exact order was checked.
+    /// Chunks evicted with their exact order checked.
     pub evictions_judged: u64,
-    /// Chunks that went because a quota was lowered.
+    /// Chunks evicted after a change of quotas.
     pub evicted_for_quotas: u64,
-    /// Objects reserved to be loaded.
+    /// Objects reserved for loads.
     pub loads_reserved: u64,
-    /// Pages that adapters wrote.
+    /// Pages that adapters loaded.
     pub pages_loaded: u64,
-    /// Pages that adapters read and checked.
+    /// Pages that adapters stored, after checking them.
     pub pages_stored: u64,
-    /// Things that adapters never did.
+    /// Steps of adapters that hung.
     pub hung: u64,
-    /// Queries before there was a result.
+    /// Queries answered as pending.
     pub queries_pending: u64,
-    /// Objects that warm-ups loaded.
+    /// Objects loaded by prefetch requests.
     pub warm_objects: u64,
-    /// Lookups after which the core would not have kept all that is loaded, where it learns.
+    /// Reads of the core's reuse predictor that excluded some chunks.
     pub learned_otherwise: u64,
-    /// Deaths of the server.
+    /// Server crashes.
     pub server_crashes: u64,
-    /// Stores to L2 tried again.
+    /// Objects of stores to L2 that were retried.
     pub stores_retried: u64,
-    /// Given up.
+    /// Objects of stores to L2 that failed after the last attempt.
     pub stores_failed: u64,
-    /// Dropped from a full queue.
+    /// Objects of stores to L2 that were dropped from a full queue.
     pub stores_dropped: u64,
-    /// Found to be gone.
+    /// Objects of stores to L2 that had been removed before.
     pub stores_gone: u64,
-    /// Lookups whose hit was known from end to end.
+    /// Lookups at the end of a run with their exact hit checked.
     pub lookups_audited: u64,
 }
 
-/// Everything there is in a run.
+/// The state of a run.
 #[derive(Debug)]
 pub struct World {
     scenario: Rc<Scenario>,
     rng: Rng,
     now: Millis,
     core: Core,
-    /// Somebody who reads the core's event logs.
+    /// A reader of the core's event logs.
     follower: Follower,
     model: Model,
-    /// What lies in each page: whose bytes, and which of them.
+    /// The [tag](clients::tag) in each page.
     memory: Vec<u64>,
     /// Pages that the core may use.
     pages: u64,
@@ -199,25 +199,25 @@ pub struct World {
     questions: Vec<Question>,
     ios: Vec<Io>,
     tasks: Vec<Task>,
-    /// Loads that were begun, by I/O operation.
+    /// All loads begun, by I/O operation.
     loads: BTreeMap<u64, crate::model::Io>,
-    /// Sizes that adapters ever answered with.
+    /// Sizes that adapters have reported.
     told: BTreeMap<(u32, Key), Vec<u64>>,
-    /// What each adapter was asked for: lookups, keys, load requests, objects, store requests, objects.
+    /// Counts for each adapter: lookups, their keys, loads, their objects, stores, their objects.
     asked: Vec<[u64; 6]>,
-    /// What the servers counted that have died.
+    /// Counters of the servers that have died.
     ended: Vec<(Counters, L1Counters)>,
     queue: BinaryHeap<Reverse<(Millis, u64, Event)>>,
     scheduled: u64,
     calls: u64,
     next_name: u64,
     seen: Seen,
-    /// What happened.
+    /// The steps so far.
     pub trace: Trace,
 }
 
 impl World {
-    /// Draws a run.
+    /// Draws the scenario of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let scenario = Rc::new(Scenario::draw(&mut rng));
@@ -292,10 +292,10 @@ impl World {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs the scenario to its end.
     ///
     /// # Panics
-    /// If the core does anything that it should not.
+    /// If a check fails.
     pub fn run(&mut self) {
         self.learn();
         self.start();
@@ -313,18 +313,18 @@ impl World {
         self.finish();
     }
 
-    /// What all servers counted, one after the other.
+    /// Counters of all server processes, in order.
     pub fn counted(&self) -> Vec<(Counters, L1Counters)> {
         let last = (*self.core.stats().requests(), *self.core.stats().l1());
         self.ended.iter().copied().chain([last]).collect()
     }
 
-    /// What was seen.
+    /// Events counted so far.
     pub fn seen(&self) -> Seen {
         self.seen
     }
 
-    /// Adds what the adapters of this server did to what was seen.
+    /// Adds this server's counters of adapters to the counted events.
     fn note_adapters(&mut self) {
         for i in 0..self.adapters.len() {
             let counters = self.core.stats().adapter(AdapterId(i as u32));
@@ -335,12 +335,12 @@ impl World {
         }
     }
 
-    /// The core, to look at.
+    /// The core.
     pub fn core(&self) -> &Core {
         &self.core
     }
 
-    /// What was drawn.
+    /// The scenario.
     pub fn scenario(&self) -> &Scenario {
         &self.scenario
     }
@@ -359,12 +359,12 @@ impl World {
         self.queue.push(Reverse((self.now + after, self.scheduled, event)));
     }
 
-    /// A typical wait.
+    /// A random wait, on average the clients' typical pause.
     fn pause(&mut self) -> Millis {
         self.rng.between(0, 2 * self.scenario.pace)
     }
 
-    /// Wakes the core if it asked for it before `at`, in runs in which somebody does.
+    /// Wakes the core at its next deadline if that is before `at`, in runs that do so. Returns whether it did.
     fn wake_before(&mut self, at: Millis) -> bool {
         let due = self.core.next_deadline().map(Time::as_millis);
         let wakes = |due: &Millis| self.scenario.driven && *due < at || self.scenario.stepped() && *due <= at;
@@ -374,7 +374,7 @@ impl World {
         true
     }
 
-    /// Time goes by, and nobody does anything.
+    /// Advances time without calls of clients.
     fn pass(&mut self, time: Millis) {
         let until = self.now + time;
         while self.scenario.stepped() && self.wake_before(until) {}
@@ -382,7 +382,7 @@ impl World {
         self.advance();
     }
 
-    /// All clients stop; nothing of them may remain.
+    /// Stops all clients, lets everything expire, and checks that nothing is held.
     fn finish(&mut self) {
         let s = self.scenario.clone();
         if self.rng.chance(50) {
@@ -394,26 +394,34 @@ impl World {
             self.peers.clone().iter().for_each(|p| self.lose(p.owner));
         }
         let longest = s.session_ttl.max(2 * s.write_ttl).max(2 * s.read_ttl).max(s.l2.load_deadline);
-        // What an adapter never did is done now; what it never told is given up, and tried again.
+        // Adapters complete what hung. Results that were lost time out in the core, and stores are retried.
         for _ in 0..s.l2.retries + 3 {
             self.work_off();
             self.pass(longest + s.quarantine + 1001);
         }
-        assert!(self.model.is_idle(), "the model holds nothing");
+        assert!(self.model.is_idle(), "the model still holds something");
         let gauges = self.core.gauges();
         let held =
             [gauges.sessions, gauges.lookup_leases, gauges.stores, gauges.retrieves, gauges.peer_leases];
-        assert_eq!(held, [0; 5], "somebody still holds something");
+        assert_eq!(held, [0; 5], "sessions, leases, stores, retrieves and peers at the end");
         assert_eq!(
             (gauges.quarantined_objects, gauges.l1.staged_objects, gauges.l1.unlinked_objects),
-            (0, 0, 0)
+            (0, 0, 0),
+            "quarantined, staged and unlinked objects at the end"
         );
         let busy = [gauges.prefetch_jobs, gauges.prefetch_waiting, gauges.write_back_pending];
-        assert_eq!((busy, gauges.l1.temporary_objects), ([0; 3], 0), "something goes on");
-        assert_eq!(gauges.l1.evictable_bytes, gauges.l1.used_bytes, "all that is left may be evicted");
+        assert_eq!(
+            (busy, gauges.l1.temporary_objects),
+            ([0; 3], 0),
+            "jobs, write-back and temporary objects at the end"
+        );
+        assert_eq!(
+            gauges.l1.evictable_bytes, gauges.l1.used_bytes,
+            "bytes that cannot be evicted at the end"
+        );
         self.audit();
         self.clear(true);
-        assert_eq!(self.core.gauges().l1.used_bytes, 0, "memory was lost");
+        assert_eq!(self.core.gauges().l1.used_bytes, 0, "bytes used after a forced clear");
         self.note_adapters();
     }
 }
