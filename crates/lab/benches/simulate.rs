@@ -1,4 +1,4 @@
-//! How fast a trace is simulated, by policy and by where chunks come from.
+//! Speed of simulating a trace, by eviction policy, with and without an L2.
 
 use std::path::Path;
 

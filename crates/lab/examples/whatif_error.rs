@@ -1,5 +1,5 @@
-//! How far the live what-if is off the full simulation, and what it costs:
-//! `cargo run --release --example whatif_error -- TRACE...`.
+//! Measures the error of the live what-if against the full simulation, and its cost per chunk:
+//! `cargo run --release -p larder-lab --example whatif_error -- TRACE...`.
 
 #![expect(clippy::print_stdout, reason = "prints measurements")]
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Prints the widest errors over all policies and sizes, in points of all chunks looked up.
+/// Prints the largest and mean errors over all policies and sizes, in points of all chunks looked up.
 fn compare(trace: &Trace, l1_chunks: u64, l2: L2Size) {
     let accesses = trace.chunk_accesses() as f64;
     let started = cpu_ns();
@@ -59,7 +59,7 @@ fn compare(trace: &Trace, l1_chunks: u64, l2: L2Size) {
     );
 }
 
-/// Time on the CPU: wall time says little on a machine that others use too.
+/// CPU time of this thread in ns, which other load on the machine does not distort. 0 if unavailable.
 fn cpu_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)

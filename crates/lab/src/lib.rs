@@ -1,7 +1,7 @@
-//! The policy lab: what other sizes and policies would do with the same requests.
+//! The policy lab: estimates what other cache sizes and policies would do with the same requests.
 //!
 //! - [`simulate`]: replays a trace of requests (`larder simulate`).
-//! - [`whatif`]: follows a sample of the requests of a running server.
+//! - [`whatif`]: estimates the same in a running server, from a sample of its requests.
 //! - [`recording`]: the file format of `--record`, which [`simulate`] reads.
 
 pub mod recording;

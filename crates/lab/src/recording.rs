@@ -1,6 +1,6 @@
-//! The lines of a recording: what a server was asked, to be asked again elsewhere.
+//! The file format of recordings: the requests of a server, to be replayed by a simulation.
 //!
-//! A recording is JSON lines. The first is a [`Header`], every other a [`Line`]. Times are
+//! A recording is a JSON lines file. The first line is a [`Header`], all others are [`Line`]s. Times are
 //! milliseconds since the server started.
 //!
 //! ```json
@@ -12,10 +12,10 @@
 //! {"op":"lookup","at":99,"request":"b","model":"m","tokens":800,"after":"5c…","new":["07…"]}
 //! ```
 //!
-//! The hashes of a prompt are chained, so the last one stands for all before it. A prompt is written
-//! as the last hash of it that the file has already (`after`) and the hashes that follow (`new`):
-//! each chunk costs its 64 characters once, however often a prompt comes back. [`Writer`] and
-//! [`Reader`] keep the books for that.
+//! The hashes of a prompt are chained, so the last one identifies all before it. A prompt is written as its
+//! last hash that the file already contains (`after`) and the hashes that follow (`new`), so a hash is
+//! written once however often prompts with it recur. [`Writer`] and [`Reader`] convert between prompts and
+//! this form.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use larder_types::object::ChunkHash;
 
-/// The version of the format.
+/// Version of the format.
 pub const VERSION: u32 = 1;
 
-/// How many chunks a [`Writer`] remembers to have written, at about 40 bytes each. Of more it forgets
-/// all, and writes them again when they come back.
+/// Most hashes that a [`Writer`] remembers as written, at about 40 bytes each. When there are more, it
+/// forgets all of them and writes them again when they recur.
 pub const CHUNKS_REMEMBERED_MAX: usize = 1 << 20;
 
 /// The first line.
@@ -43,7 +43,7 @@ pub struct Header {
 /// The chunks of a prompt, from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
-    /// The last hash that an earlier line has; the prompt begins with all that lead to it.
+    /// The last hash that an earlier line contains; the prompt starts with it and its predecessors.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "hex::optional")]
     pub after: Option<ChunkHash>,
     /// The hashes that follow.
@@ -51,101 +51,102 @@ pub struct Chain {
     pub new: Vec<ChunkHash>,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Line {
-    /// Workers serve a model.
+    /// Workers registered a model.
     Model {
-        /// When.
+        /// Time in milliseconds.
         at: u64,
-        /// Its name.
+        /// Name of the model.
         model: Arc<str>,
-        /// Pieces that one chunk is split into.
+        /// KV ranks that one chunk is split into.
         world_size: u32,
-        /// Bytes of one chunk, all pieces together.
+        /// Bytes of one chunk over all KV ranks.
         chunk_bytes: u64,
     },
     /// A prompt was looked up.
     Lookup {
-        /// When.
+        /// Time in milliseconds.
         at: u64,
-        /// For which request.
+        /// Id of the request.
         request: Arc<str>,
-        /// Of which model.
+        /// Name of the model.
         model: Arc<str>,
-        /// In which isolation domain.
+        /// Cache salt of the tenant.
         #[serde(default, skip_serializing_if = "str::is_empty")]
         salt: Arc<str>,
-        /// Its length in tokens.
+        /// Length of the prompt in tokens.
         tokens: u64,
-        /// Its whole chunks.
+        /// Whole chunks of the prompt.
         #[serde(flatten)]
         chain: Chain,
     },
-    /// The first worker of a model stored chunks of a prompt. The others store the same.
+    /// Chunks of a prompt were stored. Only the first worker of a model is recorded; the others store the
+    /// same.
     Store {
-        /// When.
+        /// Time in milliseconds.
         at: u64,
-        /// For which request.
+        /// Id of the request.
         request: Arc<str>,
-        /// Of which model.
+        /// Name of the model.
         model: Arc<str>,
-        /// In which isolation domain.
+        /// Cache salt of the tenant.
         #[serde(default, skip_serializing_if = "str::is_empty")]
         salt: Arc<str>,
-        /// The first chunk.
+        /// Index of the first chunk.
         start: u32,
-        /// Behind the last chunk.
+        /// Index after the last chunk.
         end: u32,
         /// The prompt up to `end`.
         #[serde(flatten)]
         chain: Chain,
     },
-    /// The first worker of a model has read chunks of a request's hit.
+    /// Chunks of a request's hit were read. Only the first worker of a model is recorded.
     Retrieve {
-        /// When.
+        /// Time in milliseconds.
         at: u64,
-        /// For which request.
+        /// Id of the request.
         request: Arc<str>,
-        /// The first chunk.
+        /// Index of the first chunk.
         start: u32,
-        /// Behind the last chunk.
+        /// Index after the last chunk.
         end: u32,
     },
     /// A request ended.
     End {
-        /// When.
+        /// Time in milliseconds.
         at: u64,
-        /// Which.
+        /// Id of the request.
         request: Arc<str>,
-        /// The hit of its last lookup in chunks.
+        /// Hit of its last lookup in chunks.
         hit: u32,
     },
-    /// The disk was too slow: this many lines are missing here.
+    /// Lines are missing here because the disk was too slow.
     Dropped {
-        /// When that was noticed.
+        /// Time in milliseconds at which the loss was detected.
         at: u64,
-        /// How many.
+        /// Number of missing lines.
         lines: u64,
     },
 }
 
-/// Writes prompts as [`Chain`]s.
+/// Converts prompts to [`Chain`]s.
 #[derive(Debug, Default)]
 pub struct Writer {
     written: HashSet<ChunkHash>,
 }
 
 impl Writer {
-    /// One that has written nothing.
+    /// A writer for an empty file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A prompt's chunks, and remembers them as written.
+    /// The chain of a prompt. Remembers its hashes as written.
     pub fn chain(&mut self, hashes: &[ChunkHash]) -> Chain {
-        // Who has a hash has all before it.
+        // A written hash implies that all before it are written.
         let known = hashes.partition_point(|hash| self.written.contains(hash));
         if self.written.len() + hashes.len() - known > CHUNKS_REMEMBERED_MAX {
             self.written.clear();
@@ -158,25 +159,25 @@ impl Writer {
     }
 }
 
-/// Reads [`Chain`]s back.
+/// Converts [`Chain`]s back to prompts.
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// Each chunk and the one before it.
+    /// The predecessor of each hash.
     before: HashMap<ChunkHash, Option<ChunkHash>>,
 }
 
-/// A line builds on a chunk that no line before it has.
+/// A line continues after a chunk that no line before it contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("goes on after chunk {0}, which no line before it has")]
 pub struct UnknownChunk(pub ChunkHash);
 
 impl Reader {
-    /// One that has read nothing.
+    /// A reader at the start of a file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The prompt's chunks from its start.
+    /// The hashes of a prompt from its start.
     ///
     /// # Errors
     /// [`UnknownChunk`] if a line before this one is missing.
@@ -189,7 +190,8 @@ impl Reader {
         }
         hashes.reverse();
         for hash in &chain.new {
-            // The first line that has a chunk says what is before it, so that no file leads in circles.
+            // Only the first line with a hash sets its predecessor, so that a corrupt file cannot form a
+            // cycle.
             self.before.entry(*hash).or_insert_with(|| hashes.last().copied());
             hashes.push(*hash);
         }
@@ -197,7 +199,7 @@ impl Reader {
     }
 }
 
-/// Hashes as hexadecimal digits.
+/// Serializes hashes as hexadecimal digits.
 mod hex {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_reads_as_it_is_written() {
+    fn lines_round_trip_through_json() {
         let chain = Chain { after: Some(hash(1)), new: vec![hash(2), hash(255)] };
         let lookup = Line::Lookup {
             at: 5,
@@ -285,15 +287,15 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_builds_on_a_missing_one_is_known() {
+    fn reader_rejects_chain_after_unknown_chunk() {
         let chain = Chain { after: Some(hash(1)), new: vec![] };
         assert_eq!(Reader::new().hashes(&chain), Err(UnknownChunk(hash(1))));
     }
 
     proptest! {
-        /// Prompts that share prefixes, written and read; each chunk is written once.
+        /// Prompts with common prefixes; each hash is written once.
         #[test]
-        fn prompts_come_back(prompts in prop::collection::vec(prop::collection::vec(0u64..3, 0..8), 0..20)) {
+        fn prompts_round_trip(prompts in prop::collection::vec(prop::collection::vec(0u64..3, 0..8), 0..20)) {
             let (mut writer, mut reader) = (Writer::new(), Reader::new());
             let mut written = Vec::new();
             for prompt in prompts {

@@ -1,46 +1,43 @@
-//! What a clairvoyant could do: the bounds that no policy beats.
+//! Belady bounds: the hits of a clairvoyant policy, which no policy can beat.
 //!
-//! A chunk that two requests in a row use costs L1 one place from the first to the second and saves one
-//! load or one computation. Which of those stretches to keep, never more at once than L1 has places, is
-//! the choice of the most intervals of which at most so many overlap, and the greedy answer is the best
-//! one (Belady 1966, with bypass): whenever there are too many, drop the one whose next use is farthest.
-//! Names of chunks are chained, so whoever wants a chunk wants all before it, and dropping the deepest of
-//! equals keeps every hit a leading run.
+//! Keeping a chunk from one use to the next takes one place in L1 for that interval and saves one load or one
+//! computation. The bound is the largest number of such intervals of which no more overlap than L1 has
+//! places. A greedy choice is optimal (Belady 1966, with bypass): whenever too many overlap, drop the one
+//! with the farthest next use. Chunk hashes are chained, so a request that uses a chunk also uses all chunks
+//! before it; dropping the deepest of several chunks with the same next use keeps every hit a prefix.
 //!
-//! Only stretches that end in a counted request count. L1 has no need to hold what a request is being
-//! given, so this is a bound for every L1 that has.
+//! Only intervals that end in a counted request count. The chunks of the request being served take no place,
+//! so this bound holds for every L1.
 //!
-//! A server's L1 has, unless it refuses stores: all chunks of a request are in it together, those found as
-//! well as those loaded and computed. Where requests are long and L1 is short that leaves little room for
-//! anything else meanwhile. So there is a second, closer bound, for an L1 that *holds* the request it serves,
-//! one request at a time: as many places fewer are left for the stretches that pass over it. The same greedy
-//! choice is the best one.
+//! The server's L1 holds all chunks of a request at the same time, whether found, loaded or computed, unless
+//! it refuses stores. The second bound (`*_holding`) is closer for such an L1 that serves one request at a
+//! time: while a request is served, its chunks take places from the intervals that span it. The same greedy
+//! choice is optimal.
 
 use std::collections::BinaryHeap;
 
 use super::model::L2Size;
 use super::trace::{ChunkNumber, Trace};
 
-/// Bounds for the requests behind the warm-up.
+/// Bounds for the requests after the warm-up, in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The most chunks that L1 can serve.
+    /// Most hits in L1.
     pub l1_hits: u64,
-    /// The most chunks that both tiers together can serve.
+    /// Most hits in both tiers together.
     pub hits: u64,
-    /// The fewest reads from L2 of whoever serves everything that was ever seen. Only known if L2 keeps
-    /// everything.
+    /// Fewest reads from L2 if no chunk is computed twice; `None` unless L2 is unbounded.
     pub l2_reads: Option<u64>,
-    /// As `l1_hits`, where L1 holds the request that is served.
+    /// As `l1_hits`, if L1 holds all chunks of the request being served.
     pub l1_hits_holding: u64,
-    /// As `l2_reads`, where L1 holds the request that is served.
+    /// As `l2_reads`, if L1 holds all chunks of the request being served.
     pub l2_reads_holding: Option<u64>,
 }
 
-/// No later request uses it.
+/// Next use of a chunk that no later request uses.
 const NEVER: u32 = u32::MAX;
 
-/// Bounds for an L1 of `l1_chunks` before an L2 of some size, the first `warmup` requests not counted.
+/// Computes the bounds for an L1 of `l1_chunks` and an L2, without counting the first `warmup` requests.
 pub fn bound(trace: &Trace, l1_chunks: u64, l2: L2Size, warmup: usize) -> Bound {
     let next = next_uses(trace);
     let kept = |capacity, holds| kept(trace, &next, capacity, warmup, holds);
@@ -60,7 +57,7 @@ pub fn bound(trace: &Trace, l1_chunks: u64, l2: L2Size, warmup: usize) -> Bound 
     }
 }
 
-/// For each chunk of each request, in the order of the trace, which request looks it up next.
+/// The next request that looks up each chunk of each request, in the order of the trace.
 fn next_uses(trace: &Trace) -> Vec<u32> {
     let mut next = Vec::new();
     let mut later = vec![NEVER; trace.unique_chunks() as usize];
@@ -72,8 +69,8 @@ fn next_uses(trace: &Trace) -> Vec<u32> {
     next
 }
 
-/// How many counted accesses find their chunk kept, at most `capacity` being kept at once, the chunks of the
-/// request that is served among them if L1 `holds` it.
+/// Counted lookups of kept chunks, with at most `capacity` chunks kept at a time. If `holds`, the chunks of
+/// the request being served are part of that capacity.
 fn kept(trace: &Trace, next: &[u32], capacity: u64, warmup: usize, holds: bool) -> u64 {
     let mut kept = Kept::new(trace.unique_chunks());
     let mut hits = 0;
@@ -98,12 +95,12 @@ fn kept(trace: &Trace, next: &[u32], capacity: u64, warmup: usize, holds: bool) 
     hits
 }
 
-/// Chunks that are kept for their next use.
+/// Chunks kept until their next use.
 struct Kept {
-    /// Of each chunk, when that is; [`NEVER`] if it is not kept.
+    /// Next use of each chunk; [`NEVER`] if it is not kept.
     until: Vec<u32>,
-    /// Next use, depth and chunk, farthest and deepest first. Entries of chunks that were used or dropped
-    /// meanwhile are stale.
+    /// Next use, depth and chunk, farthest and deepest first. May contain stale entries of chunks that have
+    /// been used since.
     farthest: BinaryHeap<(u32, u32, ChunkNumber)>,
     chunks: u64,
 }
@@ -122,7 +119,7 @@ impl Kept {
         }
     }
 
-    /// Ends the stretch of a chunk that is used `now`. Whether it was kept for that.
+    /// Stops keeping a chunk at its use at `now`. Returns whether it was kept until then.
     fn take(&mut self, chunk: ChunkNumber, now: u32) -> bool {
         let entry = &mut self.until[chunk.0 as usize];
         let was_kept = *entry == now;
@@ -133,7 +130,7 @@ impl Kept {
         was_kept
     }
 
-    /// Drops whatever is too much for so many places.
+    /// Drops chunks, farthest next use first, until at most `places` are kept.
     fn cut(&mut self, places: u64) {
         while self.chunks > places {
             let Some((until, _, chunk)) = self.farthest.pop() else { break };
@@ -150,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// The best of all choices of what to keep after each request, tried one by one.
+    /// Most hits over all choices of chunks to keep after each request, by exhaustive search.
     fn exhaustive(requests: &[Vec<u64>], capacity: usize, warmup: usize, holds: bool) -> u64 {
         let mut best = HashMap::from([(BTreeSet::new(), 0)]);
         for (place, request) in requests.iter().enumerate() {
@@ -181,12 +178,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn no_choice_beats_the_bound_and_one_reaches_it(
+        fn bounds_equal_an_exhaustive_search(
             paths in prop::collection::vec(prop::collection::vec(0u64..2, 1..4), 1..8),
             capacity in 0usize..4,
             warmup in 0usize..4,
         ) {
-            // Chunks of a binary tree: their names say the whole path.
+            // Chunks are nodes of a binary tree: each name encodes the whole path from the root.
             let name = |path: &[u64]| path.iter().fold(1, |name, turn| 2 * name + turn);
             let requests: Vec<Vec<u64>> =
                 paths.iter().map(|path| (1..=path.len()).map(|n| name(&path[..n])).collect()).collect();

@@ -1,12 +1,12 @@
-//! The policy lab: what would each policy and size do on a trace of real requests?
+//! Trace simulation: the hits, reads and evictions of each policy and size on a trace of requests.
 //!
-//! - [`trace`]: what was asked for.
-//! - [`model`]: the server's own storage core, or its inner parts, asked it.
-//! - [`belady`]: what a clairvoyant would have done.
-//! - [`size`]: sizes as people give them.
-//! - [`sweep`]: every combination, in parallel.
-//! - [`report`]: what came of it, as a table, JSON, CSV or a picture.
-//! - [`whatif`]: what a running server would have said of it, from a sample.
+//! - [`trace`]: reads request traces.
+//! - [`model`]: replays a trace on the server's storage core, or on its eviction policies alone.
+//! - [`belady`]: bounds that no policy can beat.
+//! - [`size`]: parses sizes in bytes, chunks or per cent.
+//! - [`sweep`]: runs every combination of sizes and policies, in parallel.
+//! - [`report`]: writes the results as a table, JSON lines, CSV or SVG.
+//! - [`whatif`]: replays a trace on the live what-if, to measure its error.
 
 pub mod belady;
 pub mod model;

@@ -1,14 +1,14 @@
-//! Sizes as people give them: `64GiB`, `2000` (chunks) or `2.5%` (of a trace's distinct chunks), and
-//! whole curves: `0.5%..40%`.
+//! Parses the sizes of command-line options: `64GiB`, `2000` (chunks) or `2.5%` (of a trace's distinct
+//! chunks), and ranges: `0.5%..40%`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::trace::Trace;
 
-/// How many sizes a curve has unless it says so.
+/// Number of sizes in a range that does not specify it.
 const CURVE_POINTS: usize = 25;
-/// The most that it may say.
+/// Most sizes in a range.
 const CURVE_POINTS_MAX: usize = 1000;
 
 /// The size of a tier.
@@ -18,26 +18,26 @@ pub enum Size {
     Bytes(f64),
     /// In chunks.
     Chunks(f64),
-    /// In per cent of the distinct chunks of a trace.
+    /// As a percentage of the distinct chunks of a trace.
     Percent(f64),
 }
 
-/// Why a text is no size, or a size cannot be used.
+/// An invalid size, or one that does not apply to a trace.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SizeError {
-    /// It is none.
+    /// The text is not a size.
     #[error("'{0}' is no size: give bytes (64GiB), chunks (2000) or per cent of the distinct chunks (2.5%)")]
     NoSize(String),
-    /// It is no range.
+    /// The text is not a range of sizes.
     #[error(
         "'{0}' is no range of sizes: give two of one unit, the smaller one first, and how many sizes \
          (0.5%..40% or 0.5%..40%/25)"
     )]
     NoRange(String),
-    /// A size in bytes, and nobody knows how many a chunk has.
+    /// A size in bytes for a trace whose chunk size in bytes is unknown.
     #[error("sizes in bytes need --chunk-bytes for this trace, it does not tell how large a chunk is")]
     NoChunkBytes,
-    /// There is no room for anything.
+    /// The size is less than one chunk.
     #[error("{0} is less than one chunk")]
     TooSmall(Size),
 }
@@ -73,7 +73,7 @@ impl Size {
         self.amount() == 0.0
     }
 
-    /// In chunks of a trace, at least one. Parts of a chunk are dropped.
+    /// Converts to whole chunks of a trace, rounded down.
     ///
     /// # Errors
     /// [`SizeError::NoChunkBytes`] and [`SizeError::TooSmall`].
@@ -83,12 +83,12 @@ impl Size {
             Self::Percent(percent) => trace.unique_chunks() as f64 * percent / 100.0,
             Self::Bytes(bytes) => bytes / trace.chunk_bytes.ok_or(SizeError::NoChunkBytes)? as f64,
         };
-        // A size that is a whole number but for the rounding of its parts.
+        // Without this, a floating-point error can turn a whole number of chunks into one less.
         let chunks = (chunks * (1.0 + 4.0 * f64::EPSILON)) as u64;
         if chunks == 0 { Err(SizeError::TooSmall(self)) } else { Ok(chunks) }
     }
 
-    /// One size, or the sizes of a range: equal steps of their logarithms.
+    /// Parses one size, or a range into sizes with equal ratios between neighbours.
     ///
     /// # Errors
     /// [`SizeError::NoSize`] and [`SizeError::NoRange`].
@@ -146,7 +146,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A number with as many digits as somebody would write.
+/// Displays a number with about three significant digits and no trailing zeros.
 struct Short(f64);
 
 impl fmt::Display for Short {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_written() {
+    fn parses_and_displays_sizes() {
         let cases = [
             ("64GiB", Size::Bytes(64.0 * 1_073_741_824.0), "64 GiB"),
             ("1.5MB", Size::Bytes(1.5e6), "1.43 MiB"),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_has_both_ends_and_equal_steps_between() {
+    fn range_has_both_ends_and_equal_ratios() {
         let sizes = Size::parse_many("1%..100%/3").unwrap();
         assert_eq!((sizes[0], sizes[2], sizes.len()), (Size::Percent(1.0), Size::Percent(100.0), 3));
         assert!((sizes[1].amount() - 10.0).abs() < 1e-9);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_means_so_many_chunks_of_a_trace() {
+    fn converts_sizes_to_chunks_of_a_trace() {
         let mut trace = Trace::from_chunks("t", 16, &[(0..1000).collect::<Vec<u64>>()]);
         assert_eq!(Size::Percent(2.5).chunks(&trace), Ok(25));
         assert_eq!(Size::Percent(0.29).chunks(&trace), Ok(2));

@@ -12,53 +12,53 @@ use super::model::{Counts, L2Size, Setup, run};
 use super::size::{Size, SizeError};
 use super::trace::Trace;
 
-/// What to find out about.
+/// Sizes and policies to combine, and how to run them.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// Sizes of L1.
     pub l1: Vec<Size>,
-    /// Sizes of L2; zero is none, `None` is one that keeps everything.
+    /// Sizes of L2; zero is no L2, `None` is an unbounded one.
     pub l2: Vec<Option<Size>>,
-    /// What comes from where, and whether it stays.
+    /// Prefetch policies.
     pub prefetch: Vec<PrefetchKind>,
-    /// Which chunk leaves when space is needed.
+    /// Eviction policies.
     pub eviction: Vec<EvictionKind>,
-    /// What goes where.
+    /// Store policies.
     pub store: Vec<OffloadKind>,
-    /// How many requests are open at once.
+    /// Requests that are open at the same time.
     pub concurrency: usize,
-    /// The leading fraction of the requests that is not counted.
+    /// Fraction of the requests, from the start of the trace, that is not counted.
     pub warmup: f64,
-    /// How many combinations are tried at once.
+    /// Combinations that run at the same time.
     pub threads: usize,
 }
 
-/// One combination.
+/// One combination of sizes and policies on one trace.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
-    /// What was asked for.
+    /// The requests.
     pub trace: &'a Trace,
-    /// The size of L1 as it was given.
+    /// Size of L1 as the user gave it.
     pub l1: Size,
     /// Sizes and policies.
     pub setup: Setup,
 }
 
-/// What came of one combination.
+/// Result of one combination.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome<'a> {
     /// The combination.
     pub job: Job<'a>,
-    /// What was counted.
+    /// Counts after the warm-up.
     pub counts: Counts,
-    /// What a clairvoyant would have done.
+    /// Bounds that no policy can beat at these sizes.
     pub bound: Bound,
 }
 
-/// What a bound depends on. Warm-up and the rest are the same for all jobs of a sweep.
+/// Inputs of a bound that differ between jobs of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BoundOf {
-    /// Where it is: traces are told apart by that.
+    /// Address of the trace, which identifies it.
     trace: usize,
     l1_chunks: u64,
     l2: L2Size,
@@ -71,10 +71,10 @@ impl BoundOf {
 }
 
 impl Sweep {
-    /// All combinations on a trace, in the order of the lists, L1 outermost.
+    /// All combinations on a trace, in the order of the lists, L1 varying slowest.
     ///
     /// # Errors
-    /// A size that means nothing for this trace.
+    /// [`SizeError`] if a size cannot be converted to chunks of this trace.
     pub fn jobs<'a>(&self, trace: &'a Trace) -> Result<Vec<Job<'a>>, SizeError> {
         let mut jobs = Vec::new();
         for l1 in &self.l1 {
@@ -103,10 +103,10 @@ impl Sweep {
         })
     }
 
-    /// Tries jobs, as many at once as there are threads. `done` counts their requests up.
+    /// Runs jobs on `threads` threads and adds each simulated request to `done`.
     pub fn run<'a>(&self, jobs: &[Job<'a>], done: &AtomicU64) -> Vec<Outcome<'a>> {
         let outcomes: Vec<Mutex<Option<Outcome<'a>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
-        // One bound serves all policies.
+        // A bound does not depend on policies, so jobs with equal sizes use one.
         let mut bounds: Vec<(BoundOf, OnceLock<Bound>)> = Vec::new();
         for job in jobs {
             if bounds.iter().all(|(of, _)| *of != BoundOf::new(job)) {
@@ -144,7 +144,7 @@ impl Sweep {
     }
 }
 
-/// How many requests jobs have together, to measure progress by.
+/// Total requests of all jobs, the final value of the `done` counter.
 pub fn requests(jobs: &[Job<'_>]) -> u64 {
     jobs.iter().map(|job| job.trace.requests().len() as u64).sum()
 }

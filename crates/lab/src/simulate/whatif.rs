@@ -1,12 +1,13 @@
-//! The server's [live what-if](crate::whatif), asked for the requests of a trace: how far off is it?
+//! Replays a trace on the server's [live what-if](crate::whatif), to compare its estimates with a full
+//! simulation.
 
 use crate::whatif::{Prompt, Report, Totals, WhatIf, sample};
 use larder_types::Time;
 
 use super::trace::Trace;
 
-/// What a server with room for `l1_chunks` in L1 would report after a trace whose requests come one after
-/// the other, each looked up and stored.
+/// The report of a server with `l1_chunks` of L1 after a trace, each request looked up and stored before the
+/// next one.
 pub fn whatif(trace: &Trace, l1_chunks: u64, l2: bool, sample_chunks: u64) -> Report {
     let mut whatif = WhatIf::new(l2, sample_chunks);
     for request in trace.requests() {

@@ -1,30 +1,31 @@
-//! What other sizes of L1 and other policies would have done with the requests so far, while they come.
+//! Estimates in the running server what other sizes of L1 and other policies would have done with its
+//! requests.
 //!
-//! Each pair of fixed policies at each of several sizes has a [`Shadow`] of L1. They are asked for a sample
-//! of the chunks that the server is asked for: those whose hash is below a threshold, so that of a chunk
-//! either every use is seen or none. Seen through such a sample, an L1 of a size behaves as one smaller by
-//! the rate does. After C. Waldspurger, N. Park, A. Garthwaite and I. Ahmad, "Efficient MRC construction
-//! with SHARDS" (FAST 2015), and C. Waldspurger, T. Saemundsson, I. Ahmad and N. Park, "Cache modeling and
+//! There is one [`Shadow`] cache for each pair of fixed policies at each of several sizes of L1. All process
+//! a sample of the chunks that the server looks up: those whose hash is at most a threshold, so that either
+//! every use of a chunk is seen or none. On such a sample, an L1 behaves like one that is smaller by the
+//! sampling rate. After C. Waldspurger, N. Park, A. Garthwaite and I. Ahmad, "Efficient MRC construction with
+//! SHARDS" (FAST 2015), and C. Waldspurger, T. Saemundsson, I. Ahmad and N. Park, "Cache modeling and
 //! optimization using miniature simulations" (ATC 2017).
 //!
-//! - **Rate.** Every chunk, where L1 has room for no more than [`SAMPLE_CHUNKS`]; otherwise the largest power of
-//!   a half at which it has room for no more than that of the sample: of a million chunks it is 1 in 1,024. It
-//!   is half as much where the work would be more than [`STEPS_PER_SECOND`]. When the rate changes
-//!   everything starts over, as policies remember too much of what they saw to be moved.
-//! - **Estimates.** What is counted is misses (computed chunks, reads from L2), each for as many as the sample
-//!   stands for, and what was asked for in all is counted without sampling. So a prompt that everybody
-//!   begins with, which would tip the scales by being in the sample or not, weighs nothing: it is
-//!   never missed. A request of which nothing is in the sample counts with what it asked for.
-//! - **Adaptive.** The prefetch policy `adaptive` follows whichever of `default` and `retain` reads less, so
-//!   the better of the two at a size is [reported](Report) for it. What learned decisions save
-//!   beyond that is not foretold.
-//! - **What is left out.** Requests are taken one after the other and chunks to be of one size; an L2 keeps
-//!   what it got for as long as the sample [remembers](KEPT_MAX) it; everything computed is stored.
+//! - **Rate.** 1 if L1 holds at most [`SAMPLE_CHUNKS`] chunks, otherwise the largest power of 1/2 at which it
+//!   holds at most that many sampled chunks: 1 in 1,024 for a million chunks. The rate is halved if the work
+//!   exceeds [`STEPS_PER_SECOND`]. A change of the rate restarts the estimates, because the state of a policy
+//!   cannot be converted to another rate.
+//! - **Estimates.** Misses (computed chunks, reads from L2) are counted in the sample and scaled up.
+//!   Requests, tokens and chunks are counted without sampling, so a request without sampled chunks counts
+//!   too. As hits are totals minus misses, a prefix common to all prompts causes no error: it is never
+//!   missed, so it does not matter whether its chunks are in the sample.
+//! - **Adaptive.** The prefetch policy `adaptive` follows `default` or `retain`, whichever reads less, so the
+//!   better of the two at each size is [reported](Report) for it. What its learned decisions save beyond that
+//!   is not estimated.
+//! - **Simplifications.** Requests are processed one at a time, all chunks have one size, L2 keeps every
+//!   chunk that the sample [remembers](KEPT_MAX), and every computed chunk is stored.
 //!
-//! Pure and deterministic. Cost: a comparison for a chunk outside the sample; for one in it 0.1 to
-//! 0.3 µs for each shadow (`cargo run --release --example whatif_error` in `crates/sim`), so less than 1 % of a
-//! processor. Memory: for each of
-//! [`KEYS_MAX`] chunks 75 bytes and up to 20 for each shadow, for each of [`KEPT_MAX`] 32: 30 MB with 30 shadows.
+//! Pure and deterministic. Cost: one comparison for a chunk outside the sample, and 0.1 to 0.3 µs per shadow
+//! for a sampled one (`cargo run --release -p larder-lab --example whatif_error`), less than 1 % of a
+//! processor. Memory: 75 bytes and up to 20 per shadow for each of [`KEYS_MAX`] chunks, 32 for each of
+//! [`KEPT_MAX`]: 30 MB with 30 shadows.
 
 pub mod shadow;
 
@@ -38,62 +39,63 @@ use larder_policy::key_table::{KeySlot, KeyTable};
 use larder_types::ids::ChunkId;
 use larder_types::time::Time;
 
-/// Chunks of the sample that an L1 of the server's own size has room for, at most.
+/// Most sampled chunks that an L1 of the server's own size holds.
 pub const SAMPLE_CHUNKS: u64 = 1024;
-/// Chunks of the sample that any shadow may have in L1; those used longest ago are not, if there are more.
+/// Most sampled chunks that are tracked, and can be in the L1 of a shadow; the least recently used are
+/// dropped.
 pub const KEYS_MAX: usize = 1 << 15;
-/// Further chunks of the sample that L2 is taken to keep; those used longest ago are forgotten.
+/// Most further sampled chunks that count as kept in L2; the least recently used are forgotten.
 pub const KEPT_MAX: u64 = 1 << 18;
-/// So many chunks that are in some shadow's L1 may in turn be passed over to find one that is not.
+/// Most chunks skipped in a row because they are in the L1 of a shadow, when one is to be dropped.
 const CHANCES: u32 = 256;
-/// Of one prompt so many chunks are looked at, from its start.
+/// Most sampled chunks of one prompt that are processed, from its start.
 const PROMPT_KEYS_MAX: usize = KEYS_MAX / 4;
-/// Chunks for shadows to look at in a second, on average; where there are more, the rate is halved.
+/// Average limit of chunks processed per second, counted once per shadow; above it the rate is halved.
 pub const STEPS_PER_SECOND: u64 = 20_000;
-/// The same in all that may be ahead of that average.
+/// Most unused chunks of that limit that accumulate for bursts: those of a minute.
 const STEPS_AHEAD_MAX: u64 = 60 * STEPS_PER_SECOND;
-/// No sample is thinner than a half to the power of this.
+/// The lowest sampling rate is a half to the power of this.
 const SHIFT_MAX: u32 = 32;
-/// Sizes of L1 that are tried, as multiples of its own.
+/// Simulated sizes of L1, as multiples of the server's own.
 pub const FACTORS: [f64; 5] = [0.5, 1.0, 2.0, 4.0, 8.0];
-/// Eviction policies that are tried.
+/// Simulated eviction policies.
 const EVICTIONS: [EvictionKind; 3] = [EvictionKind::Lru, EvictionKind::S3Fifo, EvictionKind::Arc];
-/// What is tried of what stays of what came from L2; the first where there is no L2.
+/// Simulated prefetch policies; only the first without an L2.
 const PREFETCHES: [PrefetchKind; 2] = [PrefetchKind::Default, PrefetchKind::Retain];
 
-/// A chunk of the sample.
+/// A sampled chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampled {
-    /// A digest of its name.
+    /// Digest of its model, cache salt and hash.
     digest: u64,
 }
 
-/// A part of a prompt that the shadows are told of.
+/// The sampled part of a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompt<'a> {
-    /// When it came.
+    /// Time of the lookup or store.
     pub at: Time,
-    /// How many chunks L1 has room for, as far as is known.
+    /// Capacity of L1 in chunks, as far as is known.
     pub l1_chunks: u64,
-    /// The threshold by which it was sampled.
+    /// The threshold that it was sampled with.
     pub threshold: u64,
-    /// Its chunks that are in the sample, from the start.
+    /// Its sampled chunks, in the order of the prompt.
     pub sampled: &'a [Sampled],
 }
 
-/// What was asked for, without sampling.
+/// Counts of all requests, without sampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests.
     pub requests: u64,
-    /// Their tokens, those that fill no chunk included.
+    /// Tokens of their prompts, including those of partial last chunks.
     pub tokens: u64,
-    /// Their whole chunks.
+    /// Whole chunks of their prompts.
     pub chunks: u64,
 }
 
 impl Totals {
-    /// Adds what another one counted.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.tokens += other.tokens;
@@ -101,53 +103,53 @@ impl Totals {
     }
 }
 
-/// What one pair of policies would have done at one size of L1, in chunks.
+/// Estimate for one pair of policies at one size of L1, in chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// The policies.
     pub policies: Policies,
-    /// The size, as a multiple of L1's own.
+    /// Size of L1, as a multiple of the server's own.
     pub factor: f64,
-    /// Of what was looked up, found nowhere.
+    /// Looked-up chunks found in neither tier.
     pub computed: u64,
-    /// Loaded from L2.
+    /// Chunks loaded from L2.
     pub l2_reads: u64,
-    /// Handed to L2.
+    /// Chunks written to L2.
     pub l2_writes: u64,
 }
 
-/// What is known by now.
+/// Estimates since the last restart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// Since when that was counted.
+    /// Time of the last restart of the estimates.
     pub since: Time,
-    /// What was asked for since then.
+    /// Counts of all requests since then.
     pub totals: Totals,
-    /// The part of all chunks that is in the sample.
+    /// Fraction of all chunks that is in the sample.
     pub rate: f64,
-    /// Chunks of the sample that are remembered.
+    /// Sampled chunks that are tracked.
     pub keys: u64,
-    /// How many chunks L1 has room for; 0 as long as nobody asked.
+    /// Capacity of L1 in chunks; 0 before the first request.
     pub l1_chunks: u64,
-    /// By policies, then by size.
+    /// Estimates by policies, then by size.
     pub rows: Vec<Row>,
 }
 
 impl Report {
-    /// The part of all tokens that needed no computing, if so many chunks were missed.
+    /// Fraction of all tokens served from the cache if `missed` chunks were computed.
     pub fn token_hit_rate(&self, missed: u64, chunk_tokens: u64) -> f64 {
         let found = self.totals.chunks.saturating_sub(missed).saturating_mul(chunk_tokens);
         if self.totals.tokens == 0 { 0.0 } else { found as f64 / self.totals.tokens as f64 }
     }
 }
 
-/// The chunks of a prompt that are in the sample.
+/// Selects the sampled chunks of a prompt.
 pub fn sample<'a>(
     threshold: u64,
     (model, salt): (&'a str, &'a str),
     chain: &'a [ChunkHash],
 ) -> impl Iterator<Item = Sampled> + 'a {
-    // The digest is dear and seldom needed.
+    // Computed only if needed, as the digest is expensive and most prompts have few sampled chunks.
     let mut seed = None;
     chain.iter().filter(move |hash| spot(hash) <= threshold).map(move |hash| {
         let seed = *seed.get_or_insert_with(|| name_digest(model, salt));
@@ -155,7 +157,7 @@ pub fn sample<'a>(
     })
 }
 
-/// Where a hash lies: its first bytes are as good as any.
+/// Maps a hash to the range of thresholds: its first 8 bytes.
 fn spot(hash: &ChunkHash) -> u64 {
     let bytes = hash.as_bytes();
     let mut first = [0; 8];
@@ -164,7 +166,7 @@ fn spot(hash: &ChunkHash) -> u64 {
     u64::from_le_bytes(first)
 }
 
-/// An L2 that keeps what it got until it is told otherwise.
+/// An L2 that keeps every chunk until it is removed by [`set`](Self::set).
 #[derive(Debug, Default)]
 struct Kept(Vec<bool>);
 
@@ -188,7 +190,7 @@ impl SecondTier for Kept {
     }
 }
 
-/// A pair of policies at a size.
+/// The shadow of a pair of policies at one size.
 #[derive(Debug)]
 struct Tried {
     policies: Policies,
@@ -206,7 +208,7 @@ impl Tried {
         self.shadow.resize((chunks.round() as u64).max(1));
     }
 
-    /// What was counted, for as many chunks as the sample stands for.
+    /// The counts, scaled from the sample to all chunks.
     fn row(&self, shift: u32) -> Row {
         let counts = self.shadow.counts();
         let computed = counts.looked_up - counts.l1_hits - counts.l2_reads;
@@ -220,35 +222,34 @@ impl Tried {
     }
 }
 
-/// See the [module](self).
+/// The live what-if; see the [module](self).
 #[derive(Debug)]
 pub struct WhatIf {
     tried: Vec<Tried>,
     sample_chunks: u64,
-    /// What shadows may have in L1, and the prompt that used it last.
+    /// Chunks that can be in the L1 of a shadow, and the last prompt that used each.
     keys: KeyTable<u64>,
-    /// What eviction policies know chunks by, by their numbers.
+    /// Hashes for eviction policies, by chunk number.
     hashes: Vec<ChunkHash>,
-    /// What else is in L2.
+    /// Chunks in L2 that were dropped from `keys`.
     kept: KeyTable<()>,
-    /// The rate is a half to the power of this.
+    /// The sampling rate is a half to the power of this.
     shift: u32,
-    /// The same, at least, for the work that it is.
+    /// Lower limit of `shift`, because of [`STEPS_PER_SECOND`].
     shift_min: u32,
     l1_chunks: u64,
     totals: Totals,
     since: Time,
     prompts: u64,
-    /// Steps that may be made without falling behind, and when that was reckoned.
+    /// Steps left of [`STEPS_PER_SECOND`] at `reckoned`.
     allowance: u64,
     reckoned: Time,
     chain: Vec<ChunkId>,
 }
 
 impl WhatIf {
-    /// Nothing was asked for yet. With an L2, what stays of what came from there is varied, too. An L1 of the
-    /// server's own size is to have room for `sample_chunks` of the sample, at most; usually
-    /// [`SAMPLE_CHUNKS`].
+    /// Estimates without requests. With an L2, several prefetch policies are simulated. An L1 of the server's
+    /// own size holds at most `sample_chunks` sampled chunks, usually [`SAMPLE_CHUNKS`].
     pub fn new(l2: bool, sample_chunks: u64) -> Self {
         let prefetches = if l2 { &PREFETCHES[..] } else { &PREFETCHES[..1] };
         let policies = prefetches
@@ -272,17 +273,17 @@ impl WhatIf {
         }
     }
 
-    /// Which chunks are to be [sampled](sample) from now on.
+    /// The current threshold for [`sample`].
     pub fn threshold(&self) -> u64 {
         u64::MAX >> self.shift
     }
 
-    /// So much was asked for.
+    /// Adds requests to the totals.
     pub fn count(&mut self, asked: Totals) {
         self.totals.add(asked);
     }
 
-    /// A prompt was looked up; what it asked for in all is [counted](Self::count) besides.
+    /// Processes the lookup of a prompt. Its totals must be [counted](Self::count) as well.
     pub fn looked_up(&mut self, prompt: &Prompt<'_>) {
         self.begin(prompt);
         let (hashes, chain) = (&self.hashes[..], &self.chain[..]);
@@ -298,8 +299,8 @@ impl WhatIf {
         }
     }
 
-    /// An engine has stored a prompt from its sampled chunk number `start` on. Matters only if it is longer than
-    /// what was looked up.
+    /// Processes a store of a prompt from its sampled chunk `start` on. Does nothing unless it has chunks
+    /// that were not looked up.
     pub fn stored(&mut self, prompt: &Prompt<'_>, start: usize) {
         let known = |sampled: &Sampled| self.keys.find(sampled.digest).is_some();
         if prompt.sampled.iter().skip(start).all(known) {
@@ -312,7 +313,7 @@ impl WhatIf {
         }
     }
 
-    /// What is known by now.
+    /// The estimates since the last restart.
     pub fn report(&self) -> Report {
         let mut rows: Vec<Row> = self.tried.iter().map(|tried| tried.row(self.shift)).collect();
         rows.extend(adaptive(&rows));
@@ -326,18 +327,18 @@ impl WhatIf {
         }
     }
 
-    /// Numbers the chunks of a prompt and makes them known.
+    /// Numbers the chunks of a prompt, into `chain`.
     fn begin(&mut self, prompt: &Prompt<'_>) {
         self.fit(prompt);
         self.work(prompt);
         self.make_room();
         self.prompts += 1;
         self.chain.clear();
-        // What was sampled before the rate changed is part of no sample.
+        // Chunks that were sampled at another rate are not in the current sample.
         let sampled = if prompt.threshold == self.threshold() { prompt.sampled } else { &[] };
         for Sampled { digest } in sampled.iter().take(PROMPT_KEYS_MAX) {
             let (slot, known) = self.keys.touch(*digest);
-            // A name stands for all before it, so one that comes twice makes no sense: the prompt ends there.
+            // As hashes are chained, a prompt cannot contain one twice: it is cut before a repeated one.
             if std::mem::replace(self.keys.get_mut(slot), self.prompts) == self.prompts {
                 break;
             }
@@ -348,7 +349,7 @@ impl WhatIf {
         }
     }
 
-    /// Gives a chunk that no shadow has in L1 its number.
+    /// Sets up the number of a chunk that is in no L1: its hash, and whether L2 has it.
     fn number(&mut self, slot: KeySlot, digest: u64) {
         let (at, chunk) = (slot as usize, ChunkId(slot));
         let name = ChunkHash::new(&digest.to_le_bytes()).expect("eight bytes are a hash");
@@ -360,8 +361,8 @@ impl WhatIf {
         self.tried.iter_mut().filter_map(|tried| tried.shadow.l2_mut()).for_each(|l2| l2.set(chunk, kept));
     }
 
-    /// Sees to it that the chunks of any prompt can get numbers: of those that are in no shadow's L1, if
-    /// such are found soon.
+    /// Drops the least recently used chunks until there are enough free numbers for any prompt. Prefers
+    /// chunks that are in no shadow's L1, within [`CHANCES`].
     fn make_room(&mut self) {
         let mut chances = 0;
         while self.keys.len() > (KEYS_MAX - PROMPT_KEYS_MAX) as u64 {
@@ -381,13 +382,13 @@ impl WhatIf {
         }
     }
 
-    /// Follows the size of L1.
+    /// Adapts the shadows and the sampling rate to the size of L1.
     fn fit(&mut self, prompt: &Prompt<'_>) {
         if prompt.l1_chunks == self.l1_chunks {
             return;
         }
         let right = shift_for(prompt.l1_chunks, self.sample_chunks).max(self.shift_min);
-        // Twice as many or half as many as is right is right enough to go on.
+        // A rate within a factor of two of the right one is kept, because a change restarts the estimates.
         if self.l1_chunks == 0 || right.abs_diff(self.shift) > 1 {
             self.start_over(prompt.at, right);
         }
@@ -395,7 +396,7 @@ impl WhatIf {
         self.tried.iter_mut().for_each(|tried| tried.resize(self.l1_chunks, self.shift));
     }
 
-    /// Sees to it that the work stays within its bound.
+    /// Halves the sampling rate if the work exceeds [`STEPS_PER_SECOND`].
     fn work(&mut self, prompt: &Prompt<'_>) {
         let passed = prompt.at.since(self.reckoned).as_millis() as u64;
         self.reckoned = self.reckoned.max(prompt.at);
@@ -412,7 +413,7 @@ impl WhatIf {
         }
     }
 
-    /// Forgets everything but how much work there is.
+    /// Restarts the estimates at another rate. Keeps only `shift_min`.
     fn start_over(&mut self, now: Time, shift: u32) {
         let l2 = self.tried.iter().any(|tried| tried.shadow.l2().is_some());
         let new = Self::new(l2, self.sample_chunks);
@@ -420,7 +421,7 @@ impl WhatIf {
     }
 }
 
-/// For each eviction policy and size what `adaptive` does as well as.
+/// Rows for `adaptive`: the better of `default` and `retain` for each eviction policy and size.
 fn adaptive(rows: &[Row]) -> Vec<Row> {
     let [default, retain] = PREFETCHES.map(|p| rows.iter().filter(move |row| row.policies.prefetch == p));
     let better = |(default, retain): (&Row, &Row)| {
@@ -431,7 +432,7 @@ fn adaptive(rows: &[Row]) -> Vec<Row> {
     default.zip(retain).map(better).collect()
 }
 
-/// The shift at which an L1 with room for so many chunks has room for few enough of the sample.
+/// Smallest shift at which an L1 of `l1_chunks` holds at most `sample_chunks` sampled chunks.
 fn shift_for(l1_chunks: u64, sample_chunks: u64) -> u32 {
     let times = l1_chunks.div_ceil(sample_chunks).max(1);
     times.checked_next_power_of_two().map_or(SHIFT_MAX, u64::trailing_zeros).min(SHIFT_MAX)

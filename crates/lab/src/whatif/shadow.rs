@@ -1,17 +1,17 @@
-//! What L1 would hold under a fixed pair of policies: their own order over chunks, and no memory.
+//! A shadow cache: which chunks L1 would hold under a fixed pair of policies, without their data.
 //!
-//! With requests one after the other, a lookup, its loads, the store and the end of a request come down to
-//! a short list of calls on the eviction policy. A shadow makes the same calls in the same order as
-//! [`Core`](larder_core::Core) with one worker does, on the server's own eviction policies, and keeps what L1
-//! knows of a chunk in a few flags instead of an index, an allocator and leases. Which chunks there are,
-//! and which leave, is therefore the same; only that they are found by number and not by name makes it quick.
+//! With one request at a time, a lookup, its loads, the store and the end of the request are a short list of
+//! calls on the eviction policy. A shadow makes the same calls in the same order as
+//! [`Core`](larder_core::Core) with one worker, on the server's own eviction policies, so it holds and evicts
+//! the same chunks. It is faster because it finds chunks by number and keeps a few flags for each, instead of
+//! an index, an allocator and leases.
 //!
-//! That counts and chunks are equal to the core's is tested by the simulator (`crates/sim/tests/simulate`) for
-//! each pair that is [served](Policies::fixed) here. A policy that gets a new hook from the core is not served
-//! before these calls know it.
+//! `crates/lab/tests/simulate` checks that counts and chunks equal the core's for each
+//! [fixed](Policies::fixed) pair. If the core starts to call another hook of a policy, that call must be
+//! added here.
 //!
-//! Chunks are numbered by whoever asks, from 0 without gaps: memory follows the largest number, 8 bytes
-//! besides what the eviction policy takes. All chunks are of one size.
+//! The caller numbers chunks from 0 without gaps: memory is 8 bytes up to the largest number, and what the
+//! eviction policy takes. All chunks have one size.
 
 use larder_types::object::ChunkHash;
 
@@ -20,20 +20,20 @@ use larder_policy::eviction::{ChunkMeta, EvictDecision, EvictionKind, EvictionPo
 use larder_policy::quota::{QuotaUsage, TenantId};
 use larder_types::ids::ChunkId;
 
-/// Chunks lacking in L1 that are asked of L2 at first, and twice as many each time, as the core does.
+/// Size of the first batch of chunks looked up in L2; doubles with each batch, as in the core.
 const FIRST_WINDOW: usize = 32;
 
-/// What decides what is in L1.
+/// The policies that determine what is in L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policies {
-    /// Whether what was loaded from L2 stays.
+    /// Whether chunks loaded from L2 stay in L1.
     pub prefetch: PrefetchKind,
-    /// Which chunk leaves when space is needed.
+    /// Which chunk is evicted when space is needed.
     pub eviction: EvictionKind,
 }
 
 impl Policies {
-    /// Whether they are of those that a shadow can follow: they decide alike whatever was asked before.
+    /// Whether a shadow supports both: policies that do not learn from the history of requests.
     pub const fn fixed(self) -> bool {
         matches!(self.prefetch, PrefetchKind::Default | PrefetchKind::Retain)
             && matches!(
@@ -43,46 +43,46 @@ impl Policies {
     }
 }
 
-/// An L2 that answers at once, by the numbers of chunks.
+/// An L2 that answers without delay, with chunks identified by number.
 pub trait SecondTier {
-    /// Whether it has a chunk. Asking is using it.
+    /// Whether it has a chunk; if so, marks it as used.
     fn find(&mut self, chunk: ChunkId) -> bool;
 
-    /// Takes a chunk.
+    /// Stores a chunk.
     fn put(&mut self, chunk: ChunkId);
 }
 
-/// What happened, in chunks.
+/// Counts of chunks since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShadowCounts {
-    /// Looked up.
+    /// Chunks looked up.
     pub looked_up: u64,
-    /// Of hits, and in L1.
+    /// Chunks of hits that were in L1.
     pub l1_hits: u64,
-    /// Of hits, and loaded from L2.
+    /// Chunks of hits that were loaded from L2.
     pub l2_reads: u64,
-    /// In L2 and of a hit, had there been room in L1 to load them.
+    /// Chunks found in L2 that were not part of a hit because L1 had no space to load them.
     pub no_space: u64,
-    /// Handed to L2.
+    /// Chunks written to L2.
     pub l2_writes: u64,
-    /// Evicted from L1.
+    /// Chunks evicted from L1.
     pub l1_evictions: u64,
 }
 
-/// What L1 knows of a chunk.
+/// State of a chunk in L1.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// It is in L1, readable or about to be.
+    /// It is in L1, readable or being filled.
     there: bool,
-    /// Somebody holds it; so it is not in the eviction order.
+    /// It is pinned, and so not in the eviction order.
     held: bool,
-    /// It goes when nobody holds it any more.
+    /// It is removed when its pin ends.
     temporary: bool,
-    /// The last operation that must not lose it.
+    /// The last operation during which it must not be evicted.
     protected_by: u32,
 }
 
-/// See the [module](self).
+/// A shadow cache; see the [module](self).
 #[derive(Debug)]
 pub struct Shadow<T> {
     retains: bool,
@@ -97,19 +97,19 @@ pub struct Shadow<T> {
     evictable: u64,
     operation: u32,
     counts: ShadowCounts,
-    /// Of the running lookup: which chunks are in L1, as far as was looked. Kept for its memory.
+    /// Whether each chunk probed by the current lookup is in L1. A field only to reuse the allocation.
     in_l1: Vec<bool>,
     asked: Vec<usize>,
     stored: Vec<ChunkId>,
 }
 
 impl<T: SecondTier> Shadow<T> {
-    /// An empty L1 of `capacity` chunks before an L2, if there is to be one.
+    /// An empty L1 of `capacity` chunks, with an optional L2.
     ///
     /// # Panics
     /// If the policies are not [fixed](Policies::fixed).
     pub fn new(policies: Policies, capacity: u64, l2: Option<T>) -> Self {
-        assert!(policies.fixed(), "a shadow does not learn: {policies:?}");
+        assert!(policies.fixed(), "policies are not fixed: {policies:?}");
         Self {
             retains: policies.prefetch == PrefetchKind::Retain,
             order: policies.eviction.create(),
@@ -127,12 +127,12 @@ impl<T: SecondTier> Shadow<T> {
         }
     }
 
-    /// Changes the size of L1. What is too much leaves when room is needed next.
+    /// Changes the size of L1 in chunks. Excess chunks are evicted when space is needed next.
     pub fn resize(&mut self, capacity: u64) {
         self.capacity = capacity;
     }
 
-    /// What happened since the start.
+    /// Counts since the start.
     pub fn counts(&self) -> ShadowCounts {
         self.counts
     }
@@ -142,7 +142,7 @@ impl<T: SecondTier> Shadow<T> {
         self.l2.as_ref()
     }
 
-    /// The second tier, to change it.
+    /// The second tier, mutable.
     pub fn l2_mut(&mut self) -> Option<&mut T> {
         self.l2.as_mut()
     }
@@ -152,8 +152,8 @@ impl<T: SecondTier> Shadow<T> {
         self.state(chunk).there
     }
 
-    /// A prompt of these chunks is looked up. Returns how many leading ones are its hit; they are held until
-    /// its [end](Self::end). `hashes` are the names of all chunks that were ever asked for, by number.
+    /// Looks up a prompt. Returns its hit in chunks, which are pinned until its [end](Self::end). `hashes`
+    /// has the hash of each chunk, by number.
     pub fn lookup(&mut self, hashes: &[ChunkHash], chain: &[ChunkId]) -> usize {
         self.counts.looked_up += chain.len() as u64;
         let resident = chain.iter().take_while(|chunk| self.state(**chunk).there).count();
@@ -175,7 +175,7 @@ impl<T: SecondTier> Shadow<T> {
         hit
     }
 
-    /// Of a prompt of these chunks those from `start` on that are not there are stored.
+    /// Stores those chunks of a prompt from `start` on that are not in L1.
     pub fn store(&mut self, hashes: &[ChunkHash], chain: &[ChunkId], start: usize) {
         self.operation = self.operation.wrapping_add(1);
         for chunk in chain.iter().rev() {
@@ -207,16 +207,16 @@ impl<T: SecondTier> Shadow<T> {
         self.stored = stored;
     }
 
-    /// A request ends whose hit these chunks were.
+    /// Ends a request with the chunks of its hit.
     pub fn end(&mut self, hashes: &[ChunkHash], hit: &[ChunkId]) {
         hit.iter().rev().for_each(|chunk| self.release(hashes, *chunk));
         self.touch(hashes, hit);
     }
 
-    /// A chunk is gone, and its number is another one's from now on. No request may hold it.
+    /// Removes a chunk, so that its number can be used for another. It must not be pinned.
     pub fn forget(&mut self, hashes: &[ChunkHash], chunk: ChunkId) {
         let State { there, held, .. } = self.state(chunk);
-        debug_assert!(!held, "somebody holds {chunk:?}");
+        debug_assert!(!held, "{chunk:?} is pinned");
         if there {
             self.order.remove(chunk);
             self.evictable -= 1;
@@ -236,14 +236,14 @@ impl<T: SecondTier> Shadow<T> {
         &mut self.chunks[at]
     }
 
-    /// A chunk that is in the order is held from now on.
+    /// Pins a chunk that is in the eviction order.
     fn hold(&mut self, chunk: ChunkId) {
         self.state_mut(chunk).held = true;
         self.evictable -= 1;
         self.order.remove(chunk);
     }
 
-    /// Nobody holds a chunk any more.
+    /// Unpins a chunk; removes it if it is temporary.
     fn release(&mut self, hashes: &[ChunkHash], chunk: ChunkId) {
         let state = self.state_mut(chunk);
         state.held = false;
@@ -255,14 +255,14 @@ impl<T: SecondTier> Shadow<T> {
         }
     }
 
-    /// A chunk that is not in the order leaves L1.
+    /// Removes a chunk that is not in the eviction order.
     fn remove(&mut self, hashes: &[ChunkHash], chunk: ChunkId, how: RemovalCause) {
         self.state_mut(chunk).there = false;
         self.used -= 1;
         self.order.on_removed(chunk, &about(hashes, chunk), how);
     }
 
-    /// Marks leading chunks as used, the last one first.
+    /// Marks chunks as used, the last one first.
     fn touch(&mut self, hashes: &[ChunkHash], chunks: &[ChunkId]) {
         for chunk in chunks.iter().rev() {
             let State { there, held, .. } = self.state(*chunk);
@@ -272,7 +272,7 @@ impl<T: SecondTier> Shadow<T> {
         }
     }
 
-    /// Takes memory for a chunk that is not there, held by whoever fills it. Whether there was any.
+    /// Reserves space for a chunk that is not in L1, and pins it. Returns false if there is no space.
     fn reserve(&mut self, hashes: &[ChunkHash], chunk: ChunkId, temporary: bool) -> bool {
         while self.used >= self.capacity {
             if !self.evict(hashes) {
@@ -285,12 +285,12 @@ impl<T: SecondTier> Shadow<T> {
         true
     }
 
-    /// Evicts the coldest chunk that may go. Whether there was one.
+    /// Evicts the first chunk in eviction order that is not protected. Returns false if there is none.
     fn evict(&mut self, hashes: &[ChunkHash]) -> bool {
         if self.evictable == 0 {
             return false;
         }
-        // The policies served here learn nothing of reuse.
+        // Fixed policies do not use reuse predictions.
         self.order.prepare(None);
         let (chunks, operation) = (&self.chunks, self.operation);
         let mut victim = None;
@@ -309,15 +309,15 @@ impl<T: SecondTier> Shadow<T> {
         true
     }
 
-    /// What L1 alone serves: all of a prompt, or all there is when there is no L2.
+    /// Serves a hit from L1 alone: the whole prompt is in L1, or there is no L2.
     fn take_from_l1(&mut self, hit: &[ChunkId]) {
         hit.iter().for_each(|chunk| self.order.on_hit(*chunk));
         hit.iter().for_each(|chunk| self.hold(*chunk));
         self.counts.l1_hits += hit.len() as u64;
     }
 
-    /// Looks for what L1 lacks in L2, a window of chunks at a time, until nobody has a chunk. What L1 has
-    /// on the way is held. Returns the longest prefix that both together have.
+    /// Looks up missing chunks in L2 in batches until one is found in neither tier, and pins those in L1.
+    /// Returns the length of the longest prefix in both tiers together.
     fn look(&mut self, chain: &[ChunkId]) -> usize {
         self.in_l1.clear();
         let (mut window, mut reached) = (FIRST_WINDOW, 0);
@@ -338,10 +338,10 @@ impl<T: SecondTier> Shadow<T> {
             if self.asked.is_empty() {
                 return self.in_l1.len();
             }
-            let l2 = self.l2.as_mut().expect("only a lookup with L2 looks there");
+            let l2 = self.l2.as_mut().expect("the lookup has an L2");
             let mut gap = None;
             for place in &self.asked {
-                // All are asked for at once, so those behind a gap are used too.
+                // A batch is one request to L2, so the chunks after a gap are marked as used too.
                 if !l2.find(chain[*place]) {
                     gap = gap.or(Some(*place));
                 }
@@ -354,19 +354,19 @@ impl<T: SecondTier> Shadow<T> {
         }
     }
 
-    /// Gets memory for what of the hit is in L2; shortens the hit if there is not enough.
+    /// Reserves space for the chunks of the hit that are in L2. Returns the hit, shorter if space is lacking.
     fn load(&mut self, hashes: &[ChunkHash], chain: &[ChunkId], hit: usize) -> usize {
         self.let_go(hashes, chain, hit);
         let temporary = !self.retains;
-        let lacks_room =
+        let no_space_at =
             (0..hit).find(|place| !self.in_l1[*place] && !self.reserve(hashes, chain[*place], temporary));
-        let Some(reached) = lacks_room else { return hit };
+        let Some(reached) = no_space_at else { return hit };
         self.counts.no_space += self.in_l1[reached..].iter().filter(|there| !**there).count() as u64;
         self.let_go(hashes, chain, reached);
         reached
     }
 
-    /// Gives back what of L1 was held behind the hit.
+    /// Unpins the chunks after the hit.
     fn let_go(&mut self, hashes: &[ChunkHash], chain: &[ChunkId], hit: usize) {
         for place in (hit..self.in_l1.len()).rev() {
             if self.in_l1[place] {
@@ -377,7 +377,7 @@ impl<T: SecondTier> Shadow<T> {
     }
 }
 
-/// What a policy may want to know of a chunk: that of the only model and salt.
+/// Metadata of a chunk for policies, for a single model and salt.
 fn about(hashes: &[ChunkHash], chunk: ChunkId) -> ChunkMeta<'_> {
     ChunkMeta { hash: &hashes[chunk.0 as usize], name_digest: 0, tenant: TenantId::default(), reuse: None }
 }

@@ -1,17 +1,17 @@
-//! The model once more, in vectors: what the words of `simulate::model` say, step by step.
+//! A naive version of `simulate::model` with vectors, written from its documentation.
 
 use larder_lab::simulate::model::{Counts, L2Size, Setup};
 use larder_policy::{OffloadKind, PrefetchKind};
 
-/// LRU in L1, LRU in L2, the fixed policies, one request at a time. Prompts of at most 32 chunks, so
-/// that L2 is asked once.
+/// LRU in both tiers, fixed policies, one request at a time. Prompts have at most 32 chunks, so that one
+/// batch of lookups in L2 is enough.
 #[derive(Debug, Default)]
 struct Naive {
-    /// Chunks in L1 that nobody holds, the least recently used first.
+    /// Unpinned chunks in L1, the least recently used first.
     order: Vec<u64>,
-    /// Chunks in L1 that the request holds.
+    /// Chunks in L1 that the request pins.
     held: Vec<u64>,
-    /// The least recently used first.
+    /// Chunks in L2, the least recently used first.
     l2: Vec<u64>,
     counts: Counts,
 }
@@ -40,8 +40,9 @@ impl Naive {
         self.order.push(chunk);
     }
 
-    /// Room for one more chunk, not at the cost of `kept`.
-    fn room(&mut self, capacity: u64, kept: &[u64]) -> bool {
+    /// Ensures space for one more chunk by evicting one that is not in `kept`. Returns false if there is
+    /// none.
+    fn ensure_space(&mut self, capacity: u64, kept: &[u64]) -> bool {
         if ((self.order.len() + self.held.len()) as u64) < capacity {
             return true;
         }
@@ -88,7 +89,7 @@ impl Naive {
                 if resident[i] {
                     continue;
                 }
-                if !self.room(setup.l1_chunks, &[]) {
+                if !self.ensure_space(setup.l1_chunks, &[]) {
                     self.counts.no_space += resident[i..hit].iter().filter(|there| !**there).count() as u64;
                     for chunk in chunks[i..hit].iter().rev() {
                         if self.held.contains(chunk) {
@@ -127,7 +128,7 @@ impl Naive {
             if self.in_l1(*chunk) {
                 continue;
             }
-            if !self.room(setup.l1_chunks, chunks) {
+            if !self.ensure_space(setup.l1_chunks, chunks) {
                 break;
             }
             self.held.push(*chunk);
@@ -149,7 +150,7 @@ impl Naive {
     }
 }
 
-/// What the naive model counts.
+/// Counts of the naive model.
 pub(crate) fn run(requests: &[Vec<u64>], setup: &Setup) -> Counts {
     let mut naive = Naive::default();
     requests.iter().for_each(|request| naive.request(request, setup));

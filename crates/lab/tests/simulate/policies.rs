@@ -1,5 +1,5 @@
-//! Every registered policy: against the naive model where it knows the policy, against the whole core
-//! where something quicker serves it, and against what nobody can beat.
+//! Compares policies with the naive model where it supports them, the fast path with the whole core, and all
+//! policies with the Belady bound.
 
 use larder_lab::simulate::belady::bound;
 use larder_lab::simulate::model::{Counts, Direct, L2Size, Machine, Setup, run, serve};
@@ -32,8 +32,9 @@ fn by_core(trace: &Trace, setup: &Setup) -> (Counts, Vec<bool>) {
     (counts, chunks.map(|chunk| machine.holds(chunk)).collect())
 }
 
-/// Runs a setup both ways, if there are two. Counts and the chunks left in L1 must be equal.
-pub(crate) fn both_ways(trace: &Trace, setup: &Setup) -> Counts {
+/// Simulates on the core and, if supported, on the fast path. Counts and the final chunks in L1 must be
+/// equal.
+pub(crate) fn run_both(trace: &Trace, setup: &Setup) -> Counts {
     let (counts, left) = by_core(trace, setup);
     if Direct::can(trace, setup) {
         let mut direct = Direct::new(trace, setup);
@@ -48,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_fixed_policies_do_what_the_naive_model_says(
+    fn fixed_policies_equal_the_naive_model(
         requests in prompts(40, 8),
         l1_chunks in 1u64..16,
         l2 in l2_sizes(),
@@ -61,9 +62,9 @@ proptest! {
         prop_assert_eq!(by_core(&trace, &setup).0, naive::run(&requests, &setup));
     }
 
-    /// Prompts long enough for L2 to be asked more than once.
+    /// Prompts long enough for several batches of lookups in L2.
     #[test]
-    fn both_ways_of_serving_count_the_same(
+    fn fast_path_equals_the_core(
         requests in prop_oneof![3 => prompts(30, 90), 1 => unchained(30)],
         l1_chunks in 1u64..120,
         l2 in prop_oneof![Just(L2Size::Unbounded), Just(L2Size::None), (1u64..200).prop_map(L2Size::Chunks)],
@@ -71,12 +72,12 @@ proptest! {
     ) {
         let trace = Trace::from_chunks("random", 4, &requests);
         for setup in all_policies(Setup { warmup, ..setup(l1_chunks, l2) }) {
-            both_ways(&trace, &setup);
+            run_both(&trace, &setup);
         }
     }
 
     #[test]
-    fn no_policy_does_what_cannot_be_done(
+    fn no_policy_exceeds_the_bounds(
         requests in prompts(40, 8),
         l1_chunks in 1u64..16,
         l2 in l2_sizes(),
@@ -89,11 +90,11 @@ proptest! {
             let accounted = counts.l1_hits + counts.l2_hits + counts.misses();
             prop_assert_eq!(accounted, counts.chunk_accesses);
             prop_assert!(l2 != L2Size::None || counts.l2_hits + counts.l2_reads + counts.l2_writes == 0);
-            // Those who are open at once share what they load.
+            // Requests that are open at the same time use the same loads.
             prop_assert!(concurrency > 1 || counts.l2_hits == counts.l2_reads);
             let best = bound(&trace, l1_chunks, l2, setup.warmup_requests(&trace));
             prop_assert!(counts.l1_hits <= best.l1_hits, "{:?} {:?} {:?}", setup, counts, best);
-            // Who refuses what is computed has no need to hold it.
+            // `noop` refuses computed chunks, so the closer bound does not apply.
             let holds = concurrency == 1 && setup.eviction != EvictionKind::Noop;
             let held = counts.l1_hits <= best.l1_hits_holding;
             prop_assert!(held || !holds, "{:?} {:?} {:?}", setup, counts, best);
@@ -103,17 +104,17 @@ proptest! {
 }
 
 #[test]
-fn requests_that_are_open_at_once_find_only_what_was_stored_before() {
+fn open_requests_hit_only_chunks_stored_before() {
     let requests = vec![vec![1, 2], vec![1, 2], vec![1, 2]];
     let trace = Trace::from_chunks("same", 1, &requests);
     for (concurrency, hits) in [(1, 4), (2, 2), (3, 0)] {
         let setup = Setup { concurrency, ..setup(10, L2Size::Unbounded) };
-        assert_eq!(run(&trace, &setup, &mut || {}).l1_hits, hits, "{concurrency} at once");
+        assert_eq!(run(&trace, &setup, &mut || {}).l1_hits, hits, "{concurrency} open requests");
     }
 }
 
 #[test]
-fn what_comes_before_the_warm_up_ends_is_not_counted() {
+fn warmup_requests_are_not_counted() {
     let requests = vec![vec![1], vec![2], vec![1], vec![1]];
     let trace = Trace::from_chunks("few", 16, &requests);
     let counts = run(&trace, &Setup { warmup: 0.5, ..setup(10, L2Size::Unbounded) }, &mut || {});

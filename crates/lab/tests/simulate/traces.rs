@@ -1,4 +1,4 @@
-//! Reading traces, and cuts of real ones.
+//! Reading trace files, and simulating excerpts of real traces.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use larder_lab::simulate::trace::{Event, ReadError, ReadOptions, Trace, read};
 use larder_policy::PrefetchKind;
 use larder_policy::eviction::EvictionKind;
 
-use crate::policies::both_ways;
+use crate::policies::run_both;
 use crate::setup;
 
 pub(crate) fn cut(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces").join(name)
 }
 
-/// A file of that content, in a folder of its own.
+/// Writes a file with the content, in its own folder.
 fn file(name: &str, content: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("simulate").join(name);
     fs::create_dir_all(&folder).unwrap();
@@ -29,7 +29,7 @@ fn read_text(name: &str, content: &str) -> Result<Trace, ReadError> {
 }
 
 #[test]
-fn packed_cuts_are_read_and_tell_their_chunk_size() {
+fn reads_compressed_traces_and_their_chunk_size() {
     let mooncake = read(&cut("mooncake_cut.jsonl.gz"), &ReadOptions::default()).unwrap();
     assert_eq!((mooncake.name.as_str(), mooncake.chunk_tokens), ("mooncake_cut", 512));
     assert_eq!((mooncake.requests().len(), mooncake.chunk_accesses()), (400, MOONCAKE_ACCESSES));
@@ -43,7 +43,7 @@ fn packed_cuts_are_read_and_tell_their_chunk_size() {
 }
 
 #[test]
-fn packed_files_that_were_joined_are_read_to_their_end() {
+fn reads_concatenated_compressed_files() {
     for name in ["mooncake_cut.jsonl.gz", "claude_code_cut.jsonl.zst"] {
         let (once, bytes) =
             (read(&cut(name), &ReadOptions::default()).unwrap(), fs::read(cut(name)).unwrap());
@@ -55,12 +55,12 @@ fn packed_files_that_were_joined_are_read_to_their_end() {
     }
 }
 
-/// As counted by hand: the whole chunks of all lines.
+/// Whole chunks of all lines, counted independently of this code.
 const MOONCAKE_ACCESSES: u64 = 10_949;
 const CLAUDE_ACCESSES: u64 = 21_531;
 
 #[test]
-fn on_real_traces_both_ways_of_serving_count_the_same() {
+fn fast_path_equals_the_core_on_real_traces() {
     for name in ["mooncake_cut.jsonl.gz", "claude_code_cut.jsonl.zst"] {
         let trace = read(&cut(name), &ReadOptions::default()).unwrap();
         for percent in [1, 10, 40] {
@@ -68,7 +68,7 @@ fn on_real_traces_both_ways_of_serving_count_the_same() {
             for l2 in [L2Size::None, L2Size::Unbounded, L2Size::Chunks(trace.unique_chunks() / 2)] {
                 for eviction in [EvictionKind::Lru, EvictionKind::S3Fifo, EvictionKind::Arc] {
                     for prefetch in [PrefetchKind::Default, PrefetchKind::Retain] {
-                        both_ways(&trace, &Setup { eviction, prefetch, ..setup(l1_chunks, l2) });
+                        run_both(&trace, &Setup { eviction, prefetch, ..setup(l1_chunks, l2) });
                     }
                 }
             }
@@ -77,7 +77,7 @@ fn on_real_traces_both_ways_of_serving_count_the_same() {
 }
 
 #[test]
-fn prompts_of_two_tenants_share_nothing_in_a_lookup_log_that_tells_them_apart() {
+fn lookup_log_keeps_tenants_apart() {
     let line = |salt: &str| {
         format!(
             r#"{{"timestamp":1.5,"model_name":"m"{salt},"chunk_size":16,"seq_len":40,"dtypes":["bfloat16"],"shapes":[[2,16,12]],"chunk_hashes":["0xaa","0xbb"]}}"#
@@ -90,7 +90,7 @@ fn prompts_of_two_tenants_share_nothing_in_a_lookup_log_that_tells_them_apart() 
 }
 
 #[test]
-fn only_whole_chunks_count() {
+fn partial_last_chunk_is_ignored() {
     let line =
         r#"{"timestamp": 27482, "input_length": 1300, "output_length": 1, "hash_ids": [46, 47, 2366]}"#;
     let trace = read_text("whole", line).unwrap();
@@ -99,14 +99,14 @@ fn only_whole_chunks_count() {
 }
 
 #[test]
-fn a_line_cut_short_at_the_end_is_counted_and_left_out() {
+fn incomplete_last_line_is_skipped_and_counted() {
     let whole = r#"{"timestamp": 1, "input_length": 1300, "output_length": 1, "hash_ids": [1, 2, 3]}"#;
     let trace = read_text("cut", &format!("{whole}\n{}", &whole[..30])).unwrap();
     assert_eq!((trace.requests().len(), trace.skipped_lines), (1, 1));
 }
 
 #[test]
-fn what_makes_no_sense_is_one_clear_error() {
+fn invalid_traces_are_one_line_errors() {
     let whole = r#"{"timestamp": 1, "input_length": 512, "output_length": 1, "hash_ids": [1]}"#;
     let cases = [
         ("empty", String::new(), "is empty"),
@@ -127,7 +127,7 @@ fn what_makes_no_sense_is_one_clear_error() {
 }
 
 #[test]
-fn lookup_logs_of_a_folder_are_one_trace_in_the_order_of_time() {
+fn lookup_logs_of_a_folder_are_merged_by_time() {
     let line = |at: f64, hashes: &str| {
         format!(
             "{{\"timestamp\": {at}, \"request_id\": \"r\", \"model_name\": \"m\", \"chunk_size\": 16, \
@@ -150,7 +150,7 @@ fn lookup_logs_of_a_folder_are_one_trace_in_the_order_of_time() {
 }
 
 #[test]
-fn a_recording_keeps_the_order_of_things() {
+fn recording_keeps_the_order_of_events() {
     let lines = [
         r#"{"larder_recording":1,"chunk_tokens":16}"#,
         r#"{"op":"model","at":0,"model":"m","world_size":1,"chunk_bytes":768}"#,
@@ -169,5 +169,5 @@ fn a_recording_keeps_the_order_of_things() {
     let [a, b] = trace.requests() else { panic!("two requests") };
     assert_eq!((trace.looked_up(a).len(), trace.chunks(a).len(), trace.looked_up(b).len()), (2, 3, 2));
     assert_eq!((a.recorded_hit, b.recorded_hit, b.tokens), (Some(0), Some(1), 40));
-    assert_eq!(trace.unique_chunks(), 5, "another salt shares nothing");
+    assert_eq!(trace.unique_chunks(), 5, "tenants have no chunks in common");
 }

@@ -1,4 +1,4 @@
-//! The live what-if against the full simulation of every pair of policies and size that it tries.
+//! Compares the live what-if with the full simulation, for every pair of policies and size that it estimates.
 
 use larder_lab::simulate::model::{Counts, L2Size, Setup, run};
 use larder_lab::simulate::trace::{ReadOptions, Trace, read};
@@ -9,7 +9,7 @@ use larder_policy::PrefetchKind;
 use crate::setup;
 use crate::traces::cut;
 
-/// Rows of a report with what the full simulation counts.
+/// Rows of a report, each with the counts of the full simulation.
 fn against_full<'a>(
     trace: &'a Trace,
     report: &'a Report,
@@ -23,7 +23,7 @@ fn against_full<'a>(
     })
 }
 
-/// The widest error, in points: part of all chunks computed, and part read from L2.
+/// Largest errors of computed chunks and of L2 reads, in points of all chunks looked up.
 fn off(trace: &Trace, report: &Report, l2: L2Size) -> [f64; 2] {
     let points =
         |estimate: u64, exact: u64| estimate.abs_diff(exact) as f64 * 100.0 / trace.chunk_accesses() as f64;
@@ -33,7 +33,7 @@ fn off(trace: &Trace, report: &Report, l2: L2Size) -> [f64; 2] {
 }
 
 #[test]
-fn when_all_is_in_the_sample_it_is_the_full_simulation() {
+fn full_sample_equals_the_full_simulation() {
     for name in ["mooncake_cut.jsonl.gz", "claude_code_cut.jsonl.zst"] {
         let trace = read(&cut(name), &ReadOptions::default()).unwrap();
         for l2 in [L2Size::None, L2Size::Unbounded] {
@@ -47,10 +47,10 @@ fn when_all_is_in_the_sample_it_is_the_full_simulation() {
     }
 }
 
-/// Whole traces are within 2 points at the usual rates (`docs/simulate.md`). Of the cuts, one has ninety requests of
-/// a few long sessions that an L1 of these sizes just holds or just does not: there half a sample is coarse.
+/// Whole traces are within 2 points at the usual rates (`docs/simulate.md`). The Claude Code excerpt has only
+/// 90 requests of a few long sessions close to the size of L1, so its error is larger.
 #[test]
-fn a_sample_is_near_the_full_simulation() {
+fn half_sample_is_close_to_the_full_simulation() {
     for (name, bound) in [("mooncake_cut.jsonl.gz", 1.5), ("claude_code_cut.jsonl.zst", 10.0)] {
         let trace = read(&cut(name), &ReadOptions::default()).unwrap();
         for l2 in [L2Size::None, L2Size::Unbounded] {

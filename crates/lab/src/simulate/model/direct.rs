@@ -1,8 +1,7 @@
-//! The core's inner parts without its books: one request at a time, policies that only look at keys.
+//! The fast path: replays a trace on a [shadow cache](crate::whatif::shadow), one request at a time.
 //!
-//! It is the server's own [shadow cache](crate::whatif::shadow), asked for the requests of a trace. That its
-//! counts and every chunk in L1 are equal to the core's is tested for each policy that is served here. Any
-//! other policy may use hooks that a shadow does not know: it is served by the core.
+//! Tests check that its counts and the chunks in L1 equal those of the core for each policy that
+//! [`Direct::can`] accepts. Other policies may need hooks that a shadow does not call, so the core runs them.
 
 use crate::whatif::shadow::{Policies, Shadow};
 use larder_policy::OffloadKind;
@@ -12,18 +11,18 @@ use super::tier::Tier;
 use super::{Counts, Serve, Setup};
 use crate::simulate::trace::{ChunkNumber, Trace};
 
-/// A memory tier with the server's eviction and fixed policies, for one request at a time.
+/// L1 with one of the server's eviction policies and a fixed prefetch policy, for one request at a time.
 #[derive(Debug)]
 pub struct Direct<'a> {
     trace: &'a Trace,
     shadow: Shadow<Tier>,
     hit: u32,
-    /// The chunks of the request that is served. Kept for its memory.
+    /// Chunks of the current request. A field only to reuse the allocation.
     chain: Vec<ChunkId>,
 }
 
 impl<'a> Direct<'a> {
-    /// Whether a setup is of those that can be served without the core.
+    /// Whether a setup can be simulated without the core.
     pub fn can(trace: &Trace, setup: &Setup) -> bool {
         policies(setup).fixed()
             && setup.store == OffloadKind::Default
@@ -31,10 +30,10 @@ impl<'a> Direct<'a> {
             && trace.events().is_none()
     }
 
-    /// An empty tier.
+    /// An empty L1.
     ///
     /// # Panics
-    /// If it [cannot](Self::can) serve that.
+    /// If the policies are not [fixed](Policies::fixed); see [`can`](Self::can).
     pub fn new(trace: &'a Trace, setup: &Setup) -> Self {
         let l2 = Tier::new(setup.l2, trace.unique_chunks());
         let shadow = Shadow::new(policies(setup), setup.l1_chunks, l2);
@@ -59,10 +58,10 @@ impl Serve for Direct<'_> {
         self.hit = self.shadow.lookup(self.trace.hashes(), &self.chain) as u32;
     }
 
-    /// Only recordings say when chunks have been read, and the core serves those.
+    /// Nothing to do: only recordings have retrieves, and the core replays those.
     fn retrieve(&mut self, _: usize, _: u32, _: u32) {}
 
-    /// Only recordings store what was not looked up, and the core serves those.
+    /// Stores only chunks that were looked up: only recordings have others, and the core replays those.
     fn store(&mut self, _: usize, start: u32, end: u32) {
         self.shadow.store(self.trace.hashes(), &self.chain[..end as usize], start as usize);
     }

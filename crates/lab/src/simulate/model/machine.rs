@@ -1,4 +1,4 @@
-//! The server's own storage core, asked what a server with one worker would ask it.
+//! Replays a trace on the server's storage core, as a server with one worker would call it.
 
 use larder_policy::AdapterDesc;
 use larder_types::AdapterId;
@@ -23,7 +23,7 @@ use super::tier::Tier;
 use super::{Counts, Serve, Setup};
 use crate::simulate::trace::{ChunkNumber, Trace};
 
-/// Nothing runs out: what a trace does not say has not happened.
+/// For all timeouts: sessions, leases and loads end only by events of the trace.
 const NEVER: Duration = Duration::from_secs(u64::MAX / 10_000);
 
 const WORKER: InstanceId = InstanceId(1);
@@ -43,7 +43,7 @@ pub struct Machine<'a> {
     open: HashMap<usize, Open>,
 }
 
-/// A request that has been looked up and has not ended.
+/// A request between its lookup and its end.
 #[derive(Debug)]
 struct Open {
     name: Arc<str>,
@@ -52,7 +52,7 @@ struct Open {
 }
 
 impl<'a> Machine<'a> {
-    /// A core that has seen nothing. A chunk is one byte, so its capacity in bytes is one in chunks.
+    /// A new core and an empty L2. A chunk is one byte, so the capacity in bytes is the capacity in chunks.
     pub fn new(trace: &'a Trace, setup: &Setup) -> Self {
         let l2 = Tier::new(setup.l2, trace.unique_chunks());
         let adapters = match l2 {
@@ -92,7 +92,7 @@ impl<'a> Machine<'a> {
         Self { trace, core, l2, numbers, model, salt: "".into(), now: Time::ZERO, open: HashMap::new() }
     }
 
-    /// The core, to look at.
+    /// The core, for checks in tests.
     pub fn core(&self) -> &Core {
         &self.core
     }
@@ -102,7 +102,7 @@ impl<'a> Machine<'a> {
         self.core.index().chunk(&self.model, &self.salt, self.trace.hash(chunk)).is_some()
     }
 
-    /// Does what the core wants of L2, until it wants nothing.
+    /// Executes the effects of the core on L2 until there are none left.
     fn carry_out(&mut self) {
         let Some(l2) = &mut self.l2 else { return };
         let number = |hash: &ChunkHash| self.numbers[hash];
@@ -213,7 +213,7 @@ impl Serve for Machine<'_> {
     }
 }
 
-/// A copy of chunks `start..end` of a request.
+/// The store or retrieve of chunks `start..end` of a request.
 fn spec<'a>(
     open: &'a Open,
     (model, salt): (&'a Arc<str>, &'a Arc<str>),

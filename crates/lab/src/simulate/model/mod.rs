@@ -1,14 +1,13 @@
-//! What is simulated: two tiers, a policy for each decision, and requests one after the other.
+//! The simulated cache: two tiers, one policy for each decision, requests in the order of the trace.
 //!
-//! Each request looks up its whole chunks. The leading run of them found in L1 or L2 is its hit; what
-//! of it is in L2 is loaded into L1. The rest is computed and stored, and goes to L2 as the store
-//! policy says. When the request ends its chunks are touched, the last one first, and what the prefetch
-//! policy does not want to keep goes. L2 answers at once.
+//! Each request looks up its whole chunks. Its hit is the longest prefix found in L1 or L2; chunks of the hit
+//! that are only in L2 are loaded into L1. The other chunks are computed, stored in L1 and written to L2
+//! according to the store policy. When the request ends, its chunks are marked as used, the last one first,
+//! and loaded chunks that the prefetch policy does not retain are removed. L2 answers without delay.
 //!
-//! Two machines do this: [`Machine`] drives the server's whole storage core, and [`Direct`] only its
-//! memory tier and policies, in the order in which the core would, for one request at a time and
-//! the fixed policies. Their counts are equal (`tests/simulate_*.rs`); the second is several times
-//! faster.
+//! There are two implementations. [`Machine`] runs the server's whole storage core. [`Direct`] makes the same
+//! calls on the eviction policy alone, for fixed policies and one request at a time; it is several times
+//! faster. `tests/simulate` checks that both give the same counts.
 
 mod direct;
 mod machine;
@@ -23,61 +22,61 @@ pub use self::direct::Direct;
 pub use self::machine::Machine;
 use super::trace::{Event, Request, Trace};
 
-/// What L2 may hold.
+/// The size of L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L2Size {
-    /// Everything.
+    /// Keeps everything.
     Unbounded,
-    /// So many chunks; whoever was not used for longest leaves.
+    /// This many chunks; the least recently used one is evicted.
     Chunks(u64),
-    /// There is none.
+    /// There is no L2.
     None,
 }
 
-/// One thing to find out about: sizes and policies.
+/// Sizes and policies of one simulation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setup {
     /// Size of L1 in chunks.
     pub l1_chunks: u64,
     /// Size of L2.
     pub l2: L2Size,
-    /// What comes from where, and whether it stays.
+    /// Prefetch policy: whether chunks loaded from L2 stay in L1.
     pub prefetch: PrefetchKind,
-    /// What goes where.
+    /// Store policy: which stored chunks are written to L2, and whether they stay in L1.
     pub store: OffloadKind,
-    /// Which chunk leaves when space is needed.
+    /// Eviction policy of L1.
     pub eviction: EvictionKind,
-    /// How many requests are open at once at most.
+    /// Most requests that are open at the same time.
     pub concurrency: usize,
-    /// The leading fraction of the requests that is not counted.
+    /// Fraction of the requests, from the start of the trace, that is not counted.
     pub warmup: f64,
 }
 
 impl Setup {
-    /// How many leading requests are not counted.
+    /// Number of requests at the start of the trace that are not counted.
     pub fn warmup_requests(&self, trace: &Trace) -> usize {
         (trace.requests().len() as f64 * self.warmup) as usize
     }
 }
 
-/// What was counted after the warm-up.
+/// Counts after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests.
     pub requests: u64,
-    /// Their tokens, those that fill no chunk included.
+    /// Tokens of their prompts, including those of a partial last chunk.
     pub tokens: u64,
     /// Chunks looked up.
     pub chunk_accesses: u64,
     /// Chunks of hits that were in L1.
     pub l1_hits: u64,
-    /// Chunks of hits that were loaded.
+    /// Chunks of hits that were loaded from L2.
     pub l2_hits: u64,
-    /// Chunks read from L2.
+    /// Chunks read from L2; can differ from `l2_hits` if several requests are open.
     pub l2_reads: u64,
-    /// Chunks of L2 that could have been part of a hit, had there been room in L1 to load them.
+    /// Chunks found in L2 that were not part of a hit because L1 had no space to load them.
     pub no_space: u64,
-    /// Chunks handed to L2.
+    /// Chunks written to L2.
     pub l2_writes: u64,
     /// Chunks evicted from L1.
     pub l1_evictions: u64,
@@ -86,18 +85,18 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Chunks that had to be computed.
+    /// Looked-up chunks that had to be computed.
     pub fn misses(&self) -> u64 {
         self.chunk_accesses - self.l1_hits - self.l2_hits
     }
 
-    /// The fraction of all tokens that needed no computing.
+    /// Fraction of all tokens that was served from the cache.
     pub fn token_hit_rate(&self, chunk_tokens: u32) -> f64 {
         ratio((self.l1_hits + self.l2_hits) * u64::from(chunk_tokens), self.tokens)
     }
 }
 
-/// `part / whole`, and 0 of nothing.
+/// `part / whole`, or 0 if `whole` is 0.
 pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -128,28 +127,28 @@ macro_rules! by_field {
 by_field!(Sub, sub, -);
 by_field!(Add, add, +);
 
-/// What can serve requests.
+/// A simulated cache. Requests are named by their position in the trace.
 pub trait Serve {
-    /// A request is looked up.
+    /// Looks a request up.
     fn lookup(&mut self, request: usize);
 
-    /// Chunks `start..end` of a request's hit have been read: it no longer holds them.
+    /// Ends the pins on chunks `start..end` of a request's hit, which have been read.
     fn retrieve(&mut self, request: usize, start: u32, end: u32);
 
-    /// What of chunks `start..end` of a request is not cached is stored.
+    /// Stores those of chunks `start..end` of a request that are not in L1.
     fn store(&mut self, request: usize, start: u32, end: u32);
 
-    /// A request ends.
+    /// Ends a request.
     fn end(&mut self, request: usize);
 
-    /// The hit of a request that has been looked up and not ended, in chunks.
+    /// The hit of an open request in chunks.
     fn hit(&self, request: usize) -> u32;
 
-    /// What happened since the start. Requests and tokens are counted elsewhere.
+    /// Counts since the start; requests and tokens are 0, because [`serve`] counts them.
     fn counts(&self) -> Counts;
 }
 
-/// Runs a trace. `progress` is told after every request.
+/// Simulates a trace on the fastest implementation that supports it. Calls `progress` after every lookup.
 pub fn run(trace: &Trace, setup: &Setup, progress: &mut dyn FnMut()) -> Counts {
     if Direct::can(trace, setup) {
         serve(trace, setup, &mut Direct::new(trace, setup), progress)
@@ -158,7 +157,7 @@ pub fn run(trace: &Trace, setup: &Setup, progress: &mut dyn FnMut()) -> Counts {
     }
 }
 
-/// Has a trace served by `server`.
+/// Simulates a trace on `server`. Calls `progress` after every lookup.
 pub fn serve(trace: &Trace, setup: &Setup, server: &mut dyn Serve, progress: &mut dyn FnMut()) -> Counts {
     let warmup = setup.warmup_requests(trace);
     let mut before = Counts::default();
@@ -179,10 +178,10 @@ pub fn serve(trace: &Trace, setup: &Setup, server: &mut dyn Serve, progress: &mu
     Counts { requests, tokens: counted.iter().map(|r| r.tokens).sum(), ..after - before }
 }
 
-/// Serves what happened in its own order.
+/// Replays the events of a recording in their order.
 ///
-/// The sizes and policies need not be those of the recording. Where the hit was longer then, the
-/// engine would have had to compute and store the difference.
+/// Sizes and policies may differ from those of the recorded server. Where the simulated hit is shorter than
+/// the recorded one, the missing chunks are stored as well, since an engine would have computed them.
 fn replay(
     trace: &Trace,
     events: &[Event],
@@ -216,8 +215,8 @@ fn replay(
     }
 }
 
-/// Serves requests in their order, `concurrency` of them open at once: when one more comes, the oldest
-/// stores what it lacked and ends.
+/// Serves requests in their order with `concurrency` of them open: before the next lookup, the oldest open
+/// request stores its missing chunks and ends.
 fn schedule(
     trace: &Trace,
     concurrency: usize,

@@ -1,7 +1,7 @@
-//! L2 as a set of chunks that answers at once.
+//! L2 as a set of chunks that answers without delay.
 //!
-//! Bounded, it keeps the order of use as the server's adapters do: a lookup that finds a chunk and a
-//! store use it, and whoever was not used for longest leaves.
+//! A bounded one evicts the least recently used chunk, as the server's adapters do. A store, and a lookup
+//! that finds the chunk, count as a use.
 
 use crate::whatif::shadow::SecondTier;
 use larder_types::ids::ChunkId;
@@ -17,7 +17,7 @@ struct Link {
     newer: u32,
 }
 
-/// The second tier. Chunks are named by their numbers.
+/// The second tier. Chunks are identified by their numbers in the trace.
 #[derive(Debug)]
 pub(super) struct Tier {
     links: Vec<Link>,
@@ -29,7 +29,7 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    /// An empty one for chunks numbered below `unique`; `None` if there is to be none.
+    /// An empty tier for chunks with numbers below `unique`; `None` for [`L2Size::None`].
     pub(super) fn new(size: L2Size, unique: u64) -> Option<Self> {
         let capacity = match size {
             L2Size::None => return None,
@@ -40,7 +40,7 @@ impl Tier {
         Some(Self { links, oldest: NONE, newest: NONE, chunks: 0, capacity, evicted: 0 })
     }
 
-    /// Whether it has a chunk; using it.
+    /// Whether it has a chunk; if so, marks it as used.
     pub(super) fn find(&mut self, chunk: u32) -> bool {
         let there = self.links[chunk as usize].there;
         if there && self.capacity.is_some() {
@@ -50,7 +50,7 @@ impl Tier {
         there
     }
 
-    /// Takes a chunk.
+    /// Stores a chunk.
     pub(super) fn put(&mut self, chunk: u32) {
         if self.find(chunk) {
             return;

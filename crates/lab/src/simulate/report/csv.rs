@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::fields;
 use crate::simulate::sweep::Outcome;
 
-/// A line of names, then one line per combination. What is unknown is empty.
+/// A header line, then one line per combination. Unknown values are empty.
 pub fn csv(outcomes: &[Outcome<'_>]) -> String {
     let rows: Vec<_> = outcomes.iter().map(fields).collect();
     let names = rows.first().into_iter().flatten().map(|(name, _)| (*name).to_owned());

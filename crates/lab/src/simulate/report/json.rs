@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::fields;
 use crate::simulate::sweep::Outcome;
 
-/// One JSON object per line and combination.
+/// One JSON object per combination, each on its own line.
 pub fn json_lines(outcomes: &[Outcome<'_>]) -> String {
     let mut text = String::new();
     for outcome in outcomes {

@@ -1,6 +1,6 @@
-//! What came of a sweep: as a table, JSON lines, CSV or a picture.
+//! Results of a sweep as a table, JSON lines, CSV or SVG.
 //!
-//! `fields` names what scripts may rely on; JSON and CSV are two ways to write the same.
+//! JSON and CSV have the same fields, in `fields`; scripts rely on their names.
 
 mod csv;
 mod json;
@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::model::{L2Size, ratio};
 use super::sweep::Outcome;
 
-/// What is known of one combination, by the names that scripts use, in the order of the columns.
+/// The fields of one combination, in the order of the columns.
 fn fields(outcome: &Outcome<'_>) -> Vec<(&'static str, Value)> {
     let Outcome { job, counts, bound } = outcome;
     let (trace, setup) = (job.trace, &job.setup);
@@ -57,12 +57,12 @@ fn fields(outcome: &Outcome<'_>) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The most that the token hit rate can be.
+/// The highest token hit rate that any policy can reach.
 fn belady_token_hit_rate(outcome: &Outcome<'_>) -> f64 {
     ratio(outcome.bound.hits * u64::from(outcome.job.trace.chunk_tokens), outcome.counts.tokens)
 }
 
-/// A rate to as many digits as mean something.
+/// A rate rounded to 6 decimal places.
 fn rounded(rate: f64) -> Value {
     ((rate * 1e6).round() / 1e6).into()
 }
@@ -79,8 +79,8 @@ mod tests {
     use crate::simulate::sweep::Sweep;
     use crate::simulate::trace::Trace;
 
-    /// Two prompts in turn, of which L1 has room for one.
-    fn told(way: impl Fn(&[Outcome<'_>]) -> String) -> String {
+    /// Formats a sweep over two alternating prompts, with sizes of L1 that hold one and both of them.
+    fn formatted(format: impl Fn(&[Outcome<'_>]) -> String) -> String {
         let trace = Trace::from_chunks("turns, taken", 4, &[[1, 2], [3, 4], [1, 2], [3, 4]]);
         let sweep = Sweep {
             l1: vec![Size::Chunks(2.0), Size::Chunks(4.0)],
@@ -96,20 +96,20 @@ mod tests {
         let done = AtomicU64::new(0);
         let outcomes = sweep.run(&jobs, &done);
         assert_eq!(done.into_inner(), 8);
-        way(&outcomes)
+        format(&outcomes)
     }
 
     #[test]
-    fn json_has_one_object_for_each_combination() {
-        let text = told(json_lines);
+    fn json_has_one_object_per_combination() {
+        let text = formatted(json_lines);
         let first = r#"{"trace":"turns, taken","chunk_tokens":4,"unique_chunks":4,"l1_chunks":2,"l2_chunks":null,"prefetch_policy":"default","eviction_policy":"LRU","store_policy":"default","concurrency":1,"warmup":0.5,"requests":2,"tokens":16,"chunk_accesses":4,"l1_hits":0,"l2_reads":4,"misses":0,"no_room":0,"l2_writes":0,"token_hit_rate":1.0,"l1_evictions":2,"l2_evictions":0,"belady_l1_hits":2,"belady_l2_reads":2,"belady_l1_hits_holding":0,"belady_l2_reads_holding":4,"belady_token_hit_rate":1.0}"#;
         assert_eq!(text.lines().next(), Some(first));
         assert_eq!(text.lines().count(), 2);
     }
 
     #[test]
-    fn csv_has_the_same_in_columns() {
-        let text = told(csv);
+    fn csv_has_the_fields_of_json_as_columns() {
+        let text = formatted(csv);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("trace,chunk_tokens,"), "{text}");
         assert!(
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_and_the_picture_name_what_they_show() {
-        let text = told(table);
+    fn table_and_plot_name_trace_and_policies() {
+        let text = formatted(table);
         assert!(text.contains("turns, taken: 4 requests"), "{text}");
         assert!(text.contains("default"), "{text}");
-        let picture = told(plot);
-        assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"), "{picture}");
-        assert!(picture.contains("turns, taken") && picture.contains("Belady"), "{picture}");
-        assert!(!picture.contains("NaN"), "{picture}");
+        let svg = formatted(plot);
+        assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(svg.contains("turns, taken") && svg.contains("Belady"), "{svg}");
+        assert!(!svg.contains("NaN"), "{svg}");
     }
 }

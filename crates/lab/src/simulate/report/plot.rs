@@ -1,8 +1,7 @@
-//! Miss-ratio curves as a picture: for each trace what L1 saves, and what it costs of L2, by its size.
+//! Draws miss-ratio curves as SVG: for each trace, hit rates and L2 reads over the size of L1.
 //!
-//! One line for each combination of policies, the same colour in every panel; dashed what a clairvoyant
-//! would do. The size of L1 is on a logarithmic axis, for each doubling asks for as much money as all
-//! before it.
+//! Each combination of policies has one curve, in the same colour in every panel; the Belady bound is dashed.
+//! The axis of the size of L1 is logarithmic.
 
 use super::belady_token_hit_rate;
 use super::svg::{Anchor, Svg};
@@ -17,7 +16,7 @@ const MARGIN_BOTTOM: f64 = 50.0;
 const GAP: f64 = 74.0;
 const LEGEND_LINE: f64 = 20.0;
 
-/// Colours that people with any eyes tell apart (Okabe and Ito), and no yellow on white.
+/// Colours for all kinds of colour vision (Okabe and Ito), without yellow, which is faint on white.
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555"];
 const BOUND_COLOUR: &str = "#999999";
 
@@ -26,7 +25,7 @@ const STYLES: &str = "text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans
     .tick{font-size:11px;fill:#555}.axis{font-size:12px;fill:#555}.name{font-size:12px}\
     .grid{stroke:#e4e4e4}.frame{stroke:#888}.curve{fill:none;stroke-width:2;stroke-linejoin:round}";
 
-/// What a panel shows of an outcome.
+/// The value that a panel shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
     TokenHitRate,
@@ -62,7 +61,7 @@ impl Measure {
     }
 }
 
-/// A line of the picture: what is the same at all sizes of L1.
+/// A curve: a setup without the size of L1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Line {
     setup: Setup,
@@ -73,7 +72,7 @@ impl Line {
         Self { setup: Setup { l1_chunks: 0, ..outcome.job.setup } }
     }
 
-    /// What tells it from the others.
+    /// Name for the legend: the parts of the setup in which it differs from other curves.
     fn name(&self, all: &[Self]) -> String {
         let setup = &self.setup;
         let l2 = |l2: L2Size| match l2 {
@@ -93,7 +92,7 @@ impl Line {
     }
 }
 
-/// A picture of all outcomes, one row of panels for each trace.
+/// Draws all outcomes as SVG, one row of panels for each trace.
 pub fn plot(outcomes: &[Outcome<'_>]) -> String {
     let mut lines: Vec<Line> = Vec::new();
     for outcome in outcomes {
@@ -141,7 +140,7 @@ fn colour(line: usize) -> &'static str {
     COLOURS[line % COLOURS.len()]
 }
 
-/// One chart: its place, and the values at its edges.
+/// One chart: its position, and the values at its edges.
 #[derive(Debug)]
 struct Panel {
     left: f64,
@@ -149,7 +148,7 @@ struct Panel {
     measure: Measure,
     /// Smallest and largest size of L1, in per cent of the distinct chunks.
     sizes: (f64, f64),
-    /// What the upper edge stands for.
+    /// Value at the upper edge.
     most: f64,
 }
 
@@ -181,7 +180,7 @@ impl Panel {
             let places = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
                 points.iter().map(|(size, value)| self.place(*size, *value)).collect()
             };
-            // Combinations that share a tier share the bound: it is drawn once for each.
+            // Curves with the same L2 have the same bound, which is drawn once.
             if lines[..i].iter().all(|before| before.setup.l2 != line.setup.l2) {
                 svg.curve(BOUND_COLOUR, true, &places(&bounds));
             }
@@ -220,21 +219,21 @@ impl Panel {
     }
 }
 
-/// The size of L1 in per cent of the distinct chunks.
+/// Size of L1 as a percentage of the distinct chunks.
 fn percent(outcome: &Outcome<'_>) -> f64 {
     100.0 * ratio(outcome.job.setup.l1_chunks, outcome.job.trace.unique_chunks())
 }
 
-/// Round sizes between two, about as many as can be read.
+/// Round sizes (1, 2 or 5 times a power of ten) within a range.
 fn ticks((low, high): (f64, f64)) -> Vec<f64> {
     let decades = (low.log10().floor() as i32)..=(high.log10().ceil() as i32);
-    // A little room at the edges: sizes are whole chunks, so 0.5 % is a little less.
+    // With a tolerance, since sizes are rounded to whole chunks and 0.5 % may be slightly less.
     let inside = |size: &f64| *size >= low * 0.97 && *size <= high * 1.03;
     let all = decades.flat_map(|e| [1.0, 2.0, 5.0].map(|digit| rounded(digit * 10_f64.powi(e))));
     all.filter(inside).collect()
 }
 
-/// Without what the arithmetic left behind the digits.
+/// Rounds away floating-point errors.
 fn rounded(size: f64) -> f64 {
     format!("{size:.6}").parse().unwrap_or(size)
 }

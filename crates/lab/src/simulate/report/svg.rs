@@ -1,8 +1,8 @@
-//! Just enough of SVG for a chart: lines, text, rectangles.
+//! Writes the SVG elements that a chart needs: lines, curves, dots and text.
 
 use std::fmt::{Display, Write};
 
-/// Where a text is held.
+/// The part of a text that is placed at its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
@@ -10,7 +10,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// A picture under way.
+/// An SVG file being written.
 #[derive(Debug)]
 pub(super) struct Svg {
     body: String,
@@ -23,7 +23,7 @@ impl Svg {
         Self { body: String::new(), width, height }
     }
 
-    /// A straight line in the style of a class.
+    /// Adds a straight line with a style class.
     pub(super) fn line(&mut self, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
         let _ = writeln!(
             self.body,
@@ -31,7 +31,7 @@ impl Svg {
         );
     }
 
-    /// A line through points.
+    /// Adds a line through points.
     pub(super) fn curve(&mut self, colour: &str, dashed: bool, points: &[(f64, f64)]) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let dash = if dashed { r#" stroke-dasharray="6 4""# } else { "" };
@@ -42,12 +42,12 @@ impl Svg {
         );
     }
 
-    /// A dot on a curve.
+    /// Adds a dot on a curve.
     pub(super) fn dot(&mut self, colour: &str, (x, y): (f64, f64)) {
         let _ = writeln!(self.body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2.6" fill="{colour}"/>"#);
     }
 
-    /// A text in the style of a class.
+    /// Adds a text with a style class.
     pub(super) fn text(&mut self, class: &str, (x, y): (f64, f64), anchor: Anchor, text: impl Display) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -61,7 +61,7 @@ impl Svg {
         );
     }
 
-    /// The whole file, with the styles of its classes.
+    /// The complete file, with the style sheet of its classes.
     pub(super) fn finish(self, styles: &str) -> String {
         let Self { body, width, height } = self;
         format!(

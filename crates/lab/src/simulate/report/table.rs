@@ -1,4 +1,4 @@
-//! A table for people: one for each trace, the best of each size marked.
+//! Human-readable tables, one for each trace.
 
 use std::fmt::Write;
 
@@ -6,13 +6,13 @@ use super::belady_token_hit_rate;
 use crate::simulate::model::{L2Size, ratio};
 use crate::simulate::sweep::Outcome;
 
-/// Rows of cells, the first one the heading.
+/// Rows of cells; the first row is the header.
 type Rows = Vec<Vec<String>>;
 
-/// How many columns are text; those behind them are numbers.
+/// Number of text columns; the columns after them are numbers.
 const TEXT_COLUMNS: usize = 5;
 
-/// A table for each trace.
+/// One table for each trace, separated by empty lines.
 pub fn table(outcomes: &[Outcome<'_>]) -> String {
     let mut text = String::new();
     for of_trace in outcomes.chunk_by(|a, b| std::ptr::eq(a.job.trace, b.job.trace)) {
@@ -89,7 +89,7 @@ fn rows(outcomes: &[Outcome<'_>]) -> Rows {
     rows
 }
 
-/// The rows with their columns under one another: text to the left, numbers to the right.
+/// Pads cells to aligned columns: text to the left, L1 sizes and numbers to the right.
 fn aligned(rows: &Rows) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

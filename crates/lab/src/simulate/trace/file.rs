@@ -1,8 +1,8 @@
-//! Finds out what a trace file is and reads it.
+//! Detects the format of a trace file and reads it.
 //!
-//! Compression is told by the first bytes, the format by the first line, so no name has to end in
-//! anything. A line that is cut short at the end of a file, as a crash leaves it, is skipped and
-//! counted; any other line that makes no sense is an error that names it.
+//! The first bytes determine the compression and the first line the format; file extensions do not matter. An
+//! incomplete line at the end of a file, as after a crash, is skipped and counted. Any other invalid line is
+//! an error with its line number.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -13,40 +13,40 @@ use serde::de::DeserializeOwned;
 
 use super::{Trace, lookup_log, mooncake, recording};
 
-/// The longest line that is read: a request of a hundred thousand chunks has less.
+/// Most bytes of one line, enough for a request of several hundred thousand chunks.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// How to understand a file that does not say everything itself.
+/// Options for what a file does not contain, and for selecting requests.
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
-    /// Tokens per chunk.
+    /// Tokens per chunk, for Mooncake files; detected if `None`.
     pub chunk_tokens: Option<u32>,
-    /// Only lookups of this model, where a file names models.
+    /// Reads only lookups of this model, in formats that name models.
     pub model: Option<String>,
-    /// Only so many requests.
+    /// Most requests to read.
     pub requests_max: Option<usize>,
 }
 
-/// Why a trace cannot be used. The text goes on after the name of the file.
+/// Why a trace cannot be read. Messages are written to follow the file name.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system says no, or the compression is broken.
+    /// Reading or decompressing failed.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// A line is not what it should be.
+    /// A line is invalid.
     #[error("line {line}: {problem}")]
     Line {
-        /// Counted from 1.
+        /// Line number, from 1.
         line: u64,
         /// What is wrong with it.
         problem: String,
     },
-    /// The lines do not make a trace.
+    /// The lines are valid but do not make a trace.
     #[error("{0}")]
     Content(String),
 }
 
-/// Reads a file, or all logs of a directory.
+/// Reads a trace file, or all `lookup_hashes_*.jsonl` files of a directory as one trace.
 ///
 /// # Errors
 /// See [`ReadError`].
@@ -103,14 +103,14 @@ fn read_file(path: &Path, name: &str, options: &ReadOptions) -> Result<Trace, Re
     }
 }
 
-/// The file's name without what says how it is packed.
+/// The file name without `.jsonl` and the extension of a compression.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let name = [".zst", ".gz"].iter().fold(&*name, |name, end| name.strip_suffix(end).unwrap_or(name));
     name.strip_suffix(".jsonl").unwrap_or(name).to_owned()
 }
 
-/// The lines of a file, one at a time.
+/// Reads the non-empty lines of a file.
 pub(super) struct Lines<R> {
     reader: R,
     line: Vec<u8>,
@@ -119,7 +119,7 @@ pub(super) struct Lines<R> {
 }
 
 impl Lines<Box<dyn BufRead>> {
-    /// Opens a file that is plain, gzip or zstd.
+    /// Opens a plain, gzip or zstd file.
     fn open(path: &Path) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
         let begins = file.fill_buf()?;
@@ -135,7 +135,7 @@ impl Lines<Box<dyn BufRead>> {
     }
 }
 
-/// All frames of a zstd file, one after the other: files that were packed apart may be joined.
+/// Reads all frames of a zstd file, as concatenated files have several.
 struct Frames<R: BufRead>(Option<StreamingDecoder<R, FrameDecoder>>);
 
 impl<R: BufRead> Read for Frames<R> {
@@ -155,7 +155,7 @@ impl<R: BufRead> Read for Frames<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line, which stays the next.
+    /// The next line, without consuming it.
     fn peek(&mut self) -> Result<Option<&[u8]>, ReadError> {
         if !self.peeked && !self.advance()? {
             return Ok(None);
@@ -164,7 +164,7 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(&self.line))
     }
 
-    /// Goes to the next line that is not empty. Whether there is one.
+    /// Reads the next non-empty line. Returns false at the end of the file.
     fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
             self.line.clear();
@@ -182,7 +182,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line as a `T`. A last line that was cut short is counted and left out.
+    /// Parses the next line. An incomplete last line is skipped and added to `skipped`.
     pub(super) fn next_json<T: DeserializeOwned>(
         &mut self,
         skipped: &mut u64,

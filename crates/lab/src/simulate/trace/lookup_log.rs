@@ -1,8 +1,7 @@
-//! LMCache's lookup-hash logs: one JSON object per lookup, with the hashes of its whole chunks.
+//! Reads LMCache's lookup-hash logs: one JSON object per lookup, with the hashes of its whole chunks.
 //!
-//! LMCache writes them into a directory as `lookup_hashes_*.jsonl`, several processes into several
-//! files; a directory is read as one log, in the order of the lookups' times. `larder server` writes the same
-//! lines, with the isolation domain besides.
+//! LMCache writes one `lookup_hashes_*.jsonl` file per process into a directory; a directory is read as one
+//! log, sorted by time. `larder server` writes the same lines with an additional `cache_salt`.
 
 use std::io::BufRead;
 
@@ -20,7 +19,7 @@ pub(super) struct Line {
     timestamp: f64,
     #[serde(default)]
     model_name: String,
-    /// LMCache does not tell it; we do.
+    /// Written by `larder server` only.
     #[serde(default)]
     cache_salt: String,
     chunk_size: u32,
@@ -33,7 +32,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Bytes of one chunk of all tensors, where the line tells.
+    /// Bytes of one chunk over all tensors, if the line has valid shapes and dtypes.
     fn chunk_bytes(&self) -> Option<u64> {
         if self.shapes.is_empty() || self.shapes.len() != self.dtypes.len() {
             return None;
@@ -47,7 +46,7 @@ impl Line {
     }
 }
 
-/// Reads the lines of one file.
+/// Appends the lines of one file to `into`.
 pub(super) fn read_lines(
     lines: &mut Lines<impl BufRead>,
     into: &mut Vec<Line>,
@@ -59,7 +58,7 @@ pub(super) fn read_lines(
     Ok(())
 }
 
-/// Makes a trace of lines.
+/// Makes a trace of the lines of one or more files.
 pub(super) fn trace(
     name: &str,
     mut all: Vec<Line>,
@@ -82,7 +81,7 @@ pub(super) fn trace(
         let hashes: Option<Vec<ChunkHash>> = line.chunk_hashes.iter().map(|text| hash(text)).collect();
         let hashes = hashes.ok_or_else(|| ReadError::Content("has a chunk hash that is none".to_owned()))?;
         let hashes = salted(hashes, &line.cache_salt);
-        // Only whole chunks are ever kept; a log may name a partial last one.
+        // A log may contain the hash of a partial last chunk, which is never stored.
         let whole = (line.seq_len / u64::from(chunk_tokens)) as usize;
         let at_ms = ((line.timestamp - start) * 1000.0).max(0.0) as u64;
         builder.request(at_ms, line.seq_len, hashes.into_iter().take(whole), |hash| *hash);
@@ -91,7 +90,7 @@ pub(super) fn trace(
     Ok(builder.finish())
 }
 
-/// A hash as LMCache writes it: `0x` and hexadecimal digits, of bytes or of a number.
+/// Parses a hash as LMCache writes it: hexadecimal digits of bytes or of an integer, after `0x` or `-0x`.
 fn hash(text: &str) -> Option<ChunkHash> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("-0x"))?;
     let padded = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
@@ -109,7 +108,7 @@ mod tests {
     use super::hash;
 
     #[test]
-    fn hashes_of_bytes_and_of_numbers_are_read() {
+    fn parses_hashes_of_bytes_and_of_integers() {
         assert_eq!(hash("0x00ff").unwrap().as_bytes(), [0, 255]);
         assert_eq!(hash("0xfff").unwrap().as_bytes(), [15, 255]);
         assert_ne!(hash("-0xff"), hash("0xff"));

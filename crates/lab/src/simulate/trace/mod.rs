@@ -1,13 +1,13 @@
-//! Request traces: which chunks each request wanted, in which order things happened.
+//! Request traces: the chunks of each request, and the order of events.
 //!
-//! A trace is compact: each distinct chunk has a number, in the order of first appearance, and a
-//! request is a run of such numbers. Chunk names are chained: a chunk stands for all tokens before it
-//! too, so equal chunks have equal predecessors.
+//! Each distinct chunk has a number, in the order of first appearance, and a request is a range of such
+//! numbers. Chunk hashes are chained: a hash covers all tokens before its chunk too, so equal chunks have
+//! equal predecessors.
 //!
-//! - [`file`](mod@file): finds out what a file is and reads it, compressed or not.
-//! - [`mooncake`]: `timestamp`, `input_length`, `hash_ids`.
-//! - [`lookup_log`]: what LMCache logs of each lookup.
-//! - [`recording`]: what `larder server --record` wrote.
+//! - [`file`](mod@file): detects the format of a file and reads it, compressed or not.
+//! - [`mooncake`]: the format of the Mooncake traces.
+//! - [`lookup_log`]: LMCache's lookup-hash logs.
+//! - [`recording`]: recordings of `larder server --record`.
 
 pub mod file;
 pub mod lookup_log;
@@ -23,33 +23,33 @@ use larder_types::object::ChunkHash;
 
 pub use file::{ReadError, ReadOptions, read};
 
-/// A chunk of a trace: its place in the order of first appearance.
+/// The number of a chunk: its position in the order of first appearance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkNumber(pub u32);
 
 /// One request of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When it came, in milliseconds; never before the request ahead of it.
+    /// Time of its lookup in milliseconds; never less than that of the request before it.
     pub at_ms: u64,
-    /// Length of the prompt in tokens, those that fill no chunk included.
+    /// Length of the prompt in tokens, including those of a partial last chunk.
     pub tokens: u64,
-    /// Its chunks, in [`Trace::chunks`].
+    /// Range of its chunks in `Trace::numbers`.
     chunks: Range<usize>,
-    /// How many leading chunks it looked up. The others were computed and stored later.
+    /// Chunks that it looked up, from the start. The others were only stored.
     looked_up: u32,
-    /// Its hit when it was recorded.
+    /// Its hit in chunks in the recorded server; `None` in other formats.
     pub recorded_hit: Option<u32>,
 }
 
-/// Something that happened, as a recording has it. Requests are named by their place.
+/// An event of a recording. Requests are identified by their position in the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A request was looked up.
     Lookup(usize),
     /// Chunks of a request were stored.
     Store(usize, Range<u32>),
-    /// Chunks of a request's hit were read; nobody holds them for it any more.
+    /// Chunks of a request's hit were read, which ends its pins on them.
     Retrieve(usize, Range<u32>),
     /// A request ended.
     End(usize),
@@ -58,15 +58,15 @@ pub enum Event {
 /// A request trace.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// What it is called in reports.
+    /// Name in reports.
     pub name: String,
-    /// The model that it was asked of, where the trace tells: policies may look at whole names.
+    /// Name of the model, if known; part of the object keys that policies see.
     pub model: Option<Arc<str>>,
     /// Tokens per chunk.
     pub chunk_tokens: u32,
-    /// Bytes per chunk, where the trace tells.
+    /// Bytes per chunk, if known.
     pub chunk_bytes: Option<u64>,
-    /// Lines that could not be read as part of the trace, such as a last one cut short.
+    /// Lines that are not part of the trace, such as an incomplete last one.
     pub skipped_lines: u64,
     requests: Vec<Request>,
     numbers: Vec<ChunkNumber>,
@@ -85,37 +85,37 @@ impl Trace {
         &self.numbers[request.chunks.clone()]
     }
 
-    /// The chunks that a request looked up.
+    /// Chunks that a request looked up, from the start of the prompt.
     pub fn looked_up(&self, request: &Request) -> &[ChunkNumber] {
         &self.chunks(request)[..request.looked_up as usize]
     }
 
-    /// How many distinct chunks there are.
+    /// Number of distinct chunks.
     pub fn unique_chunks(&self) -> u64 {
         self.hashes.len() as u64
     }
 
-    /// How many chunks all requests looked up together.
+    /// Number of chunks looked up by all requests.
     pub fn chunk_accesses(&self) -> u64 {
         self.requests.iter().map(|r| u64::from(r.looked_up)).sum()
     }
 
-    /// The name of a chunk in the store.
+    /// The hash of a chunk.
     pub fn hash(&self, chunk: ChunkNumber) -> &ChunkHash {
         &self.hashes[chunk.0 as usize]
     }
 
-    /// The names of all chunks, by number.
+    /// The hashes of all chunks, by number.
     pub fn hashes(&self) -> &[ChunkHash] {
         &self.hashes
     }
 
-    /// The order of things, if the trace has it.
+    /// The events in their order; `None` unless the trace is a recording.
     pub fn events(&self) -> Option<&[Event]> {
         self.events.as_deref()
     }
 
-    /// Leaves out all but the first requests.
+    /// Removes all but the first `requests`.
     pub(crate) fn keep_first(&mut self, requests: usize) {
         if requests >= self.requests.len() {
             return;
@@ -135,8 +135,7 @@ impl Trace {
         }
     }
 
-    /// A trace of requests given as chunk names, each of `chunk_tokens` tokens, one millisecond
-    /// apart. For tests and for workloads that are made up.
+    /// A trace of requests given as chunk ids, one millisecond apart, for tests and synthetic workloads.
     pub fn from_chunks<C: AsRef<[u64]>>(name: &str, chunk_tokens: u32, requests: &[C]) -> Self {
         let mut builder = Builder::new(name, chunk_tokens);
         for (at_ms, chunks) in requests.iter().enumerate() {
@@ -147,12 +146,12 @@ impl Trace {
     }
 }
 
-/// Makes a trace out of requests whose chunks are named by some `K`.
+/// Builds a trace from requests with chunks identified by a `K`.
 #[derive(Debug)]
 pub(crate) struct Builder<K> {
     trace: Trace,
     known: HashMap<K, ChunkNumber>,
-    /// Of each chunk the last request that has it.
+    /// The last request that contains each chunk, by number.
     last: Vec<usize>,
 }
 
@@ -172,8 +171,8 @@ impl<K: Hash + Eq + Copy> Builder<K> {
         Self { trace, known: HashMap::new(), last: Vec::new() }
     }
 
-    /// Adds a request that looks up all its chunks. `hash` names a chunk that was not seen before. A name
-    /// stands for all before it, so one that comes twice makes no sense: the prompt ends there.
+    /// Adds a request that looks up all its chunks, and returns its position. `hash` gives the hash of a new
+    /// chunk. As hashes are chained, a prompt cannot contain one twice: it is cut before a repeated one.
     pub(crate) fn request(
         &mut self,
         at_ms: u64,
@@ -186,7 +185,7 @@ impl<K: Hash + Eq + Copy> Builder<K> {
         for key in chunks {
             let number = *self.known.entry(key).or_insert_with(|| {
                 trace.hashes.push(hash(&key));
-                // The files that can be read at all are far from 2^32 distinct chunks.
+                // Traces that fit into memory have far fewer.
                 ChunkNumber(u32::try_from(trace.hashes.len() - 1).expect("fewer than 2^32 chunks"))
             });
             self.last.resize(trace.hashes.len(), usize::MAX);
@@ -211,12 +210,12 @@ impl<K: Hash + Eq + Copy> Builder<K> {
     }
 }
 
-/// A name for a chunk that is only numbered: as unlike that of another as digests are.
+/// A chunk hash for a chunk that has only an id.
 pub(crate) fn digest(number: &u64) -> ChunkHash {
     let mut bytes = [0; 32];
     let mut state = *number;
     for word in bytes.as_chunks_mut::<8>().0 {
-        // SplitMix64: a bijection of the state, so different numbers give different names.
+        // SplitMix64: a bijection of the state, so different ids give different hashes.
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,8 +1,8 @@
-//! Mooncake's format: one JSON object per request.
+//! Reads Mooncake's format: one JSON object per request.
 //!
-//! `timestamp` in milliseconds, `input_length` and `output_length` in tokens, `hash_ids` one per chunk
-//! of the prompt. Equal ids mean equal content and equal prefix. Only the first `input_length / chunk
-//! tokens` ids are whole chunks; some files leave the last, partial one out.
+//! `timestamp` is in milliseconds, `input_length` and `output_length` in tokens; `hash_ids` has one id per
+//! chunk of the prompt. Equal ids mean equal content and equal prefix. Only the first
+//! `input_length / chunk_tokens` ids are whole chunks; some files omit the id of a partial last chunk.
 
 use std::io::BufRead;
 
@@ -19,11 +19,11 @@ struct Line {
     hash_ids: Vec<u64>,
 }
 
-/// Chunk sizes that can be told from a file alone: powers of two in this range.
+/// Detectable chunk sizes are powers of two in this range.
 const CHUNK_TOKENS_MIN: u64 = 8;
 const CHUNK_TOKENS_MAX: u64 = 1 << 16;
 
-/// Reads a whole file, in chunks of `chunk_tokens`, or of what its lengths say.
+/// Reads a whole file. Without `chunk_tokens`, uses the only chunk size that fits all lengths.
 pub(super) fn read(
     name: &str,
     lines: &mut Lines<impl BufRead>,

@@ -1,7 +1,6 @@
-//! What `larder server --record` wrote: lookups, stores and ends in their order.
+//! Reads recordings of `larder server --record`; the format is in [`crate::recording`].
 //!
-//! The format is [`crate::recording`]'s. Lines that build on a line that was dropped are counted
-//! as skipped, with all that belongs to their request.
+//! Lines that depend on a dropped line are skipped and counted; later lines of their request are ignored.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -15,19 +14,19 @@ use serde::Deserialize;
 use super::file::{Lines, ReadError};
 use super::{Builder, Event, Trace, digest};
 
-/// The key that tells a recording from everything else.
+/// A key that only header lines of a recording have.
 pub(super) const HEADER_KEY: &str = "larder_recording";
 
-/// A server ends a request that nobody ended after this long, unless it is told otherwise.
+/// The server's default session timeout in milliseconds: requests without an end are ended after it.
 const SESSION_MS: u64 = 600_000;
 
 /// A request that has not ended.
 struct Open {
-    /// Which of the requests it is.
+    /// Its position in `Reading::requests`.
     place: usize,
 }
 
-/// A request as it was recorded.
+/// A recorded request.
 struct Recorded {
     at: u64,
     tokens: u64,
@@ -56,7 +55,7 @@ pub(super) fn read(
     while let Some(line) = lines.next_json::<AnyLine>(&mut skipped)? {
         match line {
             AnyLine::Line(line) => reading.line(line, &mut skipped),
-            // A server that started again: nothing is open any more, and its clock begins anew.
+            // The server was restarted: it has no open requests, and its times start at 0 again.
             AnyLine::Header(again) if again == header => reading.start_again(),
             AnyLine::Header(_) => {
                 return Err(ReadError::Content("goes on with another chunk size or version".to_owned()));
@@ -83,7 +82,7 @@ pub(super) fn read(
     Ok(builder.finish())
 }
 
-/// What the lines behind the first one are.
+/// Any line after the first; a second header marks a restart.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum AnyLine {
@@ -98,9 +97,9 @@ struct Reading<'a> {
     requests: Vec<Recorded>,
     events: Vec<Event>,
     open: HashMap<Arc<str>, Open>,
-    /// When each request came, in their order; those that have ended too.
+    /// Time, id and position of each request in order, including ended ones.
     came: VecDeque<(u64, Arc<str>, usize)>,
-    /// What is added to times: when the server that is speaking started.
+    /// Start of the current server process in milliseconds of the trace, added to the times of its lines.
     started: u64,
     models: HashSet<Arc<str>>,
     chunk_bytes: Option<u64>,
@@ -112,7 +111,7 @@ impl Reading<'_> {
         self.started = self.requests.last().map_or(0, |last| last.at);
     }
 
-    /// Ends requests that came before a time and that nobody ended.
+    /// Ends open requests that were looked up before `at`.
     fn end_before(&mut self, at: u64) {
         while let Some((_, request, place)) = self.came.pop_front_if(|(came, ..)| *came < at) {
             if self.open.get(&request).is_some_and(|open| open.place == place) {
@@ -146,7 +145,7 @@ impl Reading<'_> {
                 self.requests.push(Recorded { at, tokens, looked_up: chain.len(), chain, hit: None });
                 self.came.push_back((at, request.clone(), place));
                 if let Some(before) = self.open.insert(request, Open { place }) {
-                    // It was looked up again: the first lookup is given back.
+                    // A second lookup of a request ends the pins of the first.
                     self.events.push(Event::End(before.place));
                 }
                 self.events.push(Event::Lookup(place));
@@ -185,7 +184,7 @@ impl Reading<'_> {
     }
 }
 
-/// Names for the chunks of an isolation domain: equal prompts of two domains share nothing.
+/// Hashes that depend on the cache salt, so that equal prompts of two tenants have no chunk in common.
 pub(super) fn salted(mut hashes: Vec<ChunkHash>, salt: &str) -> Vec<ChunkHash> {
     if !salt.is_empty() {
         let mask = digest(&salt.bytes().fold(0, |sum: u64, byte| {
