@@ -1,7 +1,7 @@
 //! Metrics, under LMCache's names where it has them.
 //!
 //! There are two sources: what the server counts ([`Metrics`]), and the core's counters and gauges, read once for each
-//! scrape so that a scrape shows one moment. Both become [families](family), which `/metrics` writes as text and the
+//! scrape so that a scrape shows one moment. Both become `family::Family` lists, which `/metrics` writes as text and the
 //! OTLP exporter pushes. `prometheus-client` is not used because its values can be encoded but not read back, which
 //! OTLP, `/overview` and `/cache/stats` need.
 //!

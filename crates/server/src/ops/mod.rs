@@ -1,4 +1,4 @@
-//! Operations: from a decoded request to its answer. One file per operation and one line in [`dispatch`].
+//! Operations: from a decoded request to its answer. One file per operation and one line in `dispatch!`.
 //!
 //! A request is served where it arrives, on its connection's task, so the requests of one client are executed in
 //! order and a short one never waits for a thread. A request that copies many bytes runs on the

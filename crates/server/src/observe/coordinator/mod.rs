@@ -7,7 +7,7 @@
 //!
 //! A coordinator may have lost its state, or gone back to an older copy, before a registration. So each registration but
 //! the first begins a new incarnation, which voids what the coordinator has of L1, and after each one all objects
-//! ([`inventory`]) are reported again, slowly.
+//! (`inventory`) are reported again, slowly.
 //!
 //! Calls block, so they are made on threads for blocking work; each has a deadline.
 

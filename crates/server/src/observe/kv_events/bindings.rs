@@ -35,7 +35,7 @@ pub struct TokenBindings {
 }
 
 impl TokenBindings {
-    /// Nothing is bound until [`set_on`](Self::set_on).
+    /// Nothing is bound until `set_on`.
     pub fn new(chunk_tokens: usize) -> Self {
         Self { chunk_tokens, is_on: AtomicBool::new(false), bindings: Mutex::default() }
     }
