@@ -1,6 +1,6 @@
 //! How the values of the protocol are laid out in MessagePack, for requests and responses alike.
 //!
-//! A structure names its fields once, in [`structure!`] (a map with text keys) or in [`payloads!`] (one
+//! A structure names its fields once, in `structure!` (a map with text keys) or in `payloads!` (one
 //! payload frame for each field). Both keep the rules of the reference's decoder, msgspec, and the limits
 //! of [`Reader`]. serde with rmp-serde was tried for these structures and is not used, because it accepts
 //! and rejects other bytes (rmp-serde 1.3): it takes arrays and integer keys where a map with text keys is

@@ -4,7 +4,7 @@
 //! and without panics; see [`error::DecodeError`]. The protocol itself is described in `docs/protocol.md`.
 //!
 //! A request passes through [`message::Incoming`] (sorts its frames), [`operation::Operation`] (decodes
-//! the operation frame) and [`request::Request`] (decodes the payloads); [`response::encode_result`] and
+//! the operation frame) and [`request::Request`] (decodes the payloads); `ResultFrame` and
 //! [`message::Envelope::response`] make the frames of its response. [`ops`] has one module per operation.
 
 pub mod codec;

@@ -44,7 +44,7 @@ struct Member {
     place: Place,
 }
 
-/// See the [module](self).
+/// See the module.
 #[derive(Debug)]
 pub struct WorthOrder {
     links: LruLinks,

@@ -6,7 +6,7 @@
 //!
 //! - which chunks are evicted,
 //! - where in memory an object is placed,
-//! - what is done for L2 ([`observe`]): loads, write-back, and the answers of lookups that need L2.
+//! - what is done for L2 (`observe`): loads, write-back, and the answers of lookups that need L2.
 
 mod calls;
 mod jobs;

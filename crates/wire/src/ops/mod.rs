@@ -1,7 +1,7 @@
 //! One module per operation: its id and name, its payloads, its response, what to answer when it fails,
 //! and samples that the tests encode, decode and show to the reference.
 //!
-//! To add an operation, add a module, and name it in the list of modules and in [`for_each_operation!`].
+//! To add an operation, add a module, and name it in the list of modules and in `for_each_operation!`.
 
 use crate::codec::{Payloads, Value};
 use crate::error::DecodeError;

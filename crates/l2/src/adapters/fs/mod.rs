@@ -12,7 +12,7 @@
 //! **Capacity** is exact: before an object is written its bytes are reserved, and the least recently used
 //! objects are evicted until they fit. Objects that are being read are not evicted. A bounded adapter
 //! stores nothing until it has counted what earlier processes left; loads do not wait for that. The same
-//! holds for quotas of cache salts ([`CapacityLimits::quotas`]). What a restart finds of a salt over its
+//! holds for quotas of cache salts ([`CapacityLimits`]). What a restart finds of a salt over its
 //! quota stays until the salt stores or its quota is set: without `--state-dir` quotas are not kept over a
 //! restart, and no data should be evicted before its quota is known.
 
