@@ -23,6 +23,7 @@ const KEPT: &[u64] = &[
     56_889,    // two requests of a lost connection, one with pins on the end of a prompt only
     38_291,    // an object was loaded in steps, and existed only during the later ones
     1_067_636, // removed from L1 although the adapter had it in another size
+    1_013_455, // a commit filled a queue of L2, and an older object left L1 before trimming
 ];
 
 #[test]
