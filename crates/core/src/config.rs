@@ -26,7 +26,7 @@ pub struct CoreConfig {
     pub sessions_max: usize,
     /// Maximal number of peer leases; one more ends the oldest.
     pub peer_leases_max: usize,
-    /// Maximal number of keys in all peer leases; more end the oldest leases.
+    /// Maximal number of keys in all peer leases, or of one lookup, if that has more; more end the oldest leases.
     pub peer_keys_max: usize,
     /// A worker that has pinged and is then silent for this long is dropped. `None`: never.
     pub worker_reap_timeout: Option<Duration>,

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 
 use super::reuse_class::{CLASSES, ReuseClass};
 
-/// AgeHistogram are told apart by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
+/// Ages are counted by powers of two: 0, 1, 2 to 3, 4 to 7 ticks and so on.
 pub(super) const AGES: usize = 24;
 /// Pairs of class and age.
 pub(super) const PLACES: usize = CLASSES * AGES;

@@ -1,4 +1,4 @@
-//! A coordinator of ours, that forgets when it is told to: what it knows after that.
+//! A test coordinator that drops its state on request, and what it has after the next resync.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -131,7 +131,7 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
     assert_eq!(removed, [Removal::Removed; 10]);
     server.until("it knows of the removal", |_| knows(690, 700)).await;
     let retold = || server.state.reporting.counts().retold;
-    // How much of what was new was told anew, and how much as it happened, is a matter of time.
+    // How many new objects arrive by the resync, and how many as events, depends on timing.
     let before = retold();
     {
         let mut known = book.lock().expect("whole");

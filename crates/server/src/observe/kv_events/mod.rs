@@ -62,7 +62,7 @@ pub struct Subscription {
 pub struct EventStreams {
     /// Records kept; 0: there are no streams.
     capacity: usize,
-    /// Start time of the server, which tells its runs apart.
+    /// Start time of the server, which distinguishes its runs.
     incarnation: u64,
     core: Arc<CoreHandle>,
     hashes: Arc<PrefixHashCache>,
