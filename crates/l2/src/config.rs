@@ -181,7 +181,7 @@ fn instead_of_serde(block: &Map<String, Value>) -> &'static str {
 mod tests {
     use super::*;
     use crate::adapters::fault_inject::FaultInjectConfig;
-    use crate::adapters::fs::{FsConfig, FsNativeConfig};
+    use crate::adapters::fs::{FileMode, FsConfig, FsNativeConfig};
     use crate::adapters::mock::MockConfig;
     use crate::spec::bytes_from_gib;
     use std::time::Duration;
@@ -203,6 +203,7 @@ mod tests {
             read_ahead_bytes: Some(4096),
             use_odirect: true,
             max_capacity_bytes: bytes_from_gib(1.5),
+            mode: FileMode::default(),
         };
         let expected = AdapterConfig {
             affinity_tag: "hot".to_owned(),
@@ -255,6 +256,15 @@ mod tests {
             (
                 r#"{"type":"fs","base_path":"/d","relative_tmp_dir":"../x"}"#,
                 "--l2-adapter #1 ('fs'): relative_tmp_dir must stay inside base_path: relative, and without '..'",
+            ),
+            (
+                r#"{"type":"fs","base_path":"file:///data/kv"}"#,
+                "--l2-adapter #1 ('fs'): base_path is a path, not a URI: write \"/data/kv\"",
+            ),
+            (
+                r#"{"type":"fs_native","base_path":"/d","mode":"0700"}"#,
+                "--l2-adapter #1 ('fs_native'): mode must be an octal file mode that lets the owner read and write and \
+                 nobody execute, such as \"0600\" or \"0660\", got \"0700\"",
             ),
             (
                 r#"{"type":"fs_native","base_path":"/d","num_workers":0}"#,

@@ -3,6 +3,7 @@
 //! [`Fields`] does not stop at the first error: it records it and continues with the field's default, so that one
 //! run reports everything there is to fix. (Serde's derive stops at the first error.)
 
+pub mod path;
 pub mod secret;
 pub mod suggest;
 

@@ -7,10 +7,13 @@ use larder_policy::eviction::EvictionKind;
 use serde_json::{Value, json};
 
 use super::Fs;
+use super::access::FileMode;
+use super::file::Mode;
 use crate::adapters::{Backend, OpenContext, Opened};
 use crate::capacity::CapacityLimits;
 use crate::config::AdapterConfig;
 use crate::error::L2Error;
+use crate::spec::path::{home, path_error};
 use crate::spec::{Fields, gib_from_bytes};
 
 /// Worker threads of `fs`.
@@ -33,6 +36,8 @@ pub struct FsConfig {
     pub use_odirect: bool,
     /// Maximum bytes of the files; 0: no limit.
     pub max_capacity_bytes: u64,
+    /// Who may read and write the files.
+    pub mode: FileMode,
 }
 
 /// Settings of the `fs_native` adapter: the same files, padded to whole blocks under `use_odirect`.
@@ -61,6 +66,11 @@ impl FsConfig {
         }
     }
 
+    /// How files are read and written, without padding.
+    pub(super) fn io_mode(&self) -> Mode {
+        Mode { direct: self.use_odirect, pad: false, read_ahead: self.read_ahead_bytes, access: self.mode }
+    }
+
     fn opened(&self, fs: Fs) -> Opened {
         Opened { adapter: Arc::new(fs), directory: Some(self.base_path.clone()) }
     }
@@ -78,6 +88,10 @@ fn escapes(path: &Path) -> bool {
 impl Backend for FsConfig {
     fn parse(fields: &mut Fields<'_>) -> Option<Self> {
         let base_path = fields.required_name("base_path");
+        let home = home();
+        if let Some(error) = base_path.and_then(|path| path_error(path, home.as_deref())) {
+            fields.conflict(format!("base_path {error}"));
+        }
         let config = Self {
             base_path: base_path.unwrap_or_default().into(),
             relative_tmp_dir: fields
@@ -87,6 +101,7 @@ impl Backend for FsConfig {
             read_ahead_bytes: fields.positive("read_ahead_size"),
             use_odirect: fields.boolean("use_odirect", false),
             max_capacity_bytes: fields.gib("max_capacity_gb").unwrap_or(0),
+            mode: fields.choice("mode", FileMode::EXPECTED, FileMode::parse).unwrap_or_default(),
         };
         if let Err(error) = config.temporary() {
             fields.conflict(error);
@@ -101,6 +116,7 @@ impl Backend for FsConfig {
             "read_ahead_size": self.read_ahead_bytes,
             "use_odirect": self.use_odirect,
             "max_capacity_gb": gib_from_bytes(self.max_capacity_bytes),
+            "mode": self.mode.octal(),
         })
     }
 
@@ -115,6 +131,13 @@ impl Backend for FsConfig {
 
     fn warnings(&self, config: &AdapterConfig) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.base_path.is_relative() {
+            let place = std::path::absolute(&self.base_path).unwrap_or_else(|_| self.base_path.clone());
+            lines.push(format!(
+                "base_path is relative to the working directory: files are in {}",
+                place.display()
+            ));
+        }
         if !config.persist {
             lines.push("persist_enabled false is ignored: files stay, as LMCache leaves them".to_owned());
         }

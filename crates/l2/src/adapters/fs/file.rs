@@ -9,6 +9,7 @@ use larder_arena::Region;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::access::FileMode;
 use crate::adapter::BLOCK_BYTES;
 
 /// Size of the first read of a file, unless configured.
@@ -29,6 +30,8 @@ pub(super) struct Mode {
     pub(super) pad: bool,
     /// Size of a first small read; `None`: [`FIRST_READ_BYTES`].
     pub(super) read_ahead: Option<u64>,
+    /// Who may read and write the files.
+    pub(super) access: FileMode,
 }
 
 impl Mode {
@@ -54,7 +57,9 @@ impl Mode {
 
     /// Creates a file for [`Mode::write`]. It must not exist.
     pub(super) fn create(self, path: &Path, len: u64) -> io::Result<File> {
-        open(OpenOptions::new().write(true).create_new(true), path, self.is_direct(len))
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(self.access.of_files());
+        open(&options, path, self.is_direct(len))
     }
 
     /// Reads `region` from the start of `file`.
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn only_fs_native_pads() {
-        let fs = Mode { direct: true, pad: false, read_ahead: None };
+        let fs = Mode { direct: true, pad: false, read_ahead: None, access: FileMode::default() };
         let native = Mode { pad: true, ..fs };
         assert_eq!((fs.stored_bytes(541), native.stored_bytes(541)), (541, 4096));
         assert_eq!((fs.stored_bytes(8192), native.stored_bytes(8192)), (8192, 8192));

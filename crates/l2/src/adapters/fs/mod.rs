@@ -16,6 +16,7 @@
 //! quota stays until the salt stores or its quota is set: without `--state-dir` quotas are not kept over a
 //! restart, and no data should be evicted before its quota is known.
 
+mod access;
 mod config;
 mod file;
 mod names;
@@ -43,6 +44,7 @@ use self::file::Mode;
 use self::object_dir::ObjectDir;
 use self::space::SpaceMonitor;
 
+pub use self::access::FileMode;
 pub use self::config::{FsConfig, FsNativeConfig};
 
 /// Unfinished files without locks, such as LMCache's, are abandoned when they are older than this.
@@ -73,7 +75,7 @@ impl Fs {
         limits: CapacityLimits,
         listener: Option<Arc<dyn EvictionListener>>,
     ) -> Result<Self, L2Error> {
-        let mode = Mode { direct: config.use_odirect, pad: false, read_ahead: config.read_ahead_bytes };
+        let mode = Mode { pad: false, ..config.io_mode() };
         Self::start("fs", config, mode, num_workers, limits, listener)
     }
 
@@ -87,7 +89,7 @@ impl Fs {
         listener: Option<Arc<dyn EvictionListener>>,
     ) -> Result<Self, L2Error> {
         let FsNativeConfig { fs, num_workers } = config;
-        let mode = Mode { direct: fs.use_odirect, pad: true, read_ahead: fs.read_ahead_bytes };
+        let mode = Mode { pad: true, ..fs.io_mode() };
         Self::start("fs_native", fs, mode, *num_workers, limits, listener)
     }
 
@@ -103,6 +105,9 @@ impl Fs {
             config.temporary().map_err(|error| L2Error::permanent(ErrorKind::Unsupported, error))?;
         let dir = ObjectDir::new(config.base_path.clone(), temporary, mode, limits, listener);
         let dir = Arc::new(dir);
+        if dir.base().is_dir() {
+            config.mode.warn_if_wider(dir.base());
+        }
         dir.make_directories()?;
         let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
         let counted = count_in_background(&dir, &pool)?;

@@ -304,9 +304,10 @@ impl ObjectDir {
             let unfinished = Unfinished { path, file, renamed: false };
             let locked = flock(&unfinished.file, FlockOperation::NonBlockingLockExclusive);
             // Between the two calls another server may have taken the file for abandoned.
-            let taken =
-                locked == Err(Errno::WOULDBLOCK) || rustix::fs::fstat(&unfinished.file)?.st_nlink == 0;
+            let stat = rustix::fs::fstat(&unfinished.file)?;
+            let taken = locked == Err(Errno::WOULDBLOCK) || stat.st_nlink == 0;
             if !taken {
+                self.mode.access.apply(&unfinished.file, stat.st_mode)?;
                 return Ok(unfinished);
             }
         }
@@ -353,9 +354,15 @@ impl ObjectDir {
         };
         if !self.base.is_dir() {
             self.tracker().clear();
-            fs::create_dir_all(&self.base).map_err(|error| unavailable(&self.base, error))?;
+            self.mode
+                .access
+                .create_directories(&self.base)
+                .map_err(|error| unavailable(&self.base, error))?;
         }
-        fs::create_dir_all(&self.temporary).map_err(|error| unavailable(&self.temporary, error))
+        self.mode
+            .access
+            .create_directories(&self.temporary)
+            .map_err(|error| unavailable(&self.temporary, error))
     }
 
     fn check_base(&self) -> Result<(), L2Error> {
