@@ -30,7 +30,7 @@ pub use crate::adapter::{
     Transfer, Usage, holds,
 };
 pub use crate::adapters::OpenContext;
-pub use crate::capacity::{CapacityLimits, TenantLimits, Watermarks};
+pub use crate::capacity::{CapacityLimits, TenantLimits, Trim};
 pub use crate::config::AdapterConfig;
 pub use crate::error::{ErrorKind, L2Error, Retry};
 pub use crate::eviction::{EvictionListener, EvictionReason};

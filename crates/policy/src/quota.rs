@@ -218,6 +218,16 @@ impl QuotaUsage {
         self.records[id.0 as usize].limit
     }
 
+    /// Objects of a tenant, including those without bytes yet.
+    pub fn objects(&self, id: TenantId) -> u64 {
+        self.records[id.0 as usize].objects
+    }
+
+    /// Bytes that a tenant uses.
+    pub fn used_bytes(&self, id: TenantId) -> u64 {
+        self.records[id.0 as usize].used
+    }
+
     /// Bytes over its limit that a tenant would have with `more`.
     pub fn excess(&self, id: TenantId, more: u64) -> u64 {
         let tenant = &self.records[id.0 as usize];

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use larder_server::config::path::{home, path_error};
 use larder_server::config::secret::{REDACTED, names_a_secret, redact, redact_url};
 use larder_server::config::{
     EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, TransferMode, suggest,
@@ -40,6 +41,8 @@ pub(crate) enum ValueError {
     Empty,
     #[error("must not contain a zero byte")]
     ZeroByte,
+    #[error("{0}")]
+    Path(String),
     #[error("must be a whole number from {0} to {1}")]
     NotInteger(i64, i64),
     #[error("must be {0}")]
@@ -69,6 +72,10 @@ impl Value {
             Kind::Name | Kind::Path => match text()? {
                 "" => Err(ValueError::Empty),
                 text if text.contains('\0') => Err(ValueError::ZeroByte),
+                text if matches!(flag.kind, Kind::Path) => match path_error(text, home().as_deref()) {
+                    Some(error) => Err(ValueError::Path(error)),
+                    None => Ok(Self::Text(text.to_owned())),
+                },
                 text => Ok(Self::Text(text.to_owned())),
             },
             Kind::Integer(min, max) => {

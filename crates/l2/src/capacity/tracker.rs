@@ -11,6 +11,7 @@
 //! [`CapacityTracker::insert_found`] and ordered by [`CapacityTracker::finish_recovery`]; nothing is evicted
 //! before that.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ struct Entry {
     pins: u32,
     /// Selected as a victim; its data is being removed.
     evicting: bool,
+    /// Its data cannot be removed, so it is no victim until it is stored again.
+    stuck: bool,
     /// Found at start and not used since: not in the order until the recovery is finished.
     found: bool,
 }
@@ -79,7 +82,10 @@ pub(crate) struct CapacityTracker {
     /// No tenant: the order over all objects does not put those of tenants over their quota first.
     no_tenants: QuotaUsage,
     used_bytes: u64,
-    trimming: bool,
+    /// Entries that are being evicted.
+    evicting: u64,
+    /// Objects still to be evicted in advance, of a tenant or of all.
+    to_trim: HashMap<Option<TenantId>, u64>,
     evicted_objects: u64,
     evicted_bytes: u64,
 }
@@ -94,7 +100,8 @@ impl CapacityTracker {
             usage: QuotaUsage::default(),
             no_tenants: QuotaUsage::default(),
             used_bytes: 0,
-            trimming: false,
+            evicting: 0,
+            to_trim: HashMap::new(),
             evicted_objects: 0,
             evicted_bytes: 0,
             limits,
@@ -158,8 +165,9 @@ impl CapacityTracker {
             return self.order.insert(chunk(at), &self.entries[at].meta());
         };
         self.touch_entry(at);
+        self.set_evicting(at, false);
         let entry = &mut self.entries[at];
-        entry.evicting = false;
+        entry.stuck = false;
         let (before, tenant) = (std::mem::replace(&mut entry.bytes, bytes), entry.tenant);
         self.charge(tenant, bytes);
         self.refund(tenant, before);
@@ -203,6 +211,7 @@ impl CapacityTracker {
         if let Ok(slot) = self.index.find_entry(hash, |&other| other == at) {
             slot.remove();
         }
+        self.set_evicting(at, false);
         let entry = self.entries.remove(at);
         if !entry.found {
             self.order.remove(chunk(at));
@@ -212,12 +221,22 @@ impl CapacityTracker {
         Some(entry.bytes)
     }
 
-    /// Removes all objects; limits and reservations stay.
-    pub(crate) fn clear(&mut self) {
+    /// Removes all objects; limits and reservations stay. Returns the objects.
+    pub(crate) fn clear(&mut self) -> Vec<ObjectKey> {
         let keys: Vec<_> = self.entries.iter().map(|(_, entry)| entry.key.clone()).collect();
         for key in &keys {
             self.remove(key);
         }
+        keys
+    }
+
+    /// Up to `count` objects at positions from `from` on, and the position after the last; `None` at the end.
+    /// Positions are those of the table, so that steps over all objects are cheap; objects that are added meanwhile may
+    /// be missed.
+    pub(crate) fn some_from(&self, from: usize, count: usize) -> (Vec<ObjectKey>, Option<usize>) {
+        let end = from.saturating_add(count).min(self.entries.capacity());
+        let keys = (from..end).filter_map(|at| self.entries.get(at)).map(|entry| entry.key.clone()).collect();
+        (keys, Some(end).filter(|end| *end < self.entries.capacity()))
     }
 
     /// Protects an object from eviction until [`CapacityTracker::unpin`]. Whether it is there.
@@ -276,11 +295,45 @@ impl CapacityTracker {
         if over { self.victim(None) } else { None }
     }
 
-    /// The next object to evict to get from above the high watermark to the low one.
-    pub(crate) fn next_over_watermark(&mut self) -> Option<ObjectKey> {
-        let marks = self.limits.trim?;
-        self.trimming = self.used_bytes > if self.trimming { marks.low_bytes } else { marks.high_bytes };
-        if self.trimming { self.victim(None) } else { None }
+    /// The next object to evict in advance, after an object of `salt` was stored: of that salt where quotas are
+    /// enforced, else of all.
+    pub(crate) fn next_to_trim(&mut self, salt: &str) -> Option<ObjectKey> {
+        let trim = self.limits.trim?;
+        let tenant = if self.order.enforces_quotas() { Some(self.usage.tenant(salt)?) } else { None };
+        let left = match self.to_trim.get(&tenant) {
+            Some(left) => *left,
+            // What other threads evict is still counted.
+            None if self.evicting > 0 => return None,
+            None => {
+                let (used, limit, objects) = match tenant {
+                    Some(id) => (self.usage.used_bytes(id), self.usage.limit(id), self.usage.objects(id)),
+                    None => (self.used_bytes, self.limits.capacity_bytes?, self.entries.len() as u64),
+                };
+                if limit == 0 || limit == u64::MAX || (used as f64 / limit as f64) < trim.trigger {
+                    return None;
+                }
+                trim.evicted(objects)
+            }
+        };
+        let victim = if left > 0 { self.victim(tenant) } else { None };
+        if victim.is_some() && left > 1 {
+            self.to_trim.insert(tenant, left - 1);
+        } else {
+            self.to_trim.remove(&tenant);
+        }
+        victim
+    }
+
+    /// The next object to evict because the backend has no space for an object of `salt`, whatever the capacity is.
+    pub(crate) fn next_for_space(&mut self, salt: &str) -> Option<ObjectKey> {
+        match self.limits.policy {
+            EvictionKind::Noop => None,
+            EvictionKind::IsolatedLru => {
+                let own = self.usage.tenant(salt).and_then(|tenant| self.victim(Some(tenant)));
+                own.or_else(|| self.victim(None))
+            }
+            _ => self.victim(None),
+        }
     }
 
     /// Sets the limit of a cache salt; `None`: the default limit. Without effect if the policy does not enforce
@@ -321,9 +374,22 @@ impl CapacityTracker {
     /// The victim is not evicted, and counts as used just now.
     pub(crate) fn keep(&mut self, key: &ObjectKey) {
         if let Some(at) = self.find(key) {
-            self.entries[at].evicting = false;
+            self.set_evicting(at, false);
             self.touch_entry(at);
         }
+    }
+
+    /// The victim's data cannot be removed. It stays counted, and is not selected again.
+    pub(crate) fn set_stuck(&mut self, key: &ObjectKey) {
+        if let Some(at) = self.find(key) {
+            self.set_evicting(at, false);
+            self.entries[at].stuck = true;
+        }
+    }
+
+    fn set_evicting(&mut self, at: usize, evicting: bool) {
+        let before = std::mem::replace(&mut self.entries[at].evicting, evicting);
+        self.evicting = self.evicting + u64::from(evicting) - u64::from(before);
     }
 
     /// Selects the next victim of `tenant`, or of all.
@@ -331,7 +397,7 @@ impl CapacityTracker {
         let (entries, mut victim) = (&self.entries, None);
         let visit = &mut |id: ChunkId| {
             let at = id.0 as usize;
-            if entries[at].pins > 0 || entries[at].evicting {
+            if entries[at].pins > 0 || entries[at].evicting || entries[at].stuck {
                 return EvictDecision::Skip;
             }
             victim = Some(at);
@@ -341,15 +407,16 @@ impl CapacityTracker {
             Some(tenant) => self.order.visit_victims_of(tenant, visit),
             None => self.order.visit_victims(&self.no_tenants, visit),
         }
-        let entry = &mut self.entries[victim?];
-        entry.evicting = true;
-        Some(entry.key.clone())
+        let at = victim?;
+        self.set_evicting(at, true);
+        Some(self.entries[at].key.clone())
     }
 
     fn add(&mut self, key: &ObjectKey, bytes: u64) -> usize {
         let tenant = self.usage.tenant_or_insert(&key.cache_salt);
         self.charge(tenant, bytes);
-        let entry = Entry { key: key.clone(), tenant, bytes, pins: 0, evicting: false, found: false };
+        let entry =
+            Entry { key: key.clone(), tenant, bytes, pins: 0, evicting: false, stuck: false, found: false };
         let at = self.entries.insert(entry);
         let (entries, hasher) = (&self.entries, &self.hasher);
         let rehash = |&other: &usize| hasher.hash_one(&entries[other].key);

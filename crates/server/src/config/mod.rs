@@ -27,6 +27,7 @@ pub use frontend::{
 };
 pub use l1::{EvictionConfig, EvictionPolicy, L1Config};
 pub use l2::{L2AdapterConfig, L2Config, OffloadPolicy, PrefetchPolicy};
+pub use larder_l2::spec::path;
 pub use larder_l2::spec::secret::{self, Secret};
 pub use larder_l2::spec::{GIB, SIZE_GIB_MAX, SpecError, bytes_from_gib, suggest};
 pub use otlp::OtlpConfig;

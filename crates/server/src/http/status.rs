@@ -248,7 +248,10 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         "store_controllers": {tag: store},
         "l1_eviction_controllers": {tag: eviction},
         "prefetch_controller": prefetch,
-        "l2_eviction_controller": {"is_healthy": true, "thread_alive": true, "adapters": []},
+        "l2_eviction_controller": {
+            "is_healthy": true, "thread_alive": true,
+            "adapters": l2.adapters().filter_map(|(id, adapter)| l2_eviction_json(config, id, &**adapter)).collect::<Vec<_>>(),
+        },
         "l2_adapters": l2.adapters().map(|(id, adapter)| adapter_json(config, id, &**adapter)).collect::<Vec<_>>(),
         "num_l2_adapters": count,
         "l1_usage": [l1.used_bytes, l1.capacity_bytes],
@@ -259,6 +262,26 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         // `lmcache describe` reads it here.
         "eviction_controller": eviction,
     })
+}
+
+/// Eviction of an adapter with an `eviction` block that limits something, as LMCache lists it.
+fn l2_eviction_json(config: &Config, AdapterId(index): AdapterId, adapter: &dyn Adapter) -> Option<Value> {
+    let configured = config.l2.adapters.get(index as usize)?;
+    let (eviction, usage) = (configured.eviction?, adapter.usage());
+    if usage.capacity_bytes.is_none() && !configured.enforces_quotas() {
+        return None;
+    }
+    // -1, as in LMCache: no capacity.
+    let current_usage = usage.capacity_bytes.map_or(-1.0, |bytes| usage.used_bytes as f64 / bytes as f64);
+    Some(json!({
+        "eviction_policy": eviction.policy.name(),
+        "trigger_watermark": eviction.trigger_watermark,
+        "eviction_ratio": eviction.ratio,
+        "current_usage": current_usage,
+        "total_bytes_used": usage.used_bytes,
+        "total_capacity_bytes": usage.capacity_bytes.unwrap_or(0),
+        "num_cache_salt_buckets": adapter.usage_by_salt().len(),
+    }))
 }
 
 fn adapter_json(config: &Config, AdapterId(index): AdapterId, adapter: &dyn Adapter) -> Value {

@@ -76,7 +76,9 @@ impl FsConfig {
     }
 
     fn limits(&self, config: &AdapterConfig, context: &OpenContext) -> CapacityLimits {
-        CapacityLimits::new(self.max_capacity_bytes, config.eviction.as_ref(), &context.tenant_limits)
+        let limits =
+            CapacityLimits::new(self.max_capacity_bytes, config.eviction.as_ref(), &context.tenant_limits);
+        CapacityLimits { own_objects_only: config.shared, ..limits }
     }
 }
 

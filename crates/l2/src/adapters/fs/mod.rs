@@ -24,6 +24,7 @@ mod object_dir;
 mod scan;
 mod space;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
@@ -129,6 +130,19 @@ impl Fs {
         }
     }
 
+    /// Evicts in advance, once the objects of a batch are in order: its last chunks go first.
+    async fn trim(&self, salts: BTreeSet<Arc<str>>) {
+        if !self.dir.trims() || salts.is_empty() {
+            return;
+        }
+        // An error of the pool means that the adapter is closed.
+        let trimmed =
+            self.run(JobKind::Metadata, move |dir| dir.trim(salts.iter().map(|salt| &**salt))).await;
+        if let Ok(Err(error)) = trimmed {
+            tracing::debug!(%error, "could not evict objects in advance");
+        }
+    }
+
     /// The last known size of the file system. Starts a refresh if it is old: a file system that hangs blocks
     /// that thread only.
     fn space(&self) -> Option<Space> {
@@ -223,7 +237,10 @@ impl Adapter for Fs {
             });
             let results = self.pool.run_each(JobKind::Store, jobs).await;
             let stored = keys.into_iter().zip(&results).filter(|(_, stored)| stored.is_ok());
-            self.touch(stored.map(|(key, _)| key).collect()).await;
+            let stored: Vec<_> = stored.map(|(key, _)| key).collect();
+            let salts: BTreeSet<_> = stored.iter().map(|key| key.cache_salt.clone()).collect();
+            self.touch(stored).await;
+            self.trim(salts).await;
             results
         })
     }

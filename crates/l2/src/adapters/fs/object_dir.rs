@@ -39,6 +39,8 @@ pub(super) struct ObjectDir {
     temporary: PathBuf,
     mode: Mode,
     bounded: bool,
+    trims: bool,
+    own_objects_only: bool,
     tracker: Mutex<CapacityTracker>,
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -60,6 +62,8 @@ impl ObjectDir {
             temporary,
             mode,
             bounded: limits.is_bounded(),
+            trims: limits.trim.is_some(),
+            own_objects_only: limits.own_objects_only,
             tracker: Mutex::new(CapacityTracker::new(limits)),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
@@ -81,6 +85,16 @@ impl ObjectDir {
 
     pub(super) fn is_bounded(&self) -> bool {
         self.bounded
+    }
+
+    /// Whether objects are evicted in advance.
+    pub(super) fn trims(&self) -> bool {
+        self.trims
+    }
+
+    /// Whether only what this process stored is counted and evicted.
+    pub(super) fn own_objects_only(&self) -> bool {
+        self.own_objects_only
     }
 
     pub(super) fn tracker(&self) -> MutexGuard<'_, CapacityTracker> {
@@ -106,7 +120,8 @@ impl ObjectDir {
         let file = ObjectFile::new(&self.base, key)?;
         let stored = stored_bytes(&file.path)?;
         let known = self.tracker().get(&file.key);
-        if stored != known {
+        let is_counted = known.is_some() || !self.own_objects_only;
+        if stored != known && is_counted {
             // Other servers share the directory, or an eviction is in progress.
             return self.reconcile(&file);
         }
@@ -128,7 +143,7 @@ impl ObjectDir {
         let _stripe = self.stripe(&file.key);
         let stored = stored_bytes(&file.path)?;
         match stored {
-            Some(bytes) => self.tracker().insert(&file.key, bytes),
+            Some(bytes) => self.count_found(&file.key, bytes),
             None => {
                 let was_known = self.tracker().remove(&file.key).is_some();
                 if was_known {
@@ -137,6 +152,14 @@ impl ObjectDir {
             }
         }
         Ok(stored)
+    }
+
+    /// Counts an object that is there, as used just now, unless others may have stored it.
+    fn count_found(&self, key: &ObjectKey, bytes: u64) {
+        let mut tracker = self.tracker();
+        if !self.own_objects_only || tracker.get(key).is_some() {
+            tracker.insert(key, bytes);
+        }
     }
 
     /// Records an object that was found at start, if it is still there and not known yet.
@@ -176,7 +199,7 @@ impl ObjectDir {
         if self.is_bounded() {
             renew_access(&handle, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
         }
-        if !pin.known {
+        if !pin.known && !self.own_objects_only {
             self.reconcile(&file)?;
         }
         Ok(())
@@ -192,9 +215,6 @@ impl ObjectDir {
         let reservation = self.reserve(&file.key.cache_salt, self.mode.stored_bytes(len))?;
         let unfinished = self.write_unfinished(&transfer.region)?;
         self.publish(&file, unfinished, reservation)?;
-        if let Err(error) = self.trim() {
-            tracing::debug!(%error, "could not evict objects in advance");
-        }
         Ok(Stored { written_bytes: len })
     }
 
@@ -202,7 +222,7 @@ impl ObjectDir {
         let _stripe = self.stripe(&file.key);
         match stored_bytes(&file.path)? {
             Some(stored) if holds(stored, len) => {
-                self.tracker().insert(&file.key, stored);
+                self.count_found(&file.key, stored);
                 Ok(true)
             }
             // Of another length: it is replaced.
@@ -259,7 +279,8 @@ impl ObjectDir {
     /// Evicts until the capacity holds, for a directory that was fuller before.
     pub(super) fn fit(&self) -> Result<(), L2Error> {
         self.evict_all(CapacityTracker::next_over_capacity)?;
-        self.trim()
+        let salts = self.tracker().usage_by_salt();
+        self.trim(salts.iter().map(|(salt, _)| &**salt))
     }
 
     /// Evicts objects of a cache salt until its quota holds.
@@ -267,9 +288,12 @@ impl ObjectDir {
         self.evict_all(|tracker| tracker.next_over_quota(salt))
     }
 
-    /// Evicts in advance, once the high watermark is passed.
-    fn trim(&self) -> Result<(), L2Error> {
-        self.evict_all(CapacityTracker::next_over_watermark)
+    /// Evicts in advance, after objects of these cache salts were stored.
+    pub(super) fn trim<'a>(&self, mut salts: impl Iterator<Item = &'a str>) -> Result<(), L2Error> {
+        if !self.trims {
+            return Ok(());
+        }
+        salts.try_for_each(|salt| self.evict_all(|tracker| tracker.next_to_trim(salt)))
     }
 
     fn evict_all(&self, next: impl Fn(&mut CapacityTracker) -> Option<ObjectKey>) -> Result<(), L2Error> {

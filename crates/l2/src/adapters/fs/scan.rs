@@ -39,10 +39,17 @@ pub(super) fn recover(
             if is_temporary(name) {
                 let locks = name.starts_with(TEMPORARY_PREFIX);
                 let abandoned = locks.then(|| is_abandoned(&entry.path())).flatten();
-                if abandoned.unwrap_or_else(|| is_older(&entry, now, stale_after)) {
+                let is_old = || is_older(&entry, now, stale_after);
+                // Locks may not reach the other machines that share the directory.
+                let is_stale = match abandoned {
+                    Some(abandoned) => abandoned && (!dir.own_objects_only() || is_old()),
+                    None => is_old(),
+                };
+                if is_stale {
                     remove_unfinished(&entry.path());
                 }
             } else if directory == dir.base()
+                && !dir.own_objects_only()
                 && let Some(key) = object_in(name)
                 && let Some(used) = last_use(&entry)
             {
@@ -50,7 +57,11 @@ pub(super) fn recover(
             }
         }
     }
-    let counted = found.iter().try_for_each(|(_, key)| dir.insert_found(key));
+    let mut counted = Ok(());
+    for (_, key) in &found {
+        // One object that cannot be examined does not keep the others from being counted.
+        counted = counted.and(dir.insert_found(key));
+    }
     found.sort_unstable_by_key(|(used, _)| *used);
     dir.tracker().finish_recovery(found.iter().map(|(_, key)| key));
     counted

@@ -6,7 +6,7 @@ use larder_policy::eviction::EvictionKind;
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
-use crate::capacity::{TenantLimits, Watermarks};
+use crate::capacity::{TenantLimits, Trim};
 use crate::error::Retry;
 use crate::eviction::EvictionReason;
 use crate::testing::{Directory, TestArena, bytes, contents, key};
@@ -121,15 +121,78 @@ async fn eviction_order_survives_restart() {
 #[tokio::test]
 async fn watermarks_evict_in_advance() {
     let (arena, directory) = (TestArena::new(1 << 20), Directory::new("marks"));
-    let marks = Watermarks { high_bytes: 8000, low_bytes: 6000 };
-    let adapter =
-        bounded(directory.path(), CapacityLimits { trim: Some(marks), ..CapacityLimits::capacity(10_000) });
+    let trim = Some(Trim { trigger: 0.9, ratio: 0.5 });
+    let adapter = bounded(directory.path(), CapacityLimits { trim, ..CapacityLimits::capacity(12_700) });
     for n in 0..8 {
         assert_eq!(kind_of_store(&adapter, &arena, n).await, None);
     }
-    assert_eq!(present(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7], "not above the watermark");
-    assert_eq!(kind_of_store(&adapter, &arena, 8).await, None);
-    assert_eq!(present(directory.path()), [3, 4, 5, 6, 7, 8]);
+    let batch = adapter.store((8..12).map(|n| arena.object(n, 1000)).collect()).await;
+    assert!(batch.iter().all(Result::is_ok));
+    assert_eq!(present(directory.path()), [6, 7, 8, 9, 10, 11], "half of the objects, the oldest ones");
+    adapter.close().await;
+    let limits = CapacityLimits { trim, ..CapacityLimits::capacity(2000) };
+    let adapter = bounded(directory.path(), limits);
+    adapter.counted().await;
+    assert_eq!(present(directory.path()).len(), 1, "not to 0 by rounding");
+    assert_eq!(kind_of_store(&adapter, &arena, 1).await, None);
+    assert_eq!(present(directory.path()), [1]);
+}
+
+#[tokio::test]
+async fn tail_of_a_batch_is_evicted_in_advance_before_its_head() {
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("marks-batch"));
+    let trim = Some(Trim { trigger: 0.8, ratio: 0.5 });
+    let adapter = bounded(directory.path(), CapacityLimits { trim, ..CapacityLimits::capacity(10_000) });
+    let batch = adapter.store((0..8).map(|n| arena.object(n, 1000)).collect()).await;
+    assert!(batch.iter().all(Result::is_ok));
+    assert_eq!(present(directory.path()), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn shared_directory_keeps_what_others_stored() {
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("shared"));
+    for n in 0..12 {
+        fs::write(file_of(directory.path(), n), bytes(n, 1000)).unwrap();
+        age(&file_of(directory.path(), n), 7200);
+    }
+    let (fresh, old) = (directory.path().join("larder-1-2-3.tmp"), directory.path().join("larder-1-2-4.tmp"));
+    fs::write(&fresh, b"x").unwrap();
+    fs::write(&old, b"x").unwrap();
+    age(&old, 7200);
+    let trim = Some(Trim { trigger: 0.9, ratio: 0.5 });
+    let limits = CapacityLimits { trim, own_objects_only: true, ..CapacityLimits::capacity(2000) };
+    let adapter = bounded(directory.path(), limits);
+    adapter.counted().await;
+    assert!(fresh.exists() && !old.exists(), "another server may be writing it");
+    assert_eq!(adapter.usage().objects, 0, "what others stored is not counted,");
+    let found = adapter.lookup((0..12).map(key).collect()).await;
+    assert!(found.iter().all(|found| matches!(found, Ok(Some(1000)))), "but found");
+    assert!(adapter.load(vec![arena.blank(3, 1000)]).await[0].is_ok(), "and served");
+    assert_eq!(kind_of_store(&adapter, &arena, 4).await, None, "it is there already");
+    assert_eq!(adapter.usage().objects, 0);
+    for n in 12..17 {
+        assert_eq!(kind_of_store(&adapter, &arena, n).await, None);
+    }
+    assert_eq!(present(directory.path()), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16]);
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1000));
+}
+
+#[tokio::test]
+async fn files_and_directories_are_for_their_owner_only_whatever_the_umask() {
+    use std::os::unix::fs::MetadataExt;
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("modes"));
+    let private =
+        FsConfig { relative_tmp_dir: Some("tmp".into()), ..FsConfig::new(directory.path().join("a/b")) };
+    let shared =
+        FsConfig { mode: FileMode::parse("0660").unwrap(), ..FsConfig::new(directory.path().join("c")) };
+    for (config, directories, files) in [(&private, 0o700, 0o600), (&shared, 0o2770, 0o660)] {
+        let adapter = open(config).unwrap();
+        assert_eq!(kind_of_store(&adapter, &arena, 1).await, None);
+        assert_eq!(mode(&config.base_path), directories);
+        assert_eq!(mode(&config.temporary().unwrap()), directories);
+        assert_eq!(mode(&file_of(&config.base_path, 1)), files);
+    }
 }
 
 #[tokio::test]
