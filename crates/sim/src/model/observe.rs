@@ -29,7 +29,11 @@ impl Model {
         let mut observed = Observed { admitted: self.observe_loads(view), ..Observed::default() };
         self.settle();
         self.accept_evictions(view);
-        self.observe_removals(view, &mut observed.offloaded);
+        if self.observe_removals(view, &mut observed.offloaded) {
+            // A chunk can be evicted in the same call in which its temporary objects, which were under I/O, leave.
+            self.settle();
+            self.accept_evictions(view);
+        }
         self.observe_retention(view, &mut observed.offloaded);
         observed.reserved = self.observe_reservations(view);
         self.ended.clear();
@@ -60,20 +64,24 @@ impl Model {
     }
 
     /// Unlinks objects that were removed for another reason than eviction: temporary ones without pins, ones
-    /// replaced by a load of another size, and ones removed by an offload policy.
-    pub(super) fn observe_removals(&mut self, view: &View<'_>, offloaded: &mut Vec<Uid>) {
+    /// replaced by a load of another size, and ones removed by an offload policy. Returns whether there were any.
+    pub(super) fn observe_removals(&mut self, view: &View<'_>, offloaded: &mut Vec<Uid>) -> bool {
+        let mut removed = false;
         for uid in self.gone(view) {
             let alloc = self.allocs[uid];
             let temporary = alloc.temporary && self.pins(uid) == 0;
             let replaced = self.is_wanted(alloc.key, |job| !job.sizes.contains(&alloc.bytes));
-            if temporary || replaced {
-                self.unlink(uid);
-            } else if self.skips_l1 && self.pins(uid) == 0 {
+            let offload = !temporary && !replaced && self.skips_l1 && self.pins(uid) == 0;
+            if offload {
                 offloaded.push(uid);
                 self.allocs[uid].temporary = true;
+            }
+            if temporary || replaced || offload {
                 self.unlink(uid);
+                removed = true;
             }
         }
+        removed
     }
 
     /// Updates objects that became permanent or temporary.
