@@ -10,7 +10,7 @@ use crate::driver::Todo;
 use crate::rig::{LOAD_DEADLINE, PAGE, Rig, config, prompt};
 
 #[test]
-fn c2_hits_gaps_and_nothing() {
+fn hits_gaps_and_nothing() {
     for (held, hit) in [(vec![0, 1, 2, 3], 4), (vec![0, 1, 3], 2), (vec![1, 2, 3], 0), (vec![], 0)] {
         let mut rig = Rig::simple(8);
         let p = prompt(1, 4);
@@ -23,7 +23,7 @@ fn c2_hits_gaps_and_nothing() {
 }
 
 #[test]
-fn c3_without_adapters_or_with_all_in_l1_the_answer_comes_at_once() {
+fn without_adapters_or_with_all_in_l1_the_answer_comes_at_once() {
     let p = prompt(1, 3);
     let mut rig = Rig::new(8, 0, PrefetchKind::Default);
     rig.store(&p, 0, 2);
@@ -40,7 +40,7 @@ fn c3_without_adapters_or_with_all_in_l1_the_answer_comes_at_once() {
 }
 
 #[test]
-fn c3_l1_hits_outside_the_prefix_are_not_pinned() {
+fn l1_hits_outside_the_prefix_are_not_pinned() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 5);
     rig.store(&p, 0, 1);
@@ -52,7 +52,7 @@ fn c3_l1_hits_outside_the_prefix_are_not_pinned() {
 }
 
 #[test]
-fn c4_a_result_is_reported_once() {
+fn a_result_is_reported_once() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);
     rig.put_all(0, &p);
@@ -68,7 +68,7 @@ fn c4_a_result_is_reported_once() {
 }
 
 #[test]
-fn c7_several_adapters_load_each_key_once() {
+fn several_adapters_load_each_key_once() {
     let mut rig = Rig::new(8, 2, PrefetchKind::Default);
     let p = prompt(1, 4);
     rig.put(0, &p, &[0, 1, 2]);
@@ -86,7 +86,7 @@ fn lookup_of(adapter: u32) -> impl Fn(&Todo) -> bool {
 
 /// The plan would not use the second adapter, so it is not waited for, in this batch or the next.
 #[test]
-fn c7_an_adapter_that_can_change_nothing_is_not_waited_for() {
+fn an_adapter_that_can_change_nothing_is_not_waited_for() {
     let mut rig = Rig::new(64, 2, PrefetchKind::Default);
     let p = prompt(1, 40);
     rig.put_all(0, &p);
@@ -104,7 +104,7 @@ fn c7_an_adapter_that_can_change_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn c7_an_adapter_that_comes_first_is_waited_for() {
+fn an_adapter_that_comes_first_is_waited_for() {
     let mut rig = Rig::new(64, 2, PrefetchKind::Default);
     let p = prompt(1, 4);
     rig.put(0, &p, &[0, 1]);
@@ -120,7 +120,7 @@ fn c7_an_adapter_that_comes_first_is_waited_for() {
 }
 
 #[test]
-fn c8_only_what_l1_lacks_is_asked_for() {
+fn only_what_l1_lacks_is_asked_for() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 4);
     rig.store(&p, 0, 2);
@@ -132,7 +132,7 @@ fn c8_only_what_l1_lacks_is_asked_for() {
 }
 
 #[test]
-fn c9_l1_in_the_middle_is_used_where_it_is() {
+fn l1_in_the_middle_is_used_where_it_is() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 5);
     rig.store(&p, 2, 5);
@@ -147,7 +147,7 @@ fn c9_l1_in_the_middle_is_used_where_it_is() {
 }
 
 #[test]
-fn c10_of_a_windowed_row_only_the_window_is_loaded() {
+fn of_a_windowed_row_only_the_window_is_loaded() {
     let mut rig = Rig::simple(32);
     rig.reregister(&[None, Some(2)]);
     let p = prompt(1, 5);
@@ -184,7 +184,7 @@ fn of_a_windowed_row_what_is_too_far_back_is_not_asked_for() {
 }
 
 #[test]
-fn c12_as_many_leading_chunks_as_fit() {
+fn as_many_leading_chunks_as_fit() {
     let mut rig = Rig::simple(16);
     let (held, p) = (prompt(1, 10), prompt(2, 12));
     rig.store(&held, 0, 10);
@@ -199,7 +199,7 @@ fn c12_as_many_leading_chunks_as_fit() {
 }
 
 #[test]
-fn c12_loads_evict_other_prompts_but_not_their_own_prefix() {
+fn loads_evict_other_prompts_but_not_their_own_prefix() {
     let mut rig = Rig::simple(16);
     let (old, p) = (prompt(1, 10), prompt(2, 12));
     rig.store(&p, 0, 2);
@@ -213,7 +213,7 @@ fn c12_loads_evict_other_prompts_but_not_their_own_prefix() {
 
 /// Two rows use the same space: whole chunks only, never one row alone.
 #[test]
-fn c12_two_rows_and_space_for_some_chunks() {
+fn two_rows_and_space_for_some_chunks() {
     for (pages, hit) in [(2, 0), (3, 1), (5, 1), (6, 2), (7, 2), (15, 5)] {
         let mut rig = Rig::simple(pages);
         rig.reregister(&[None, None]);
@@ -229,7 +229,7 @@ fn c12_two_rows_and_space_for_some_chunks() {
 
 /// With windows a shorter prefix needs other cells than a longer one.
 #[test]
-fn c12_a_shorter_prefix_gets_its_own_window() {
+fn a_shorter_prefix_gets_its_own_window() {
     for pages in 1..16 {
         let mut rig = Rig::simple(pages);
         rig.reregister(&[None, Some(1)]);
@@ -245,7 +245,7 @@ fn c12_a_shorter_prefix_gets_its_own_window() {
 
 /// What the longer prefix had no use for is still there for the shorter one.
 #[test]
-fn c12_a_shorter_prefix_pins_released_cells_again() {
+fn a_shorter_prefix_pins_released_cells_again() {
     let mut rig = Rig::with(CoreConfig { eviction: EvictionKind::Noop, ..config(14, 1) });
     let p = prompt(1, 5);
     rig.reregister(&[None, None]);
@@ -261,7 +261,7 @@ fn c12_a_shorter_prefix_pins_released_cells_again() {
 }
 
 #[test]
-fn c13_a_chunk_that_was_stored_meanwhile_is_a_hit() {
+fn a_chunk_that_was_stored_meanwhile_is_a_hit() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 3);
     rig.put_all(0, &p);
@@ -273,7 +273,7 @@ fn c13_a_chunk_that_was_stored_meanwhile_is_a_hit() {
 }
 
 #[test]
-fn c13_a_chunk_that_is_being_stored_ends_the_prefix() {
+fn a_chunk_that_is_being_stored_ends_the_prefix() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 3);
     rig.put_all(0, &p);
@@ -291,7 +291,7 @@ fn c13_a_chunk_that_is_being_stored_ends_the_prefix() {
 
 /// C15: once it is found in L1 it stays there.
 #[test]
-fn c15_objects_found_in_l1_are_pinned_from_then_on() {
+fn objects_found_in_l1_are_pinned_from_then_on() {
     let mut rig = Rig::simple(4);
     let p = prompt(1, 4);
     rig.store(&p, 0, 2);
@@ -304,7 +304,7 @@ fn c15_objects_found_in_l1_are_pinned_from_then_on() {
 }
 
 #[test]
-fn c16_requests_beyond_the_limit_wait_in_order_and_pin_nothing() {
+fn requests_beyond_the_limit_wait_in_order_and_pin_nothing() {
     let mut rig = Rig::with(CoreConfig { prefetch_jobs_max: 2, ..config(64, 1) });
     let prompts: Vec<_> = (0..7).map(|i| prompt(i, 4)).collect();
     prompts.iter().for_each(|p| assert_eq!(rig.store(p, 0, 2), 2));

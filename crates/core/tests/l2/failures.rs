@@ -106,7 +106,7 @@ fn a_load_that_takes_too_long_is_not_joined() {
 }
 
 #[test]
-fn c21_lost_connections_leave_nothing() {
+fn lost_connections_leave_nothing() {
     type End = fn(&mut Rig, &Chain);
     let ends: [(&str, End); 4] = [
         ("end of the session", |rig, _| rig.end("r")),
@@ -152,7 +152,7 @@ fn a_cancelled_lookup_is_reported_and_unknown() {
 
 /// C19: memory under I/O is not reused before the I/O has ended, with a result or without.
 #[test]
-fn c19_memory_is_not_reused_before_the_io_ends() {
+fn memory_is_not_reused_before_the_io_ends() {
     let (mut rig, _) = loading(PrefetchKind::Default);
     let ios = ios(&rig);
     rig.driver.todo.clear();
@@ -187,7 +187,7 @@ fn the_end_of_the_io_may_come_before_the_result() {
 
 /// C20: an adapter that dies drops its regions and says nothing. Nobody waits for the deadline then.
 #[test]
-fn c20_io_that_ends_without_a_result_is_a_miss_soon() {
+fn io_that_ends_without_a_result_is_a_miss_soon() {
     let (mut rig, _) = loading(PrefetchKind::Default);
     let ios = ios(&rig);
     rig.driver.todo.clear();
@@ -204,7 +204,7 @@ fn c20_io_that_ends_without_a_result_is_a_miss_soon() {
 }
 
 #[test]
-fn c20_one_adapter_fails_and_the_others_serve() {
+fn one_adapter_fails_and_the_others_serve() {
     let mut rig = Rig::new(8, 2, PrefetchKind::Default);
     let p = prompt(1, 4);
     rig.put(0, &p, &[0, 1]);
@@ -256,7 +256,7 @@ fn short_and_long_answers_are_taken_as_far_as_they_go() {
 
 /// C22: what was cleared away while it was loaded is not claimed.
 #[test]
-fn c22_a_load_that_was_cleared_away_is_a_miss() {
+fn a_load_that_was_cleared_away_is_a_miss() {
     let (mut rig, _) = loading(PrefetchKind::Retain);
     rig.step(|t| matches!(t, Todo::Load { .. }));
     assert_eq!(rig.clear(true), 3, "one is there, two are on their way");
@@ -267,7 +267,7 @@ fn c22_a_load_that_was_cleared_away_is_a_miss() {
 }
 
 #[test]
-fn c22_a_cleared_load_that_was_not_handed_out_yet_is_a_miss() {
+fn a_cleared_load_that_was_not_handed_out_yet_is_a_miss() {
     let mut rig = Rig::with(CoreConfig { prefetch_bytes_max: PAGE, ..config(8, 1) });
     let p = prompt(1, 3);
     rig.put_all(0, &p);

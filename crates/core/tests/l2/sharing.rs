@@ -6,7 +6,7 @@ use crate::driver::Todo;
 use crate::rig::{Rig, prompt};
 
 #[test]
-fn c17_requests_that_overlap_share_what_they_have_in_common() {
+fn requests_that_overlap_share_what_they_have_in_common() {
     let mut rig = Rig::simple(32);
     let (short, long) = (prompt(1, 4), prompt(1, 8));
     rig.put_all(0, &long);
@@ -24,7 +24,7 @@ fn c17_requests_that_overlap_share_what_they_have_in_common() {
 }
 
 #[test]
-fn c17_one_goes_away_and_the_other_is_served() {
+fn one_goes_away_and_the_other_is_served() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 3);
     rig.put_all(0, &p);

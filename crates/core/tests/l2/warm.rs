@@ -39,7 +39,7 @@ fn r11_prefetch_requests_retain_without_pins_and_do_not_ask_the_policy() {
 }
 
 #[test]
-fn c6_full_takes_what_there_is() {
+fn full_takes_what_there_is() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 6);
     rig.put(0, &p, &[1, 3, 4]);
@@ -50,7 +50,7 @@ fn c6_full_takes_what_there_is() {
 }
 
 #[test]
-fn c11_full_with_a_window_is_nothing() {
+fn full_with_a_window_is_nothing() {
     let mut rig = Rig::simple(8);
     rig.reregister(&[None, Some(2)]);
     let p = prompt(1, 3);
@@ -62,7 +62,7 @@ fn c11_full_with_a_window_is_nothing() {
 
 /// C13 and C14: a chunk that is half in L1 and half in L2 counts although another one is contended.
 #[test]
-fn c14_full_drops_only_the_contended_chunk() {
+fn full_drops_only_the_contended_chunk() {
     let mut rig = Rig::simple(16);
     rig.reregister(&[None, None]);
     let p = prompt(1, 3);
@@ -77,7 +77,7 @@ fn c14_full_drops_only_the_contended_chunk() {
 }
 
 #[test]
-fn c12_full_keeps_the_leading_chunks_that_fit() {
+fn full_keeps_the_leading_chunks_that_fit() {
     let mut rig = Rig::simple(7);
     rig.reregister(&[None, None]);
     let p = prompt(1, 4);

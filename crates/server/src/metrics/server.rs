@@ -40,7 +40,7 @@ fn coordinator(out: &mut Families, state: &State) {
     let help = "Object events that the coordinator will not get";
     counter("lmcache_mp_coordinator_lost_events_total", help, counts.lost);
     let help = "Objects sent again to the coordinator after a registration";
-    counter("lmcache_mp_coordinator_retold_objects_total", help, counts.retold);
+    counter("lmcache_mp_coordinator_retold_objects_total", help, counts.reported_again);
 }
 
 #[cfg(feature = "otel")]

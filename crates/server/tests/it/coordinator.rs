@@ -99,7 +99,7 @@ async fn store(c: &mut Client, seed: u32, chunks: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
+async fn a_coordinator_that_lost_its_state_gets_the_inventory_again() {
     let (url, book) = coordinator().await;
     let directory = Directory::new();
     let mut config = with_files(&directory);
@@ -130,9 +130,9 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
     let removed = server.state.core().with(|core, _| core.remove(Time::ZERO, &keys, true));
     assert_eq!(removed, [Removal::Removed; 10]);
     server.until("it knows of the removal", |_| knows(690, 700)).await;
-    let retold = || server.state.reporting.counts().retold;
+    let reported_again = || server.state.reporting.counts().reported_again;
     // How many new objects arrive by the resync, and how many as events, depends on timing.
-    let before = retold();
+    let before = reported_again();
     {
         let mut known = book.lock().expect("whole");
         let gone = keys.iter().map(|key| ("l1".to_owned(), format!("\"{}\"", key.chunk_hash)));
@@ -141,7 +141,7 @@ async fn a_coordinator_that_has_forgotten_is_told_what_is_there() {
         assert_eq!(known.of("l1"), 700);
     }
     server.until("it knows better", |_| knows(690, 700)).await;
-    server.until("all is told anew again", |_| retold() >= before + 690 + 700).await;
+    server.until("everything is reported once more", |_| reported_again() >= before + 690 + 700).await;
     assert_eq!(server.state.reporting.counts().lost, 0);
     server.stop().await;
 }

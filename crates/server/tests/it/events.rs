@@ -55,7 +55,7 @@ impl Stream {
         self.0.dealer.send(stream_control_frames(1, control)).await.expect("sends");
     }
 
-    /// The next message: who it is for, and the batch; none at the end.
+    /// The next message: its topic and its batch; none at the end.
     async fn message(&mut self) -> (u64, Option<EventBatch>) {
         let message = self.0.answer().await;
         let uid = message.uid().expect("a number");
@@ -117,7 +117,7 @@ async fn no_batch_comes_without_a_credit() {
     }
     // All three are in the log before the credit is: one batch has them all.
     server
-        .until("all is told to the log", |state| {
+        .until("the log has every event", |state| {
             state.core().read(|core, _| core.stats().chunk_events().last()) == 3
         })
         .await;
@@ -129,7 +129,7 @@ async fn no_batch_comes_without_a_credit() {
 }
 
 #[tokio::test]
-async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_is_told_of_what_is_there() {
+async fn nothing_is_recorded_without_a_subscriber_and_a_new_one_gets_an_inventory() {
     let server = TestServer::start(config()).await;
     let mut worker = Follower::new(&server).await;
     worker.store(1, 2).await;
@@ -164,7 +164,7 @@ async fn one_instance_has_one_stream() {
     stream.subscribe(3, 8, 0, 8).await;
     assert_eq!(stream.message().await.0, 3);
     assert_eq!(server.state.events.gauges().subscribers, 2);
-    // Of a stream that has ended nobody hears again.
+    // An ended stream gets no further messages.
     stream.say(StreamControl::Ack).await;
     stream.say(StreamControl::Cancel).await;
     assert_eq!(stream.0.call(ops::GetChunkSize).await, CHUNK as i64);
@@ -172,7 +172,7 @@ async fn one_instance_has_one_stream() {
 }
 
 #[tokio::test]
-async fn whoever_falls_behind_is_told_and_goes_on() {
+async fn a_slow_subscriber_gets_a_gap_notice_and_goes_on() {
     let mut config = config();
     config.kv_event_log_records = 2;
     let server = TestServer::start(config).await;
@@ -224,7 +224,7 @@ async fn a_server_without_a_log_says_so_and_ends_the_stream() {
 }
 
 #[tokio::test]
-async fn what_goes_to_l2_and_leaves_it_is_told_with_a_medium_of_its_own() {
+async fn stores_to_l2_and_removals_have_their_own_medium() {
     let directory = Directory::new();
     let mut config = with_files(&directory);
     let larder_l2::adapters::BackendConfig::Fs(files) = &mut config.l2.adapters[0].backend else { panic!() };
@@ -234,30 +234,33 @@ async fn what_goes_to_l2_and_leaves_it_is_told_with_a_medium_of_its_own() {
     let mut worker = Follower::new(&server).await;
     let mut stream = Stream::open(&server, 7, 0, 8).await;
     stream.batch().await;
-    let mut told: Vec<(EventKind, String, usize)> = Vec::new();
+    let mut received: Vec<(EventKind, String, usize)> = Vec::new();
     for seed in 1..4 {
         worker.store(seed, 1).await;
         // Memory, then the file; for the third, an older file goes first.
-        let stored = |told: &[(EventKind, String, usize)]| {
-            told.iter().filter(|(kind, medium, _)| *kind == EventKind::Stored && medium == "STORAGE").count()
+        let stored = |received: &[(EventKind, String, usize)]| {
+            received
+                .iter()
+                .filter(|(kind, medium, _)| *kind == EventKind::Stored && medium == "STORAGE")
+                .count()
         };
-        while stored(&told) < seed as usize {
+        while stored(&received) < seed as usize {
             let events = stream.events(1).await;
-            told.extend(events.iter().map(|e| (e.kind, e.medium.to_string(), e.tokens.len())));
+            received.extend(events.iter().map(|e| (e.kind, e.medium.to_string(), e.tokens.len())));
         }
     }
     let count = |kind, medium: &str, tokens| {
-        told.iter().filter(|event| **event == (kind, medium.to_owned(), tokens)).count()
+        received.iter().filter(|event| **event == (kind, medium.to_owned(), tokens)).count()
     };
-    assert_eq!(count(EventKind::Stored, "CPU", CHUNK), 3, "{told:?}");
-    assert_eq!(count(EventKind::Stored, "STORAGE", 0), 3, "{told:?}");
-    assert_eq!(count(EventKind::Removed, "STORAGE", 0), 1, "{told:?}");
-    assert_eq!(told.len(), 7);
+    assert_eq!(count(EventKind::Stored, "CPU", CHUNK), 3, "{received:?}");
+    assert_eq!(count(EventKind::Stored, "STORAGE", 0), 3, "{received:?}");
+    assert_eq!(count(EventKind::Removed, "STORAGE", 0), 1, "{received:?}");
+    assert_eq!(received.len(), 7);
     server.stop().await;
 }
 
 #[tokio::test]
-async fn what_comes_back_from_l2_is_told_with_its_tokens() {
+async fn loads_from_l2_are_sent_with_their_tokens() {
     let directory = Directory::new();
     let server = TestServer::start(with_files(&directory)).await;
     let mut worker = Follower::new(&server).await;

@@ -86,7 +86,7 @@ async fn a_larger_l1_would_have_served_what_this_one_computed_again() {
 }
 
 #[tokio::test]
-async fn with_an_l2_what_is_read_from_it_is_told_and_metrics_say_the_same() {
+async fn reads_from_l2_are_shown_and_equal_the_metrics() {
     let directory = Directory::new();
     let mut config = with_room_for_eight(with_files(&directory));
     config.l2.prefetch_policy = PrefetchPolicy::Retain;

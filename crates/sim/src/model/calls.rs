@@ -404,17 +404,17 @@ impl Model {
     pub fn peer_lookup(&mut self, now: Millis, id: u64, owner: u64, keys: &[Key]) {
         let found = keys.iter().map(|k| Some((*k, self.resident(*k)?, 1))).collect();
         let deadline = now + self.scenario.read_ttl;
-        self.peers.push(Peer { id, owner, found, told: false, deadline });
+        self.peers.push(Peer { id, owner, found, answered: false, deadline });
     }
 
     /// The result of a peer's lookup: offset and size of the objects that it holds.
     pub fn peer_result(&mut self, id: u64) -> Option<Vec<Option<(u64, u64)>>> {
-        let peer = self.peers.iter_mut().find(|p| p.id == id && !p.told)?;
-        peer.told = true;
+        let peer = self.peers.iter_mut().find(|p| p.id == id && !p.answered)?;
+        peer.answered = true;
         let place = |uid: Uid| (self.allocs[uid].offset, self.allocs[uid].bytes);
         let held = peer.found.iter().map(|f| f.filter(|(_, _, pins)| *pins > 0));
         let places = held.map(|f| f.map(|(_, uid, _)| place(uid))).collect();
-        self.peers.retain(|p| !p.told || p.holds());
+        self.peers.retain(|p| !p.answered || p.holds());
         Some(places)
     }
 
@@ -424,13 +424,13 @@ impl Model {
             let held = |p: &&mut Peer| p.found.iter().flatten().any(|(k, _, pins)| k == key && *pins > 0);
             let own = self.peers.iter().any(|p| p.owner == owner && held(&&mut p.clone()));
             let mut candidates =
-                self.peers.iter_mut().filter(|p| if own { p.owner == owner } else { p.told });
+                self.peers.iter_mut().filter(|p| if own { p.owner == owner } else { p.answered });
             if let Some(peer) = candidates.find(held) {
                 let held = peer.found.iter_mut().flatten().find(|(k, _, pins)| k == key && *pins > 0);
                 held.expect("just found").2 -= 1;
             }
         }
-        self.peers.retain(|p| !p.told || p.holds());
+        self.peers.retain(|p| !p.answered || p.holds());
     }
 
     /// Clears L1. Returns how many objects are removed.

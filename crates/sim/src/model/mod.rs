@@ -217,7 +217,7 @@ pub(crate) struct Peer {
     pub(crate) id: u64,
     pub(crate) owner: u64,
     pub(crate) found: Vec<Option<(Key, Uid, u32)>>,
-    pub(crate) told: bool,
+    pub(crate) answered: bool,
     pub(crate) deadline: Millis,
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Io {
     /// Whether the I/O operation still holds the object's memory.
     pub(super) lent: bool,
     /// Whether the result has not been reported yet.
-    untold: bool,
+    unreported: bool,
 }
 
 /// A store task: a batch of objects.
@@ -56,7 +56,7 @@ pub(super) struct Task {
     id: u64,
     pub(super) adapter: u32,
     pub(super) ios: Vec<usize>,
-    pub(super) untold: bool,
+    pub(super) unreported: bool,
 }
 
 impl World {
@@ -140,7 +140,7 @@ impl World {
     }
 
     pub(super) fn begin_task(&mut self, adapter: u32, id: u64) -> usize {
-        self.tasks.push(Task { id, adapter, ios: Vec::new(), untold: true });
+        self.tasks.push(Task { id, adapter, ios: Vec::new(), unreported: true });
         self.tasks.len() - 1
     }
 
@@ -150,8 +150,19 @@ impl World {
         assert!(!clash, "two I/O operations with one id");
         let stride = place.pages.div_ceil(self.rng.between(1, 3));
         let fails = spec.fails > 0 && self.rng.chance(spec.fails);
-        let io =
-            Io { id, adapter, place, bytes, task, at: 0, stride, fails, ok: None, lent: true, untold: true };
+        let io = Io {
+            id,
+            adapter,
+            place,
+            bytes,
+            task,
+            at: 0,
+            stride,
+            fails,
+            ok: None,
+            lent: true,
+            unreported: true,
+        };
         self.ios.push(io);
         let index = self.ios.len() - 1;
         if let Some(task) = task {
@@ -252,7 +263,7 @@ impl World {
 
     pub(super) fn on_io_result(&mut self, index: usize) {
         let io = self.ios[index].clone();
-        if std::mem::take(&mut self.ios[index].untold) {
+        if std::mem::take(&mut self.ios[index].unreported) {
             self.l2_loaded(io.id, io.ok.unwrap_or(false));
         }
     }
@@ -266,7 +277,7 @@ impl World {
 
     pub(super) fn on_task_result(&mut self, index: usize) {
         let task = self.tasks[index].clone();
-        if !std::mem::take(&mut self.tasks[index].untold) {
+        if !std::mem::take(&mut self.tasks[index].unreported) {
             return;
         }
         let mut stored: Vec<bool> = task.ios.iter().map(|io| self.ios[*io].ok.unwrap_or(false)).collect();
@@ -297,7 +308,7 @@ impl World {
             }
         }
         for index in 0..self.tasks.len() {
-            if self.tasks[index].adapter == adapter && self.tasks[index].untold && self.rng.chance(50) {
+            if self.tasks[index].adapter == adapter && self.tasks[index].unreported && self.rng.chance(50) {
                 self.on_task_result(index);
             }
         }
@@ -320,7 +331,7 @@ impl World {
     /// read may still be completed.
     pub(super) fn cut_off_adapters(&mut self) {
         self.questions.iter_mut().for_each(|q| q.open = false);
-        self.tasks.iter_mut().for_each(|t| t.untold = false);
+        self.tasks.iter_mut().for_each(|t| t.unreported = false);
         for index in 0..self.ios.len() {
             let io = self.ios[index].clone();
             if io.lent
@@ -332,7 +343,7 @@ impl World {
                 self.complete_store(&io);
             }
             self.ios[index].lent = false;
-            self.ios[index].untold = false;
+            self.ios[index].unreported = false;
         }
     }
 
@@ -356,7 +367,7 @@ impl World {
                     self.on_io_result(index);
                 }
                 self.on_io_end(index);
-            } else if let Some(index) = self.tasks.iter().position(|t| t.untold) {
+            } else if let Some(index) = self.tasks.iter().position(|t| t.unreported) {
                 self.on_task_result(index);
             } else {
                 return any;

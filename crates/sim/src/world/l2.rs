@@ -149,11 +149,12 @@ impl World {
             // A task does not end before its I/O.
             let is_stored = |t: &Task| {
                 let mut ios = t.ios.iter().map(|io| &self.ios[*io]);
-                t.adapter == adapter && t.untold && ios.any(|io| io.place.key == key && io.lent)
+                t.adapter == adapter && t.unreported && ios.any(|io| io.place.key == key && io.lent)
             };
             assert!(task.is_none() || !self.tasks.iter().any(is_stored), "{key:?} is in two tasks");
             let fits = |size: &u64| *size == item.bytes || *size == item.bytes.next_multiple_of(4096);
-            let reported = self.told.get(&(adapter, key)).is_some_and(|sizes| sizes.iter().any(fits));
+            let reported =
+                self.sizes_reported.get(&(adapter, key)).is_some_and(|sizes| sizes.iter().any(fits));
             assert!(
                 task.is_some() || reported,
                 "adapter {adapter} has not reported {key:?} of {} bytes",
@@ -206,7 +207,7 @@ impl World {
     pub(super) fn l2_found(&mut self, lookup: u64, (adapter, keys): (u32, &[Key]), sizes: &[Option<u64>]) {
         self.begin(Call::Found { lookup, found: sizes.iter().flatten().count() });
         for (key, size) in keys.iter().zip(sizes) {
-            self.told.entry((adapter, *key)).or_default().extend(size);
+            self.sizes_reported.entry((adapter, *key)).or_default().extend(size);
         }
         self.core.l2_found(self.time(), LookupId(lookup), sizes);
         self.conclude();

@@ -202,7 +202,7 @@ pub struct World {
     /// All loads begun, by I/O operation.
     loads: BTreeMap<u64, crate::model::Io>,
     /// Sizes that adapters have reported.
-    told: BTreeMap<(u32, Key), Vec<u64>>,
+    sizes_reported: BTreeMap<(u32, Key), Vec<u64>>,
     /// Counts for each adapter: lookups, their keys, loads, their objects, stores, their objects.
     asked: Vec<[u64; 6]>,
     /// Counters of the servers that have died.
@@ -244,7 +244,7 @@ impl World {
             ios: Vec::new(),
             tasks: Vec::new(),
             loads: BTreeMap::new(),
-            told: BTreeMap::new(),
+            sizes_reported: BTreeMap::new(),
             asked: vec![[0; 6]; scenario_adapters],
             ended: Vec::new(),
             queue: BinaryHeap::new(),

@@ -104,7 +104,7 @@ impl Reporting {
 struct Unanswered {
     body: Arc<[u8]>,
     events: u64,
-    retold: u64,
+    reported_again: u64,
 }
 
 struct Reporter {
@@ -197,7 +197,7 @@ impl Reporter {
             match answer {
                 Some(Ok(())) => {
                     status.reported.fetch_add(report.events, Ordering::Relaxed);
-                    status.retold.fetch_add(report.retold, Ordering::Relaxed);
+                    status.reported_again.fetch_add(report.reported_again, Ordering::Relaxed);
                 }
                 // It would be refused again.
                 Some(Err(Failure::Refused { .. })) => {
@@ -243,7 +243,7 @@ impl Reporter {
         let shared: Vec<bool> = self.config.l2.adapters.iter().map(|adapter| adapter.shared).collect();
         let places: Vec<_> = backends.into_iter().zip(shared).collect();
         let body = self.reports.body(&capacity, &entries, &places, now);
-        Some(Unanswered { body: body.into(), events, retold: entries.len() as u64 - events })
+        Some(Unanswered { body: body.into(), events, reported_again: entries.len() as u64 - events })
     }
 
     /// The next events of the core's log; none at its end.

@@ -9,7 +9,7 @@ pub struct ReporterStatus {
     pub(super) failures: AtomicU64,
     pub(super) reported: AtomicU64,
     pub(super) lost: AtomicU64,
-    pub(super) retold: AtomicU64,
+    pub(super) reported_again: AtomicU64,
 }
 
 /// A [`ReporterStatus`] at one moment.
@@ -24,7 +24,7 @@ pub struct Counts {
     /// Object events that the coordinator will not get.
     pub lost: u64,
     /// Objects reported again after a registration.
-    pub retold: u64,
+    pub reported_again: u64,
 }
 
 impl ReporterStatus {
@@ -35,7 +35,7 @@ impl ReporterStatus {
             failures: self.failures.load(Ordering::Relaxed),
             reported: self.reported.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
-            retold: self.retold.load(Ordering::Relaxed),
+            reported_again: self.reported_again.load(Ordering::Relaxed),
         }
     }
 
