@@ -53,7 +53,7 @@ impl Bench {
             block_tokens: None,
             groups: vec![Group { id: 0, window: None, layout }],
         };
-        core.register(Time::ZERO, worker);
+        core.register(Time::ZERO, ConnectionId(1), worker);
         let mut bench = Self { core, calls: 0, model, salt: "".into(), request: "request".into() };
         for n in 0..Self::prompts() {
             bench.store(&prompt(n, PROMPT));

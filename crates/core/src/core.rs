@@ -20,14 +20,15 @@ use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
 use crate::index::{Index, ObjectId, Removal, Usage};
 use crate::io::{Effect, Hit, Purpose};
 use crate::prefetch::{
-    LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus, Shape,
+    LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
 };
+use crate::requests::models::{Model, Unanswerable};
 use crate::requests::peers::Peers;
 use crate::requests::retrieves::Retrieves;
 use crate::requests::sessions::{LookupSpec, Sessions, find_prefix, pin_prefix};
 use crate::requests::stores::{Committed, PreparedStore, Stores};
 use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
-use crate::requests::workers::{Group, Model, WorkerSpec, Workers};
+use crate::requests::workers::{Group, WorkerSpec, Workers};
 use crate::stats::Stats;
 use crate::stats::events::Change;
 use crate::timers::TimerKind;
@@ -209,9 +210,9 @@ impl Core {
 impl Core {
     /// Registers a worker. One that is registered already is only marked as alive: the first registration stands,
     /// as in LMCache. Returns whether it is new.
-    pub fn register(&mut self, now: Time, spec: WorkerSpec) -> bool {
+    pub fn register(&mut self, now: Time, connection: ConnectionId, spec: WorkerSpec) -> bool {
         self.advance(now);
-        self.workers.register(&mut self.cx, spec)
+        self.workers.register(&mut self.cx, connection, spec)
     }
 
     /// Remembers an instance that is to run uncached: its pings are answered as those of a known worker.
@@ -242,6 +243,7 @@ impl Core {
             self.cancel(job);
         }
         self.peers.abandon_connection(&mut self.cx, connection);
+        self.workers.models_mut().connection_lost(connection);
         self.stores.abandon_connection(&mut self.cx, connection);
         self.retrieves.abandon_connection(&mut self.cx, connection);
     }
@@ -253,7 +255,7 @@ impl Core {
 
     /// Whether a worker of this model and world size is registered.
     pub fn serves(&self, model: &Arc<str>, world_size: u32) -> bool {
-        self.workers.model(model, world_size).is_some()
+        self.workers.models().get(model, world_size).is_some()
     }
 
     /// How many chunks fit into L1: of that model, if no other is served, otherwise of the mean size of those in L1.
@@ -262,18 +264,18 @@ impl Core {
         let CoreConfig { capacity_bytes, align_bytes, .. } = self.cx.config;
         let own = || {
             let bytes = |group: &Group| group.layout.bytes().checked_next_multiple_of(align_bytes);
-            let groups = self.workers.model(model, world_size)?.groups();
+            let groups = self.workers.models().get(model, world_size)?.groups();
             let chunk = groups.iter().try_fold(0u64, |sum, group| sum.checked_add(bytes(group)?))?;
             capacity_bytes.checked_div(chunk.checked_mul(u64::from(world_size))?)
         };
         let mean = || self.cx.index.capacity_chunks();
-        let chunks = if self.workers.have_one_model() { own().or_else(mean) } else { mean().or_else(own) };
+        let chunks = if self.workers.models().is_one() { own().or_else(mean) } else { mean().or_else(own) };
         chunks.unwrap_or(0).max(1)
     }
 
     /// The layout of a chunk of this model for one rank, per object group. Empty if no worker serves the model.
     pub fn layouts(&self, model: &Arc<str>, world_size: u32) -> Vec<Layout> {
-        let groups = self.workers.model(model, world_size).map_or(&[][..], Model::groups);
+        let groups = self.workers.models().get(model, world_size).map_or(&[][..], Model::groups);
         groups.iter().map(|group| group.layout.clone()).collect()
     }
 
@@ -302,19 +304,25 @@ impl Core {
         self.cancel(opened.cancelled);
         let Self { cx, workers, sessions, prefetch, .. } = self;
         let id = opened.id;
-        let Some(model) = workers.model(spec.model, spec.world_size) else {
+        let shape = workers.models().shape(spec.connection, (spec.model, spec.world_size), spec.worker_id);
+        if shape.as_ref().is_err_and(|why| *why == Unanswerable::Unregistered) {
             cx.stats.requests.lookups_unregistered += 1;
             sessions.set_unserved(id);
             return Lookup::Unserved;
-        };
+        }
         // A request that looks up again has been learned from.
         if opened.is_new {
             sessions.set_known(id, on_request(cx, spec));
         }
-        let shards = model.shards(spec.world_size, spec.worker_id);
-        let (hit, chunks) = find_prefix(&cx.index, model, &shards, spec);
+        let Ok(shape) = shape else {
+            cx.stats.requests.lookups_ambiguous += 1;
+            cx.count_hit(spec.chunk_hashes.len() as u32, &Hit::default());
+            sessions.answer(cx, id, spec.target(), Vec::new(), 0);
+            return Lookup::Answered(Hit::default());
+        };
+        let shards = shape.shards();
+        let (hit, chunks) = find_prefix(&cx.index, &shards, spec);
         if (hit as usize) < spec.chunk_hashes.len() && !shards.is_empty() && cx.has_l2() {
-            let shape = Shape::new(model, spec.world_size, spec.worker_id);
             let session = (id, spec.request_id.clone());
             let job = prefetch.submit_lookup(cx, session, spec.target(), shape, spec.readers);
             sessions.set_pending(id, job);
@@ -366,7 +374,7 @@ impl Core {
     /// Looks objects up by key and pins those found. Returns the id to ask for the result with.
     pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> PeerLeaseId {
         self.advance(now);
-        self.peers.lookup(&mut self.cx, owner, keys)
+        self.peers.lookup(&mut self.cx, owner, keys, self.workers.models())
     }
 
     /// Offset and size of each object of a peer's lookup that is still pinned, in the order of the keys. A result is
@@ -399,7 +407,7 @@ impl Core {
         self.advance(now);
         let layout = self.transfer_layout(spec)?;
         let Self { cx, workers, stores, prefetch, write_back, .. } = self;
-        let model = workers.model(spec.model, spec.rank.world_size()).ok_or(NotRegistered)?;
+        let model = workers.models().get(spec.model, spec.rank.world_size()).ok_or(NotRegistered)?;
         Ok(stores.prepare(cx, (model, &layout), spec, (prefetch, write_back)))
     }
 
@@ -446,12 +454,18 @@ impl Core {
         self.retrieves.commit(&mut self.cx, spec)
     }
 
-    /// The layout of the worker's objects, if it serves the model. Marks the worker as alive.
+    /// The layout of the worker's objects, if it serves the model. Marks the worker as alive, and relates it to the
+    /// scheduler of the request.
     fn transfer_layout(&mut self, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
         let worker = self.workers.touch(self.cx.now, spec.instance).ok_or(NotRegistered)?;
         let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
         let group = worker.groups.first().filter(|_| same);
-        group.map(|g| g.layout.clone()).ok_or(NotRegistered)
+        let layout = group.map(|g| g.layout.clone()).ok_or(NotRegistered)?;
+        let scheduler = self.sessions.connection_of(spec.request_id);
+        let models = self.workers.models_mut();
+        models.seen(spec.instance, spec.connection);
+        models.copies(spec.instance, spec.rank, scheduler);
+        Ok(layout)
     }
 }
 
@@ -465,8 +479,8 @@ impl Core {
     pub fn prefetch(&mut self, now: Time, spec: &PrefetchSpec<'_>) -> Result<PrefetchId, PrefetchRefused> {
         self.advance(now);
         let Self { cx, workers, sessions, prefetch, .. } = self;
-        let model = workers.model(spec.model, spec.world_size).ok_or(PrefetchRefused::Unregistered)?;
-        prefetch.request(cx, Shape::new(model, spec.world_size, None), spec, sessions)
+        let shape = workers.models().newest_shape(spec.model, spec.world_size);
+        prefetch.request(cx, shape.ok_or(PrefetchRefused::Unregistered)?, spec, sessions)
     }
 
     /// The state of a prefetch request.

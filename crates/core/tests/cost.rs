@@ -10,7 +10,7 @@ use std::time::Duration;
 use larder_core::{Core, CoreConfig, Group, LookupSpec, TransferSpec, WorkerSpec};
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
-use larder_types::{ConnectionId, InstanceId, Layout, Time};
+use larder_types::{ConnectionId, InstanceId, Layout, LayoutId, Time};
 use rustix::time::{ClockId, clock_gettime};
 
 const PAGE: u64 = 4096;
@@ -68,6 +68,7 @@ impl Rig {
         let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");
         self.core.register(
             NOW,
+            ConnectionId(instance),
             WorkerSpec {
                 instance: InstanceId(instance as i64),
                 model: self.model.clone(),
@@ -127,6 +128,7 @@ impl Rig {
             kv_rank: KvRank::new(1, 0),
             object_group: 0,
             cache_salt: self.salt.clone(),
+            layout: LayoutId::UNKNOWN,
         };
         hashes.iter().map(key).collect()
     }

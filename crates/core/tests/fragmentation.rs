@@ -7,6 +7,7 @@ use std::sync::Arc;
 use larder_core::index::{ObjectId, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
+use larder_types::LayoutId;
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
@@ -43,7 +44,7 @@ fn store(capacity: u64, count: u64, held: usize, mut size: impl FnMut(&mut Rng) 
     let mut rng = Rng(7);
     let mut l1 = StandaloneIndex::new(capacity, ALIGN, EvictionKind::Lru);
     let name: Arc<str> = "m".into();
-    let cell = ShardKey { rank: KvRank::new(1, 0), group: 0 };
+    let cell = ShardKey { rank: KvRank::new(1, 0), group: 0, layout: LayoutId::UNKNOWN };
     let mut pinned = VecDeque::<ObjectId>::new();
     let (mut refused, mut lowest, mut came, mut full) = (0, 1.0f64, 0, false);
     for i in 0..count {
@@ -123,7 +124,7 @@ fn no_chunk_is_evicted_for_space_that_another_victim_frees() {
     let reserve = |l1: &mut StandaloneIndex, chunk: u8, rank: u32, pages: u64| {
         l1.edit().begin_operation();
         let hash = ChunkHash::new(&[chunk]).expect("one byte");
-        let cell = ShardKey { rank: KvRank::new(2, rank), group: 0 };
+        let cell = ShardKey { rank: KvRank::new(2, rank), group: 0, layout: LayoutId::UNKNOWN };
         let layout = Layout::new(&[pages * ALIGN], DType::UInt8).expect("not empty");
         l1.edit().reserve((&name, &name, &hash), cell, &layout, Retention::Permanent).expect("space")
     };

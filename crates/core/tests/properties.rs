@@ -27,6 +27,7 @@ enum State {
 struct Object {
     chunk: u8,
     cell: u32,
+    bytes: u64,
     offset: u64,
     pages: u64,
     state: State,
@@ -81,8 +82,12 @@ fn hash(chunk: u8) -> ChunkHash {
     ChunkHash::new(&[chunk]).expect("one byte")
 }
 
-fn cell(cell: u32) -> ShardKey {
-    ShardKey { rank: KvRank::new(CELLS, cell), group: 0 }
+fn layout(bytes: u64) -> Layout {
+    Layout::new(&[bytes], DType::UInt8).expect("not empty")
+}
+
+fn cell(cell: u32, bytes: u64) -> ShardKey {
+    ShardKey { rank: KvRank::new(CELLS, cell), group: 0, layout: layout(bytes).id() }
 }
 
 impl Both {
@@ -132,11 +137,15 @@ impl Both {
         if let Some(p) = protect {
             self.touch(p);
         }
-        let layout = Layout::new(&[bytes], DType::UInt8).expect("not empty");
         let keep = if temporary { Retention::Temporary } else { Retention::Permanent };
-        let got = self.l1.edit().reserve((&self.name, &self.name, &hash(chunk)), cell(c), &layout, keep);
-        let known =
-            self.objects.values().find(|o| o.chunk == chunk && o.cell == c && o.state != State::Unlinked);
+        let got = self.l1.edit().reserve(
+            (&self.name, &self.name, &hash(chunk)),
+            cell(c, bytes),
+            &layout(bytes),
+            keep,
+        );
+        let same = |o: &&Object| o.chunk == chunk && o.cell == c && o.bytes == bytes;
+        let known = self.objects.values().filter(same).find(|o| o.state != State::Unlinked);
         let pages = bytes.div_ceil(PAGE);
         match known.map(|o| o.state) {
             Some(State::Resident) => assert_eq!(got, Err(Refused::Resident)),
@@ -145,7 +154,8 @@ impl Both {
         }
         if let Ok(id) = got {
             let offset = self.l1.offset(id);
-            let object = Object { chunk, cell: c, offset, pages, state: State::Staged, temporary, pins: 1 };
+            let object =
+                Object { chunk, cell: c, bytes, offset, pages, state: State::Staged, temporary, pins: 1 };
             let overlaps =
                 |o: &Object| offset < o.offset + o.pages * PAGE && o.offset < offset + pages * PAGE;
             assert!(!self.objects.values().any(overlaps), "memory handed out twice");
@@ -160,7 +170,8 @@ impl Both {
         let needed = (0..=candidates.len()).find(|n| self.fits(pages, &candidates[..*n]));
         let there = |c: &u8| {
             let id = self.l1.chunk(&self.name, &self.name, &hash(*c));
-            id.is_some_and(|id| (0..CELLS).any(|x| self.l1.resident(id, cell(x)).is_some()))
+            let mut objects = self.objects.values().filter(|o| o.chunk == *c);
+            id.is_some_and(|id| objects.any(|o| self.l1.resident(id, cell(o.cell, o.bytes)).is_some()))
         };
         let evicted: Vec<u8> = self.order.iter().copied().filter(|c| !there(c)).collect();
         assert_eq!(got.is_ok(), needed.is_some(), "memory is allocated exactly if it can be");
@@ -295,7 +306,7 @@ impl Both {
         assert_eq!(usage.unlinked_objects, count(State::Unlinked));
         for (id, o) in &self.objects {
             let chunk = self.l1.chunk(&self.name, &self.name, &hash(o.chunk));
-            let found = chunk.and_then(|c| self.l1.resident(c, cell(o.cell)));
+            let found = chunk.and_then(|c| self.l1.resident(c, cell(o.cell, o.bytes)));
             if o.state == State::Resident {
                 assert_eq!(found, Some(*id), "{o:?}");
                 assert_eq!(self.l1.offset(*id), o.offset);

@@ -46,13 +46,14 @@ pub struct Report {
 
 impl Report {
     /// How often each event happened that the simulation must cover.
-    pub fn facts(&self) -> [(&'static str, u64); 47] {
+    pub fn facts(&self) -> [(&'static str, u64); 48] {
         let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
         let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
         let seen = &self.seen;
         [
             ("chunks found", c(|c| c.lookup_hit_chunks)),
             ("lookups of unknown models", c(|c| c.lookups_unregistered)),
+            ("lookups of unknown engines with different layouts", c(|c| c.lookups_ambiguous)),
             ("stores committed", c(|c| c.stores_committed)),
             ("stores abandoned", c(|c| c.stores_abandoned)),
             ("stores refused", seen.stores_refused),

@@ -5,11 +5,14 @@
 
 mod l2;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
+use larder_types::dtype::DType;
 use larder_types::object::ChunkHash;
+use larder_types::{Layout, LayoutId};
 
 pub use self::l2::{AdapterSpec, L2};
 use crate::rng::Rng;
@@ -102,9 +105,38 @@ pub struct Universe {
     pub salts: Vec<Arc<str>>,
     /// Nodes of the prompt tree.
     pub nodes: Vec<Node>,
+    /// The layouts of all engines.
+    pub layouts: Vec<(Form, Layout)>,
+}
+
+/// A layout of an engine's objects. Both element types take one byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Form {
+    /// Bytes of an object; 0 if the layout is not known.
+    pub bytes: u64,
+    /// Its elements are `int8`, not `uint8`.
+    pub signed: bool,
+}
+
+impl Form {
+    fn layout(self) -> Layout {
+        let dtype = if self.signed { DType::Int8 } else { DType::UInt8 };
+        Layout::new(&[self.bytes], dtype).expect("objects are not empty")
+    }
 }
 
 impl Universe {
+    /// A layout; `None` if it is not known.
+    pub fn layout(&self, form: Form) -> Option<&Layout> {
+        self.layouts.iter().find(|(known, _)| *known == form).map(|(_, layout)| layout)
+    }
+
+    /// The layout with that id.
+    pub fn form(&self, id: LayoutId) -> Form {
+        let found = self.layouts.iter().find(|(_, layout)| layout.id() == id);
+        found.map(|(form, _)| *form).unwrap_or_default()
+    }
+
     /// The hash of a chunk.
     pub fn hash(&self, node: u16) -> &ChunkHash {
         self.nodes[usize::from(node)].chain.last().expect("a path has at least its own node")
@@ -125,8 +157,8 @@ pub struct EngineSpec {
     pub world: u32,
     /// Workers that read each object: more than one with MLA, else 1.
     pub readers: u32,
-    /// Bytes of an object.
-    pub bytes: u64,
+    /// The layout of its objects.
+    pub form: Form,
     /// Attention window in chunks.
     pub window: Option<u32>,
 }
@@ -191,10 +223,14 @@ impl Scenario {
                 .map(|s| if s == 0 { "".into() } else { "salt".into() })
                 .collect(),
             nodes: draw_prompts(rng),
+            layouts: {
+                let forms: BTreeSet<Form> = engines.iter().map(|e| e.form).collect();
+                forms.into_iter().map(|form| (form, form.layout())).collect()
+            },
         };
         let trim = rng.chance(25).then(|| draw_trim(rng));
         let l2 = L2::draw(rng, pace);
-        let largest = engines.iter().map(|e| e.bytes.div_ceil(page)).max().unwrap_or(1);
+        let largest = engines.iter().map(|e| e.form.bytes.div_ceil(page)).max().unwrap_or(1);
         let sizes: &[u64] =
             if l2.adapters.is_empty() { &[1, 3, 6, 10, 20, 40] } else { &[3, 6, 10, 20, 40, 60] };
         let pages = largest * rng.pick(sizes) + rng.below(largest + 1);
@@ -238,7 +274,7 @@ impl Scenario {
 
     /// Whether all objects take the same number of pages.
     pub fn uniform(&self) -> bool {
-        let mut pages = self.engines.iter().map(|e| e.bytes.div_ceil(self.page));
+        let mut pages = self.engines.iter().map(|e| e.form.bytes.div_ceil(self.page));
         let first = pages.next();
         pages.all(|p| Some(p) == first)
     }
@@ -275,10 +311,12 @@ fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
     let worlds: &[(u32, u32)] =
         rng.pick(&[&[(1, 1)], &[(1, 1), (2, 1)], &[(1, 3)], &[(1, 1), (1, 2), (2, 1)]]);
     let count = rng.pick(&[1, 1, 2, 3]);
+    let signed = rng.pick(&[0, 0, 50]);
     let engine = |rng: &mut Rng| {
         let (world, readers) = rng.pick(worlds);
         let window = rng.chance(15).then(|| rng.between(1, 3) as u32);
-        EngineSpec { model: rng.below(2) as u8, world, readers, bytes: rng.pick(&sizes), window }
+        let form = Form { bytes: rng.pick(&sizes), signed: rng.chance(signed) };
+        EngineSpec { model: rng.below(2) as u8, world, readers, form, window }
     };
     (0..count).map(|_| engine(rng)).collect()
 }

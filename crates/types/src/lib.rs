@@ -11,5 +11,5 @@ pub mod object;
 pub mod time;
 
 pub use crate::ids::{AdapterId, ChunkId, ConnectionId, InstanceId};
-pub use crate::layout::Layout;
+pub use crate::layout::{Layout, LayoutId};
 pub use crate::time::Time;

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::layout::LayoutId;
+
 /// The largest chunk hash accepted, in bytes. BLAKE3-256 and SHA-256 use all of it.
 pub const HASH_BYTES_MAX: usize = 32;
 
@@ -198,10 +200,13 @@ pub struct ObjectKey {
     pub object_group: ObjectGroup,
     /// Isolation domain; empty for none.
     pub cache_salt: Arc<str>,
+    /// How its bytes are to be read. [`LayoutId::UNKNOWN`] if the key comes from a place that does not say it.
+    pub layout: LayoutId,
 }
 
 impl ObjectKey {
-    /// A key, if the model name and the salt follow the rules ([`check_model_name`], [`check_cache_salt`]).
+    /// A key of unknown layout, if the model name and the salt follow the rules ([`check_model_name`],
+    /// [`check_cache_salt`]).
     pub fn new(
         chunk_hash: ChunkHash,
         model_name: impl Into<Arc<str>>,
@@ -212,6 +217,13 @@ impl ObjectKey {
         let (model_name, cache_salt) = (model_name.into(), cache_salt.into());
         check_model_name(&model_name)?;
         check_cache_salt(&cache_salt)?;
-        Ok(Self { chunk_hash, model_name, kv_rank, object_group, cache_salt })
+        let layout = LayoutId::UNKNOWN;
+        Ok(Self { chunk_hash, model_name, kv_rank, object_group, cache_salt, layout })
+    }
+
+    /// The same object in that layout.
+    #[must_use]
+    pub fn with_layout(self, layout: LayoutId) -> Self {
+        Self { layout, ..self }
     }
 }

@@ -9,6 +9,7 @@ use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
 use crate::tokens::{TokenError, Tokens};
+use larder_types::LayoutId;
 use larder_types::object::{
     ChunkHash, KvRank, ObjectGroup, ObjectKey, ObjectKeyError, WORLD_SIZE_MAX, check_cache_salt,
     check_model_name,
@@ -236,6 +237,7 @@ impl CacheKey {
             kv_rank,
             object_group,
             cache_salt: Arc::clone(&self.cache_salt),
+            layout: LayoutId::UNKNOWN,
         };
         Ok(hashes.iter().map(key).collect())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use larder_types::LayoutId;
 use larder_types::object::{
     ChunkHash, KvRank, ObjectKey, ObjectKeyError, check_cache_salt, check_model_name, check_object_group,
 };
@@ -13,7 +14,8 @@ use crate::msgpack::{Reader, Writer, required};
 /// Object keys of one call.
 pub const OBJECT_KEYS_MAX: usize = 1 << 20;
 
-/// Hand-written: its parts have rules of their own, and errors say which one is broken.
+/// Hand-written: its parts have rules of their own, and errors say which one is broken. The protocol has no layouts
+/// here, so a decoded key has none.
 impl Value for ObjectKey {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
         let (mut chunk_hash, mut model_name, mut kv_rank) = (None, None, None);
@@ -45,6 +47,7 @@ impl Value for ObjectKey {
             kv_rank: required("kv_rank", kv_rank)?,
             object_group,
             cache_salt: Arc::from(cache_salt),
+            layout: LayoutId::UNKNOWN,
         })
     }
 

@@ -11,6 +11,7 @@ use larder_server::Server;
 use larder_server::app::state::State;
 use larder_server::config::Config;
 use larder_server::config::l2::parse_adapter;
+use larder_types::ConnectionId;
 use larder_types::dtype::DType;
 use larder_types::layout::Layout;
 use tokio::sync::oneshot;
@@ -94,7 +95,7 @@ impl TestServer {
             block_tokens: Some(CHUNK),
             groups: vec![Group { id: 0, window: None, layout }],
         };
-        assert!(self.state.core().with(|core, now| core.register(now, spec)));
+        assert!(self.state.core().with(|core, now| core.register(now, ConnectionId(1), spec)));
         bytes
     }
 }

@@ -2,7 +2,7 @@
 
 use larder_types::object::ObjectKey;
 
-use super::{Index, IndexMut, State};
+use super::{Index, IndexMut, ShardKey, State};
 
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,15 +54,28 @@ impl Index {
 }
 
 impl IndexMut<'_> {
-    /// Removes one object; one that is pinned or under I/O only with `force`.
+    /// Removes one object; one that is pinned or under I/O only with `force`. A key without a layout names the
+    /// objects of all layouts.
     pub fn remove(&mut self, key: &ObjectKey, force: bool) -> Removal {
-        let Some(id) = self.find(key) else { return Removal::Absent };
-        let object = self.object(id);
-        if object.pins + object.io_pins > 0 && !force {
-            return Removal::Held;
+        let shard = ShardKey::of(key);
+        let mut outcome = Removal::Absent;
+        let chunk = self.chunk(&key.model_name, &key.cache_salt, &key.chunk_hash);
+        let objects = chunk.map(|chunk| self.resident_in_any_layout(chunk, shard)).unwrap_or_default();
+        for id in objects {
+            let object = self.object(id);
+            if shard.layout.is_known() && object.shard != shard {
+                continue;
+            }
+            if object.pins + object.io_pins > 0 && !force {
+                outcome = Removal::Held;
+                continue;
+            }
+            self.unlink(id);
+            self.stats.l1.cleared_objects += 1;
+            if outcome == Removal::Absent {
+                outcome = Removal::Removed;
+            }
         }
-        self.unlink(id);
-        self.stats.l1.cleared_objects += 1;
-        Removal::Removed
+        outcome
     }
 }

@@ -11,7 +11,7 @@ use super::{ChunkKey, IndexMut, Object, ObjectId, Refused, Retention, ShardKey, 
 
 impl IndexMut<'_> {
     /// Reserves memory for one object, evicting exactly what is needed. The object is staged: no lookup finds
-    /// it before it is [admitted](Self::admit).
+    /// it before it is [admitted](Self::admit). Its layout is `layout`, whatever `shard` says.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -22,6 +22,7 @@ impl IndexMut<'_> {
         layout: &Layout,
         retention: Retention,
     ) -> Result<ObjectId, Refused> {
+        let shard = ShardKey { layout: layout.id(), ..shard };
         let name = self.names.find(model, salt);
         let known = name.and_then(|name| self.map.get(&ChunkKey { name, hash: *hash }).copied());
         if let Some(found) = known.and_then(|c| self.object_in(c, shard)) {

@@ -1,7 +1,7 @@
 //! The index of L1: chunks, their objects, and the memory they own.
 //!
-//! A *chunk* (model, salt, hash) has at most one *object* per shard (KV rank, object group). An object owns one
-//! extent of the arena from its reservation until nothing can refer to it any more.
+//! A *chunk* (model, salt, hash) has at most one *object* per shard (KV rank, object group, layout): engines whose
+//! data differ in type or shape share chunks, but no objects. An object owns one extent of the arena from its reservation until nothing can refer to it any more.
 //!
 //! ```text
 //!            reserve                admit
@@ -48,7 +48,7 @@ use larder_policy::eviction::{ChunkMeta, EvictionKind, EvictionPolicy, RemovalCa
 use larder_policy::quota::{QuotaUsage, Quotas, TenantId};
 use larder_policy::reuse::ReusePredictor;
 use larder_types::object::{ChunkHash, KvRank, ObjectGroup, ObjectKey};
-use larder_types::{AdapterId, ChunkId, Layout};
+use larder_types::{AdapterId, ChunkId, Layout, LayoutId};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -70,12 +70,20 @@ pub struct ShardKey {
     pub rank: KvRank,
     /// Which group of layers.
     pub group: ObjectGroup,
+    /// How the bytes are to be read. If it is not known, the only object of that rank and group is selected; none if
+    /// there are several, because it cannot be said which of them is meant.
+    pub layout: LayoutId,
 }
 
 impl ShardKey {
     /// The shard that an object key names.
     pub const fn of(key: &ObjectKey) -> Self {
-        Self { rank: key.kv_rank, group: key.object_group }
+        Self { rank: key.kv_rank, group: key.object_group, layout: key.layout }
+    }
+
+    /// Whether `other` is a shard of the same rank and group, of whatever layout.
+    pub fn same_piece(self, other: Self) -> bool {
+        self.rank == other.rank && self.group == other.group
     }
 }
 
@@ -291,6 +299,7 @@ impl Index {
             kv_rank: shard.rank,
             object_group: shard.group,
             cache_salt: salt.clone(),
+            layout: shard.layout,
         }
     }
 
@@ -373,7 +382,22 @@ impl Index {
     }
 
     fn object_in(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
-        self.chunks[chunk.0 as usize].objects.iter().copied().find(|o| self.object(*o).shard == shard)
+        let mut objects = self.chunks[chunk.0 as usize].objects.iter().copied();
+        if shard.layout.is_known() {
+            return objects.find(|o| self.object(*o).shard == shard);
+        }
+        let mut pieces = objects.filter(|o| self.object(*o).shard.same_piece(shard));
+        pieces.next().filter(|_| pieces.next().is_none())
+    }
+
+    /// The resident objects of a chunk of the rank and group of `shard`, of whatever layout.
+    pub(crate) fn resident_in_any_layout(&self, chunk: ChunkId, shard: ShardKey) -> SmallVec<[ObjectId; 2]> {
+        let objects = self.chunks[chunk.0 as usize].objects.iter().copied();
+        let is_one = |o: &ObjectId| {
+            let object = self.object(*o);
+            object.shard.same_piece(shard) && object.state == State::Resident
+        };
+        objects.filter(is_one).collect()
     }
 
     /// The digest of a chunk's model, salt and hash.

@@ -5,7 +5,8 @@
 //! object is withdrawn once.
 
 use larder_types::ChunkId;
-use larder_types::object::ChunkHash;
+use larder_types::object::{ChunkHash, KvRank};
+use smallvec::SmallVec;
 
 use super::{Chunk, Index, IndexMut, ObjectId, State};
 use crate::stats::events::{Change, ChunkEvent, EventLogs, ObjectEvent, Tier};
@@ -104,7 +105,14 @@ impl Index {
             let objects = chunk.objects.iter().map(|id| self.object(*id));
             objects.filter(|o| o.state == State::Resident && o.shard.rank.world_size() == world)
         };
-        let ranks = |group| resident().filter(|o| o.shard.group == group).count();
+        // Ranks may have different layouts, and objects of several layouts may be there for one rank.
+        let ranks = |group| {
+            let ranks = resident().filter(|o| o.shard.group == group).map(|o| o.shard.rank);
+            let mut ranks: SmallVec<[KvRank; 8]> = ranks.collect();
+            ranks.sort_unstable();
+            ranks.dedup();
+            ranks.len()
+        };
         resident().next().is_some() && resident().all(|o| ranks(o.shard.group) == world as usize)
     }
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_policy::prefix_scan::{AttentionWindow, PrefixScan};
-use larder_types::object::ObjectKey;
+use larder_types::object::{KvRank, ObjectKey};
 use larder_types::{AdapterId, ChunkId, Layout};
 use smallvec::SmallVec;
 
 use super::Target;
 use crate::ids::{IoId, LookupId, PrefetchId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
-use crate::requests::workers::Model;
+use crate::requests::workers::Group;
 use crate::timers::Timer;
 
 /// What waits for the answer.
@@ -34,20 +34,43 @@ pub(super) struct Row {
     pub(super) layout: Layout,
 }
 
-/// The rows of a job, and the object sizes that its workers can read.
+/// The rows of a job: what the engine that asks can read.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(super) rows: Vec<Row>,
-    pub(super) sizes: SmallVec<[u64; 2]>,
 }
 
 impl Shape {
-    pub(crate) fn new(model: &Model, world_size: u32, worker_id: Option<u32>) -> Self {
-        let shards = model.shards(world_size, worker_id).into_iter();
-        let rows = shards.filter_map(|(shard, window)| {
-            Some(Row { shard, window, layout: model.group_layout(shard.group)?.clone() })
-        });
-        Self { rows: rows.collect(), sizes: model.sizes().collect() }
+    /// The shards of `world_size` ranks, or of one of them: group by group, ranks in order. `groups`: what the worker
+    /// of a rank registered. `None` if that is not known for one of them, or if they do not have the same groups.
+    pub(crate) fn new<'a>(
+        world_size: u32,
+        worker_id: Option<u32>,
+        groups: impl Fn(KvRank) -> Option<&'a [Group]>,
+    ) -> Option<Self> {
+        let ranks = match worker_id {
+            Some(rank) => rank..rank + 1,
+            None => 0..world_size,
+        };
+        let ranks: SmallVec<[KvRank; 8]> = ranks.map(|rank| KvRank::new(world_size, rank)).collect();
+        let of_ranks: SmallVec<[&[Group]; 8]> =
+            ranks.iter().map(|rank| groups(*rank)).collect::<Option<_>>()?;
+        let first = of_ranks.first()?;
+        let mut rows = Vec::with_capacity(ranks.len() * first.len());
+        for (at, Group { id, window, .. }) in first.iter().enumerate() {
+            for (rank, groups) in ranks.iter().zip(&of_ranks) {
+                let group = groups.get(at).filter(|g| g.id == *id && groups.len() == first.len())?;
+                let layout = group.layout.clone();
+                let shard = ShardKey { rank: *rank, group: *id, layout: layout.id() };
+                rows.push(Row { shard, window: *window, layout });
+            }
+        }
+        Some(Self { rows })
+    }
+
+    /// The shards with their attention windows.
+    pub(crate) fn shards(&self) -> Vec<(ShardKey, AttentionWindow)> {
+        self.rows.iter().map(|row| (row.shard, row.window)).collect()
     }
 }
 
@@ -172,7 +195,6 @@ impl Job {
 
     /// The same, in a chunk that was found.
     pub(super) fn readable_in(&self, index: &Index, chunk: ChunkId, row: u32) -> Option<ObjectId> {
-        let object = index.resident(chunk, self.shape.rows[row as usize].shard)?;
-        self.shape.sizes.contains(&index.layout(object).bytes()).then_some(object)
+        index.resident(chunk, self.shape.rows[row as usize].shard)
     }
 }

@@ -85,6 +85,7 @@ impl Target {
             kv_rank: shard.rank,
             object_group: shard.group,
             cache_salt: self.salt.clone(),
+            layout: shard.layout,
         }
     }
 }

@@ -151,8 +151,7 @@ fn pin_batch(cx: &mut Context, job: &mut Job) -> Vec<u32> {
         }
         let mut lacks = false;
         for row in &job.shape.rows {
-            let object = chunk.and_then(|chunk| cx.index.resident(chunk, row.shard));
-            let found = object.filter(|o| job.shape.sizes.contains(&cx.index.layout(*o).bytes()));
+            let found = chunk.and_then(|chunk| cx.index.resident(chunk, row.shard));
             // A longer prefix needs no more of a row than its window.
             let behind = row.window.is_some_and(|w| w > 0 && column.saturating_add(w) <= reached);
             if found.is_none() && !behind {

@@ -208,17 +208,12 @@ impl Prefetch {
             let chunk = cx.index.chunk(name.0, name.1, name.2);
             match refused {
                 Refused::NoSpace => return Err(Stop::NoSpace),
-                Refused::Resident => match job.find_readable(&cx.index, row, column) {
-                    Some(object) => {
-                        cx.promote_if(object, retain);
-                        pin_cell(cx, job, index, object);
-                        return Ok(());
-                    }
-                    None => {
-                        let object = chunk.and_then(|c| cx.index.resident(c, place.shard));
-                        cx.index_mut().unlink(object.expect("it was just met"));
-                    }
-                },
+                Refused::Resident => {
+                    let object = job.find_readable(&cx.index, row, column).expect("it was just met");
+                    cx.promote_if(object, retain);
+                    pin_cell(cx, job, index, object);
+                    return Ok(());
+                }
                 Refused::Staged => {
                     let object =
                         chunk.and_then(|c| cx.index.staged(c, place.shard)).expect("it was just met");

@@ -34,6 +34,11 @@ impl<Owner: Eq + Hash + Copy, Id: Ord + Copy> ByOwner<Owner, Id> {
         self.0.get(&owner).map_or_else(Vec::new, |ids| ids.iter().copied().collect())
     }
 
+    /// The ids of an owner that has at most `max`; none of one that has more.
+    pub(crate) fn some_of(&self, owner: Owner, max: usize) -> impl Iterator<Item = Id> + '_ {
+        self.0.get(&owner).filter(|ids| ids.len() <= max).into_iter().flatten().copied()
+    }
+
     /// All ids. For tests.
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(BTreeSet::len).sum()

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::lease::PinnedObject;
+use super::models::Models;
 use crate::context::Context;
 use crate::ids::PeerLeaseId;
 use crate::index::ObjectId;
@@ -79,12 +80,15 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Looks objects up by key and pins those found.
+    /// Looks objects up by key and pins those found. Keys of peers have no layout: such a key names the object in the
+    /// layout of this server's workers of the model, if they have one; without workers the only object there is. In
+    /// doubt it names none.
     pub(crate) fn lookup(
         &mut self,
         cx: &mut Context,
         owner: ConnectionId,
         keys: &[ObjectKey],
+        models: &Models,
     ) -> PeerLeaseId {
         while !self.leases.is_empty()
             && (self.leases.len() >= cx.config.peer_leases_max
@@ -97,7 +101,9 @@ impl Peers {
         let mut objects = Vec::with_capacity(keys.len());
         let mut pins = 0;
         for (key, at) in keys.iter().zip(0..) {
-            let found = cx.index.find(key);
+            // Peers do not say which layout they can read.
+            let layout = models.presumed_layout(key);
+            let found = layout.and_then(|layout| cx.index.find(&key.clone().with_layout(layout)));
             objects.push(found.map(|object| {
                 cx.index_mut().pin(object, 1);
                 self.own_pins.insert((owner, key.clone()), (id, at));

@@ -20,7 +20,6 @@ use larder_types::{ChunkId, ConnectionId, Layout, Time};
 use super::by_owner::ByOwner;
 use super::lease::{PinnedObject, ShardPins};
 use super::transfer::{Prefix, TransferSpec};
-use super::workers::Model;
 use crate::context::Context;
 use crate::ids::{JobId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
@@ -214,6 +213,12 @@ impl Sessions {
         None
     }
 
+    /// The connection of the request's lookup.
+    pub(crate) fn connection_of(&self, request_id: &str) -> Option<ConnectionId> {
+        let id = self.by_request.get(request_id)?;
+        self.sessions.get(id).map(|session| session.connection)
+    }
+
     /// The hit of a live request's last lookup, in chunks.
     pub(crate) fn hit(&self, request_id: &str) -> u32 {
         let session = self.by_request.get(request_id).and_then(|id| self.sessions.get(id));
@@ -250,11 +255,10 @@ impl Sessions {
         if !same_prompt {
             return None;
         }
-        let shard = lease.shards.iter_mut().find(|s| s.shard() == spec.shard())?;
+        let shard = lease.shards.iter_mut().find(|s| s.shard() == spec.shard(layout))?;
         let objects = shard.range(spec.start, spec.end);
-        let readable = |o: ObjectId| cx.index.is_resident(o) && cx.index.layout(o).bytes() == layout.bytes();
         let whole = objects.len() == spec.range().len()
-            && objects.iter().all(|o| o.pins() > 0 && readable(o.object()));
+            && objects.iter().all(|o| o.pins() > 0 && cx.index.is_resident(o.object()));
         let mut taken = None;
         if whole {
             let objects: Vec<ObjectId> = objects.iter_mut().map(PinnedObject::move_one).collect();
@@ -444,7 +448,6 @@ pub(crate) type Shards = [(ShardKey, Option<u32>)];
 /// The longest prefix that every shard can serve from L1, and the chunks that were looked at.
 pub(crate) fn find_prefix(
     index: &Index,
-    model: &Model,
     shards: &Shards,
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
@@ -452,10 +455,7 @@ pub(crate) fn find_prefix(
     let mut chunks = Vec::new();
     for chunk in index.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
         chunks.push(chunk);
-        let readable = |chunk, row: usize| {
-            index.resident(chunk, shards[row].0).is_some_and(|o| model.can_read(index.layout(o)))
-        };
-        if !scan.push(|row| chunk.is_some_and(|chunk| readable(chunk, row))) {
+        if !scan.push(|row| chunk.is_some_and(|chunk| index.resident(chunk, shards[row].0).is_some())) {
             break;
         }
     }

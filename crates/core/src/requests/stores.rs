@@ -8,8 +8,8 @@ use larder_types::object::ChunkHash;
 use larder_types::{ConnectionId, InstanceId, Layout, Time};
 
 use super::by_owner::ByOwner;
+use super::models::Model;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
-use super::workers::Model;
 use crate::context::Context;
 use crate::ids::StoreId;
 use crate::index::{ObjectId, Refused, Retention};
@@ -101,7 +101,7 @@ impl Stores {
         for (i, hash) in spec.range().iter().enumerate() {
             reclaim_slot(cx, (model, layout), spec, hash, (&mut *prefetch, &mut *write_back));
             let name = (spec.model, spec.salt, hash);
-            match cx.index_mut().reserve(name, spec.shard(), layout, Retention::Permanent) {
+            match cx.index_mut().reserve(name, spec.shard(layout), layout, Retention::Permanent) {
                 Ok(object) => {
                     objects.push(object);
                     prepared.slots.push(Slot { offset: cx.index.offset(object), layout: layout.clone() });
@@ -303,9 +303,9 @@ fn protect_prefix(cx: &mut Context, spec: &TransferSpec<'_>) {
     chunks.into_iter().rev().for_each(|chunk| index.protect(chunk));
 }
 
-/// Frees the slot of a chunk that a worker wants to store, if it holds an object that no worker can read (the
-/// model changed its shape) or that is being loaded without a reader. A temporary object becomes permanent, as
-/// the stored one would be.
+/// Frees the slot of a chunk that a worker wants to store, if it is being loaded without a reader, and removes objects
+/// of layouts that no worker of the model has any more (the engine was restarted with another type). A temporary
+/// object becomes permanent, as the stored one would be.
 fn reclaim_slot(
     cx: &mut Context,
     (model, layout): (&Model, &Layout),
@@ -315,15 +315,20 @@ fn reclaim_slot(
 ) {
     let find = |cx: &Context| cx.index.chunk(spec.model, spec.salt, hash);
     let Some(chunk) = find(cx) else { return };
-    if let Some(object) = cx.index.staged(chunk, spec.shard()) {
+    let shard = spec.shard(layout);
+    if let Some(object) = cx.index.staged(chunk, shard) {
         prefetch.yield_to_store(cx, object);
     }
     // The chunk may have been removed with a load that nothing waited for.
-    let Some(object) = find(cx).and_then(|chunk| cx.index.resident(chunk, spec.shard())) else { return };
-    let found = cx.index.layout(object);
-    if found != layout && !model.can_read(found) {
-        cx.index_mut().unlink(object);
-    } else if cx.promote_if(object, true) {
+    let Some(chunk) = find(cx) else { return };
+    let own = cx.index.resident(chunk, shard);
+    for object in cx.index.resident_in_any_layout(chunk, shard) {
+        if Some(object) != own && !model.uses(cx.index.layout(object).id()) {
+            cx.index_mut().unlink(object);
+        }
+    }
+    let Some(object) = own else { return };
+    if cx.promote_if(object, true) {
         // Adapters other than the one it came from may lack it.
         let key = cx.index.key(object);
         write_back.offload(cx, &[key], StoreTrigger::Stored);

@@ -118,9 +118,9 @@ impl TransferSpec<'_> {
         &self.chunk_hashes[self.start as usize..self.end as usize]
     }
 
-    /// The shard that is copied.
-    pub(crate) fn shard(&self) -> ShardKey {
-        ShardKey { rank: self.rank, group: 0 }
+    /// The shard that is copied by a worker with objects of that layout.
+    pub(crate) fn shard(&self, layout: &Layout) -> ShardKey {
+        ShardKey { rank: self.rank, group: 0, layout: layout.id() }
     }
 }
 

@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use larder_policy::prefix_scan::AttentionWindow;
-use larder_types::object::{KvRank, ObjectGroup};
-use larder_types::{InstanceId, Layout, Time};
+use larder_types::object::ObjectGroup;
+use larder_types::{ConnectionId, InstanceId, Layout, Time};
 
+use super::models::Models;
 use crate::context::Context;
-use crate::index::ShardKey;
 use crate::timers::{Timer, TimerKind};
 
 /// How many unknown instance ids are remembered.
 const UNKNOWN_WORKERS_MAX: usize = 4096;
 
 /// Layers that are stored together: one object per chunk and rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Group {
     /// Its number.
     pub id: ObjectGroup,
@@ -53,71 +53,6 @@ struct Worker {
     /// long.
     silence_check: Option<Timer>,
 }
-
-/// The registered workers of one model and world size.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
-    /// What each worker stores, in the order of registration.
-    members: Vec<(InstanceId, Vec<Group>)>,
-    /// Object sizes that workers can read, with the number of their groups of that size.
-    sizes: BTreeMap<u64, usize>,
-}
-
-impl Model {
-    /// The shards of a chunk with their windows, group by group, ranks in order.
-    pub(crate) fn shards(&self, world_size: u32, worker_id: Option<u32>) -> Vec<(ShardKey, AttentionWindow)> {
-        let ranks = match worker_id {
-            Some(rank) => rank..rank + 1,
-            None => 0..world_size,
-        };
-        self.groups()
-            .iter()
-            .flat_map(|g| ranks.clone().map(move |r| (g, KvRank::new(world_size, r))))
-            .map(|(g, rank)| (ShardKey { rank, group: g.id }, g.window))
-            .collect()
-    }
-
-    /// The groups of the worker that registered last.
-    pub(crate) fn groups(&self) -> &[Group] {
-        self.members.last().map_or(&[], |(_, groups)| groups)
-    }
-
-    /// The layout of a group's objects.
-    pub(crate) fn group_layout(&self, group: ObjectGroup) -> Option<&Layout> {
-        self.groups().iter().find(|g| g.id == group).map(|g| &g.layout)
-    }
-
-    /// Object sizes in bytes that workers can read.
-    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
-        self.sizes.keys().copied()
-    }
-
-    /// Whether workers can read objects of that layout: one of them uses objects of that size.
-    pub(crate) fn can_read(&self, layout: &Layout) -> bool {
-        self.sizes.contains_key(&layout.bytes())
-    }
-
-    fn insert(&mut self, spec: &WorkerSpec) {
-        for group in &spec.groups {
-            *self.sizes.entry(group.layout.bytes()).or_default() += 1;
-        }
-        self.members.push((spec.instance, spec.groups.clone()));
-    }
-
-    fn remove(&mut self, spec: &WorkerSpec) {
-        self.members.retain(|(instance, _)| *instance != spec.instance);
-        for group in &spec.groups {
-            let groups = self.sizes.get_mut(&group.layout.bytes()).expect("each size is counted");
-            *groups -= 1;
-            if *groups == 0 {
-                self.sizes.remove(&group.layout.bytes());
-            }
-        }
-    }
-}
-
-/// Models by name and world size.
-type Models = BTreeMap<(Arc<str>, u32), Model>;
 
 /// Unknown instances that have pinged; the oldest is forgotten first.
 ///
@@ -155,13 +90,14 @@ pub(crate) struct Workers {
 impl Workers {
     /// Registers a worker. One that is registered is only marked as seen: the first registration stands, as in
     /// LMCache. Returns whether it is new.
-    pub(crate) fn register(&mut self, cx: &mut Context, spec: WorkerSpec) -> bool {
+    pub(crate) fn register(&mut self, cx: &mut Context, connection: ConnectionId, spec: WorkerSpec) -> bool {
         if let Some(worker) = self.workers.get_mut(&spec.instance) {
             worker.last_seen = cx.now;
+            self.models.seen(spec.instance, connection);
             return false;
         }
         self.unknown.forget(spec.instance);
-        self.models.entry((spec.model.clone(), spec.world_size)).or_default().insert(&spec);
+        self.models.insert(connection, &spec);
         let mut worker = Worker { spec, last_seen: cx.now, has_pinged: false, silence_check: None };
         worker.check_silence_in_time(cx);
         self.workers.insert(worker.spec.instance, worker);
@@ -179,12 +115,7 @@ impl Workers {
         if let Some(timer) = worker.silence_check {
             cx.timers.disarm(&timer);
         }
-        let key = (worker.spec.model.clone(), worker.spec.world_size);
-        let model = self.models.get_mut(&key).expect("each worker is in its model");
-        model.remove(&worker.spec);
-        if model.members.is_empty() {
-            self.models.remove(&key);
-        }
+        self.models.remove(instance);
         true
     }
 
@@ -224,14 +155,14 @@ impl Workers {
         self.workers.len()
     }
 
-    /// The workers of a model and world size, if there are any.
-    pub(crate) fn model(&self, model: &Arc<str>, world_size: u32) -> Option<&Model> {
-        self.models.get(&(model.clone(), world_size))
+    /// The workers by model.
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
     }
 
-    /// Whether workers of one model and world size only are registered.
-    pub(crate) fn have_one_model(&self) -> bool {
-        self.models.len() == 1
+    /// The same, to relate workers to connections.
+    pub(crate) fn models_mut(&mut self) -> &mut Models {
+        &mut self.models
     }
 
     /// Checks a worker that may be silent; it may have been seen since the timer was armed. Returns whether it
@@ -253,13 +184,7 @@ impl Workers {
 
     /// For tests.
     pub(crate) fn check(&self, cx: &Context) {
-        let members: usize = self.models.values().map(|m| m.members.len()).sum();
-        assert_eq!(members, self.workers.len(), "every worker is a member of one model");
-        for model in self.models.values() {
-            assert!(!model.members.is_empty(), "a model without workers");
-            let groups: usize = model.members.iter().map(|(_, groups)| groups.len()).sum();
-            assert_eq!(groups, model.sizes.values().sum::<usize>(), "each group's size is counted");
-        }
+        self.models.check(self.workers.len());
         let checked = if cx.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
         assert_eq!(self.timers(), checked, "workers with a silence check");
     }

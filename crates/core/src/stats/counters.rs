@@ -77,6 +77,8 @@ counters! {
         lookups,
         /// Lookups of models without a registered worker
         lookups_unregistered,
+        /// Lookups that found nothing because workers of the model have different layouts and it was not known which asked
+        lookups_ambiguous => "lmcache_mp_lookups_ambiguous_total",
         /// Chunks looked up
         lookup_requested_chunks,
         /// Leading chunks found

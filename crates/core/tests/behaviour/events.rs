@@ -4,7 +4,7 @@ use larder_core::stats::events::{Change, ChunkEvent, Tier};
 use larder_types::ids::AdapterId;
 use larder_types::object::KvRank;
 
-use crate::support::{Chain, Rig, Who, prompt, worker};
+use crate::support::{Chain, Rig, Who, layout, prompt, worker};
 
 const RECORDS: usize = 64;
 
@@ -99,7 +99,7 @@ fn object_events_follow_stores_reads_and_removals() {
     rig.commit_retrieve(&who, &chain, 0, 1);
     rig.end("a");
     rig.clear(false);
-    let key = rig.key(chain[0]);
+    let key = rig.key(chain[0]).with_layout(layout(1).id());
     rig.core.l2_removed(rig.time(), AdapterId(3), std::slice::from_ref(&key));
     let events = rig.core.stats().object_events().after(0, usize::MAX).records;
     assert!(events.iter().all(|(_, event)| event.key == key));

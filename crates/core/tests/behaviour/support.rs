@@ -3,6 +3,7 @@
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
 use larder_types::Layout;
+use larder_types::LayoutId;
 use larder_types::Time;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,7 +122,7 @@ impl Rig {
             block_tokens: None,
             groups,
         };
-        self.core.register(self.time(), spec)
+        self.core.register(self.time(), ConnectionId(instance as u64), spec)
     }
 
     /// Runs one transfer call on the core, then checks all invariants.
@@ -244,7 +245,9 @@ impl Rig {
     /// The resident object of a chunk, of model "m", rank 0 of 1.
     pub(crate) fn object(&self, hash: &ChunkHash) -> Option<ObjectId> {
         let chunk = self.core.index().chunk(&"m".into(), &self.salt, hash)?;
-        self.core.index().resident(chunk, ShardKey { rank: KvRank::new(1, 0), group: 0 })
+        self.core
+            .index()
+            .resident(chunk, ShardKey { rank: KvRank::new(1, 0), group: 0, layout: LayoutId::UNKNOWN })
     }
 
     /// Which chunks of a prompt are resident.

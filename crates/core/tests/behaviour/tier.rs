@@ -5,6 +5,7 @@ use std::sync::Arc;
 use larder_core::index::{ObjectId, Refused, Retention, ShardKey, StandaloneIndex};
 use larder_policy::eviction::EvictionKind;
 use larder_types::Layout;
+use larder_types::LayoutId;
 use larder_types::object::KvRank;
 
 use crate::support::{PAGE, hash, layout};
@@ -15,7 +16,7 @@ struct Tier {
     salt: Arc<str>,
 }
 
-const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
+const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0, layout: LayoutId::UNKNOWN };
 
 impl Tier {
     fn new(pages: u64) -> Self {
@@ -72,7 +73,7 @@ fn a_second_reservation_is_refused_with_its_reason() {
     t.l1.edit().admit(id, 0);
     assert_eq!(t.try_reserve(0, CELL, &layout(1), Retention::Permanent), Err(Refused::Resident));
     assert_eq!(t.used_pages(), 1);
-    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0, layout: LayoutId::UNKNOWN };
     assert!(t.try_reserve(0, other, &layout(1), Retention::Permanent).is_ok());
     assert_eq!(t.try_reserve(1, CELL, &layout(5), Retention::Permanent), Err(Refused::NoSpace));
 }
@@ -154,7 +155,7 @@ fn a_temporary_object_without_readers_is_not_admitted() {
 #[test]
 fn a_temporary_object_is_dropped_without_its_chunk() {
     let mut t = Tier::new(4);
-    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0, layout: LayoutId::UNKNOWN };
     let kept = t.reserve(0, Retention::Permanent);
     let gone = t.try_reserve(0, other, &layout(1), Retention::Temporary).expect("there is space");
     t.l1.edit().admit(kept, 0);
@@ -227,7 +228,7 @@ fn touching_changes_the_order_and_reading_does_not() {
 #[test]
 fn a_reservation_does_not_evict_its_own_chunk() {
     let mut t = Tier::new(2);
-    let other = ShardKey { rank: KvRank::new(2, 1), group: 0 };
+    let other = ShardKey { rank: KvRank::new(2, 1), group: 0, layout: LayoutId::UNKNOWN };
     let id = t.try_reserve(0, CELL, &layout(2), Retention::Permanent).expect("there is space");
     t.l1.edit().admit(id, 0);
     assert_eq!(t.try_reserve(0, other, &layout(1), Retention::Permanent), Err(Refused::NoSpace));

@@ -7,11 +7,12 @@ use larder_core::index::{ObjectId, Refused, Retention, ShardKey, StandaloneIndex
 use larder_policy::eviction::EvictionKind;
 use larder_policy::quota::Quotas;
 use larder_types::Layout;
+use larder_types::LayoutId;
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank};
 
 pub(crate) const PAGE: u64 = 4096;
-const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0 };
+const CELL: ShardKey = ShardKey { rank: KvRank::new(1, 0), group: 0, layout: LayoutId::UNKNOWN };
 
 pub(crate) fn layout(pages: u64) -> Layout {
     Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")

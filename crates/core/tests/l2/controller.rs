@@ -7,7 +7,7 @@ use larder_policy::eviction::EvictionKind;
 use larder_policy::prefetch::plan::Fetch;
 
 use crate::driver::Todo;
-use crate::rig::{LOAD_DEADLINE, PAGE, Rig, config, prompt};
+use crate::rig::{LOAD_DEADLINE, PAGE, Rig, config, pages_layout, prompt};
 
 #[test]
 fn hits_gaps_and_nothing() {
@@ -399,23 +399,24 @@ fn an_object_of_another_size_is_absent() {
     }
 }
 
-/// The model changed its shape: what L1 has of the old one makes way.
+/// The engine comes back with another type: it finds nothing of the old one in any tier, loads and stores its own.
 #[test]
-fn an_unreadable_object_in_l1_is_replaced_by_a_load() {
+fn objects_of_another_layout_are_neither_found_nor_loaded() {
     let mut rig = Rig::simple(8);
-    let p = prompt(1, 1);
-    rig.store(&p, 0, 1);
+    let p = prompt(1, 2);
+    rig.store(&p, 0, 2);
     rig.settle();
-    rig.core.unregister(rig.time(), larder_types::InstanceId(1));
-    let layout = larder_types::Layout::new(&[3, PAGE], larder_types::dtype::DType::UInt8).expect("not empty");
-    let groups = vec![larder_core::Group { id: 0, window: None, layout }];
-    let instance = larder_types::InstanceId(1);
-    let spec =
-        larder_core::WorkerSpec { instance, model: "m".into(), world_size: 1, block_tokens: None, groups };
-    rig.core.register(rig.time(), spec);
-    rig.driver.adapters[0].objects.insert(Rig::key(&p, 0, 0), 3 * PAGE);
+    rig.reregister_with(3);
+    assert_eq!(rig.hit("r", &p, 1), 0);
+    let large = pages_layout(3).id();
+    assert!(rig.driver.adapters[0].asked.iter().any(|key| key.layout == large), "asked in its own layout");
+    let key = Rig::key(&p, 0, 0).with_layout(large);
+    rig.driver.adapters[0].objects.insert(key, 3 * PAGE);
     assert_eq!(rig.hit("r", &p, 1), 1);
-    assert_eq!(rig.used_pages(), 3);
+    assert!(rig.read("r", &p, 0, 1));
     rig.end("r");
+    assert_eq!(rig.store(&p, 0, 2), 2, "the loaded one was temporary");
+    assert_eq!(rig.used_pages(), 6, "what no worker can read any more made way");
+    rig.settle();
     rig.assert_idle();
 }

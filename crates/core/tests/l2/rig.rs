@@ -6,6 +6,7 @@ use larder_types::AdapterId;
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
 use larder_types::Layout;
+use larder_types::LayoutId;
 use larder_types::Time;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,15 @@ pub(crate) type Chain = Arc<[ChunkHash]>;
 
 pub(crate) fn prompt(seed: u8, chunks: u16) -> Chain {
     (0..chunks).map(|i| ChunkHash::new(&[seed, (i >> 8) as u8, i as u8]).expect("three bytes")).collect()
+}
+
+pub(crate) fn pages_layout(pages: u64) -> Layout {
+    Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty")
+}
+
+/// One page, two pages, and so on.
+fn group_layout(group: u32) -> Layout {
+    pages_layout(u64::from(group) + 1)
 }
 
 pub(crate) struct Rig {
@@ -84,7 +94,7 @@ impl Rig {
         let groups = windows.iter().enumerate().map(|(i, window)| Group {
             id: i as u32,
             window: *window,
-            layout: Layout::new(&[i as u64 + 1, PAGE], DType::UInt8).expect("not empty"),
+            layout: group_layout(i as u32),
         });
         let groups = groups.collect();
         let spec = WorkerSpec {
@@ -94,7 +104,7 @@ impl Rig {
             block_tokens: None,
             groups,
         };
-        self.core.register(self.time(), spec);
+        self.core.register(self.time(), ConnectionId(1), spec);
     }
 
     /// The worker's layout changes.
@@ -106,11 +116,11 @@ impl Rig {
     /// The worker's objects take so many pages from now on.
     pub(crate) fn reregister_with(&mut self, pages: u64) {
         self.core.unregister(self.time(), InstanceId(1));
-        let layout = Layout::new(&[pages, PAGE], DType::UInt8).expect("not empty");
+        let layout = pages_layout(pages);
         let groups = vec![Group { id: 0, window: None, layout }];
         let instance = InstanceId(1);
         let spec = WorkerSpec { instance, model: "m".into(), world_size: 1, block_tokens: None, groups };
-        self.core.register(self.time(), spec);
+        self.core.register(self.time(), ConnectionId(1), spec);
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -125,7 +135,8 @@ impl Rig {
     }
 
     pub(crate) fn key(chain: &Chain, group: u32, column: u32) -> ObjectKey {
-        ObjectKey::new(chain[column as usize], "m", KvRank::new(1, 0), group, "").expect("valid")
+        let key = ObjectKey::new(chain[column as usize], "m", KvRank::new(1, 0), group, "").expect("valid");
+        key.with_layout(group_layout(group).id())
     }
 
     pub(crate) fn keys(chain: &Chain, columns: &[u32]) -> Vec<ObjectKey> {
@@ -291,7 +302,8 @@ impl Rig {
             self.transfer(request, range, |c, now, s| c.prepare_store(now, s)).expect("registered");
         for (slot, chunk) in prepared.slots.iter().zip(&prepared.chunks) {
             self.driver.assert_free(slot.offset, slot.layout.bytes());
-            self.driver.bytes.insert(slot.offset, Self::key(chain, 0, start + chunk));
+            let key = Self::key(chain, 0, start + chunk).with_layout(slot.layout.id());
+            self.driver.bytes.insert(slot.offset, key);
         }
         prepared
     }
@@ -319,7 +331,7 @@ impl Rig {
             self.transfer(request, range, |c, now, s| c.prepare_retrieve(now, s)).expect("registered");
         let Some(slots) = slots else { return false };
         for (column, slot) in (start..end).zip(&slots) {
-            let expected = Self::key(chain, 0, column);
+            let expected = Self::key(chain, 0, column).with_layout(slot.layout.id());
             assert_eq!(self.driver.bytes.get(&slot.offset), Some(&expected), "wrong bytes");
         }
         self.transfer(request, range, |c, now, s| c.commit_retrieve(now, s).is_some())
@@ -352,7 +364,9 @@ impl Rig {
 
     pub(crate) fn object(&self, chain: &Chain, group: u32, column: u32) -> Option<ObjectId> {
         let chunk = self.core.index().chunk(&"m".into(), &"".into(), &chain[column as usize])?;
-        self.core.index().resident(chunk, ShardKey { rank: KvRank::new(1, 0), group })
+        self.core
+            .index()
+            .resident(chunk, ShardKey { rank: KvRank::new(1, 0), group, layout: LayoutId::UNKNOWN })
     }
 
     pub(crate) fn resident_of(&self, chain: &Chain, group: u32) -> Vec<u32> {

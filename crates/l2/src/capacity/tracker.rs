@@ -46,11 +46,14 @@ struct Entry {
 impl Entry {
     /// What the policy may know of it. Objects of one chunk differ in their digest.
     fn meta(&self) -> ChunkMeta<'_> {
-        let ObjectKey { chunk_hash, model_name, kv_rank, object_group, cache_salt } = &self.key;
-        let shard = u64::from(kv_rank.0) << 32 | u64::from(*object_group);
+        let ObjectKey { chunk_hash, model_name, kv_rank, object_group, cache_salt, layout } = &self.key;
+        let mut shard = [0; 16];
+        shard[..4].copy_from_slice(&object_group.to_le_bytes());
+        shard[4..8].copy_from_slice(&kv_rank.0.to_le_bytes());
+        shard[8..].copy_from_slice(&layout.as_u64().to_le_bytes());
         ChunkMeta {
             hash: chunk_hash,
-            name_digest: digest(name_digest(model_name, cache_salt), &shard.to_le_bytes()),
+            name_digest: digest(name_digest(model_name, cache_salt), &shard),
             tenant: self.tenant,
             reuse: None,
         }

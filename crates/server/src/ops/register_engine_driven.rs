@@ -15,7 +15,7 @@ use crate::observe::event::RequestEvent;
 ///
 /// A worker that cannot be served gets no arena, and then finds and stores nothing: its engine runs, uncached, instead
 /// of waiting five minutes to fail.
-pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, registration: RegisterEngineDriven) -> Answer<Pool> {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEngineDriven) -> Answer<Pool> {
     let instance = registration.instance_id;
     let spec = match worker(cx, &registration) {
         Ok(spec) => spec,
@@ -28,7 +28,7 @@ pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, registration: RegisterEngin
     let (model, object_bytes, world_size) =
         (&registration.model_name, spec.groups[0].layout.bytes(), spec.world_size);
     let is_new = cx.observe(|core, now| {
-        let is_new = core.register(now, spec);
+        let is_new = core.register(now, call.connection, spec);
         (is_new, is_new.then_some(RequestEvent::Registered { now, model, world_size, object_bytes }))
     });
     if is_new {

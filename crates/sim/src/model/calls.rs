@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use larder_core::{LookupStatus, PrefetchStatus};
 use larder_types::object::KvRank;
 
+use super::engines::Shape;
 use super::jobs::{Job, Owner, needed};
-use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
+use super::{ChunkKey, Form, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
 use crate::scenario::Millis;
 
 /// A lookup's arguments.
@@ -54,6 +55,8 @@ pub struct StorePlan {
     pub protected: BTreeSet<ChunkKey>,
     /// Bytes of each object.
     pub bytes: u64,
+    /// Their layout.
+    pub form: Form,
 }
 
 /// What a retrieve should get.
@@ -74,12 +77,6 @@ impl Model {
         path.iter().map(|&node| ChunkKey { model, salt, node }).collect()
     }
 
-    /// Object sizes of the workers registered for the model, one for each worker.
-    pub fn sizes(&self, model: u8, world: u32) -> Vec<u64> {
-        let same = self.workers.iter().filter(|w| w.model == model && w.world == world);
-        same.map(|w| w.bytes).collect()
-    }
-
     /// The hit of a lookup: the longest prefix that L1 has for every rank. `None` if L1 lacks some chunk
     /// and there are adapters to look it up in.
     pub fn lookup(&mut self, now: Millis, call: &LookupCall, view: &View<'_>) -> Option<u32> {
@@ -88,10 +85,12 @@ impl Model {
         self.observe_removals(view, &mut Vec::new());
         let owner = Owner::Request(call.request);
         let prompt = (call.model, call.salt, call.node);
-        let Some(mut job) = self.job(owner, prompt, call.world, call.worker_id) else {
+        let shape = self.shape(call.connection, call.model, call.world, call.worker_id);
+        let Some(shape) = shape else {
             self.sessions[i].result = Some(0);
             return Some(0);
         };
+        let mut job = self.job(owner, prompt, shape);
         job.readers = call.readers;
         let hit = job.longest(job.chunks.len(), |r, c| self.readable(&job, r, c).is_some());
         if (hit as usize) < job.chunks.len() && !self.scenario.l2.adapters.is_empty() {
@@ -104,8 +103,12 @@ impl Model {
                 let uid = |c: u32| self.readable(&job, row, c as usize).expect("it is part of the hit");
                 range.clone().map(|c| (uid(c), call.readers)).collect::<Vec<(Uid, u32)>>()
             };
-            let row =
-                |(row, rank): (usize, &KvRank)| Row { rank: *rank, first: range.start, grants: grants(row) };
+            let row = |(row, rank): (usize, &KvRank)| Row {
+                rank: *rank,
+                form: job.forms[row],
+                first: range.start,
+                grants: grants(row),
+            };
             let rows: Vec<Row> = job.ranks.iter().enumerate().map(row).collect();
             let deadline = now + self.scenario.read_ttl;
             rows.iter().flat_map(|r| &r.grants).for_each(|(uid, _)| self.keep_hit(*uid));
@@ -115,35 +118,18 @@ impl Model {
         Some(hit)
     }
 
-    /// A new job. `None` if no worker is registered for the model.
-    fn job(
-        &self,
-        owner: Owner,
-        (model, salt, node): (u8, u8, u16),
-        world: u32,
-        worker_id: Option<u32>,
-    ) -> Option<Job> {
-        let last = self.workers.iter().rfind(|w| w.model == model && w.world == world)?;
-        let ranks = (0..world).filter(|r| worker_id.is_none_or(|w| w == *r));
-        Some(Job {
-            owner,
-            chunks: self.chunks(model, salt, node),
-            ranks: ranks.map(|r| KvRank::new(world, r)).collect(),
-            window: last.window,
-            bytes: last.bytes,
-            sizes: self.sizes(model, world),
-            full: false,
-            readers: 1,
-            deadline: self.now + self.scenario.l2.load_deadline,
-        })
+    fn job(&self, owner: Owner, (model, salt, node): (u8, u8, u16), shape: Shape) -> Job {
+        let Shape { ranks, forms, window } = shape;
+        let deadline = self.now + self.scenario.l2.load_deadline;
+        let chunks = self.chunks(model, salt, node);
+        Job { owner, chunks, ranks, forms, window, full: false, readers: 1, deadline }
     }
 
     /// A prefetch request with the id that the core chose. Returns whether it should be accepted.
     pub fn prefetch(&mut self, call: &WarmCall, id: Option<u64>) -> bool {
         let owner = Owner::Prefetch(id.unwrap_or(0));
-        let Some(mut job) = self.job(owner, (call.model, call.salt, call.node), call.world, None) else {
-            return false;
-        };
+        let Some(shape) = self.newest_shape(call.model, call.world) else { return false };
+        let mut job = self.job(owner, (call.model, call.salt, call.node), shape);
         let Some(id) = id else { return true };
         job.full = call.full;
         self.prefetches.insert(id, None);
@@ -221,42 +207,52 @@ impl Model {
         }
     }
 
-    /// The worker's object size, if it is registered for that model and world size.
-    fn registered(&mut self, now: Millis, model: u8, name: &Name) -> Option<u64> {
+    /// The worker's layout, if it is registered for that model and world size. It is related to the scheduler of the
+    /// request.
+    fn registered(&mut self, now: Millis, model: u8, name: &Name, connection: u64) -> Option<Form> {
+        let session = self.sessions.iter().find(|s| s.request == name.request);
+        let scheduler = session.map(|s| s.owner);
         let worker = self.see(now, name.instance)?;
-        (worker.model == model && worker.world == name.rank.world_size()).then_some(worker.bytes)
+        if worker.model != model || worker.world != name.rank.world_size() {
+            return None;
+        }
+        worker.connection = Some(connection);
+        worker.rank = Some(name.rank);
+        worker.scheduler = scheduler.or(worker.scheduler);
+        Some(worker.form)
     }
 
     /// The chunks that a store should get slots for: as many as `given`, and one more if more are missing. `None`
-    /// if the worker is not registered. Objects of its keys that no worker can read, and loads that it preempts,
+    /// if the worker is not registered. Objects of its chunks in layouts that no worker has, and loads that it preempts,
     /// are removed; other objects of its keys become permanent.
     pub fn plan_store(
         &mut self,
         now: Millis,
-        (model, node): (u8, u16),
+        (model, node, connection): (u8, u16, u64),
         name: &Name,
         given: &[u32],
         view: &View<'_>,
     ) -> Option<StorePlan> {
-        let bytes = self.registered(now, model, name)?;
+        let form = self.registered(now, model, name, connection)?;
+        let bytes = form.bytes;
         if self.stores.iter().any(|t| t.name == *name) {
-            return Some(StorePlan { bytes, ..StorePlan::default() });
+            return Some(StorePlan { bytes, form, ..StorePlan::default() });
         }
         let chunks = self.chunks(model, name.salt, node)[..name.end as usize].to_vec();
-        let sizes = self.sizes(model, name.rank.world_size());
         let mut plan =
-            StorePlan { bytes, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
+            StorePlan { bytes, form, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
         self.touch(&chunks[..]);
         self.settle();
         for i in name.start..name.end {
-            let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank });
+            self.drop_dead_forms(chunks[i as usize], name.rank);
+            let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank, form });
             // A store preempts a load that no job waits for.
             let preempted = |u: Uid| {
                 let place = Some((self.allocs[u].offset, self.allocs[u].bytes));
                 given.contains(&(i - name.start)) || view.object(self.allocs[u].key, true) != place
             };
             let replaceable = |u: &Uid| match self.allocs[*u].state {
-                State::Resident => !sizes.contains(&self.allocs[*u].bytes),
+                State::Resident => false,
                 _ => self.is_load(*u) && preempted(*u),
             };
             match found.filter(|u| !replaceable(u)) {
@@ -280,12 +276,12 @@ impl Model {
         now: Millis,
         (model, node, connection): (u8, u16, u64),
         name: Name,
-        bytes: u64,
+        form: Form,
         slots: &[(u32, u64)],
     ) -> u64 {
         let chunks = self.chunks(model, name.salt, node);
-        let key = |i: u32| Key { chunk: chunks[(name.start + i) as usize], rank: name.rank };
-        let uids = slots.iter().map(|(i, offset)| self.reserve(key(*i), *offset, bytes)).collect();
+        let key = |i: u32| Key { chunk: chunks[(name.start + i) as usize], rank: name.rank, form };
+        let uids = slots.iter().map(|(i, offset)| self.reserve(key(*i), *offset, form.bytes)).collect();
         let (seq, deadline) = (self.next_seq(), now + self.scenario.write_ttl);
         let prefix = chunks[..name.end as usize].to_vec();
         self.stores.push(Transfer { seq, name, connection, uids, deadline, overdue: false, prefix });
@@ -329,11 +325,11 @@ impl Model {
         (model, node, connection): (u8, u16, u64),
         name: Name,
     ) -> (RetrieveOutcome, u64) {
-        let Some(bytes) = self.registered(now, model, &name) else {
+        let Some(form) = self.registered(now, model, &name, connection) else {
             return (RetrieveOutcome::NotRegistered, 0);
         };
         let chunks = self.chunks(model, name.salt, node);
-        let Some((uids, prefix)) = self.take_pins(now, &chunks, &name, bytes) else {
+        let Some((uids, prefix)) = self.take_pins(now, &chunks, &name, form) else {
             return (RetrieveOutcome::Missing, 0);
         };
         let (seq, deadline) = (self.next_seq(), now + self.scenario.read_ttl);
@@ -355,7 +351,7 @@ impl Model {
         now: Millis,
         chunks: &[ChunkKey],
         name: &Name,
-        bytes: u64,
+        form: Form,
     ) -> Option<(Vec<Uid>, Vec<ChunkKey>)> {
         if name.start >= name.end {
             return None;
@@ -367,10 +363,10 @@ impl Model {
         if covered == 0 || lookup.chunks[covered - 1] != chunks[covered - 1] {
             return None;
         }
-        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank)?;
+        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank && r.form == form)?;
         let first = row.first;
         let in_range = |i: usize| (name.start..name.end).contains(&(first + i as u32));
-        let readable = |u: Uid| allocs[u].state == State::Resident && allocs[u].bytes == bytes;
+        let readable = |u: Uid| allocs[u].state == State::Resident;
         let mut grants: Vec<&mut (Uid, u32)> =
             row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i)).map(|(_, g)| g).collect();
         let whole = grants.len() == (name.end - name.start) as usize
@@ -402,7 +398,7 @@ impl Model {
 
     /// A peer's lookup, with the id that the core chose.
     pub fn peer_lookup(&mut self, now: Millis, id: u64, owner: u64, keys: &[Key]) {
-        let found = keys.iter().map(|k| Some((*k, self.resident(*k)?, 1))).collect();
+        let found = keys.iter().map(|k| Some((*k, self.presumed(*k)?, 1))).collect();
         let deadline = now + self.scenario.read_ttl;
         self.peers.push(Peer { id, owner, found, answered: false, deadline });
     }

@@ -5,7 +5,7 @@ use larder_core::{Hit, PrefetchResult};
 use larder_policy::PrefetchKind;
 use larder_types::object::KvRank;
 
-use super::{ChunkKey, Key, Lookup, Model, Row, State, Uid};
+use super::{ChunkKey, Form, Key, Lookup, Model, Row, State, Uid};
 use crate::scenario::Millis;
 
 /// The lookup or prefetch request of a job.
@@ -26,11 +26,9 @@ pub struct Job {
     pub chunks: Vec<ChunkKey>,
     /// The ranks of each chunk.
     pub ranks: Vec<KvRank>,
+    /// The layout that the worker of each rank can read.
+    pub(crate) forms: Vec<Form>,
     pub(crate) window: Option<u32>,
-    /// Size of the objects to load.
-    pub(crate) bytes: u64,
-    /// Sizes that the workers of the model can read.
-    pub(crate) sizes: Vec<u64>,
     /// Load all chunks that are found, not only a prefix.
     pub full: bool,
     pub(crate) readers: u32,
@@ -40,16 +38,17 @@ pub struct Job {
 
 impl Job {
     pub(crate) fn key(&self, row: usize, column: usize) -> Key {
-        Key { chunk: self.chunks[column], rank: self.ranks[row] }
+        Key { chunk: self.chunks[column], rank: self.ranks[row], form: self.forms[row] }
     }
 
     /// All requested objects.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.chunks.iter().flat_map(|chunk| self.ranks.iter().map(|rank| Key { chunk: *chunk, rank: *rank }))
+        (0..self.chunks.len()).flat_map(move |c| (0..self.ranks.len()).map(move |r| self.key(r, c)))
     }
 
     fn wants(&self, key: Key) -> bool {
-        self.ranks.contains(&key.rank) && self.chunks.contains(&key.chunk)
+        let row = self.ranks.iter().position(|rank| *rank == key.rank);
+        row.is_some_and(|row| self.forms[row] == key.form) && self.chunks.contains(&key.chunk)
     }
 
     /// The objects that a hit of `hit` chunks consists of.
@@ -74,8 +73,7 @@ pub(crate) fn needed(window: Option<u32>, hit: u32) -> std::ops::Range<u32> {
 
 impl Model {
     pub(crate) fn readable(&self, job: &Job, row: usize, column: usize) -> Option<Uid> {
-        let uid = self.resident(job.key(row, column))?;
-        job.sizes.contains(&self.allocs[uid].bytes).then_some(uid)
+        self.resident(job.key(row, column))
     }
 
     pub(crate) fn submit(&mut self, job: Job) -> u64 {
@@ -110,17 +108,21 @@ impl Model {
         assert!(hit.l1_chunks <= hit.chunks && hit.chunks as usize <= job.chunks.len(), "{hit:?} of {job:?}");
         assert_eq!((hit.l1_objects + hit.l2_objects) as usize, held.len(), "objects of {hit:?}");
         let range = needed(job.window, hit.chunks);
-        let rows = job.ranks.iter().map(|rank| {
+        let rows = job.ranks.iter().enumerate().map(|(row, rank)| {
             let uid = |column: u32| {
-                let key = Key { chunk: job.chunks[column as usize], rank: *rank };
-                // A job for workers with another object size may have replaced the object since.
+                let key = job.key(row, column as usize);
+                // It may have been cleared since.
                 let held = || self.live.iter().rev().copied().find(|u| self.allocs[*u].key == key);
                 let uid = self.resident(key).or_else(held);
                 let uid = uid.unwrap_or_else(|| panic!("{key:?} of {hit:?} is not in L1"));
-                assert!(job.sizes.contains(&self.allocs[uid].bytes), "{key:?} of a hit is unreadable");
                 (uid, job.readers)
             };
-            Row { rank: *rank, first: range.start, grants: range.clone().map(uid).collect() }
+            Row {
+                rank: *rank,
+                form: job.forms[row],
+                first: range.start,
+                grants: range.clone().map(uid).collect(),
+            }
         });
         let rows: Vec<Row> = rows.collect();
         if hit.l2_objects == 0 {

@@ -9,6 +9,7 @@
 //! - what is done for L2 (`observe`): loads, write-back, and the answers of lookups that need L2.
 
 mod calls;
+mod engines;
 mod jobs;
 mod observe;
 mod time;
@@ -25,7 +26,9 @@ use larder_core::index::{Index, ObjectId, Retention, ShardKey};
 use larder_core::stats::L2Counters;
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::KvRank;
+use larder_types::{Layout, LayoutId};
 
+pub use crate::scenario::Form;
 use crate::scenario::{Millis, Scenario, Universe};
 
 /// Unique number of a reservation.
@@ -42,13 +45,15 @@ pub struct ChunkKey {
     pub node: u16,
 }
 
-/// Key of an object: a chunk and a rank. It determines the object's bytes.
+/// Key of an object: a chunk, a rank and a layout. It determines the object's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The chunk.
     pub chunk: ChunkKey,
     /// The rank.
     pub rank: KvRank,
+    /// The layout.
+    pub form: Form,
 }
 
 /// State of a reservation.
@@ -116,7 +121,8 @@ impl View<'_> {
         let model = &self.universe.models[usize::from(key.chunk.model)];
         let salt = &self.universe.salts[usize::from(key.chunk.salt)];
         let chunk = self.l1.chunk(model, salt, self.universe.hash(key.chunk.node))?;
-        let cell = ShardKey { rank: key.rank, group: 0 };
+        let layout = self.universe.layout(key.form).map_or(LayoutId::UNKNOWN, Layout::id);
+        let cell = ShardKey { rank: key.rank, group: 0, layout };
         if staged { self.l1.staged(chunk, cell) } else { self.l1.resident(chunk, cell) }
     }
 }
@@ -180,8 +186,14 @@ pub(crate) struct Worker {
     pub(crate) instance: i64,
     pub(crate) model: u8,
     pub(crate) world: u32,
-    pub(crate) bytes: u64,
+    pub(crate) form: Form,
     pub(crate) window: Option<u32>,
+    /// The connection that it used last, while that is open.
+    pub(crate) connection: Option<u64>,
+    /// The connection that looked up what it copied last, while that is open.
+    pub(crate) scheduler: Option<u64>,
+    /// The rank that it copies for.
+    pub(crate) rank: Option<KvRank>,
     last_seen: Millis,
     pinged: bool,
 }
@@ -189,6 +201,7 @@ pub(crate) struct Worker {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) rank: KvRank,
+    pub(crate) form: Form,
     pub(crate) first: u32,
     pub(crate) grants: Vec<(Uid, u32)>,
 }

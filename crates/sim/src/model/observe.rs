@@ -63,20 +63,19 @@ impl Model {
         admitted
     }
 
-    /// Unlinks objects that were removed for another reason than eviction: temporary ones without pins, ones
-    /// replaced by a load of another size, and ones removed by an offload policy. Returns whether there were any.
+    /// Unlinks objects that were removed for another reason than eviction: temporary ones without pins, and
+    /// ones removed by an offload policy. Returns whether there were any.
     pub(super) fn observe_removals(&mut self, view: &View<'_>, offloaded: &mut Vec<Uid>) -> bool {
         let mut removed = false;
         for uid in self.gone(view) {
             let alloc = self.allocs[uid];
             let temporary = alloc.temporary && self.pins(uid) == 0;
-            let replaced = self.is_wanted(alloc.key, |job| !job.sizes.contains(&alloc.bytes));
-            let offload = !temporary && !replaced && self.skips_l1 && self.pins(uid) == 0;
+            let offload = !temporary && self.skips_l1 && self.pins(uid) == 0;
             if offload {
                 offloaded.push(uid);
                 self.allocs[uid].temporary = true;
             }
-            if temporary || replaced || offload {
+            if temporary || offload {
                 self.unlink(uid);
                 removed = true;
             }
@@ -107,18 +106,17 @@ impl Model {
     /// Adds the reservations that the core made for loads.
     fn observe_reservations(&mut self, view: &View<'_>) -> Vec<Uid> {
         let jobs = self.jobs.values().chain(&self.ended);
-        let wanted: BTreeSet<(Key, u64)> =
-            jobs.flat_map(|job| job.keys().map(|key| (key, job.bytes))).collect();
+        let wanted: BTreeSet<Key> = jobs.flat_map(|job| job.keys().collect::<Vec<Key>>()).collect();
         let mut reserved = Vec::new();
-        for (key, bytes) in &wanted {
-            let Some((offset, size)) = view.object(*key, true) else { continue };
-            if size != *bytes || self.linked(*key).is_some() {
+        for key in &wanted {
+            let Some((offset, bytes)) = view.object(*key, true) else { continue };
+            if self.linked(*key).is_some() {
                 continue;
             }
             let stays = view.stays(*key, true);
             assert!(stays || !self.retains(*key), "the policy retains {key:?}, which is temporary");
             assert!(!stays || self.may_stay(*key), "the policy does not retain {key:?}, which is permanent");
-            let uid = self.reserve(*key, offset, *bytes);
+            let uid = self.reserve(*key, offset, bytes);
             (self.allocs[uid].loaded, self.allocs[uid].temporary) = (true, !stays);
             self.allocs[uid].origin = view.origin(*key);
             reserved.push(uid);

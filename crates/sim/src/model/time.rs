@@ -1,7 +1,7 @@
 //! Deadlines, and what ends with a worker or a connection.
 
 use super::{Model, Name, Session, Transfer, Worker};
-use crate::scenario::Millis;
+use crate::scenario::{EngineSpec, Millis};
 
 /// A deadline. The order of variants is the order in which equal deadlines are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +102,10 @@ impl Model {
             self.settle();
         }
         self.peers.retain(|p| p.owner != connection);
+        for worker in &mut self.workers {
+            worker.connection = worker.connection.filter(|c| *c != connection);
+            worker.scheduler = worker.scheduler.filter(|c| *c != connection);
+        }
         self.abandon(now, |t| t.connection == connection);
     }
 
@@ -117,13 +121,27 @@ impl Model {
     }
 
     /// Registers a worker. Returns whether it is new.
-    pub fn register(&mut self, now: Millis, instance: i64, engine: &crate::scenario::EngineSpec) -> bool {
-        if self.see(now, instance).is_some() {
+    pub fn register(&mut self, now: Millis, (instance, connection): (i64, u64), engine: &EngineSpec) -> bool {
+        if let Some(worker) = self.see(now, instance) {
+            worker.connection = Some(connection);
             return false;
         }
         self.strangers.remove(&instance);
-        let (model, world, bytes, window) = (engine.model, engine.world, engine.bytes, engine.window);
-        self.workers.push(Worker { instance, model, world, bytes, window, last_seen: now, pinged: false });
+        let EngineSpec { model, world, form, window, .. } = *engine;
+        let (connection, scheduler, rank) = (Some(connection), None, None);
+        let (last_seen, pinged) = (now, false);
+        self.workers.push(Worker {
+            instance,
+            model,
+            world,
+            form,
+            window,
+            connection,
+            scheduler,
+            rank,
+            last_seen,
+            pinged,
+        });
         true
     }
 

@@ -87,9 +87,10 @@ impl World {
                     for node in 0..scenario.universe.nodes.len() as u16 {
                         for rank in 0..engine.world {
                             let chunk = ChunkKey { model: engine.model, salt, node };
-                            let key = Key { chunk, rank: KvRank::new(engine.world, rank) };
+                            let (rank, form) = (KvRank::new(engine.world, rank), engine.form);
+                            let key = Key { chunk, rank, form };
                             if scenario.l2.adapters[adapter].persists && self.rng.chance(scenario.l2.filled) {
-                                self.adapters[adapter].objects.insert(key, engine.bytes);
+                                self.adapters[adapter].objects.insert(key, form.bytes);
                             }
                         }
                     }
@@ -116,8 +117,8 @@ impl World {
         for key in keys {
             let mut size = self.adapters[adapter as usize].objects.get(key).copied();
             if lies && self.rng.chance(30) {
-                let bytes =
-                    self.scenario.engines.iter().find(|e| e.model == key.chunk.model).map(|e| e.bytes);
+                let engine = self.scenario.engines.iter().find(|e| e.model == key.chunk.model);
+                let bytes = engine.map(|e| e.form.bytes);
                 let off = self.rng.pick(&[0, 0, 1, 4096]);
                 size = bytes.filter(|_| self.rng.chance(80)).map(|b| b + off);
             }

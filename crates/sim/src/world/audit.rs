@@ -27,7 +27,7 @@ impl World {
             let engine = &scenario.engines[self.rng.index(scenario.engines.len())];
             let node = self.rng.index(scenario.universe.nodes.len()) as u16;
             // Workers of a model with different object sizes cannot read each other's objects.
-            let differs = |w: &Worker| w.spec.model == engine.model && w.spec.bytes != engine.bytes;
+            let differs = |w: &Worker| w.spec.model == engine.model && w.spec.form != engine.form;
             if !self.workers.iter().any(differs) {
                 self.audit_lookup(engine, node);
             }
@@ -62,38 +62,37 @@ impl World {
     /// Looks up a prompt: the hit must be the longest prefix that L1 and L2 have, with the right bytes.
     fn audit_lookup(&mut self, engine: &EngineSpec, node: u16) {
         let (instance, connection) = (self.fresh() as i64, self.fresh());
-        self.register(instance, engine);
+        self.register((instance, connection), engine);
         let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
         let chunk = |node: &u16| ChunkKey { model: engine.model, salt: 0, node: *node };
         let row = |chunk: ChunkKey| {
-            (0..engine.world).map(move |rank| Key { chunk, rank: KvRank::new(engine.world, rank) })
+            (0..engine.world).map(move |rank| Key {
+                chunk,
+                rank: KvRank::new(engine.world, rank),
+                form: engine.form,
+            })
         };
         let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
         let before = self.resident_keys(&keys);
         let view = View { l1: self.core.index(), universe: &self.scenario.universe };
-        // Workers that are still registered may have other object sizes.
-        let sizes = self.model.sizes(engine.model, engine.world);
         let there = |key: &Key| {
             let loadable = self.adapters.iter().filter_map(|a| a.objects.get(key));
             let in_l1 = view.object(*key, false).map(|(_, bytes)| bytes);
-            loadable.copied().chain(in_l1).any(|bytes| sizes.contains(&bytes))
+            loadable.copied().chain(in_l1).any(|bytes| bytes == engine.form.bytes)
         };
         let columns: Vec<bool> = path.iter().map(|n| row(chunk(n)).all(|key| there(&key))).collect();
         let window = engine.window.map_or(columns.len(), |w| w as usize);
         let servable = |hit: &usize| columns[hit.saturating_sub(window)..*hit].iter().all(|there| *there);
         let expected = (0..=columns.len()).rev().find(servable).expect("the empty prefix is servable");
         // With objects of one size L1 can hold as many as it has slots, because all others can be evicted.
-        let slots = self.pages / engine.bytes.div_ceil(self.scenario.page);
+        let slots = self.pages / engine.form.bytes.div_ceil(self.scenario.page);
         let others = |uid: usize| {
             let key = self.model.allocs[uid].key;
             keys.iter().any(|k| k.chunk == key.chunk) && !keys.contains(&key)
         };
         // A chunk is evicted whole: objects of these chunks for other engines keep their memory.
         let alone = !self.model.in_state(State::Resident).any(others);
-        let fits = alone
-            && sizes == [engine.bytes]
-            && self.order_is_simple()
-            && (expected * engine.world as usize) as u64 <= slots;
+        let fits = alone && self.order_is_simple() && (expected * engine.world as usize) as u64 <= slots;
         let stored = self.stored_objects();
 
         self.ids.push(format!("audit-{node}-{instance}").into());

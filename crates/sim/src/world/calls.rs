@@ -8,9 +8,7 @@ use larder_core::{Committed, TransferSpec};
 use larder_core::{Group, WorkerSpec};
 use larder_types::ConnectionId;
 use larder_types::InstanceId;
-use larder_types::Layout;
 use larder_types::Time;
-use larder_types::dtype::DType;
 use larder_types::object::KvRank;
 
 use super::{Granted, Place, World};
@@ -46,9 +44,9 @@ impl World {
         self.conclude();
     }
 
-    pub(super) fn register(&mut self, instance: i64, engine: &EngineSpec) {
-        self.begin(Call::Register { instance, bytes: engine.bytes });
-        let layout = Layout::new(&[engine.bytes], DType::UInt8).expect("objects are not empty");
+    pub(super) fn register(&mut self, (instance, connection): (i64, u64), engine: &EngineSpec) {
+        self.begin(Call::Register { instance, bytes: engine.form.bytes });
+        let layout = self.scenario.universe.layout(engine.form).expect("a known layout").clone();
         let spec = WorkerSpec {
             instance: InstanceId(instance),
             model: self.scenario.universe.models[usize::from(engine.model)].clone(),
@@ -56,8 +54,8 @@ impl World {
             block_tokens: None,
             groups: vec![Group { id: 0, window: engine.window, layout }],
         };
-        let new = self.core.register(self.time(), spec);
-        let expected = self.model.register(self.now, instance, engine);
+        let new = self.core.register(self.time(), ConnectionId(connection), spec);
+        let expected = self.model.register(self.now, (instance, connection), engine);
         self.agree(u64::from(new), u64::from(expected), "register");
         self.conclude();
     }
@@ -198,7 +196,13 @@ impl World {
         let given = got.as_ref().map_or(&[][..], |prepared| &prepared.chunks);
         let scenario = self.scenario.clone();
         let view = View { l1: self.core.index(), universe: &scenario.universe };
-        let plan = self.model.plan_store(self.now, (context.model, context.node), &name, given, &view);
+        let plan = self.model.plan_store(
+            self.now,
+            (context.model, context.node, context.connection),
+            &name,
+            given,
+            &view,
+        );
         let (plan, prepared) = match (plan, got) {
             (Some(plan), Ok(prepared)) => (plan, prepared),
             (None, Err(_)) => {
@@ -218,7 +222,7 @@ impl World {
         let mut seq = 0;
         if !slots.is_empty() {
             let place = (context.model, context.node, context.connection);
-            seq = self.model.begin_store(self.now, place, name, plan.bytes, &slots);
+            seq = self.model.begin_store(self.now, place, name, plan.form, &slots);
         }
         self.model.settle();
         let total = self.model.allocs.len();

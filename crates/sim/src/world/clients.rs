@@ -11,9 +11,10 @@ use crate::scenario::Millis;
 /// The expected content of page `page` of an object.
 pub(super) fn tag(key: Key, page: u64) -> u64 {
     let chunk = key.chunk;
-    let object = (u64::from(chunk.model) << 8) | u64::from(chunk.salt);
-    (((object << 16) | u64::from(chunk.node)) << 40 | u64::from(key.rank.0) << 8 | (page & 0xff))
-        ^ (page >> 8)
+    let name = u64::from(chunk.model) << 32 | u64::from(chunk.salt) << 16 | u64::from(chunk.node);
+    let form = key.form.bytes << 1 | u64::from(key.form.signed);
+    let mix = |sum: u64, part: u64| (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    [name, form, u64::from(key.rank.0), page].into_iter().fold(0, mix)
 }
 
 impl World {
@@ -28,7 +29,7 @@ impl World {
                 let rank = KvRank::new(spec.world, i % spec.world);
                 let (instance, connection) = (self.fresh() as i64, self.fresh());
                 let worker = Worker { spec: spec.clone(), rank, instance, connection, silent_until: 0 };
-                self.register(instance, spec);
+                self.register((instance, connection), spec);
                 self.engines[engine].workers.push(self.workers.len());
                 self.schedule(0, Event::Ping(self.workers.len()));
                 self.workers.push(worker);
@@ -340,7 +341,7 @@ impl World {
     fn on_ping(&mut self, index: usize) {
         let worker = self.workers[index].clone();
         if worker.silent_until <= self.now && !self.ping(worker.instance) {
-            self.register(worker.instance, &worker.spec);
+            self.register((worker.instance, worker.connection), &worker.spec);
         }
         let wait = self.scenario.reap.map_or(20 * self.scenario.pace, |reap| reap / 3) + 1;
         self.schedule(wait, Event::Ping(index));

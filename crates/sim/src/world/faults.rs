@@ -7,7 +7,7 @@ use larder_types::object::KvRank;
 use super::calls::Context;
 use super::events::Follower;
 use super::{Event, PeerRequest, World};
-use crate::model::{ChunkKey, Key, Name, WarmCall};
+use crate::model::{ChunkKey, Form, Key, Name, WarmCall};
 use crate::scenario::Fault;
 
 impl World {
@@ -94,10 +94,10 @@ impl World {
         let models: Vec<_> = self.scenario.engines.clone();
         let spec = &mut self.workers[index].spec;
         if self.rng.chance(30) {
-            spec.bytes = models[self.rng.index(models.len())].bytes;
+            spec.form = models[self.rng.index(models.len())].form;
         }
         let spec = spec.clone();
-        self.register(instance, &spec);
+        self.register((instance, connection), &spec);
     }
 
     fn stray_commit(&mut self) {
@@ -154,7 +154,9 @@ impl World {
                 let (model, world) = (self.engines[engine].spec.model, self.engines[engine].spec.world);
                 let rank = KvRank::new(world, self.rng.below(u64::from(world)) as u32);
                 let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
-                let key = |&node: &u16| Key { chunk: ChunkKey { model, salt, node }, rank };
+                // Peers do not say which layout they can read.
+                let form = Form::default();
+                let key = |&node: &u16| Key { chunk: ChunkKey { model, salt, node }, rank, form };
                 let keys: Vec<Key> = path.iter().map(key).collect();
                 let owner = self.fresh();
                 let id = self.peer_lookup(owner, &keys);

@@ -10,11 +10,12 @@ use larder_policy::prefetch::plan::Fetch;
 use larder_policy::reuse::object_digest;
 use larder_policy::{OffloadKind, PrefetchKind};
 use larder_types::object::{KvRank, ObjectKey};
+use larder_types::{Layout, LayoutId};
 
 use super::adapters::Task;
 use super::clients::tag;
 use super::{Place, World};
-use crate::model::{ChunkKey, Job, Key, Observed, State, Uid, View, WarmCall};
+use crate::model::{ChunkKey, Form, Job, Key, Observed, State, Uid, View, WarmCall};
 use crate::trace::Call;
 
 impl World {
@@ -294,7 +295,7 @@ impl World {
                 (0..universe.nodes.len() as u16).map(move |node| ChunkKey { model, salt, node })
             })
         });
-        let key = |chunk| Key { chunk, rank: KvRank::new(1, 0) };
+        let key = |chunk| Key { chunk, rank: KvRank::new(1, 0), form: Form::default() };
         let kept = |chunk: &ChunkKey| reuse.retains(object_digest(&self.object_keys(&[key(*chunk)])[0]));
         let all = universe.models.len() * universe.salts.len() * universe.nodes.len();
         let kept: BTreeSet<ChunkKey> = chunks.filter(kept).collect();
@@ -343,7 +344,7 @@ impl World {
             salt: at(&universe.salts, &key.cache_salt),
             node: node.expect("a known chunk") as u16,
         };
-        Key { chunk, rank: key.kv_rank }
+        Key { chunk, rank: key.kv_rank, form: universe.form(key.layout) }
     }
 
     pub(super) fn object_keys(&self, keys: &[Key]) -> Vec<ObjectKey> {
@@ -351,8 +352,9 @@ impl World {
         let key = |k: &Key| {
             let (model, salt) =
                 (&universe.models[usize::from(k.chunk.model)], &universe.salts[usize::from(k.chunk.salt)]);
-            ObjectKey::new(*universe.hash(k.chunk.node), model.clone(), k.rank, 0, salt.clone())
-                .expect("valid")
+            let key = ObjectKey::new(*universe.hash(k.chunk.node), model.clone(), k.rank, 0, salt.clone());
+            let layout = universe.layout(k.form).map_or(LayoutId::UNKNOWN, Layout::id);
+            key.expect("valid").with_layout(layout)
         };
         keys.iter().map(key).collect()
     }

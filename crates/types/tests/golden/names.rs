@@ -20,7 +20,12 @@ fn names_equal_those_of_the_reference() {
             assert!(ObjectKey::from_file_name(text(&record, "fs_filename")).is_err());
             continue;
         };
-        assert_eq!(key.file_name(), text(&record, "fs_filename"));
+        // Both `has/inside` and `has-SEP-inside` have this name in the reference.
+        if &*key.model_name == "has-SEP-inside" {
+            assert_ne!(key.file_name(), text(&record, "fs_filename"));
+        } else {
+            assert_eq!(key.file_name(), text(&record, "fs_filename"));
+        }
         assert_eq!(key.native_key(), text(&record, "native_key"));
         let json = ObjectKeyJson::from(&key);
         assert_eq!(serde_json::to_value(&json).unwrap(), record["json"]);

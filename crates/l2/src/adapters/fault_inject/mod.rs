@@ -68,7 +68,7 @@ impl Faults {
 
 /// The bucket of a key.
 fn bucket(seed: i64, key: &ObjectKey) -> u64 {
-    let ObjectKey { chunk_hash, model_name, kv_rank, object_group, cache_salt } = key;
+    let ObjectKey { chunk_hash, model_name, kv_rank, object_group, cache_salt, layout: _ } = key;
     let text = format!("{seed}:{chunk_hash}:{model_name}:{}:{object_group}:{cache_salt}", kv_rank.0);
     let digest: [u8; 8] = Blake2b::<U8>::digest(text).into();
     u64::from_be_bytes(digest) % BUCKETS

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use larder_types::LayoutId;
 use larder_types::file_names::FILE_SUFFIX;
 use larder_types::object::ObjectKey;
 
@@ -22,14 +23,14 @@ pub(super) const TEMPORARY_PREFIX: &str = "larder-";
 /// An object and its file.
 #[derive(Clone, Debug)]
 pub(super) struct ObjectFile {
-    /// The key that the file name parses to. Differs from the requested key only if the model name contains
-    /// `-SEP-`.
+    /// The key that the file name parses to: the requested one, without its layout if the name is plain.
     pub(super) key: ObjectKey,
     pub(super) path: PathBuf,
 }
 
 impl ObjectFile {
     pub(super) fn new(base: &Path, key: &ObjectKey) -> Result<Self, L2Error> {
+        let key = canonical(key);
         let name = key.file_name();
         if name.len() > NAME_BYTES_MAX {
             let text = format!(
@@ -42,15 +43,14 @@ impl ObjectFile {
         if name.contains('\0') {
             return Err(L2Error::permanent(ErrorKind::BadKey, "the model name contains NUL"));
         }
-        Ok(Self { key: canonical(key).into_owned(), path: base.join(name) })
+        Ok(Self { key: key.into_owned(), path: base.join(name) })
     }
 }
 
 /// The key that the file name of `key` parses to.
 pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
-    if key.model_name.contains("-SEP-") {
-        let model_name = key.model_name.replace("-SEP-", "/").into();
-        return Cow::Owned(ObjectKey { model_name, ..key.clone() });
+    if key.layout.is_known() {
+        return Cow::Owned(key.clone().with_layout(LayoutId::UNKNOWN));
     }
     Cow::Borrowed(key)
 }
@@ -100,11 +100,15 @@ mod tests {
 
     #[test]
     fn golden_names() {
-        let file = ObjectFile::new(Path::new("/d"), &key("org/a-SEP-b c", "tenant:42")).unwrap();
-        let name = "org-SEP-a-SEP-b c@0x08050805@11@deadbeef@tenant:42.data";
-        assert_eq!(file.path, Path::new("/d").join(name));
-        assert_eq!(object_in(name).as_ref(), Some(&file.key));
-        assert_eq!(&*file.key.model_name, "org/a/b c");
+        for (model, name) in [
+            ("org/a b c", "org-SEP-a b c@0x08050805@11@deadbeef@tenant:42.data"),
+            ("org-SEP-Ab c", "org-%53%45%50-%41b%20c@0x08050805@11@deadbeef@tenant%3A42@.data"),
+        ] {
+            let file = ObjectFile::new(Path::new("/d"), &key(model, "tenant:42")).unwrap();
+            assert_eq!(file.path, Path::new("/d").join(name));
+            assert_eq!(object_in(name).as_ref(), Some(&file.key));
+            assert_eq!(&*file.key.model_name, model);
+        }
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Memory {
 
     fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Page {
         let mut names: Vec<_> =
-            self.objects.iter().map(|(key, object)| (key.native_key(), key, object)).collect();
+            self.objects.iter().map(|(key, object)| (key.file_name(), key, object)).collect();
         names.retain(|(name, ..)| cursor.is_none_or(|cursor| *name > cursor.0));
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let more = names.len() > limit;

@@ -83,6 +83,7 @@ impl<'a> Machine<'a> {
         let groups = vec![Group { id: 0, window: None, layout }];
         core.register(
             Time::ZERO,
+            CONNECTION,
             WorkerSpec { instance: WORKER, model: model.clone(), world_size: 1, block_tokens: None, groups },
         );
         let numbers = match l2 {

@@ -55,7 +55,7 @@ fn store(state: &State) {
         end: OBJECTS as u32,
     };
     state.core().with(|core, _| {
-        core.register(Time::ZERO, worker);
+        core.register(Time::ZERO, ConnectionId(1), worker);
         assert_eq!(core.prepare_store(Time::ZERO, &spec).expect("registered").slots.len() as u64, OBJECTS);
         core.commit_store(Time::ZERO, &spec);
     });
