@@ -18,7 +18,7 @@ use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
 use crate::index::{Index, ObjectId, Removal, Usage};
-use crate::io::{Effect, Hit, Purpose};
+use crate::io::{Effect, Hit, Purpose, StoreResult};
 use crate::prefetch::{
     LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
 };
@@ -512,11 +512,10 @@ impl Core {
         self.prefetch.on_loaded(&mut self.cx, io, ok, &mut self.sessions);
     }
 
-    /// The result of an [`Effect::Store`]: for each of its items, in order, whether the adapter has it. Missing
-    /// answers are failures.
-    pub fn l2_stored(&mut self, now: Time, task: TaskId, stored: &[bool]) {
+    /// The result of an [`Effect::Store`]: one for each of its items, in order. Missing answers are failures.
+    pub fn l2_stored(&mut self, now: Time, task: TaskId, results: &[StoreResult]) {
         self.advance(now);
-        self.write_back.end_task(&mut self.cx, task, stored);
+        self.write_back.end_task(&mut self.cx, task, results);
     }
 
     /// I/O has ended: its region was dropped, so the memory is not accessed any more.

@@ -147,6 +147,24 @@ impl IoTable {
 /// The size of the blocks to which some adapters pad what they store.
 const BLOCK_BYTES: u64 = 4096;
 
+/// What an adapter answered about one object of an [`Effect::Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreResult {
+    /// The adapter has it.
+    Stored,
+    /// It may be tried again.
+    Failed,
+    /// It would fail again.
+    Refused,
+}
+
+impl From<bool> for StoreResult {
+    /// Whether it was stored. A failure may be tried again.
+    fn from(stored: bool) -> Self {
+        if stored { Self::Stored } else { Self::Failed }
+    }
+}
+
 /// Whether `stored` bytes can hold an object of `bytes`: exactly that size, or padded to whole blocks.
 pub(crate) const fn can_hold(stored: u64, bytes: u64) -> bool {
     stored == bytes || (stored > bytes && stored - bytes < BLOCK_BYTES && stored.is_multiple_of(BLOCK_BYTES))

@@ -32,7 +32,7 @@ mod write_back;
 pub use crate::config::{CoreConfig, Trim};
 pub use crate::core::{AdapterGauges, Core, Gauges, Lookup};
 pub use crate::ids::{IoId, LookupId, PeerLeaseId, PrefetchId, TaskId};
-pub use crate::io::{Effect, Hit, IoItem, LookupReport};
+pub use crate::io::{Effect, Hit, IoItem, LookupReport, StoreResult};
 pub use crate::prefetch::{
     LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult, PrefetchSpec,
     PrefetchStatus,

@@ -28,7 +28,7 @@ use smallvec::SmallVec;
 
 use crate::context::Context;
 use crate::ids::{IoId, TaskId, WriteId};
-use crate::io::{Effect, Io, IoItem, Purpose};
+use crate::io::{Effect, Io, IoItem, Purpose, StoreResult};
 use crate::stats::events::Change;
 use crate::timers::{Timer, TimerKind};
 
@@ -215,7 +215,7 @@ impl WriteBack {
 
     /// The result of a task: for each of its items, in order, whether the adapter has it. Missing answers are
     /// failures.
-    pub(crate) fn end_task(&mut self, cx: &mut Context, id: TaskId, stored: &[bool]) {
+    pub(crate) fn end_task(&mut self, cx: &mut Context, id: TaskId, results: &[StoreResult]) {
         let Some(task) = self.tasks.remove(&id) else { return };
         if let Some(grace) = task.grace {
             cx.timers.disarm(&grace);
@@ -223,10 +223,10 @@ impl WriteBack {
         let adapter = task.adapter;
         self.queues[adapter.0 as usize].tasks -= 1;
         for (i, (write, bytes)) in task.writes.into_iter().enumerate() {
-            if stored.get(i) == Some(&true) {
-                self.on_stored(cx, write, adapter, bytes);
-            } else {
-                self.on_failed(cx, write, adapter);
+            match results.get(i).unwrap_or(&StoreResult::Failed) {
+                StoreResult::Stored => self.on_stored(cx, write, adapter, bytes),
+                StoreResult::Failed => self.on_failed(cx, write, adapter, true),
+                StoreResult::Refused => self.on_failed(cx, write, adapter, false),
             }
         }
     }
@@ -347,10 +347,10 @@ impl WriteBack {
         }
     }
 
-    fn on_failed(&mut self, cx: &mut Context, id: WriteId, adapter: AdapterId) {
+    fn on_failed(&mut self, cx: &mut Context, id: WriteId, adapter: AdapterId, may_retry: bool) {
         let retries = cx.config.write_back_retries;
         let target = self.target(id, adapter).expect("a task has it");
-        if target.attempts < retries {
+        if may_retry && target.attempts < retries {
             target.attempts += 1;
             target.state = State::Queued;
             self.queues[adapter.0 as usize].queue.push_back(id);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use larder_arena::Region;
 use larder_types::object::ObjectKey;
 
-use crate::error::L2Error;
+use crate::error::{ErrorKind, L2Error};
 
 /// The future that the calls of an adapter return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -148,6 +148,47 @@ pub struct Health {
     pub writes: Circuit,
 }
 
+/// A call of an adapter, for what is counted by call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Call {
+    /// [`Adapter::lookup`].
+    Lookup,
+    /// [`Adapter::load`].
+    Load,
+    /// [`Adapter::store`].
+    Store,
+    /// [`Adapter::delete`].
+    Delete,
+    /// [`Adapter::list`].
+    List,
+}
+
+impl Call {
+    /// Every call.
+    pub const ALL: [Self; 5] = [Self::Lookup, Self::Load, Self::Store, Self::Delete, Self::List];
+
+    /// The call as logs and metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lookup => "lookup",
+            Self::Load => "load",
+            Self::Store => "store",
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
+    }
+}
+
+/// What failed since the adapter was opened, and what fails now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Objects (pages of a listing) that failed, by call and kind, after all retries. Empty without the
+    /// [`report`](crate::layers::report) layer. Kinds that are not listed have not occurred.
+    pub counts: Vec<(Call, ErrorKind, u64)>,
+    /// What an operator must repair now, each with its reason and remedy.
+    pub problems: Vec<String>,
+}
+
 /// A backend of the second tier, or a layer around one. No method has a default, so that no layer can skip one.
 pub trait Adapter: Send + Sync + Debug {
     /// The `type` of the adapter in configuration, logs and metrics.
@@ -185,6 +226,9 @@ pub trait Adapter: Send + Sync + Debug {
 
     /// Health of the backend. Cheap: no I/O.
     fn health(&self) -> Health;
+
+    /// What failed. Cheap: no I/O.
+    fn failures(&self) -> Failures;
 
     /// Refuses new calls, then waits for running I/O.
     fn close(&self) -> BoxFuture<'_, ()>;

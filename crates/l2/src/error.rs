@@ -17,6 +17,11 @@ pub enum ErrorKind {
     WrongSize,
     /// The stored bytes have changed. A miss; the object was deleted.
     Corrupt,
+    /// The backend works, but this object cannot be read, replaced or removed: it belongs to another user, or something
+    /// else is in its place. A miss.
+    Unreadable,
+    /// The backend answers, but its medium fails to read or write this object. A miss.
+    Damaged,
     /// There is no space, and nothing can be evicted.
     Full,
     /// The backend cannot be reached, or its circuit breaker is open.
@@ -25,6 +30,14 @@ pub enum ErrorKind {
     Timeout,
     /// A queue or the process is at a limit.
     Busy,
+    /// The process or the system has no file descriptors left.
+    TooManyFiles,
+    /// The server may not use the backend.
+    Denied,
+    /// The backend can only be read.
+    ReadOnly,
+    /// The backend has replaced what the server had open, as a network file system that was exported again does.
+    Stale,
     /// The backend cannot represent the key.
     BadKey,
     /// The adapter does not support the call ([`Capabilities`](crate::Capabilities)).
@@ -37,14 +50,20 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::NotFound,
         Self::WrongSize,
         Self::Corrupt,
+        Self::Unreadable,
+        Self::Damaged,
         Self::Full,
         Self::Unavailable,
         Self::Timeout,
         Self::Busy,
+        Self::TooManyFiles,
+        Self::Denied,
+        Self::ReadOnly,
+        Self::Stale,
         Self::BadKey,
         Self::Unsupported,
         Self::Closed,
@@ -57,15 +76,47 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::WrongSize => "wrong_size",
             Self::Corrupt => "corrupt",
+            Self::Unreadable => "unreadable",
+            Self::Damaged => "damaged",
             Self::Full => "full",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Busy => "busy",
+            Self::TooManyFiles => "too_many_files",
+            Self::Denied => "permission_denied",
+            Self::ReadOnly => "read_only",
+            Self::Stale => "stale_handle",
             Self::BadKey => "bad_key",
             Self::Unsupported => "unsupported",
             Self::Closed => "closed",
             Self::Io => "io",
         }
+    }
+
+    /// What an operator can do about it, as a clause; `None`: nothing, or not needed.
+    pub const fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotFound | Self::WrongSize | Self::Unsupported | Self::Closed => return None,
+            Self::Corrupt => "check the storage, which returned other bytes than were stored",
+            Self::Unreadable => {
+                "give the file to the user of this server, or remove it; until then it is a miss"
+            }
+            Self::Damaged => "look for errors of the device in the kernel's log; until then it is a miss",
+            Self::Full => "free space (or inodes, or quota) on its file system, or lower max_capacity_gb",
+            Self::Unavailable => "check that the directory exists and its file system is mounted",
+            Self::Timeout => "check the storage and the network to it",
+            Self::Busy => "the storage is slower than what is stored: use a faster one, or store less",
+            Self::TooManyFiles => {
+                "raise the limit of open files (LimitNOFILE= in systemd, 'ulimit -n' in a shell)"
+            }
+            Self::Denied => "let the user of this server read, write and enter the directory",
+            Self::ReadOnly => {
+                "mount the file system for writing; the kernel's log may say why it is read-only"
+            }
+            Self::Stale => "mount the network file system again",
+            Self::BadKey => "change the name of the model or the cache salt",
+            Self::Io => "look for errors of the device in the kernel's log",
+        })
     }
 }
 
@@ -156,6 +207,21 @@ impl L2Error {
     pub fn retry(&self) -> Retry {
         self.retry
     }
+
+    /// The error with its causes and the remedy, in one line.
+    pub fn explained(&self) -> String {
+        let mut text = self.context.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        match self.kind.remedy() {
+            Some(remedy) => format!("{text} ({}); {remedy}", self.kind),
+            None => format!("{text} ({})", self.kind),
+        }
+    }
 }
 
 /// Kind and retry class of an error of the operating system.
@@ -166,8 +232,8 @@ fn classify(error: &io::Error) -> (ErrorKind, Retry) {
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, Retry::Permanent),
         Io::InvalidFilename => (ErrorKind::BadKey, Retry::Permanent),
         Io::NotADirectory | Io::IsADirectory => (ErrorKind::Unavailable, Retry::Permanent),
-        Io::StaleNetworkFileHandle
-        | Io::NotConnected
+        Io::StaleNetworkFileHandle => (ErrorKind::Stale, Retry::Temporary),
+        Io::NotConnected
         | Io::HostUnreachable
         | Io::NetworkUnreachable
         | Io::NetworkDown
@@ -177,10 +243,10 @@ fn classify(error: &io::Error) -> (ErrorKind, Retry) {
         | Io::BrokenPipe => (ErrorKind::Unavailable, Retry::Temporary),
         Io::TimedOut => (ErrorKind::Timeout, Retry::Temporary),
         Io::WouldBlock | Io::ResourceBusy | Io::OutOfMemory => (ErrorKind::Busy, Retry::Temporary),
-        Io::PermissionDenied | Io::ReadOnlyFilesystem | Io::CrossesDevices | Io::InvalidInput => {
-            (ErrorKind::Io, Retry::Permanent)
-        }
-        _ if too_many_files(error) => (ErrorKind::Busy, Retry::Temporary),
+        Io::PermissionDenied => (ErrorKind::Denied, Retry::Permanent),
+        Io::ReadOnlyFilesystem => (ErrorKind::ReadOnly, Retry::Permanent),
+        Io::CrossesDevices | Io::InvalidInput => (ErrorKind::Io, Retry::Permanent),
+        _ if too_many_files(error) => (ErrorKind::TooManyFiles, Retry::Temporary),
         _ => (ErrorKind::Io, Retry::Temporary),
     }
 }
@@ -202,10 +268,12 @@ mod tests {
             (Errno::DQUOT, ErrorKind::Full, Retry::Permanent),
             (Errno::NOENT, ErrorKind::NotFound, Retry::Permanent),
             (Errno::NOTDIR, ErrorKind::Unavailable, Retry::Permanent),
-            (Errno::STALE, ErrorKind::Unavailable, Retry::Temporary),
-            (Errno::MFILE, ErrorKind::Busy, Retry::Temporary),
+            (Errno::STALE, ErrorKind::Stale, Retry::Temporary),
+            (Errno::MFILE, ErrorKind::TooManyFiles, Retry::Temporary),
+            (Errno::NFILE, ErrorKind::TooManyFiles, Retry::Temporary),
+            (Errno::ACCESS, ErrorKind::Denied, Retry::Permanent),
             (Errno::NAMETOOLONG, ErrorKind::BadKey, Retry::Permanent),
-            (Errno::ROFS, ErrorKind::Io, Retry::Permanent),
+            (Errno::ROFS, ErrorKind::ReadOnly, Retry::Permanent),
             (Errno::IO, ErrorKind::Io, Retry::Temporary),
         ];
         for (number, kind, retry) in cases {
@@ -220,6 +288,12 @@ mod tests {
         assert_eq!(
             L2Error::wrong_size(3, 4).to_string(),
             "3 bytes are stored, 4 were asked for (wrong_size)"
+        );
+        let error = L2Error::system("create /kv/x", Errno::MFILE.into()).explained();
+        assert!(
+            error.starts_with("create /kv/x: Too many open files")
+                && error.contains("(too_many_files); raise"),
+            "{error}"
         );
         let words: std::collections::HashSet<_> = ErrorKind::ALL.map(ErrorKind::as_str).into();
         assert_eq!(words.len(), ErrorKind::ALL.len());

@@ -26,8 +26,8 @@ pub mod spec;
 pub mod testing;
 
 pub use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Health, Listed, Page, Results, Space, Stored,
-    Transfer, Usage, holds,
+    Adapter, BoxFuture, Call, Capabilities, Circuit, Cursor, Failures, Health, Listed, Page, Results, Space,
+    Stored, Transfer, Usage, holds,
 };
 pub use crate::adapters::OpenContext;
 pub use crate::capacity::{CapacityLimits, TenantLimits, Trim};

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use larder_core::Core;
 use larder_core::LookupReport;
 use larder_core::PrefetchId;
-use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
+use larder_core::{Effect, IoId, IoItem, LookupId, StoreResult, TaskId};
 use larder_types::object::ObjectKey;
 
 /// What one adapter holds, and how it fails.
@@ -160,7 +160,9 @@ impl Driver {
                 self.todo.push(Todo::Stored { task, results });
             }
             Todo::Loaded { io, ok } => core.l2_loaded(now, io, ok),
-            Todo::Stored { task, results } => core.l2_stored(now, task, &results),
+            Todo::Stored { task, results } => {
+                core.l2_stored(now, task, &results.into_iter().map(StoreResult::from).collect::<Vec<_>>())
+            }
             Todo::Drop(io) => {
                 self.lent.remove(&io);
                 core.io_ended(now, io);

@@ -1,6 +1,6 @@
 //! S1-S10: from L1 to L2.
 
-use larder_core::CoreConfig;
+use larder_core::{CoreConfig, StoreResult};
 use larder_policy::eviction::EvictionKind;
 use larder_policy::offload::OffloadTarget;
 use larder_policy::{AdapterDesc, OffloadKind, OffloadPolicy, PrefetchKind};
@@ -112,7 +112,7 @@ fn s4_a_task_without_an_answer_releases_its_objects() {
     rig.wait(1000);
     assert_eq!(rig.core.write_back_pending(), 0);
     assert_eq!(rig.core.stats().adapter(AdapterId(0)).store_failed_objects, 2);
-    rig.core.l2_stored(rig.time(), task, &[true, true]);
+    rig.core.l2_stored(rig.time(), task, &[StoreResult::Stored; 2]);
     rig.core.check();
     rig.assert_idle();
 }
@@ -261,6 +261,22 @@ fn s10_a_failed_store_is_retried_a_few_times() {
         assert_eq!(rig.core.write_back_pending(), 0);
         rig.assert_idle();
     }
+}
+
+#[test]
+fn a_store_that_would_fail_again_is_not_retried() {
+    let mut rig = Rig::simple(8);
+    let p = prompt(1, 2);
+    rig.store(&p, 0, 2);
+    let Some(Todo::Store { items, task, .. }) = rig.driver.todo.pop() else { panic!("a task") };
+    rig.driver.lent.clear();
+    items.iter().for_each(|item| rig.core.io_ended(rig.time(), item.io));
+    rig.core.l2_stored(rig.time(), task, &[StoreResult::Refused; 2]);
+    let counters = rig.core.stats().adapter(AdapterId(0));
+    assert_eq!((counters.store_retried_objects, counters.store_failed_objects), (0, 2));
+    assert_eq!(rig.core.write_back_pending(), 0);
+    rig.core.check();
+    rig.assert_idle();
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn timed_out(time: Duration) -> L2Error {
 }
 
 impl Adapter for Deadline {
-    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health);
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health, failures);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(self.each(self.config.lookup, false, keys, |inner, keys| {

@@ -191,7 +191,7 @@ fn torn(transfer: &Transfer) -> Option<Transfer> {
 }
 
 impl Adapter for Fault {
-    forward!(inner: kind, capabilities, list, usage, usage_by_salt, set_quota, health, close);
+    forward!(inner: kind, capabilities, list, usage, usage_by_salt, set_quota, health, failures, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         let call = async |left: Vec<(ObjectKey, FaultPlan)>| {

@@ -121,7 +121,7 @@ impl Limit {
 }
 
 impl Adapter for Limit {
-    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health);
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health, failures);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(async move {

@@ -4,11 +4,13 @@
 //!
 //! 1. [`breaker`]: outermost, because it must see what a caller sees. A backend that hangs shows only
 //!    in the answers of the deadline. While the breaker is open nothing below it is called.
-//! 2. [`deadline`]: around retries and queues, so that its time is the caller's time.
-//! 3. [`retry`]: outside the limit, so that a pause between two attempts occupies no permit.
-//! 4. [`limit`]: around everything that holds memory or the disk.
-//! 5. [`checksum`]: sees exactly the bytes of the backend. Corrupt data is not retried.
-//! 6. [`fault`]: for tests, next to the backend, so that everything above has to handle it.
+//! 2. [`report`]: counts and logs what the backend did not do in the end. Calls that the breaker refuses did not reach
+//!    the backend.
+//! 3. [`deadline`]: around retries and queues, so that its time is the caller's time.
+//! 4. [`retry`]: outside the limit, so that a pause between two attempts occupies no permit.
+//! 5. [`limit`]: around everything that holds memory or the disk.
+//! 6. [`checksum`]: sees exactly the bytes of the backend. Corrupt data is not retried.
+//! 7. [`fault`]: for tests, next to the backend, so that everything above has to handle it.
 
 /// Forwards methods of [`Adapter`](crate::Adapter) to the adapter in a field. The trait has no default methods, so
 /// a layer that neither lists nor implements a method does not compile.
@@ -86,6 +88,11 @@ macro_rules! forward {
             self.$($field).+.health()
         }
     };
+    (@failures [$($field:ident).+]) => {
+        fn failures(&self) -> crate::Failures {
+            self.$($field).+.failures()
+        }
+    };
     (@close [$($field:ident).+]) => {
         fn close(&self) -> crate::BoxFuture<'_, ()> {
             self.$($field).+.close()
@@ -99,6 +106,7 @@ pub mod checksum;
 pub mod deadline;
 pub mod fault;
 pub mod limit;
+pub mod report;
 pub mod retry;
 
 use std::path::Path;
@@ -112,6 +120,7 @@ pub use self::checksum::Checksum;
 pub use self::deadline::{Deadline, DeadlineConfig};
 pub use self::fault::{Fault, FaultConfig};
 pub use self::limit::{Limit, LimitConfig};
+pub use self::report::Reporting;
 pub use self::retry::{RetryConfig, Retrying};
 
 /// The layers of an adapter; `None` leaves one out.
@@ -169,6 +178,7 @@ impl LayersConfig {
         if let Some(deadline) = self.deadline {
             adapter = Arc::new(Deadline::new(adapter, deadline));
         }
+        adapter = Arc::new(Reporting::new(adapter));
         if let Some(breaker) = self.breaker {
             adapter = Arc::new(Breaker::new(adapter, breaker));
         }

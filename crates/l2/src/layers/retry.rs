@@ -94,7 +94,7 @@ fn give_up(error: L2Error) -> L2Error {
 }
 
 impl Adapter for Retrying {
-    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health, close);
+    forward!(inner: kind, capabilities, usage, usage_by_salt, set_quota, health, failures, close);
 
     fn lookup(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Results<Option<u64>>> {
         Box::pin(self.each(keys, |keys| self.inner.lookup(keys)))

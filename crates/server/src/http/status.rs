@@ -295,6 +295,7 @@ fn adapter_json(config: &Config, AdapterId(index): AdapterId, adapter: &dyn Adap
         "stored_object_count": usage.objects,
         "current_size_bytes": usage.used_bytes,
         "recovering": usage.recovering,
+        "problems": adapter.failures().problems,
     });
     if let Some(capacity) = usage.capacity_bytes {
         report["max_capacity_bytes"] = capacity.into();

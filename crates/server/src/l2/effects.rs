@@ -10,8 +10,8 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use larder_arena::{Arena, IoPin, Region};
-use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
-use larder_l2::{L2Error, Transfer};
+use larder_core::{Effect, IoId, IoItem, LookupId, StoreResult, TaskId};
+use larder_l2::{L2Error, Retry, Transfer};
 use larder_types::AdapterId;
 use larder_types::object::ObjectKey;
 use tokio::runtime::Handle;
@@ -132,7 +132,7 @@ impl L2Effects {
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
             tracing::debug!(adapter = adapter.0, %error, "store failed");
         }
-        let stored: Vec<bool> = results.iter().map(Result::is_ok).collect();
+        let stored: Vec<StoreResult> = results.iter().map(store_result).collect();
         core.with(|core, now| core.l2_stored(now, task, &stored));
     }
 
@@ -153,6 +153,15 @@ impl L2Effects {
             Transfer { key: item.key, region }
         };
         items.into_iter().map(transfer).collect()
+    }
+}
+
+/// The result of one store, for the core.
+fn store_result<T>(result: &Result<T, L2Error>) -> StoreResult {
+    match result {
+        Ok(_) => StoreResult::Stored,
+        Err(error) if error.retry() == Retry::Permanent => StoreResult::Refused,
+        Err(_) => StoreResult::Failed,
     }
 }
 

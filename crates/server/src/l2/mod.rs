@@ -7,7 +7,7 @@ mod open;
 
 use std::sync::Arc;
 
-use larder_l2::{Adapter, Circuit};
+use larder_l2::Adapter;
 use larder_policy::AdapterDesc;
 use larder_types::AdapterId;
 
@@ -39,21 +39,13 @@ impl L2 {
         self.adapters.iter().enumerate().map(|(i, a)| (AdapterId(i as u32), a))
     }
 
-    /// The reasons why L2 does not serve, in words; empty if it does.
+    /// The reasons why L2 does not serve, each with its remedy; empty if it does.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (AdapterId(i), adapter) in self.adapters() {
-            let health = adapter.health();
-            for (what, circuit) in [("reads", health.reads), ("writes", health.writes)] {
-                let problem = match circuit {
-                    Circuit::Closed => continue,
-                    Circuit::Failing => "fail",
-                    Circuit::Open | Circuit::HalfOpen => "have failed too often and are refused for a while",
-                };
-                problems.push(format!("L2 adapter #{} ({}): {what} {problem}", i + 1, adapter.kind()));
-            }
-        }
-        problems
+        let of = |(AdapterId(i), adapter): (AdapterId, &Arc<dyn Adapter>)| {
+            let of_adapter = format!("L2 adapter #{} ({})", i + 1, adapter.kind());
+            adapter.failures().problems.into_iter().map(move |problem| format!("{of_adapter}: {problem}"))
+        };
+        self.adapters().flat_map(of).collect()
     }
 
     /// The bytes of each cache salt in each adapter, in no order.

@@ -201,6 +201,7 @@ pub(super) fn collect(out: &mut Families, adapters: &[AdapterStats<'_>], l1_tag:
         let health = a.health();
         [health.reads, health.writes].into_iter().filter(|circuit| *circuit != Circuit::Closed).count() as u64
     });
+    failures(out, adapters);
     in_progress(out, adapters);
     file_systems(out, adapters);
     // Adapters serve from start to stop, so none is draining.
@@ -224,6 +225,19 @@ fn by_kind(adapters: &[AdapterStats<'_>], read: impl Fn(&AdapterStats<'_>) -> u6
 /// Labels that distinguish adapters of one type.
 fn indexed(stats: &AdapterStats<'_>) -> Labels {
     owned(&[("l2_name", stats.adapter.kind()), ("adapter_index", &stats.id.0.to_string())])
+}
+
+/// What adapters could not do, by adapter, call and kind.
+fn failures(out: &mut Families, adapters: &[AdapterStats<'_>]) {
+    let counts = adapters.iter().flat_map(|stats| {
+        let labels = indexed(stats);
+        stats.adapter.failures().counts.into_iter().map(move |(call, kind, count)| {
+            let of = owned(&[("call", call.as_str()), ("reason", kind.as_str())]);
+            ([labels.clone(), of].concat(), count as f64)
+        })
+    });
+    let help = "Objects that an L2 adapter failed to look up, load, store, delete or list, after its retries";
+    out.counters("lmcache_mp_l2_failures_total", help, counts.collect::<Vec<_>>().into_iter());
 }
 
 /// Transfers in progress, by adapter.

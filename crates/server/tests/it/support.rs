@@ -62,7 +62,7 @@ impl Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("larder_serve_{}_{n}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path).unwrap();
         Self(path)
     }
 

@@ -4,7 +4,7 @@ use larder_types::AdapterId;
 use std::collections::BTreeSet;
 
 use larder_core::PrefetchId;
-use larder_core::{Effect, IoId, IoItem, LookupId, TaskId};
+use larder_core::{Effect, IoId, IoItem, LookupId, StoreResult, TaskId};
 use larder_core::{LookupReport, PrefetchSpec, PrefetchStatus};
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::reuse::object_digest;
@@ -243,7 +243,8 @@ impl World {
     pub(super) fn l2_stored(&mut self, task: u64, stored: &[bool]) {
         self.begin(Call::Stored { task, stored: stored.iter().filter(|s| **s).count() });
         let left = self.core.stats().requests().l2.left_l1_objects;
-        self.core.l2_stored(self.time(), TaskId(task), stored);
+        let results: Vec<_> = stored.iter().map(|stored| StoreResult::from(*stored)).collect();
+        self.core.l2_stored(self.time(), TaskId(task), &results);
         let left = self.core.stats().requests().l2.left_l1_objects - left;
         let view = View { l1: self.core.index(), universe: &self.scenario.universe };
         let stays = |uid: &Uid| view.stays(self.model.allocs[*uid].key, false);

@@ -75,7 +75,7 @@ fn bucket(seed: i64, key: &ObjectKey) -> u64 {
 }
 
 impl Adapter for FaultInject {
-    forward!(inner: lookup, store, delete, list, usage, usage_by_salt, set_quota, health, close);
+    forward!(inner: lookup, store, delete, list, usage, usage_by_salt, set_quota, health, failures, close);
 
     fn kind(&self) -> &'static str {
         "fault_inject"

@@ -12,13 +12,18 @@
 //! **Capacity** is exact: before an object is written its bytes are reserved, and the least recently used
 //! objects are evicted until they fit. Objects that are being read are not evicted. A bounded adapter
 //! stores nothing until it has counted what earlier processes left; loads do not wait for that. The same
-//! holds for quotas of cache salts ([`CapacityLimits`]). What a restart finds of a salt over its
+//! holds for quotas of cache salts ([`CapacityLimits`]). A file system that is full before the capacity is makes the
+//! oldest objects leave likewise (`full_disk`). What others remove is noticed (`dir_watch`), and a fault of one
+//! file is a miss of its object (`faults`). What a restart finds of a salt over its
 //! quota stays until the salt stores or its quota is set: without `--state-dir` quotas are not kept over a
 //! restart, and no data should be evicted before its quota is known.
 
 mod access;
 mod config;
+mod dir_watch;
+mod faults;
 mod file;
+mod full_disk;
 mod names;
 mod object_dir;
 mod scan;
@@ -34,13 +39,15 @@ use larder_types::object::ObjectKey;
 use tokio::sync::watch;
 
 use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Page, Results, Space, Stored, Transfer, Usage,
+    Adapter, BoxFuture, Capabilities, Circuit, Cursor, Failures, Health, Page, Results, Space, Stored,
+    Transfer, Usage,
 };
 use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
 use crate::eviction::EvictionListener;
 use crate::pool::{JobKind, Pool, job_failed};
 
+use self::dir_watch::DirWatch;
 use self::file::Mode;
 use self::object_dir::ObjectDir;
 use self::space::SpaceMonitor;
@@ -63,6 +70,7 @@ pub struct Fs {
     /// Whether all objects in the directory have been counted.
     counted: watch::Receiver<bool>,
     space: Arc<SpaceMonitor>,
+    watch: DirWatch,
 }
 
 impl Fs {
@@ -113,7 +121,8 @@ impl Fs {
         let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
         let counted = count_in_background(&dir, &pool)?;
         let space = Arc::new(SpaceMonitor::new(dir.base()));
-        Ok(Self { kind, dir, pool, counted, space })
+        let watch = DirWatch::start(&dir)?;
+        Ok(Self { kind, dir, pool, counted, space, watch })
     }
 
     /// Returns once all objects that were in the directory at the start have been counted.
@@ -124,7 +133,7 @@ impl Fs {
 
     /// Records a use of these objects, the chunks of a prompt in order, so that the first is evicted last.
     async fn touch(&self, keys: Vec<ObjectKey>) {
-        if self.dir.is_bounded() && !keys.is_empty() {
+        if !keys.is_empty() {
             // An error means that the adapter is closed.
             let _ = self.run(JobKind::Metadata, move |dir| dir.touch(&keys)).await;
         }
@@ -281,7 +290,14 @@ impl Adapter for Fs {
     }
 
     fn health(&self) -> Health {
-        Health::default()
+        match self.watch.problem() {
+            Some(_) => Health { reads: Circuit::Failing, writes: Circuit::Failing },
+            None => Health::default(),
+        }
+    }
+
+    fn failures(&self) -> Failures {
+        Failures { counts: Vec::new(), problems: self.watch.problem().into_iter().collect() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -294,5 +310,7 @@ impl Adapter for Fs {
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

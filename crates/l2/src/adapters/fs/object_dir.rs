@@ -9,14 +9,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use larder_arena::Region;
 use larder_types::object::ObjectKey;
-use rustix::fs::{FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::fs::{Access, FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 use rustix::io::Errno;
 
+use super::faults::{Need, UnreadableObjects, is_of_object, object_error};
 use super::file::Mode;
+use super::full_disk::FullDisk;
 use super::names::{ObjectFile, TemporaryNames, canonical};
 use crate::adapter::{Stored, Transfer, holds};
 use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
@@ -46,6 +48,8 @@ pub(super) struct ObjectDir {
     hasher: RandomState,
     names: TemporaryNames,
     recreate: Mutex<()>,
+    unreadable: UnreadableObjects,
+    full_disk: FullDisk,
     listener: Option<Arc<dyn EvictionListener>>,
 }
 
@@ -69,6 +73,8 @@ impl ObjectDir {
             hasher: RandomState::new(),
             names: TemporaryNames::new(),
             recreate: Mutex::new(()),
+            unreadable: UnreadableObjects::default(),
+            full_disk: FullDisk::default(),
             listener,
         }
     }
@@ -101,16 +107,20 @@ impl ObjectDir {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn full_disk(&self) -> &FullDisk {
+        &self.full_disk
+    }
+
     fn stripe(&self, key: &ObjectKey) -> MutexGuard<'_, ()> {
         let at = self.hasher.hash_one(key) as usize % STRIPES;
         self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes stored for each key. If any is absent, checks that the directory itself is there.
+    /// Bytes stored for each key. If any is absent, checks that the directory itself is there, or makes it again.
     pub(super) fn lookup(&self, keys: &[ObjectKey]) -> Vec<Result<Option<u64>, L2Error>> {
         let mut results: Vec<_> = keys.iter().map(|key| self.lookup_one(key)).collect();
         let any_absent = results.iter().any(|result| matches!(result, Ok(None)));
-        if any_absent && let Err(error) = self.check_base() {
+        if any_absent && let Err(error) = self.restore_base() {
             results.iter_mut().filter(|r| matches!(r, Ok(None))).for_each(|r| *r = Err(error.clone()));
         }
         results
@@ -118,7 +128,10 @@ impl ObjectDir {
 
     fn lookup_one(&self, key: &ObjectKey) -> Result<Option<u64>, L2Error> {
         let file = ObjectFile::new(&self.base, key)?;
-        let stored = stored_bytes(&file.path)?;
+        if self.unreadable.contains(&file.key, Instant::now()) {
+            return Ok(None);
+        }
+        let stored = self.stored_bytes(&file.path)?;
         let known = self.tracker().get(&file.key);
         let is_counted = known.is_some() || !self.own_objects_only;
         if stored != known && is_counted {
@@ -141,17 +154,35 @@ impl ObjectDir {
     /// Updates the tracker to what the directory has for one object.
     fn reconcile(&self, file: &ObjectFile) -> Result<Option<u64>, L2Error> {
         let _stripe = self.stripe(&file.key);
-        let stored = stored_bytes(&file.path)?;
+        let stored = self.stored_bytes(&file.path)?;
         match stored {
             Some(bytes) => self.count_found(&file.key, bytes),
-            None => {
-                let was_known = self.tracker().remove(&file.key).is_some();
-                if was_known {
-                    self.notify_removed(&file.key, EvictionReason::Missing);
-                }
-            }
+            None => self.forget(&file.key),
         }
         Ok(stored)
+    }
+
+    /// Stops counting an object that is missing. Called under its stripe.
+    fn forget(&self, key: &ObjectKey) {
+        let was_known = self.tracker().remove(key).is_some();
+        if was_known {
+            self.notify_removed(key, EvictionReason::Missing);
+        }
+    }
+
+    /// Whether a counted object is missing. If so it is not counted any more. Its presence is no use.
+    pub(super) fn forget_if_missing(&self, key: &ObjectKey) -> bool {
+        let is_missing = |file: &ObjectFile| matches!(self.stored_bytes(&file.path), Ok(None));
+        let Ok(file) = ObjectFile::new(&self.base, key) else { return false };
+        if !is_missing(&file) {
+            return false;
+        }
+        let _stripe = self.stripe(key);
+        let missing = is_missing(&file);
+        if missing {
+            self.forget(key);
+        }
+        missing
     }
 
     /// Counts an object that is there, as used just now, unless others may have stored it.
@@ -166,7 +197,7 @@ impl ObjectDir {
     pub(super) fn insert_found(&self, key: &ObjectKey) -> Result<(), L2Error> {
         let file = ObjectFile::new(&self.base, key)?;
         let _stripe = self.stripe(key);
-        if let Some(bytes) = stored_bytes(&file.path)? {
+        if let Some(bytes) = self.stored_bytes(&file.path)? {
             self.tracker().insert_found(key, bytes);
         }
         Ok(())
@@ -180,11 +211,11 @@ impl ObjectDir {
         let handle = match self.mode.open(&file.path, len) {
             Ok(handle) => handle,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.check_base()?;
+                self.restore_base()?;
                 self.reconcile(&file)?;
                 return Err(L2Error::not_found());
             }
-            Err(error) => return Err(L2Error::system("open object", error)),
+            Err(error) => return Err(self.unreadable(&file, "open", error)),
         };
         let stat = rustix::fs::fstat(&handle).map_err(|e| L2Error::system("stat object", e.into()))?;
         let stored = u64::try_from(stat.st_size).unwrap_or(0);
@@ -194,7 +225,7 @@ impl ObjectDir {
         self.mode.read(&handle, &transfer.region).map_err(|error| match error.kind() {
             // Truncated during the read: this server never does that.
             io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, len).with_source(error),
-            _ => L2Error::system("read object", error),
+            _ => self.unreadable(&file, "read", error),
         })?;
         if self.is_bounded() {
             renew_access(&handle, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
@@ -205,6 +236,15 @@ impl ObjectDir {
         Ok(())
     }
 
+    /// The error of a call that reads an object. If it is a fault of the object it is remembered.
+    fn unreadable(&self, file: &ObjectFile, action: &str, error: io::Error) -> L2Error {
+        let error = object_error(&self.base, &file.path, action, Need::Read, error);
+        if is_of_object(&error) {
+            self.unreadable.add(&file.key, Instant::now());
+        }
+        error
+    }
+
     /// Stores the region, unless an object of that length is there.
     pub(super) fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
         let file = ObjectFile::new(&self.base, &transfer.key)?;
@@ -213,21 +253,27 @@ impl ObjectDir {
             return Ok(Stored { written_bytes: 0 });
         }
         let reservation = self.reserve(&file.key.cache_salt, self.mode.stored_bytes(len))?;
-        let unfinished = self.write_unfinished(&transfer.region)?;
+        let salt = &file.key.cache_salt;
+        let unfinished = self.with_space(salt, len, || self.write_unfinished(&transfer.region))?;
         self.publish(&file, unfinished, reservation)?;
         Ok(Stored { written_bytes: len })
     }
 
     fn is_there(&self, file: &ObjectFile, len: u64) -> Result<bool, L2Error> {
         let _stripe = self.stripe(&file.key);
-        match stored_bytes(&file.path)? {
-            Some(stored) if holds(stored, len) => {
+        match self.stored_bytes(&file.path)? {
+            Some(stored) if holds(stored, len) && self.is_readable(file) => {
                 self.count_found(&file.key, stored);
                 Ok(true)
             }
-            // Of another length: it is replaced.
+            // Of another length, or of no use: it is replaced.
             _ => Ok(false),
         }
+    }
+
+    fn is_readable(&self, file: &ObjectFile) -> bool {
+        !self.unreadable.contains(&file.key, Instant::now())
+            && rustix::fs::access(&file.path, Access::READ_OK).is_ok()
     }
 
     /// Reserves space, evicting other objects if needed.
@@ -249,7 +295,8 @@ impl ObjectDir {
         }
     }
 
-    fn evict(&self, victim: &ObjectKey) -> Result<(), L2Error> {
+    /// Evicts a victim, unless it is used again or cannot be removed for reasons of its own.
+    pub(super) fn evict(&self, victim: &ObjectKey) -> Result<(), L2Error> {
         let file = ObjectFile::new(&self.base, victim)?;
         let _stripe = self.stripe(victim);
         if !self.tracker().may_evict(victim) {
@@ -263,8 +310,14 @@ impl ObjectDir {
                 Ok(())
             }
             Err(error) => {
+                let error = object_error(&self.base, &file.path, "remove", Need::Write, error);
+                if is_of_object(&error) {
+                    self.tracker().set_stuck(victim);
+                    tracing::debug!(%error, "could not evict an object");
+                    return Ok(());
+                }
                 self.tracker().keep(victim);
-                Err(L2Error::system("remove the oldest object", error))
+                Err(error)
             }
         }
     }
@@ -314,8 +367,10 @@ impl ObjectDir {
             }
             other => other,
         }
-        .map_err(|error| self.write_error("create file", error))?;
-        self.mode.write(&unfinished.file, region).map_err(|error| self.write_error("write object", error))?;
+        .map_err(|error| self.write_error("create a file in", error))?;
+        self.mode
+            .write(&unfinished.file, region)
+            .map_err(|error| self.write_error("write an object in", error))?;
         Ok(unfinished)
     }
 
@@ -345,8 +400,12 @@ impl ObjectDir {
         reservation: Reservation<'_>,
     ) -> Result<(), L2Error> {
         let _stripe = self.stripe(&file.key);
-        fs::rename(&unfinished.path, &file.path).map_err(|error| self.write_error("name object", error))?;
+        fs::rename(&unfinished.path, &file.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.write_error("name an object in", error),
+            _ => object_error(&self.base, &file.path, "replace", Need::Write, error),
+        })?;
         unfinished.renamed = true;
+        self.unreadable.remove(&file.key);
         let bytes = reservation.bytes;
         let mut tracker = self.tracker();
         tracker.release(&reservation.salt, bytes);
@@ -360,10 +419,12 @@ impl ObjectDir {
     pub(super) fn delete(&self, key: &ObjectKey) -> Result<bool, L2Error> {
         let file = ObjectFile::new(&self.base, key)?;
         let _stripe = self.stripe(&file.key);
-        let removed = remove_if_there(&file.path).map_err(|e| L2Error::system("remove object", e))?;
+        let removed = remove_if_there(&file.path)
+            .map_err(|error| object_error(&self.base, &file.path, "remove", Need::Write, error))?;
         if !removed {
-            self.check_base()?;
+            self.restore_base()?;
         }
+        self.unreadable.remove(&file.key);
         self.tracker().remove(&file.key);
         Ok(removed)
     }
@@ -377,7 +438,8 @@ impl ObjectDir {
             L2Error::system(text, error).with_kind(ErrorKind::Unavailable)
         };
         if !self.base.is_dir() {
-            self.tracker().clear();
+            let gone = self.tracker().clear();
+            gone.iter().for_each(|key| self.notify_removed(key, EvictionReason::Missing));
             self.mode
                 .access
                 .create_directories(&self.base)
@@ -389,17 +451,23 @@ impl ObjectDir {
             .map_err(|error| unavailable(&self.temporary, error))
     }
 
-    fn check_base(&self) -> Result<(), L2Error> {
+    /// Makes the directory again if it was removed: L2 is empty then.
+    pub(super) fn restore_base(&self) -> Result<(), L2Error> {
         if self.base.is_dir() {
             return Ok(());
         }
-        let text = format!("directory {} is gone", self.base.display());
-        Err(L2Error::temporary(ErrorKind::Unavailable, text))
+        self.make_directories()?;
+        tracing::warn!(path = %self.base.display(), "the L2 directory was removed with all objects; it was made again");
+        Ok(())
+    }
+
+    fn stored_bytes(&self, path: &Path) -> Result<Option<u64>, L2Error> {
+        stored_bytes(path).map_err(|error| object_error(&self.base, path, "look for", Need::Read, error))
     }
 
     /// "Not found" from a write means that the directory is gone.
     fn write_error(&self, action: &'static str, error: io::Error) -> L2Error {
-        let error = L2Error::system(action, error);
+        let error = L2Error::system(format!("{action} {}", self.temporary.display()), error);
         match error.kind() {
             ErrorKind::NotFound => error.with_kind(ErrorKind::Unavailable).with_retry(Retry::Temporary),
             _ => error,
@@ -477,12 +545,12 @@ pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
     }
 }
 
-fn stored_bytes(path: &Path) -> Result<Option<u64>, L2Error> {
+fn stored_bytes(path: &Path) -> io::Result<Option<u64>> {
     match rustix::fs::stat(path) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(u64::try_from(stat.st_size).ok()),
         Ok(_) => Ok(None),
         Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(L2Error::system("look for object", error.into())),
+        Err(error) => Err(error.into()),
     }
 }
 

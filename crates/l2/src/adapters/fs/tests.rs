@@ -313,12 +313,15 @@ async fn removed_directory_is_created_again() {
     let adapter = native(&base, 10_000, false);
     assert_eq!(kind_of_store(&adapter, &arena, 1).await, None);
     fs::remove_dir_all(directory.path().join("parent")).unwrap();
-    let looked_up = adapter.lookup(vec![key(1)]).await;
-    assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "not a miss");
     let loaded = adapter.load(vec![arena.blank(1, 1000)]).await;
-    assert_eq!(loaded[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(loaded[0].as_ref().unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(base.is_dir(), "an empty L2");
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (0, 0));
+    fs::remove_dir_all(directory.path().join("parent")).unwrap();
     // A file in its place: it cannot be created.
     fs::write(directory.path().join("parent"), b"").unwrap();
+    let looked_up = adapter.lookup(vec![key(1)]).await;
+    assert_eq!(looked_up[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable, "not a miss");
     assert_eq!(kind_of_store(&adapter, &arena, 1).await, Some(ErrorKind::Unavailable));
     fs::remove_file(directory.path().join("parent")).unwrap();
     assert_eq!(kind_of_store(&adapter, &arena, 2).await, None, "created again");

@@ -13,7 +13,8 @@ use std::time::Duration;
 use larder_types::object::ObjectKey;
 
 use crate::adapter::{
-    Adapter, BoxFuture, Capabilities, Cursor, Health, Listed, Page, Results, Stored, Transfer, Usage, holds,
+    Adapter, BoxFuture, Capabilities, Cursor, Failures, Health, Listed, Page, Results, Stored, Transfer,
+    Usage, holds,
 };
 use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
 use crate::error::{ErrorKind, L2Error};
@@ -219,6 +220,10 @@ impl Adapter for Mock {
 
     fn health(&self) -> Health {
         Health::default()
+    }
+
+    fn failures(&self) -> Failures {
+        Failures::default()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

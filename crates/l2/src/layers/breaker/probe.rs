@@ -1,7 +1,7 @@
-//! Probe writes while stores fail.
+//! Probes of calls that fail.
 //!
-//! A small object with a reserved key is stored and deleted, with growing pauses, until one store or a real
-//! one succeeds. If the process ends in between, the object stays; the next probe replaces it.
+//! A small object with a reserved key is stored, read back and deleted, or looked up, with growing pauses, until a probe
+//! or a real call succeeds. If the process ends in between, the object stays; the next probe replaces it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -20,8 +20,19 @@ const BYTES: u64 = 4096;
 /// The longest pause, unless the circuit has a longer one. A probe is cheap.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// Looks the reserved key up.
+    Lookup,
+    /// Stores an object, loads it and deletes it.
+    Load,
+    /// Stores an object and deletes it.
+    Store,
+}
+
 /// Probes until the circuit is healthy, or the adapter is closed or dropped.
-pub(super) async fn until_recovered(adapter: Weak<dyn Adapter>, circuit: Weak<CircuitState>) {
+pub(super) async fn until_recovered(adapter: Weak<dyn Adapter>, circuit: Weak<CircuitState>, what: Probe) {
     let Some(mut pause) = circuit.upgrade().map(|circuit| circuit.config.first_pause) else { return };
     loop {
         tokio::time::sleep(pause).await;
@@ -35,12 +46,18 @@ pub(super) async fn until_recovered(adapter: Weak<dyn Adapter>, circuit: Weak<Ci
             }
             pause = circuit.config.first_pause;
         }
+        // Reads are probed by engines, as long as there are any.
+        let idle = super::lock(&circuit.last_call).elapsed();
+        if what != Probe::Store && idle < circuit.config.idle_before_probe {
+            pause = circuit.config.idle_before_probe - idle;
+            continue;
+        }
         // The circuit may be open, or another probe running.
         let Ok(permit) = circuit.permit() else { continue };
-        let written = write(&*adapter).await;
-        let closed = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed);
-        permit.record(std::iter::once(match &written {
-            Ok(true) => Outcome::Answered,
+        let answered = what.run(&*adapter).await;
+        let closed = answered.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed);
+        permit.record(std::iter::once(match &answered {
+            Ok(true) => circuit.succeeded(),
             Ok(false) => Outcome::Unknown,
             Err(error) => Outcome::of(error),
         }));
@@ -50,14 +67,25 @@ pub(super) async fn until_recovered(adapter: Weak<dyn Adapter>, circuit: Weak<Ci
     }
 }
 
-/// Stores and deletes the probe. Whether the store reached the backend.
-async fn write(adapter: &dyn Adapter) -> Result<bool, L2Error> {
-    let probe = probe()?;
-    let key = probe.key.clone();
-    let stored = adapter.store(vec![probe]).await.remove(0);
-    // Also deletes what an earlier process left, so that the next probe writes.
-    let _ = adapter.delete(vec![key]).await;
-    stored.map(|stored| was_written(&stored))
+impl Probe {
+    /// Whether the call reached the backend.
+    async fn run(self, adapter: &dyn Adapter) -> Result<bool, L2Error> {
+        let probe = object()?;
+        let key = probe.key.clone();
+        if self == Self::Lookup {
+            return adapter.lookup(vec![key]).await.remove(0).map(|_| true);
+        }
+        let stored = adapter.store(vec![probe.clone()]).await.remove(0);
+        let outcome = match (self, stored) {
+            (Self::Load, Ok(_)) => adapter.load(vec![probe]).await.remove(0).map(|()| true),
+            // Reads cannot be probed as long as nothing can be written.
+            (Self::Load, Err(_)) => Ok(false),
+            (_, stored) => stored.map(|stored| was_written(&stored)),
+        };
+        // Also deletes what an earlier process left, so that the next probe writes.
+        let _ = adapter.delete(vec![key]).await;
+        outcome
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +93,7 @@ struct NoPin;
 
 impl IoPin for NoPin {}
 
-fn probe() -> Result<Transfer, L2Error> {
+fn object() -> Result<Transfer, L2Error> {
     let failed = |_| L2Error::temporary(ErrorKind::Busy, "no memory for a probe");
     let arena = Arena::private(BYTES).map_err(|_| failed(()))?;
     arena.commit(BYTES).map_err(|_| failed(()))?;

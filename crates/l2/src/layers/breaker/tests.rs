@@ -3,6 +3,9 @@ use crate::adapters::mock::{Mock, MockConfig};
 use crate::layers::fault::{Fault, FaultConfig};
 use crate::testing::{TestArena, key};
 
+/// Only engines probe reads.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
 struct Rig {
     fault: Arc<Fault>,
     breaker: Breaker,
@@ -13,7 +16,10 @@ impl Rig {
     fn new() -> Self {
         let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
         let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
-        let breaker = Breaker::new(Arc::clone(&fault) as Arc<dyn Adapter>, BreakerConfig::default());
+        let breaker = Breaker::new(
+            Arc::clone(&fault) as Arc<dyn Adapter>,
+            BreakerConfig { idle_before_probe: NEVER, ..BreakerConfig::default() },
+        );
         Self { fault, breaker, arena: TestArena::new(4 << 20) }
     }
 
@@ -141,4 +147,78 @@ async fn probes_detect_that_writes_recovered() {
     assert_eq!(rig.breaker.health().writes, Circuit::Failing);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(rig.breaker.health(), Health::default(), "the probe fits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_detect_that_reads_recovered_without_calls() {
+    let mut rig = Rig::new();
+    rig.breaker = Breaker::new(Arc::clone(&rig.fault) as Arc<dyn Adapter>, BreakerConfig::default());
+    rig.fail(1.0);
+    for _ in 0..9 {
+        assert!(rig.breaker.load(vec![rig.arena.blank(1, 1)]).await[0].is_err());
+        assert!(rig.breaker.lookup(vec![key(1)]).await[0].is_err());
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(rig.breaker.health().reads, Circuit::Open, "it still fails");
+    let problems = rig.breaker.failures().problems;
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems[0].contains("injected") && problems[0].contains("mounted"),
+        "reason and remedy: {problems:?}"
+    );
+    rig.fail(0.0);
+    tokio::time::sleep(BreakerConfig::default().pause_max * 2).await;
+    assert_eq!(rig.breaker.health(), Health::default());
+    assert_eq!((rig.breaker.usage().objects, rig.breaker.failures().problems), (0, vec![]));
+}
+
+/// Fails with one kind of error.
+#[derive(Debug)]
+struct Failing {
+    inner: Mock,
+    kind: ErrorKind,
+}
+
+impl Adapter for Failing {
+    forward!(inner: kind, capabilities, lookup, store, delete, list, usage, usage_by_salt, set_quota, health, failures, close);
+
+    fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
+        let failed = L2Error::permanent(self.kind, "injected").for_all(transfers.len());
+        Box::pin(std::future::ready(failed))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_failures_of_the_backend_open_the_circuit() {
+    use Circuit::{Closed, Failing as Fails, Open};
+    let arena = TestArena::new(4 << 20);
+    // After 9 failures of one object, and after failures of 30 objects.
+    let cases = [
+        (ErrorKind::NotFound, Closed, Closed),
+        (ErrorKind::Unreadable, Closed, Closed),
+        (ErrorKind::Corrupt, Closed, Closed),
+        (ErrorKind::Damaged, Closed, Open),
+        (ErrorKind::BadKey, Closed, Closed),
+        (ErrorKind::TooManyFiles, Fails, Fails),
+        (ErrorKind::Full, Fails, Fails),
+        (ErrorKind::Denied, Open, Open),
+        (ErrorKind::ReadOnly, Open, Open),
+        (ErrorKind::Stale, Open, Open),
+        (ErrorKind::Io, Open, Open),
+    ];
+    for (kind, of_one, of_many) in cases {
+        let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+        let breaker = Breaker::new(
+            Arc::new(Failing { inner: mock, kind }),
+            BreakerConfig { idle_before_probe: NEVER, ..BreakerConfig::default() },
+        );
+        for _ in 0..9 {
+            breaker.load(vec![arena.blank(1, 1)]).await;
+        }
+        assert_eq!(breaker.health().reads, of_one, "{kind}, one object");
+        for n in 0..30 {
+            breaker.load(vec![arena.blank(n, 1)]).await;
+        }
+        assert_eq!(breaker.health().reads, of_many, "{kind}, many objects");
+    }
 }

@@ -311,7 +311,7 @@ fn sum(region: &Region) -> Result<[u8; 16], L2Error> {
 }
 
 impl Adapter for Checksum {
-    forward!(shared.inner: kind, capabilities, lookup, list, usage, usage_by_salt, set_quota, health);
+    forward!(shared.inner: kind, capabilities, lookup, list, usage, usage_by_salt, set_quota, health, failures);
 
     fn load(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<()>> {
         Box::pin(async move { self.to_the_end(transfers.len(), |shared| shared.load(transfers)).await })

@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use larder_core::Effect;
 use larder_core::LookupSpec;
 use larder_core::LookupStatus;
+use larder_core::StoreResult;
 use larder_core::TransferSpec;
 use larder_core::{Core, CoreConfig};
 use larder_core::{Group, WorkerSpec};
@@ -130,7 +131,7 @@ impl<'a> Machine<'a> {
                             l2.put(number(&item.key.chunk_hash));
                             self.core.io_ended(self.now, item.io);
                         }
-                        self.core.l2_stored(self.now, task, &vec![true; items.len()]);
+                        self.core.l2_stored(self.now, task, &vec![StoreResult::Stored; items.len()]);
                     }
                     Effect::LookupDone(_) | Effect::PrefetchDone { .. } => {}
                 }
