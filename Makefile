@@ -90,6 +90,7 @@ miri: ## Undefined behaviour and leaks in the pure crates, under Miri (needs a n
 
 bench: build venv ## Compare Larder with the Python reference, side by side
 	@scripts/bench
+	@scripts/bench-scale
 
 bench-micro: ## Criterion benchmarks of the hot paths
 	cargo bench --locked $(BENCHES) --bench '*'

@@ -17,11 +17,12 @@ use larder_types::{AdapterId, ConnectionId, InstanceId, Layout, Time};
 use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
-use crate::index::{Index, ObjectId, Removal, Usage};
+use crate::index::{Clearing, Index, ObjectId, Removal, Usage, VisibleChunk};
 use crate::io::{Effect, Hit, Purpose, StoreResult};
 use crate::prefetch::{
     LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
 };
+use crate::requests::lost::{self, LostConnection, Owned};
 use crate::requests::models::{Model, Unanswerable};
 use crate::requests::peers::Peers;
 use crate::requests::retrieves::Retrieves;
@@ -30,7 +31,7 @@ use crate::requests::stores::{Committed, PreparedStore, Stores};
 use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
 use crate::requests::workers::{Group, WorkerSpec, Workers};
 use crate::stats::Stats;
-use crate::stats::events::Change;
+use crate::stats::events::{Change, ChunkEvent, Log};
 use crate::timers::TimerKind;
 use crate::write_back::WriteBack;
 
@@ -234,18 +235,48 @@ impl Core {
         self.workers.ping(&mut self.cx, instance)
     }
 
-    /// Releases what a lost connection owned: pins at once, memory that its worker may still be copying to or from
-    /// after the quarantine. Cost: O(what it owned).
-    pub fn connection_lost(&mut self, now: Time, connection: ConnectionId) {
+    /// Begins to release what a lost connection owned: pins at once, memory that its worker may still be copying to or
+    /// from after the quarantine. To be continued with [`Core::connection_lost_step`].
+    pub fn begin_connection_lost(&mut self, now: Time, connection: ConnectionId) -> LostConnection {
         self.advance(now);
-        for id in self.sessions.of_connection(connection) {
-            let job = self.sessions.close(&mut self.cx, id);
-            self.cancel(job);
-        }
-        self.peers.abandon_connection(&mut self.cx, connection);
+        let sessions = self.sessions.of_connection(connection).into_iter().map(Owned::Session);
+        let peers = self.peers.of_connection(connection).into_iter().map(Owned::Peer);
+        let stores = self.stores.of_connection(connection).into_iter().map(Owned::Store);
+        let retrieves = self.retrieves.of_connection(connection).into_iter().map(Owned::Retrieve);
+        let mut owned: Vec<Owned> = sessions.chain(peers).chain(stores).chain(retrieves).collect();
+        owned.reverse();
         self.workers.models_mut().connection_lost(connection);
-        self.stores.abandon_connection(&mut self.cx, connection);
-        self.retrieves.abandon_connection(&mut self.cx, connection);
+        LostConnection { owned }
+    }
+
+    /// Continues to release what a lost connection owned. Cost: bounded, but for one session, lease or transfer.
+    pub fn connection_lost_step(&mut self, now: Time, lost: &mut LostConnection) {
+        self.advance(now);
+        let until = self.cx.index.changes() + lost::STEP_CHANGES;
+        for _ in 0..lost::STEP_CHANGES {
+            let Some(owned) = lost.owned.pop() else { return };
+            match owned {
+                Owned::Session(id) if self.sessions.is_live(id) => {
+                    let job = self.sessions.close(&mut self.cx, id);
+                    self.cancel(job);
+                }
+                Owned::Session(_) => {}
+                Owned::Peer(id) => self.peers.abandon_one(&mut self.cx, id),
+                Owned::Store(id) => self.stores.abandon_one(&mut self.cx, id),
+                Owned::Retrieve(id) => self.retrieves.abandon_one(&mut self.cx, id),
+            }
+            if self.cx.index.changes() >= until {
+                return;
+            }
+        }
+    }
+
+    /// The same at once. Cost: O(what it owned).
+    pub fn connection_lost(&mut self, now: Time, connection: ConnectionId) {
+        let mut lost = self.begin_connection_lost(now, connection);
+        while !lost.is_done() {
+            self.connection_lost_step(now, &mut lost);
+        }
     }
 
     /// Registered workers, and when they were last seen.
@@ -556,9 +587,21 @@ impl Core {
 
 /// Administration and reports.
 impl Core {
-    /// Removes everything that is neither pinned nor being written; with `force`, everything. Pinned memory is freed
-    /// when it is unpinned. L2 is not changed; objects that were to be stored there are skipped, and counted.
-    /// Returns how many objects were removed. Cost: O(chunks).
+    /// Begins to remove everything that is neither pinned nor being written; with `force`, everything. To be continued
+    /// with [`Core::clear_step`]. Pinned memory is freed when it is unpinned. What becomes readable from now on stays.
+    /// L2 is not changed; objects that were to be stored there are skipped, and counted.
+    pub fn begin_clear(&mut self, now: Time, force: bool) -> Clearing {
+        self.advance(now);
+        self.cx.index_mut().begin_clear(force)
+    }
+
+    /// Continues a clear. Cost: bounded.
+    pub fn clear_step(&mut self, now: Time, clearing: &mut Clearing) {
+        self.advance(now);
+        self.cx.index_mut().clear_step(clearing);
+    }
+
+    /// The same at once. Returns how many objects were removed. Cost: O(chunks).
     pub fn clear(&mut self, now: Time, force: bool) -> u64 {
         self.advance(now);
         self.cx.index_mut().clear(force)
@@ -584,9 +627,10 @@ impl Core {
     }
 
     /// Records from now on which chunks become findable and cease to be, the last `records` such events; 0 ends it.
-    /// Chunks that are there already are published by [`Core::publish_snapshot`].
-    pub fn record_chunk_events(&mut self, records: usize) {
-        self.cx.stats.events.record_chunks(records);
+    /// Returns the log before, which may take long to drop.
+    /// Chunks that are there already are published by [`Core::publish_seen`].
+    pub fn record_chunk_events(&mut self, records: usize) -> Log<ChunkEvent> {
+        self.cx.stats.events.record_chunks(records)
     }
 
     /// Records from now on what happens to each object, the last `records` such events; 0 ends it.
@@ -594,10 +638,10 @@ impl Core {
         self.cx.stats.events.record_objects(records);
     }
 
-    /// Publishes the whole chunks in L1 that `position` knows, in the order of their positions, at the beginning of a
-    /// recording. Cost: O(chunks).
-    pub fn publish_snapshot(&mut self, position: impl Fn(&ChunkHash) -> Option<u64>) {
-        self.cx.index_mut().publish_snapshot(position);
+    /// Publishes chunks that [were visible](Index::visible_chunks), those that still are and are not published: what
+    /// was there before a recording began. Cost: O(`seen`).
+    pub fn publish_seen(&mut self, seen: &[VisibleChunk]) {
+        self.cx.index_mut().publish_seen(seen);
     }
 
     /// The index of L1.

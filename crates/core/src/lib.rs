@@ -37,6 +37,7 @@ pub use crate::prefetch::{
     LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult, PrefetchSpec,
     PrefetchStatus,
 };
+pub use crate::requests::lost::LostConnection;
 pub use crate::requests::sessions::LookupSpec;
 pub use crate::requests::stores::{Committed, PreparedStore};
 pub use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};

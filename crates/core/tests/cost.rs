@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_core::index::{Retention, ShardKey, StandaloneIndex};
 use larder_core::{Core, CoreConfig, Group, LookupSpec, TransferSpec, WorkerSpec};
+use larder_policy::eviction::EvictionKind;
 use larder_types::dtype::DType;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use larder_types::{ConnectionId, InstanceId, Layout, LayoutId, Time};
@@ -239,4 +241,112 @@ fn peer_leases_and_their_keys_are_bounded() {
     rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
     assert_eq!(rig.core.gauges().peer_leases, 2, "two leases of four keys");
     rig.core.check();
+}
+
+/// An index without workers: many objects can be stored in a moment.
+fn full_index(objects: u64) -> StandaloneIndex {
+    let mut l1 = StandaloneIndex::new(objects * PAGE, PAGE, EvictionKind::Lru);
+    let (model, salt): (Arc<str>, Arc<str>) = ("model".into(), "".into());
+    let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");
+    let shard = ShardKey { rank: KvRank::new(1, 0), group: 0, layout: layout.id() };
+    for hashes in (0..objects / 512).map(|n| prompt(n, 512)) {
+        for hash in hashes.iter() {
+            let reserved = l1.edit().reserve((&model, &salt, hash), shard, &layout, Retention::Permanent);
+            l1.edit().admit(reserved.expect("there is space"), 0);
+        }
+    }
+    l1
+}
+
+#[test]
+fn a_step_of_a_clear_changes_as_much_in_a_large_index_as_in_a_small_one() {
+    for objects in [1 << 12, 1 << 16] {
+        let mut l1 = full_index(objects);
+        let mut clearing = l1.edit().begin_clear(false);
+        let mut steps = 0;
+        while !clearing.is_done() {
+            let before = l1.changes();
+            l1.edit().clear_step(&mut clearing);
+            assert!(l1.changes() - before <= 1024, "{} changes in one step", l1.changes() - before);
+            steps += 1;
+        }
+        assert_eq!((clearing.removed(), l1.usage().resident_objects), (objects, 0));
+        assert!(steps <= objects / 256, "{steps} steps");
+        l1.check();
+        // Where nothing is left, a step is bounded by the chunks that it looks at.
+        let mut clearing = l1.edit().begin_clear(true);
+        (0..objects / 1024).for_each(|_| l1.edit().clear_step(&mut clearing));
+        assert!(clearing.is_done());
+    }
+}
+
+#[test]
+fn what_is_stored_during_a_clear_stays() {
+    let mut l1 = full_index(1 << 12);
+    let (model, salt): (Arc<str>, Arc<str>) = ("model".into(), "".into());
+    let layout = Layout::new(&[PAGE], DType::UInt8).expect("not empty");
+    let shard = ShardKey { rank: KvRank::new(1, 0), group: 0, layout: layout.id() };
+    let mut clearing = l1.edit().begin_clear(true);
+    l1.edit().clear_step(&mut clearing);
+    assert!(clearing.removed() > 0 && !clearing.is_done());
+    // They take the places of removed ones, before and behind the position of the clear.
+    let new = prompt(1_000_000, 300);
+    for hash in new.iter() {
+        let reserved = l1.edit().reserve((&model, &salt, hash), shard, &layout, Retention::Permanent);
+        l1.edit().admit(reserved.expect("there is space"), 0);
+    }
+    // A clear that begins later takes them, too.
+    let mut later = l1.edit().begin_clear(false);
+    while !clearing.is_done() {
+        l1.edit().clear_step(&mut clearing);
+    }
+    assert_eq!(l1.usage().resident_objects, 300);
+    l1.check();
+    while !later.is_done() {
+        l1.edit().clear_step(&mut later);
+    }
+    assert_eq!((later.removed(), l1.usage().resident_objects), (300, 0));
+}
+
+#[test]
+fn a_step_of_a_snapshot_returns_a_bounded_number_of_chunks() {
+    let l1 = full_index(1 << 14);
+    let (mut seen, mut next) = (0, Some(0));
+    while let Some(from) = next {
+        let (chunks, then) = l1.visible_chunks(from);
+        assert!(chunks.len() <= 1024, "{} chunks at once", chunks.len());
+        seen += chunks.len();
+        next = then;
+    }
+    assert_eq!(seen, 1 << 14);
+}
+
+#[test]
+fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
+    let config = CoreConfig { capacity_bytes: (1 << 14) * PAGE, ..CoreConfig::default() };
+    let mut rig = Rig { core: Core::new(config), model: "model".into(), salt: "".into() };
+    rig.register(OWN);
+    let hashes = prompt(1, 64);
+    rig.store(OWN, &"store".into(), &hashes);
+    for request in 0..200 {
+        rig.lookup(OWN, &format!("request-{request}").into(), &hashes);
+    }
+    let keys = rig.keys(&hashes);
+    for _ in 0..100 {
+        rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
+    }
+    let mut lost = rig.core.begin_connection_lost(NOW, ConnectionId(OWN));
+    let mut steps = 0;
+    while !lost.is_done() {
+        let before = rig.core.index().changes();
+        rig.core.connection_lost_step(NOW, &mut lost);
+        let changes = rig.core.index().changes() - before;
+        assert!(changes <= 1024 + 64, "{changes} changes in one step");
+        steps += 1;
+        // Others are served meanwhile.
+        rig.core.check();
+    }
+    assert!(steps > 10, "{steps} steps");
+    let gauges = rig.core.gauges();
+    assert_eq!((gauges.sessions, gauges.peer_leases, gauges.l1.held_objects), (0, 0, 0));
 }

@@ -1,13 +1,13 @@
 //! A hash table of keys in LRU order, with a value for each.
 //!
 //! A key is the 64-bit digest of a chunk's name. Two chunks with the same digest share an entry, which at worst
-//! blurs a statistic. The owner bounds the number of keys by removing the oldest. Every operation is O(1),
-//! amortised. A key takes 16 bytes plus its value, and 5 to 10 bytes in the hash table; slots of removed keys
+//! blurs a statistic. The owner bounds the number of keys by removing the oldest. Every operation is O(1), also when
+//! the table grows. A key takes 16 bytes plus its value, and about 10 bytes in the hash table; slots of removed keys
 //! are reused.
 
-use hashbrown::HashTable;
-
+use crate::linear_table::LinearTable;
 use crate::lru::{LruLinks, LruList};
+use crate::segmented::SegmentedVec;
 
 /// Index of a key. Reused after the key is removed.
 pub type KeySlot = u32;
@@ -15,11 +15,11 @@ pub type KeySlot = u32;
 /// Keys in LRU order, each with a `T`.
 #[derive(Debug, Default)]
 pub struct KeyTable<T> {
-    keys: Vec<(u64, T)>,
+    keys: SegmentedVec<(u64, T)>,
     links: LruLinks,
     oldest_first: LruList,
-    unused: Vec<KeySlot>,
-    slots: HashTable<KeySlot>,
+    unused: SegmentedVec<KeySlot>,
+    slots: LinearTable<KeySlot>,
 }
 
 impl<T: Default> KeyTable<T> {
@@ -77,8 +77,7 @@ impl<T: Default> KeyTable<T> {
     /// Removes the key of a slot. Returns its digest.
     pub fn remove(&mut self, slot: KeySlot) -> u64 {
         let digest = self.keys[slot as usize].0;
-        let entry = self.slots.find_entry(digest, |s| *s == slot).ok();
-        entry.expect("every key is in the table").remove();
+        self.slots.remove(digest, |s| *s == slot).expect("every key is in the table");
         self.links.remove(&mut self.oldest_first, slot);
         self.unused.push(slot);
         digest

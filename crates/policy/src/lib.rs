@@ -11,7 +11,8 @@
 //! - [`quota`]: byte limits and usage by cache salt (tenant).
 //! - [`reuse`]: predicts from past requests which chunks are used again; read by the adaptive policies.
 //! - [`prefix_scan`]: the longest prefix that attention windows can be served from.
-//! - [`lru`], [`key_table`]: the data structures under them.
+//! - [`lru`], [`key_table`], [`segmented`], [`linear_table`]: the data structures under them. None has a step that
+//!   takes longer the more is in it.
 //!
 //! A new policy is one file and one line in the table of its kind (`policy_kinds!` in [`eviction`], [`prefetch`] or
 //! [`offload`]).
@@ -19,12 +20,14 @@
 pub mod eviction;
 pub mod key_table;
 mod kinds;
+pub mod linear_table;
 pub mod lru;
 pub mod offload;
 pub mod prefetch;
 pub mod prefix_scan;
 pub mod quota;
 pub mod reuse;
+pub mod segmented;
 
 pub use crate::offload::{AdapterDesc, OffloadKind, OffloadPolicy};
 pub use crate::prefetch::{PrefetchKind, PrefetchPolicy};

@@ -3,6 +3,8 @@
 //! Every operation is O(1). A table takes 8 bytes for each integer up to the largest it has held. An integer
 //! is in at most one list of a table.
 
+use crate::segmented::SegmentedVec;
+
 /// No neighbour.
 const NONE: u32 = u32::MAX;
 /// In no list.
@@ -16,7 +18,7 @@ struct Link {
 
 /// The links of any number of lists.
 #[derive(Debug, Default)]
-pub struct LruLinks(Vec<Link>);
+pub struct LruLinks(SegmentedVec<Link>);
 
 /// One list. Its links are in an [`LruLinks`].
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +54,7 @@ impl LruList {
 impl LruLinks {
     /// Adds `n`, which is in no list, as the most recently used.
     pub fn push(&mut self, list: &mut LruList, n: u32) {
-        if self.0.len() <= n as usize {
-            self.0.resize(n as usize + 1, ABSENT);
-        }
+        self.0.grow_to_hold(n as usize, ABSENT);
         debug_assert_eq!(self.0[n as usize], ABSENT, "{n} is in a list already");
         self.0[n as usize] = Link { older: list.warmest, newer: NONE };
         match list.warmest {

@@ -6,7 +6,7 @@
 //! compared, never trusted: a request id that comes back with other tokens gets other hashes (LMCache keeps the old
 //! ones).
 //!
-//! Memory is bounded by the tokens kept; the least recently used prompt is dropped first.
+//! Memory is bounded by the bytes of the tokens and hashes kept; the least recently used prompt is dropped first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use larder_types::hash::TokenHasher;
 use larder_types::object::ChunkHash;
 
-/// Tokens kept in all, 4 bytes each.
-const TOKENS_MAX: usize = 16 << 20;
+/// Bytes of tokens and hashes kept in all: 8 million tokens less the hashes, as many as 60 prompts of 128k tokens.
+const BYTES_MAX: usize = 32 << 20;
 
 /// Hashes of a prompt's whole chunks, in order.
 pub type PrefixHashes = Arc<[ChunkHash]>;
@@ -32,7 +32,7 @@ struct Recent {
     by_request: HashMap<Arc<str>, (u64, Arc<Prompt>)>,
     by_age: BTreeMap<u64, Arc<str>>,
     clock: u64,
-    tokens: usize,
+    bytes: usize,
 }
 
 /// Whole chunks of tokens and their hashes.
@@ -40,6 +40,12 @@ struct Recent {
 pub(crate) struct Prompt {
     pub(crate) tokens: Box<[u32]>,
     pub(crate) chunk_hashes: PrefixHashes,
+}
+
+impl Prompt {
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.tokens) + size_of_val(&*self.chunk_hashes)
+    }
 }
 
 impl PrefixHashCache {
@@ -89,10 +95,17 @@ impl PrefixHashCache {
         self.hasher.hash(&tokens[..whole]).into()
     }
 
-    /// The prompts kept, the least recently used first.
-    pub(crate) fn recent(&self) -> Vec<Arc<Prompt>> {
+    /// At most `limit` of the prompts kept, the least recently used first, each with the number of its last use. Only
+    /// those used after number `used`; 0 is before all.
+    pub(crate) fn used_after(&self, used: u64, limit: usize) -> Vec<(u64, Arc<Prompt>)> {
         let recent = self.lock();
-        recent.by_age.values().filter_map(|id| Some(recent.by_request.get(id)?.1.clone())).collect()
+        let uses = recent.by_age.range(used + 1..).take(limit);
+        uses.filter_map(|(used, id)| Some((*used, recent.by_request.get(id)?.1.clone()))).collect()
+    }
+
+    /// The number of the last use of any prompt.
+    pub(crate) fn last_use(&self) -> u64 {
+        self.lock().clock
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -113,17 +126,17 @@ impl Recent {
 
     fn put(&mut self, request_id: &Arc<str>, prompt: Arc<Prompt>) {
         self.clock += 1;
-        self.tokens += prompt.tokens.len();
+        self.bytes += prompt.bytes();
         if let Some((age, old)) = self.by_request.insert(request_id.clone(), (self.clock, prompt)) {
             self.by_age.remove(&age);
-            self.tokens -= old.tokens.len();
+            self.bytes -= old.bytes();
         }
         self.by_age.insert(self.clock, request_id.clone());
-        while self.tokens > TOKENS_MAX
+        while self.bytes > BYTES_MAX
             && let Some((_, oldest)) = self.by_age.pop_first()
             && let Some((_, prompt)) = self.by_request.remove(&oldest)
         {
-            self.tokens -= prompt.tokens.len();
+            self.bytes -= prompt.bytes();
         }
     }
 }
@@ -154,12 +167,12 @@ mod tests {
     #[test]
     fn drops_least_recently_used_prompts_beyond_the_limit() {
         let cache = cache(1 << 20);
-        let tokens = vec![7; 4 << 20];
+        let tokens = vec![7; 2 << 20];
         for i in 0..6 {
             cache.prefix_hashes(&format!("r{i}").into(), &tokens);
         }
         let recent = cache.lock();
-        assert!(recent.tokens <= TOKENS_MAX, "{} tokens kept", recent.tokens);
+        assert!(recent.bytes <= BYTES_MAX, "{} bytes kept", recent.bytes);
         assert_eq!(recent.by_request.len(), recent.by_age.len());
         assert!(recent.by_request.contains_key("r5") && !recent.by_request.contains_key("r0"));
     }

@@ -50,6 +50,11 @@ impl Allocator {
         this
     }
 
+    /// The alignment, in bytes. Every offset and length is a multiple of it.
+    pub fn align(&self) -> u64 {
+        self.align
+    }
+
     /// Bytes that can be allocated in all.
     pub fn capacity(&self) -> u64 {
         self.capacity

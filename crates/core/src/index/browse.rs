@@ -39,14 +39,15 @@ impl Index {
     /// many positions are inspected, so a page can be short without being the last.
     pub fn list(&self, from: u64, limit: usize) -> Page {
         let mut page = Page::default();
-        for (inspected, (&offset, &id)) in self.by_offset.range(from..).enumerate() {
+        let unit = self.alloc.align();
+        for (inspected, (at, id)) in self.objects.in_units(from.div_ceil(unit), u64::MAX).enumerate() {
             if page.objects.len() == limit || inspected == limit.saturating_mul(4) {
-                page.next = Some(offset);
+                page.next = Some(at * unit);
                 break;
             }
             let object = self.object(id);
             if object.state == State::Resident {
-                page.objects.push(Listed { key: self.key(id), bytes: object.layout.bytes() });
+                page.objects.push(Listed { key: self.key(id), bytes: self.layout(id).bytes() });
             }
         }
         page
@@ -63,10 +64,10 @@ impl IndexMut<'_> {
         let objects = chunk.map(|chunk| self.resident_in_any_layout(chunk, shard)).unwrap_or_default();
         for id in objects {
             let object = self.object(id);
-            if shard.layout.is_known() && object.shard != shard {
+            if shard.layout.is_known() && self.shard(object) != shard {
                 continue;
             }
-            if object.pins + object.io_pins > 0 && !force {
+            if (object.pins > 0 || object.io_pins > 0) && !force {
                 outcome = Removal::Held;
                 continue;
             }

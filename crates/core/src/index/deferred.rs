@@ -67,8 +67,8 @@ impl Index {
 
     /// The keys of all deferred objects, by offset. Cost: O(objects).
     pub(crate) fn deferred(&self) -> Vec<ObjectKey> {
-        let objects = self.by_offset.values().filter(|id| self.object(**id).deferred);
-        objects.map(|id| self.key(*id)).collect()
+        let objects = self.objects.in_units(0, u64::MAX).map(|(_, id)| id);
+        objects.filter(|id| self.object(*id).deferred).map(|id| self.key(id)).collect()
     }
 }
 
@@ -106,16 +106,13 @@ impl IndexMut<'_> {
             index.order.prepare(predictor.as_ref());
             index.order.visit_victims(&index.quota_usage, &mut |chunk| {
                 near.push(chunk);
-                let bytes = index.chunks[chunk.0 as usize].resident_bytes;
+                let bytes = index.resident_bytes(&index.chunks[chunk]);
                 left = left.saturating_sub(bytes);
                 if left == 0 { EvictDecision::Done } else { EvictDecision::Evict(bytes) }
             });
         }
-        let objects = near.iter().flat_map(|chunk| &self.chunks[chunk.0 as usize].objects);
-        let deferred = |id: &&ObjectId| {
-            let object = self.object(**id);
-            object.deferred && object.state == State::Resident
-        };
-        objects.filter(deferred).map(|id| self.key(*id)).collect()
+        let objects = near.iter().flat_map(|chunk| self.objects_of(&self.chunks[*chunk]));
+        let deferred = objects.filter(|(_, object)| object.deferred && object.state == State::Resident);
+        deferred.map(|(id, _)| self.key(id)).collect()
     }
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use larder_policy::eviction::RemovalCause;
-use larder_types::Layout;
 use larder_types::object::ChunkHash;
+use larder_types::{ChunkId, Layout};
 
-use super::alloc::Extent;
-use super::{ChunkKey, IndexMut, Object, ObjectId, Refused, Retention, ShardKey, State};
+use super::{ChunkKey, IndexMut, Object, ObjectId, Option32, Origin, Refused, Retention, ShardKey, State};
 
 impl IndexMut<'_> {
     /// Reserves memory for one object, evicting exactly what is needed. The object is staged: no lookup finds
@@ -24,7 +23,7 @@ impl IndexMut<'_> {
     ) -> Result<ObjectId, Refused> {
         let shard = ShardKey { layout: layout.id(), ..shard };
         let name = self.names.find(model, salt);
-        let known = name.and_then(|name| self.map.get(&ChunkKey { name, hash: *hash }).copied());
+        let known = name.and_then(|name| self.chunks.find(&ChunkKey { name, hash: *hash }));
         if let Some(found) = known.and_then(|c| self.object_in(c, shard)) {
             let resident = self.object(found).state == State::Resident;
             return Err(if resident { Refused::Resident } else { Refused::Staged });
@@ -53,25 +52,28 @@ impl IndexMut<'_> {
         self.rate.record(extent.len);
         self.high_water_mark = self.high_water_mark.max(extent.end());
         let chunk = known.unwrap_or_else(|| self.insert_chunk((model, salt, hash), tenant));
+        // There are fewer than 2^32 units.
+        let [unit, units] = [extent.offset, extent.len].map(|bytes| (bytes / self.alloc.align()) as u32);
         let object = Object {
             chunk,
             tenant,
-            shard,
-            extent,
-            layout: layout.clone(),
-            state: State::Staged,
-            retention,
+            rank: shard.rank,
+            group: shard.group,
+            unit,
+            layout: self.layouts.acquire(layout, units),
             pins: 1,
             io_pins: 0,
-            origin: None,
+            next: Option32::NONE,
+            origin: Origin::default(),
+            cleared: self.clears,
+            state: State::Staged,
+            retention,
             deferred: false,
         };
-        let id = ObjectId(self.objects.insert(object) as u32);
-        self.by_offset.insert(extent.offset, id);
+        let id = self.objects.insert(object);
         self.temporary += u64::from(retention == Retention::Temporary);
-        let chunk = self.chunk_mut(chunk);
-        chunk.objects.push(id);
-        chunk.protected_by = operation;
+        self.append_to_chunk(chunk, id);
+        self.chunk_mut(chunk).protected_by = operation;
         self.staged += 1;
         self.staged_bytes += extent.len;
         Ok(id)
@@ -96,22 +98,24 @@ impl IndexMut<'_> {
                 false
             }
             State::Staged => {
-                let pins = u64::from(pins);
                 object.state = State::Resident;
-                object.pins = pins;
-                let Object { chunk, io_pins, extent: Extent { len, .. }, .. } = *object;
+                object.pins = u64::from(pins);
+                let Object { chunk, io_pins, layout, .. } = *object;
+                let units = self.layouts.units(layout);
+                let len = u64::from(units) * self.alloc.align();
+                self.mark_as_new(id);
                 self.staged -= 1;
                 self.staged_bytes -= len;
                 self.resident += 1;
                 let Self { index, stats, .. } = self;
                 stats.l1.admitted_objects += 1;
                 stats.l1.admitted_bytes += len;
-                stats.tenant(&index.names.get(index.chunks[chunk.0 as usize].name).1).written += 1;
+                stats.tenant(&index.names.get(index.chunks[chunk].name).1).written += 1;
                 self.update(chunk, |c| {
                     c.resident += 1;
-                    c.resident_bytes += len;
-                    c.pins += pins;
-                    c.io_pins += io_pins;
+                    c.resident_units += units;
+                    c.pinned += u32::from(pins > 0);
+                    c.under_io += u32::from(io_pins > 0);
                 });
                 self.publish_admission(id);
                 true
@@ -132,22 +136,24 @@ impl IndexMut<'_> {
     }
 
     pub(super) fn unlink_as(&mut self, id: ObjectId, cause: RemovalCause) {
-        let Object { chunk, state, pins, io_pins, extent, .. } = *self.object(id);
+        let Object { chunk, state, pins, io_pins, layout, .. } = *self.object(id);
+        let units = self.layouts.units(layout);
+        self.changes += 1;
         match state {
             State::Unlinked => return,
             State::Staged => {
                 self.staged -= 1;
-                self.staged_bytes -= extent.len;
-                self.chunk_mut(chunk).objects.retain(|o| *o != id);
+                self.staged_bytes -= u64::from(units) * self.alloc.align();
+                self.remove_from_chunk(chunk, id);
             }
             State::Resident => {
                 self.resident -= 1;
+                self.remove_from_chunk(chunk, id);
                 self.update(chunk, |c| {
-                    c.objects.retain(|o| *o != id);
                     c.resident -= 1;
-                    c.resident_bytes -= extent.len;
-                    c.pins -= pins;
-                    c.io_pins -= io_pins;
+                    c.resident_units -= units;
+                    c.pinned -= u32::from(pins > 0);
+                    c.under_io -= u32::from(io_pins > 0);
                 });
                 self.publish_removal(id);
             }
@@ -157,10 +163,10 @@ impl IndexMut<'_> {
             let Self { index, stats, predictor } = self;
             stats.l1.evicted_waiting_objects += 1;
             if let Some(predictor) = predictor {
-                predictor.on_drop(index.digest(&index.chunks[chunk.0 as usize]));
+                predictor.on_drop(index.digest(&index.chunks[chunk]));
             }
         }
-        if self.chunks[chunk.0 as usize].objects.is_empty() {
+        if self.chunks[chunk].first == Option32::NONE {
             self.remove_chunk(chunk, cause);
         }
         if pins == 0 && io_pins == 0 {
@@ -168,34 +174,34 @@ impl IndexMut<'_> {
         }
     }
 
-    /// Removes every chunk that is neither pinned, under I/O, nor being written; with `force`, every chunk.
-    /// Returns how many objects were removed. Cost: O(chunks).
-    pub fn clear(&mut self, force: bool) -> u64 {
-        let mut removed = 0;
-        let ids: Vec<usize> = self.chunks.iter().map(|(i, _)| i).collect();
-        for i in ids {
-            let chunk = &self.chunks[i];
-            if chunk.pins + chunk.io_pins > 0 && !force {
-                continue;
-            }
-            for object in chunk.objects.clone() {
-                if force || self.object(object).state == State::Resident {
-                    self.unlink(object);
-                    removed += 1;
-                }
-            }
-        }
-        self.stats.l1.cleared_objects += removed;
-        removed
-    }
-
     /// Returns the memory of an unlinked object without pins to the allocator.
     pub(super) fn free(&mut self, id: ObjectId) {
-        let object = self.objects.remove(id.0 as usize);
+        let object = self.objects.remove(id);
+        let extent = self.extent(&object);
+        self.layouts.release(object.layout);
         self.temporary -= u64::from(object.retention == Retention::Temporary);
         debug_assert!(object.state == State::Unlinked && object.pins == 0, "{object:?} freed");
-        self.by_offset.remove(&object.extent.offset);
-        self.quota_usage.remove_object(object.tenant, object.extent.len);
-        self.alloc.release(object.extent);
+        self.quota_usage.remove_object(object.tenant, extent.len);
+        self.alloc.release(extent);
+    }
+
+    /// Adds an object at the end of those of a chunk.
+    fn append_to_chunk(&mut self, chunk: ChunkId, id: ObjectId) {
+        let last = self.objects_of(&self.chunks[chunk]).last().map(|(last, _)| last);
+        match last {
+            Some(last) => self.object_mut(last).next = id.into(),
+            None => self.chunk_mut(chunk).first = id.into(),
+        }
+    }
+
+    /// Removes an object from those of a chunk.
+    fn remove_from_chunk(&mut self, chunk: ChunkId, id: ObjectId) {
+        let next = self.object(id).next;
+        let before = self.objects_of(&self.chunks[chunk]).find(|(_, object)| object.next.get() == Some(id));
+        match before.map(|(before, _)| before) {
+            Some(before) => self.object_mut(before).next = next,
+            None => self.chunk_mut(chunk).first = next,
+        }
+        self.object_mut(id).next = Option32::NONE;
     }
 }

@@ -1,7 +1,8 @@
 //! The index of L1: chunks, their objects, and the memory they own.
 //!
 //! A *chunk* (model, salt, hash) has at most one *object* per shard (KV rank, object group, layout): engines whose
-//! data differ in type or shape share chunks, but no objects. An object owns one extent of the arena from its reservation until nothing can refer to it any more.
+//! data differ in type or shape share chunks, but no objects. An object owns one extent of the arena from its
+//! reservation until nothing can refer to it any more.
 //!
 //! ```text
 //!            reserve                admit
@@ -32,32 +33,37 @@
 pub mod alloc;
 mod browse;
 mod check;
+mod chunks;
+mod clearing;
 mod deferred;
+mod layouts;
 mod lifecycle;
 mod names;
+mod objects;
 mod pinning;
 mod publish;
 mod victims;
 
-use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use larder_policy::eviction::{ChunkMeta, EvictionKind, EvictionPolicy, RemovalCause};
 use larder_policy::quota::{QuotaUsage, Quotas, TenantId};
 use larder_policy::reuse::ReusePredictor;
 use larder_types::object::{ChunkHash, KvRank, ObjectGroup, ObjectKey};
 use larder_types::{AdapterId, ChunkId, Layout, LayoutId};
-use slab::Slab;
 use smallvec::SmallVec;
 
 use self::alloc::{Allocator, Extent};
+use self::chunks::{Chunk, Chunks, Option32};
 use self::deferred::AllocationRate;
-use self::names::{ChunkKey, NameId, Names};
+use self::layouts::Layouts;
+use self::names::{ChunkKey, Names};
+use self::objects::{Object, Objects, Origin, State};
 use crate::stats::Stats;
 
 pub use self::browse::{Listed, Page, Removal};
+pub use self::clearing::{Clearing, VisibleChunk};
 
 /// An object with memory, in any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,75 +113,21 @@ pub enum Refused {
     NoSpace,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Staged,
-    Resident,
-    Unlinked,
-}
-
-#[derive(Debug)]
-struct Object {
-    chunk: ChunkId,
-    tenant: TenantId,
-    shard: ShardKey,
-    extent: Extent,
-    layout: Layout,
-    state: State,
-    retention: Retention,
-    pins: u64,
-    io_pins: u64,
-    /// The adapter that it was loaded from.
-    origin: Option<AdapterId>,
-    /// Its write-back is deferred.
-    deferred: bool,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    name: NameId,
-    hash: ChunkHash,
-    objects: SmallVec<[ObjectId; 2]>,
-    /// Pins of the resident objects.
-    pins: u64,
-    /// Their I/O pins.
-    io_pins: u64,
-    resident: u32,
-    resident_bytes: u64,
-    /// It is in the eviction order.
-    listed: bool,
-    /// The last operation that protected it.
-    protected_by: u64,
-    /// The recording in which it was published and not withdrawn since; 0 if none.
-    published_epoch: u32,
-}
-
-impl Chunk {
-    /// Bytes that evicting it would free at once.
-    fn evictable_bytes(&self) -> u64 {
-        if self.listed && self.io_pins == 0 { self.resident_bytes } else { 0 }
-    }
-
-    /// Resident objects that pins keep from eviction.
-    fn pinned_objects(&self) -> u64 {
-        if self.pins > 0 { u64::from(self.resident) } else { 0 }
-    }
-}
-
 /// The index.
 #[derive(Debug)]
 pub struct Index {
     alloc: Allocator,
     names: Names,
-    map: HashMap<ChunkKey, ChunkId>,
-    chunks: Slab<Chunk>,
-    objects: Slab<Object>,
-    by_offset: BTreeMap<u64, ObjectId>,
+    layouts: Layouts,
+    chunks: Chunks,
+    objects: Objects,
     order: Box<dyn EvictionPolicy>,
     quotas_enforced: bool,
     quota_usage: QuotaUsage,
     /// The current operation, for [protection](IndexMut::protect).
-    operation: u64,
+    operation: u32,
+    /// Clears that have begun, modulo 2^16.
+    clears: u16,
     evictable_bytes: u64,
     pinned: u64,
     temporary: u64,
@@ -185,6 +137,7 @@ pub struct Index {
     staged_bytes: u64,
     resident: u64,
     high_water_mark: u64,
+    changes: u64,
 }
 
 /// The index, to change, together with what it reports to.
@@ -210,20 +163,22 @@ impl DerefMut for IndexMut<'_> {
 }
 
 impl Index {
-    /// An empty index over an arena of `capacity` bytes.
+    /// An empty index over an arena of `capacity` bytes. Objects are aligned to `align` bytes, or to more if there were
+    /// 2^32 places otherwise.
     pub fn new(capacity: u64, align: u64, eviction: EvictionKind) -> Self {
         let order = eviction.create();
+        let align = align.max((capacity >> 32).saturating_add(1).next_power_of_two());
         Self {
             alloc: Allocator::new(capacity, align),
             names: Names::default(),
-            map: HashMap::new(),
-            chunks: Slab::new(),
-            objects: Slab::new(),
-            by_offset: BTreeMap::new(),
+            layouts: Layouts::default(),
+            chunks: Chunks::default(),
+            objects: Objects::default(),
             quotas_enforced: order.enforces_quotas(),
             order,
             quota_usage: QuotaUsage::default(),
             operation: 0,
+            clears: 0,
             evictable_bytes: 0,
             pinned: 0,
             temporary: 0,
@@ -233,6 +188,7 @@ impl Index {
             staged_bytes: 0,
             resident: 0,
             high_water_mark: 0,
+            changes: 0,
         }
     }
 
@@ -249,7 +205,7 @@ impl Index {
     /// How many chunks fit, of the mean size of those in L1. The mean is over all models.
     /// `None` if L1 is empty.
     pub(crate) fn capacity_chunks(&self) -> Option<u64> {
-        let bytes = u128::from(self.alloc.capacity()) * self.chunks.len() as u128;
+        let bytes = u128::from(self.alloc.capacity()) * u128::from(self.chunks.len());
         let chunks = bytes.checked_div(u128::from(self.alloc.used_bytes()));
         chunks.map(|n| u64::try_from(n).unwrap_or(u64::MAX))
     }
@@ -257,7 +213,7 @@ impl Index {
     /// The chunk of that name, if it has any object, staged or resident.
     pub fn chunk(&self, model: &Arc<str>, salt: &Arc<str>, hash: &ChunkHash) -> Option<ChunkId> {
         let name = self.names.find(model, salt)?;
-        self.map.get(&ChunkKey { name, hash: *hash }).copied()
+        self.chunks.find(&ChunkKey { name, hash: *hash })
     }
 
     /// The chunk of each hash, in order. Only the names are looked up at once, so that a caller that stops early
@@ -269,7 +225,7 @@ impl Index {
         hashes: &'a [ChunkHash],
     ) -> impl Iterator<Item = Option<ChunkId>> + 'a {
         let name = self.names.find(model, salt);
-        hashes.iter().map(move |h| self.map.get(&ChunkKey { name: name?, hash: *h }).copied())
+        hashes.iter().map(move |h| self.chunks.find(&ChunkKey { name: name?, hash: *h }))
     }
 
     /// The resident object of a shard of a chunk.
@@ -290,8 +246,8 @@ impl Index {
 
     /// The key of an object that is not unlinked.
     pub fn key(&self, object: ObjectId) -> ObjectKey {
-        let Object { chunk, shard, .. } = *self.object(object);
-        let chunk = &self.chunks[chunk.0 as usize];
+        let object = self.object(object);
+        let (shard, chunk) = (self.shard(object), &self.chunks[object.chunk]);
         let (model, salt) = self.names.get(chunk.name);
         ObjectKey {
             chunk_hash: chunk.hash,
@@ -320,12 +276,12 @@ impl Index {
 
     /// Offset of an object in the arena. Its size is that of its layout.
     pub fn offset(&self, object: ObjectId) -> u64 {
-        self.object(object).extent.offset
+        self.extent(self.object(object)).offset
     }
 
     /// The layout of an object.
     pub fn layout(&self, object: ObjectId) -> &Layout {
-        &self.object(object).layout
+        self.layouts.get(self.object(object).layout)
     }
 
     /// How long an object stays without pins.
@@ -335,12 +291,17 @@ impl Index {
 
     /// The adapter that an object was loaded from; `None` if a worker stored it.
     pub fn origin(&self, object: ObjectId) -> Option<AdapterId> {
-        self.object(object).origin
+        self.object(object).origin.adapter()
     }
 
     /// Every byte that was ever handed out lies below this offset.
     pub fn high_water_mark(&self) -> u64 {
         self.high_water_mark
+    }
+
+    /// Pins, uses and removals so far: what the cost of a call that makes them depends on.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What is in L1 now.
@@ -350,10 +311,10 @@ impl Index {
             used_bytes: self.alloc.used_bytes(),
             evictable_bytes: self.evictable_bytes,
             staged_bytes: self.staged_bytes,
-            chunks: self.chunks.len() as u64,
+            chunks: self.chunks.len(),
             resident_objects: self.resident,
             staged_objects: self.staged,
-            unlinked_objects: self.objects.len() as u64 - self.resident - self.staged,
+            unlinked_objects: self.objects.len() - self.resident - self.staged,
             held_objects: self.pinned,
             temporary_objects: self.temporary,
         }
@@ -370,34 +331,59 @@ impl Index {
     }
 
     fn object(&self, id: ObjectId) -> &Object {
-        &self.objects[id.0 as usize]
+        &self.objects[id]
+    }
+
+    fn shard(&self, object: &Object) -> ShardKey {
+        let layout = self.layouts.get(object.layout).id();
+        ShardKey { rank: object.rank, group: object.group, layout }
+    }
+
+    /// The memory of an object.
+    fn extent(&self, object: &Object) -> Extent {
+        let unit = self.alloc.align();
+        let units = self.layouts.units(object.layout);
+        Extent { offset: u64::from(object.unit) * unit, len: u64::from(units) * unit }
+    }
+
+    /// Bytes of the resident objects of a chunk, each rounded up to the alignment.
+    fn resident_bytes(&self, chunk: &Chunk) -> u64 {
+        u64::from(chunk.resident_units) * self.alloc.align()
+    }
+
+    fn objects_of(&self, chunk: &Chunk) -> impl Iterator<Item = (ObjectId, &Object)> {
+        let mut next = chunk.first.get();
+        std::iter::from_fn(move || {
+            let id = next?;
+            let object = self.object(id);
+            next = object.next.get();
+            Some((id, object))
+        })
     }
 
     fn object_mut(&mut self, id: ObjectId) -> &mut Object {
-        &mut self.objects[id.0 as usize]
+        &mut self.objects[id]
     }
 
     fn chunk_mut(&mut self, id: ChunkId) -> &mut Chunk {
-        &mut self.chunks[id.0 as usize]
+        &mut self.chunks[id]
     }
 
     fn object_in(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
-        let mut objects = self.chunks[chunk.0 as usize].objects.iter().copied();
+        let mut objects = self.objects_of(&self.chunks[chunk]);
         if shard.layout.is_known() {
-            return objects.find(|o| self.object(*o).shard == shard);
+            return objects.find(|(_, object)| self.shard(object) == shard).map(|(id, _)| id);
         }
-        let mut pieces = objects.filter(|o| self.object(*o).shard.same_piece(shard));
-        pieces.next().filter(|_| pieces.next().is_none())
+        let mut pieces = objects.filter(|(_, object)| self.shard(object).same_piece(shard));
+        pieces.next().filter(|_| pieces.next().is_none()).map(|(id, _)| id)
     }
 
     /// The resident objects of a chunk of the rank and group of `shard`, of whatever layout.
     pub(crate) fn resident_in_any_layout(&self, chunk: ChunkId, shard: ShardKey) -> SmallVec<[ObjectId; 2]> {
-        let objects = self.chunks[chunk.0 as usize].objects.iter().copied();
-        let is_one = |o: &ObjectId| {
-            let object = self.object(*o);
-            object.shard.same_piece(shard) && object.state == State::Resident
+        let is_one = |(_, object): &(ObjectId, &Object)| {
+            self.shard(object).same_piece(shard) && object.state == State::Resident
         };
-        objects.filter(is_one).collect()
+        self.objects_of(&self.chunks[chunk]).filter(is_one).map(|(id, _)| id).collect()
     }
 
     /// The digest of a chunk's model, salt and hash.
@@ -409,14 +395,15 @@ impl Index {
 impl IndexMut<'_> {
     /// Begins an operation: what it [protects](Self::protect) is not evicted until the next one begins.
     pub fn begin_operation(&mut self) {
-        self.operation += 1;
+        self.operation = self.operation.wrapping_add(1);
         self.rate.begin_operation();
     }
 
     /// Marks a chunk as used now. A pinned one becomes the most recent when its last pin is released.
     pub fn touch(&mut self, chunk: ChunkId) {
         let Self { index, predictor, .. } = self;
-        let entry = &index.chunks[chunk.0 as usize];
+        index.changes += 1;
+        let entry = &index.chunks[chunk];
         if entry.listed {
             index.order.on_access(chunk, &chunk_meta(&index.names, entry, predictor.as_ref()));
         }
@@ -433,7 +420,7 @@ impl IndexMut<'_> {
     pub fn on_hit(&mut self, chunk: ChunkId) {
         let Self { index, stats, .. } = self;
         index.order.on_hit(chunk);
-        let entry = &index.chunks[chunk.0 as usize];
+        let entry = &index.chunks[chunk];
         stats.residency.on_hit(&entry.hash, || index.digest(entry));
     }
 
@@ -451,7 +438,7 @@ impl IndexMut<'_> {
 
     /// Records the adapter that a reserved object is loaded from.
     pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
-        self.object_mut(id).origin = Some(adapter);
+        self.object_mut(id).origin = Origin::from(adapter);
     }
 
     /// Changes the quotas. If they are enforced, tenants that are over theirs lose their coldest chunks at once,
@@ -473,19 +460,20 @@ impl IndexMut<'_> {
     /// order and stays in it keeps its place.
     fn update(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk)) {
         let Self { index, predictor, .. } = self;
-        let chunk = &mut index.chunks[id.0 as usize];
-        index.evictable_bytes -= chunk.evictable_bytes();
-        index.pinned -= chunk.pinned_objects();
+        let chunk = &mut index.chunks[id];
+        let unit = index.alloc.align();
+        index.evictable_bytes -= chunk.evictable_units() * unit;
+        index.pinned -= chunk.held_objects();
         change(chunk);
-        let listed = chunk.resident > 0 && chunk.pins == 0;
+        let listed = chunk.resident > 0 && chunk.pinned == 0;
         match (chunk.listed, listed) {
             (false, true) => index.order.insert(id, &chunk_meta(&index.names, chunk, predictor.as_ref())),
             (true, false) => index.order.remove(id),
             _ => {}
         }
         chunk.listed = listed;
-        index.evictable_bytes += chunk.evictable_bytes();
-        index.pinned += chunk.pinned_objects();
+        index.evictable_bytes += chunk.evictable_units() * unit;
+        index.pinned += chunk.held_objects();
     }
 
     fn insert_chunk(
@@ -497,30 +485,27 @@ impl IndexMut<'_> {
         let chunk = Chunk {
             name,
             hash: *hash,
-            objects: SmallVec::new(),
-            pins: 0,
-            io_pins: 0,
-            resident: 0,
-            resident_bytes: 0,
             listed: false,
+            first: Option32::NONE,
+            resident: 0,
+            pinned: 0,
+            under_io: 0,
+            resident_units: 0,
             protected_by: self.operation,
             published_epoch: 0,
         };
         self.stats.residency.on_insert(hash, self.index.digest(&chunk));
-        let id = ChunkId(self.chunks.insert(chunk) as u32);
-        self.map.insert(ChunkKey { name, hash: *hash }, id);
-        id
+        self.chunks.insert(chunk)
     }
 
     fn remove_chunk(&mut self, id: ChunkId, cause: RemovalCause) {
         let Self { index, stats, predictor } = self;
-        let chunk = index.chunks.remove(id.0 as usize);
+        let chunk = index.chunks.remove(id);
         debug_assert!(!chunk.listed && chunk.resident == 0, "{chunk:?} removed");
-        debug_assert!(chunk.pins == 0 && chunk.io_pins == 0, "{chunk:?} removed");
+        debug_assert!(chunk.pinned == 0 && chunk.under_io == 0, "{chunk:?} removed");
         let meta = chunk_meta(&index.names, &chunk, predictor.as_ref());
         index.order.on_removed(id, &meta, cause);
         stats.residency.on_remove(&chunk.hash, meta.key(), cause == RemovalCause::Evicted);
-        index.map.remove(&ChunkKey { name: chunk.name, hash: chunk.hash });
         index.names.release(chunk.name);
     }
 }

@@ -7,34 +7,39 @@ impl IndexMut<'_> {
     pub fn pin(&mut self, id: ObjectId, pins: u32) {
         let object = self.object_mut(id);
         debug_assert_eq!(object.state, State::Resident, "{id:?} cannot be pinned");
-        let pins = u64::from(pins);
-        object.pins += pins;
-        let chunk = object.chunk;
-        self.update(chunk, |c| c.pins += pins);
+        let was_pinned = object.pins > 0;
+        object.pins += u64::from(pins);
+        let (chunk, is_pinned) = (object.chunk, object.pins > 0);
+        self.changes += 1;
+        if is_pinned != was_pinned {
+            self.update(chunk, |c| c.pinned += 1);
+        }
     }
 
     /// Releases `pins` of an object. A temporary object is dropped with its last pin.
     pub fn unpin(&mut self, id: ObjectId, pins: u32) {
         let object = self.object_mut(id);
-        let released = u64::from(pins);
-        object.pins -= released;
+        let was_pinned = object.pins > 0;
+        object.pins -= u64::from(pins);
         let Object { chunk, state, retention, pins, io_pins, origin, .. } = *object;
+        self.changes += 1;
         match state {
             State::Resident if pins == 0 && retention == Retention::Temporary => {
                 // Not by `update`, which would put the chunk into the eviction order for no time.
                 let Self { index, stats, .. } = self;
-                let entry = &mut index.chunks[chunk.0 as usize];
-                index.pinned -= entry.pinned_objects();
-                entry.pins -= released;
-                index.pinned += entry.pinned_objects();
-                let entry = &index.chunks[chunk.0 as usize];
-                if origin.is_some() {
+                let entry = &mut index.chunks[chunk];
+                index.pinned -= entry.held_objects();
+                entry.pinned -= u32::from(was_pinned);
+                index.pinned += entry.held_objects();
+                let entry = &index.chunks[chunk];
+                if origin.adapter().is_some() {
                     stats.residency.on_drop(index.digest(entry));
                 }
                 stats.tenant(&index.names.get(entry.name).1).evicted += 1;
                 self.unlink(id);
             }
-            State::Resident => self.update(chunk, |c| c.pins -= released),
+            State::Resident if pins == 0 && was_pinned => self.update(chunk, |c| c.pinned -= 1),
+            State::Resident => {}
             State::Unlinked if pins == 0 && io_pins == 0 => self.free(id),
             State::Unlinked => {}
             State::Staged => debug_assert!(pins > 0, "a staged object lost the pin of its writer"),
@@ -46,9 +51,9 @@ impl IndexMut<'_> {
         let object = self.object_mut(id);
         debug_assert_ne!(object.state, State::Unlinked, "{id:?} is unlinked");
         object.io_pins += 1;
-        let Object { chunk, state, .. } = *object;
-        if state == State::Resident {
-            self.update(chunk, |c| c.io_pins += 1);
+        let Object { chunk, state, io_pins, .. } = *object;
+        if state == State::Resident && io_pins == 1 {
+            self.update(chunk, |c| c.under_io += 1);
         }
     }
 
@@ -58,9 +63,9 @@ impl IndexMut<'_> {
         object.io_pins -= 1;
         let Object { chunk, state, pins, io_pins, .. } = *object;
         match state {
-            State::Resident => self.update(chunk, |c| c.io_pins -= 1),
+            State::Resident if io_pins == 0 => self.update(chunk, |c| c.under_io -= 1),
             State::Unlinked if pins == 0 && io_pins == 0 => self.free(id),
-            State::Unlinked | State::Staged => {}
+            State::Resident | State::Unlinked | State::Staged => {}
         }
     }
 

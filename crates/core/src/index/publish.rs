@@ -5,10 +5,10 @@
 //! object is withdrawn once.
 
 use larder_types::ChunkId;
-use larder_types::object::{ChunkHash, KvRank};
+use larder_types::object::KvRank;
 use smallvec::SmallVec;
 
-use super::{Chunk, Index, IndexMut, ObjectId, State};
+use super::{Chunk, Index, IndexMut, ObjectId, State, VisibleChunk};
 use crate::stats::events::{Change, ChunkEvent, EventLogs, ObjectEvent, Tier};
 
 impl IndexMut<'_> {
@@ -19,8 +19,8 @@ impl IndexMut<'_> {
             return;
         }
         let object = self.object(id);
-        let (at, world) = (object.chunk, object.shard.rank.world_size());
-        let chunk = &self.chunks[at.0 as usize];
+        let (at, world) = (object.chunk, object.rank.world_size());
+        let chunk = &self.chunks[at];
         if !self.stats.events.is_published(chunk) && self.is_whole(chunk, world) {
             self.publish_chunk(at, true);
         }
@@ -33,7 +33,7 @@ impl IndexMut<'_> {
             return;
         }
         let at = self.object(id).chunk;
-        let chunk = &self.chunks[at.0 as usize];
+        let chunk = &self.chunks[at];
         if self.stats.events.is_published(chunk) && !self.is_visible(chunk) {
             self.publish_chunk(at, false);
         }
@@ -46,15 +46,15 @@ impl IndexMut<'_> {
         }
     }
 
-    /// Publishes the visible chunks that `position` knows, in the order of their positions. Cost: O(chunks).
-    pub(crate) fn publish_snapshot(&mut self, position: impl Fn(&ChunkHash) -> Option<u64>) {
-        let events = &self.stats.events;
-        let visible =
-            self.chunks.iter().filter(|(_, chunk)| !events.is_published(chunk) && self.is_visible(chunk));
-        let mut visible: Vec<(u64, ChunkId)> =
-            visible.filter_map(|(i, chunk)| Some((position(&chunk.hash)?, ChunkId(i as u32)))).collect();
-        visible.sort_unstable();
-        visible.into_iter().for_each(|(_, chunk)| self.publish_chunk(chunk, true));
+    /// Publishes chunks that were visible when they were looked at, those that still are and are not published.
+    pub(crate) fn publish_seen(&mut self, seen: &[VisibleChunk]) {
+        for chunk in seen {
+            if let Some(id) = self.still_visible(chunk)
+                && !self.stats.events.is_published(&self.chunks[id])
+            {
+                self.publish_chunk(id, true);
+            }
+        }
     }
 
     fn publish_object(&mut self, id: ObjectId, change: Change) {
@@ -67,7 +67,7 @@ impl IndexMut<'_> {
 
     fn publish_chunk(&mut self, at: ChunkId, visible: bool) {
         let Self { index, stats, .. } = self;
-        let chunk = &mut index.chunks[at.0 as usize];
+        let chunk = &mut index.chunks[at];
         chunk.published_epoch = if visible { stats.events.chunk_epoch() } else { 0 };
         let (model, _) = index.names.get(chunk.name);
         let hash = chunk.hash;
@@ -92,27 +92,25 @@ impl Index {
     }
 
     /// Whether a lookup of some world size could find the chunk.
-    fn is_visible(&self, chunk: &Chunk) -> bool {
-        let objects = chunk.objects.iter().map(|id| self.object(*id));
-        objects
-            .filter(|o| o.state == State::Resident)
-            .any(|o| self.is_whole(chunk, o.shard.rank.world_size()))
+    pub(super) fn is_visible(&self, chunk: &Chunk) -> bool {
+        let objects = self.objects_of(chunk).map(|(_, object)| object);
+        objects.filter(|o| o.state == State::Resident).any(|o| self.is_whole(chunk, o.rank.world_size()))
     }
 
     /// Whether each group of which the chunk has resident objects has those of all ranks of the world.
     fn is_whole(&self, chunk: &Chunk, world: u32) -> bool {
         let resident = || {
-            let objects = chunk.objects.iter().map(|id| self.object(*id));
-            objects.filter(|o| o.state == State::Resident && o.shard.rank.world_size() == world)
+            let objects = self.objects_of(chunk).map(|(_, object)| object);
+            objects.filter(|o| o.state == State::Resident && o.rank.world_size() == world)
         };
         // Ranks may have different layouts, and objects of several layouts may be there for one rank.
         let ranks = |group| {
-            let ranks = resident().filter(|o| o.shard.group == group).map(|o| o.shard.rank);
+            let ranks = resident().filter(|o| o.group == group).map(|o| o.rank);
             let mut ranks: SmallVec<[KvRank; 8]> = ranks.collect();
             ranks.sort_unstable();
             ranks.dedup();
             ranks.len()
         };
-        resident().next().is_some() && resident().all(|o| ranks(o.shard.group) == world as usize)
+        resident().next().is_some() && resident().all(|o| ranks(o.group) == world as usize)
     }
 }

@@ -19,9 +19,10 @@ use std::collections::BTreeMap;
 use larder_policy::eviction::{EvictDecision, RemovalCause};
 use larder_policy::quota::TenantId;
 use larder_types::ChunkId;
+use smallvec::SmallVec;
 
 use super::alloc::Extent;
-use super::{Index, IndexMut, State};
+use super::{Index, IndexMut, ObjectId, State};
 
 /// Runs of memory that would be free: start to end. Neighbours are merged, free extents included.
 type Runs = BTreeMap<u64, u64>;
@@ -77,16 +78,17 @@ impl IndexMut<'_> {
     /// Removes all resident objects of a chunk that is in the eviction order.
     pub(super) fn evict(&mut self, id: ChunkId) {
         let Self { index, stats, .. } = self;
-        let chunk = &index.chunks[id.0 as usize];
+        let chunk = &index.chunks[id];
         if index.quotas_enforced {
-            index.quota_usage.record_eviction(index.names.tenant(chunk.name), chunk.resident_bytes);
+            let bytes = index.resident_bytes(chunk);
+            index.quota_usage.record_eviction(index.names.tenant(chunk.name), bytes);
         }
         stats.l1.evicted_chunks += 1;
-        let objects = chunk.objects.clone();
+        let objects: SmallVec<[ObjectId; 8]> = index.objects_of(chunk).map(|(id, _)| id).collect();
         let salt = index.names.get(chunk.name).1.clone();
         for object in objects {
             if self.object(object).state == State::Resident {
-                let bytes = self.object(object).extent.len;
+                let bytes = self.extent(self.object(object)).len;
                 self.stats.l1.evicted_objects += 1;
                 self.stats.l1.evicted_bytes += bytes;
                 self.stats.tenant(&salt).evicted += 1;
@@ -119,7 +121,7 @@ impl Index {
                 return EvictDecision::Skip;
             }
             chunks.push(chunk);
-            let bytes = self.chunks[chunk.0 as usize].resident_bytes;
+            let bytes = self.resident_bytes(&self.chunks[chunk]);
             left = left.saturating_sub(bytes);
             if left == 0 { EvictDecision::Done } else { EvictDecision::Evict(bytes) }
         });
@@ -127,12 +129,12 @@ impl Index {
     }
 
     fn is_protected(&self, chunk: ChunkId) -> bool {
-        self.chunks[chunk.0 as usize].protected_by == self.operation
+        self.chunks[chunk].protected_by == self.operation
     }
 
     /// Whether I/O works on a chunk: evicting it would not free its memory at once.
     fn is_under_io(&self, chunk: ChunkId) -> bool {
-        self.chunks[chunk.0 as usize].io_pins > 0
+        self.chunks[chunk].under_io > 0
     }
 
     /// The chunks to evict for a free extent of `len` bytes, each once: `own`, which is sorted and evicted in any
@@ -156,7 +158,7 @@ impl Index {
                 found = self.add_chunk(&mut runs, chunk, len);
                 match found {
                     Some(_) => EvictDecision::Done,
-                    None => EvictDecision::Evict(self.chunks[chunk.0 as usize].resident_bytes),
+                    None => EvictDecision::Evict(self.resident_bytes(&self.chunks[chunk])),
                 }
             });
         }
@@ -196,8 +198,8 @@ impl Index {
     }
 
     fn resident_extents(&self, chunk: ChunkId) -> impl Iterator<Item = Extent> + '_ {
-        let objects = self.chunks[chunk.0 as usize].objects.iter().map(|o| self.object(*o));
-        objects.filter(|o| o.state == State::Resident).map(|o| o.extent)
+        let resident = self.objects_of(&self.chunks[chunk]).filter(|(_, o)| o.state == State::Resident);
+        resident.map(|(_, o)| self.extent(o))
     }
 
     /// Adds an extent, merged with the runs and free extents beside it. Returns the merged run.
@@ -222,9 +224,11 @@ impl Index {
     /// The chunks of the part of `run` that is at least `len` long and has the fewest bytes of objects, apart from
     /// those of `own`. Each once.
     fn cheapest_part(&self, run: Extent, len: u64, own: &[ChunkId]) -> Vec<ChunkId> {
-        let inside = self.by_offset.range(run.offset..run.end()).map(|(_, id)| self.object(*id));
+        let unit = self.alloc.align();
+        let inside = self.objects.in_units(run.offset / unit, run.end() / unit);
+        let inside = inside.map(|(_, id)| self.object(id));
         let inside = inside.filter(|o| own.binary_search(&o.chunk).is_err());
-        let objects: Vec<(Extent, ChunkId)> = inside.map(|o| (o.extent, o.chunk)).collect();
+        let objects: Vec<(Extent, ChunkId)> = inside.map(|o| (self.extent(o), o.chunk)).collect();
         let mut best = (u64::MAX, 0, 0);
         let (mut first, mut bytes) = (0, 0);
         for last in 0..objects.len() {

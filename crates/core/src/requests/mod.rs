@@ -2,6 +2,7 @@
 
 pub(crate) mod by_owner;
 pub(crate) mod lease;
+pub(crate) mod lost;
 pub(crate) mod models;
 pub(crate) mod peers;
 pub(crate) mod retrieves;

@@ -168,9 +168,16 @@ impl Peers {
         self.end(cx, id);
     }
 
-    /// Ends the leases of a lost connection.
-    pub(crate) fn abandon_connection(&mut self, cx: &mut Context, owner: ConnectionId) {
-        self.by_connection.of(owner).into_iter().for_each(|id| self.end(cx, id));
+    /// The leases of a connection.
+    pub(crate) fn of_connection(&self, owner: ConnectionId) -> Vec<PeerLeaseId> {
+        self.by_connection.of(owner)
+    }
+
+    /// Ends a lease whose connection is lost, if it is still there.
+    pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: PeerLeaseId) {
+        if self.leases.contains_key(&id) {
+            self.end(cx, id);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -130,9 +130,17 @@ impl Retrieves {
         }
     }
 
-    /// Ends the retrieves of a lost connection. Their memory is quarantined, as copies may be running.
-    pub(crate) fn abandon_connection(&mut self, cx: &mut Context, connection: ConnectionId) {
-        self.abandon(cx, self.by_connection.of(connection));
+    /// The retrieves of a connection.
+    pub(crate) fn of_connection(&self, connection: ConnectionId) -> Vec<RetrieveId> {
+        self.by_connection.of(connection)
+    }
+
+    /// Ends a retrieve whose connection is lost, if it is still there. Its memory is quarantined, as a copy may be
+    /// running.
+    pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: RetrieveId) {
+        if self.retrieves.contains_key(&id) {
+            self.abandon(cx, vec![id]);
+        }
     }
 
     /// Ends the retrieves of a worker that is gone. Their memory is quarantined, as copies may be running.

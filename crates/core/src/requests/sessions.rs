@@ -304,6 +304,11 @@ impl Sessions {
         self.by_connection.of(connection)
     }
 
+    /// Whether a session has not ended.
+    pub(crate) fn is_live(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// Ends a session. Its pending job is returned, to be cancelled.
     #[must_use]
     pub(crate) fn close(&mut self, cx: &mut Context, id: SessionId) -> Option<JobId> {

@@ -184,9 +184,17 @@ impl Stores {
         }
     }
 
-    /// Expires the stores of a lost connection. Their memory is quarantined, as copies may be running.
-    pub(crate) fn abandon_connection(&mut self, cx: &mut Context, connection: ConnectionId) {
-        self.abandon(cx, self.by_connection.of(connection));
+    /// The stores of a connection.
+    pub(crate) fn of_connection(&self, connection: ConnectionId) -> Vec<StoreId> {
+        self.by_connection.of(connection)
+    }
+
+    /// Expires a store whose connection is lost, if it is still there. Its memory is quarantined, as a copy may be
+    /// running.
+    pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: StoreId) {
+        if self.stores.contains_key(&id) {
+            self.abandon(cx, vec![id]);
+        }
     }
 
     /// Expires the stores of a worker that is gone. Their memory is quarantined, as copies may be running.

@@ -92,8 +92,11 @@ impl<T> Default for Log<T> {
 
 impl<T> Log<T> {
     /// Keeps the last `capacity` records from now on, or nothing if 0. Earlier records are dropped.
-    fn restart(&mut self, capacity: usize) {
-        *self = Self { records: VecDeque::new(), capacity, last: self.last, began_after: self.last };
+    /// Returns them.
+    fn restart(&mut self, capacity: usize) -> Self {
+        // All of the memory is reserved now, not touched: a full queue would be copied to a place of twice its size.
+        let records = VecDeque::with_capacity(capacity);
+        std::mem::replace(self, Self { records, capacity, last: self.last, began_after: self.last })
     }
 
     /// Whether anything is recorded.
@@ -179,9 +182,9 @@ impl EventLogs {
     }
 
     /// Begins a recording of chunk events; see [`Log::restart`].
-    pub(crate) fn record_chunks(&mut self, records: usize) {
-        self.chunks.restart(records);
+    pub(crate) fn record_chunks(&mut self, records: usize) -> Log<ChunkEvent> {
         self.chunk_epoch += 1;
+        self.chunks.restart(records)
     }
 
     /// Begins a recording of object events; see [`Log::restart`].

@@ -31,6 +31,7 @@ use super::{ChunkMeta, EvictDecision, EvictionPolicy, RemovalCause, Visit};
 use crate::key_table::KeyTable;
 use crate::lru::{LruLinks, LruList};
 use crate::quota::QuotaUsage;
+use crate::segmented::SegmentedVec;
 use larder_types::ids::ChunkId;
 
 /// The state of a chunk id.
@@ -61,7 +62,7 @@ struct Half {
 #[derive(Debug, Default)]
 pub(super) struct Arc {
     links: LruLinks,
-    places: Vec<Place>,
+    places: SegmentedVec<Place>,
     once: Half,
     again: Half,
     /// Target for the chunks of `once`: `p`.
@@ -77,9 +78,7 @@ impl Arc {
 
     fn set_place(&mut self, chunk: ChunkId, place: Place) {
         let at = chunk.0 as usize;
-        if self.places.len() <= at {
-            self.places.resize(at + 1, Place::Unknown);
-        }
+        self.places.grow_to_hold(at, Place::Unknown);
         self.places[at] = place;
     }
 

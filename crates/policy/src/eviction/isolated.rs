@@ -22,6 +22,7 @@ use hashbrown::HashSet;
 use super::{ChunkMeta, EvictDecision, EvictionPolicy, Visit};
 use crate::lru::{LruLinks, LruList};
 use crate::quota::{QuotaUsage, TenantId};
+use crate::segmented::SegmentedVec;
 use larder_types::ids::ChunkId;
 
 /// See the [module](self).
@@ -33,7 +34,7 @@ pub(super) struct IsolatedLru {
     own: Vec<LruList>,
     own_links: LruLinks,
     /// By chunk.
-    tenants: Vec<TenantId>,
+    tenants: SegmentedVec<TenantId>,
 }
 
 /// A tenant over its quota, while victims are visited.
@@ -108,9 +109,7 @@ impl IsolatedLru {
 impl EvictionPolicy for IsolatedLru {
     fn insert(&mut self, chunk: ChunkId, about: &ChunkMeta<'_>) {
         let (at, tenant_at) = (chunk.0 as usize, about.tenant.0 as usize);
-        if self.tenants.len() <= at {
-            self.tenants.resize(at + 1, TenantId(u32::MAX));
-        }
+        self.tenants.grow_to_hold(at, TenantId(u32::MAX));
         if self.own.len() <= tenant_at {
             self.own.resize(tenant_at + 1, LruList::default());
         }

@@ -31,6 +31,7 @@ use crate::key_table::KeyTable;
 use crate::lru::{LruLinks, LruList};
 use crate::quota::QuotaUsage;
 use crate::reuse::ReusePredictor;
+use crate::segmented::SegmentedVec;
 use larder_types::ids::ChunkId;
 
 /// The small queue is one part in this many.
@@ -61,7 +62,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct S3Fifo {
     links: LruLinks,
-    entries: Vec<Entry>,
+    entries: SegmentedVec<Entry>,
     small: LruList,
     main: LruList,
     /// Chunks of the queues, pinned ones included.
@@ -75,9 +76,7 @@ pub(super) struct S3Fifo {
 impl S3Fifo {
     fn entry(&mut self, chunk: ChunkId) -> &mut Entry {
         let at = chunk.0 as usize;
-        if self.entries.len() <= at {
-            self.entries.resize(at + 1, Entry::default());
-        }
+        self.entries.grow_to_hold(at, Entry::default());
         &mut self.entries[at]
     }
 

@@ -11,11 +11,14 @@
 //! Every operation is O(1), amortised. Memory: 24 bytes for each number up to the largest, and about 20 for each time
 //! of use.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
 use super::age_histogram::{AGES, AgeHistogram, PLACES, Place, Ranks, age_of, place};
 use super::reuse_class::ReuseClass;
+use crate::eviction::digest;
+use crate::linear_table::LinearTable;
 use crate::lru::{LruLinks, LruList};
+use crate::segmented::SegmentedVec;
 
 const WORDS: usize = PLACES.div_ceil(64);
 
@@ -38,6 +41,11 @@ impl Places {
     }
 }
 
+/// The hash of a tick.
+fn hash_of(tick: u32) -> u64 {
+    digest(0, &tick.to_le_bytes())
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
     tick: u32,
@@ -49,10 +57,10 @@ struct Member {
 pub struct WorthOrder {
     links: LruLinks,
     lists: Vec<LruList>,
-    members: Vec<Member>,
+    members: SegmentedVec<Member>,
     /// Members by tick of their last use, in order of use.
     together: LruLinks,
-    batches: HashMap<u32, LruList>,
+    batches: LinearTable<(u32, LruList)>,
     /// Places with members, and the same by rank.
     filled: Places,
     ranked: Places,
@@ -65,9 +73,9 @@ impl Default for WorthOrder {
         Self {
             links: LruLinks::default(),
             lists: vec![LruList::default(); PLACES],
-            members: Vec::new(),
+            members: SegmentedVec::default(),
             together: LruLinks::default(),
-            batches: HashMap::new(),
+            batches: LinearTable::default(),
             filled: Places([0; WORDS]),
             ranked: Places([0; WORDS]),
             ranks: Ranks::default(),
@@ -83,12 +91,16 @@ impl WorthOrder {
 
     /// Inserts `n`, which is not in the order and was used at `now`.
     pub fn insert(&mut self, n: u32, class: ReuseClass, now: u32) {
-        if self.members.len() <= n as usize {
-            self.members.resize(n as usize + 1, Member::default());
-        }
+        self.members.grow_to_hold(n as usize, Member::default());
         let place = place(class, 0) as Place;
         self.members[n as usize] = Member { tick: now, place };
-        self.together.push(self.batches.entry(now).or_default(), n);
+        let hash = hash_of(now);
+        if self.batches.find(hash, |(tick, _)| *tick == now).is_none() {
+            self.batches.insert_unique(hash, (now, LruList::default()), |(tick, _)| hash_of(*tick));
+        }
+        let (_, batch) =
+            self.batches.find_mut(hash, |(tick, _)| *tick == now).expect("it was just seen or made");
+        self.together.push(batch, n);
         self.put(n, place);
     }
 
@@ -104,10 +116,12 @@ impl WorthOrder {
     /// Removes a member.
     pub fn remove(&mut self, n: u32) {
         let tick = self.members[n as usize].tick;
-        let batch = self.batches.get_mut(&tick).expect("every member is in its batch");
+        let hash = hash_of(tick);
+        let found = self.batches.find_mut(hash, |(of, _)| *of == tick);
+        let (_, batch) = found.expect("every member is in its batch");
         self.together.remove(batch, n);
         if batch.is_empty() {
-            self.batches.remove(&tick);
+            self.batches.remove(hash, |(of, _)| *of == tick);
         }
         self.take(n);
     }
@@ -173,6 +187,8 @@ impl WorthOrder {
     }
 
     fn batch_of(&self, n: u32) -> impl Iterator<Item = u32> + '_ {
-        self.together.iter(&self.batches[&self.members[n as usize].tick])
+        let tick = self.members[n as usize].tick;
+        let found = self.batches.find(hash_of(tick), |(of, _)| *of == tick);
+        self.together.iter(&found.expect("every member is in its batch").1)
     }
 }

@@ -13,6 +13,7 @@ use super::order::WorthOrder;
 use super::reuse_class::ReuseClass;
 use crate::key_table::{KeySlot, KeyTable};
 use crate::lru::{LruLinks, LruList};
+use crate::segmented::SegmentedVec;
 
 /// Which chunk is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ enum Residents {
 pub(super) struct Shadow {
     pub(super) expert: Expert,
     order: Residents,
-    resident: Vec<bool>,
+    resident: SegmentedVec<bool>,
     used: usize,
     /// Chunks that were asked for, could have been in L1 and were not; discounted.
     pub(super) loss: f64,
@@ -129,7 +130,7 @@ impl Shadow {
             }
             EvictionOrder::Worth => Residents::Worth(Box::default()),
         };
-        Self { expert, order, resident: Vec::new(), used: 0, loss: 0.0 }
+        Self { expert, order, resident: SegmentedVec::default(), used: 0, loss: 0.0 }
     }
 
     /// How long an unused chunk stays, in ticks; 0 in an order by worth.
@@ -187,9 +188,7 @@ impl Shadow {
             if full {
                 return None;
             }
-            if self.resident.len() <= slot as usize {
-                self.resident.resize(slot as usize + 1, false);
-            }
+            self.resident.grow_to_hold(slot as usize, false);
             self.resident[slot as usize] = true;
             self.used += 1;
             Some(slot)

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use larder_core::Core;
 use larder_core::Effect;
@@ -19,6 +21,10 @@ use super::tasks::Task;
 
 /// The problem that `/readyz` reports after a failed assertion in the core.
 pub const CORE_POISONED: &str = "the storage core has stopped after an internal error; restart the server";
+
+/// Between two steps of long work the lock stays free for this long, so that those who wait for it get it: the lock
+/// is not fair.
+const STEP_PAUSE: Duration = Duration::from_micros(100);
 
 /// Executes what the core asks for.
 pub trait EffectSink: fmt::Debug + Send + Sync {
@@ -91,6 +97,31 @@ impl CoreHandle {
             self.earlier_timer.notify_one();
         }
         result
+    }
+
+    /// Runs the steps of work that would take too long under the lock at once, until one returns true. Other calls come
+    /// between them. Blocks this thread.
+    ///
+    /// # Panics
+    /// See [`with`](Self::with).
+    pub fn in_steps(&self, mut step: impl FnMut(&mut Core, Time) -> bool) {
+        while !self.with(&mut step) {
+            thread::sleep(STEP_PAUSE);
+        }
+    }
+
+    /// Empties L1: of objects without pins, or with `force` of all. What becomes readable meanwhile stays. Returns how
+    /// many objects were removed. Blocks this thread.
+    ///
+    /// # Panics
+    /// See [`with`](Self::with).
+    pub fn clear(&self, force: bool) -> u64 {
+        let mut clearing = self.with(|core, now| core.begin_clear(now, force));
+        self.in_steps(|core, now| {
+            core.clear_step(now, &mut clearing);
+            clearing.is_done()
+        });
+        clearing.removed()
     }
 
     /// Runs `report` on the locked core, to look at it only. Works on a poisoned core too.

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use larder_core::LostConnection;
 use larder_types::ConnectionId;
 use larder_wire::message::StreamControl;
 use larder_wire::operation::Operation;
@@ -159,9 +160,29 @@ impl Operations {
     pub fn connection_lost(&self, connection: ConnectionId) {
         if !self.cx.core.is_poisoned() {
             self.cx.streams.connection_lost(connection);
-            self.cx.core.with(|core, now| core.connection_lost(now, connection));
+            let lost = self.cx.core.with(|core, now| {
+                let mut lost = core.begin_connection_lost(now, connection);
+                core.connection_lost_step(now, &mut lost);
+                lost
+            });
+            self.release_rest(lost);
         }
         self.cx.bus.emit(&RequestEvent::ConnectionLost { connection });
+    }
+}
+
+impl Operations {
+    /// Releases what a lost connection still owns, elsewhere if that takes long.
+    fn release_rest(&self, mut lost: LostConnection) {
+        if !lost.is_done() {
+            let core = self.cx.core.clone();
+            self.cx.copies.run(move || {
+                core.in_steps(|core, now| {
+                    core.connection_lost_step(now, &mut lost);
+                    lost.is_done()
+                });
+            });
+        }
     }
 }
 

@@ -9,10 +9,13 @@ use super::super::extract::Body;
 use super::super::part::Part;
 use crate::app::core_handle::CoreHandle;
 
-/// Removes all objects from L1 that are not pinned; with `force`, pinned ones too.
+/// Removes all objects from L1 that are not pinned; with `force`, pinned ones too. Those that become readable meanwhile
+/// stay.
 pub(in crate::http) async fn clear(core: Part<CoreHandle>, Body(body): Body) -> Answer<Response> {
     let force = parse(&body)?;
-    let objects = core.with(|core, now| core.clear(now, force));
+    let clear = tokio::task::spawn_blocking(move || core.clear(force));
+    let objects =
+        clear.await.map_err(|error| ApiError::Unavailable(format!("clearing L1 failed: {error}")))?;
     tracing::info!(objects, force, "cleared L1");
     Ok(Json(json!({"status": "ok", "cleared": {"tier": "l1"}, "objects": objects})).into_response())
 }

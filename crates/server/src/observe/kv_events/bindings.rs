@@ -3,10 +3,12 @@
 //! The core knows chunks by their hashes; subscribers want the tokens. Requests bring both, and each chunk's are kept
 //! when a request may make it visible. Bounded by tokens: the least recently bound are dropped first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use larder_policy::eviction::digest;
+use larder_policy::linear_table::LinearTable;
 use larder_types::object::ChunkHash;
 
 use crate::observe::bus::Subscriber;
@@ -18,6 +20,7 @@ const TOKENS_MAX: usize = 16 << 20;
 /// The tokens of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
+    hash: ChunkHash,
     /// The chunk before it; `None` for the first of a prompt.
     pub(super) parent: Option<ChunkHash>,
     /// Its tokens.
@@ -44,7 +47,9 @@ impl TokenBindings {
     pub(super) fn set_on(&self, is_on: bool) -> bool {
         let was_on = self.is_on.swap(is_on, Ordering::Relaxed);
         if was_on && !is_on {
-            self.lock().clear();
+            let dropped = self.lock().clear();
+            // Not under the lock, as there may be many.
+            drop(dropped);
         }
         was_on
     }
@@ -69,10 +74,14 @@ impl Subscriber for TokenBindings {
     }
 }
 
+fn digest_of(hash: &ChunkHash) -> u64 {
+    digest(0, hash.as_bytes())
+}
+
 /// The chunks bound lately.
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
-    by_hash: HashMap<ChunkHash, Binding>,
+    by_hash: LinearTable<Binding>,
     by_place: BTreeMap<u64, ChunkHash>,
     next_place: u64,
     tokens: usize,
@@ -87,17 +96,19 @@ impl Bindings {
             let place = self.next_place;
             self.next_place += 1;
             self.by_place.insert(place, *hash);
-            if let Some(known) = self.by_hash.get_mut(hash) {
+            let digest = digest_of(hash);
+            if let Some(known) = self.by_hash.find_mut(digest, |binding| binding.hash == *hash) {
                 self.by_place.remove(&std::mem::replace(&mut known.place, place));
                 continue;
             }
             self.tokens += tokens.len();
             let parent = i.checked_sub(1).map(|before| chain[before]);
-            self.by_hash.insert(*hash, Binding { parent, tokens: tokens.into(), place });
+            let binding = Binding { hash: *hash, parent, tokens: tokens.into(), place };
+            self.by_hash.insert_unique(digest, binding, |binding| digest_of(&binding.hash));
         }
         while self.tokens > TOKENS_MAX
             && let Some((_, oldest)) = self.by_place.pop_first()
-            && let Some(binding) = self.by_hash.remove(&oldest)
+            && let Some(binding) = self.by_hash.remove(digest_of(&oldest), |binding| binding.hash == oldest)
         {
             self.tokens -= binding.tokens.len();
         }
@@ -105,17 +116,18 @@ impl Bindings {
 
     /// The tokens of a hash, if they are kept.
     pub(super) fn get(&self, hash: &ChunkHash) -> Option<&Binding> {
-        self.by_hash.get(hash)
+        self.by_hash.find(digest_of(hash), |binding| binding.hash == *hash)
     }
 
-    /// A number for each chunk, larger for those bound later.
-    pub(super) fn places(&self) -> HashMap<ChunkHash, u64> {
-        self.by_hash.iter().map(|(hash, binding)| (*hash, binding.place)).collect()
+    /// A number for a chunk, larger for those bound later.
+    pub(super) fn place(&self, hash: &ChunkHash) -> Option<u64> {
+        self.get(hash).map(|binding| binding.place)
     }
 
-    /// Drops everything.
-    pub(super) fn clear(&mut self) {
-        *self = Self { next_place: self.next_place, ..Self::default() };
+    /// Takes everything out.
+    fn clear(&mut self) -> Self {
+        let next_place = self.next_place;
+        std::mem::replace(self, Self { next_place, ..Self::default() })
     }
 }
 
@@ -136,8 +148,7 @@ mod tests {
         assert_eq!((second.parent, &*second.tokens), (Some(hash(1)), &[20, 21][..]));
         bindings.bind(&[hash(1)], &[10, 11], 2, 0);
         assert_eq!(bindings.get(&hash(1)).expect("bound").parent, None);
-        let places = bindings.places();
-        assert!(places[&hash(1)] > places[&hash(2)]);
+        assert!(bindings.place(&hash(1)) > bindings.place(&hash(2)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use larder_core::index::VisibleChunk;
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::message::StreamControl;
@@ -41,6 +42,12 @@ const CREDITS_MAX: u32 = 1024;
 
 /// Records that are read under the core's lock at once.
 const RECORDS_READ: usize = 4096;
+
+/// Prompts whose tokens are bound at once.
+const PROMPTS_READ: usize = 64;
+
+/// Chunks that are published under the core's lock at once.
+const CHUNKS_PUBLISHED: usize = 512;
 
 /// A request for a stream.
 #[derive(Clone, Debug)]
@@ -162,7 +169,7 @@ impl EventStreams {
             let batch = EventBatch { enabled: false, incarnation, next_cursor, lost, events };
             follows.responder.send(ResultFrame::encode(&Some(batch)));
         } else if !self.bindings.set_on(true) {
-            self.core.with(|core, _| core.record_chunk_events(self.capacity));
+            drop(self.core.with(|core, _| core.record_chunk_events(self.capacity)));
             table.starts = true;
         }
         table.next_id += 1;
@@ -205,29 +212,66 @@ impl EventStreams {
     fn stop_if_unused(&self, table: &mut Table) {
         if table.streams.is_empty() && self.bindings.set_on(false) {
             table.starts = false;
-            self.core.with(|core, _| core.record_chunk_events(0));
+            drop(self.core.with(|core, _| core.record_chunk_events(0)));
         }
     }
 
-    /// Adds the chunks that were there before the recording began to the core's log.
-    fn begin_recording(&self) {
+    /// Adds the chunks that were there before the recording began to the core's log, in the order of their positions.
+    /// Requests are served meanwhile: no lock is held for longer than a step, and those that become visible are in the
+    /// log already.
+    async fn begin_recording(&self) {
         if !std::mem::take(&mut self.table().starts) {
             return;
         }
-        let chunk_tokens = self.bindings.chunk_tokens();
-        for prompt in self.hashes.recent() {
-            let mut bindings = self.bindings.lock();
-            // Bound chunks keep their place: a chunk must not come after those that follow it.
-            let known = prompt.chunk_hashes.iter().take_while(|hash| bindings.get(hash).is_some()).count();
-            bindings.bind(&prompt.chunk_hashes, &prompt.tokens, chunk_tokens, known);
+        self.bind_recent_prompts().await;
+        let mut visible = self.bound_visible_chunks().await;
+        visible.sort_unstable_by_key(|(place, _)| *place);
+        for step in visible.chunks(CHUNKS_PUBLISHED) {
+            let seen: Vec<VisibleChunk> = step.iter().map(|(_, chunk)| *chunk).collect();
+            self.core.with(|core, _| core.publish_seen(&seen));
+            tokio::task::yield_now().await;
         }
-        let places = self.bindings.lock().places();
-        self.core.with(|core, _| core.publish_snapshot(|hash| places.get(hash).copied()));
+    }
+
+    /// Binds the tokens of the prompts that requests have brought before the recording began.
+    async fn bind_recent_prompts(&self) {
+        let chunk_tokens = self.bindings.chunk_tokens();
+        let (mut used, last) = (0, self.hashes.last_use());
+        while used < last {
+            let prompts = self.hashes.used_after(used, PROMPTS_READ);
+            for (_, prompt) in &prompts {
+                let mut bindings = self.bindings.lock();
+                // Bound chunks keep their place: a chunk must not come after those that follow it.
+                let known =
+                    prompt.chunk_hashes.iter().take_while(|hash| bindings.get(hash).is_some()).count();
+                bindings.bind(&prompt.chunk_hashes, &prompt.tokens, chunk_tokens, known);
+            }
+            used = prompts.last().map_or(last, |(used, _)| *used);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The chunks in L1 whose tokens are known, with their positions.
+    async fn bound_visible_chunks(&self) -> Vec<(u64, VisibleChunk)> {
+        let (mut bound, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            next = self.add_bound(from, &mut bound);
+            tokio::task::yield_now().await;
+        }
+        bound
+    }
+
+    /// Adds the chunks from one id on, as many as one step looks at. Returns where to go on.
+    fn add_bound(&self, from: u32, bound: &mut Vec<(u64, VisibleChunk)>) -> Option<u32> {
+        let (visible, next) = self.core.read(|core, _| core.index().visible_chunks(from));
+        let bindings = self.bindings.lock();
+        bound.extend(visible.into_iter().filter_map(|chunk| Some((bindings.place(&chunk.hash)?, chunk))));
+        next
     }
 
     /// Sends what is due and can be sent.
-    fn write(&self) {
-        self.begin_recording();
+    async fn write(&self) {
+        self.begin_recording().await;
         let instances: Vec<InstanceId> = self.table().streams.keys().copied().collect();
         for instance in instances {
             while self.write_batch(instance) {}
@@ -303,6 +347,6 @@ pub async fn publish(streams: Arc<EventStreams>, task: &Task) {
         if streams.core.is_poisoned() {
             return;
         }
-        streams.write();
+        streams.write().await;
     }
 }
