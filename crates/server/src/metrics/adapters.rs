@@ -237,7 +237,7 @@ fn failures(out: &mut Families, adapters: &[AdapterStats<'_>]) {
         })
     });
     let help = "Objects that an L2 adapter failed to look up, load, store, delete or list, after its retries";
-    out.counters("lmcache_mp_l2_failures_total", help, counts.collect::<Vec<_>>().into_iter());
+    out.counters("lmcache_mp_l2_failures_total", help, counts);
 }
 
 /// Transfers in progress, by adapter.
