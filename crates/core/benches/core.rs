@@ -121,7 +121,7 @@ impl Bench {
     fn end(&mut self) {
         let now = self.now();
         let request = self.request.clone();
-        self.core.end_session(now, &request);
+        self.core.end_session(now, ConnectionId(1), &request);
     }
 }
 

@@ -354,7 +354,7 @@ impl Core {
         let shards = shape.shards();
         let (hit, chunks) = find_prefix(&cx.index, &shards, spec);
         if (hit as usize) < spec.chunk_hashes.len() && !shards.is_empty() && cx.has_l2() {
-            let session = (id, spec.request_id.clone());
+            let session = (id, spec.session_name());
             let job = prefetch.submit_lookup(cx, session, spec.target(), shape, spec.readers);
             sessions.set_pending(id, job);
             return Lookup::Pending;
@@ -373,29 +373,35 @@ impl Core {
     }
 
     /// The result of a request's lookup. A hit is reported once.
-    pub fn take_result(&mut self, now: Time, request_id: &str) -> LookupStatus {
+    pub fn take_result(&mut self, now: Time, connection: ConnectionId, request_id: &str) -> LookupStatus {
         self.advance(now);
-        self.sessions.take_result(&mut self.cx, request_id)
+        self.sessions.take_result(&mut self.cx, connection, request_id)
     }
 
     /// Releases the pins of chunks `start..end` of a request's hit, which the scheduler does not need: those of one
     /// rank or of all. Pins of other requests are not affected. A request that frees while its lookup is pending is
     /// over: the lookup is cancelled.
-    pub fn free(&mut self, now: Time, request_id: &str, rank: Option<KvRank>, start: u32, end: u32) {
+    pub fn free(
+        &mut self,
+        now: Time,
+        (connection, request_id): (ConnectionId, &str),
+        rank: Option<KvRank>,
+        (start, end): (u32, u32),
+    ) {
         self.advance(now);
-        let job = self.sessions.free(&mut self.cx, request_id, rank, (start, end));
+        let job = self.sessions.free(&mut self.cx, (connection, request_id), rank, (start, end));
         self.cancel(job);
     }
 
     /// The hit of a live request's last lookup, in chunks.
-    pub fn hit(&self, request_id: &str) -> u32 {
-        self.sessions.hit(request_id)
+    pub fn hit(&self, connection: ConnectionId, request_id: &str) -> u32 {
+        self.sessions.hit(connection, request_id)
     }
 
     /// Ends a request: the pins that it still has are released, and what it used is the most recent.
-    pub fn end_session(&mut self, now: Time, request_id: &str) {
+    pub fn end_session(&mut self, now: Time, connection: ConnectionId, request_id: &str) {
         self.advance(now);
-        let job = self.sessions.end(&mut self.cx, request_id);
+        let job = self.sessions.end(&mut self.cx, connection, request_id);
         self.cancel(job);
     }
 }
@@ -455,9 +461,9 @@ impl Core {
         self.stores.abort(&mut self.cx, spec);
     }
 
-    /// Moves one pin of each chunk of the range from the request's lookup to this retrieve. If a chunk has none, or
-    /// cannot be read, nothing can be read, and one pin of each of the others is released: their reader will not
-    /// come back. `None` then.
+    /// Moves one pin of each chunk of the range from the request's lookup to this retrieve; chunks of which the lookup
+    /// has no pin left are pinned again if they are still there. If a chunk cannot be read, nothing can be read, and
+    /// one pin of each of the others is released: their reader will not come back. `None` then.
     ///
     /// # Errors
     /// [`NotRegistered`] if the instance is unknown or serves another model. No pin is released.
@@ -492,7 +498,7 @@ impl Core {
         let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
         let group = worker.groups.first().filter(|_| same);
         let layout = group.map(|g| g.layout.clone()).ok_or(NotRegistered)?;
-        let scheduler = self.sessions.connection_of(spec.request_id);
+        let scheduler = self.sessions.scheduler_of(spec, &layout);
         let models = self.workers.models_mut();
         models.seen(spec.instance, spec.connection);
         models.copies(spec.instance, spec.rank, scheduler);

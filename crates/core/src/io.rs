@@ -17,8 +17,8 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use larder_types::AdapterId;
 use larder_types::object::ObjectKey;
+use larder_types::{AdapterId, ConnectionId};
 
 use crate::ids::{IoId, LookupId, PrefetchId, TaskId};
 use crate::index::ObjectId;
@@ -89,7 +89,9 @@ pub struct Hit {
 /// The end of a lookup that was answered with "pending".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupReport {
-    /// The request.
+    /// The connection that asked.
+    pub connection: ConnectionId,
+    /// Its request.
     pub request_id: Arc<str>,
     /// Its model.
     pub model: Arc<str>,

@@ -168,7 +168,7 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         });
         let hit = timed(t, "lookup", || rig.lookup(OWN, &request, &hashes));
         assert_eq!(hit, chunks);
-        timed(t, "take_result", || rig.core.take_result(NOW, &request));
+        timed(t, "take_result", || rig.core.take_result(NOW, ConnectionId(OWN), &request));
         timed(t, "prepare_retrieve", || {
             rig.transfer(OWN, &request, &hashes, |core, spec| core.prepare_retrieve(NOW, spec))
                 .expect("registered")
@@ -179,8 +179,8 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         })
         .expect("it was running");
         rig.lookup(OWN, &request, &hashes);
-        timed(t, "free", || rig.core.free(NOW, &request, None, 0, chunks));
-        timed(t, "end_session", || rig.core.end_session(NOW, &request));
+        timed(t, "free", || rig.core.free(NOW, (ConnectionId(OWN), &request), None, (0, chunks)));
+        timed(t, "end_session", || rig.core.end_session(NOW, ConnectionId(OWN), &request));
         let id = timed(t, "peer_lookup", || rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys));
         timed(t, "peer_result", || rig.core.peer_result(NOW, id)).expect("it was not reported");
         timed(t, "peer_unlock", || rig.core.peer_unlock(NOW, ConnectionId(OWN), &keys));

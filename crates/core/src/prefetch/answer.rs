@@ -1,7 +1,5 @@
 //! How a job begins, and how it ends: with what is there.
 
-use std::sync::Arc;
-
 use larder_policy::prefetch::plan::{Fetch, servable_prefix};
 use larder_policy::prefix_scan::required_range;
 
@@ -12,6 +10,7 @@ use crate::ids::{IoId, JobId, PrefetchId, SessionId};
 use crate::index::Index;
 use crate::io::{Effect, Hit, Io, LookupReport};
 use crate::requests::lease::{PinnedObject, ShardPins};
+use crate::requests::sessions::SessionName;
 use crate::timers::TimerKind;
 
 impl Prefetch {
@@ -19,12 +18,12 @@ impl Prefetch {
     pub(crate) fn submit_lookup(
         &mut self,
         cx: &mut Context,
-        (session, request_id): (SessionId, Arc<str>),
+        (session, name): (SessionId, SessionName),
         target: Target,
         shape: Shape,
         readers: u32,
     ) -> JobId {
-        self.submit(cx, Owner::Session { session, request_id }, target, shape, Fetch::Prefix, readers)
+        self.submit(cx, Owner::Session { session, name }, target, shape, Fetch::Prefix, readers)
     }
 
     pub(super) fn submit(
@@ -109,8 +108,8 @@ impl Prefetch {
             }
         }
         match job.owner.clone() {
-            Owner::Session { session, request_id } => {
-                self.answer_lookup(cx, id, (session, request_id), job, sink);
+            Owner::Session { session, name } => {
+                self.answer_lookup(cx, id, (session, name), job, sink);
             }
             Owner::Request(request) => self.answer_request(cx, id, request, job),
         }
@@ -124,8 +123,8 @@ impl Prefetch {
         for index in (0..job.cells.len()).rev() {
             self.release_cell(cx, id, &mut job, index);
         }
-        if let Owner::Session { request_id, .. } = &job.owner {
-            let report = report(request_id.clone(), &job, None);
+        if let Owner::Session { name, .. } = &job.owner {
+            let report = report(name.clone(), &job, None);
             cx.effects.push(Effect::LookupDone(report));
         }
     }
@@ -135,7 +134,7 @@ impl Prefetch {
         &mut self,
         cx: &mut Context,
         id: JobId,
-        (session, request_id): (SessionId, Arc<str>),
+        (session, name): (SessionId, SessionName),
         mut job: Job,
         sink: &mut dyn LookupSink,
     ) {
@@ -171,7 +170,7 @@ impl Prefetch {
         }
         self.retain_hits(cx, &job.target, hits);
         cx.count_hit(job.chunks(), &hit);
-        let report = report(request_id, &job, Some(hit));
+        let report = report(name, &job, Some(hit));
         sink.answer(cx, session, job.target, pins, chunks);
         cx.effects.push(Effect::LookupDone(report));
     }
@@ -263,9 +262,10 @@ fn count_index_hits(cx: &mut Context, job: &Job, chunks: u32) {
     }
 }
 
-fn report(request_id: Arc<str>, job: &Job, hit: Option<Hit>) -> LookupReport {
+fn report(name: SessionName, job: &Job, hit: Option<Hit>) -> LookupReport {
     LookupReport {
-        request_id,
+        connection: name.connection,
+        request_id: name.request_id,
         model: job.target.model.clone(),
         salt: job.target.salt.clone(),
         requested_chunks: job.chunks(),

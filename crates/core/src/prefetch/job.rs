@@ -2,8 +2,6 @@
 //!
 //! A job works on a table of *cells*: a row for each shard (KV rank and object group), a column for each chunk.
 
-use std::sync::Arc;
-
 use larder_policy::prefetch::plan::Fetch;
 use larder_policy::prefetch::shard_bitmap::ShardBitmap;
 use larder_policy::prefix_scan::{AttentionWindow, PrefixScan};
@@ -14,6 +12,7 @@ use smallvec::SmallVec;
 use super::Target;
 use crate::ids::{IoId, LookupId, PrefetchId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
+use crate::requests::sessions::SessionName;
 use crate::requests::workers::Group;
 use crate::timers::Timer;
 
@@ -21,7 +20,7 @@ use crate::timers::Timer;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     /// A session, which gets the pins.
-    Session { session: SessionId, request_id: Arc<str> },
+    Session { session: SessionId, name: SessionName },
     /// A prefetch request. What was loaded is retained without pins.
     Request(PrefetchId),
 }

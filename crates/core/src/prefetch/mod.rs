@@ -152,7 +152,7 @@ impl Prefetch {
     pub(crate) fn jobs(&self, cx: &Context, max: usize) -> PrefetchJobs {
         let jobs = || self.jobs.iter().take(max);
         let request = |job: &Job| match &job.owner {
-            Owner::Session { request_id, .. } => Some(request_id.clone()),
+            Owner::Session { name, .. } => Some(name.request_id.clone()),
             Owner::Request(_) => None,
         };
         PrefetchJobs {

@@ -93,6 +93,14 @@ impl ShardPins {
         &mut self.objects[from as usize..to as usize]
     }
 
+    /// For each chunk of `start..end` the object, if a pin of it is left.
+    pub(crate) fn held(&self, start: u32, end: u32) -> impl Iterator<Item = Option<ObjectId>> + '_ {
+        (start..end).map(|chunk| {
+            let object = self.objects.get(chunk.checked_sub(self.first)? as usize)?;
+            (object.pins() > 0).then(|| object.object())
+        })
+    }
+
     /// Releases all pins, the last chunk first, so that the first one becomes the most recent.
     pub(crate) fn release(&mut self, index: &mut IndexMut<'_>) {
         for object in self.objects.iter_mut().rev() {

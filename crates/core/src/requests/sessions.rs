@@ -7,15 +7,21 @@
 //!
 //! A lookup pins every object that its hit needs once per reader, and nothing else. The pins that are left are
 //! released with the session: when the client ends it, when its connection is lost, when the read TTL is over, or
-//! when the session has reached its maximal age.
+//! when the session has reached its maximal age. A retrieve that comes later pins the objects again, as far as they
+//! are still there.
+//!
+//! Request ids are the client's own: a session belongs to the connection of its lookup, and other connections may
+//! use the same id at the same time. Workers retrieve over connections of their own, so a retrieve takes its pins
+//! from a session of its request id that pins this prompt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use larder_policy::prefix_scan::{PrefixScan, required_range};
 use larder_types::object::{ChunkHash, KvRank};
 use larder_types::{ChunkId, ConnectionId, Layout, Time};
+use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::lease::{PinnedObject, ShardPins};
@@ -29,7 +35,7 @@ use crate::timers::{Timer, TimerKind};
 /// What to look up.
 #[derive(Clone, Debug)]
 pub struct LookupSpec<'a> {
-    /// The request, unique among those alive.
+    /// The request, unique among those of the connection.
     pub request_id: &'a Arc<str>,
     /// The connection that asks, and so owns the pins.
     pub connection: ConnectionId,
@@ -48,6 +54,10 @@ pub struct LookupSpec<'a> {
 }
 
 impl LookupSpec<'_> {
+    pub(crate) fn session_name(&self) -> SessionName {
+        SessionName { connection: self.connection, request_id: self.request_id.clone() }
+    }
+
     pub(crate) fn target(&self) -> Target {
         Target { model: self.model.clone(), salt: self.salt.clone(), chunk_hashes: self.chunk_hashes.clone() }
     }
@@ -103,11 +113,36 @@ pub(crate) struct Opened {
     pub(crate) cancelled: Option<JobId>,
 }
 
+/// Sessions of one request id that a retrieve looks at, at most. Engines with the same ids are few.
+const SAME_ID_MAX: usize = 16;
+
+/// What a client calls its session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SessionName {
+    pub(crate) connection: ConnectionId,
+    pub(crate) request_id: Arc<str>,
+}
+
+/// The same, borrowed. Hashed alike.
+#[derive(Hash)]
+struct SessionNameRef<'a> {
+    connection: ConnectionId,
+    request_id: &'a str,
+}
+
+impl Equivalent<SessionName> for SessionNameRef<'_> {
+    fn equivalent(&self, name: &SessionName) -> bool {
+        self.connection == name.connection && *self.request_id == *name.request_id
+    }
+}
+
 /// All sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
-    by_request: HashMap<Arc<str>, SessionId>,
+    by_name: HashMap<SessionName, SessionId>,
+    /// The sessions of each request id, of all connections.
+    by_request: HashMap<Arc<str>, SmallVec<[SessionId; 1]>>,
     by_connection: ByOwner<ConnectionId, SessionId>,
     /// Sessions with pins of a lookup, by the time since when.
     pinning: BTreeSet<(Time, SessionId)>,
@@ -117,13 +152,9 @@ impl Sessions {
     /// The session of a lookup. An earlier lookup of the same request ends.
     pub(crate) fn open(&mut self, cx: &mut Context, spec: &LookupSpec<'_>) -> Opened {
         let expires = cx.now + cx.config.session_ttl;
-        if let Some(&id) = self.by_request.get(spec.request_id) {
+        if let Some(id) = self.find(spec.connection, spec.request_id) {
             let cancelled = self.end_lookup(cx, id);
-            let session = self.session_mut(id);
-            let former = std::mem::replace(&mut session.connection, spec.connection);
-            cx.timers.move_to(&mut session.age, expires);
-            self.by_connection.remove(former, id);
-            self.by_connection.insert(spec.connection, id);
+            cx.timers.move_to(&mut self.session_mut(id).age, expires);
             return Opened { id, is_new: false, cancelled };
         }
         // Requests that are never ended cost the oldest sessions, not memory.
@@ -141,7 +172,8 @@ impl Sessions {
             known: 0,
             age: cx.timers.arm(expires, TimerKind::Session(id)),
         };
-        self.by_request.insert(spec.request_id.clone(), id);
+        self.by_name.insert(spec.session_name(), id);
+        self.by_request.entry(spec.request_id.clone()).or_default().push(id);
         self.by_connection.insert(spec.connection, id);
         self.sessions.insert(id, session);
         Opened { id, is_new: true, cancelled }
@@ -163,8 +195,13 @@ impl Sessions {
     }
 
     /// The result of a request's lookup. A hit is reported once.
-    pub(crate) fn take_result(&mut self, cx: &mut Context, request_id: &str) -> LookupStatus {
-        let Some(&id) = self.by_request.get(request_id) else { return LookupStatus::Unknown };
+    pub(crate) fn take_result(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionId,
+        request_id: &str,
+    ) -> LookupStatus {
+        let Some(id) = self.find(connection, request_id) else { return LookupStatus::Unknown };
         self.renew(cx, id);
         match &mut self.session_mut(id).lookup {
             LookupState::Pending(_) => LookupStatus::Pending,
@@ -181,11 +218,11 @@ impl Sessions {
     pub(crate) fn free(
         &mut self,
         cx: &mut Context,
-        request_id: &str,
+        (connection, request_id): (ConnectionId, &str),
         rank: Option<KvRank>,
         (start, end): (u32, u32),
     ) -> Option<JobId> {
-        let &id = self.by_request.get(request_id)?;
+        let id = self.find(connection, request_id)?;
         self.renew(cx, id);
         let session = self.sessions.get_mut(&id).expect("ids name live sessions");
         let lease = match &mut session.lookup {
@@ -213,27 +250,37 @@ impl Sessions {
         None
     }
 
-    /// The connection of the request's lookup.
-    pub(crate) fn connection_of(&self, request_id: &str) -> Option<ConnectionId> {
-        let id = self.by_request.get(request_id)?;
-        self.sessions.get(id).map(|session| session.connection)
+    /// The connection of the lookup that a transfer belongs to, if that is certain: other engines may use the same
+    /// request id.
+    pub(crate) fn scheduler_of(&self, spec: &TransferSpec<'_>, layout: &Layout) -> Option<ConnectionId> {
+        let id = match self.by_request.get(spec.request_id)?.as_slice() {
+            [only] => Some(*only),
+            _ => self.promise(spec, layout),
+        };
+        id.and_then(|id| self.sessions.get(&id)).map(|session| session.connection)
     }
 
     /// The hit of a live request's last lookup, in chunks.
-    pub(crate) fn hit(&self, request_id: &str) -> u32 {
-        let session = self.by_request.get(request_id).and_then(|id| self.sessions.get(id));
+    pub(crate) fn hit(&self, connection: ConnectionId, request_id: &str) -> u32 {
+        let session = self.find(connection, request_id).and_then(|id| self.sessions.get(&id));
         session.and_then(Session::lease).map_or(0, |lease| lease.hit)
     }
 
     /// Ends a request. Its pending job is returned, to be cancelled.
     #[must_use]
-    pub(crate) fn end(&mut self, cx: &mut Context, request_id: &str) -> Option<JobId> {
-        let &id = self.by_request.get(request_id)?;
+    pub(crate) fn end(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionId,
+        request_id: &str,
+    ) -> Option<JobId> {
+        let id = self.find(connection, request_id)?;
         self.close(cx, id)
     }
 
-    /// Moves one pin of each chunk of a range from the lookup of a request to a retrieve. If a chunk has none left
-    /// or cannot be read, nothing is moved, and one pin of each of the others is released: their reader will not
+    /// Moves one pin of each chunk of a range from a lookup of the request to a retrieve. Chunks of which the lookup
+    /// has no pin left (it has expired, or its connection is gone) are pinned again, if they are still there. If a
+    /// chunk cannot be read, nothing is moved, and one pin of each of the others is released: their reader will not
     /// come back.
     pub(crate) fn take_pins(
         &mut self,
@@ -244,44 +291,64 @@ impl Sessions {
         if spec.range().is_empty() {
             return None;
         }
-        let id = *self.by_request.get(spec.request_id)?;
+        let Some(id) = self.promise(spec, layout) else {
+            let objects = pin_again(cx, spec, layout, &[])?;
+            let prefix = Prefix {
+                model: spec.model.clone(),
+                salt: spec.salt.clone(),
+                chunk_hashes: spec.chunk_hashes[..spec.end as usize].into(),
+                len: spec.end,
+            };
+            return Some((objects, prefix));
+        };
         self.renew(cx, id);
         let lease = self.sessions.get_mut(&id)?.lease_mut()?;
-        let covered = spec.end.min(lease.hit) as usize;
-        let same_prompt = lease.target.model == *spec.model
-            && lease.target.salt == *spec.salt
-            && covered > 0
-            && lease.target.chunk_hashes[covered - 1] == spec.chunk_hashes[covered - 1];
-        if !same_prompt {
-            return None;
-        }
+        let Target { model, salt, chunk_hashes } = &lease.target;
+        let prefix = Prefix {
+            model: model.clone(),
+            salt: salt.clone(),
+            chunk_hashes: chunk_hashes.clone(),
+            len: lease.hit,
+        };
         let shard = lease.shards.iter_mut().find(|s| s.shard() == spec.shard(layout))?;
-        let objects = shard.range(spec.start, spec.end);
-        let whole = objects.len() == spec.range().len()
-            && objects.iter().all(|o| o.pins() > 0 && cx.index.is_resident(o.object()));
-        let mut taken = None;
-        if whole {
-            let objects: Vec<ObjectId> = objects.iter_mut().map(PinnedObject::move_one).collect();
-            lease.pins -= objects.len() as u64;
-            let Target { model, salt, chunk_hashes } = &lease.target;
-            let prefix = Prefix {
-                model: model.clone(),
-                salt: salt.clone(),
-                chunk_hashes: chunk_hashes.clone(),
-                len: lease.hit,
-            };
-            taken = Some((objects, prefix));
-        } else {
-            let mut index = cx.index_mut();
-            for object in objects.iter_mut().rev() {
-                lease.pins -= object.release_one(&mut index);
+        let held: Vec<Option<ObjectId>> = shard.held(spec.start, spec.end).collect();
+        let taken = pin_again(cx, spec, layout, &held);
+        for object in shard.range(spec.start, spec.end).iter_mut().rev().filter(|o| o.pins() > 0) {
+            lease.pins -= 1;
+            match taken {
+                Some(_) => drop(object.move_one()),
+                None => drop(object.release_one(&mut cx.index_mut())),
             }
-            index.touch_prefix(spec.model, spec.salt, &spec.chunk_hashes[..covered]);
+        }
+        if taken.is_none() {
+            let covered = spec.end.min(lease.hit) as usize;
+            cx.index_mut().touch_prefix(spec.model, spec.salt, &spec.chunk_hashes[..covered]);
         }
         if lease.pins == 0 {
             self.pinning.remove(&(lease.since, id));
         }
-        taken
+        taken.map(|objects| (objects, prefix))
+    }
+
+    /// The session of the retrieve's request id that promised its chunks, preferably one that still pins them.
+    fn promise(&self, spec: &TransferSpec<'_>, layout: &Layout) -> Option<SessionId> {
+        let ids = self.by_request.get(spec.request_id)?;
+        let mut found = None;
+        for &id in ids.iter().take(SAME_ID_MAX) {
+            let Some(lease) = self.sessions.get(&id).and_then(Session::lease) else { continue };
+            let covered = spec.end.min(lease.hit) as usize;
+            let same_prompt = lease.target.model == *spec.model
+                && lease.target.salt == *spec.salt
+                && covered > 0
+                && lease.target.chunk_hashes[covered - 1] == spec.chunk_hashes[covered - 1];
+            let shard = lease.shards.iter().find(|s| s.shard() == spec.shard(layout));
+            let Some(shard) = shard.filter(|_| same_prompt) else { continue };
+            if shard.held(spec.start, spec.end).all(|held| held.is_some()) {
+                return Some(id);
+            }
+            found = found.or(Some(id));
+        }
+        found
     }
 
     /// The pins of a lookup have expired. A lookup that is pending has none yet.
@@ -315,7 +382,12 @@ impl Sessions {
         let job = self.end_lookup(cx, id);
         let session = self.sessions.remove(&id).expect("ids name live sessions");
         cx.timers.disarm(&session.age);
-        self.by_request.remove(&session.request_id);
+        self.by_name.remove(&session.name());
+        let same_id = self.by_request.get_mut(&session.request_id).expect("each session is found by its id");
+        same_id.retain(|other| *other != id);
+        if same_id.is_empty() {
+            self.by_request.remove(&session.request_id);
+        }
         self.by_connection.remove(session.connection, id);
         job
     }
@@ -355,10 +427,14 @@ impl Sessions {
 
     /// For tests.
     pub(crate) fn check(&self) {
-        assert_eq!(self.by_request.len(), self.sessions.len(), "one id per session");
-        for (name, id) in &self.by_request {
-            assert_eq!(&self.sessions[id].request_id, name, "session is found by its request id");
+        assert_eq!(self.by_name.len(), self.sessions.len(), "one name per session");
+        for (name, id) in &self.by_name {
+            assert_eq!(&self.sessions[id].name(), name, "session is found by its name");
+            let same_id = &self.by_request[&name.request_id];
+            assert_eq!(same_id.iter().filter(|i| *i == id).count(), 1, "session is found by its request id");
         }
+        let same_id: usize = self.by_request.values().map(|ids| ids.len()).sum();
+        assert_eq!(same_id, self.sessions.len(), "one entry per session");
         assert_eq!(self.by_connection.len(), self.sessions.len(), "each session is found by its connection");
         let leases = self.sessions.iter().filter_map(|(id, session)| Some((*id, session.lease()?)));
         let mut pinning = BTreeSet::new();
@@ -370,6 +446,10 @@ impl Sessions {
             }
         }
         assert_eq!(pinning, self.pinning, "sessions that hold pins");
+    }
+
+    fn find(&self, connection: ConnectionId, request_id: &str) -> Option<SessionId> {
+        self.by_name.get(&SessionNameRef { connection, request_id }).copied()
     }
 
     fn session_mut(&mut self, id: SessionId) -> &mut Session {
@@ -426,6 +506,10 @@ impl LookupState {
 }
 
 impl Session {
+    fn name(&self) -> SessionName {
+        SessionName { connection: self.connection, request_id: self.request_id.clone() }
+    }
+
     fn lease(&self) -> Option<&LookupLease> {
         match &self.lookup {
             LookupState::Answered { lease, .. } => lease.as_ref(),
@@ -445,6 +529,30 @@ impl LookupLease {
     fn objects(&self) -> impl Iterator<Item = &PinnedObject> {
         self.shards.iter().flat_map(|shard| shard.objects())
     }
+}
+
+/// One pin of each chunk of a retrieve's range: that of the lookup where `held` has one, otherwise a new one. `None`
+/// if a chunk is not there, or has another layout than the worker's; nothing is pinned then.
+///
+/// What the lookup pins is readable even if it was removed from the index meanwhile: its memory is kept.
+fn pin_again(
+    cx: &mut Context,
+    spec: &TransferSpec<'_>,
+    layout: &Layout,
+    held: &[Option<ObjectId>],
+) -> Option<Vec<ObjectId>> {
+    let index = &cx.index;
+    let held = held.iter().copied().chain(std::iter::repeat(None));
+    let found = index.leading_chunks(spec.model, spec.salt, spec.range()).zip(held);
+    let objects: Vec<(ObjectId, bool)> = found
+        .map(|(chunk, held)| {
+            let object = held.or_else(|| index.resident(chunk?, spec.shard(layout)))?;
+            Some((object, held.is_none()))
+        })
+        .collect::<Option<_>>()?;
+    let mut index = cx.index_mut();
+    objects.iter().filter(|(_, is_new)| *is_new).for_each(|(object, _)| index.pin(*object, 1));
+    Some(objects.into_iter().map(|(object, _)| object).collect())
 }
 
 /// The shards of a lookup with their attention windows.

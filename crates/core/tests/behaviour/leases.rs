@@ -54,18 +54,18 @@ fn one_pin_per_reader() {
         rig.prepare_retrieve(&worker(reader, "r"), &p, 0, 2).expect("one pin each");
         rig.commit_retrieve(&worker(reader, "r"), &p, 0, 2);
     }
-    assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 2), None);
     assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE);
 }
 
 #[test]
 fn a_failed_retrieve_releases_one_pin_of_each_object() {
-    let mut rig = Rig::new(4);
+    let mut rig = Rig::new(3);
     let p = prompt(1, 3);
     rig.store(&worker(1, "s"), &p, 0, 3);
     rig.lookup(&worker(1, "r"), &p, 1);
     rig.free("r", 1, 2);
-    assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 3), None);
+    rig.store(&worker(1, "s"), &prompt(2, 1), 0, 1);
+    assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 3), None, "one has left");
     assert_eq!(rig.core.gauges().lookup_leases, 0);
     assert_eq!(rig.core.stats().requests().retrieves_failed, 1);
 }
@@ -101,8 +101,85 @@ fn pins_end_with_session_deadline_connection_and_the_next_lookup() {
         assert_eq!(rig.core.gauges().l1.evictable_bytes, 0);
         end(&mut rig);
         assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE, "{name}");
-        assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2), None, "{name}");
+        let newer = prompt(8, 4);
+        rig.store(&worker(1, "s"), &newer, 0, 4);
+        assert_eq!(rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2), None, "{name}: evicted since");
     }
+}
+
+/// A hit is a promise: whatever ended its pins, what is still there is served.
+#[test]
+fn a_retrieve_whose_pins_have_ended_is_served_from_what_is_there() {
+    let p = prompt(1, 2);
+    let ends: [(&str, Deed); 5] = [
+        ("read TTL", |rig| rig.wait(READ_TTL)),
+        ("session TTL", |rig| rig.wait(SESSION_TTL)),
+        ("connection of the scheduler", |rig| rig.lose(7)),
+        ("some freed", |rig| rig.free("r", 1, 2)),
+        ("end of the session", |rig| rig.end("r")),
+    ];
+    for (name, end) in ends {
+        let mut rig = Rig::new(4);
+        rig.store(&worker(1, "s"), &p, 0, 2);
+        assert_eq!(rig.lookup(&worker(7, "r"), &p, 1), 2);
+        end(&mut rig);
+        rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(rig.core.gauges().l1.evictable_bytes, 0, "{name}: pinned again");
+        assert!(rig.commit_retrieve(&worker(1, "r"), &p, 0, 2), "{name}");
+        rig.end("r");
+        assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE, "{name}: nothing is held");
+    }
+}
+
+/// The pins of a lookup keep its objects readable for its readers, whoever clears L1.
+#[test]
+fn a_forced_clear_does_not_break_a_hit() {
+    let mut rig = Rig::new(4);
+    let p = prompt(1, 2);
+    rig.store(&worker(1, "s"), &p, 0, 2);
+    assert_eq!(rig.lookup(&worker(7, "r"), &p, 1), 2);
+    assert_eq!(rig.clear(true), 2);
+    assert_eq!(rig.lookup(&worker(7, "other"), &p, 1), 0, "it is gone for new requests");
+    rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("promised");
+    assert!(rig.commit_retrieve(&worker(1, "r"), &p, 0, 2));
+    rig.end("r");
+    assert_eq!(rig.used_pages(), 0);
+}
+
+#[test]
+fn two_clients_may_use_one_request_id() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 1);
+    let (short, long) = (prompt(1, 1), prompt(2, 4));
+    rig.store(&worker(1, "s"), &short, 0, 1);
+    rig.store(&worker(2, "s"), &long, 0, 4);
+    assert_eq!(rig.lookup(&worker(7, "r"), &short, 1), 1);
+    assert_eq!(rig.lookup(&worker(8, "r"), &long, 1), 4);
+    let now = rig.time();
+    let ask = |rig: &mut Rig, connection| rig.core.take_result(now, ConnectionId(connection), "r");
+    assert_eq!(ask(&mut rig, 9), LookupStatus::Unknown, "a stranger");
+    assert_eq!((ask(&mut rig, 7), ask(&mut rig, 8)), (LookupStatus::Ready(1), LookupStatus::Ready(4)));
+    rig.end_of(9, "r");
+    rig.end_of(7, "r");
+    assert_eq!(rig.core.gauges().lookup_leases, 1, "the other client's");
+    rig.prepare_retrieve(&worker(2, "r"), &long, 0, 4).expect("pinned");
+    rig.end_of(8, "r");
+    assert_eq!(rig.core.gauges().sessions, 0);
+}
+
+/// Workers retrieve over their own connections: the pins come from the session that promised this prompt.
+#[test]
+fn a_retrieve_finds_the_session_of_its_prompt() {
+    let mut rig = Rig::new(8);
+    let (one, two) = (prompt(1, 2), prompt(2, 2));
+    rig.store(&worker(1, "s"), &one, 0, 2);
+    rig.store(&worker(1, "s"), &two, 0, 2);
+    rig.lookup(&worker(7, "r"), &one, 1);
+    rig.lookup(&worker(8, "r"), &two, 1);
+    rig.prepare_retrieve(&worker(1, "r"), &two, 0, 2).expect("pinned");
+    rig.commit_retrieve(&worker(1, "r"), &two, 0, 2);
+    assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE, "the first session still pins its own");
+    assert_eq!(rig.core.gauges().lookup_leases, 1);
 }
 
 #[test]
@@ -113,8 +190,8 @@ fn asking_again_renews_the_pins() {
     rig.lookup(&worker(1, "r"), &p, 1);
     rig.wait(READ_TTL - 1);
     let now = rig.time();
-    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Ready(2));
-    assert_eq!(rig.core.take_result(now, "r"), LookupStatus::Unknown, "reported once");
+    assert_eq!(rig.core.take_result(now, ConnectionId(1), "r"), LookupStatus::Ready(2));
+    assert_eq!(rig.core.take_result(now, ConnectionId(1), "r"), LookupStatus::Unknown, "reported once");
     rig.wait(READ_TTL - 1);
     rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("renewed");
 }
@@ -317,8 +394,9 @@ fn sessions_are_bounded_and_the_oldest_ends_first() {
     }
     let gauges = rig.core.gauges();
     assert_eq!((gauges.sessions, gauges.lookup_leases), (SESSIONS_MAX as u64, SESSIONS_MAX as u64));
-    assert_eq!(rig.prepare_retrieve(&worker(1, "r0"), &p, 0, 2), None, "the oldest is over");
-    rig.prepare_retrieve(&worker(1, "r1"), &p, 0, 2).expect("the next is not");
+    let now = rig.time();
+    assert_eq!(rig.core.take_result(now, ConnectionId(1), "r0"), LookupStatus::Unknown, "the oldest is over");
+    assert_eq!(rig.core.take_result(now, ConnectionId(1), "r1"), LookupStatus::Ready(2), "the next is not");
 }
 
 /// The gauge of the oldest pin shows its age, whatever was pinned and unpinned since.

@@ -5,6 +5,7 @@ use larder_types::InstanceId;
 use larder_types::Layout;
 use larder_types::LayoutId;
 use larder_types::Time;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(crate) struct Rig {
     pub(crate) core: Core,
     pub(crate) now: u64,
     salt: Arc<str>,
+    /// The connection of each request's last lookup.
+    connections: BTreeMap<Arc<str>, u64>,
 }
 
 impl Rig {
@@ -99,7 +102,7 @@ impl Rig {
             quarantine: Duration::from_millis(QUARANTINE),
             ..CoreConfig::default()
         };
-        Self { core: Core::new(config), now: 0, salt: "".into() }
+        Self { core: Core::new(config), now: 0, salt: "".into(), connections: BTreeMap::new() }
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -208,20 +211,29 @@ impl Rig {
             chunk_hashes: chain,
             readers,
         };
+        self.connections.insert(who.request.clone(), who.connection);
         let hit = self.core.lookup(now, &spec).hit().expect("there is no L2").chunks;
         self.core.check();
         hit
     }
 
+    fn connection_of(&self, request: &str) -> ConnectionId {
+        ConnectionId(self.connections.get(request).copied().unwrap_or(1))
+    }
+
     pub(crate) fn free(&mut self, request: &str, start: u32, end: u32) {
         let now = self.time();
-        self.core.free(now, request, None, start, end);
+        self.core.free(now, (self.connection_of(request), request), None, (start, end));
         self.core.check();
     }
 
     pub(crate) fn end(&mut self, request: &str) {
+        self.end_of(self.connection_of(request).0, request);
+    }
+
+    pub(crate) fn end_of(&mut self, connection: u64, request: &str) {
         let now = self.time();
-        self.core.end_session(now, request);
+        self.core.end_session(now, ConnectionId(connection), request);
         self.core.check();
     }
 

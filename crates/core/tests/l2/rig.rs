@@ -8,6 +8,7 @@ use larder_types::InstanceId;
 use larder_types::Layout;
 use larder_types::LayoutId;
 use larder_types::Time;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(crate) struct Rig {
     pub(crate) core: Core,
     pub(crate) driver: Driver,
     pub(crate) now: u64,
+    /// The connection of each request's last lookup.
+    connections: BTreeMap<String, u64>,
 }
 
 /// Settings of a rig.
@@ -70,7 +73,7 @@ impl Rig {
     /// One worker of model "m" with objects of one page.
     pub(crate) fn with(config: CoreConfig) -> Self {
         let driver = Driver::new(config.adapters.len());
-        let mut rig = Self { core: Core::new(config), driver, now: 0 };
+        let mut rig = Self { core: Core::new(config), driver, now: 0, connections: BTreeMap::new() };
         rig.register(1, &[None]);
         rig
     }
@@ -184,11 +187,16 @@ impl Rig {
             chunk_hashes: chain,
             readers,
         };
+        self.connections.insert(request.to_string(), connection);
         let hit = self.core.lookup(self.time(), &spec).hit();
         self.core.check();
         self.driver.collect(&mut self.core);
         self.core.check();
         hit
+    }
+
+    fn connection_of(&self, request: &str) -> ConnectionId {
+        ConnectionId(self.connections.get(request).copied().unwrap_or(1))
     }
 
     pub(crate) fn lookup(&mut self, request: &str, chain: &Chain, readers: u32) -> Option<Hit> {
@@ -211,7 +219,7 @@ impl Rig {
     }
 
     pub(crate) fn result(&mut self, request: &str) -> LookupStatus {
-        self.core.take_result(self.time(), request)
+        self.core.take_result(self.time(), self.connection_of(request), request)
     }
 
     /// The hit of a pending lookup, as it was reported.
@@ -338,13 +346,14 @@ impl Rig {
     }
 
     pub(crate) fn free(&mut self, request: &str, start: u32, end: u32) {
-        self.core.free(self.time(), request, None, start, end);
+        let connection = self.connection_of(request);
+        self.core.free(self.time(), (connection, request), None, (start, end));
         self.core.check();
         self.driver.collect(&mut self.core);
     }
 
     pub(crate) fn end(&mut self, request: &str) {
-        self.core.end_session(self.time(), request);
+        self.core.end_session(self.time(), self.connection_of(request), request);
         self.core.check();
         self.driver.collect(&mut self.core);
     }

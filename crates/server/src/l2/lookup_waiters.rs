@@ -17,9 +17,10 @@ impl LookupWaiters {
         self.lock().entry(request_id.clone()).or_default().clone()
     }
 
-    /// Wakes all that wait for the lookup of a request.
+    /// Wakes all that wait for a lookup of that request id. Each finds out whether it was that of its own
+    /// connection.
     pub fn wake(&self, request_id: &str) {
-        if let Some(ended) = self.lock().remove(request_id) {
+        if let Some(ended) = self.lock().get(request_id) {
             ended.notify_waiters();
         }
     }

@@ -7,11 +7,11 @@ use super::reply::Answer;
 use crate::observe::event::RequestEvent;
 
 /// Ends a request and releases what its lookup still pins.
-pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: EndSession) -> Answer<()> {
-    let request_id = &*request.request_id;
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: EndSession) -> Answer<()> {
+    let (connection, request_id) = (call.connection, &*request.request_id);
     cx.observe(|core, now| {
-        let hit = core.hit(request_id);
-        core.end_session(now, request_id);
+        let hit = core.hit(connection, request_id);
+        core.end_session(now, connection, request_id);
         ((), Some(RequestEvent::Ended { now, request_id, hit }))
     });
     Ok(())

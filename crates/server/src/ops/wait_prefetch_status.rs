@@ -11,8 +11,9 @@ use super::reply::Reply;
 /// Like `query_prefetch_status`, but waits up to `timeout` for the lookup to end.
 pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchStatus) -> Reply {
     let WaitPrefetchStatus { request_id, timeout } = request;
+    let connection = call.connection;
     let ended = cx.waiters.join(&request_id);
-    let result = take_result(cx, &request_id);
+    let result = take_result(cx, connection, &request_id);
     if result.is_some() {
         cx.waiters.leave(&request_id, ended);
         return Ok(result).into();
@@ -24,7 +25,7 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchSta
         loop {
             let mut woken = std::pin::pin!(ended.notified());
             woken.as_mut().enable();
-            let result = take_result(&cx, &request_id);
+            let result = take_result(&cx, connection, &request_id);
             if result.is_some() || timeout_at(deadline, woken).await.is_err() {
                 responder.send(ResultFrame::encode(&result));
                 break;

@@ -83,7 +83,7 @@ impl Model {
         let i = self.open_session(now, call);
         // Temporary objects that an earlier lookup of the request held may have been removed.
         self.observe_removals(view, &mut Vec::new());
-        let owner = Owner::Request(call.request);
+        let owner = Owner::Request(call.request, call.connection);
         let prompt = (call.model, call.salt, call.node);
         let shape = self.shape(call.connection, call.model, call.world, call.worker_id);
         let Some(shape) = shape else {
@@ -141,10 +141,9 @@ impl Model {
 
     fn open_session(&mut self, now: Millis, call: &LookupCall) -> usize {
         let expires = now + self.scenario.session_ttl;
-        if let Some(i) = self.sessions.iter().position(|s| s.request == call.request) {
+        if let Some(i) = self.own_session(call.connection, call.request) {
             self.drop_lookup(i);
             self.settle();
-            self.sessions[i].owner = call.connection;
             self.sessions[i].expires = expires;
             return i;
         }
@@ -154,18 +153,26 @@ impl Model {
         self.sessions.len() - 1
     }
 
-    fn session(&mut self, now: Millis, request: u32) -> Option<usize> {
-        let i = self.sessions.iter().position(|s| s.request == request)?;
+    fn own_session(&self, connection: u64, request: u32) -> Option<usize> {
+        self.sessions.iter().position(|s| s.request == request && s.owner == connection)
+    }
+
+    fn session(&mut self, now: Millis, connection: u64, request: u32) -> Option<usize> {
+        let i = self.own_session(connection, request)?;
+        self.renew(now, i);
+        Some(i)
+    }
+
+    fn renew(&mut self, now: Millis, i: usize) {
         let deadline = now + self.scenario.read_ttl;
         if let Some(lookup) = &mut self.sessions[i].lookup {
             lookup.deadline = deadline;
         }
-        Some(i)
     }
 
     /// The result of a lookup, once.
-    pub fn take_result(&mut self, now: Millis, request: u32) -> LookupStatus {
-        let Some(i) = self.session(now, request) else { return LookupStatus::Unknown };
+    pub fn take_result(&mut self, now: Millis, connection: u64, request: u32) -> LookupStatus {
+        let Some(i) = self.session(now, connection, request) else { return LookupStatus::Unknown };
         if self.sessions[i].job.is_some() {
             return LookupStatus::Pending;
         }
@@ -182,8 +189,14 @@ impl Model {
     }
 
     /// Releases the pins of a lookup on a range.
-    pub fn free(&mut self, now: Millis, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
-        let Some(i) = self.session(now, request) else { return };
+    pub fn free(
+        &mut self,
+        now: Millis,
+        (connection, request): (u64, u32),
+        rank: Option<KvRank>,
+        (start, end): (u32, u32),
+    ) {
+        let Some(i) = self.session(now, connection, request) else { return };
         self.sessions[i].result = None;
         if let Some(job) = self.sessions[i].job.take() {
             return self.cancel_job(job);
@@ -201,25 +214,37 @@ impl Model {
     }
 
     /// Ends a request.
-    pub fn end_session(&mut self, request: u32) {
-        if let Some(i) = self.sessions.iter().position(|s| s.request == request) {
+    pub fn end_session(&mut self, connection: u64, request: u32) {
+        if let Some(i) = self.own_session(connection, request) {
             self.close_session(i);
         }
     }
 
     /// The worker's layout, if it is registered for that model and world size. It is related to the scheduler of the
     /// request.
-    fn registered(&mut self, now: Millis, model: u8, name: &Name, connection: u64) -> Option<Form> {
-        let session = self.sessions.iter().find(|s| s.request == name.request);
-        let scheduler = session.map(|s| s.owner);
+    fn registered(
+        &mut self,
+        now: Millis,
+        (model, node, connection): (u8, u16, u64),
+        name: &Name,
+    ) -> Option<Form> {
         let worker = self.see(now, name.instance)?;
         if worker.model != model || worker.world != name.rank.world_size() {
             return None;
         }
+        let form = worker.form;
+        let same_id: Vec<usize> =
+            (0..self.sessions.len()).filter(|i| self.sessions[*i].request == name.request).collect();
+        let scheduler = match same_id[..] {
+            [only] => Some(only),
+            _ => self.promise(&self.chunks(model, name.salt, node), name, form),
+        };
+        let scheduler = scheduler.map(|i| self.sessions[i].owner);
+        let worker = self.see(now, name.instance)?;
         worker.connection = Some(connection);
         worker.rank = Some(name.rank);
         worker.scheduler = scheduler.or(worker.scheduler);
-        Some(worker.form)
+        Some(form)
     }
 
     /// The chunks that a store should get slots for: as many as `given`, and one more if more are missing. `None`
@@ -233,7 +258,7 @@ impl Model {
         given: &[u32],
         view: &View<'_>,
     ) -> Option<StorePlan> {
-        let form = self.registered(now, model, name, connection)?;
+        let form = self.registered(now, (model, node, connection), name)?;
         let bytes = form.bytes;
         if self.stores.iter().any(|t| t.name == *name) {
             return Some(StorePlan { bytes, form, ..StorePlan::default() });
@@ -325,7 +350,7 @@ impl Model {
         (model, node, connection): (u8, u16, u64),
         name: Name,
     ) -> (RetrieveOutcome, u64) {
-        let Some(form) = self.registered(now, model, &name, connection) else {
+        let Some(form) = self.registered(now, (model, node, connection), &name) else {
             return (RetrieveOutcome::NotRegistered, 0);
         };
         let chunks = self.chunks(model, name.salt, node);
@@ -346,6 +371,7 @@ impl Model {
         (RetrieveOutcome::Held(uids), seq)
     }
 
+    /// The reservations that a retrieve reads: those that a lookup of its request id pins, otherwise what is readable.
     fn take_pins(
         &mut self,
         now: Millis,
@@ -356,29 +382,52 @@ impl Model {
         if name.start >= name.end {
             return None;
         }
-        let i = self.session(now, name.request)?;
-        let allocs = &self.allocs;
-        let lookup = self.sessions[i].lookup.as_mut()?;
-        let covered = name.end.min(lookup.hit) as usize;
-        if covered == 0 || lookup.chunks[covered - 1] != chunks[covered - 1] {
-            return None;
-        }
-        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank && r.form == form)?;
+        let promise = self.promise(chunks, name, form);
+        let held: Vec<Option<Uid>> = promise.map_or_else(Vec::new, |i| {
+            let lookup = self.sessions[i].lookup.as_ref().expect("it holds a promise");
+            (name.start..name.end).map(|chunk| lookup.held(name.rank, form, chunk)).collect()
+        });
+        let there = |(i, chunk): (usize, &ChunkKey)| {
+            let held = held.get(i).copied().flatten();
+            held.or_else(|| self.resident(Key { chunk: *chunk, rank: name.rank, form }))
+        };
+        let range = &chunks[name.start as usize..name.end as usize];
+        let uids: Option<Vec<Uid>> = range.iter().enumerate().map(there).collect();
+        let Some(i) = promise else { return Some((uids?, chunks[..name.end as usize].to_vec())) };
+        self.renew(now, i);
+        let lookup = self.sessions[i].lookup.as_mut().expect("it holds a promise");
+        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank && r.form == form);
+        let row = row.expect("it promised this rank");
         let first = row.first;
         let in_range = |i: usize| (name.start..name.end).contains(&(first + i as u32));
-        let readable = |u: Uid| allocs[u].state == State::Resident;
-        let mut grants: Vec<&mut (Uid, u32)> =
-            row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i)).map(|(_, g)| g).collect();
-        let whole = grants.len() == (name.end - name.start) as usize
-            && grants.iter().all(|(uid, pins)| *pins > 0 && readable(*uid));
-        grants.iter_mut().for_each(|g| g.1 = g.1.saturating_sub(1));
-        let uids = grants.iter().map(|g| g.0).collect();
-        let (hit, chunks) = (lookup.hit as usize, lookup.chunks.clone());
-        if !whole {
-            self.touch(&chunks[..covered]);
-            return None;
+        let grants = row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i));
+        grants.for_each(|(_, g)| g.1 = g.1.saturating_sub(1));
+        let (hit, promised) = (lookup.hit as usize, lookup.chunks.clone());
+        if uids.is_none() {
+            self.touch(&promised[..hit.min(name.end as usize)]);
         }
-        Some((uids, chunks[..hit].to_vec()))
+        Some((uids?, promised[..hit].to_vec()))
+    }
+
+    /// The session that a retrieve takes its pins from: one of its request id with a hit of this prompt, the first
+    /// that pins all of the range, or else the first.
+    fn promise(&self, chunks: &[ChunkKey], name: &Name, form: Form) -> Option<usize> {
+        let promises = |i: &usize| {
+            let session = &self.sessions[*i];
+            let Some(lookup) = session.lookup.as_ref().filter(|_| session.request == name.request) else {
+                return false;
+            };
+            let covered = name.end.min(lookup.hit) as usize;
+            covered > 0
+                && lookup.chunks[covered - 1] == chunks[covered - 1]
+                && lookup.rows.iter().any(|r| r.rank == name.rank && r.form == form)
+        };
+        let found: Vec<usize> = (0..self.sessions.len()).filter(promises).collect();
+        let pins_all = |i: &&usize| {
+            let lookup = self.sessions[**i].lookup.as_ref();
+            lookup.is_some_and(|l| (name.start..name.end).all(|c| l.held(name.rank, form, c).is_some()))
+        };
+        found.iter().find(pins_all).or(found.first()).copied()
     }
 
     /// Commits a retrieve. Returns whether one of that name was running.

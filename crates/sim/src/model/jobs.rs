@@ -11,8 +11,8 @@ use crate::scenario::Millis;
 /// The lookup or prefetch request of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The lookup of a request.
-    Request(u32),
+    /// The lookup of a request of a connection.
+    Request(u32, u64),
     /// A prefetch request, by its id.
     Prefetch(u64),
 }
@@ -102,8 +102,8 @@ impl Model {
     ///
     /// # Panics
     /// If no lookup of that request is open, its deadline has passed, or the answer is not allowed.
-    pub fn lookup_answered(&mut self, request: u32, hit: &Hit) -> Job {
-        let job = self.end_job(Owner::Request(request));
+    pub fn lookup_answered(&mut self, (request, connection): (u32, u64), hit: &Hit) -> Job {
+        let job = self.end_job(Owner::Request(request, connection));
         let held = job.needed(hit.chunks);
         assert!(hit.l1_chunks <= hit.chunks && hit.chunks as usize <= job.chunks.len(), "{hit:?} of {job:?}");
         assert_eq!((hit.l1_objects + hit.l2_objects) as usize, held.len(), "objects of {hit:?}");
@@ -136,7 +136,8 @@ impl Model {
         self.counted.hit_chunks += u64::from(hit.chunks - hit.l1_chunks);
         self.counted.hit_objects += u64::from(hit.l2_objects);
         let deadline = self.now + self.scenario.read_ttl;
-        let session = self.sessions.iter_mut().find(|s| s.request == request).expect("an open session");
+        let own = |s: &&mut super::Session| s.request == request && s.owner == connection;
+        let session = self.sessions.iter_mut().find(own).expect("an open session");
         session.job = None;
         session.result = Some(hit.chunks);
         if hit.chunks > 0 {
@@ -180,7 +181,7 @@ impl Model {
     pub(crate) fn cancel_job(&mut self, seq: u64) {
         let job = self.jobs.remove(&seq).expect("an open job");
         self.counted.jobs_cancelled += 1;
-        if let Owner::Request(request) = job.owner {
+        if let Owner::Request(request, _) = job.owner {
             self.cancelled.push_back((request, job.chunks.len()));
         }
         self.ended.push(job);

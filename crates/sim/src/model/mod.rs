@@ -214,6 +214,15 @@ pub(crate) struct Lookup {
     pub(crate) deadline: Millis,
 }
 
+impl Lookup {
+    /// The reservation of a chunk that the lookup still pins.
+    pub(crate) fn held(&self, rank: KvRank, form: Form, chunk: u32) -> Option<Uid> {
+        let row = self.rows.iter().find(|r| r.rank == rank && r.form == form)?;
+        let (uid, pins) = *row.grants.get(chunk.checked_sub(row.first)? as usize)?;
+        (pins > 0).then_some(uid)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) seq: u64,

@@ -102,7 +102,9 @@ impl World {
             LookupCall { request, connection, model, world, worker_id: None, salt: 0, node, readers: 1 };
         self.lookup(&call);
         self.work_off();
-        let LookupStatus::Ready(hit) = self.query(request) else { panic!("all adapters have answered") };
+        let LookupStatus::Ready(hit) = self.query(connection, request) else {
+            panic!("all adapters have answered")
+        };
         if fits {
             self.seen.lookups_audited += 1;
             assert_eq!(hit as usize, expected, "hit, and chunks that L1 and L2 have of {keys:?}");

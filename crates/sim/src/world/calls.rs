@@ -136,10 +136,11 @@ impl World {
         self.conclude();
     }
 
-    pub(super) fn query(&mut self, request: u32) -> LookupStatus {
+    pub(super) fn query(&mut self, connection: u64, request: u32) -> LookupStatus {
         self.begin(Call::Query { request });
-        let status = self.core.take_result(self.time(), &self.ids[request as usize].clone());
-        let expected = self.model.take_result(self.now, request);
+        let id = self.ids[request as usize].clone();
+        let status = self.core.take_result(self.time(), ConnectionId(connection), &id);
+        let expected = self.model.take_result(self.now, connection, request);
         let number = |status: LookupStatus| match status {
             LookupStatus::Ready(hit) => u64::from(hit),
             LookupStatus::Unknown => u64::MAX,
@@ -150,18 +151,25 @@ impl World {
         status
     }
 
-    pub(super) fn free(&mut self, request: u32, rank: Option<KvRank>, start: u32, end: u32) {
+    pub(super) fn free(
+        &mut self,
+        (connection, request): (u64, u32),
+        rank: Option<KvRank>,
+        (start, end): (u32, u32),
+    ) {
         self.begin(Call::Free { request, rank: rank.map(|r| r.0), start, end });
-        self.core.free(self.time(), &self.ids[request as usize].clone(), rank, start, end);
-        self.model.free(self.now, request, rank, start, end);
+        let id = self.ids[request as usize].clone();
+        self.core.free(self.time(), (ConnectionId(connection), &id), rank, (start, end));
+        self.model.free(self.now, (connection, request), rank, (start, end));
         self.model.settle();
         self.conclude();
     }
 
-    pub(super) fn end_session(&mut self, request: u32) {
+    pub(super) fn end_session(&mut self, connection: u64, request: u32) {
         self.begin(Call::End { request });
-        self.core.end_session(self.time(), &self.ids[request as usize].clone());
-        self.model.end_session(request);
+        let id = self.ids[request as usize].clone();
+        self.core.end_session(self.time(), ConnectionId(connection), &id);
+        self.model.end_session(connection, request);
         self.model.settle();
         self.conclude();
     }

@@ -107,7 +107,8 @@ impl World {
         let request = self.requests[index].clone();
         let total = self.scenario.universe.nodes[usize::from(request.node)].path.len() as u32;
         // For a reused id this may be the hit of another prompt.
-        let hit = match self.query(request.id) {
+        let connection = self.engines[request.engine].connection;
+        let hit = match self.query(connection, request.id) {
             LookupStatus::Ready(hit) => hit.min(total),
             LookupStatus::Unknown => 0,
             LookupStatus::Pending => {
@@ -115,7 +116,7 @@ impl World {
                 let wait = self.pause() + 1;
                 match self.rng.below(40) {
                     0 => self.schedule(wait, Event::End(index)),
-                    1 => self.free(request.id, None, 0, 1),
+                    1 => self.free((connection, request.id), None, (0, 1)),
                     _ => self.schedule(wait, Event::Query(index)),
                 }
                 return;
@@ -128,7 +129,7 @@ impl World {
         // The engine may still have the head of the prompt in its own memory.
         if hit > 0 && self.rng.chance(30) {
             let held = self.rng.between(0, u64::from(hit)) as u32;
-            self.free(request.id, None, 0, held);
+            self.free((connection, request.id), None, (0, held));
             start = start.max(held);
         }
         let mut wait = self.pause();
@@ -325,7 +326,7 @@ impl World {
 
     fn on_end(&mut self, index: usize) {
         let request = self.requests[index].clone();
-        self.end_session(request.id);
+        self.end_session(self.engines[request.engine].connection, request.id);
         if self.rng.chance(40) {
             // The next turn of the conversation: a prompt that begins with this one.
             let nodes = self.scenario.universe.nodes.len();

@@ -128,11 +128,12 @@ impl World {
         let request = self.rng.index(self.ids.len()) as u32;
         let (start, end) = (self.rng.below(8) as u32, self.rng.below(14) as u32);
         let rank = self.rng.chance(30).then(|| KvRank::new(2, self.rng.below(2) as u32));
+        let connection = self.engines[self.rng.index(self.engines.len())].connection;
         match self.rng.below(4) {
-            0 => self.end_session(request),
-            1 => _ = self.query(request),
-            2 => self.free(request, rank, start, u32::MAX),
-            _ => self.free(request, rank, start, end),
+            0 => self.end_session(connection, request),
+            1 => _ = self.query(connection, request),
+            2 => self.free((connection, request), rank, (start, u32::MAX)),
+            _ => self.free((connection, request), rank, (start, end)),
         }
     }
 

@@ -113,7 +113,7 @@ impl World {
 
     /// Checks the report of a lookup that needed L2: answered, with the objects of the hit in L1, or cancelled.
     fn lookup_done(&mut self, report: &LookupReport) {
-        let LookupReport { request_id, model, salt, requested_chunks, hit } = report;
+        let LookupReport { connection, request_id, model, salt, requested_chunks, hit } = report;
         self.trace.answer(hit.map_or(u64::MAX, |h| u64::from(h.chunks)));
         let Some(hit) = hit else {
             let (request, chunks) = self.model.cancelled.pop_front().expect("a lookup was cancelled");
@@ -126,7 +126,7 @@ impl World {
         };
         let request =
             self.ids.iter().position(|id| id == request_id).expect("an answer has a known request id");
-        let job = self.model.lookup_answered(request as u32, hit);
+        let job = self.model.lookup_answered((request as u32, connection.0), hit);
         let universe = &self.scenario.universe;
         assert_eq!(*model, universe.models[usize::from(job.chunks[0].model)], "model of a lookup");
         assert_eq!(*salt, universe.salts[usize::from(job.chunks[0].salt)], "salt of a lookup");

@@ -161,7 +161,7 @@ impl Serve for Machine<'_> {
         };
         self.core.lookup(self.now, &spec);
         self.carry_out();
-        let status = self.core.take_result(self.now, &name);
+        let status = self.core.take_result(self.now, CONNECTION, &name);
         let hit = if let LookupStatus::Ready(hit) = status { hit } else { 0 };
         self.open.insert(request, Open { name, chain, hit });
     }
@@ -188,7 +188,7 @@ impl Serve for Machine<'_> {
 
     fn end(&mut self, request: usize) {
         if let Some(Open { name, .. }) = self.open.remove(&request) {
-            self.core.end_session(self.now, &name);
+            self.core.end_session(self.now, CONNECTION, &name);
             self.carry_out();
         }
     }
