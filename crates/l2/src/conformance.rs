@@ -320,7 +320,7 @@ where
     assert_eq!(usage.evicted_objects, 2 * count - usage.objects, "evictions are counted");
     load_and_check(&*bounded, &arena, [(1000 + count - 1, LEN)].into_iter()).await;
     let too_large = bounded.store(vec![arena.object(1, capacity + 1)]).await;
-    assert_eq!(kinds(&too_large), [Some(ErrorKind::Full)], "larger than everything");
+    assert_eq!(kinds(&too_large), [Some(ErrorKind::OverLimit)], "larger than everything");
     bounded.close().await;
 }
 

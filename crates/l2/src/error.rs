@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Damaged,
     /// There is no space, and nothing can be evicted.
     Full,
+    /// The object does not fit a configured capacity or quota, or a size that the backend takes. The backend works.
+    OverLimit,
     /// The backend cannot be reached, or its circuit breaker is open.
     Unavailable,
     /// No answer before the deadline. The I/O may still be running.
@@ -50,13 +52,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotFound,
         Self::WrongSize,
         Self::Corrupt,
         Self::Unreadable,
         Self::Damaged,
         Self::Full,
+        Self::OverLimit,
         Self::Unavailable,
         Self::Timeout,
         Self::Busy,
@@ -79,6 +82,7 @@ impl ErrorKind {
             Self::Unreadable => "unreadable",
             Self::Damaged => "damaged",
             Self::Full => "full",
+            Self::OverLimit => "over_limit",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Busy => "busy",
@@ -103,6 +107,7 @@ impl ErrorKind {
             }
             Self::Damaged => "look for errors of the device in the kernel's log; until then it is a miss",
             Self::Full => "free space (or inodes, or quota) on its file system, or lower max_capacity_gb",
+            Self::OverLimit => "raise max_capacity_gb or the quota, or let objects be evicted",
             Self::Unavailable => "check that the directory exists and its file system is mounted",
             Self::Timeout => "check the storage and the network to it",
             Self::Busy => "the storage is slower than what is stored: use a faster one, or store less",
@@ -114,7 +119,7 @@ impl ErrorKind {
                 "mount the file system for writing; the kernel's log may say why it is read-only"
             }
             Self::Stale => "mount the network file system again",
-            Self::BadKey => "change the name of the model or the cache salt",
+            Self::BadKey => "change the name of the model",
             Self::Io => "look for errors of the device in the kernel's log",
         })
     }
@@ -229,9 +234,12 @@ fn classify(error: &io::Error) -> (ErrorKind, Retry) {
     use io::ErrorKind as Io;
     match error.kind() {
         Io::NotFound => (ErrorKind::NotFound, Retry::Permanent),
-        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, Retry::Permanent),
+        Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Full, Retry::Permanent),
+        Io::FileTooLarge => (ErrorKind::OverLimit, Retry::Permanent),
         Io::InvalidFilename => (ErrorKind::BadKey, Retry::Permanent),
-        Io::NotADirectory | Io::IsADirectory => (ErrorKind::Unavailable, Retry::Permanent),
+        Io::NotADirectory | Io::IsADirectory | Io::AlreadyExists => {
+            (ErrorKind::Unavailable, Retry::Permanent)
+        }
         Io::StaleNetworkFileHandle => (ErrorKind::Stale, Retry::Temporary),
         Io::NotConnected
         | Io::HostUnreachable

@@ -39,6 +39,11 @@ macro_rules! forward {
             self.$($field).+.lookup(keys)
         }
     };
+    (@load [$($field:ident).+]) => {
+        fn load(&self, transfers: Vec<crate::Transfer>) -> crate::BoxFuture<'_, crate::Results<()>> {
+            self.$($field).+.load(transfers)
+        }
+    };
     (@store [$($field:ident).+]) => {
         fn store(
             &self,

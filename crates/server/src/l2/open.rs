@@ -10,12 +10,12 @@ use crate::config::L2AdapterConfig;
 
 /// An adapter could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("--l2-adapter #{number} ({type_name}): {source}")]
+#[error("--l2-adapter #{number} ({type_name}): {}", error.explained())]
 pub struct OpenError {
     /// Its position, counted from 1.
     number: usize,
     type_name: &'static str,
-    source: L2Error,
+    error: L2Error,
 }
 
 /// Opens the adapters in order. Those that enforce quotas start with `tenant_limits`. Objects that they remove on
@@ -31,10 +31,10 @@ pub fn open(
     let open_one = |(i, config): (usize, &L2AdapterConfig)| {
         let listener = Arc::new(CoreEvictionListener::new(core.clone(), AdapterId(i as u32)));
         let context = OpenContext { tenant_limits: tenant_limits.clone(), listener: Some(listener) };
-        config.open(&context).map_err(|source| OpenError {
+        config.open(&context).map_err(|error| OpenError {
             number: i + 1,
             type_name: config.backend.type_name(),
-            source,
+            error,
         })
     };
     configs.iter().enumerate().map(open_one).collect()

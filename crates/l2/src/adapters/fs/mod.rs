@@ -24,6 +24,7 @@ mod dir_watch;
 mod faults;
 mod file;
 mod full_disk;
+mod long_names;
 mod names;
 mod object_dir;
 mod scan;

@@ -9,10 +9,8 @@ use larder_types::LayoutId;
 use larder_types::file_names::FILE_SUFFIX;
 use larder_types::object::ObjectKey;
 
+use super::long_names::shortened;
 use crate::error::{ErrorKind, L2Error};
-
-/// The longest name a Linux file system takes, in bytes.
-const NAME_BYTES_MAX: usize = 255;
 
 /// Ends the name of an unfinished file.
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -32,14 +30,6 @@ impl ObjectFile {
     pub(super) fn new(base: &Path, key: &ObjectKey) -> Result<Self, L2Error> {
         let key = canonical(key);
         let name = key.file_name();
-        if name.len() > NAME_BYTES_MAX {
-            let text = format!(
-                "the file name of this object has {} bytes, file systems take {NAME_BYTES_MAX}: shorten the model \
-                 name or the cache salt",
-                name.len()
-            );
-            return Err(L2Error::permanent(ErrorKind::BadKey, text));
-        }
         if name.contains('\0') {
             return Err(L2Error::permanent(ErrorKind::BadKey, "the model name contains NUL"));
         }
@@ -50,9 +40,10 @@ impl ObjectFile {
 /// The key that the file name of `key` parses to.
 pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
     if key.layout.is_known() {
-        return Cow::Owned(key.clone().with_layout(LayoutId::UNKNOWN));
+        let plain = key.clone().with_layout(LayoutId::UNKNOWN);
+        return Cow::Owned(shortened(&plain).into_owned());
     }
-    Cow::Borrowed(key)
+    shortened(key)
 }
 
 /// The object in the file `name`, if `name` is exactly its file name.
@@ -112,12 +103,17 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_refused_with_advice() {
+    fn long_names_are_shortened_and_names_with_nul_refused() {
         let longest = 255 - key("", "").file_name().len();
-        assert!(ObjectFile::new(Path::new("/d"), &key(&"m".repeat(longest), "")).is_ok());
-        let error = ObjectFile::new(Path::new("/d"), &key(&"m".repeat(longest + 1), "")).unwrap_err();
+        for (len, is_whole) in [(longest, true), (longest + 1, false)] {
+            let model = "m".repeat(len);
+            let file = ObjectFile::new(Path::new("/d"), &key(&model, "")).unwrap();
+            let name = file.path.file_name().and_then(std::ffi::OsStr::to_str).unwrap();
+            assert_eq!(name.contains(&model), is_whole);
+            assert_eq!(object_in(name), Some(file.key), "it is counted and listed");
+        }
+        let error = ObjectFile::new(Path::new("/d"), &key("a\0b", "")).unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::BadKey, crate::Retry::Permanent));
-        assert!(error.to_string().contains("256 bytes"), "{error}");
         assert!(ObjectFile::new(Path::new("/d"), &key("a\0b", "")).is_err());
     }
 

@@ -285,11 +285,11 @@ impl ObjectDir {
                 Reserve::Evict(victim) => self.evict(&victim)?,
                 Reserve::Busy => {
                     let text = "all objects that could be evicted are being read";
-                    return Err(L2Error::temporary(ErrorKind::Full, text));
+                    return Err(L2Error::temporary(ErrorKind::Busy, text));
                 }
                 Reserve::Never(why) => {
                     let text = format!("an object of {bytes} bytes {why}");
-                    return Err(L2Error::permanent(ErrorKind::Full, text));
+                    return Err(L2Error::permanent(ErrorKind::OverLimit, text));
                 }
             }
         }
@@ -433,10 +433,7 @@ impl ObjectDir {
     /// forgotten.
     pub(super) fn make_directories(&self) -> Result<(), L2Error> {
         let _recreate = self.recreate.lock().unwrap_or_else(PoisonError::into_inner);
-        let unavailable = |path: &Path, error| {
-            let text = format!("create directory {}", path.display());
-            L2Error::system(text, error).with_kind(ErrorKind::Unavailable)
-        };
+        let unavailable = |path: &Path, error| directory_error("create directory", path, error);
         if !self.base.is_dir() {
             let gone = self.tracker().clear();
             gone.iter().for_each(|key| self.notify_removed(key, EvictionReason::Missing));
@@ -542,6 +539,15 @@ pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
         Ok(()) => Some(true),
         Err(Errno::WOULDBLOCK) => Some(false),
         Err(_) => None,
+    }
+}
+
+/// The error of a call on a whole directory: if it is absent, the backend is.
+pub(super) fn directory_error(action: &str, path: &Path, error: io::Error) -> L2Error {
+    let error = L2Error::system(format!("{action} {}", path.display()), error);
+    match error.kind() {
+        ErrorKind::NotFound => error.with_kind(ErrorKind::Unavailable),
+        _ => error,
     }
 }
 

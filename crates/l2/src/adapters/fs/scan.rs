@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 use larder_types::object::ObjectKey;
 
 use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
-use super::object_dir::{ObjectDir, is_abandoned};
+use super::object_dir::{ObjectDir, directory_error, is_abandoned};
 use crate::adapter::{Cursor, Listed, Page};
-use crate::error::{ErrorKind, L2Error};
+use crate::error::L2Error;
 
 /// The most objects in a page.
 const PAGE_OBJECTS_MAX: usize = 10_000;
@@ -25,7 +25,7 @@ pub(super) fn recover(
     stale_after: Duration,
     go_on: impl Fn() -> bool,
 ) -> Result<(), L2Error> {
-    let failed = |error| L2Error::system("read directory", error);
+    let failed = |error| directory_error("read", dir.base(), error);
     let now = SystemTime::now();
     let mut found: Vec<(SystemTime, ObjectKey)> = Vec::new();
     for directory in dir.directories() {
@@ -89,8 +89,7 @@ fn remove_unfinished(path: &Path) {
 /// The first `limit` objects after `cursor`, by name. Reads the whole directory, but keeps only one page.
 pub(super) fn list(base: &Path, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
     let limit = limit.get().min(PAGE_OBJECTS_MAX);
-    let failed =
-        |error: io::Error| L2Error::system("list directory", error).with_kind(ErrorKind::Unavailable);
+    let failed = |error: io::Error| directory_error("list", base, error);
     let after = cursor.map(|cursor| cursor.0.as_str());
     // The largest name is on top and is replaced by smaller ones.
     let mut names: BinaryHeap<String> = BinaryHeap::new();

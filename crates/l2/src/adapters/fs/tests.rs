@@ -207,7 +207,7 @@ async fn noop_policy_refuses_stores_over_capacity() {
     }
     let full = adapter.store(vec![arena.object(2, 1000)]).await;
     let error = full[0].as_ref().unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::OverLimit, Retry::Permanent));
     assert_eq!(present(directory.path()), [0, 1]);
 }
 
@@ -257,7 +257,7 @@ async fn tenant_at_quota_evicts_only_its_own_objects() {
     assert_eq!(held(&adapter), [("a".into(), 2000), ("b".into(), 1000)], "a lower quota applies at once");
     adapter.set_quota(&"a".into(), Some(0)).await;
     let refused = adapter.store(vec![of("a", 5)]).await;
-    assert_eq!(refused[0].as_ref().unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(refused[0].as_ref().unwrap_err().kind(), ErrorKind::OverLimit);
     assert_eq!(held(&adapter), [("b".into(), 1000)]);
     adapter.close().await;
     drop(adapter);
@@ -331,6 +331,30 @@ async fn removed_directory_is_created_again() {
 }
 
 #[tokio::test]
+async fn objects_of_models_with_long_names_are_stored() {
+    let (arena, directory) = (TestArena::new(1 << 20), Directory::new("long"));
+    let of = |model: &str| ObjectKey { model_name: model.repeat(20).into(), ..key(1) };
+    let (first, second) = (of("/mnt/models/one/"), of("/mnt/models/two/"));
+    let adapter = open(&FsConfig::new(directory.path())).unwrap();
+    let object = Transfer { key: first.clone(), ..arena.object(1, 1000) };
+    assert!(adapter.store(vec![object]).await[0].is_ok());
+    let found = adapter.lookup(vec![first.clone(), second]).await;
+    assert_eq!(found.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [Some(1000), None]);
+    let blank = Transfer { key: first.clone(), ..arena.blank(1, 1000) };
+    let region = blank.region.clone();
+    assert!(adapter.load(vec![blank]).await[0].is_ok());
+    assert_eq!(contents(&region), bytes(1, 1000));
+    adapter.close().await;
+    let adapter = open(&FsConfig::new(directory.path())).unwrap();
+    adapter.counted().await;
+    assert_eq!((adapter.usage().objects, adapter.usage().used_bytes), (1, 1000));
+    let listed = adapter.list(None, NonZeroUsize::MIN).await.unwrap().objects;
+    assert!(matches!(adapter.delete(vec![listed[0].key.clone()]).await[..], [Ok(true)]), "as it is listed");
+    assert_eq!(*adapter.lookup(vec![first]).await[0].as_ref().unwrap(), None);
+    assert_eq!(adapter.usage().objects, 0);
+}
+
+#[tokio::test]
 async fn failed_store_leaves_no_file_and_no_reservation() {
     let (arena, directory) = (TestArena::new(1 << 20), Directory::new("fails"));
     let adapter = native(directory.path(), 10_000, false);
@@ -341,7 +365,7 @@ async fn failed_store_leaves_no_file_and_no_reservation() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the unfinished file is removed");
     let too_large = adapter.store(vec![arena.object(2, 10_001)]).await;
     let error = too_large[0].as_ref().unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, Retry::Permanent));
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::OverLimit, Retry::Permanent));
 }
 
 /// Needs a small file system: `LARDER_L2_SMALL_FS=/mnt/of/1/MiB`.

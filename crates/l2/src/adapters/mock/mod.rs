@@ -133,7 +133,10 @@ impl Shared {
                     }
                 }
                 Reserve::Busy | Reserve::Never(_) => {
-                    return Err(L2Error::permanent(ErrorKind::Full, "the object is larger than max_size_gb"));
+                    return Err(L2Error::permanent(
+                        ErrorKind::OverLimit,
+                        "the object is larger than max_size_gb",
+                    ));
                 }
             }
         }

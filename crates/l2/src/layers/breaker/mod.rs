@@ -204,6 +204,7 @@ impl Outcome {
             }
             ErrorKind::Busy
             | ErrorKind::Damaged
+            | ErrorKind::OverLimit
             | ErrorKind::BadKey
             | ErrorKind::Unsupported
             | ErrorKind::Closed => Self::Unknown,

@@ -6,6 +6,24 @@ use crate::testing::{TestArena, key};
 /// Only engines probe reads.
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
+/// Has no space for large objects.
+#[derive(Debug)]
+struct FullAboveOneMib {
+    inner: Mock,
+}
+
+impl Adapter for FullAboveOneMib {
+    forward!(inner: kind, capabilities, lookup, load, delete, list, usage, usage_by_salt, set_quota, health, failures, close);
+
+    fn store(&self, transfers: Vec<Transfer>) -> BoxFuture<'_, Results<Stored>> {
+        if transfers.iter().all(|transfer| transfer.region.len() <= 1 << 20) {
+            return self.inner.store(transfers);
+        }
+        let full = L2Error::permanent(ErrorKind::Full, "injected").for_all(transfers.len());
+        Box::pin(std::future::ready(full))
+    }
+}
+
 struct Rig {
     fault: Arc<Fault>,
     breaker: Breaker,
@@ -14,8 +32,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let mock = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
-        let fault = Arc::new(Fault::new(Arc::new(mock), FaultConfig::default()));
+        let inner = Mock::new(&MockConfig { max_size_bytes: 1 << 20, bandwidth_bytes_per_second: 1 << 40 });
+        let fault = Arc::new(Fault::new(Arc::new(FullAboveOneMib { inner }), FaultConfig::default()));
         let breaker = Breaker::new(
             Arc::clone(&fault) as Arc<dyn Adapter>,
             BreakerConfig { idle_before_probe: NEVER, ..BreakerConfig::default() },
@@ -199,6 +217,7 @@ async fn only_failures_of_the_backend_open_the_circuit() {
         (ErrorKind::Corrupt, Closed, Closed),
         (ErrorKind::Damaged, Closed, Open),
         (ErrorKind::BadKey, Closed, Closed),
+        (ErrorKind::OverLimit, Closed, Closed),
         (ErrorKind::TooManyFiles, Fails, Fails),
         (ErrorKind::Full, Fails, Fails),
         (ErrorKind::Denied, Open, Open),
