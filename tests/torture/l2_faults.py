@@ -3,8 +3,8 @@
 Three parts, all through the whole server, with checksums on:
 
 - **The storage fails as a whole** and comes back: directory replaced, permission lost, disk full, the
-  I/O hangs. `/readyz` reports it after one operation, and is ready again once the storage is back;
-  nothing is restarted.
+  I/O hangs. `/readyz` reports what an operator must repair after one operation, and is ready again once the
+  storage is back; nothing is restarted.
 - **Files are damaged**: cut short, bits flipped, removed. What is damaged is a miss, exactly; what is
   stored again is whole again.
 - **Single operations fail** by the `fault_inject` adapter: errors, hangs, short reads, flipped bits,
@@ -69,6 +69,7 @@ class Fault:
     reads: bool
     writes: bool
     throughout: bool = True
+    misses: bool = False  # its objects are misses, although reads work
 
     def directions(self) -> list[str]:
         return ["reads"] * self.reads + ["writes"] * self.writes
@@ -196,7 +197,7 @@ def outage(rig: Rig, fault: Fault, seconds: float) -> None:
     assert not rig.reasons(), f"{fault.name}: before it, /readyz lists {rig.reasons()}"
     with fault.during():
         found = rig.client.read(old)
-        expected = 0 if fault.reads else traffic.CHUNKS
+        expected = 0 if fault.reads or fault.misses else traffic.CHUNKS
         assert found == expected, f"{fault.name}: a lookup found {found} chunks, expected {expected}"
         eventually(lambda: rig.shows("reads") == fault.reads, f"{fault.name}: reads on /readyz: {fault.reads}", SHOWN_S)
         rig.client.store(new)
@@ -234,11 +235,10 @@ def outages(rig: Rig, disk: Path | None) -> Iterator[Fault]:
     if rig.server.user is not None or os.geteuid() != 0:
         yield Fault("no permission", lambda: l2_damage.permission(path, 0o000), reads=True, writes=True)
         yield Fault("read-only", lambda: l2_damage.permission(path, 0o555), reads=False, writes=True)
-        yield Fault(
-            "files unreadable", lambda: l2_damage.files_unreadable(path), reads=True, writes=False, throughout=False
-        )
+        yield Fault("files unreadable", lambda: l2_damage.files_unreadable(path), reads=False, writes=False, misses=True)
     if disk is not None:
-        yield Fault("disk full", lambda: l2_damage.disk_full(disk), reads=False, writes=True)
+        # The oldest objects make room for new ones.
+        yield Fault("disk full", lambda: l2_damage.disk_full(disk), reads=False, writes=False)
     else:
         rig.report.counters["disk full"] = "left out: needs the right to mount a tmpfs"
     if l2_damage.may_stop_threads():

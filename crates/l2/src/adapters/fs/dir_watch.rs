@@ -109,9 +109,13 @@ impl Check {
         dir.restore_base()?;
         let id = identity(dir.base())?;
         let before = self.id.replace(id);
-        if before.is_some_and(|before| before != id) {
+        let was_missing = dir.take_uncounted();
+        let is_another = before.is_some_and(|before| before != id);
+        if is_another && !was_missing {
             let path = dir.base().display();
             tracing::warn!(%path, "the L2 directory is another one than before: its objects are counted again");
+        }
+        if is_another || was_missing {
             forget_missing(dir);
             return scan::recover(dir, STALE_AFTER, || true);
         }

@@ -178,6 +178,10 @@ fn removed_or_replaced_directory_is_noticed() {
     fs::write(&base, b"").unwrap();
     let error = check.run(&dir).unwrap_err();
     assert!(error.explained().contains(&base.display().to_string()), "{}", error.explained());
+    fs::remove_file(&base).unwrap();
+    fs::rename(directory.path().join("before"), &base).unwrap();
+    check.run(&dir).unwrap();
+    assert_eq!(counted(&dir), (3, 300), "it is back with its objects");
 }
 
 #[test]

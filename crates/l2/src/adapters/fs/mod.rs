@@ -119,6 +119,8 @@ impl Fs {
             config.mode.warn_if_wider(dir.base());
         }
         dir.make_directories()?;
+        // The scan counts what is there.
+        dir.take_uncounted();
         let pool = Arc::new(Pool::new("larder-l2-fs", num_workers)?);
         let counted = count_in_background(&dir, &pool)?;
         let space = Arc::new(SpaceMonitor::new(dir.base()));

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +49,8 @@ pub(super) struct ObjectDir {
     hasher: RandomState,
     names: TemporaryNames,
     recreate: Mutex<()>,
+    /// The directory was missing, so what it has now is not counted.
+    uncounted: AtomicBool,
     unreadable: UnreadableObjects,
     full_disk: FullDisk,
     listener: Option<Arc<dyn EvictionListener>>,
@@ -73,6 +76,7 @@ impl ObjectDir {
             hasher: RandomState::new(),
             names: TemporaryNames::new(),
             recreate: Mutex::new(()),
+            uncounted: AtomicBool::new(false),
             unreadable: UnreadableObjects::default(),
             full_disk: FullDisk::default(),
             listener,
@@ -436,6 +440,7 @@ impl ObjectDir {
         let unavailable = |path: &Path, error| directory_error("create directory", path, error);
         if !self.base.is_dir() {
             let gone = self.tracker().clear();
+            self.uncounted.store(true, Ordering::Release);
             gone.iter().for_each(|key| self.notify_removed(key, EvictionReason::Missing));
             self.mode
                 .access
@@ -446,6 +451,11 @@ impl ObjectDir {
             .access
             .create_directories(&self.temporary)
             .map_err(|error| unavailable(&self.temporary, error))
+    }
+
+    /// Whether the directory was missing since the last call.
+    pub(super) fn take_uncounted(&self) -> bool {
+        self.uncounted.swap(false, Ordering::AcqRel)
     }
 
     /// Makes the directory again if it was removed: L2 is empty then.
