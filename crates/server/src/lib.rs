@@ -10,6 +10,7 @@
 //! - [`metrics`]: counters and the `/metrics` page; `otlp` (feature `otel`) pushes them, and the traces.
 //! - [`overview`]: the numbers behind the page at `/` and `larder top`.
 //! - [`prefix_hashes`]: chunk hashes of recent prompts.
+//! - `private_file`: files and directories that only the server's user may read.
 //! - [`responder`]: the way back to the client of a request.
 
 pub mod app;
@@ -23,6 +24,7 @@ pub mod ops;
 pub mod otlp;
 pub mod overview;
 pub mod prefix_hashes;
+mod private_file;
 pub mod responder;
 pub mod transport;
 

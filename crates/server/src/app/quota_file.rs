@@ -6,7 +6,8 @@
 //!
 //! The file is written before a change takes effect, into a new file that is then renamed: after a crash the next
 //! server finds the old quotas or the new ones, and every acknowledged change. A file that cannot be read is moved
-//! aside, never overwritten. A lock file keeps other servers out of the directory.
+//! aside, never overwritten. A lock file keeps other servers out of the directory. Files are readable by this server's
+//! user only, and links under their names are not followed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use larder_policy::quota::QUOTAS_MAX;
 use larder_types::object::check_cache_salt;
 use serde::{Deserialize, Serialize};
+
+use crate::private_file;
 
 /// The current version.
 const VERSION: u32 = 1;
@@ -52,8 +55,8 @@ impl QuotaFile {
     /// # Errors
     /// The directory cannot be used, or another server uses it.
     pub fn open(directory: &Path) -> io::Result<(Self, Limits)> {
-        fs::create_dir_all(directory)?;
-        let lock = File::create(directory.join("lock"))?;
+        private_file::create_dir(directory)?;
+        let lock = private_file::open_lock(&directory.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::other("another server uses this directory"),
             TryLockError::Error(error) => error,
@@ -62,6 +65,9 @@ impl QuotaFile {
         let limits = match read(&file.path) {
             Ok(limits) => limits,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Limits::new(),
+            Err(error) if fs::symlink_metadata(&file.path).is_ok_and(|found| found.is_symlink()) => {
+                return Err(error);
+            }
             Err(error) => {
                 let aside = move_aside(&file.path)?;
                 tracing::warn!(
@@ -83,7 +89,12 @@ impl QuotaFile {
     pub fn write(&self, limits: &Limits) -> io::Result<()> {
         let new = self.path.with_extension("json.new");
         let content = Content { version: VERSION, limit_bytes: limits.clone() };
-        let mut file = File::create(&new)?;
+        // Left by a server that ended here, or put here by somebody else: not opened, be it a link.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = private_file::create_new(&new, false)?;
         file.write_all(&serde_json::to_vec(&content)?)?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
@@ -99,7 +110,7 @@ impl QuotaFile {
 
 fn read(path: &Path) -> io::Result<Limits> {
     let mut text = Vec::new();
-    File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+    private_file::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
     let Content { version, limit_bytes } = serde_json::from_slice(&text)?;
     let bad = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     if version != VERSION {
@@ -119,7 +130,7 @@ fn read(path: &Path) -> io::Result<Limits> {
 /// Renames a file to an unused name, and returns it.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let names = (1..=ASIDE_MAX).map(|n| path.with_extension(format!("json.bad-{n}")));
-    let mut free = names.filter(|name| !name.exists());
+    let mut free = names.filter(|name| fs::symlink_metadata(name).is_err());
     let aside = free.next().ok_or_else(|| io::Error::other("too many unreadable files lie beside it"))?;
     fs::rename(path, &aside)?;
     Ok(aside)
@@ -196,6 +207,26 @@ mod tests {
         for (n, text) in (1..).zip(bad) {
             let kept = fs::read_to_string(directory.0.join(format!("quotas.json.bad-{n}"))).unwrap();
             assert_eq!(kept, text);
+        }
+    }
+
+    #[test]
+    fn links_under_its_names_are_not_followed() {
+        for name in ["lock", "quotas.json", "quotas.json.new"] {
+            let (directory, victim) = (Directory::new(), Directory::new());
+            fs::create_dir_all(&directory.0).unwrap();
+            fs::write(&victim.0, r#"{"version":1,"limit_bytes":{"a":1}}"#).unwrap();
+            std::os::unix::fs::symlink(&victim.0, directory.0.join(name)).unwrap();
+            match QuotaFile::open(&directory.0) {
+                // What is left in the way of a new file is removed.
+                Ok((file, limits)) => {
+                    assert_eq!((name, limits), ("quotas.json.new", Limits::new()));
+                    file.write(&Limits::from([("b".into(), 2)])).unwrap();
+                }
+                Err(error) => assert!(error.to_string().contains("is a symbolic link"), "{name}: {error}"),
+            }
+            assert_eq!(fs::read_to_string(&victim.0).unwrap(), r#"{"version":1,"limit_bytes":{"a":1}}"#);
+            fs::remove_file(&victim.0).unwrap();
         }
     }
 

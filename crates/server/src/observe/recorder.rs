@@ -6,9 +6,10 @@
 //! the core's lock held, so that the order is the core's. If the disk is too slow and the queue is full, events are
 //! dropped and counted; the file says where. After a failed write the recording ends, with one line in the log.
 //!
-//! A server that is started with an existing file appends to it, behind a new header line.
+//! A server that is started with an existing file appends to it, behind a new header line. A new file is readable by this
+//! server's user only.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use larder_types::object::{ChunkHash, KvRank};
 use super::bounded_writer::{BoundedWriter, Item, Write};
 use super::bus::Subscriber;
 use super::event::RequestEvent;
+use crate::private_file;
 
 /// Events that may wait to be written.
 const EVENTS_MAX: usize = 1 << 14;
@@ -63,7 +65,7 @@ impl Recorder {
     /// # Errors
     /// The file cannot be opened, or its header line cannot be written.
     pub fn start(path: &Path, chunk_tokens: u32) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = private_file::append(path)?;
         write_line(&mut file, &Header { larder_recording: VERSION, chunk_tokens })?;
         Ok(Self { queue: BoundedWriter::start("record", EVENTS_MAX, RecordingWriter::new(file))? })
     }

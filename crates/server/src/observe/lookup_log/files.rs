@@ -1,13 +1,14 @@
-//! The files of the log: rotation, names, and removal of the oldest.
+//! The files of the log: rotation, names, and removal of the oldest. They are readable by this server's user only.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::config::LookupHashLogConfig;
 use crate::observe::traces::UnixTime;
+use crate::private_file;
 
 /// Prefix and suffix of names, LMCache's.
 const NAME: (&str, &str) = ("lookup_hashes_", ".jsonl");
@@ -36,7 +37,7 @@ struct Current {
 impl Files {
     /// Reads the directory, which is made if it is missing.
     pub(super) fn open(config: LookupHashLogConfig) -> io::Result<Self> {
-        fs::create_dir_all(&config.dir)?;
+        private_file::create_dir(&config.dir)?;
         let mut known: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&config.dir)? {
             let entry = entry?;
@@ -108,7 +109,7 @@ impl Files {
             let name = format!("{}{}_{:06}{}", NAME.0, stamp(now), self.count, NAME.1);
             let path = self.config.dir.join(name);
             self.count += 1;
-            match OpenOptions::new().append(true).create_new(true).open(&path) {
+            match private_file::create_new(&path, true) {
                 Ok(file) => return Ok((path, file)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => taken = Some(error),
                 Err(error) => return Err(error),
