@@ -13,6 +13,7 @@ EVERY_WORKER = "workers that copy by themselves are described too; the reference
 POLICY = "the eviction policy is where `describe` looks for it"
 DASHBOARD = "what the dashboard's overview reads and the reference never sent"
 COMMITTED = "how much of L1 is backed by memory"
+IN_ADVANCE = "whether eviction starts at the watermark, which it does if a watermark was given"
 PREFETCH_POLICY = "what becomes of what was loaded from L2"
 SORTED = "quotas are listed by salt"
 L1_TOO = "what a salt uses counts L1, where its quota holds as well"
@@ -30,6 +31,8 @@ MORE: dict[str, dict[str, str]] = {
         "/engine/periodic_threads": DASHBOARD,
         "/engine/prefetch_job_ids": DASHBOARD,
         "/engine/storage_manager/eviction_controller": POLICY,
+        "/engine/storage_manager/l1_eviction_controller/evicts_in_advance": IN_ADVANCE,
+        "/engine/storage_manager/l1_eviction_controllers/_default/evicts_in_advance": IN_ADVANCE,
         "/engine/storage_manager/l1_manager/memory_committed_bytes": COMMITTED,
         "/engine/storage_manager/l1_managers/_default/memory_committed_bytes": COMMITTED,
         "/engine/storage_manager/prefetch_controller/policy": PREFETCH_POLICY,

@@ -526,6 +526,12 @@ impl Core {
         self.prefetch.request_status(id)
     }
 
+    /// The state of a prefetch request. A result is given once: then the request is unknown.
+    pub fn take_prefetch(&mut self, now: Time, id: PrefetchId) -> PrefetchStatus {
+        self.advance(now);
+        self.prefetch.take_request(&mut self.cx, id)
+    }
+
     /// The first `max` jobs that have not been answered.
     pub fn prefetch_jobs(&self, max: usize) -> PrefetchJobs {
         self.prefetch.jobs(&self.cx, max)

@@ -65,7 +65,7 @@ static HTTP: LazyLock<Mutex<Http>> = LazyLock::new(|| {
     config.l1.shm_name = None;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let server = runtime.block_on(Server::bind(config)).expect("a server");
-    let router = http::router(server.state().clone());
+    let router = http::router(server.state().clone(), http::Caller::Anyone);
     Mutex::new(Http { runtime, router, _server: server })
 });
 

@@ -22,6 +22,6 @@ pub use dealer::{ConnectError, Dealer, DealerOptions, RecvError};
 pub use driver::{CloseReason, Refusal};
 pub use endpoint::{Endpoint, ParseEndpointError};
 pub use limits::Limits;
-pub use listener::BindError;
+pub use listener::{BindError, IpcListener};
 pub use peer::{Pause, Peer, PeerId, Queued, SendError};
 pub use router::{Router, Service};

@@ -73,7 +73,7 @@ impl Listener {
     pub(crate) async fn bind(endpoint: &Endpoint) -> Result<Listener, BindError> {
         match endpoint {
             Endpoint::Tcp { host, port } => bind_tcp(endpoint, host, *port).await.map(Listener::Tcp),
-            Endpoint::Ipc(path) => IpcListener::bind(endpoint, path).map(Listener::Ipc),
+            Endpoint::Ipc(path) => IpcListener::bind(path).map(Listener::Ipc),
         }
     }
 
@@ -147,7 +147,7 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<Stream> {
 
 /// A Unix socket that is removed when it is dropped, if its path still leads to it.
 #[derive(Debug)]
-pub(crate) struct IpcListener {
+pub struct IpcListener {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the socket's file. The inode cannot be given to another file while the socket
@@ -156,8 +156,13 @@ pub(crate) struct IpcListener {
 }
 
 impl IpcListener {
-    /// The socket gets mode 0600 before it listens, so no other user can connect in between.
-    fn bind(endpoint: &Endpoint, path: &Path) -> Result<IpcListener, BindError> {
+    /// Binds a socket. It gets mode 0600 before it listens, so no other user can connect in between. A socket on which
+    /// no process listens any more is replaced.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(path: &Path) -> Result<IpcListener, BindError> {
+        let endpoint = &Endpoint::Ipc(path.to_owned());
         let io_error = |source| BindError::Io { endpoint: endpoint.clone(), source };
         let in_use = || BindError::InUse { endpoint: endpoint.clone() };
         let address = SockAddr::unix(path).map_err(io_error)?;
@@ -183,6 +188,14 @@ impl IpcListener {
         }
         let listener = UnixListener::from_std(socket.into()).map_err(io_error)?;
         Ok(IpcListener { listener, path: path.to_owned(), file })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// The system's, as when there are no descriptors left.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
     }
 }
 

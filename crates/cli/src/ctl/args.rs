@@ -24,10 +24,11 @@ pub(crate) struct Args {
 /// The server, and how to call it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// Address of the server's HTTP API
+    /// Address of the server's HTTP API, http://HOST:PORT, or unix:PATH for its --http-uds
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
     pub(crate) url: String,
-    /// File with the token that the server has from --http-auth-token-file; needed to change something
+    /// File with the token that the server has from --http-auth-token-file; needed to change something, but not with a
+    /// Unix socket
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Seconds to wait for the server
@@ -165,7 +166,7 @@ impl Tier {
 
 impl ServerArgs {
     /// Reads the token file, if one is given.
-    pub(super) fn token(&self) -> Result<Option<String>, InputError> {
+    pub(crate) fn token(&self) -> Result<Option<String>, InputError> {
         let Some(path) = &self.token_file else { return Ok(None) };
         let invalid =
             |reason: String| InputError { input: format!("--token-file {}", path.display()), reason };
@@ -179,19 +180,26 @@ impl ServerArgs {
     }
 }
 
+/// Begins the address of a Unix socket.
+pub(super) const UNIX: &str = "unix:";
+
 /// Parses the address of an HTTP API; removes a slash at its end.
 pub(crate) fn url(text: &str) -> Result<String, &'static str> {
+    if let Some(path) = text.strip_prefix(UNIX) {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return if path.is_empty() { Err("must be unix:PATH") } else { Ok(format!("{UNIX}{path}")) };
+    }
     if text.starts_with("https://") {
         return Err("https is not supported, use http://");
     }
     if !text.starts_with("http://") {
-        return Err("must begin with http://");
+        return Err("must begin with http:// or unix:");
     }
     match text.parse::<ureq::http::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none() => {
             Ok(text.trim_end_matches('/').to_owned())
         }
-        _ => Err("must be http://HOST:PORT"),
+        _ => Err("must be http://HOST:PORT or unix:PATH"),
     }
 }
 

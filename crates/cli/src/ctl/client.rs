@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{Method, Request, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Error};
 
-use super::args::ServerArgs;
+use super::args::{ServerArgs, UNIX};
+use super::unix::UnixConnector;
 
 /// The longest response that is read: a page of 5,000 objects has about 2 MB.
 const RESPONSE_BYTES_MAX: u64 = 64 << 20;
@@ -16,6 +18,8 @@ const RESPONSE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) struct Client {
     agent: Agent,
     pub(super) url: String,
+    /// The beginning of requests' addresses.
+    base: String,
     authorization: Option<String>,
     pub(super) timeout: Duration,
 }
@@ -48,9 +52,19 @@ impl Client {
             // The server is on this node or near it: never use the proxy of the environment.
             .proxy(None)
             .timeout_global(Some(server.timeout));
+        let socket = server.url.strip_prefix(UNIX);
+        let agent = match socket {
+            Some(path) => Agent::with_parts(
+                config.build(),
+                UnixConnector { path: path.into() },
+                DefaultResolver::default(),
+            ),
+            None => config.build().into(),
+        };
         Self {
-            agent: config.build().into(),
+            agent,
             url: server.url.clone(),
+            base: socket.map_or(&*server.url, |_| "http://127.0.0.1").to_owned(),
             authorization: token.map(|token| format!("Bearer {token}")),
             timeout: server.timeout,
         }
@@ -92,7 +106,7 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, String), Error> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
@@ -115,6 +129,9 @@ impl Client {
         match error {
             Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 "connection refused: no server at this address (set --url)".to_owned()
+            }
+            Error::Io(error) if error.kind() == io::ErrorKind::NotFound && self.url.starts_with(UNIX) => {
+                "no such socket: the server has it from --http-uds".to_owned()
             }
             Error::Timeout(_) => format!("no response within {} s (--timeout)", self.timeout.as_secs_f64()),
             Error::HostNotFound => "no such host".to_owned(),

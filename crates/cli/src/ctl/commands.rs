@@ -78,8 +78,11 @@ fn quota(client: &Client, args: &Args, quota: &Quota) -> anyhow::Result<Outcome>
             Quota::List => format::quotas(value),
             Quota::Get { .. } => {
                 let used = value["current_usage_gb"].as_f64().unwrap_or(0.0);
-                let limit =
-                    if value["exists"] == true { format!("{} GiB", limit()?) } else { "no quota".into() };
+                let limit = match (&value["exists"], &value["limited"]) {
+                    (Value::Bool(true), _) => format!("{} GiB", limit()?),
+                    (_, Value::Bool(true)) => format!("no quota, the default of {:.3} GiB applies", limit()?),
+                    _ => "no quota".to_owned(),
+                };
                 format!("{}: {limit}, {used:.3} GiB used\n", salt()?)
             }
             Quota::Set { .. } => format!("{} has a quota of {} GiB\n", salt()?, limit()?),

@@ -71,7 +71,9 @@ pub(super) fn description(url: &str, whole: &Value) -> String {
 /// All quotas, one per line.
 pub(super) fn quotas(response: &Value) -> String {
     let users = response["users"].as_object();
-    let Some(users) = users.filter(|users| !users.is_empty()) else { return "no quotas\n".to_owned() };
+    let default = response["default_limit_gb"].as_f64();
+    let default = default.map_or_else(String::new, |gib| format!("all other salts: {gib:.3} GiB each\n"));
+    let Some(users) = users.filter(|users| !users.is_empty()) else { return format!("no quotas\n{default}") };
     let width = users.keys().map(|salt| salt.chars().count()).max().unwrap_or(0).max(4);
     let mut text = format!("{:<width$}  {:>12}  {:>12}\n", "SALT", "LIMIT GiB", "USED GiB");
     for (salt, user) in users {
@@ -79,6 +81,7 @@ pub(super) fn quotas(response: &Value) -> String {
         let (limit, used) = (gib("limit_gb"), gib("current_usage_gb"));
         text.push_str(&format!("{salt:<width$}  {limit:>12.3}  {used:>12.3}\n"));
     }
+    text.push_str(&default);
     text
 }
 

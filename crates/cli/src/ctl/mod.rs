@@ -9,6 +9,7 @@ mod commands;
 mod format;
 mod objects;
 mod prefetch;
+mod unix;
 mod whatif;
 
 use serde_json::Value;
@@ -52,7 +53,7 @@ fn line(body: &str) -> String {
 /// Invalid input: an error of the user, not of the server.
 #[derive(Debug, thiserror::Error)]
 #[error("{input}: {reason}")]
-struct InputError {
+pub(crate) struct InputError {
     input: String,
     reason: String,
 }

@@ -8,7 +8,7 @@
 use larder_server::config::suggest;
 
 use super::flag::{FlagSpec, Kind};
-use super::flags::{flags, resolve_alias};
+use super::flags::flags;
 use super::settings::{Layer, Origin};
 use super::value::RawValue;
 use crate::report::Report;
@@ -30,7 +30,7 @@ pub(crate) fn parse(args: &[String], report: &mut Report) -> Layer {
         match find_spelling(typed) {
             Ok(spelling) => {
                 if let Some(raw) = take_value(&spelling, attached, &mut rest, report) {
-                    layer.add(resolve_alias(spelling.flag), raw);
+                    layer.add(spelling.flag, raw);
                 }
             }
             Err(error) => {

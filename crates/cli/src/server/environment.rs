@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use larder_server::config::suggest;
 
-use super::flag::{FlagSpec, Kind};
-use super::flags::{flags, resolve_alias};
+use super::flag::{FlagSpec, Kind, Support};
+use super::flags::flags;
 use super::settings::{Layer, Origin};
 use super::value::RawValue;
 use crate::report::Report;
@@ -29,11 +29,15 @@ pub(crate) fn variables() -> Variables {
 pub(crate) fn layers(variables: &Variables, report: &mut Report) -> Vec<Layer> {
     warn_of_misspellings(variables, report);
     let settable = || flags().filter(|flag| !flag.command_line_only);
+    let is_old = |flag: &&FlagSpec| matches!(flag.support, Support::AliasOf(_));
+    let current = || settable().filter(|flag| !is_old(flag));
     let mut layers: Vec<_> =
-        settable().filter_map(|flag| layer(flag, flag.variable(), variables, report)).collect();
+        current().filter_map(|flag| layer(flag, flag.variable(), variables, report)).collect();
     layers.extend(
-        settable().filter_map(|flag| layer(flag, flag.lmcache_variable?.to_owned(), variables, report)),
+        current().filter_map(|flag| layer(flag, flag.lmcache_variable?.to_owned(), variables, report)),
     );
+    layers
+        .extend(settable().filter(is_old).filter_map(|flag| layer(flag, flag.variable(), variables, report)));
     layers
 }
 
@@ -57,7 +61,7 @@ fn layer(flag: &'static FlagSpec, name: String, variables: &Variables, report: &
         _ => RawValue::Text(value.clone()),
     };
     let mut layer = Layer::new(Origin::Variable(name));
-    layer.add(resolve_alias(flag), raw);
+    layer.add(flag, raw);
     Some(layer)
 }
 
@@ -105,6 +109,7 @@ fn warn_of_misspellings(variables: &Variables, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags::resolve_alias;
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> (Vec<(String, &'static str, RawValue)>, Vec<String>) {

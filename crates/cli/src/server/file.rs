@@ -7,7 +7,7 @@ use larder_server::config::suggest;
 use serde_json::{Map, Value};
 
 use super::flag::FlagSpec;
-use super::flags::{self, find, flags, resolve_alias};
+use super::flags::{self, find, flags};
 use super::settings::{Layer, Origin};
 use super::value::RawValue;
 use crate::report::Report;
@@ -64,7 +64,7 @@ fn add(layer: &mut Layer, path: &Path, name: &str, value: &Value, report: &mut R
         return;
     }
     match raw(flag, value) {
-        Some(raw) => layer.add(resolve_alias(flag), raw),
+        Some(raw) => layer.add(flag, raw),
         None => report.error(format!("--{dashed} (from {place}): is not a value that a flag can have")),
     }
 }

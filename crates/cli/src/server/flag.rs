@@ -25,6 +25,8 @@ pub(crate) struct FlagSpec {
     pub(crate) command_line_only: bool,
     /// Why this version checks the flag and then warns that it has no effect.
     pub(crate) no_effect_yet: Option<&'static str>,
+    /// An old name whose use is warned about, as LMCache does.
+    pub(crate) is_deprecated: bool,
 }
 
 /// A flag whose value the server reads, as a `T`.
@@ -160,6 +162,7 @@ impl FlagSpec {
             larder_only: false,
             command_line_only: false,
             no_effect_yet: None,
+            is_deprecated: false,
         }
     }
 
@@ -176,6 +179,11 @@ impl FlagSpec {
     /// The environment and the file cannot set this flag.
     pub(crate) const fn command_line_only(self) -> Self {
         Self { command_line_only: true, ..self }
+    }
+
+    /// Using the name is warned about.
+    pub(crate) const fn deprecated(self) -> Self {
+        Self { is_deprecated: true, ..self }
     }
 
     /// This version checks the flag and warns that it has no effect.

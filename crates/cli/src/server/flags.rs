@@ -219,7 +219,16 @@ flags! {
         HTTP_PORT: u16 = served("http-port", TCP_PORT, Is("8080"),
             "TCP port of the admin API.");
         HTTP_AUTH_TOKEN_FILE: Option<PathBuf> = served("http-auth-token-file", Path, Unset,
-            "File with the bearer token that calls which change something must carry.").larder_only();
+            "File with the bearer token that calls which change something must carry. Make it readable by this user only.").larder_only();
+        HTTP_AUTH_READS: bool = served("http-auth-reads", Switch, Is("off"),
+            "Calls that only read need the token as well, /metrics included; probes (/healthcheck, /livez, /readyz) do not.").larder_only();
+        HTTP_ALLOWED_HOSTS: Vec<String> = served("http-allowed-hosts", Words, Unset,
+            "Names by which clients address the admin API, besides IP addresses, localhost and --http-host: those of an \
+             ingress or a service. .NAME stands for all names that end so, * for all. Requests under other names are \
+             refused, as are always requests under unknown names while it listens on loopback.").larder_only();
+        HTTP_UDS: Option<PathBuf> = served("http-uds", Path, Unset,
+            "Serve the admin API on this Unix socket, too, to this server's user and root only, who need no token. For \
+             `larder ctl --url unix:PATH` and `larder top --url unix:PATH`.").larder_only();
         ACCESS_LOG: bool = served("access-log", Switch, Is("off"),
             "Log each HTTP request.").larder_only();
         ENABLE_DEBUG_ENDPOINTS: bool = served("enable-debug-endpoints", Switch, Is("off"),
@@ -292,10 +301,10 @@ flags! {
             "Seconds between heartbeats.").or_variable("LMCACHE_COORDINATOR_HEARTBEAT_INTERVAL");
         COORDINATOR_EVENT_REPORTING: bool = served("coordinator-event-reporting", Switch, Is("off"),
             "Report stores, accesses and deletions.").or_variable("LMCACHE_COORDINATOR_EVENT_REPORTING");
-        _: () = alias("coordinator-l2-event-reporting", Switch, "coordinator-event-reporting");
+        _: () = alias("coordinator-l2-event-reporting", Switch, "coordinator-event-reporting").deprecated();
         COORDINATOR_EVENT_FLUSH_INTERVAL: Duration = served("coordinator-event-flush-interval", SECONDS, Is("1"),
             "Seconds between two batches of reports.").or_variable("LMCACHE_COORDINATOR_EVENT_FLUSH_INTERVAL");
-        _: () = alias("coordinator-l2-event-flush-interval", SECONDS, "coordinator-event-flush-interval");
+        _: () = alias("coordinator-l2-event-flush-interval", SECONDS, "coordinator-event-flush-interval").deprecated();
         _: () = served("coordinator-event-transport", OneOf(&[
             ok("http"),
             refuse("kafka", "reports travel by http only; use http"),

@@ -3,9 +3,11 @@
 //! Each value is already valid for its own flag. This checks values against each other and the machine, and computes
 //! those that are not given.
 
+use std::io::Read as _;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use larder_server::config::{
@@ -20,6 +22,12 @@ use super::machine::Machine;
 use super::otlp::otlp;
 use super::settings::Settings;
 use crate::report::Report;
+
+/// The longest path that a Unix socket can have.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The longest token file.
+const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The configuration that `settings` mean on the machine that `measure` measures. Adds computed values to `settings`.
 /// If it reports an error, the configuration must not be used.
@@ -107,8 +115,6 @@ fn host(settings: &Settings, flag: &Flag<String>, port: &Flag<u16>, report: &mut
 
 /// Checks the form of an endpoint. Whether it can be bound shows at the start.
 fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
-    /// The longest path that a Unix socket can have.
-    const SOCKET_PATH_BYTES_MAX: usize = 107;
     const FORM: &str = "must be tcp://HOST:PORT or ipc:///PATH";
     if let Some(path) = endpoint.strip_prefix("ipc://") {
         return match path.len() {
@@ -177,10 +183,31 @@ fn liveness(settings: &Settings, report: &mut Report) -> LivenessConfig {
 }
 
 fn http(settings: &Settings, report: &mut Report) -> HttpConfig {
+    let auth_token = auth_token(settings, report);
+    let auth_reads = settings.get(&flags::HTTP_AUTH_READS);
+    if auth_reads && !settings.is_given(&flags::HTTP_AUTH_TOKEN_FILE) {
+        let subject = settings.subject(&flags::HTTP_AUTH_READS);
+        report.error(format!("{subject}: needs a token, give --http-auth-token-file"));
+    }
+    let allowed_hosts = settings.get(&flags::HTTP_ALLOWED_HOSTS);
+    for name in &allowed_hosts {
+        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | ',')) {
+            report
+                .error(format!("--http-allowed-hosts {name}: must be a host name, without scheme and port"));
+        }
+    }
+    let uds = settings.get(&flags::HTTP_UDS);
+    if uds.as_ref().is_some_and(|path| path.as_os_str().len() > SOCKET_PATH_BYTES_MAX) {
+        let subject = settings.subject(&flags::HTTP_UDS);
+        report.error(format!("{subject}: the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes"));
+    }
     HttpConfig {
         host: host(settings, &flags::HTTP_HOST, &flags::HTTP_PORT, report),
         port: settings.get(&flags::HTTP_PORT),
-        auth_token: auth_token(settings, report),
+        auth_token,
+        auth_reads,
+        allowed_hosts,
+        uds,
         debug_endpoints: settings.get(&flags::ENABLE_DEBUG_ENDPOINTS),
         access_log: settings.get(&flags::ACCESS_LOG),
     }
@@ -189,17 +216,38 @@ fn http(settings: &Settings, report: &mut Report) -> HttpConfig {
 fn auth_token(settings: &Settings, report: &mut Report) -> Option<Secret> {
     let path = settings.get(&flags::HTTP_AUTH_TOKEN_FILE)?;
     let subject = settings.subject(&flags::HTTP_AUTH_TOKEN_FILE);
-    match fs::read_to_string(path) {
-        Ok(text) if text.trim().is_empty() => {
+    match read_token(&path) {
+        Ok((text, _)) if text.trim().is_empty() => {
             report.error(format!("{subject}: is empty, it must hold the token"));
         }
-        Ok(text) if text.trim().contains(char::is_whitespace) => {
+        Ok((text, _)) if text.trim().contains(char::is_whitespace) => {
             report.error(format!("{subject}: must hold one token and nothing else"));
         }
-        Ok(text) => return Some(Secret::new(text.trim())),
+        Ok((_, mode)) if mode & 0o022 != 0 => {
+            report.error(format!("{subject}: other users may change it (mode {mode:o}), chmod 600 it"));
+        }
+        Ok((text, mode)) => {
+            if mode & 0o004 != 0 {
+                report
+                    .warn(format!("{subject}: every user may read the token (mode {mode:o}), chmod 600 it"));
+            }
+            return Some(Secret::new(text.trim()));
+        }
         Err(error) => report.error(format!("{subject}: cannot be read, {error}")),
     }
     None
+}
+
+/// The text of a token file, and the permissions of the file.
+fn read_token(path: &Path) -> io::Result<(String, u32)> {
+    let file = fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    let mut text = String::new();
+    file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > TOKEN_BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {TOKEN_BYTES_MAX} bytes")));
+    }
+    Ok((text, mode))
 }
 
 fn metrics(settings: &Settings, rpc: &RpcConfig, http: &HttpConfig, report: &mut Report) -> MetricsConfig {

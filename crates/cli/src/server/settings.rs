@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use larder_server::config::secret::redact_url;
 
 use super::flag::{Default, Flag, FlagSpec, Kind, Support};
-use super::flags::flags;
+use super::flags::{flags, resolve_alias};
 use super::value::{FromValue, RawValue, Value};
 use crate::report::Report;
 
@@ -41,16 +41,34 @@ impl fmt::Display for Origin {
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) origin: Origin,
+    /// Under the flags' own names.
     pub(crate) values: Vec<(&'static FlagSpec, RawValue)>,
+    /// Old names that were given, each with whether its value is used.
+    old_names: Vec<(&'static FlagSpec, bool)>,
 }
 
 impl Layer {
     pub(crate) const fn new(origin: Origin) -> Self {
-        Self { origin, values: Vec::new() }
+        Self { origin, values: Vec::new(), old_names: Vec::new() }
     }
 
-    /// Adds a value: after the previous ones if the flag may be repeated, else instead of them.
-    pub(crate) fn add(&mut self, flag: &'static FlagSpec, raw: RawValue) {
+    /// Adds a value of the flag with the name that was `given`: after the previous ones if the flag may be repeated, else
+    /// instead of them. A value under an old name has no effect beside one under the flag's own name, in either order.
+    pub(crate) fn add(&mut self, given: &'static FlagSpec, raw: RawValue) {
+        let flag = resolve_alias(given);
+        let is_used = |(old, used): &(&'static FlagSpec, bool)| *used && resolve_alias(old).name == flag.name;
+        if given.name == flag.name {
+            for (old, used) in self.old_names.iter_mut().filter(|old| is_used(old)) {
+                *used = false;
+                self.values.retain(|(known, _)| known.name != resolve_alias(old).name);
+            }
+        } else {
+            let is_overridden = self.gives(flag) && !self.old_names.iter().any(is_used);
+            self.old_names.push((given, !is_overridden));
+            if is_overridden {
+                return;
+            }
+        }
         match (self.values.iter_mut().find(|(known, _)| known.name == flag.name), raw) {
             (Some((_, RawValue::List(list))), RawValue::List(more)) if flag.kind.repeats() => {
                 list.extend(more);
@@ -105,6 +123,9 @@ impl Settings {
     /// leave the default, and flags that the server refuses or ignores.
     pub(crate) fn merge(layers: &[Layer], report: &mut Report) -> Self {
         let mut settings = Self { values: HashMap::new(), invalid: HashSet::new() };
+        for layer in layers {
+            layer.old_names.iter().for_each(|old| report_old_name(*old, layers, &layer.origin, report));
+        }
         for flag in flags() {
             let given = layers.iter().find_map(|layer| Some((layer.get(flag)?, &layer.origin)));
             let setting = given.and_then(|(raw, origin)| match Value::parse(flag, raw) {
@@ -185,6 +206,26 @@ impl Settings {
             Some(Setting { value, origin }) => subject(flag, Some(&value.redacted(flag).into()), origin),
             None => flag.dashed(),
         }
+    }
+}
+
+/// Warns of an old name that is deprecated, or whose value is not used.
+fn report_old_name(
+    (old, is_used): (&'static FlagSpec, bool),
+    layers: &[Layer],
+    origin: &Origin,
+    report: &mut Report,
+) {
+    let new = resolve_alias(old);
+    let is_first = layers.iter().find(|layer| layer.gives(new)).is_some_and(|layer| layer.origin == *origin);
+    let (subject, new) = (subject(old, None, origin), new.dashed());
+    let line = match (is_used && is_first, old.is_deprecated) {
+        (true, false) => return,
+        (true, true) => format!("{subject}: is the old name of {new}, use that"),
+        (false, _) => format!("{subject}: has no effect beside {new}, of which it is the old name"),
+    };
+    if !report.warnings.contains(&line) {
+        report.warn(line);
     }
 }
 

@@ -7,6 +7,7 @@ mod rates;
 mod view;
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use ratatui::widgets::Widget;
 use self::rates::Rates;
 use self::view::{Palette, View};
 use crate::Outcome;
-use crate::ctl::{Client, ServerArgs, seconds, url};
+use crate::ctl::{Client, InputError, ServerArgs, seconds, url};
 use crate::terminal::{print_stderr, print_stdout};
 
 /// The area of a frame that is not printed to a terminal.
@@ -30,9 +31,12 @@ const PAGE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 /// Show a running server live. q, Esc or Ctrl-C quit.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Address of the server's HTTP API
+    /// Address of the server's HTTP API, http://HOST:PORT, or unix:PATH for its --http-uds
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = url)]
     url: String,
+    /// File with the token, if the server has --http-auth-reads
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Seconds between two polls
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     interval: Duration,
@@ -45,17 +49,28 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn client(&self) -> Client {
-        let server =
-            ServerArgs { url: self.url.clone(), token_file: None, timeout: self.timeout, json: false };
-        Client::new(&server, None)
+    fn client(&self) -> Result<Client, InputError> {
+        let server = ServerArgs {
+            url: self.url.clone(),
+            token_file: self.token_file.clone(),
+            timeout: self.timeout,
+            json: false,
+        };
+        Ok(Client::new(&server, server.token()?))
     }
 }
 
 /// Runs `larder top`.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let client = match args.client() {
+        Ok(client) => client,
+        Err(error) => {
+            print_stderr("error", &[error.to_string()]);
+            return Ok(Outcome::UsageError);
+        }
+    };
     if args.once {
-        return print_once(args);
+        return print_once(args, &client);
     }
     if !io::stdout().is_terminal() {
         print_stderr("error", &["stdout is not a terminal; --once prints one frame".to_owned()]);
@@ -63,18 +78,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     let palette = Palette::from_environment();
     let mut terminal = ratatui::try_init()?;
-    let result = run_live(&mut terminal, args, palette);
+    let result = run_live(&mut terminal, args, client, palette);
     ratatui::try_restore()?;
     result
 }
 
 /// Prints one frame. Rates need two polls.
-fn print_once(args: &Args) -> anyhow::Result<Outcome> {
-    let client = args.client();
+fn print_once(args: &Args, client: &Client) -> anyhow::Result<Outcome> {
     let mut rates = Rates::default();
-    rates.add(poll(&client)?);
+    rates.add(poll(client)?);
     thread::sleep(args.interval);
-    rates.add(poll(&client)?);
+    rates.add(poll(client)?);
     let view = View { url: &args.url, rates: &rates, error: None, palette: Palette::Plain };
     let size = ratatui::crossterm::terminal::size().ok().filter(|_| io::stdout().is_terminal());
     let area = size.map_or(PAGE, |(width, height)| Rect { x: 0, y: 0, width, height });
@@ -100,9 +114,14 @@ enum Message {
     TerminalError(io::Error),
 }
 
-fn run_live(terminal: &mut DefaultTerminal, args: &Args, palette: Palette) -> anyhow::Result<Outcome> {
+fn run_live(
+    terminal: &mut DefaultTerminal,
+    args: &Args,
+    client: Client,
+    palette: Palette,
+) -> anyhow::Result<Outcome> {
     let (sender, messages) = mpsc::channel();
-    spawn_poller(args.client(), args.interval, sender.clone());
+    spawn_poller(client, args.interval, sender.clone());
     spawn_key_reader(sender);
     draw_until_quit(terminal, args, palette, &messages)
 }

@@ -118,6 +118,13 @@ fn quotas_are_set_listed_and_deleted() {
     assert_eq!(server.ctl_ok(&["quota", "set", "", "2"]), "_default has a quota of 2 GiB\n");
     assert_eq!(server.ctl_ok(&["quota", "get", "team a"]), "team a: 1.5 GiB, 0.000 GiB used\n");
     assert_eq!(server.ctl_ok(&["quota", "get", "other"]), "other: no quota, 0.000 GiB used\n");
+    let with_default = TestServer::with(|config, _| {
+        config.eviction.policy = EvictionKind::IsolatedLru;
+        config.quota_default_bytes = Some(1 << 29);
+    });
+    let get = with_default.ctl_ok(&["quota", "get", "other"]);
+    assert_eq!(get, "other: no quota, the default of 0.500 GiB applies, 0.000 GiB used\n");
+    assert_eq!(with_default.ctl_ok(&["quota", "list"]), "no quotas\nall other salts: 0.500 GiB each\n");
     let expected = "\
 SALT         LIMIT GiB      USED GiB
 _default         2.000         0.000
@@ -194,6 +201,30 @@ fn invalid_input_is_one_line() {
         assert_eq!((run.status, run.lines().len()), (Some(*status), 1), "{run:#?}");
         assert!(run.stderr.starts_with(&format!("error: {line}")), "{line}: {run:#?}");
     }
+}
+
+#[test]
+fn unix_socket_needs_no_token() {
+    let server = TestServer::with(|config, dir| {
+        config.http.auth_token = Some(Secret::new("s3cret"));
+        config.http.auth_reads = true;
+        config.http.uds = Some(dir.path("admin.sock"));
+    });
+    let run = server.ctl(&["status"]);
+    assert!(run.stderr.starts_with("error: the server refused (401): "), "{run:#?}");
+    let url = "unix:admin.sock";
+    let run = server.dir.larder(&["ctl", "--url", url, "clear"], &[]);
+    assert_eq!((run.status, &*run.stdout), (Some(0), "removed 0 objects from L1\n"), "{run:#?}");
+    let run = server.dir.larder(&["ctl", "--url", url, "ping"], &[]);
+    assert!(run.stdout.starts_with("unix:admin.sock is healthy ("), "{run:#?}");
+    let run = server.dir.larder(&["top", "--once", "--interval", "0.01", "--url", url], &[]);
+    assert_eq!((run.status, &*run.stderr), (Some(0), ""), "{run:#?}");
+    server.dir.write("token", "s3cret");
+    let args = ["top", "--once", "--interval", "0.01", "--token-file", "token", "--url", &server.url];
+    assert_eq!(server.dir.larder(&args, &[]).status, Some(0));
+    let run = server.dir.larder(&["ctl", "--url", "unix:none.sock", "ping"], &[]);
+    let expected = "error: unix:none.sock: no such socket: the server has it from --http-uds\n";
+    assert_eq!((run.status, &*run.stderr), (Some(1), expected));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use crate::binary::{TestDir, check};
 enum Expected {
     /// The effective configuration has this value.
     Is(&'static str),
+    /// One warning that it is an old name.
+    Deprecated,
     /// One warning that it has no effect.
     Ignored,
     /// One error.
@@ -12,7 +14,7 @@ enum Expected {
     /// No message.
     Silent,
 }
-use Expected::{Ignored, Is, Refused, Silent};
+use Expected::{Deprecated, Ignored, Is, Refused, Silent};
 
 /// In a build without OpenTelemetry the flag is refused.
 const fn with_otel(expected: Expected) -> Expected {
@@ -146,9 +148,9 @@ const FLAGS: &[(&[&str], Expected)] = &[
     (&["--coordinator-advertise-ip", "10.0.0.5"], Is("\"10.0.0.5\"")),
     (&["--coordinator-heartbeat-interval", "2.5"], Is("2.5")),
     (&["--coordinator-event-reporting"], Is("true")),
-    (&["--coordinator-l2-event-reporting"], Silent),
+    (&["--coordinator-l2-event-reporting"], Deprecated),
     (&["--coordinator-event-flush-interval", "0.5"], Is("0.5")),
-    (&["--coordinator-l2-event-flush-interval", "0.5"], Silent),
+    (&["--coordinator-l2-event-flush-interval", "0.5"], Deprecated),
     (&["--coordinator-event-transport", "http"], Is("\"http\"")),
     (&["--coordinator-event-transport", "kafka"], Refused),
     (&["--coordinator-kafka-bootstrap-servers", "k:9092"], Ignored),
@@ -187,6 +189,11 @@ fn each_flag_is_served_ignored_or_refused_as_documented() {
                 assert_eq!(run.effective(name), (*value, "command line"), "{args:?}");
             }
             Silent => assert_eq!((run.status, run.lines()), (Some(0), vec![]), "{args:?}"),
+            Deprecated => {
+                assert_eq!((run.status, run.lines().len()), (Some(0), 1), "{args:?} {run:#?}");
+                let begin = format!("warning: {}: is the old name of --", args[0]);
+                assert!(run.stderr.starts_with(&begin), "{run:#?}");
+            }
             Ignored => {
                 assert_eq!((run.status, run.lines().len()), (Some(0), 1), "{args:?} {run:#?}");
                 let begin = format!("warning: {}", args[0]);
@@ -232,6 +239,28 @@ fn aliases_set_the_current_flags() {
     let run = check(&["--disable-prometheus", "--coordinator-l2-event-flush-interval", "3"]);
     assert_eq!(run.effective("disable-metrics"), ("true", "command line"));
     assert_eq!(run.effective("coordinator-event-flush-interval"), ("3", "command line"));
+}
+
+/// As in LMCache 0.5.6, whatever the order.
+#[test]
+fn current_name_of_a_flag_wins_over_the_old_one() {
+    let (new, old) = ("--coordinator-event-flush-interval", "--coordinator-l2-event-flush-interval");
+    for args in [[new, "2", old, "0.5"], [old, "0.5", new, "2"]] {
+        let run = check(&args);
+        assert_eq!(run.effective("coordinator-event-flush-interval"), ("2", "command line"), "{args:?}");
+        let warning = format!("warning: {old}: has no effect beside {new}, of which it is the old name");
+        assert_eq!(run.lines(), [warning], "{args:?}");
+    }
+    let run = check(&[old, "1", old, "3", "--disable-prometheus", "--disable-metrics"]);
+    assert_eq!(run.effective("coordinator-event-flush-interval").0, "3", "the last one");
+    assert_eq!(run.lines().len(), 2, "{run:#?}");
+    let variables = [
+        ("LMCACHE_SERVER_COORDINATOR_L2_EVENT_FLUSH_INTERVAL", "0.5"),
+        ("LMCACHE_COORDINATOR_EVENT_FLUSH_INTERVAL", "2"),
+    ];
+    let run = TestDir::new().check(&[], &variables);
+    assert_eq!(run.effective("coordinator-event-flush-interval").0, "2", "{run:#?}");
+    assert!(run.stderr.contains("has no effect beside"), "{run:#?}");
 }
 
 #[test]

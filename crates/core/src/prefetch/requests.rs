@@ -152,6 +152,15 @@ impl Prefetch {
         }
     }
 
+    /// The state of a prefetch request. A result is given once: then the request is forgotten.
+    pub(crate) fn take_request(&mut self, cx: &mut Context, id: PrefetchId) -> PrefetchStatus {
+        let status = self.request_status(id);
+        if matches!(status, PrefetchStatus::Done(_)) {
+            self.requests.forget(cx, id);
+        }
+        status
+    }
+
     /// The result of a prefetch request has been kept long enough.
     pub(crate) fn on_result_timer(&mut self, cx: &mut Context, id: PrefetchId) {
         self.requests.forget(cx, id);

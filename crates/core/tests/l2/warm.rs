@@ -103,6 +103,18 @@ fn the_result_may_be_asked_for_again_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_result_that_is_taken_is_forgotten() {
+    let mut rig = Rig::simple(8);
+    let id = rig.warm(&prompt(1, 2), Fetch::Prefix);
+    assert_eq!(rig.core.take_prefetch(rig.time(), id), PrefetchStatus::Pending);
+    rig.wait(LOAD_DEADLINE);
+    assert!(matches!(rig.core.take_prefetch(rig.time(), id), PrefetchStatus::Done(_)));
+    assert_eq!(rig.core.take_prefetch(rig.time(), id), PrefetchStatus::Unknown);
+    assert_eq!(rig.core.prefetch_status(rig.time(), id), PrefetchStatus::Unknown);
+    rig.assert_idle();
+}
+
+#[test]
 fn without_adapters_or_chunks_it_is_done_at_once_and_without_workers_refused() {
     let mut rig = Rig::new(8, 0, PrefetchKind::Default);
     let p = prompt(1, 3);

@@ -7,6 +7,7 @@ pub mod copy_pool;
 pub mod core_handle;
 pub mod log_control;
 pub mod memory;
+mod owner_socket;
 pub mod quota_file;
 pub mod start;
 pub mod state;

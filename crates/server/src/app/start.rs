@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::Listener;
 use larder_arena::{Arena, ArenaError};
 use larder_core::Trim;
 use larder_core::{Core, CoreConfig};
@@ -27,10 +28,12 @@ use tokio::sync::watch;
 use super::assemble::{App, Parts};
 use super::connection_counter::ConnectionCounter;
 use super::log_control::LogControl;
+use super::owner_socket::OwnerSocket;
 use super::quota_file::QuotaFile;
 use super::state::State;
 use super::stop::{self, Deadline};
 use crate::config::{Config, MIB};
+use crate::http::Caller;
 use crate::l2::{CoreSlot, L2, OpenError};
 use crate::observe::coordinator::Reporting;
 use crate::observe::kv_events;
@@ -68,6 +71,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The socket of `--http-uds` cannot be bound.
+    #[error("--http-uds: {0}")]
+    HttpSocket(BindError),
     /// There is no memory for L1.
     #[error(transparent)]
     Arena(#[from] ArenaError),
@@ -117,6 +123,7 @@ pub struct Server {
     app: App,
     router: Router,
     http: TcpListener,
+    http_uds: Option<OwnerSocket>,
     prometheus: Option<TcpListener>,
 }
 
@@ -153,6 +160,8 @@ impl Server {
         let limits = Limits { linger: stop::replies_linger(config.shutdown_timeout), ..Limits::default() };
         let router = Router::bind(&endpoints, limits).await?;
         let http = bind_http("--http-port", &config.http.host, config.http.port).await?;
+        let http_uds = config.http.uds.as_deref().map(OwnerSocket::bind).transpose();
+        let http_uds = http_uds.map_err(StartError::HttpSocket)?;
         let prometheus = match config.metrics.prometheus_port {
             Some(port) => Some(bind_http("--prometheus-port", &config.http.host, port).await?),
             None => None,
@@ -174,7 +183,7 @@ impl Server {
         let hashes = PrefixHashCache::new(hasher);
         let parts = Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log };
         let app = App::new(parts, &tokio::runtime::Handle::current());
-        Ok(Self { app, router, http, prometheus })
+        Ok(Self { app, router, http, http_uds, prometheus })
     }
 
     /// Where requests arrive, with real ports.
@@ -225,7 +234,7 @@ impl Server {
 
     /// The same. Returns the deadline of the shutdown.
     async fn serve_until(self, stop: impl Future<Output = ()>) -> Deadline {
-        let Self { app, router, http, prometheus } = self;
+        let Self { app, router, http, http_uds, prometheus } = self;
         let App { state, operations, connections, memory, copies } = app;
         let (close_http, closed) = watch::channel(false);
         let committer = {
@@ -252,8 +261,15 @@ impl Server {
         let last_push = crate::otlp::Exporter::start(&state).map(crate::otlp::Exporter::end);
         #[cfg(not(feature = "otel"))]
         let last_push = None::<std::future::Ready<()>>;
-        let mut https =
-            vec![tokio::spawn(serve_http(http, crate::http::router(state.clone()), closed.clone()))];
+        let mut https = vec![tokio::spawn(serve_http(
+            http,
+            crate::http::router(state.clone(), Caller::Anyone),
+            closed.clone(),
+        ))];
+        if let Some(socket) = http_uds {
+            let router = crate::http::router(state.clone(), Caller::Owner);
+            https.push(tokio::spawn(serve_http(socket, router, closed.clone())));
+        }
         if let Some(listener) = prometheus {
             let router = crate::http::metrics_router(state.clone());
             https.push(tokio::spawn(serve_http(listener, router, closed)));
@@ -390,7 +406,11 @@ async fn bind_http(flag: &'static str, host: &str, port: u16) -> Result<TcpListe
     })
 }
 
-async fn serve_http(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn serve_http<L>(listener: L, router: axum::Router, mut stopped: watch::Receiver<bool>)
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let stop = async move {
         let _ = stopped.wait_for(|s| *s).await;
     };

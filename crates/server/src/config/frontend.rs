@@ -14,6 +14,13 @@ pub struct HttpConfig {
     pub port: u16,
     /// The bearer token that calls which change something must carry; `None`: no token needed.
     pub auth_token: Option<Secret>,
+    /// Whether calls that only read must carry it as well; probes need not.
+    pub auth_reads: bool,
+    /// Names by which clients may address the server, besides its addresses, `localhost` and [`HttpConfig::host`]. One
+    /// that begins with a dot stands for all names that end so, `*` for all.
+    pub allowed_hosts: Vec<String>,
+    /// Path of a Unix socket on which the API is served to this server's user and root, without a token; `None`: none.
+    pub uds: Option<PathBuf>,
     /// Whether the endpoints that show or change the process itself are served.
     pub debug_endpoints: bool,
     /// Whether each request is logged.
@@ -26,6 +33,9 @@ impl Default for HttpConfig {
             host: "127.0.0.1".to_owned(),
             port: 8080,
             auth_token: None,
+            auth_reads: false,
+            allowed_hosts: Vec::new(),
+            uds: None,
             debug_endpoints: false,
             access_log: false,
         }

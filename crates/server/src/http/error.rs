@@ -13,6 +13,8 @@ pub(super) enum ApiError {
     BadRequest(String),
     /// The call needs the token of `--http-auth-token-file`.
     Unauthorized,
+    /// The call is made on behalf of another site.
+    Forbidden(String),
     NotFound(String),
     MethodNotAllowed,
     Conflict(&'static str),
@@ -45,6 +47,7 @@ impl ApiError {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -75,6 +78,7 @@ impl IntoResponse for ApiError {
             Self::MethodNotAllowed => "Method Not Allowed".to_owned(),
             Self::Conflict(sentence) => sentence.to_owned(),
             Self::BadRequest(sentence)
+            | Self::Forbidden(sentence)
             | Self::NotFound(sentence)
             | Self::NotImplemented(sentence)
             | Self::Unavailable(sentence)

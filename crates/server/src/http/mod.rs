@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod browser;
 mod cache;
 mod debug;
 mod error;
@@ -16,7 +17,7 @@ mod status;
 mod tasks;
 mod version;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -25,11 +26,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, middleware};
+use larder_arena::Arena;
 use serde_json::json;
 
 use self::error::ApiError;
 use self::part::Part;
 use self::routes::Routes;
+use crate::app::log_control::LogControl;
 use crate::app::state::State;
 use crate::config::Config;
 use crate::l2::L2;
@@ -41,16 +44,21 @@ pub(crate) use self::version::COMMIT;
 
 type AppState = Arc<State>;
 
-/// Routes that need no token.
-fn open_routes() -> Routes {
+/// Probes, which never need a token.
+fn probe_routes() -> Routes {
     Routes::default()
-        .get("/", page::root)
-        .get("/page/{file}", page::file)
-        .get("/overview", async |Shared(state): Shared<AppState>| Json(Overview::of(&state)))
         .get("/healthcheck", health::healthcheck)
         .get("/api/healthcheck", health::healthcheck)
         .get("/livez", health::livez)
         .get("/readyz", health::readyz)
+}
+
+/// Routes that change nothing. They need the token with `--http-auth-reads`.
+fn reading_routes() -> Routes {
+    Routes::default()
+        .get("/", page::root)
+        .get("/page/{file}", page::file)
+        .get("/overview", async |Shared(state): Shared<AppState>| Json(Overview::of(&state)))
         .get("/status", status::status)
         .get("/api/status", status::status)
         .get("/workers", status::workers_only)
@@ -102,24 +110,52 @@ fn debug_routes() -> Routes {
 
 /// Every method and path of the API.
 pub fn routes() -> Vec<Route> {
-    [open_routes(), changing_routes(), debug_routes()].iter().flat_map(|r| r.list().to_vec()).collect()
+    let all = [probe_routes(), reading_routes(), changing_routes(), debug_routes()];
+    all.iter().flat_map(|routes| routes.list().to_vec()).collect()
+}
+
+/// Where calls come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A TCP port: another user, or a page in a browser.
+    Anyone,
+    /// The socket of `--http-uds`, which only this server's user and root can use. They need no token.
+    Owner,
 }
 
 /// The whole API.
-pub fn router(state: AppState) -> Router {
-    let token = || middleware::from_fn_with_state(state.clone(), auth::require_token);
-    let changes = changing_routes().into_router().layer(token());
+pub fn router(state: AppState, caller: Caller) -> Router {
+    let api = match caller {
+        Caller::Anyone => refusing_others(api(&state, auth::Rule::Configured), &state),
+        Caller::Owner => api(&state, auth::Rule::Open),
+    };
+    api.layer(middleware::from_fn_with_state(state.clone(), access_log)).with_state(state)
+}
+
+fn api(state: &AppState, rule: auth::Rule) -> Router<AppState> {
+    let token =
+        |kind| middleware::from_fn_with_state((state.config.clone(), rule, kind), auth::require_token);
     let gate = middleware::from_fn_with_state(state.clone(), debug::gate);
-    let debug = debug_routes().into_router().layer(token()).layer(gate);
-    open_routes()
+    let reads = reading_routes().into_router().layer(token(auth::Kind::Reads));
+    let changes = changing_routes().into_router().layer(token(auth::Kind::Changes));
+    let debug = debug_routes().into_router().layer(token(auth::Kind::Changes)).layer(gate);
+    probe_routes()
         .into_router()
+        .merge(reads)
         .merge(changes)
         .merge(debug)
         .layer(DefaultBodyLimit::max(cache::BODY_BYTES_MAX))
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(middleware::from_fn_with_state(state.clone(), access_log))
-        .with_state(state)
+}
+
+/// Refuses requests on behalf of other sites on all routes.
+fn refusing_others(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+    // The coordinator addresses the server by this name.
+    let advertised = state.config.coordinator.advertise_ip.as_deref();
+    let guard = browser::Guard::new(&state.config.http, advertised.as_slice());
+    let context = (Arc::new(guard), state.metrics.clone());
+    router.layer(middleware::from_fn_with_state(context, browser::refuse_other_sites))
 }
 
 /// The OpenAPI description.
@@ -130,7 +166,10 @@ async fn openapi() -> Response {
 
 /// `/metrics` alone, for `--prometheus-port`.
 pub fn metrics_router(state: AppState) -> Router {
-    Router::new().route("/metrics", get(metrics)).fallback(async || ApiError::not_found()).with_state(state)
+    let rule = (state.config.clone(), auth::Rule::Configured, auth::Kind::Reads);
+    let token = middleware::from_fn_with_state(rule, auth::require_token);
+    let router = Router::new().route("/metrics", get(metrics)).layer(token);
+    refusing_others(router.fallback(async || ApiError::not_found()), &state).with_state(state)
 }
 
 async fn metrics(Shared(state): Shared<AppState>) -> Response {
@@ -141,9 +180,22 @@ async fn metrics(Shared(state): Shared<AppState>) -> Response {
     (content_type, crate::metrics::scrape::exposition(&state)).into_response()
 }
 
-async fn config(config: Part<Config>) -> Response {
+/// The configuration in force: shared memory that was not to be had (`--shm-fallback`) and a log level that was changed
+/// are shown as they are.
+async fn config(config: Part<Config>, arena: Part<Arc<Arena>>, log: Part<OnceLock<LogControl>>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    let body = format!("{:#}", config.to_reference_json());
+    let mut json = config.to_reference_json();
+    if arena.name().is_none() {
+        json["mp"]["shm_name"] = "".into();
+        for l1 in ["/storage_manager/l1_manager_config", "/storage_manager/l1_manager_configs/0"] {
+            let name = json.pointer_mut(&format!("{l1}/memory_config/shm_name"));
+            *name.expect("a test compares the members with LMCache's") = "".into();
+        }
+    }
+    if let Some(log) = log.get() {
+        json["observability"]["log_level"] = log.level().name().into();
+    }
+    let body = format!("{json:#}");
     (content_type, body).into_response()
 }
 

@@ -32,10 +32,11 @@ type Tiers = (Part<CoreHandle>, Part<L2>);
 type Kept = (Part<Config>, Part<Option<Arc<QuotaFile>>>);
 type Lock = Part<tokio::sync::Mutex<()>>;
 
-/// All quotas.
+/// All quotas, and the limit of salts without one.
 pub(super) async fn list(tiers: Tiers, kept: Kept) -> Response {
-    let quotas: Vec<(Arc<str>, u64)> = tiers.0.read(|core, _| {
-        core.index().quota_usage().quotas().list().map(|(salt, limit)| (salt.clone(), limit)).collect()
+    let (quotas, default): (Vec<(Arc<str>, u64)>, _) = tiers.0.read(|core, _| {
+        let quotas = core.index().quota_usage().quotas();
+        (quotas.list().map(|(salt, limit)| (salt.clone(), limit)).collect(), quotas.default_limit())
     });
     let usage = Usage::of(&tiers);
     let users = quotas.iter().map(|(salt, limit)| {
@@ -43,19 +44,25 @@ pub(super) async fn list(tiers: Tiers, kept: Kept) -> Response {
         (name(salt).to_owned(), held)
     });
     let users: serde_json::Map<String, Value> = users.collect();
-    Json(with_scope(&kept, json!({"users": users}))).into_response()
+    let answer = json!({"users": users, "default_limit_gb": default.map(gib)});
+    Json(with_scope(&kept, answer)).into_response()
 }
 
-/// The quota and the usage of a salt. The quota of a salt without one is reported as 0.
+/// The limit in force for a salt, and its usage. The limit is the salt's own quota (`exists`), or else the default of
+/// `--quota-default-gb`; without either there is none (`limited`), and `limit_gb` is 0, as in LMCache.
 pub(super) async fn get(tiers: Tiers, kept: Kept, Segment(salt): Segment) -> Answer {
     let salt = checked(&salt)?;
-    let limit = tiers.0.read(|core, _| core.index().quota_usage().quotas().get(&salt));
+    let (own, limit) = tiers.0.read(|core, _| {
+        let quotas = core.index().quota_usage().quotas();
+        (quotas.get(&salt), quotas.limit_of(&salt))
+    });
     let usage = Usage::of(&tiers);
     let answer = json!({
         "cache_salt": name(&salt),
         "limit_gb": gib(limit.unwrap_or(0)),
         "current_usage_gb": gib(usage.bytes(&salt)),
-        "exists": limit.is_some(),
+        "limited": limit.is_some(),
+        "exists": own.is_some(),
     });
     Ok(Json(with_scope(&kept, answer)).into_response())
 }

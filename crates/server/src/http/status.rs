@@ -228,6 +228,8 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         "eviction_policy": config.eviction.policy.name(),
         "trigger_watermark": config.eviction.trigger_watermark,
         "eviction_ratio": config.eviction.ratio,
+        // Without a watermark that was asked for, space is made when it is needed.
+        "evicts_in_advance": config.eviction.background_trim,
     });
     let prefetch = json!({
         "is_healthy": true, "thread_alive": true,

@@ -65,6 +65,8 @@ larder_core::counters! {
         dropped_messages => "lmcache_mp_dropped_messages_total",
         /// Replies not sent because the peer was gone or did not read
         unsent_replies => "lmcache_mp_unsent_replies_total",
+        /// HTTP requests refused because a browser sent them on behalf of another site, or under an unknown host name
+        http_foreign_requests => "lmcache_mp_http_foreign_requests_total",
     }
 }
 

@@ -14,6 +14,7 @@ mod page;
 mod quotas;
 mod record;
 mod refusals;
+mod security;
 mod serve;
 mod support;
 mod whatif;

@@ -55,15 +55,20 @@ async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chun
 async fn quotas_are_set_read_listed_and_removed() {
     let server = TestServer::start(config()).await;
     let answer = |answer: Value| with(answer, &[("enforced", json!(false)), ("persisted", json!(false))]);
-    assert_eq!(call(&server, "GET", "/quota", "").await, (200, answer(json!({"users": {}}))));
+    assert_eq!(
+        call(&server, "GET", "/quota", "").await,
+        (200, answer(json!({"users": {}, "default_limit_gb": null})))
+    );
     let set = answer(json!({"cache_salt": "alice", "limit_gb": 2.0, "status": "ok"}));
     assert_eq!(call(&server, "PUT", "/quota/alice", r#"{"limit_gb":2}"#).await, (200, set));
     let (_, default) = call(&server, "PUT", "/quota/_default", r#"{"limit_gb":"0.5"}"#).await;
     assert_eq!((&default["cache_salt"], &default["limit_gb"]), (&json!("_default"), &json!(0.5)));
-    let alice = json!({"cache_salt": "alice", "limit_gb": 2.0, "current_usage_gb": 0.0, "exists": true});
+    let alice = json!({"cache_salt": "alice", "limit_gb": 2.0, "current_usage_gb": 0.0, "limited": true,
+        "exists": true});
     let alice = answer(alice);
     assert_eq!(call(&server, "GET", "/quota/alice", "").await, (200, alice));
-    let bob = json!({"cache_salt": "b ob", "limit_gb": 0.0, "current_usage_gb": 0.0, "exists": false});
+    let bob = json!({"cache_salt": "b ob", "limit_gb": 0.0, "current_usage_gb": 0.0, "limited": false,
+        "exists": false});
     let bob = answer(bob);
     assert_eq!(call(&server, "GET", "/quota/b%20ob", "").await, (200, bob));
     let users = json!({"_default": {"limit_gb": 0.5, "current_usage_gb": 0.0},
@@ -73,6 +78,23 @@ async fn quotas_are_set_read_listed_and_removed() {
         let removed = answer(json!({"cache_salt": "alice", "status": status}));
         assert_eq!(call(&server, "DELETE", "/quota/alice", "").await, (200, removed));
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn limit_in_force_is_shown() {
+    let config = Config { quota_default_bytes: Some(SLOT), eviction: isolated(), ..config() };
+    let server = TestServer::start(config).await;
+    let seen = async || {
+        let (_, answer) = call(&server, "GET", "/quota/alice", "").await;
+        (bytes(&answer["limit_gb"]), answer["limited"] == true, answer["exists"] == true)
+    };
+    assert_eq!(seen().await, (SLOT, true, false), "the default");
+    assert_eq!(bytes(&call(&server, "GET", "/quota", "").await.1["default_limit_gb"]), SLOT);
+    call(&server, "PUT", "/quota/alice", &limit(2 * SLOT)).await;
+    assert_eq!(seen().await, (2 * SLOT, true, true));
+    call(&server, "DELETE", "/quota/alice", "").await;
+    assert_eq!(seen().await, (SLOT, true, false), "the default again");
     server.stop().await;
 }
 

@@ -141,8 +141,9 @@ impl TestServer {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
         let length = body.len();
+        let host = if headers.contains("Host: ") { "" } else { "Host: 127.0.0.1\r\n" };
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+            "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();

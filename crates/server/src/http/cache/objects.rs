@@ -1,6 +1,8 @@
 //! Listing and deleting objects.
 //!
-//! A page of `tier=all` has objects of one tier. L1 comes first, then each adapter.
+//! A page of `tier=all` has objects of one tier. L1 comes first, then each adapter, so an object is listed once for each
+//! copy. A listing of L2 is one adapter's, as in LMCache: the first one, or the first of the type that is asked for. A
+//! deletion is made in all adapters, or all of the type; what it counts are keys, however many copies there were.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -71,7 +73,10 @@ pub(in crate::http) async fn list(core: Part<CoreHandle>, l2: Part<L2>, Query(qu
     errors.check()?;
     let model = query.get("model_name").map(String::as_str);
     let wanted = query.get("adapter").map(String::as_str);
-    let adapters = adapters(&l2, tier, wanted)?;
+    let mut adapters = adapters(&l2, tier, wanted)?;
+    if tier == "l2" {
+        adapters.truncate(1);
+    }
     let first =
         if tier == "l2" { Position::L2 { adapter: adapters[0].0, cursor: None } } else { Position::L1(0) };
     let position = match query.get("page_token").filter(|token| !token.is_empty()) {
@@ -118,7 +123,7 @@ pub(in crate::http) async fn list(core: Part<CoreHandle>, l2: Part<L2>, Query(qu
     Ok(Json(body).into_response())
 }
 
-/// The adapters that a call addresses, with their indices.
+/// The adapters that a call addresses by their type or by their index, with their indices.
 fn adapters(l2: &L2, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> {
     let all: Vec<_> = l2.adapters().map(|(id, a)| (id.0 as usize, a.clone())).collect();
     if tier == "l1" {
@@ -128,7 +133,10 @@ fn adapters(l2: &L2, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> 
         return Err(ApiError::Unavailable("no L2 adapters configured".to_owned()));
     }
     let Some(wanted) = wanted else { return Ok(all) };
-    let named: Vec<_> = all.into_iter().filter(|(_, a)| a.kind() == wanted).collect();
+    let named: Vec<_> = all
+        .into_iter()
+        .filter(|(number, adapter)| adapter.kind() == wanted || number.to_string() == wanted)
+        .collect();
     match named.is_empty() {
         true => Err(ApiError::NotFound(format!("no L2 adapter with type_name='{wanted}'"))),
         false => Ok(named),
@@ -155,26 +163,33 @@ struct Deletion {
 pub(in crate::http) async fn delete(core: Part<CoreHandle>, l2: Part<L2>, Body(body): Body) -> Answer {
     let Deletion { keys, tier, force, adapter } = parse_deletion(&body)?;
     let adapters = adapters(&l2, &tier, adapter.as_deref())?;
-    let (mut deleted, mut skipped, mut failures) = (0, 0, Vec::new());
+    let mut outcomes = vec![Removal::Absent; keys.len()];
+    let mut failures = Vec::new();
     if tier != "l2" {
-        let removals = core.with(|core, now| core.remove(now, &keys, force));
-        deleted += removals.iter().filter(|r| **r == Removal::Removed).count();
-        skipped += removals.iter().filter(|r| **r == Removal::Held).count();
+        outcomes = core.with(|core, now| core.remove(now, &keys, force));
     }
     if tier != "l1" {
         for (number, adapter) in adapters {
             let mut gone = Vec::new();
-            for (key, result) in keys.iter().zip(adapter.delete(keys.clone()).await) {
+            for ((key, outcome), result) in
+                keys.iter().zip(&mut outcomes).zip(adapter.delete(keys.clone()).await)
+            {
                 match result {
-                    Ok(true) => gone.push(key.clone()),
+                    Ok(true) => {
+                        gone.push(key.clone());
+                        if *outcome != Removal::Held {
+                            *outcome = Removal::Removed;
+                        }
+                    }
                     Ok(false) => {}
                     Err(problem) => failures.push(problem.to_string()),
                 }
             }
-            deleted += gone.len();
             core.with(|core, now| core.l2_removed(now, AdapterId(number as u32), &gone));
         }
     }
+    let count = |wanted: Removal| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    let (deleted, skipped) = (count(Removal::Removed), count(Removal::Held));
     let mut body = json!({"deleted": deleted, "skipped": skipped, "ok": failures.is_empty()});
     if let Some(problem) = failures.first() {
         body["error"] = format!("{} of the keys failed, the first with: {problem}", failures.len()).into();

@@ -19,10 +19,11 @@ use crate::observe::bus::Bus;
 use crate::observe::event::RequestEvent;
 use crate::prefix_hashes::PrefixHashCache;
 
-/// The status of a prefetch request. It can be queried until the session TTL after the end.
+/// The status of a prefetch request. As in LMCache, a result is given once; without being asked for it is kept until the
+/// session TTL after the end.
 pub(in crate::http) async fn status(core: Part<CoreHandle>, Segment(request_id): Segment) -> Answer {
     let status = match id_of(&request_id) {
-        Some(id) => core.with(|core, now| core.prefetch_status(now, id)),
+        Some(id) => core.with(|core, now| core.take_prefetch(now, id)),
         None => PrefetchStatus::Unknown,
     };
     match status {
@@ -35,7 +36,7 @@ pub(in crate::http) async fn status(core: Part<CoreHandle>, Segment(request_id):
         }))
         .into_response()),
         PrefetchStatus::Unknown => {
-            let why = "never submitted, or completed long ago";
+            let why = "never submitted, completed long ago, or its result was given already";
             Err(ApiError::NotFound(format!("unknown prefetch request_id='{request_id}' ({why})")))
         }
     }
