@@ -65,6 +65,9 @@ fn invalid_value_is_one_line_that_names_the_flag() {
         (&["--http-auth-token-file", "missing"], "cannot be read"),
         (&["--http-auth-token-file", "empty"], "must hold the token"),
         (&["--http-auth-token-file", "two"], "one token and nothing else"),
+        (&["--http-auth-reads"], "needs a token, give --http-auth-token-file"),
+        (&["--http-allowed-hosts", "http://x"], "must be a host name, without scheme and port"),
+        (&["--http-uds", LONG_PATH], "the path of a socket has at most 107 bytes"),
         (&["--config", "missing.toml"], "cannot be read"),
         (&["--config", "config.ini"], "cannot be read"),
         (&["--config", "empty"], "must end in .toml, .yaml or .yml"),
@@ -76,6 +79,31 @@ fn invalid_value_is_one_line_that_names_the_flag() {
     for (args, inside) in cases {
         assert_one_line(&dir.check(args, &[]), args[0], inside);
     }
+}
+
+/// Longer than the address of a socket.
+const LONG_PATH: &str = "/run/larder/0123456789012345678901234567890123456789012345678901234567890123456789\
+    0123456789012345678901234567890123456789";
+
+#[test]
+fn token_file_must_not_be_writable_by_others() {
+    let dir = TestDir::new().file("token", "s3cret\n");
+    let run = |mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(dir.path("token"), permissions).expect("its owner may");
+        dir.check(&["--http-auth-token-file", "token"], &[])
+    };
+    for mode in [0o400, 0o600, 0o640] {
+        assert_eq!((run(mode).status, run(mode).lines()), (Some(0), vec![]), "{mode:o}");
+    }
+    let readable = run(0o644);
+    assert_eq!((readable.status, readable.lines().len()), (Some(0), 1), "{readable:#?}");
+    assert!(readable.stderr.contains("every user may read the token (mode 644)"), "{readable:#?}");
+    for mode in [0o620, 0o602, 0o666] {
+        assert_one_line(&run(mode), "--http-auth-token-file", "other users may change it");
+    }
+    std::fs::write(dir.path("token"), "x".repeat(5000)).expect("its owner may");
+    assert_one_line(&run(0o600), "--http-auth-token-file", "it has more than 4096 bytes");
 }
 
 #[test]

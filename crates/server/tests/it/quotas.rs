@@ -1,7 +1,7 @@
 //! `/quota`: answers, the token for changes, and enforcement in both tiers.
 
 use crate::support::{CHUNK, Client, Directory, TestServer, config, fill, key, open_pool, with_files};
-use larder_server::config::{EvictionConfig, EvictionPolicy, Secret};
+use larder_server::config::{Config, EvictionConfig, EvictionPolicy, Secret};
 use larder_types::ids::InstanceId;
 use larder_wire::ops;
 use larder_wire::ops::prepare_store::StorePlan;

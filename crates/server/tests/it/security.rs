@@ -227,7 +227,7 @@ async fn what_is_kept_is_readable_by_its_owner_only() {
     server.stop().await;
     for part in ["state", "lookups"] {
         let modes = modes(&directory.0.join(part));
-        assert!(modes.iter().all(|mode| mode & 0o077 == 0), "{part}: {modes:o?}");
+        assert!(modes.iter().all(|mode| mode & 0o077 == 0), "{part}: {modes:?}");
     }
     let record = std::fs::metadata(directory.0.join("record")).unwrap();
     assert_eq!(record.mode() & 0o777, 0o600);
