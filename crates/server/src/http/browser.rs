@@ -66,6 +66,8 @@ impl Guard {
     pub(super) fn new(config: &HttpConfig, more_names: &[&str]) -> Self {
         let given: Vec<String> = config.allowed_hosts.iter().map(|name| normal(name)).collect();
         let others = [config.host.as_str()].into_iter().chain(more_names.iter().copied()).map(normal);
+        // "*" as a host to listen on is every interface, not every name.
+        let others = others.filter(|name| !name.starts_with(['*', '.']));
         let names = given.iter().cloned().chain(others).collect();
         let is_strict = !given.is_empty() || is_loopback(&config.host);
         // On an address or localhost, another port is another site.
@@ -277,6 +279,7 @@ mod tests {
         assert_eq!(check(&guard("0.0.0.0", &[]), &Method::GET, &request), Ok(()));
         assert!(check(&guard("0.0.0.0", &["larder"]), &Method::GET, &request).is_err());
         assert_eq!(check(&guard("0.0.0.0", &["*"]), &Method::GET, &request), Ok(()));
+        assert!(check(&guard("*", &["larder"]), &Method::GET, &request).is_err());
         for host in ["localhost", "::1", "127.5.6.7", "::ffff:127.0.0.1"] {
             assert!(guard(host, &[]).is_strict, "{host}");
         }
