@@ -64,16 +64,23 @@ impl ObjectKey {
     ///   `MODEL@0xRRRRRRRR@G@HASH@SALT@[LAYOUT].data`, model and salt with percent escapes. It has six parts, so
     ///   the reference ignores it.
     pub fn file_name(&self) -> String {
-        let plain_model = self.model_name.replace('/', SLASH);
-        let is_plain = !self.layout.is_known() && reads_back(&plain_model, &self.model_name);
-        let mut name = if is_plain {
-            self.joined(&plain_model, "0x", &self.cache_salt, None)
+        let plain_model = self.plain_model().filter(|_| !self.layout.is_known());
+        let mut name = if let Some(model) = plain_model {
+            self.joined(&model, "0x", &self.cache_salt, None)
         } else {
             let escaped = |text| utf8_percent_encode(text, ESCAPED).to_string();
             self.joined(&escaped(&self.model_name), "0x", &escaped(&self.cache_salt), Some(self.layout))
         };
         name.push_str(FILE_SUFFIX);
         name
+    }
+
+    /// The model name as plain file names write it. `None` if it would read back as another one, so that the model's
+    /// objects have no plain names.
+    pub fn plain_model(&self) -> Option<String> {
+        let plain = self.model_name.replace('/', SLASH);
+        let reads_back = !plain.contains(SLASH) || plain.replace(SLASH, "/") == *self.model_name;
+        reads_back.then_some(plain)
     }
 
     /// Key of native connectors and RESP servers: `MODEL@RRRRRRRR@G@HASH[@SALT]`, as in the reference, if the layout
@@ -141,11 +148,6 @@ const ESCAPED: &AsciiSet = &{
     }
     set
 };
-
-/// Whether the model of a plain name reads back as `model`.
-fn reads_back(plain_model: &str, model: &str) -> bool {
-    !plain_model.contains(SLASH) || plain_model.replace(SLASH, "/") == model
-}
 
 fn unescape<'a>(part: &'static str, text: &'a str) -> Result<Cow<'a, str>, NameError> {
     let escape = |_| NameError::Escape { part, text: text.to_owned() };

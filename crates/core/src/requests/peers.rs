@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use larder_types::object::ObjectKey;
-use larder_types::{ConnectionId, Time};
+use larder_types::{ConnectionId, LayoutId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
@@ -80,9 +80,9 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Looks objects up by key and pins those found. Keys of peers have no layout: such a key names the object in the
-    /// layout of this server's workers of the model, if they have one; without workers the only object there is. In
-    /// doubt it names none.
+    /// Looks objects up by key and pins those found. A key without a layout names the object in the layout of
+    /// this server's workers of the model, if they have one; without workers the only object there is. In doubt it
+    /// names none.
     pub(crate) fn lookup(
         &mut self,
         cx: &mut Context,
@@ -101,14 +101,16 @@ impl Peers {
         let mut objects = Vec::with_capacity(keys.len());
         let mut pins = 0;
         for (key, at) in keys.iter().zip(0..) {
-            // Peers do not say which layout they can read.
-            let layout = models.presumed_layout(key);
+            let layout = Some(key.layout).filter(|layout| layout.is_known());
+            let layout = layout.or_else(|| models.presumed_layout(key));
             let found = layout.and_then(|layout| cx.index.find(&key.clone().with_layout(layout)));
             objects.push(found.map(|object| {
+                // Pins are released by keys without a layout.
+                let key = key.clone().with_layout(LayoutId::UNKNOWN);
                 cx.index_mut().pin(object, 1);
                 self.own_pins.insert((owner, key.clone()), (id, at));
                 pins += 1;
-                (key.clone(), PinnedObject::new(object, 1))
+                (key, PinnedObject::new(object, 1))
             }));
         }
         let expiry = cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::PeerLease(id));

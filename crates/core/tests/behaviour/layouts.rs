@@ -204,6 +204,16 @@ fn peers_get_no_object_of_doubtful_layout() {
     assert!(found(&mut rig), "the workers' layout");
     rig.register_layout(2, 1, bfloat16());
     assert!(!found(&mut rig), "workers differ");
+    let (now, key) = (rig.time(), rig.key(p[0]));
+    for (layout, there) in [(float16(), true), (bfloat16(), false)] {
+        let keys = [key.clone().with_layout(layout.id())];
+        let id = rig.core.peer_lookup(now, ConnectionId(50), &keys);
+        let places = rig.core.peer_result(now, id).expect("first time");
+        assert_eq!(places[0].is_some(), there, "the peer says what it can read");
+        rig.core.peer_unlock(now, ConnectionId(50), std::slice::from_ref(&key));
+        rig.core.check();
+    }
+    assert_eq!(rig.core.gauges().peer_leases, 0);
     rig.unregister(1);
     assert!(!found(&mut rig), "the object is not in the workers' layout");
     rig.store(&worker(2, "s"), &p, 0, 1);

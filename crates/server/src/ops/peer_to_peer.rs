@@ -9,9 +9,13 @@ use larder_wire::ops::{P2pLookupAndLock, P2pQueryLookupResults, P2pUnlockObjects
 use super::context::{Call, Context};
 use super::reply::Answer;
 
-/// Looks objects up and pins those found. Answers the id of the lookup.
+/// Looks objects up in the layouts that the peer expects, and pins those found. Answers the id of the lookup.
 pub(super) fn lookup(cx: &Arc<Context>, call: &Call<'_>, request: P2pLookupAndLock) -> Answer<i64> {
-    let id = cx.core.with(|core, now| core.peer_lookup(now, call.connection, &request.keys));
+    let P2pLookupAndLock { mut keys, layouts } = request;
+    for key in &mut keys {
+        key.layout = layouts.of(key.object_group);
+    }
+    let id = cx.core.with(|core, now| core.peer_lookup(now, call.connection, &keys));
     Ok(i64::try_from(id.0).unwrap_or(i64::MAX))
 }
 

@@ -2,6 +2,7 @@
 
 use larder_types::dtype::{DType, tensor_bytes};
 use larder_types::object::{ObjectGroup, ObjectKey, check_object_group};
+use larder_types::{Layout, LayoutId};
 
 use crate::codec::{KERNEL_GROUPS_MAX, Value, structure};
 use crate::error::DecodeError;
@@ -39,6 +40,18 @@ impl MemoryLayout {
 /// Layouts by object group, in the order they were sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupLayouts(pub Vec<(ObjectGroup, MemoryLayout)>);
+
+impl GroupLayouts {
+    /// The layout of a group's objects. Unknown if it was not sent, or is of several tensors: objects here are one.
+    pub fn of(&self, group: ObjectGroup) -> LayoutId {
+        let sent = self.0.iter().find(|(id, _)| *id == group).map(|(_, layout)| layout);
+        let layout = sent.and_then(|layout| match (&layout.shapes[..], &layout.dtypes[..]) {
+            ([shape], [dtype]) => Layout::new(shape, *dtype),
+            _ => None,
+        });
+        layout.map(|layout| layout.id()).unwrap_or_default()
+    }
+}
 
 /// A map from the group's number.
 impl Value for GroupLayouts {

@@ -21,6 +21,7 @@
 mod access;
 mod config;
 mod dir_watch;
+mod directory;
 mod faults;
 mod file;
 mod full_disk;
@@ -315,5 +316,7 @@ impl Adapter for Fs {
 mod crash;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod identities;
 #[cfg(test)]
 mod tests;

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder_types::LayoutId;
 use larder_types::file_names::FILE_SUFFIX;
 use larder_types::object::ObjectKey;
 
+use super::directory::Directory;
 use super::long_names::shortened;
 use crate::error::{ErrorKind, L2Error};
 
@@ -27,8 +28,18 @@ pub(super) struct ObjectFile {
 }
 
 impl ObjectFile {
-    pub(super) fn new(base: &Path, key: &ObjectKey) -> Result<Self, L2Error> {
-        let key = canonical(key);
+    /// The file of an object that is loaded or stored.
+    pub(super) fn new(base: &Directory, key: &ObjectKey) -> Result<Self, L2Error> {
+        let is_plain = key.layout.is_known() && base.has_plain_name(key);
+        Self::named(base, canonical(key, is_plain))
+    }
+
+    /// The file of an object that is looked up.
+    pub(super) fn to_look_up(base: &Directory, key: &ObjectKey) -> Result<Self, L2Error> {
+        Self::named(base, counted_as(base, key))
+    }
+
+    fn named(base: &Directory, key: Cow<'_, ObjectKey>) -> Result<Self, L2Error> {
         let name = key.file_name();
         if name.contains('\0') {
             return Err(L2Error::permanent(ErrorKind::BadKey, "the model name contains NUL"));
@@ -37,9 +48,13 @@ impl ObjectFile {
     }
 }
 
-/// The key that the file name of `key` parses to.
-pub(super) fn canonical(key: &ObjectKey) -> Cow<'_, ObjectKey> {
-    if key.layout.is_known() {
+/// The key that the file name of `key` parses to, from memory.
+pub(super) fn counted_as<'a>(base: &Directory, key: &'a ObjectKey) -> Cow<'a, ObjectKey> {
+    canonical(key, key.layout.is_known() && base.had_plain_name(key))
+}
+
+fn canonical(key: &ObjectKey, is_plain: bool) -> Cow<'_, ObjectKey> {
+    if is_plain {
         let plain = key.clone().with_layout(LayoutId::UNKNOWN);
         return Cow::Owned(shortened(&plain).into_owned());
     }
@@ -82,7 +97,13 @@ impl TemporaryNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::fs::access::FileMode;
     use larder_types::object::{ChunkHash, KvRank};
+    use std::path::Path;
+
+    fn directory() -> Directory {
+        Directory::new("/d".into(), FileMode::default())
+    }
 
     fn key(model: &str, salt: &str) -> ObjectKey {
         let hash = ChunkHash::new(&[0xde, 0xad, 0xbe, 0xef]).unwrap();
@@ -95,7 +116,7 @@ mod tests {
             ("org/a b c", "org-SEP-a b c@0x08050805@11@deadbeef@tenant:42.data"),
             ("org-SEP-Ab c", "org-%53%45%50-%41b%20c@0x08050805@11@deadbeef@tenant%3A42@.data"),
         ] {
-            let file = ObjectFile::new(Path::new("/d"), &key(model, "tenant:42")).unwrap();
+            let file = ObjectFile::new(&directory(), &key(model, "tenant:42")).unwrap();
             assert_eq!(file.path, Path::new("/d").join(name));
             assert_eq!(object_in(name).as_ref(), Some(&file.key));
             assert_eq!(&*file.key.model_name, model);
@@ -107,14 +128,14 @@ mod tests {
         let longest = 255 - key("", "").file_name().len();
         for (len, is_whole) in [(longest, true), (longest + 1, false)] {
             let model = "m".repeat(len);
-            let file = ObjectFile::new(Path::new("/d"), &key(&model, "")).unwrap();
+            let file = ObjectFile::new(&directory(), &key(&model, "")).unwrap();
             let name = file.path.file_name().and_then(std::ffi::OsStr::to_str).unwrap();
             assert_eq!(name.contains(&model), is_whole);
             assert_eq!(object_in(name), Some(file.key), "it is counted and listed");
         }
-        let error = ObjectFile::new(Path::new("/d"), &key("a\0b", "")).unwrap_err();
+        let error = ObjectFile::new(&directory(), &key("a\0b", "")).unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::BadKey, crate::Retry::Permanent));
-        assert!(ObjectFile::new(Path::new("/d"), &key("a\0b", "")).is_err());
+        assert!(ObjectFile::new(&directory(), &key("a\0b", "")).is_err());
     }
 
     #[test]

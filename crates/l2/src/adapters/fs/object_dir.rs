@@ -17,10 +17,11 @@ use larder_types::object::ObjectKey;
 use rustix::fs::{Access, FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 use rustix::io::Errno;
 
+use super::directory::Directory;
 use super::faults::{Need, UnreadableObjects, is_of_object, object_error};
 use super::file::Mode;
 use super::full_disk::FullDisk;
-use super::names::{ObjectFile, TemporaryNames, canonical};
+use super::names::{ObjectFile, TemporaryNames, counted_as};
 use crate::adapter::{Stored, Transfer, holds};
 use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
 use crate::error::{ErrorKind, L2Error, Retry};
@@ -38,7 +39,7 @@ const ACCESS_STEP_SECONDS: u64 = 600;
 /// One directory of objects.
 #[derive(Debug)]
 pub(super) struct ObjectDir {
-    base: PathBuf,
+    base: Directory,
     temporary: PathBuf,
     mode: Mode,
     bounded: bool,
@@ -65,7 +66,7 @@ impl ObjectDir {
         listener: Option<Arc<dyn EvictionListener>>,
     ) -> Self {
         Self {
-            base,
+            base: Directory::new(base, mode.access),
             temporary,
             mode,
             bounded: limits.is_bounded(),
@@ -83,14 +84,14 @@ impl ObjectDir {
         }
     }
 
-    pub(super) fn base(&self) -> &Path {
+    pub(super) fn base(&self) -> &Directory {
         &self.base
     }
 
     /// The directories that may hold files of this adapter.
     pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
-        let temporary = Some(self.temporary.as_path()).filter(|temporary| *temporary != self.base);
-        std::iter::once(self.base.as_path()).chain(temporary)
+        let temporary = Some(self.temporary.as_path()).filter(|temporary| *temporary != &*self.base);
+        std::iter::once(&*self.base).chain(temporary)
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -131,7 +132,7 @@ impl ObjectDir {
     }
 
     fn lookup_one(&self, key: &ObjectKey) -> Result<Option<u64>, L2Error> {
-        let file = ObjectFile::new(&self.base, key)?;
+        let file = ObjectFile::to_look_up(&self.base, key)?;
         if self.unreadable.contains(&file.key, Instant::now()) {
             return Ok(None);
         }
@@ -148,10 +149,11 @@ impl ObjectDir {
     /// Records a use of each object, the last key first.
     pub(super) fn touch(&self, keys: &[ObjectKey]) {
         for part in keys.rchunks(TOUCHED_AT_ONCE) {
+            let counted: Vec<_> = part.iter().map(|key| counted_as(&self.base, key)).collect();
             let mut tracker = self.tracker();
-            for key in part.iter().rev() {
-                tracker.touch(&canonical(key));
-            }
+            counted.iter().rev().for_each(|key| {
+                tracker.touch(key);
+            });
         }
     }
 
@@ -251,6 +253,9 @@ impl ObjectDir {
 
     /// Stores the region, unless an object of that length is there.
     pub(super) fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
+        if !self.base.is_dir() {
+            self.make_directories()?;
+        }
         let file = ObjectFile::new(&self.base, &transfer.key)?;
         let len = transfer.region.len();
         if self.is_there(&file, len)? {

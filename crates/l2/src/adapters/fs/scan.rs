@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use larder_types::object::ObjectKey;
 
+use super::directory::Directory;
 use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
 use super::object_dir::{ObjectDir, directory_error, is_abandoned};
 use crate::adapter::{Cursor, Listed, Page};
@@ -48,7 +49,7 @@ pub(super) fn recover(
                 if is_stale {
                     remove_unfinished(&entry.path());
                 }
-            } else if directory == dir.base()
+            } else if directory == &**dir.base()
                 && !dir.own_objects_only()
                 && let Some(key) = object_in(name)
                 && let Some(used) = last_use(&entry)
@@ -87,7 +88,7 @@ fn remove_unfinished(path: &Path) {
 }
 
 /// The first `limit` objects after `cursor`, by name. Reads the whole directory, but keeps only one page.
-pub(super) fn list(base: &Path, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
+pub(super) fn list(base: &Directory, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
     let limit = limit.get().min(PAGE_OBJECTS_MAX);
     let failed = |error: io::Error| directory_error("list", base, error);
     let after = cursor.map(|cursor| cursor.0.as_str());
@@ -117,7 +118,11 @@ fn as_object_name<'a>(name: &'a OsStr, after: Option<&str>) -> Option<&'a str> {
 }
 
 /// `None` if it was removed meanwhile.
-fn listed(base: &Path, name: &str) -> Option<Listed> {
+fn listed(base: &Directory, name: &str) -> Option<Listed> {
     let meta = fs::metadata(base.join(name)).ok().filter(fs::Metadata::is_file)?;
-    Some(Listed { key: object_in(name)?, stored_bytes: meta.len() })
+    let mut key = object_in(name)?;
+    if !key.layout.is_known() {
+        key.layout = base.layout_of_plain(&key);
+    }
+    Some(Listed { key, stored_bytes: meta.len() })
 }
