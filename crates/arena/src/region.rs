@@ -52,6 +52,18 @@ impl Region {
         self.arena.write(self.offset, bytes)
     }
 
+    /// Copies `bytes` into the region from its byte `at` on.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] if they reach behind the end; nothing is copied then.
+    pub fn fill_part(&self, at: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        let len = bytes.len() as u64;
+        if at.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(OutOfRange { offset: at, len, size: self.len });
+        }
+        self.arena.write(self.offset + at, bytes)
+    }
+
     /// Copies the region to `bytes`, which have its length.
     ///
     /// # Errors

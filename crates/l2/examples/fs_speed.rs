@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use larder_arena::{Arena, IoPin, Region};
-use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig};
-use larder_l2::layers::Checksum;
-use larder_l2::{Adapter, CapacityLimits, Transfer};
+use larder_l2::adapters::fs::{Fs, FsConfig, FsNativeConfig, SyncPolicy};
+use larder_l2::{Adapter, CapacityLimits, ChecksumMode, Transfer};
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use rustix::fs::Advice;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
+
+/// Objects stored in one call.
+const BATCH_OBJECTS: usize = 32;
 
 /// Number of cached reads; the best one counts.
 const PASSES: usize = 5;
@@ -80,9 +82,12 @@ fn main() -> Fallible<()> {
     fs::create_dir_all(&speed.directory)?;
     let outcome = speed.baselines().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(speed.adapter(false))?;
-        runtime.block_on(speed.checksums())?;
-        runtime.block_on(speed.adapter(true))
+        let (off, check) = (ChecksumMode::Off, ChecksumMode::Check);
+        runtime.block_on(speed.adapter("no sync, no checksums", SyncPolicy::None, off, false))?;
+        runtime.block_on(speed.adapter("no sync", SyncPolicy::None, check, false))?;
+        runtime.block_on(speed.adapter("batch", SyncPolicy::Batch, check, false))?;
+        runtime.block_on(speed.adapter("always", SyncPolicy::Always, check, false))?;
+        runtime.block_on(speed.adapter("batch, O_DIRECT", SyncPolicy::Batch, check, true))
     });
     fs::remove_dir_all(&speed.directory)?;
     outcome
@@ -95,7 +100,7 @@ impl Speed {
 
     fn report_spent(&self, what: &str, (wall, cpu): Spent) {
         let gigabytes = (self.object_bytes * self.count) as f64 / 1e9;
-        println!("{what:32} {:8.2} GB/s {:8.2} GB per CPU second", gigabytes / wall, gigabytes / cpu);
+        println!("{what:40} {:8.2} GB/s {:8.2} GB per CPU second", gigabytes / wall, gigabytes / cpu);
     }
 
     fn baselines(&self) -> Fallible<()> {
@@ -162,20 +167,31 @@ impl Speed {
         Ok(Fs::open_native(&config, CapacityLimits::capacity(0), None)?)
     }
 
-    async fn adapter(&self, use_odirect: bool) -> Fallible<()> {
-        let base_path = self.directory.join(if use_odirect { "direct" } else { "buffered" });
+    async fn adapter(
+        &self,
+        how: &str,
+        sync: SyncPolicy,
+        checksums: ChecksumMode,
+        use_odirect: bool,
+    ) -> Fallible<()> {
+        let base_path = self.directory.join("objects");
         let path = base_path.clone();
-        let adapter = self.open(FsConfig { use_odirect, ..FsConfig::new(base_path) })?;
-        let how = if use_odirect { "O_DIRECT" } else { "buffered" };
-        let started = Started::now();
-        adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let adapter = self.open(FsConfig { use_odirect, sync, checksums, ..FsConfig::new(base_path) })?;
+        let (started, mut batches) = (Started::now(), Vec::new());
+        for batch in self.transfers()?.chunks(BATCH_OBJECTS) {
+            let batch_started = Instant::now();
+            adapter.store(batch.to_vec()).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            batches.push(batch_started.elapsed().as_secs_f64() * 1e3);
+        }
         self.report(&format!("{how}: store"), started);
-        let written = started.spent();
+        batches.sort_unstable_by(f64::total_cmp);
+        let (median, last) = (batches[batches.len() / 2], batches[batches.len() - 1]);
+        println!(
+            "{:40} {median:8.2} ms median {last:8.2} ms maximum",
+            format!("{how}: a batch of {BATCH_OBJECTS}")
+        );
         self.load_again(&adapter, &format!("{how}: load what was stored")).await?;
-        let started = Started::now();
         drop_from_cache(&path)?;
-        let synced = started.spent();
-        self.report_spent(&format!("{how}: store and sync"), (written.0 + synced.0, written.1 + synced.1));
         let started = Started::now();
         self.load(&adapter).await?;
         self.report(&format!("{how}: load cold"), started);
@@ -184,22 +200,9 @@ impl Speed {
         let keys = (0..self.count).map(key).collect::<Fallible<Vec<_>>>()?;
         adapter.lookup(keys).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let micros = started.spent().0 * 1e6 / self.count as f64;
-        println!("{:32} {micros:8.2} us for each key", format!("{how}: lookup"));
+        println!("{:40} {micros:8.2} us for each key", format!("{how}: lookup"));
         adapter.close().await;
         Ok(fs::remove_dir_all(path)?)
-    }
-
-    /// The same with the checksum layer, all in the page cache.
-    async fn checksums(&self) -> Fallible<()> {
-        let base_path = self.directory.join("checksums");
-        let files = Arc::new(self.open(FsConfig::new(&base_path))?);
-        let adapter = Checksum::new(files, Some(&base_path))?;
-        let started = Started::now();
-        adapter.store(self.transfers()?).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        self.report("with checksums: store", started);
-        self.load_again(&adapter, "with checksums: load").await?;
-        adapter.close().await;
-        Ok(fs::remove_dir_all(base_path)?)
     }
 
     async fn load(&self, adapter: &dyn Adapter) -> Fallible<()> {

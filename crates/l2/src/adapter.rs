@@ -82,6 +82,17 @@ pub struct Space {
     pub size_bytes: u64,
 }
 
+/// What the checksums of files have shown, since the adapter was opened. Counters only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Integrity {
+    /// Loads of objects whose bytes match their checksum.
+    pub verified_loads: u64,
+    /// Loads of objects without a checksum, and all loads while checksums are off.
+    pub unverified_loads: u64,
+    /// Files that were found damaged.
+    pub damaged_objects: u64,
+}
+
 /// Usage of an adapter. Counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -97,6 +108,8 @@ pub struct Usage {
     pub evicted_bytes: u64,
     /// Objects of earlier processes are still being counted.
     pub recovering: bool,
+    /// What the checksums of files have shown.
+    pub integrity: Integrity,
     /// The file system of the objects, measured in the background when usage is read. `None`: no files, or the
     /// measurement failed.
     pub space: Option<Space>,

@@ -14,6 +14,37 @@ use crate::spec::{Fields, SpecError, parse_object, suggest};
 /// The affinity tag unless one is given, and the tag of L1 unless it is named.
 pub const DEFAULT_TAG: &str = "_default";
 
+/// What is done with the checksums of objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChecksumMode {
+    /// None is kept or checked.
+    Off,
+    /// Each object gets one, and is checked if it has one.
+    #[default]
+    Check,
+    /// Each object gets one, and is a miss without one.
+    Require,
+}
+
+impl ChecksumMode {
+    fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Bool(false) => Some(Self::Off),
+            Value::Bool(true) => Some(Self::Check),
+            Value::String(text) if text == "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+
+    fn to_json(self) -> Value {
+        match self {
+            Self::Off => json!(false),
+            Self::Check => json!(true),
+            Self::Require => json!("require"),
+        }
+    }
+}
+
 /// One adapter: the settings common to all types, and the backend's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
@@ -25,8 +56,8 @@ pub struct AdapterConfig {
     pub eviction: Option<EvictionConfig>,
     /// Whether data is to be kept at shutdown and found again at start. Files always are.
     pub persist: bool,
-    /// Whether a checksum of each object is kept beside the data and checked when it is loaded.
-    pub checksum: bool,
+    /// Whether a checksum of each object is kept and checked when it is loaded.
+    pub checksum: ChecksumMode,
     /// The backend.
     pub backend: BackendConfig,
 }
@@ -49,9 +80,14 @@ impl AdapterConfig {
             shared: false,
             eviction: None,
             persist: true,
-            checksum: false,
+            checksum: Self::default_checksum(&backend),
             backend,
         }
+    }
+
+    /// Files have checksums unless they are switched off; memory of this process has none.
+    fn default_checksum(backend: &BackendConfig) -> ChecksumMode {
+        if backend.settings().keeps_checksums() { ChecksumMode::Check } else { ChecksumMode::Off }
     }
 
     pub(crate) fn parse(subject: &str, map: &Map<String, Value>) -> Result<Self, Vec<SpecError>> {
@@ -62,19 +98,19 @@ impl AdapterConfig {
         let shared = fields.boolean("shared", false);
         let persist = fields.boolean("persist_enabled", true);
         let eviction = fields.object("eviction").and_then(|block| parse_eviction(block, &mut fields));
-        let checksum = fields.boolean("checksum", false);
+        let checksum = fields.custom("checksum", "true, false, or 'require'", ChecksumMode::from_json);
         if let Some(block) = fields.object("serde") {
             fields.conflict(format!("serde is not part of this server; {}", instead_of_serde(block)));
         }
-        if checksum && shared {
-            fields.conflict(
-                "checksum needs files of this server's own, and 'shared' says that others write too",
-            );
-        }
         let backend = BackendConfig::parse(type_name, &mut fields);
+        let keeps_checksums = backend.as_ref().is_none_or(|backend| backend.settings().keeps_checksums());
+        if checksum == Some(ChecksumMode::Require) && !keeps_checksums {
+            fields.conflict("checksum 'require' is for files: objects of this type are kept in memory");
+        }
         let errors = fields.finish();
         match backend {
             Some(backend) if errors.is_empty() => {
+                let checksum = checksum.unwrap_or_else(|| Self::default_checksum(&backend));
                 Ok(Self { affinity_tag, shared, eviction, persist, checksum, backend })
             }
             _ => Err(errors),
@@ -84,7 +120,7 @@ impl AdapterConfig {
     /// Opens the backend and the layers around it.
     ///
     /// # Errors
-    /// The backend or the file of its checksums cannot be opened.
+    /// The backend cannot be opened.
     pub fn open(&self, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error> {
         self.open_with_faults(context, None)
     }
@@ -94,9 +130,12 @@ impl AdapterConfig {
         context: &OpenContext,
         fault: Option<FaultConfig>,
     ) -> Result<Arc<dyn Adapter>, L2Error> {
-        let opened = self.backend.settings().open(self, context)?;
-        let layers = LayersConfig { checksum: self.checksum, fault, ..LayersConfig::default() };
-        layers.wrap(opened.adapter, opened.directory.as_deref())
+        let settings = self.backend.settings();
+        let adapter = settings.open(self, context)?;
+        // Faults are injected above the backend's own checksums.
+        let in_memory = !settings.keeps_checksums() || fault.is_some();
+        let checksum = self.checksum != ChecksumMode::Off && in_memory;
+        LayersConfig { checksum, fault, ..LayersConfig::default() }.wrap(adapter)
     }
 
     /// Whether it enforces quotas of cache salts.
@@ -126,7 +165,7 @@ impl AdapterConfig {
         let persist = if self.persist { "True" } else { "False" };
         value["persist_config"] = json!(format!("PersistConfig(persist_enabled={persist})"));
         value["serde_config"] = Value::Null;
-        value["checksum"] = json!(self.checksum);
+        value["checksum"] = self.checksum.to_json();
         value
     }
 }
@@ -181,7 +220,7 @@ fn instead_of_serde(block: &Map<String, Value>) -> &'static str {
 mod tests {
     use super::*;
     use crate::adapters::fault_inject::FaultInjectConfig;
-    use crate::adapters::fs::{FileMode, FsConfig, FsNativeConfig};
+    use crate::adapters::fs::{FsConfig, FsNativeConfig, SyncPolicy};
     use crate::adapters::mock::MockConfig;
     use crate::spec::bytes_from_gib;
     use std::time::Duration;
@@ -195,7 +234,7 @@ mod tests {
         let text = r#"{"type":"fs_native","base_path":"/data","relative_tmp_dir":"tmp","read_ahead_size":4096,
             "use_odirect":true,"num_workers":8,"max_capacity_gb":1.5,"affinity_tag":"hot","shared":false,
             "persist_enabled":false,"eviction":{"eviction_policy":"LRU","eviction_ratio":0.5},
-            "checksum":true}"#;
+            "checksum":"require","sync":"always"}"#;
         let adapter = parse_adapter(1, text).expect("a valid adapter");
         let fs = FsConfig {
             base_path: "/data".into(),
@@ -203,14 +242,15 @@ mod tests {
             read_ahead_bytes: Some(4096),
             use_odirect: true,
             max_capacity_bytes: bytes_from_gib(1.5),
-            mode: FileMode::default(),
+            sync: SyncPolicy::Always,
+            ..FsConfig::default()
         };
         let expected = AdapterConfig {
             affinity_tag: "hot".to_owned(),
             shared: false,
             eviction: Some(EvictionConfig { ratio: 0.5, background_trim: true, ..EvictionConfig::default() }),
             persist: false,
-            checksum: true,
+            checksum: ChecksumMode::Require,
             backend: BackendConfig::FsNative(FsNativeConfig { fs, num_workers: 8 }),
         };
         assert_eq!(adapter, expected);
@@ -236,6 +276,23 @@ mod tests {
         assert_eq!(backend_faults, expected);
         let mock = MockConfig { max_size_bytes: 2 << 30, bandwidth_bytes_per_second: 1 << 30 };
         assert_eq!(inner.backend, BackendConfig::Mock(mock));
+    }
+
+    #[test]
+    fn files_have_checksums_unless_they_are_switched_off() {
+        let cases = [
+            (r#"{"type":"fs","base_path":"/d"}"#, ChecksumMode::Check),
+            (r#"{"type":"fs","base_path":"/d","shared":true,"checksum":true}"#, ChecksumMode::Check),
+            (r#"{"type":"fs_native","base_path":"/d","checksum":false}"#, ChecksumMode::Off),
+            (r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1}"#, ChecksumMode::Off),
+            (r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1,"checksum":true}"#, ChecksumMode::Check),
+        ];
+        for (text, mode) in cases {
+            assert_eq!(parse_adapter(1, text).expect("a valid adapter").checksum, mode, "{text}");
+        }
+        let text = r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1,"checksum":"require"}"#;
+        let why = "checksum 'require' is for files: objects of this type are kept in memory";
+        assert_eq!(lines(text), [format!("--l2-adapter #1 ('mock'): {why}")]);
     }
 
     #[test]
@@ -288,9 +345,12 @@ mod tests {
                 "--l2-adapter #1 ('fault_inject') inner ('fs'): base_path must be a non-empty string, got nothing",
             ),
             (
-                r#"{"type":"fs","base_path":"/d","shared":true,"checksum":true}"#,
-                "--l2-adapter #1 ('fs'): checksum needs files of this server's own, and 'shared' says that others \
-                 write too",
+                r#"{"type":"fs","base_path":"/d","checksum":"yes"}"#,
+                "--l2-adapter #1 ('fs'): checksum must be true, false, or 'require', got \"yes\"",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","sync":true}"#,
+                "--l2-adapter #1 ('fs'): sync must be 'always', 'batch', or 'none', got true",
             ),
             (
                 r#"{"type":"fs","base_path":"/d","serde":{"type":"fp8"}}"#,

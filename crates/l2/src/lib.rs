@@ -26,11 +26,11 @@ pub mod spec;
 pub mod testing;
 
 pub use crate::adapter::{
-    Adapter, BoxFuture, Call, Capabilities, Circuit, Cursor, Failures, Health, Listed, Page, Results, Space,
-    Stored, Transfer, Usage, holds,
+    Adapter, BoxFuture, Call, Capabilities, Circuit, Cursor, Failures, Health, Integrity, Listed, Page,
+    Results, Space, Stored, Transfer, Usage, holds,
 };
 pub use crate::adapters::OpenContext;
 pub use crate::capacity::{CapacityLimits, TenantLimits, Trim};
-pub use crate::config::AdapterConfig;
+pub use crate::config::{AdapterConfig, ChecksumMode};
 pub use crate::error::{ErrorKind, L2Error, Retry};
 pub use crate::eviction::{EvictionListener, EvictionReason};

@@ -9,7 +9,6 @@ pub mod fs;
 pub mod mock;
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -37,10 +36,15 @@ pub trait Backend: Debug {
     ///
     /// # Errors
     /// The backend cannot be opened.
-    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error>;
+    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error>;
 
     /// Whether it enforces quotas of cache salts.
     fn enforces_quotas(&self, _config: &AdapterConfig) -> bool {
+        false
+    }
+
+    /// Whether it keeps checksums of its objects, over restarts; if not, a layer can keep them in memory.
+    fn keeps_checksums(&self) -> bool {
         false
     }
 
@@ -62,15 +66,6 @@ pub struct OpenContext {
     pub tenant_limits: TenantLimits,
     /// Receives what the adapter removes on its own.
     pub listener: Option<Arc<dyn EvictionListener>>,
-}
-
-/// An open backend.
-#[derive(Debug)]
-pub struct Opened {
-    /// The adapter.
-    pub adapter: Arc<dyn Adapter>,
-    /// Its directory, where checksums are kept; `None`: they are kept in memory.
-    pub directory: Option<PathBuf>,
 }
 
 /// Declares the types of backends.

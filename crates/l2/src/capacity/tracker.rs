@@ -26,7 +26,7 @@ use larder_types::object::ObjectKey;
 use slab::Slab;
 
 use super::CapacityLimits;
-use crate::adapter::Usage;
+use crate::adapter::{Integrity, Usage};
 
 #[derive(Debug)]
 struct Entry {
@@ -127,6 +127,7 @@ impl CapacityTracker {
             evicted_objects: self.evicted_objects,
             evicted_bytes: self.evicted_bytes,
             recovering,
+            integrity: Integrity::default(),
             space: None,
         }
     }

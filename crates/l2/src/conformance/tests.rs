@@ -35,7 +35,7 @@ fn layered(inner: impl Fn() -> Arc<dyn Adapter>) -> Vec<Arc<dyn Adapter>> {
         Arc::new(Deadline::new(inner(), Default::default())),
         Arc::new(Retrying::new(inner(), Default::default())),
         Arc::new(Breaker::new(inner(), Default::default())),
-        Arc::new(Checksum::new(inner(), None).unwrap()),
+        Arc::new(Checksum::new(inner()).unwrap()),
         Arc::new(Fault::new(inner(), Default::default())),
         Arc::new(FaultInject::new(inner(), faults)),
     ]
@@ -99,7 +99,7 @@ async fn layers_around_files() {
 async fn all_layers() {
     let directory = Directory::new("conformance-stack");
     let layers = LayersConfig { checksum: true, ..LayersConfig::default() };
-    run(layers.wrap(fs(directory.path()), Some(directory.path())).unwrap()).await;
+    run(layers.wrap(fs(directory.path())).unwrap()).await;
 }
 
 /// On the real clock: a paused one runs ahead while threads hash, and would cause timeouts.
@@ -117,7 +117,7 @@ async fn all_layers_hide_faults_of_backend() {
     };
     let retry = Some(RetryConfig { first_pause: Duration::from_millis(1), ..RetryConfig::default() });
     let layers = LayersConfig { checksum: true, retry, fault: Some(fault), ..LayersConfig::default() };
-    let adapter = layers.wrap(mock(), None).unwrap();
+    let adapter = layers.wrap(mock()).unwrap();
     let arena = TestArena::new(ARENA_BYTES);
     let mut whole = 0;
     for _ in 0..20 {

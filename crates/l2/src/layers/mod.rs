@@ -9,7 +9,8 @@
 //! 3. [`deadline`]: around retries and queues, so that its time is the caller's time.
 //! 4. [`retry`]: outside the limit, so that a pause between two attempts occupies no permit.
 //! 5. [`limit`]: around everything that holds memory or the disk.
-//! 6. [`checksum`]: sees exactly the bytes of the backend. Corrupt data is not retried.
+//! 6. [`checksum`]: sees exactly the bytes of the backend. Corrupt data is not retried. Backends that keep checksums
+//!    themselves, as files do, need it only above injected faults.
 //! 7. [`fault`]: for tests, next to the backend, so that everything above has to handle it.
 
 /// Forwards methods of [`Adapter`](crate::Adapter) to the adapter in a field. The trait has no default methods, so
@@ -114,7 +115,6 @@ pub mod limit;
 pub mod report;
 pub mod retry;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::adapter::Adapter;
@@ -139,7 +139,7 @@ pub struct LayersConfig {
     pub retry: Option<RetryConfig>,
     /// See [`limit`].
     pub limit: Option<LimitConfig>,
-    /// See [`checksum`]. Not for backends that other servers write to.
+    /// See [`checksum`]. Not for backends that other servers write to, or that keep checksums themselves.
     pub checksum: bool,
     /// See [`fault`]. For tests.
     pub fault: Option<FaultConfig>,
@@ -159,20 +159,16 @@ impl Default for LayersConfig {
 }
 
 impl LayersConfig {
-    /// Stacks the layers around `adapter`. Checksums are kept in `directory`, or in memory if there is none.
+    /// Stacks the layers around `adapter`.
     ///
     /// # Errors
-    /// The file of the checksums cannot be opened.
-    pub fn wrap(
-        self,
-        mut adapter: Arc<dyn Adapter>,
-        directory: Option<&Path>,
-    ) -> Result<Arc<dyn Adapter>, L2Error> {
+    /// The threads of a layer cannot be started.
+    pub fn wrap(self, mut adapter: Arc<dyn Adapter>) -> Result<Arc<dyn Adapter>, L2Error> {
         if let Some(fault) = self.fault {
             adapter = Arc::new(Fault::new(adapter, fault));
         }
         if self.checksum {
-            adapter = Arc::new(Checksum::new(adapter, directory)?);
+            adapter = Arc::new(Checksum::new(adapter)?);
         }
         if let Some(limit) = self.limit {
             adapter = Arc::new(Limit::new(adapter, limit));

@@ -192,6 +192,16 @@ impl<'a> Fields<'a> {
         self.read(field, "a boolean", Value::as_bool).unwrap_or(default)
     }
 
+    /// A value that `read` understands; `expected` describes it.
+    pub fn custom<T>(
+        &mut self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        self.read(field, expected, read)
+    }
+
     /// An integer.
     pub fn integer(&mut self, field: &'static str, default: i64) -> i64 {
         self.read(field, "an integer", Value::as_i64).unwrap_or(default)

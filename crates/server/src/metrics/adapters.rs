@@ -8,7 +8,7 @@ use crate::observe::event::Batch;
 use larder_core::AdapterGauges;
 use larder_core::stats::AdapterCounters;
 use larder_core::stats::residency::Histogram;
-use larder_l2::{Adapter, Circuit, ErrorKind, Space};
+use larder_l2::{Adapter, Circuit, ErrorKind, Integrity, Space};
 use larder_types::ids::AdapterId;
 
 use super::family::{Collect, Distribution, Families, Labels, owned};
@@ -202,6 +202,7 @@ pub(super) fn collect(out: &mut Families, adapters: &[AdapterStats<'_>], l1_tag:
         [health.reads, health.writes].into_iter().filter(|circuit| *circuit != Circuit::Closed).count() as u64
     });
     failures(out, adapters);
+    integrity(out, adapters);
     in_progress(out, adapters);
     file_systems(out, adapters);
     // Adapters serve from start to stop, so none is draining.
@@ -238,6 +239,19 @@ fn failures(out: &mut Families, adapters: &[AdapterStats<'_>]) {
     });
     let help = "Objects that an L2 adapter failed to look up, load, store, delete or list, after its retries";
     out.counters("lmcache_mp_l2_failures_total", help, counts);
+}
+
+/// What checksums have shown, by adapter type.
+fn integrity(out: &mut Families, adapters: &[AdapterStats<'_>]) {
+    let mut counter = |name, help, read: fn(&Integrity) -> u64| {
+        out.counters(name, help, by_kind(adapters, |a| read(&a.adapter.usage().integrity)));
+    };
+    let help = "Objects loaded from L2 whose bytes match their checksum";
+    counter("lmcache_mp_l2_verified_chunks_total", help, |i| i.verified_loads);
+    let help = "Objects loaded from L2 files without a checksum, or while checksums are off";
+    counter("lmcache_mp_l2_unverified_chunks_total", help, |i| i.unverified_loads);
+    let help = "L2 files found damaged by their checksum; each is a miss";
+    counter("lmcache_mp_l2_damaged_chunks_total", help, |i| i.damaged_objects);
 }
 
 /// Transfers in progress, by adapter.

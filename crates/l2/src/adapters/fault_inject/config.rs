@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{FaultInject, Faults};
-use crate::adapters::{Backend, OpenContext, Opened};
+use crate::adapter::Adapter;
+use crate::adapters::{Backend, OpenContext};
 use crate::config::AdapterConfig;
 use crate::error::L2Error;
 use crate::layers::FaultConfig;
@@ -59,10 +60,10 @@ impl Backend for FaultInjectConfig {
         })
     }
 
-    fn open(&self, _: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
+    fn open(&self, _: &AdapterConfig, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error> {
         let inner = self.inner.open_with_faults(context, Some(self.backend_faults.clone()))?;
         let adapter = Arc::new(FaultInject::new(inner, self.faults.clone()));
-        Ok(Opened { adapter, directory: None })
+        Ok(adapter)
     }
 
     fn enforces_quotas(&self, _: &AdapterConfig) -> bool {

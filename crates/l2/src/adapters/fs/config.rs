@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use super::Fs;
 use super::access::FileMode;
 use super::file::Mode;
-use crate::adapters::{Backend, OpenContext, Opened};
+use super::file_system::FileSystem;
+use super::object_dir::Place;
+use crate::adapter::Adapter;
+use crate::adapters::{Backend, OpenContext};
 use crate::capacity::CapacityLimits;
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, ChecksumMode};
 use crate::error::L2Error;
 use crate::spec::path::{home, path_error};
 use crate::spec::{Fields, gib_from_bytes};
@@ -21,6 +24,35 @@ const FS_WORKERS: usize = 8;
 
 /// Worker threads of `fs_native` unless configured, as in LMCache.
 const NATIVE_WORKERS: usize = 4;
+
+/// When a stored object is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Each object is synced, and its name after it, before it is stored.
+    Always,
+    /// The same, but the names of a batch are synced together.
+    #[default]
+    Batch,
+    /// Nothing is synced: the kernel writes when it likes.
+    None,
+}
+
+impl SyncPolicy {
+    const ALL: [Self; 3] = [Self::Always, Self::Batch, Self::None];
+
+    /// The policy as the configuration writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Batch => "batch",
+            Self::None => "none",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
 
 /// Settings of the `fs` adapter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +70,10 @@ pub struct FsConfig {
     pub max_capacity_bytes: u64,
     /// Who may read and write the files.
     pub mode: FileMode,
+    /// When stored objects are durable.
+    pub sync: SyncPolicy,
+    /// What is done with checksums. From [`AdapterConfig::checksum`] when a configuration is opened.
+    pub checksums: ChecksumMode,
 }
 
 /// Settings of the `fs_native` adapter: the same files, padded to whole blocks under `use_odirect`.
@@ -66,13 +102,20 @@ impl FsConfig {
         }
     }
 
+    /// Where and how objects are kept.
+    pub(super) fn place(&self, mode: Mode, files: Arc<dyn FileSystem>) -> Result<Place, &'static str> {
+        let (base, temporary) = (self.base_path.clone(), self.temporary()?);
+        Ok(Place { base, temporary, mode, sync: self.sync, checksums: self.checksums, files })
+    }
+
     /// How files are read and written, without padding.
     pub(super) fn io_mode(&self) -> Mode {
         Mode { direct: self.use_odirect, pad: false, read_ahead: self.read_ahead_bytes, access: self.mode }
     }
 
-    fn opened(&self, fs: Fs) -> Opened {
-        Opened { adapter: Arc::new(fs), directory: Some(self.base_path.clone()) }
+    /// The same settings with the checksums of `config`.
+    fn for_adapter(&self, config: &AdapterConfig) -> Self {
+        Self { checksums: config.checksum, ..self.clone() }
     }
 
     fn limits(&self, config: &AdapterConfig, context: &OpenContext) -> CapacityLimits {
@@ -104,6 +147,10 @@ impl Backend for FsConfig {
             use_odirect: fields.boolean("use_odirect", false),
             max_capacity_bytes: fields.gib("max_capacity_gb").unwrap_or(0),
             mode: fields.choice("mode", FileMode::EXPECTED, FileMode::parse).unwrap_or_default(),
+            sync: fields
+                .choice("sync", "'always', 'batch', or 'none'", SyncPolicy::from_name)
+                .unwrap_or_default(),
+            checksums: ChecksumMode::default(),
         };
         if let Err(error) = config.temporary() {
             fields.conflict(error);
@@ -117,14 +164,20 @@ impl Backend for FsConfig {
             "relative_tmp_dir": self.relative_tmp_dir.as_ref().map(|dir| dir.to_string_lossy()),
             "read_ahead_size": self.read_ahead_bytes,
             "use_odirect": self.use_odirect,
+            "sync": self.sync.name(),
             "max_capacity_gb": gib_from_bytes(self.max_capacity_bytes),
             "mode": self.mode.octal(),
         })
     }
 
-    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
-        let fs = Fs::open(self, FS_WORKERS, self.limits(config, context), context.listener.clone())?;
-        Ok(self.opened(fs))
+    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error> {
+        let (limits, listener) = (self.limits(config, context), context.listener.clone());
+        let fs = Fs::open(&self.for_adapter(config), FS_WORKERS, limits, listener)?;
+        Ok(Arc::new(fs))
+    }
+
+    fn keeps_checksums(&self) -> bool {
+        true
     }
 
     fn enforces_quotas(&self, config: &AdapterConfig) -> bool {
@@ -175,9 +228,14 @@ impl Backend for FsNativeConfig {
         value
     }
 
-    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
-        let fs = Fs::open_native(self, self.fs.limits(config, context), context.listener.clone())?;
-        Ok(self.fs.opened(fs))
+    fn open(&self, config: &AdapterConfig, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error> {
+        let settings = Self { fs: self.fs.for_adapter(config), num_workers: self.num_workers };
+        let fs = Fs::open_native(&settings, self.fs.limits(config, context), context.listener.clone())?;
+        Ok(Arc::new(fs))
+    }
+
+    fn keeps_checksums(&self) -> bool {
+        true
     }
 
     fn enforces_quotas(&self, config: &AdapterConfig) -> bool {

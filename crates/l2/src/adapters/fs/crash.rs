@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Fs, FsConfig, FsNativeConfig};
+use super::{Fs, FsConfig, FsNativeConfig, SyncPolicy};
 use crate::adapter::Adapter;
 use crate::adapters::fs::names::object_in;
 use crate::capacity::CapacityLimits;
@@ -23,7 +23,9 @@ fn len_of(n: u64) -> u64 {
 }
 
 fn open(path: &Path) -> Fs {
-    let config = FsNativeConfig { fs: FsConfig::new(path), num_workers: 4 };
+    // The machine lives on, so nothing needs to be synced, and more is stored in a short life.
+    let fs = FsConfig { sync: SyncPolicy::None, ..FsConfig::new(path) };
+    let config = FsNativeConfig { fs, num_workers: 4 };
     Fs::open_native(&config, CapacityLimits::capacity(CAPACITY), None).unwrap()
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::dir_watch::Check;
+use super::file_system::Mounted;
 use super::object_dir::ObjectDir;
 use super::{Fs, FsConfig};
 use crate::adapter::{Adapter, Results};
@@ -37,7 +38,7 @@ fn is_root() -> bool {
 async fn directory_in_the_place_of_an_object_is_a_miss_of_that_object() {
     let (arena, directory) = (TestArena::new(1 << 20), Directory::new("in-place"));
     let files = open(directory.path(), 0);
-    let adapter = LayersConfig::default().wrap(Arc::new(files), None).unwrap();
+    let adapter = LayersConfig::default().wrap(Arc::new(files)).unwrap();
     fs::create_dir_all(file_of(directory.path(), 1).join("x")).unwrap();
     let store = || adapter.store((1..4).map(|n| arena.object(n, 1000)).collect());
     for _ in 0..10 {
@@ -116,15 +117,20 @@ impl EvictionListener for Missing {
     }
 }
 
-fn object_dir(path: &Path, limits: CapacityLimits, listener: Option<Arc<dyn EvictionListener>>) -> ObjectDir {
-    let mode = FsConfig::new(path).io_mode();
-    let dir = ObjectDir::new(path.to_owned(), path.to_owned(), mode, limits, listener);
+fn object_dir(
+    path: &Path,
+    limits: CapacityLimits,
+    listener: Option<Arc<dyn EvictionListener>>,
+) -> Arc<ObjectDir> {
+    let config = FsConfig::new(path);
+    let place = config.place(config.io_mode(), Arc::new(Mounted)).unwrap();
+    let dir = Arc::new(ObjectDir::new(place, limits, listener));
     dir.make_directories().unwrap();
     dir
 }
 
 /// Stores objects number 0 to `count`.
-fn store_all(dir: &ObjectDir, arena: &TestArena, count: u64, len: u64) {
+fn store_all(dir: &Arc<ObjectDir>, arena: &TestArena, count: u64, len: u64) {
     (0..count).for_each(|n| assert!(dir.store(&arena.object(n, len)).is_ok()));
 }
 

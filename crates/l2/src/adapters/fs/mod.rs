@@ -2,8 +2,10 @@
 //!
 //! Names and bytes are those of LMCache (`docs/formats.md`): either server reads what the other wrote. A
 //! file is written under a unique temporary name and then renamed, so a reader finds an object complete or
-//! not at all. There is no `fsync`: a file that a crash of the machine cut short has the wrong length, and
-//! is a miss that the next store repairs.
+//! not at all. Unless [`SyncPolicy::None`] is chosen, its bytes are synced before, and its name after that.
+//!
+//! **Checksums** are attributes of the files ([`records`]). A file with other bytes than were stored, or with those of
+//! another object, is a miss, and is removed so that the next store repairs it.
 //!
 //! An object is opened once and moved in one call where the kernel does that, directly between the file
 //! and the arena, on threads of the adapter. Objects are not split: a batch keeps the threads busy, and one
@@ -19,15 +21,19 @@
 //! restart, and no data should be evicted before its quota is known.
 
 mod access;
+mod commit;
 mod config;
 mod dir_watch;
 mod directory;
 mod faults;
 mod file;
+mod file_system;
 mod full_disk;
 mod long_names;
 mod names;
 mod object_dir;
+mod record;
+mod records;
 mod scan;
 mod space;
 
@@ -47,15 +53,18 @@ use crate::adapter::{
 use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
 use crate::eviction::EvictionListener;
+use crate::in_flight::InFlight;
 use crate::pool::{JobKind, Pool, job_failed};
 
 use self::dir_watch::DirWatch;
 use self::file::Mode;
+use self::file_system::{FileSystem, Mounted};
 use self::object_dir::ObjectDir;
 use self::space::SpaceMonitor;
 
 pub use self::access::FileMode;
-pub use self::config::{FsConfig, FsNativeConfig};
+pub use self::config::{FsConfig, FsNativeConfig, SyncPolicy};
+pub use self::record::Record;
 
 /// Unfinished files without locks, such as LMCache's, are abandoned when they are older than this.
 const STALE_AFTER: Duration = Duration::from_secs(3600);
@@ -69,6 +78,8 @@ pub struct Fs {
     kind: &'static str,
     dir: Arc<ObjectDir>,
     pool: Arc<Pool>,
+    /// Stores that consist of several jobs.
+    stores: InFlight,
     /// Whether all objects in the directory have been counted.
     counted: watch::Receiver<bool>,
     space: Arc<SpaceMonitor>,
@@ -87,7 +98,7 @@ impl Fs {
         listener: Option<Arc<dyn EvictionListener>>,
     ) -> Result<Self, L2Error> {
         let mode = Mode { pad: false, ..config.io_mode() };
-        Self::start("fs", config, mode, num_workers, limits, listener)
+        Self::start("fs", config, mode, num_workers, limits, listener, Arc::new(Mounted))
     }
 
     /// Opens the `fs_native` adapter: files are padded to whole blocks under `use_odirect`.
@@ -101,7 +112,7 @@ impl Fs {
     ) -> Result<Self, L2Error> {
         let FsNativeConfig { fs, num_workers } = config;
         let mode = Mode { pad: true, ..fs.io_mode() };
-        Self::start("fs_native", fs, mode, *num_workers, limits, listener)
+        Self::start("fs_native", fs, mode, *num_workers, limits, listener, Arc::new(Mounted))
     }
 
     fn start(
@@ -111,12 +122,12 @@ impl Fs {
         num_workers: usize,
         limits: CapacityLimits,
         listener: Option<Arc<dyn EvictionListener>>,
+        files: Arc<dyn FileSystem>,
     ) -> Result<Self, L2Error> {
-        let temporary =
-            config.temporary().map_err(|error| L2Error::permanent(ErrorKind::Unsupported, error))?;
-        let dir = ObjectDir::new(config.base_path.clone(), temporary, mode, limits, listener);
-        let dir = Arc::new(dir);
-        if dir.base().is_dir() {
+        let place = config.place(mode, files);
+        let place = place.map_err(|error| L2Error::permanent(ErrorKind::Unsupported, error))?;
+        let dir = Arc::new(ObjectDir::new(place, limits, listener));
+        if dir.files().is_directory(dir.base()) {
             config.mode.warn_if_wider(dir.base());
         }
         dir.make_directories()?;
@@ -126,13 +137,43 @@ impl Fs {
         let counted = count_in_background(&dir, &pool)?;
         let space = Arc::new(SpaceMonitor::new(dir.base()));
         let watch = DirWatch::start(&dir)?;
-        Ok(Self { kind, dir, pool, counted, space, watch })
+        Ok(Self { kind, dir, pool, stores: InFlight::new(), counted, space, watch })
     }
 
     /// Returns once all objects that were in the directory at the start have been counted.
     pub async fn counted(&self) {
         // An error means that the thread has ended.
         let _ = self.counted.clone().wait_for(|counted| *counted).await;
+    }
+
+    /// Stores groups of objects, each with one commit point.
+    async fn store_groups(&self, mut transfers: Vec<Transfer>) -> Results<Stored> {
+        let group_objects = self.dir.sync().group_objects();
+        if group_objects == 1 {
+            let jobs = transfers.into_iter().map(|transfer| {
+                let dir = Arc::clone(&self.dir);
+                move || dir.store(&transfer)
+            });
+            return self.pool.run_each(JobKind::Store, jobs).await;
+        }
+        let mut groups = Vec::with_capacity(transfers.len().div_ceil(group_objects));
+        while !transfers.is_empty() {
+            let rest = transfers.split_off(transfers.len().min(group_objects));
+            let (count, dir, pool) = (transfers.len(), Arc::clone(&self.dir), Arc::clone(&self.pool));
+            // It ends even if the caller drops the future: what is written is not lost then.
+            groups.push((
+                count,
+                self.stores.spawn(store_group(dir, pool, std::mem::replace(&mut transfers, rest))),
+            ));
+        }
+        let mut results = Vec::new();
+        for (count, group) in groups {
+            results.extend(match group {
+                Ok(task) => task.await.unwrap_or_else(|_| job_failed().for_all(count)),
+                Err(closed) => closed.for_all(count),
+            });
+        }
+        results
     }
 
     /// Records a use of these objects, the chunks of a prompt in order, so that the first is evicted last.
@@ -177,6 +218,30 @@ impl Fs {
         let dir = Arc::clone(&self.dir);
         self.pool.run(kind, move || job(&dir))?.await.map_err(|_| job_failed())
     }
+}
+
+/// Writes objects on all threads, then commits them together.
+async fn store_group(dir: Arc<ObjectDir>, pool: Arc<Pool>, transfers: Vec<Transfer>) -> Results<Stored> {
+    let writes = transfers.into_iter().map(|transfer| {
+        let dir = Arc::clone(&dir);
+        move || dir.write(&transfer)
+    });
+    let written = pool.run_each(JobKind::Store, writes).await;
+    let mut group = Vec::with_capacity(written.len());
+    let outcomes: Vec<_> =
+        written.into_iter().map(|one| one.map(|one| one.map(|one| group.push(one)))).collect();
+    let count = group.len();
+    let commit = match pool.run(JobKind::Commit, move || dir.commit(group)) {
+        Ok(commit) => commit.await.unwrap_or_else(|_| job_failed().for_all(count)),
+        Err(refused) => refused.for_all(count),
+    };
+    let mut commit = commit.into_iter();
+    let result = |outcome| match outcome {
+        Ok(Some(())) => commit.next().unwrap_or_else(|| Err(job_failed())),
+        Ok(None) => Ok(Stored { written_bytes: 0 }),
+        Err(error) => Err(error),
+    };
+    outcomes.into_iter().map(result).collect()
 }
 
 fn count_in_background(dir: &Arc<ObjectDir>, pool: &Arc<Pool>) -> Result<watch::Receiver<bool>, L2Error> {
@@ -244,11 +309,7 @@ impl Adapter for Fs {
                 self.counted().await;
             }
             let keys: Vec<_> = transfers.iter().map(|transfer| transfer.key.clone()).collect();
-            let jobs = transfers.into_iter().map(|transfer| {
-                let dir = Arc::clone(&self.dir);
-                move || dir.store(&transfer)
-            });
-            let results = self.pool.run_each(JobKind::Store, jobs).await;
+            let results = self.store_groups(transfers).await;
             let stored = keys.into_iter().zip(&results).filter(|(_, stored)| stored.is_ok());
             let stored: Vec<_> = stored.map(|(key, _)| key).collect();
             let salts: BTreeSet<_> = stored.iter().map(|key| key.cache_salt.clone()).collect();
@@ -268,13 +329,14 @@ impl Adapter for Fs {
 
     fn list(&self, cursor: Option<Cursor>, limit: NonZeroUsize) -> BoxFuture<'_, Result<Page, L2Error>> {
         Box::pin(async move {
-            self.run(JobKind::Metadata, move |dir| scan::list(dir.base(), cursor.as_ref(), limit)).await?
+            self.run(JobKind::Metadata, move |dir| scan::list(dir, cursor.as_ref(), limit)).await?
         })
     }
 
     fn usage(&self) -> Usage {
         let recovering = !*self.counted.borrow();
-        Usage { space: self.space(), ..self.dir.tracker().usage(recovering) }
+        let integrity = self.dir.integrity();
+        Usage { space: self.space(), integrity, ..self.dir.tracker().usage(recovering) }
     }
 
     fn usage_by_salt(&self) -> Vec<(Arc<str>, u64)> {
@@ -306,6 +368,7 @@ impl Adapter for Fs {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            self.stores.close().await;
             self.pool.close().await;
             self.counted().await;
         })
@@ -315,8 +378,14 @@ impl Adapter for Fs {
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod identities;
+#[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+mod simulated_disk;
 #[cfg(test)]
 mod tests;

@@ -4,26 +4,28 @@
 //! calls, never while bytes move. Order: stripe, then tracker, or stripe, then the locks that an
 //! [`EvictionListener`] takes. A thread holds at most one stripe.
 
-use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use larder_arena::Region;
 use larder_types::object::ObjectKey;
-use rustix::fs::{Access, FileType, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
-use rustix::io::Errno;
 
+use super::commit::Written;
+use super::config::SyncPolicy;
 use super::directory::Directory;
 use super::faults::{Need, UnreadableObjects, is_of_object, object_error};
 use super::file::Mode;
+use super::file_system::{FileSystem, OpenFile, Stat};
 use super::full_disk::FullDisk;
 use super::names::{ObjectFile, TemporaryNames, counted_as};
-use crate::adapter::{Stored, Transfer, holds};
+use super::record::Sum;
+use super::records::{Damage, Records, Verdict};
+use crate::adapter::{Integrity, Transfer, holds};
 use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
+use crate::config::ChecksumMode;
 use crate::error::{ErrorKind, L2Error, Retry};
 use crate::eviction::{EvictionListener, EvictionReason};
 
@@ -34,7 +36,7 @@ const TOUCHED_AT_ONCE: usize = 256;
 
 /// A file's access time is updated once it is older than this: enough to order objects after a restart, on
 /// file systems that do not maintain it.
-const ACCESS_STEP_SECONDS: u64 = 600;
+const ACCESS_STEP: Duration = Duration::from_secs(600);
 
 /// One directory of objects.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub(super) struct ObjectDir {
     base: Directory,
     temporary: PathBuf,
     mode: Mode,
+    sync: SyncPolicy,
+    files: Arc<dyn FileSystem>,
+    records: Records,
     bounded: bool,
     trims: bool,
     own_objects_only: bool,
@@ -57,18 +62,33 @@ pub(super) struct ObjectDir {
     listener: Option<Arc<dyn EvictionListener>>,
 }
 
+/// Where and how objects are kept.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The directory of the objects.
+    pub(super) base: PathBuf,
+    /// The directory of unfinished files.
+    pub(super) temporary: PathBuf,
+    pub(super) mode: Mode,
+    pub(super) sync: SyncPolicy,
+    pub(super) checksums: ChecksumMode,
+    pub(super) files: Arc<dyn FileSystem>,
+}
+
 impl ObjectDir {
     pub(super) fn new(
-        base: PathBuf,
-        temporary: PathBuf,
-        mode: Mode,
+        place: Place,
         limits: CapacityLimits,
         listener: Option<Arc<dyn EvictionListener>>,
     ) -> Self {
+        let Place { base, temporary, mode, sync, checksums, files } = place;
         Self {
+            records: Records::new(checksums, mode.access, Arc::clone(&files), &base),
             base: Directory::new(base, mode.access),
             temporary,
             mode,
+            sync,
+            files,
             bounded: limits.is_bounded(),
             trims: limits.trim.is_some(),
             own_objects_only: limits.own_objects_only,
@@ -94,6 +114,19 @@ impl ObjectDir {
         std::iter::once(&*self.base).chain(temporary)
     }
 
+    pub(super) fn files(&self) -> &dyn FileSystem {
+        &*self.files
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// When stored objects become durable.
+    pub(super) fn sync(&self) -> SyncPolicy {
+        self.sync
+    }
+
     pub(super) fn is_bounded(&self) -> bool {
         self.bounded
     }
@@ -108,15 +141,24 @@ impl ObjectDir {
         self.own_objects_only
     }
 
+    /// What the checksums of the files have shown.
+    pub(super) fn integrity(&self) -> Integrity {
+        self.records.integrity()
+    }
+
     pub(super) fn tracker(&self) -> MutexGuard<'_, CapacityTracker> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn unreadable_objects(&self) -> &UnreadableObjects {
+        &self.unreadable
     }
 
     pub(super) fn full_disk(&self) -> &FullDisk {
         &self.full_disk
     }
 
-    fn stripe(&self, key: &ObjectKey) -> MutexGuard<'_, ()> {
+    pub(super) fn stripe(&self, key: &ObjectKey) -> MutexGuard<'_, ()> {
         let at = self.hasher.hash_one(key) as usize % STRIPES;
         self.stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,8 +256,8 @@ impl ObjectDir {
         let file = ObjectFile::new(&self.base, &transfer.key)?;
         let pin = Pin::new(self, &file.key);
         let len = transfer.region.len();
-        let handle = match self.mode.open(&file.path, len) {
-            Ok(handle) => handle,
+        let open = match self.files.open(&file.path, self.mode.reads_direct(len)) {
+            Ok(open) => open,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.restore_base()?;
                 self.reconcile(&file)?;
@@ -223,18 +265,13 @@ impl ObjectDir {
             }
             Err(error) => return Err(self.unreadable(&file, "open", error)),
         };
-        let stat = rustix::fs::fstat(&handle).map_err(|e| L2Error::system("stat object", e.into()))?;
-        let stored = u64::try_from(stat.st_size).unwrap_or(0);
-        if !holds(stored, len) {
-            return Err(L2Error::wrong_size(stored, len));
+        let stat = open.stat().map_err(|error| L2Error::system("stat object", error))?;
+        if !holds(stat.bytes, len) {
+            return Err(L2Error::wrong_size(stat.bytes, len));
         }
-        self.mode.read(&handle, &transfer.region).map_err(|error| match error.kind() {
-            // Truncated during the read: this server never does that.
-            io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, len).with_source(error),
-            _ => self.unreadable(&file, "read", error),
-        })?;
+        self.read(&file, &*open, &stat, transfer)?;
         if self.is_bounded() {
-            renew_access(&handle, u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0));
+            renew_access(&*open, &stat);
         }
         if !pin.known && !self.own_objects_only {
             self.reconcile(&file)?;
@@ -251,46 +288,103 @@ impl ObjectDir {
         error
     }
 
-    /// Stores the region, unless an object of that length is there.
-    pub(super) fn store(&self, transfer: &Transfer) -> Result<Stored, L2Error> {
-        if !self.base.is_dir() {
+    /// Reads the bytes, and compares them with the file's record.
+    fn read(
+        &self,
+        file: &ObjectFile,
+        open: &dyn OpenFile,
+        stat: &Stat,
+        transfer: &Transfer,
+    ) -> Result<(), L2Error> {
+        let region = &transfer.region;
+        let verdict = self.records.verdict(open, file, &transfer.key, region.len())?;
+        let mut sum = match verdict {
+            Verdict::IfSum(_) => Some(Sum::new()),
+            Verdict::Unchecked => None,
+            Verdict::Refused => {
+                let text = "the file has no checksum, and \"checksum\" is \"require\"";
+                return Err(L2Error::permanent(ErrorKind::NotFound, text));
+            }
+            Verdict::Damaged(damage) => return Err(self.damaged(file, stat, damage)),
+        };
+        self.mode.read(open, region, sum.as_mut()).map_err(|error| match error.kind() {
+            // Truncated during the read: this server never does that.
+            io::ErrorKind::UnexpectedEof => L2Error::wrong_size(0, region.len()).with_source(error),
+            _ => self.unreadable(file, "read", error),
+        })?;
+        if let Verdict::IfSum(expected) = verdict
+            && sum.is_none_or(|sum| sum.finish() != expected)
+        {
+            return Err(self.damaged(file, stat, Damage::Bytes));
+        }
+        self.records.loaded(verdict);
+        Ok(())
+    }
+
+    /// Removes a damaged file, so that its object can be stored again; that of another object is left until a store
+    /// replaces it. The error of the load.
+    fn damaged(&self, file: &ObjectFile, stat: &Stat, damage: Damage) -> L2Error {
+        let error = self.records.damaged(file, damage);
+        if damage == Damage::OtherObject {
+            return error;
+        }
+        let _stripe = self.stripe(&file.key);
+        // Unless it has been replaced since it was opened.
+        if matches!(self.files.stat(&file.path), Ok(Some(now)) if now.id == stat.id)
+            && matches!(self.remove_files(file), Ok(true))
+            && self.tracker().remove(&file.key).is_some()
+        {
+            self.notify_removed(&file.key, EvictionReason::Missing);
+        }
+        error
+    }
+
+    /// Writes the region to a file without a name yet, unless an object of that length is there.
+    pub(super) fn write(self: &Arc<Self>, transfer: &Transfer) -> Result<Option<Written>, L2Error> {
+        if !self.files.is_directory(&self.base) {
             self.make_directories()?;
         }
         let file = ObjectFile::new(&self.base, &transfer.key)?;
         let len = transfer.region.len();
-        if self.is_there(&file, len)? {
-            return Ok(Stored { written_bytes: 0 });
+        if self.is_there(&file, transfer)? {
+            return Ok(None);
         }
         let reservation = self.reserve(&file.key.cache_salt, self.mode.stored_bytes(len))?;
         let salt = &file.key.cache_salt;
-        let unfinished = self.with_space(salt, len, || self.write_unfinished(&transfer.region))?;
-        self.publish(&file, unfinished, reservation)?;
-        Ok(Stored { written_bytes: len })
+        let (unfinished, separate_record) =
+            self.with_space(salt, len, || self.write_unfinished(&file, transfer))?;
+        Ok(Some(Written { file, unfinished, reservation, bytes: len, separate_record }))
     }
 
-    fn is_there(&self, file: &ObjectFile, len: u64) -> Result<bool, L2Error> {
+    fn is_there(&self, file: &ObjectFile, transfer: &Transfer) -> Result<bool, L2Error> {
         let _stripe = self.stripe(&file.key);
+        let len = transfer.region.len();
         match self.stored_bytes(&file.path)? {
-            Some(stored) if holds(stored, len) && self.is_readable(file) => {
+            Some(stored)
+                if holds(stored, len)
+                    && self.is_readable(file)
+                    && self.records.may_stay(file, &transfer.key, len) =>
+            {
                 self.count_found(&file.key, stored);
                 Ok(true)
             }
-            // Of another length, or of no use: it is replaced.
+            // Of another length, damaged or of no use: it is replaced.
             _ => Ok(false),
         }
     }
 
     fn is_readable(&self, file: &ObjectFile) -> bool {
-        !self.unreadable.contains(&file.key, Instant::now())
-            && rustix::fs::access(&file.path, Access::READ_OK).is_ok()
+        !self.unreadable.contains(&file.key, Instant::now()) && self.files.is_readable(&file.path)
     }
 
     /// Reserves space, evicting other objects if needed.
-    fn reserve(&self, salt: &Arc<str>, bytes: u64) -> Result<Reservation<'_>, L2Error> {
+    fn reserve(self: &Arc<Self>, salt: &Arc<str>, bytes: u64) -> Result<Reservation, L2Error> {
         loop {
             let reserved = self.tracker().reserve(salt, bytes);
             match reserved {
-                Reserve::Reserved => return Ok(Reservation { dir: self, salt: salt.clone(), bytes }),
+                Reserve::Reserved => {
+                    return Ok(Reservation { dir: Arc::clone(self), salt: salt.clone(), bytes });
+                }
                 Reserve::Evict(victim) => self.evict(&victim)?,
                 Reserve::Busy => {
                     let text = "all objects that could be evicted are being read";
@@ -312,7 +406,7 @@ impl ObjectDir {
             self.tracker().keep(victim);
             return Ok(());
         }
-        match remove_if_there(&file.path) {
+        match self.remove_files(&file) {
             Ok(_) => {
                 self.tracker().evicted(victim);
                 self.notify_removed(victim, EvictionReason::Evicted);
@@ -367,68 +461,62 @@ impl ObjectDir {
         }
     }
 
-    fn write_unfinished(&self, region: &Region) -> Result<Unfinished, L2Error> {
-        let len = region.len();
-        let unfinished = match self.create_unfinished(len) {
+    /// Writes bytes and record. Whether the record is a file of its own.
+    fn write_unfinished(
+        self: &Arc<Self>,
+        file: &ObjectFile,
+        transfer: &Transfer,
+    ) -> Result<(Unfinished, bool), L2Error> {
+        let Transfer { key, region } = transfer;
+        let unfinished = match self.create_unfinished(region.len()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_directories()?;
-                self.create_unfinished(len)
+                self.create_unfinished(region.len())
             }
             other => other,
         }
         .map_err(|error| self.write_error("create a file in", error))?;
-        self.mode
-            .write(&unfinished.file, region)
-            .map_err(|error| self.write_error("write an object in", error))?;
-        Ok(unfinished)
+        let open = &*unfinished.open;
+        let mut sum = self.records.new_sum();
+        let written = self.mode.write(open, region, sum.as_mut());
+        written.map_err(|error| self.write_error("write an object in", error))?;
+        let must_sync = self.sync != SyncPolicy::None;
+        let separate_record = match &sum {
+            Some(sum) => {
+                let new_file = self.temporary.join(self.names.next());
+                let attached = self.records.attach(open, file, (key, region, sum), &new_file, must_sync);
+                attached.map_err(|error| self.write_error("write a checksum in", error))?
+            }
+            None => false,
+        };
+        if must_sync {
+            open.sync().map_err(|error| self.write_error("sync an object in", error))?;
+        }
+        Ok((unfinished, separate_record))
     }
 
     /// A new file, locked until it is renamed, so that a starting server can distinguish it from an abandoned
     /// one ([`is_abandoned`]).
-    fn create_unfinished(&self, len: u64) -> io::Result<Unfinished> {
+    fn create_unfinished(self: &Arc<Self>, len: u64) -> io::Result<Unfinished> {
         loop {
             let path = self.temporary.join(self.names.next());
-            let file = self.mode.create(&path, len)?;
-            let unfinished = Unfinished { path, file, renamed: false };
-            let locked = flock(&unfinished.file, FlockOperation::NonBlockingLockExclusive);
+            let open = self.files.create(&path, self.mode.writes_direct(len), self.mode.access)?;
+            let unfinished = Unfinished { dir: Arc::clone(self), path, open, renamed: false };
+            let locked = unfinished.open.lock();
             // Between the two calls another server may have taken the file for abandoned.
-            let stat = rustix::fs::fstat(&unfinished.file)?;
-            let taken = locked == Err(Errno::WOULDBLOCK) || stat.st_nlink == 0;
+            let taken = matches!(locked, Ok(false)) || unfinished.open.stat()?.links == 0;
             if !taken {
-                self.mode.access.apply(&unfinished.file, stat.st_mode)?;
                 return Ok(unfinished);
             }
         }
-    }
-
-    /// Commits the object: from here on readers find it.
-    fn publish(
-        &self,
-        file: &ObjectFile,
-        mut unfinished: Unfinished,
-        reservation: Reservation<'_>,
-    ) -> Result<(), L2Error> {
-        let _stripe = self.stripe(&file.key);
-        fs::rename(&unfinished.path, &file.path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => self.write_error("name an object in", error),
-            _ => object_error(&self.base, &file.path, "replace", Need::Write, error),
-        })?;
-        unfinished.renamed = true;
-        self.unreadable.remove(&file.key);
-        let bytes = reservation.bytes;
-        let mut tracker = self.tracker();
-        tracker.release(&reservation.salt, bytes);
-        tracker.insert(&file.key, bytes);
-        drop(tracker);
-        reservation.disarm();
-        Ok(())
     }
 
     /// Removes an object. Whether it was there.
     pub(super) fn delete(&self, key: &ObjectKey) -> Result<bool, L2Error> {
         let file = ObjectFile::new(&self.base, key)?;
         let _stripe = self.stripe(&file.key);
-        let removed = remove_if_there(&file.path)
+        let removed = self
+            .remove_files(&file)
             .map_err(|error| object_error(&self.base, &file.path, "remove", Need::Write, error))?;
         if !removed {
             self.restore_base()?;
@@ -443,19 +531,39 @@ impl ObjectDir {
     pub(super) fn make_directories(&self) -> Result<(), L2Error> {
         let _recreate = self.recreate.lock().unwrap_or_else(PoisonError::into_inner);
         let unavailable = |path: &Path, error| directory_error("create directory", path, error);
-        if !self.base.is_dir() {
+        if !self.files.is_directory(&self.base) {
             let gone = self.tracker().clear();
             self.uncounted.store(true, Ordering::Release);
             gone.iter().for_each(|key| self.notify_removed(key, EvictionReason::Missing));
-            self.mode
-                .access
-                .create_directories(&self.base)
-                .map_err(|error| unavailable(&self.base, error))?;
+            self.create_base().map_err(|error| unavailable(&self.base, error))?;
         }
-        self.mode
-            .access
-            .create_directories(&self.temporary)
-            .map_err(|error| unavailable(&self.temporary, error))
+        let created = self.files.create_directories(&self.temporary, self.mode.access);
+        created.map_err(|error| unavailable(&self.temporary, error))
+    }
+
+    /// Creates the base directory and those that lead to it, as durable as objects are.
+    fn create_base(&self) -> io::Result<()> {
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !self.files.is_directory(path);
+        let new: Vec<&Path> = self.base.ancestors().take_while(is_new).collect();
+        self.files.create_directories(&self.base, self.mode.access)?;
+        if self.sync == SyncPolicy::None {
+            return Ok(());
+        }
+        let parents = new.into_iter().filter_map(Path::parent);
+        let parents = parents.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+        parents.into_iter().try_for_each(|parent| self.files.sync_directory(parent))
+    }
+
+    /// Removes an object's file and record. Whether the file was there.
+    fn remove_files(&self, file: &ObjectFile) -> io::Result<bool> {
+        match self.files.remove(&file.path) {
+            Ok(()) => {
+                self.records.forget(file);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the directory was missing since the last call.
@@ -465,7 +573,7 @@ impl ObjectDir {
 
     /// Makes the directory again if it was removed: L2 is empty then.
     pub(super) fn restore_base(&self) -> Result<(), L2Error> {
-        if self.base.is_dir() {
+        if self.files.is_directory(&self.base) {
             return Ok(());
         }
         self.make_directories()?;
@@ -474,11 +582,13 @@ impl ObjectDir {
     }
 
     fn stored_bytes(&self, path: &Path) -> Result<Option<u64>, L2Error> {
-        stored_bytes(path).map_err(|error| object_error(&self.base, path, "look for", Need::Read, error))
+        let stat = self.files.stat(path);
+        let stat = stat.map_err(|error| object_error(&self.base, path, "look for", Need::Read, error))?;
+        Ok(stat.filter(|stat| stat.is_file).map(|stat| stat.bytes))
     }
 
     /// "Not found" from a write means that the directory is gone.
-    fn write_error(&self, action: &'static str, error: io::Error) -> L2Error {
+    pub(super) fn write_error(&self, action: &'static str, error: io::Error) -> L2Error {
         let error = L2Error::system(format!("{action} {}", self.temporary.display()), error);
         match error.kind() {
             ErrorKind::NotFound => error.with_kind(ErrorKind::Unavailable).with_retry(Retry::Temporary),
@@ -510,20 +620,25 @@ impl Drop for Pin<'_> {
 }
 
 /// Space reserved for an object that is being written.
-struct Reservation<'a> {
-    dir: &'a ObjectDir,
+#[derive(Debug)]
+pub(super) struct Reservation {
+    dir: Arc<ObjectDir>,
     salt: Arc<str>,
     bytes: u64,
 }
 
-impl Reservation<'_> {
-    /// The object itself is counted now.
-    fn disarm(mut self) {
+impl Reservation {
+    /// Counts the object itself instead.
+    pub(super) fn become_object(mut self, key: &ObjectKey) {
+        let mut tracker = self.dir.tracker();
+        tracker.release(&self.salt, self.bytes);
+        tracker.insert(key, self.bytes);
+        drop(tracker);
         self.bytes = 0;
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.dir.tracker().release(&self.salt, self.bytes);
@@ -532,29 +647,35 @@ impl Drop for Reservation<'_> {
 }
 
 /// A file under a temporary name; removed on drop unless it was renamed.
-struct Unfinished {
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    dir: Arc<ObjectDir>,
     path: PathBuf,
-    file: File,
+    open: Box<dyn OpenFile>,
     renamed: bool,
+}
+
+impl Unfinished {
+    /// Gives the file its name. From here on readers find it.
+    pub(super) fn rename(mut self, to: &Path) -> io::Result<()> {
+        self.dir.files.rename(&self.path, to)?;
+        self.renamed = true;
+        Ok(())
+    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.renamed {
             // If this fails, a later start removes the file.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.dir.files.remove(&self.path);
         }
     }
 }
 
 /// Whether the writer of an unfinished file has ended. `None`: this file system has no locks.
-pub(super) fn is_abandoned(path: &Path) -> Option<bool> {
-    let file = File::open(path).ok()?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Some(true),
-        Err(Errno::WOULDBLOCK) => Some(false),
-        Err(_) => None,
-    }
+pub(super) fn is_abandoned(files: &dyn FileSystem, path: &Path) -> Option<bool> {
+    files.open(path, false).ok()?.lock().ok()
 }
 
 /// The error of a call on a whole directory: if it is absent, the backend is.
@@ -566,29 +687,9 @@ pub(super) fn directory_error(action: &str, path: &Path, error: io::Error) -> L2
     }
 }
 
-fn stored_bytes(path: &Path) -> io::Result<Option<u64>> {
-    match rustix::fs::stat(path) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(u64::try_from(stat.st_size).ok()),
-        Ok(_) => Ok(None),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Updates the access time of the file if it is old. Fails silently if another user owns the file.
-fn renew_access(file: &File, accessed: u64) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    if now.saturating_sub(accessed) >= ACCESS_STEP_SECONDS {
-        let at = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-        let times = Timestamps { last_access: at(UTIME_NOW), last_modification: at(UTIME_OMIT) };
-        let _ = rustix::fs::futimens(file, &times);
+fn renew_access(open: &dyn OpenFile, stat: &Stat) {
+    if SystemTime::now().duration_since(stat.used).is_ok_and(|age| age >= ACCESS_STEP) {
+        let _ = open.renew_access();
     }
 }

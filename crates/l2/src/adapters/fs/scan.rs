@@ -2,7 +2,6 @@
 
 use std::collections::BinaryHeap;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use larder_types::object::ObjectKey;
 
-use super::directory::Directory;
+use super::file_system::FileSystem;
 use super::names::{TEMPORARY_PREFIX, is_temporary, object_in};
 use super::object_dir::{ObjectDir, directory_error, is_abandoned};
 use crate::adapter::{Cursor, Listed, Page};
@@ -30,29 +29,29 @@ pub(super) fn recover(
     let now = SystemTime::now();
     let mut found: Vec<(SystemTime, ObjectKey)> = Vec::new();
     for directory in dir.directories() {
-        for entry in fs::read_dir(directory).map_err(failed)? {
+        for name in dir.files().names(directory).map_err(failed)? {
             if !go_on() {
                 return Ok(());
             }
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
+            let name = name.map_err(failed)?;
             let Some(name) = name.to_str() else { continue };
+            let path = directory.join(name);
             if is_temporary(name) {
                 let locks = name.starts_with(TEMPORARY_PREFIX);
-                let abandoned = locks.then(|| is_abandoned(&entry.path())).flatten();
-                let is_old = || is_older(&entry, now, stale_after);
+                let abandoned = locks.then(|| is_abandoned(dir.files(), &path)).flatten();
+                let is_old = || is_older(dir.files(), &path, now, stale_after);
                 // Locks may not reach the other machines that share the directory.
                 let is_stale = match abandoned {
                     Some(abandoned) => abandoned && (!dir.own_objects_only() || is_old()),
                     None => is_old(),
                 };
                 if is_stale {
-                    remove_unfinished(&entry.path());
+                    remove_unfinished(dir.files(), &path);
                 }
             } else if directory == &**dir.base()
                 && !dir.own_objects_only()
                 && let Some(key) = object_in(name)
-                && let Some(used) = last_use(&entry)
+                && let Some(used) = last_use(dir.files(), &path)
             {
                 found.push((used, key));
             }
@@ -65,37 +64,55 @@ pub(super) fn recover(
     }
     found.sort_unstable_by_key(|(used, _)| *used);
     dir.tracker().finish_recovery(found.iter().map(|(_, key)| key));
+    remove_orphaned_records(dir, stale_after, go_on);
     counted
 }
 
 /// When a file was last used. `None` if it was removed since it was listed.
-fn last_use(entry: &DirEntry) -> Option<SystemTime> {
-    let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-    let modified = meta.modified().ok()?;
-    Some(meta.accessed().map_or(modified, |accessed| accessed.max(modified)))
+fn last_use(files: &dyn FileSystem, path: &Path) -> Option<SystemTime> {
+    let stat = files.stat(path).ok().flatten().filter(|stat| stat.is_file)?;
+    Some(stat.used)
 }
 
-fn is_older(entry: &DirEntry, now: SystemTime, than: Duration) -> bool {
-    let modified = entry.metadata().and_then(|meta| meta.modified());
-    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age >= than))
+fn is_older(files: &dyn FileSystem, path: &Path, now: SystemTime, than: Duration) -> bool {
+    let stat = files.stat(path).ok().flatten();
+    stat.is_some_and(|stat| now.duration_since(stat.modified).is_ok_and(|age| age >= than))
 }
 
-fn remove_unfinished(path: &Path) {
-    match fs::remove_file(path) {
+fn remove_unfinished(files: &dyn FileSystem, path: &Path) {
+    match files.remove(path) {
         Ok(()) => tracing::info!(file = %path.display(), "removed an unfinished file"),
         Err(error) => tracing::debug!(file = %path.display(), %error, "could not remove an unfinished file"),
     }
 }
 
+/// Removes records that are files and have no object any more, once they are older than `stale_after`: the
+/// object of a younger one may be about to get its name.
+fn remove_orphaned_records(dir: &ObjectDir, stale_after: Duration, go_on: impl Fn() -> bool) {
+    let Some(records) = dir.records().directory() else { return };
+    let Ok(names) = dir.files().names(records) else { return };
+    let now = SystemTime::now();
+    for name in names.map_while(Result::ok) {
+        if !go_on() {
+            return;
+        }
+        let (record, object) = (records.join(&name), dir.base().join(&name));
+        if matches!(dir.files().stat(&object), Ok(None)) && is_older(dir.files(), &record, now, stale_after) {
+            // A record without an object does no harm.
+            let _ = dir.files().remove(&record);
+        }
+    }
+}
+
 /// The first `limit` objects after `cursor`, by name. Reads the whole directory, but keeps only one page.
-pub(super) fn list(base: &Directory, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
+pub(super) fn list(dir: &ObjectDir, cursor: Option<&Cursor>, limit: NonZeroUsize) -> Result<Page, L2Error> {
     let limit = limit.get().min(PAGE_OBJECTS_MAX);
-    let failed = |error: io::Error| directory_error("list", base, error);
+    let failed = |error: io::Error| directory_error("list", dir.base(), error);
     let after = cursor.map(|cursor| cursor.0.as_str());
     // The largest name is on top and is replaced by smaller ones.
     let mut names: BinaryHeap<String> = BinaryHeap::new();
-    for entry in fs::read_dir(base).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for name in dir.files().names(dir.base()).map_err(failed)? {
+        let name = name.map_err(failed)?;
         let Some(name) = as_object_name(&name, after) else { continue };
         if names.len() <= limit {
             names.push(name.to_owned());
@@ -108,7 +125,7 @@ pub(super) fn list(base: &Directory, cursor: Option<&Cursor>, limit: NonZeroUsiz
     let more = names.len() > limit;
     names.truncate(limit);
     let next = names.last().filter(|_| more).map(|name| Cursor(name.clone()));
-    let objects = names.iter().filter_map(|name| listed(base, name)).collect();
+    let objects = names.iter().filter_map(|name| listed(dir, name)).collect();
     Ok(Page { objects, next })
 }
 
@@ -118,11 +135,11 @@ fn as_object_name<'a>(name: &'a OsStr, after: Option<&str>) -> Option<&'a str> {
 }
 
 /// `None` if it was removed meanwhile.
-fn listed(base: &Directory, name: &str) -> Option<Listed> {
-    let meta = fs::metadata(base.join(name)).ok().filter(fs::Metadata::is_file)?;
+fn listed(dir: &ObjectDir, name: &str) -> Option<Listed> {
+    let stat = dir.files().stat(&dir.base().join(name)).ok().flatten().filter(|stat| stat.is_file)?;
     let mut key = object_in(name)?;
     if !key.layout.is_known() {
-        key.layout = base.layout_of_plain(&key);
+        key.layout = dir.base().layout_of_plain(&key);
     }
-    Some(Listed { key, stored_bytes: meta.len() })
+    Some(Listed { key, stored_bytes: stat.bytes })
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::Mock;
-use crate::adapters::{Backend, OpenContext, Opened};
+use crate::adapter::Adapter;
+use crate::adapters::{Backend, OpenContext};
 use crate::config::AdapterConfig;
 use crate::error::L2Error;
 use crate::spec::{Fields, gib_from_bytes};
@@ -33,9 +34,9 @@ impl Backend for MockConfig {
         })
     }
 
-    fn open(&self, _: &AdapterConfig, context: &OpenContext) -> Result<Opened, L2Error> {
+    fn open(&self, _: &AdapterConfig, context: &OpenContext) -> Result<Arc<dyn Adapter>, L2Error> {
         let mock = Mock::with_listener(self, context.listener.clone());
-        Ok(Opened { adapter: Arc::new(mock), directory: None })
+        Ok(Arc::new(mock))
     }
 
     fn warnings(&self, config: &AdapterConfig) -> Vec<String> {

@@ -1,18 +1,15 @@
-//! Detects that the backend returns other bytes than were stored.
+//! Detects that the backend returns other bytes than were stored, for backends that keep no checksums themselves.
 //!
-//! A checksum of each stored object is kept beside the data, never in it: the files stay those of LMCache. A
-//! load that does not match fails with [`ErrorKind::Corrupt`], and the object is deleted so that it can be
-//! stored again. Objects without a checksum are accepted. While an object is being stored its loads wait,
-//! because its old and new bytes could not be distinguished.
+//! The checksum of each stored object is kept in memory. A load that does not match fails with
+//! [`ErrorKind::Corrupt`], and the object is deleted so that it can be stored again. Objects without a checksum are
+//! accepted. While an object is being stored its loads wait, because its old and new bytes could not be
+//! distinguished.
 //!
 //! No other server may write to the backend: its objects would not match the checksums kept here, and would be
 //! deleted.
 
-mod sidecar;
-
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,13 +17,10 @@ use larder_arena::Region;
 use larder_types::object::ObjectKey;
 use tokio::sync::Notify;
 
-use self::sidecar::{Line, Record, Sidecar};
 use crate::adapter::{Adapter, BoxFuture, Results, Stored, Transfer};
 use crate::error::{ErrorKind, L2Error};
 use crate::in_flight::InFlight;
 use crate::pool::{JobKind, Pool, job_failed};
-
-pub use self::sidecar::SIDECAR_NAME;
 
 /// Hashing threads.
 const WORKERS: usize = 2;
@@ -51,14 +45,19 @@ struct Shared {
     inner: Arc<dyn Adapter>,
     pool: Pool,
     memory: Mutex<Memory>,
-    /// Locked before `memory`, and only on threads of the pool, because it is held during writes.
-    sidecar: Mutex<Option<Sidecar>>,
     in_flight: InFlight,
     /// Notified when stores have ended.
     stores_ended: Notify,
 }
 
-#[derive(Debug)]
+/// The checksum of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Record {
+    sum: [u8; 16],
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
 struct Memory {
     records: HashMap<ObjectKey, Record>,
     /// Running stores by object: a load at the same time may read the old or the new bytes.
@@ -67,19 +66,15 @@ struct Memory {
 }
 
 impl Checksum {
-    /// Wraps `inner`. Checksums are kept in `directory` if there is one, else in memory.
+    /// Wraps `inner`.
     ///
     /// # Errors
-    /// The file with the checksums cannot be opened, or another server uses it.
-    pub fn new(inner: Arc<dyn Adapter>, directory: Option<&Path>) -> Result<Self, L2Error> {
-        let (sidecar, records) = match directory.map(Sidecar::open).transpose()? {
-            Some((sidecar, records)) => (Some(sidecar), records),
-            None => (None, HashMap::new()),
-        };
-        let memory = Mutex::new(Memory { records, storing: HashMap::new(), pruning: false });
+    /// The hashing threads cannot be started.
+    pub fn new(inner: Arc<dyn Adapter>) -> Result<Self, L2Error> {
         let pool = Pool::new("larder-l2-sum", WORKERS)?;
-        let (sidecar, in_flight, stores_ended) = (Mutex::new(sidecar), InFlight::new(), Notify::new());
-        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, sidecar, in_flight, stores_ended }) })
+        let memory = Mutex::default();
+        let (in_flight, stores_ended) = (InFlight::new(), Notify::new());
+        Ok(Self { shared: Arc::new(Shared { inner, pool, memory, in_flight, stores_ended }) })
     }
 
     /// Runs `work` to its end, even if the caller drops the future.
@@ -110,18 +105,18 @@ impl Shared {
         let sums = self.sums(transfers.iter().map(|transfer| transfer.region.clone()).collect()).await;
         self.lock().begin_stores(&keys);
         let stored = self.inner.store(transfers).await;
-        let mut lines = Vec::new();
+        let mut memory = self.lock();
         for (((key, bytes), sum), result) in keys.iter().zip(lens).zip(sums).zip(&stored) {
             // An object that was there already keeps its checksum, or has none.
             if result.as_ref().is_ok_and(|stored| stored.written_bytes > 0 || bytes == 0) {
-                lines.push(match sum {
-                    Ok(sum) => Line::Add(key.clone(), Record { sum, bytes }),
-                    Err(_) => Line::Remove(key.clone()),
-                });
+                match sum {
+                    Ok(sum) => memory.records.insert(key.clone(), Record { sum, bytes }),
+                    Err(_) => memory.records.remove(key),
+                };
             }
         }
-        self.write(lines).await;
-        self.lock().end_stores(&keys);
+        memory.end_stores(&keys);
+        drop(memory);
         self.stores_ended.notify_waiters();
         self.prune_if_stale();
         stored
@@ -180,37 +175,12 @@ impl Shared {
 
     async fn delete(self: &Arc<Self>, keys: Vec<ObjectKey>) -> Results<bool> {
         let deleted = self.inner.delete(keys.clone()).await;
-        let gone = keys.into_iter().zip(&deleted).filter(|(_, result)| result.is_ok());
-        self.write(gone.map(|(key, _)| Line::Remove(key)).collect()).await;
-        deleted
-    }
-
-    /// Applies `lines` to the records and to the file, in the same order.
-    async fn write(self: &Arc<Self>, lines: Vec<Line>) {
-        if lines.is_empty() {
-            return;
-        }
-        let shared = Arc::clone(self);
-        if let Ok(written) = self.pool.run(JobKind::Metadata, move || shared.write_blocking(lines)) {
-            // An error means that the thread panicked; then these objects are unverified.
-            let _ = written.await;
-        }
-    }
-
-    fn write_blocking(&self, mut lines: Vec<Line>) {
-        let mut sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = self.lock();
-        lines.retain(|line| memory.apply(line));
-        let Some(sidecar) = sidecar.as_mut().filter(|_| !lines.is_empty()) else { return };
-        let all = sidecar.wants_rewrite(lines.len(), memory.records.len()).then(|| memory.records.clone());
-        drop(memory);
-        let written = match all {
-            Some(records) => sidecar.rewrite(&records),
-            None => sidecar.append(&lines),
-        };
-        if let Err(error) = written {
-            tracing::warn!(%error, "could not write L2 checksums: objects are unverified after a restart");
+        for (key, _) in keys.iter().zip(&deleted).filter(|(_, result)| result.is_ok()) {
+            memory.records.remove(key);
         }
+        drop(memory);
+        deleted
     }
 
     /// Removes the checksums of objects that the backend removed on its own, once there are many.
@@ -246,8 +216,10 @@ impl Shared {
             }
         }
         // An object that was stored meanwhile may lose its checksum and is then unverified.
-        let gone = known.into_iter().filter(|key| !there.contains(key)).map(Line::Remove);
-        self.write(gone.collect()).await;
+        let mut memory = self.lock();
+        for key in known.iter().filter(|key| !there.contains(*key)) {
+            memory.records.remove(key);
+        }
     }
 }
 
@@ -281,14 +253,6 @@ impl Memory {
                     self.storing.remove(key);
                 }
             }
-        }
-    }
-
-    /// Applies `line`. Whether it changed anything.
-    fn apply(&mut self, line: &Line) -> bool {
-        match line {
-            Line::Add(key, record) => self.records.insert(key.clone(), *record) != Some(*record),
-            Line::Remove(key) => self.records.remove(key).is_some(),
         }
     }
 }
