@@ -290,9 +290,23 @@ mod tests {
         for (text, mode) in cases {
             assert_eq!(parse_adapter(1, text).expect("a valid adapter").checksum, mode, "{text}");
         }
-        let text = r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1,"checksum":"require"}"#;
-        let why = "checksum 'require' is for files: objects of this type are kept in memory";
-        assert_eq!(lines(text), [format!("--l2-adapter #1 ('mock'): {why}")]);
+        let wrong = [
+            (
+                r#"{"type":"mock","max_size_gb":1,"mock_bandwidth_gb":1,"checksum":"require"}"#,
+                "('mock'): checksum 'require' is for files: objects of this type are kept in memory",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","checksum":"yes"}"#,
+                "('fs'): checksum must be true, false, or 'require', got \"yes\"",
+            ),
+            (
+                r#"{"type":"fs","base_path":"/d","sync":true}"#,
+                "('fs'): sync must be 'always', 'batch', or 'none', got true",
+            ),
+        ];
+        for (text, line) in wrong {
+            assert_eq!(lines(text), [format!("--l2-adapter #1 {line}")]);
+        }
     }
 
     #[test]
@@ -343,14 +357,6 @@ mod tests {
             (
                 r#"{"type":"fault_inject","inner":{"type":"fs"}}"#,
                 "--l2-adapter #1 ('fault_inject') inner ('fs'): base_path must be a non-empty string, got nothing",
-            ),
-            (
-                r#"{"type":"fs","base_path":"/d","checksum":"yes"}"#,
-                "--l2-adapter #1 ('fs'): checksum must be true, false, or 'require', got \"yes\"",
-            ),
-            (
-                r#"{"type":"fs","base_path":"/d","sync":true}"#,
-                "--l2-adapter #1 ('fs'): sync must be 'always', 'batch', or 'none', got true",
             ),
             (
                 r#"{"type":"fs","base_path":"/d","serde":{"type":"fp8"}}"#,

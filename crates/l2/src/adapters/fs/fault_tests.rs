@@ -68,7 +68,7 @@ async fn file_of_another_user_is_a_miss_until_a_store_replaces_it() {
     let adapter = open(directory.path(), 0);
     for n in 1..3 {
         fs::write(file_of(directory.path(), n), bytes(n, 1000)).unwrap();
-        fs::set_permissions(file_of(directory.path(), n), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(file_of(directory.path(), n), fs::Permissions::from_mode(0o000)).unwrap();
     }
     assert_eq!(kinds(&adapter.load(vec![arena.blank(1, 1000)]).await), [Some(ErrorKind::Unreadable)]);
     assert_eq!(*adapter.lookup(vec![key(1)]).await[0].as_ref().unwrap(), None, "it is not promised again");
