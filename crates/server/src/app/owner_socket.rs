@@ -7,15 +7,24 @@ use std::time::Duration;
 use axum::serve::Listener;
 use larder_zmtp::{BindError, IpcListener};
 use tokio::net::UnixStream;
+use tokio::net::unix::UCred;
+use tokio::time::Instant;
 
 use crate::private_file;
 
 /// Pause after a failed `accept`, which fails when there are no descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Refused connections are logged at most this often: whoever makes them must not fill the log.
+const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
+
 /// A listening socket. Its file has mode 0600 and is removed at the end.
 #[derive(Debug)]
-pub(crate) struct OwnerSocket(IpcListener);
+pub(crate) struct OwnerSocket {
+    listener: IpcListener,
+    /// When a refused connection was last logged.
+    logged: Option<Instant>,
+}
 
 impl OwnerSocket {
     /// Binds the socket. The directory that it lies in is made if it is missing.
@@ -29,7 +38,16 @@ impl OwnerSocket {
             // What is wrong shows in the next step, too.
             tracing::debug!(directory = %directory.display(), %error, "cannot make a directory");
         }
-        IpcListener::bind(path).map(Self)
+        IpcListener::bind(path).map(|listener| Self { listener, logged: None })
+    }
+}
+
+impl OwnerSocket {
+    fn log_refusal(&mut self, peer: &io::Result<UCred>) {
+        if self.logged.is_none_or(|logged| logged.elapsed() >= REFUSALS_LOGGED_EVERY) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(?peer, "--http-uds: connection of another user refused");
+        }
     }
 }
 
@@ -39,10 +57,10 @@ impl Listener for OwnerSocket {
 
     async fn accept(&mut self) -> (UnixStream, ()) {
         loop {
-            match self.0.accept().await {
+            match self.listener.accept().await {
                 Ok(stream) => match stream.peer_cred() {
                     Ok(peer) if is_owner(peer.uid()) => return (stream, ()),
-                    peer => tracing::warn!(?peer, "--http-uds: connection of another user refused"),
+                    peer => self.log_refusal(&peer),
                 },
                 Err(error) => {
                     tracing::debug!(%error, "--http-uds: cannot accept");
