@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_types::hash::TokenHasher;
 use larder_types::object::ChunkHash;
+use larder_wire::token_buffer::TokenBuffer;
 
 /// Bytes of tokens and hashes kept in all: 8 million tokens less the hashes, as many as 60 prompts of 128k tokens.
 const BYTES_MAX: usize = 32 << 20;
@@ -38,7 +39,7 @@ struct Recent {
 /// Whole chunks of tokens and their hashes.
 #[derive(Debug)]
 pub(crate) struct Prompt {
-    pub(crate) tokens: Box<[u32]>,
+    pub(crate) tokens: TokenBuffer,
     pub(crate) chunk_hashes: PrefixHashes,
 }
 
@@ -84,7 +85,8 @@ impl PrefixHashCache {
         };
         self.hasher.extend(chunk_hashes.last().copied(), &tokens[done..], &mut chunk_hashes);
         let chunk_hashes: PrefixHashes = chunk_hashes.into();
-        let prompt = Arc::new(Prompt { tokens: tokens.into(), chunk_hashes: chunk_hashes.clone() });
+        let prompt =
+            Arc::new(Prompt { tokens: TokenBuffer::copy_of(tokens), chunk_hashes: chunk_hashes.clone() });
         self.lock().put(request_id, prompt);
         chunk_hashes
     }

@@ -21,4 +21,5 @@ pub mod request;
 pub mod response;
 pub mod slot;
 mod text_enum;
+pub mod token_buffer;
 pub mod tokens;

@@ -7,6 +7,7 @@
 use crate::codec::Value;
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
+use crate::token_buffer::TokenBuffer;
 
 /// Token ids outside 32 bits that one list may hold. Such a list cannot be hashed; the first of them
 /// is what an error names.
@@ -27,14 +28,14 @@ pub struct TokenError {
 /// The protocol accepts any integer in a list but does not hash lists with integers outside 32 bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    ids: Vec<u32>,
+    ids: TokenBuffer,
     /// Position and value of ids outside u32, ascending; `ids` has 0 at their positions.
     outliers: Vec<(usize, i128)>,
 }
 
 impl From<Vec<u32>> for Tokens {
     fn from(ids: Vec<u32>) -> Self {
-        Self { ids, outliers: Vec::new() }
+        Self { ids: ids.into(), outliers: Vec::new() }
     }
 }
 
@@ -63,10 +64,10 @@ impl Tokens {
     fn decode_one(&mut self, reader: &mut Reader<'_>, field: &'static str) -> Result<(), DecodeError> {
         let value = reader.int(field)?;
         match u32::try_from(value) {
-            Ok(id) => self.ids.push(id),
+            Ok(id) => self.ids.as_mut_vec().push(id),
             Err(_) if self.outliers.len() < OUTLIERS_MAX => {
                 self.outliers.push((self.ids.len(), value));
-                self.ids.push(0);
+                self.ids.as_mut_vec().push(0);
             }
             Err(_) => {
                 let allowed = "the range of token ids, and too many before it were not";
@@ -82,11 +83,12 @@ impl Value for Tokens {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
         let count = reader.array(field)?;
         // Every token takes at least a byte of the frame, so this is at most four times its size.
-        let mut tokens = Self { ids: Vec::with_capacity(count), outliers: Vec::new() };
-        let read = decode_blocks(reader.rest(), count, &mut tokens.ids);
+        let mut tokens = Self { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() };
+        let read = decode_blocks(reader.rest(), count, tokens.ids.as_mut_vec());
         reader.advance(read);
         while tokens.ids.len() < count {
-            let read = decode_run(reader.rest(), count - tokens.ids.len(), &mut tokens.ids);
+            let left = count - tokens.ids.len();
+            let read = decode_run(reader.rest(), left, tokens.ids.as_mut_vec());
             reader.advance(read);
             if tokens.ids.len() < count {
                 tokens.decode_one(reader, field)?;

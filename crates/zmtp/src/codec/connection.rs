@@ -5,6 +5,7 @@ use bytes::{BufMut, Bytes};
 
 use super::command::{self, COMMAND_BYTES_MAX, Command, PeerProperties};
 use super::frame::{FrameHeader, FrameKind, HEADER_BYTES_MAX};
+use super::frame_buffers;
 use super::greeting::{self, GREETING_BYTES};
 use super::{Message, ProtocolError, SocketType};
 
@@ -228,7 +229,7 @@ impl Connection {
                     self.body = Some(body);
                     return Ok(None);
                 }
-                if let Some(event) = self.end_part(body.is_last, Bytes::from(body.received)) {
+                if let Some(event) = self.end_part(body.is_last, frame_buffers::share(body.received)) {
                     return Ok(Some(event));
                 }
                 continue;
@@ -323,7 +324,7 @@ impl Body {
     /// `begun` is what the read buffer held of the body: less than all of it.
     fn begin(body_bytes: usize, is_last: bool, begun: &[u8]) -> Body {
         debug_assert!(begun.len() < body_bytes);
-        let mut received = Vec::with_capacity(body_bytes.min(GROWTH_BYTES));
+        let mut received = frame_buffers::take(body_bytes.min(GROWTH_BYTES));
         received.extend_from_slice(begun);
         Body { received, body_bytes, is_last }
     }

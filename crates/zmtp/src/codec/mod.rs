@@ -8,6 +8,7 @@ pub mod command;
 mod connection;
 mod encoder;
 pub mod frame;
+mod frame_buffers;
 pub mod greeting;
 
 pub use command::PeerProperties;
