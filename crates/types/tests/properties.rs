@@ -79,9 +79,9 @@ fn object_key() -> impl Strategy<Value = ObjectKey> {
     let layout = prop::option::of(1..4_u64);
     (hash, model, any::<u32>(), any::<u32>(), salt, layout).prop_map(
         |(hash, model, rank, group, salt, layout)| {
-            let key =
-                ObjectKey::new(ChunkHash::new(&hash).unwrap(), model, KvRank(rank), group, salt).unwrap();
-            let layout = layout.map(|bytes| Layout::new(&[bytes], DType::UInt8).unwrap().id());
+            let hash = ChunkHash::new(&hash).expect("1 to 32 bytes");
+            let key = ObjectKey::new(hash, model, KvRank(rank), group, salt).expect("legal names");
+            let layout = layout.map(|bytes| Layout::new(&[bytes], DType::UInt8).expect("a layout").id());
             key.with_layout(layout.unwrap_or_default())
         },
     )

@@ -1,5 +1,7 @@
 //! Who may call the HTTP API, and who may read what the server keeps: over real sockets and in real directories.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
