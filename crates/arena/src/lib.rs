@@ -18,6 +18,7 @@ mod region;
 mod segment;
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -51,17 +52,42 @@ pub enum ArenaError {
     },
     /// The file system for shared memory is too small.
     #[error(
-        "/dev/shm has {free} bytes free, L1 needs {need}: enlarge it (docker: --shm-size, \
+        "/dev/shm has {size} bytes, L1 needs {need}: enlarge it (docker: --shm-size, \
          kubernetes: an emptyDir of medium Memory or the host's /dev/shm), or lower --l1-size-gb"
     )]
     NoSpace {
-        /// Bytes free.
-        free: u64,
+        /// Bytes that it can hold.
+        size: u64,
         /// Bytes needed.
         need: u64,
     },
-    /// The system refused.
-    #[error("{action} for L1 of {bytes} bytes")]
+    /// A file of that name belongs to another user.
+    #[error(
+        "shared memory {path} belongs to another user (uid {owner}) and cannot be replaced: remove it as that \
+         user, run the server as that user, or choose another --shm-name"
+    )]
+    Foreign {
+        /// The file.
+        path: String,
+        /// Its owner.
+        owner: u32,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The system refused the file.
+    #[error("{action} {path} for L1 of {bytes} bytes: {source}; {ADVICE}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// Size of the arena.
+        bytes: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The system refused the memory.
+    #[error("{action} for L1 of {bytes} bytes: {source}")]
     System {
         /// What was tried.
         action: &'static str,
@@ -72,6 +98,10 @@ pub enum ArenaError {
         source: io::Error,
     },
 }
+
+/// What helps if shared memory cannot be used.
+const ADVICE: &str =
+    "the server's user needs write access to /dev/shm, or run without shared memory (--shm-name \"\")";
 
 /// A range outside the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +189,20 @@ impl Arena {
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.mapping.len()
+    }
+
+    /// Gives the pages of the segment back to the system, except for those with a byte of `kept`, also if workers
+    /// still map it. They would keep them for as long as they live, and the next server would lack them.
+    ///
+    /// A worker that reads such a range gets zeros, so `kept` must have every range that one may be reading or that
+    /// I/O works on. One that writes makes new pages, at most as many as there were. Nothing may be read from the arena
+    /// or committed afterwards.
+    ///
+    /// # Errors
+    /// The system's; some pages may be left then.
+    pub fn release_pages(&self, kept: impl IntoIterator<Item = Range<u64>>) -> io::Result<()> {
+        let Some(segment) = &self.segment else { return Ok(()) };
+        gaps(kept, self.size()).into_iter().try_for_each(|gap| segment.punch(gap.start, gap.end - gap.start))
     }
 
     /// Everything below this offset is backed by pages.
@@ -258,6 +302,22 @@ impl Arena {
     }
 }
 
+/// The ranges of whole pages in `0..size` that overlap no range of `kept`.
+fn gaps(kept: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u64>> {
+    let page = rustix::param::page_size() as u64;
+    let mut kept: Vec<_> = kept.into_iter().filter(|range| !range.is_empty()).collect();
+    kept.sort_by_key(|range| range.start);
+    let (mut gaps, mut from) = (Vec::new(), 0);
+    for range in kept.into_iter().chain(std::iter::once(size..size)) {
+        let until = if range.start == size { size } else { range.start / page * page };
+        if from < until {
+            gaps.push(from..until);
+        }
+        from = from.max(range.end.next_multiple_of(page));
+    }
+    gaps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,6 +388,53 @@ mod tests {
         assert_ne!(meta.ino(), stale, "workers of the dead server keep their own memory");
         assert_eq!(meta.len(), 8192);
         drop(second);
+    }
+
+    #[test]
+    fn gaps_are_whole_pages_between_kept_ranges() {
+        let page = rustix::param::page_size() as u64;
+        let found = |kept: &[(u64, u64)], size| {
+            let kept = kept.iter().map(|(start, end)| *start..*end);
+            gaps(kept, size).into_iter().map(|gap| (gap.start, gap.end)).collect::<Vec<_>>()
+        };
+        let all = |kept: &[(u64, u64)]| found(kept, 8 * page);
+        assert_eq!(all(&[]), [(0, 8 * page)]);
+        assert_eq!(all(&[(0, 8 * page)]), []);
+        assert_eq!(all(&[(0, 1), (7 * page + 1, 8 * page)]), [(page, 7 * page)]);
+        let overlapping =
+            [(3 * page, 5 * page), (page + 1, page + 2), (4 * page, 6 * page), (2 * page, 2 * page)];
+        assert_eq!(all(&overlapping), [(0, page), (2 * page, 3 * page), (6 * page, 8 * page)]);
+        assert_eq!(found(&[(5 * page, 6 * page)], 5 * page + 9), [(0, 5 * page)]);
+        assert_eq!(found(&[(0, page)], 2 * page + 9), [(page, 2 * page + 9)]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn released_pages_are_free_although_a_worker_maps_them() {
+        let name = name("release");
+        let arena = Arena::shared(&name, 4 * COMMIT_STEP).unwrap();
+        arena.commit(arena.size()).unwrap();
+        arena.write(COMMIT_STEP, b"being read").unwrap();
+        let worker = std::fs::File::options().read(true).write(true).open(path(&name)).unwrap();
+        let worker = Mapping::of_file(&worker, 4 * COMMIT_STEP).unwrap();
+        arena.release_pages(std::iter::once(COMMIT_STEP..COMMIT_STEP + 10)).unwrap();
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(std::fs::metadata(path(&name)).unwrap().blocks() * 512, page);
+        let mut read = [0; 10];
+        worker.copy_out(COMMIT_STEP, &mut read);
+        assert_eq!(&read, b"being read");
+        worker.copy_in(0, b"late");
+        drop(arena);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has neither /dev/shm nor mmap of files")]
+    fn name_that_is_taken_by_a_directory_is_an_error_with_path_and_reason() {
+        let name = name("directory");
+        std::fs::create_dir(path(&name)).unwrap();
+        let error = Arena::shared(&name, 4096).unwrap_err().to_string();
+        std::fs::remove_dir(path(&name)).unwrap();
+        assert!(error.contains(path(&name).to_str().unwrap()) && error.contains("directory (os"), "{error}");
     }
 
     #[test]

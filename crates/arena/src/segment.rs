@@ -35,17 +35,17 @@ impl Segment {
     pub(super) fn create(name: &str, bytes: u64) -> Result<Self, ArenaError> {
         let name = full_name(name)?;
         let path = Path::new(DIRECTORY).join(&name);
-        let system = |action| move |source| ArenaError::System { action, bytes, source };
+        let failed = |action, source| file_error(action, &path, bytes, source);
         for _ in 0..ATTEMPTS_MAX {
             let file = match open(&path, OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    if !remove_leftover(&path).map_err(system("replace old shared memory"))? {
+                    if !remove_leftover(&path).map_err(|e| failed("replace old shared memory", e))? {
                         return Err(ArenaError::InUse { name });
                     }
                     continue;
                 }
-                Err(e) => return Err(system("create shared memory")(e)),
+                Err(e) => return Err(failed("create shared memory", e)),
             };
             // Another server that starts at the same time may have taken the file for a leftover.
             if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
@@ -53,9 +53,9 @@ impl Segment {
             {
                 continue;
             }
-            let segment = Self { name, path, file };
-            segment.check_space(bytes)?;
-            segment.file.set_len(bytes).map_err(system("size shared memory"))?;
+            let segment = Self { name, path: path.clone(), file };
+            segment.check_size(bytes)?;
+            segment.file.set_len(bytes).map_err(|e| failed("size shared memory", e))?;
             return Ok(segment);
         }
         Err(ArenaError::InUse { name })
@@ -82,16 +82,21 @@ impl Segment {
         }
     }
 
-    fn check_space(&self, need: u64) -> Result<(), ArenaError> {
-        let stat = rustix::fs::fstatvfs(&self.file).map_err(|e| ArenaError::System {
-            action: "measure /dev/shm",
-            bytes: need,
-            source: e.into(),
-        })?;
+    /// Frees the pages of a range.
+    pub(super) fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.file, flags, offset, len)?)
+    }
+
+    /// Whether the file system can hold `need` bytes. Whether they are free now does not matter: memory is committed
+    /// as it is needed, and what engines still map of an earlier segment becomes free when they register again.
+    fn check_size(&self, need: u64) -> Result<(), ArenaError> {
+        let stat = rustix::fs::fstatvfs(&self.file)
+            .map_err(|e| file_error("measure the file system of", &self.path, need, e.into()))?;
         // A tmpfs without a size limit reports no blocks at all.
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if stat.f_blocks > 0 && free < need {
-            return Err(ArenaError::NoSpace { free, need });
+        let size = stat.f_blocks.saturating_mul(stat.f_frsize);
+        if stat.f_blocks > 0 && size < need {
+            return Err(ArenaError::NoSpace { size, need });
         }
         Ok(())
     }
@@ -111,6 +116,21 @@ fn full_name(name: &str) -> Result<String, ArenaError> {
         return Err(ArenaError::BadName { name: name.to_owned() });
     }
     Ok(full)
+}
+
+/// An error that names the file and, if that is the reason, the other user that it belongs to.
+fn file_error(action: &'static str, path: &Path, bytes: u64, source: io::Error) -> ArenaError {
+    let name = path.display().to_string();
+    let owner = std::fs::symlink_metadata(path).map(|metadata| metadata.uid());
+    match owner {
+        Ok(owner)
+            if source.kind() == io::ErrorKind::PermissionDenied
+                && owner != rustix::process::geteuid().as_raw() =>
+        {
+            ArenaError::Foreign { path: name, owner, source }
+        }
+        _ => ArenaError::File { action, path: name, bytes, source },
+    }
 }
 
 fn open(path: &Path, create: OFlags) -> io::Result<File> {

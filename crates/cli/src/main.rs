@@ -3,6 +3,7 @@
 mod completions;
 mod ctl;
 mod doctor;
+mod log_queue;
 mod logging;
 mod report;
 mod server;
@@ -55,9 +56,14 @@ enum Outcome {
     Done,
     /// The arguments or their input are invalid.
     UsageError,
-    /// The server could not start.
+    /// The server could not start, and a person must look at it.
     StartFailed,
+    /// The server could not start now. Starting it again later may help.
+    TryAgain,
 }
+
+/// `EX_TEMPFAIL` of `sysexits.h`.
+const TRY_AGAIN: u8 = 75;
 
 fn main() -> ExitCode {
     let result = match Args::try_parse() {
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::UsageError) => ExitCode::from(2),
         Ok(Outcome::StartFailed) => ExitCode::from(3),
+        Ok(Outcome::TryAgain) => ExitCode::from(TRY_AGAIN),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::print_stderr("error", &[format!("{error:#}")]);

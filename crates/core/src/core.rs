@@ -6,6 +6,7 @@
 //!
 //! A call costs O(its own request), except where its documentation says otherwise (`tests/cost.rs`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -629,6 +630,22 @@ impl Core {
     /// Gives up the capacity behind `end`, which the machine has no memory for, as far as it is unused.
     pub fn truncate_capacity(&mut self, end: u64) {
         self.cx.index_mut().truncate_capacity(end);
+    }
+
+    /// Adds capacity up to `end`, at most the configured one: the machine has memory for it again.
+    pub fn grow_capacity(&mut self, end: u64) {
+        let end = end.min(self.cx.config.capacity_bytes);
+        self.cx.index_mut().grow_capacity(end);
+    }
+
+    /// Memory that a worker or a peer may be reading, or that I/O works on, in bytes from the start of the arena. Costs
+    /// O(what they hold).
+    pub fn ranges_in_use(&self) -> Vec<Range<u64>> {
+        let index = &self.cx.index;
+        let read = self.retrieves.pins().chain(self.peers.pins().map(|(object, _)| object));
+        let objects = read.chain(self.cx.ios.iter().map(|io| io.object));
+        let range = |object| index.offset(object)..index.offset(object) + index.layout(object).bytes();
+        objects.map(range).collect()
     }
 
     /// Changes the quotas. If they are enforced, tenants that are over theirs lose their coldest chunks at once, as

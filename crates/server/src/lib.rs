@@ -28,4 +28,5 @@ mod private_file;
 pub mod responder;
 pub mod transport;
 
-pub use app::start::{Server, StartError, run};
+pub use app::start::{Server, run};
+pub use app::start_error::{Remedy, StartError, error_chain};

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 /// An address of a socket, in the notation of ZMQ.
 ///
-/// `tcp://HOST:PORT`, where HOST is a name, an IPv4 address, an IPv6 address in brackets, or `*` for
-/// every IPv4 interface; PORT may be `0` or `*` for one that the system chooses. `ipc://PATH` is a Unix
+/// `tcp://HOST:PORT`, where HOST is a name (bound at each of its addresses), an IPv4 address, an IPv6 address in
+/// brackets, or `*` for every IPv4 interface; PORT may be `0` or `*` for one that the system chooses. `ipc://PATH` is a Unix
 /// socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {

@@ -7,6 +7,7 @@
 //!
 //! The crate's README lists what it does not do.
 
+mod bind;
 pub mod codec;
 mod dealer;
 mod driver;
@@ -17,6 +18,7 @@ mod peer;
 mod registry;
 mod router;
 
+pub use bind::{BindTcpError, BoundTcp, bind_tcp};
 pub use codec::{Message, ProtocolError};
 pub use dealer::{ConnectError, Dealer, DealerOptions, RecvError};
 pub use driver::{CloseReason, Refusal};

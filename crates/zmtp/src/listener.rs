@@ -9,14 +9,12 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::bind::{BACKLOG, BindTcpError, BoundTcp, bind_tcp};
 use crate::endpoint::Endpoint;
 
 /// A TCP peer on a machine that vanished is noticed after this time plus three probes 10 s apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Connections that the system may queue until they are accepted.
-const BACKLOG: i32 = 1024;
 
 /// An endpoint could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +68,15 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    pub(crate) async fn bind(endpoint: &Endpoint) -> Result<Listener, BindError> {
+    /// One for each address of the endpoint's host.
+    pub(crate) async fn bind(endpoint: &Endpoint) -> Result<Vec<Listener>, BindError> {
         match endpoint {
-            Endpoint::Tcp { host, port } => bind_tcp(endpoint, host, *port).await.map(Listener::Tcp),
-            Endpoint::Ipc(path) => IpcListener::bind(path).map(Listener::Ipc),
+            Endpoint::Tcp { host, port } => {
+                let bound = bind_tcp(host, *port).await.and_then(BoundTcp::listen);
+                let bound = bound.map_err(|error| tcp_error(endpoint, error))?;
+                Ok(bound.into_iter().map(Listener::Tcp).collect())
+            }
+            Endpoint::Ipc(path) => Ok(vec![Listener::Ipc(IpcListener::bind(path)?)]),
         }
     }
 
@@ -106,19 +109,15 @@ impl Listener {
     }
 }
 
-async fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpListener, BindError> {
-    let host = if host == "*" { "0.0.0.0" } else { host };
-    let resolve_error = |source| BindError::Resolve { endpoint: endpoint.clone(), source };
-    let mut addresses: Vec<_> = tokio::net::lookup_host((host, port)).await.map_err(resolve_error)?.collect();
-    // Clients of libzmq resolve names to IPv4 by default.
-    addresses.sort_by_key(|address| !address.is_ipv4());
-    let Some(&address) = addresses.first() else {
-        return Err(resolve_error(io::Error::from(io::ErrorKind::NotFound)));
-    };
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { endpoint: endpoint.clone() },
-        _ => BindError::Io { endpoint: endpoint.clone(), source },
-    })
+fn tcp_error(endpoint: &Endpoint, error: BindTcpError) -> BindError {
+    let endpoint = endpoint.clone();
+    match error {
+        BindTcpError::Resolve(source) => BindError::Resolve { endpoint, source },
+        BindTcpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            BindError::InUse { endpoint }
+        }
+        BindTcpError::Bind { source, .. } => BindError::Io { endpoint, source },
+    }
 }
 
 /// Sends small messages at once, and notices a vanished machine. A failure is not an error.

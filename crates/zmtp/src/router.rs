@@ -57,7 +57,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Binds every one of `endpoints`.
+    /// Binds every one of `endpoints`, a host at each of its addresses.
     ///
     /// # Errors
     /// The first endpoint that cannot be bound. Those bound before it are released.
@@ -67,11 +67,12 @@ impl Router {
         }
         let mut router = Router { listeners: Vec::new(), endpoints: Vec::new(), limits };
         for endpoint in endpoints {
-            let listener = Listener::bind(endpoint).await?;
-            let local = listener.local_endpoint();
-            let local = local.map_err(|source| BindError::Io { endpoint: endpoint.clone(), source })?;
-            router.listeners.push(listener);
-            router.endpoints.push(local);
+            for listener in Listener::bind(endpoint).await? {
+                let local = listener.local_endpoint();
+                let local = local.map_err(|source| BindError::Io { endpoint: endpoint.clone(), source })?;
+                router.listeners.push(listener);
+                router.endpoints.push(local);
+            }
         }
         Ok(router)
     }

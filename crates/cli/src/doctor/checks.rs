@@ -31,6 +31,9 @@ pub(super) fn shared_memory() -> Finding {
     let Ok(stat) = rustix::fs::statvfs("/dev/shm") else {
         return Finding::fail(check, "does not exist", "mount a tmpfs there");
     };
+    if stat.f_blocks == 0 {
+        return Finding::ok(check, "no limit of its own");
+    }
     let (size, free) = (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize);
     let detail = format!("{} free of {}", bytes(free), bytes(size));
     match free {
@@ -45,7 +48,11 @@ pub(super) fn memory() -> Finding {
     let available = Machine::measure(None).memory_available;
     let detail = format!("{} available", bytes(available));
     if available < GIB {
-        return Finding::fail("memory", detail, "free some, or raise the container's limit");
+        return Finding::fail(
+            "memory",
+            detail,
+            "free some, or raise the limit of the container or control group",
+        );
     }
     Finding::ok("memory", detail)
 }

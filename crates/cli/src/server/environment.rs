@@ -7,6 +7,7 @@ use larder_server::config::suggest;
 
 use super::flag::{FlagSpec, Kind, Support};
 use super::flags::flags;
+use super::kubernetes;
 use super::settings::{Layer, Origin};
 use super::value::RawValue;
 use crate::report::Report;
@@ -47,9 +48,11 @@ fn layer(flag: &'static FlagSpec, name: String, variables: &Variables, report: &
     if value.trim().is_empty() && !matches!(flag.kind, Kind::Text) {
         return None;
     }
-    if name == "LMCACHE_SERVER_PORT" && value.contains("://") {
+    if let Some(service) = kubernetes::service(&name, variables) {
         report.warn(format!(
-            "--port (from {name}): \"{value}\" was set by Kubernetes for a service named lmcache-server and is not used"
+            "{} (from {name}): \"{value}\" was set by Kubernetes for a service named {} and is not used",
+            flag.dashed(),
+            service.to_ascii_lowercase().replace('_', "-"),
         ));
         return None;
     }
@@ -98,7 +101,8 @@ fn log_level(name: &str, report: &mut Report) -> &'static str {
 /// Warns of variables that resemble one of a flag. Other variables may belong to other programs.
 fn warn_of_misspellings(variables: &Variables, report: &mut Report) {
     let known: Vec<_> = flags().filter(|flag| !flag.command_line_only).map(FlagSpec::variable).collect();
-    for name in variables.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)) {
+    let unknown = variables.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    for name in unknown.filter(|name| kubernetes::service(name, variables).is_none()) {
         let flag = &name[PREFIX.len()..];
         let near = suggest::closest(flag, known.iter().map(|known| &known[PREFIX.len()..]));
         if let Some(near) = near {
@@ -161,10 +165,23 @@ mod tests {
     }
 
     #[test]
-    fn ignores_the_port_variable_that_kubernetes_sets_for_a_service() {
-        let (given, warnings) = read(&[("LMCACHE_SERVER_PORT", "tcp://10.0.0.1:5555")]);
-        assert_eq!((given.len(), warnings.len()), (0, 1));
-        assert!(warnings[0].contains("Kubernetes"), "{warnings:?}");
+    fn ignores_variables_that_kubernetes_sets_for_a_service() {
+        for name in ["LMCACHE_SERVER_PORT", "LMCACHE_SERVER_HTTP_PORT", "LMCACHE_SERVER_PROMETHEUS_PORT"] {
+            let (given, warnings) = read(&[(name, "tcp://10.0.0.1:5555")]);
+            assert_eq!((given.len(), warnings.len()), (0, 1));
+            let service = name.trim_end_matches("_PORT").to_lowercase().replace('_', "-");
+            assert!(warnings[0].contains(&format!("service named {service} ")), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn variables_of_a_service_are_no_misspellings() {
+        let (_, warnings) = read(&[
+            ("LMCACHE_SERVER_HTTP_SERVICE_HOST", "10.0.0.1"),
+            ("LMCACHE_SERVER_HTTP_SERVICE_PORT", "8080"),
+            ("LMCACHE_SERVER_HTTP_PORT_8080_TCP_PORT", "8080"),
+        ]);
+        assert_eq!(warnings, Vec::<String>::new());
     }
 
     #[test]

@@ -54,7 +54,8 @@ flags! {
         _: () = served("transport", OneOf(&[ok("zmq"), refuse("grpc", "this server speaks zmq only; leave the flag out")]), Is("zmq"),
             "Transport of requests.");
         HOST: String = served("host", Name, Is("localhost"),
-            "Host name or address to take requests on; 0.0.0.0 for every interface.");
+            "Host name or address to take requests on; a name at all of its addresses, 0.0.0.0 (or *) for every IPv4 \
+             interface, :: for every interface.");
         PORT: u16 = served("port", TCP_PORT, Is("5555"),
             "TCP port to take requests on.");
         LISTEN: Vec<String> = served("listen", Endpoints, Unset,

@@ -1,11 +1,11 @@
 //! L1 and its eviction: the flags, or `--l1-manager` instead of them, and whether they fit this machine.
 
-use larder_server::config::l1::{default_shm_name, parse_manager};
+use larder_server::config::l1::{default_shm_name, parse_manager, shm_path};
 use larder_server::config::{EvictionConfig, GIB, L1Config, MIB, bytes_from_gib};
 
 use super::flag::FlagSpec;
 use super::flags;
-use super::machine::Machine;
+use super::machine::{self, Machine};
 use super::settings::Settings;
 use crate::report::Report;
 
@@ -73,7 +73,7 @@ fn shm_name(settings: &mut Settings, port: u16, hugepages: bool, report: &mut Re
     const NAME_BYTES_MAX: usize = 255 - "lmcache_l1_pool_".len();
     let name = settings.get_or_set(&flags::SHM_NAME, || match hugepages {
         true => (String::new(), "none beside huge pages"),
-        false => (default_shm_name(port), "named after the port"),
+        false => free_shm_name(default_shm_name(port)),
     });
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if !name.chars().all(is_allowed) || name.len() > NAME_BYTES_MAX {
@@ -83,6 +83,17 @@ fn shm_name(settings: &mut Settings, port: u16, hugepages: bool, report: &mut Re
         ));
     }
     (!name.is_empty()).then_some(name)
+}
+
+/// The default name, or, if another user's server has left a file under it, a name of this user's own.
+fn free_shm_name(name: String) -> (String, &'static str) {
+    if !machine::is_foreign(&shm_path(&name)) {
+        return (name, "named after the port");
+    }
+    (
+        format!("{name}_{}", rustix::process::geteuid().as_raw()),
+        "named after the port and the user: another user's is there",
+    )
 }
 
 /// The beginning of an error about the size or alignment of L1.
@@ -141,21 +152,26 @@ fn fit_to_machine(
             report.warn(format!("--shm-fallback: running without shared memory, {shortage}"));
             l1.shm_name = None;
             settings.set(&flags::SHM_NAME, String::new(), "shm-fallback");
-        } else {
+        } else if l1.bytes > machine.shm_size {
             report.error(format!("{subject}: {shortage}"));
+        } else {
+            // Others use what is missing now. An engine that outlives a server lets go of the old memory only when it
+            // has registered with the new one, so waiting for it would be waiting for ever.
+            report.warn(format!("{subject}: L1 is smaller until there is space, {shortage}"));
         }
     }
 }
 
 /// The size of L1 if none is given: half of the free memory, within limits. `shm_free` is `None` if L1 is not in shared
-/// memory.
+/// memory. The lower limit is for a small `/dev/shm`, which can be enlarged, not for little memory.
 fn automatic_bytes(memory_available: u64, shm_free: Option<u64>) -> u64 {
     let free = shm_free.map_or(memory_available, |shm_free| shm_free.min(memory_available));
-    let half = (free / 2).clamp(SIZE_MIN, SIZE_MAX);
+    let min = SIZE_MIN.min((memory_available / 2).max(SIZE_STEP));
+    let half = (free / 2).clamp(min, SIZE_MAX);
     half - half % SIZE_STEP
 }
 
-/// Why `/dev/shm` cannot hold `bytes`, with the remedies; `None` if it can.
+/// Why `/dev/shm` cannot hold `bytes` now, with the remedies; `None` if it can.
 fn shm_shortage(bytes: u64, machine: &Machine) -> Option<String> {
     (bytes > machine.shm_free).then(|| {
         format!(
@@ -205,7 +221,8 @@ mod tests {
             (512 * GIB, Some(512 * GIB), 20 * GIB),
             (512 * GIB, Some(64 * MIB), GIB),
             (512 * GIB, None, 20 * GIB),
-            (0, Some(0), GIB),
+            (GIB, Some(32 * GIB), GIB / 2),
+            (0, Some(0), 64 * MIB),
             (10 * GIB + 12_345, Some(u64::MAX), 5 * GIB),
             (10 * GIB + 200 * MIB, None, 5 * GIB + 64 * MIB),
         ];
@@ -217,7 +234,7 @@ mod tests {
 
     #[test]
     fn shortage_names_the_remedies() {
-        let machine = Machine { shm_free: 64 * MIB, hugepages_free: 3, ..Machine::default() };
+        let machine = Machine { shm_size: GIB, shm_free: 64 * MIB, hugepages_free: 3, ..Machine::default() };
         assert_eq!(shm_shortage(64 * MIB, &machine), None);
         assert_eq!(
             shm_shortage(GIB, &machine).as_deref(),

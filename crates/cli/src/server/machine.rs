@@ -4,11 +4,15 @@ use std::os::unix::fs::MetadataExt;
 
 use larder_server::config::l1::shm_path;
 
+use super::cgroup;
+
 /// Memory available for L1, in bytes unless said otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Machine {
-    /// Memory that this process can use, by the kernel's estimate and the container's limit.
+    /// Memory that this process can use, by the kernel's estimate and the limits of its control groups.
     pub(crate) memory_available: u64,
+    /// Size of `/dev/shm`.
+    pub(crate) shm_size: u64,
     /// Free space in `/dev/shm`, including the file that an earlier run left under the same name.
     pub(crate) shm_free: u64,
     /// Number of free 2 MiB pages in the kernel's reserve.
@@ -22,26 +26,16 @@ impl Machine {
         // The file of an earlier run counts as used memory, and will be replaced.
         let leftover = shm_name.map_or(0, |name| allocated_bytes(&shm_path(name)));
         let memory = memory.saturating_add(leftover);
+        let (shm_size, shm_free) = size_and_free("/dev/shm");
         Self {
-            memory_available: container_available()
+            memory_available: cgroup::memory_available()
                 .map_or(memory, |available| available.saturating_add(leftover).min(memory)),
-            shm_free: free_bytes("/dev/shm").saturating_add(leftover),
+            shm_size,
+            shm_free: shm_free.saturating_add(leftover).min(shm_size),
             hugepages_free: number(&read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"))
                 .unwrap_or(0),
         }
     }
-}
-
-/// Bytes below the container's memory limit, from cgroup v2 or v1; `None` without a limit.
-fn container_available() -> Option<u64> {
-    let files = [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ];
-    files.iter().find_map(|(limit, used)| {
-        let limit = number(&read(limit))?;
-        Some(limit.saturating_sub(number(&read(used)).unwrap_or(0)))
-    })
 }
 
 fn read(path: &str) -> String {
@@ -59,8 +53,22 @@ fn meminfo_available(meminfo: &str) -> Option<u64> {
     number(line.trim().strip_suffix("kB")?).map(|kib| kib * 1024)
 }
 
-fn free_bytes(directory: &str) -> u64 {
-    rustix::fs::statvfs(directory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+/// Size and free space of a file system. One without a limit of its own reports no blocks at all.
+fn size_and_free(directory: &str) -> (u64, u64) {
+    match rustix::fs::statvfs(directory) {
+        Err(_) => (0, 0),
+        Ok(stat) if stat.f_blocks == 0 => (u64::MAX, u64::MAX),
+        Ok(stat) => {
+            (stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize))
+        }
+    }
+}
+
+/// Whether the file at `path` is another user's, and this process may not replace it.
+pub(crate) fn is_foreign(path: &str) -> bool {
+    let user = rustix::process::geteuid();
+    let owner = std::fs::symlink_metadata(path).map(|metadata| metadata.uid());
+    !user.is_root() && owner.is_ok_and(|owner| owner != user.as_raw())
 }
 
 /// Bytes allocated to the file; the kernel counts blocks of 512.

@@ -4,12 +4,14 @@
 //! [`resolve`] checks them against each other and the machine and builds the server's `Config`. [`flags`] is the table
 //! of all flags: a new flag is one row there, and the place that reads it.
 
+mod cgroup;
 mod command_line;
 mod completion_flags;
 mod environment;
 mod file;
 mod flag;
 mod flags;
+mod kubernetes;
 mod l1;
 mod machine;
 mod otlp;
@@ -20,8 +22,11 @@ mod settings;
 mod value;
 
 use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
 
 use larder_server::config::Config;
+use larder_server::{Remedy, error_chain};
 
 pub(crate) use self::completion_flags::command;
 use self::environment::Variables;
@@ -30,6 +35,9 @@ use self::settings::{Layer, Settings};
 use crate::Outcome;
 use crate::report::Report;
 use crate::terminal::{print_stderr, print_stdout};
+
+/// How long the end of the process waits for a stderr that is slow.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs `larder server` with these arguments.
 pub(crate) fn run(args: &[OsString]) -> anyhow::Result<Outcome> {
@@ -81,15 +89,21 @@ fn decode(args: &[OsString], report: &mut Report) -> Vec<String> {
 }
 
 fn serve(config: Config, warnings: &[String]) -> anyhow::Result<Outcome> {
-    let log = crate::logging::start(config.logging);
+    let log = Arc::new(crate::logging::start(config.logging));
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match larder_server::run(config, log) {
-        Ok(()) => Ok(Outcome::Done),
+    let outcome = match larder_server::run(config, log.clone()) {
+        Ok(()) => Outcome::Done,
         Err(error) => {
-            tracing::error!("{error}");
-            Ok(Outcome::StartFailed)
+            tracing::error!("{}", error_chain(&error));
+            match error.remedy() {
+                Remedy::Setting => Outcome::UsageError,
+                Remedy::Person => Outcome::StartFailed,
+                Remedy::Time => Outcome::TryAgain,
+            }
         }
-    }
+    };
+    log.flush(LOG_PATIENCE);
+    Ok(outcome)
 }

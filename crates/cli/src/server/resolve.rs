@@ -272,9 +272,9 @@ fn metrics(settings: &Settings, rpc: &RpcConfig, http: &HttpConfig, report: &mut
 
 /// Whether two hosts to bind may be the same interface.
 fn hosts_may_overlap(one: &str, other: &str) -> bool {
-    let address = |host| if host == "localhost" { "127.0.0.1" } else { host };
     let is_any = |host| matches!(host, "0.0.0.0" | "::" | "*");
-    address(one) == address(other) || is_any(one) || is_any(other)
+    let is_local = |name, address| name == "localhost" && matches!(address, "127.0.0.1" | "::1");
+    one == other || is_local(one, other) || is_local(other, one) || is_any(one) || is_any(other)
 }
 
 fn logging(settings: &Settings, metrics: &MetricsConfig, report: &mut Report) -> LoggingConfig {
@@ -335,7 +335,8 @@ mod tests {
     use super::*;
     use crate::server::command_line;
 
-    const MACHINE: Machine = Machine { memory_available: 64 * GIB, shm_free: 8 * GIB, hugepages_free: 0 };
+    const MACHINE: Machine =
+        Machine { memory_available: 64 * GIB, shm_size: 8 * GIB, shm_free: 8 * GIB, hugepages_free: 0 };
 
     fn resolved(args: &[&str], machine: Machine) -> (Config, Settings, Report) {
         let mut report = Report::default();
@@ -366,7 +367,7 @@ mod tests {
 
     #[test]
     fn small_dev_shm_is_an_error_unless_shared_memory_is_off() {
-        let small = Machine { shm_free: 64 << 20, ..MACHINE };
+        let small = Machine { shm_size: 64 << 20, shm_free: 64 << 20, ..MACHINE };
         let (_, _, report) = resolved(&["--l1-size-gb", "2"], small);
         assert_eq!(report.errors.len(), 1);
         assert!(report.errors[0].starts_with("--l1-size-gb 2: /dev/shm has 64 MiB free"), "{report:?}");
@@ -378,6 +379,18 @@ mod tests {
             assert_eq!(settings.get(&flags::SHM_NAME).as_deref(), Some(""));
             assert_eq!(config.l1.bytes, 20 * GIB, "without shared memory its size does not matter");
         }
+    }
+
+    #[test]
+    fn dev_shm_that_others_use_now_is_a_warning() {
+        let in_use = Machine { shm_free: 64 << 20, ..MACHINE };
+        for args in [&["--l1-size-gb", "2"][..], &[]] {
+            let (config, _, report) = resolved(args, in_use);
+            assert_eq!((config.l1.shm_name.as_deref(), &report.errors[..]), (Some("larder_5555"), &[][..]));
+            assert!(report.warnings[0].contains("/dev/shm has 64 MiB free"), "{report:?}");
+        }
+        let (config, _, _) = resolved(&["--l1-size-gb", "2", "--shm-fallback"], in_use);
+        assert_eq!(config.l1.shm_name, None);
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let palette = Palette::from_environment();
     let mut terminal = ratatui::try_init()?;
     let result = run_live(&mut terminal, args, client, palette);
-    ratatui::try_restore()?;
+    // The terminal may be gone, which is the end that was wanted.
+    let _ = ratatui::try_restore();
     result
 }
 

@@ -53,7 +53,8 @@ impl TestDir {
         Finished::new(self.command(args).stdin(input).output().expect("the binary runs"))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The command `larder` with these arguments, in the directory and with an empty environment.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
         command.args(args).current_dir(&self.dir).env_clear();
         command

@@ -3,6 +3,7 @@
 mod binary;
 mod ctl;
 mod doctor;
+mod process;
 mod server;
 mod server_errors;
 mod server_flags;

@@ -126,6 +126,16 @@ impl Allocator {
         }
     }
 
+    /// Adds free space at the end of the arena, up to `end`. It is up to the caller that the arena is that large.
+    pub fn grow_capacity(&mut self, end: u64) {
+        let end = end & !(self.align - 1);
+        if end > self.capacity {
+            let added = Extent { offset: self.capacity, len: end - self.capacity };
+            self.capacity = end;
+            self.release(added);
+        }
+    }
+
     /// Where the free extent that ends at `offset` begins; `offset` if there is none.
     pub fn free_before(&self, offset: u64) -> u64 {
         let before = self.by_offset.range(..offset).next_back();
@@ -190,6 +200,19 @@ mod tests {
         assert_eq!(a.capacity(), 3 * 4096);
         a.release(y);
         assert_eq!(a.allocate(3 * 4096), Some(Extent { offset: 0, len: 3 * 4096 }));
+    }
+
+    #[test]
+    fn what_was_truncated_can_be_added_again() {
+        let mut a = Allocator::new(8 * 4096, 4096);
+        let x = a.allocate(2 * 4096).unwrap();
+        a.truncate_capacity(4 * 4096);
+        a.grow_capacity(6 * 4096 + 1);
+        assert_eq!((a.capacity(), a.free_bytes()), (6 * 4096, 4 * 4096));
+        a.grow_capacity(5 * 4096);
+        assert_eq!(a.capacity(), 6 * 4096, "it never shrinks by growing");
+        a.release(x);
+        assert_eq!(a.allocate(6 * 4096), Some(Extent { offset: 0, len: 6 * 4096 }), "one extent again");
     }
 
     #[test]

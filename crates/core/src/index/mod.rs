@@ -436,6 +436,11 @@ impl IndexMut<'_> {
         self.alloc.truncate_capacity(end);
     }
 
+    /// Adds capacity up to `end`, which the machine has memory for again.
+    pub(crate) fn grow_capacity(&mut self, end: u64) {
+        self.alloc.grow_capacity(end);
+    }
+
     /// Records the adapter that a reserved object is loaded from.
     pub(crate) fn set_origin(&mut self, id: ObjectId, adapter: AdapterId) {
         self.object_mut(id).origin = Origin::from(adapter);

@@ -19,6 +19,7 @@ use larder_policy::quota::QUOTAS_MAX;
 use larder_types::object::check_cache_salt;
 use serde::{Deserialize, Serialize};
 
+use super::start_error::may_pass;
 use crate::private_file;
 
 /// The current version.
@@ -58,7 +59,9 @@ impl QuotaFile {
         private_file::create_dir(directory)?;
         let lock = private_file::open_lock(&directory.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::other("another server uses this directory"),
+            TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this directory")
+            }
             TryLockError::Error(error) => error,
         })?;
         let file = Self { path: directory.join("quotas.json"), _lock: lock };
@@ -77,8 +80,15 @@ impl QuotaFile {
                 Limits::new()
             }
         };
-        // A file that cannot be written is an error at the start, not at the first change.
-        file.write(&limits)?;
+        // A file that cannot be written is an error at the start, not at the first change. A full disk is not: it may
+        // get space, and the quotas have been read.
+        match file.write(&limits) {
+            Err(error) if may_pass(&error) => {
+                let path = file.path.display();
+                tracing::warn!(%error, file = %path, "quotas cannot be changed until the quota file can be written");
+            }
+            written => written?,
+        }
         Ok((file, limits))
     }
 

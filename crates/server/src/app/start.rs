@@ -10,7 +10,6 @@
 use larder_policy::Quotas;
 use larder_types::Time;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +19,8 @@ use larder_arena::{Arena, ArenaError};
 use larder_core::Trim;
 use larder_core::{Core, CoreConfig};
 use larder_l2::TenantLimits;
-use larder_types::hash::{HashAlgorithm as WireHash, HashAlgorithmError, TokenHasher};
-use larder_zmtp::{BindError, Endpoint, Limits, ParseEndpointError, Router};
+use larder_types::hash::{HashAlgorithm as WireHash, TokenHasher};
+use larder_zmtp::{BoundTcp, Endpoint, Limits, Router, bind_tcp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -30,11 +29,13 @@ use super::connection_counter::ConnectionCounter;
 use super::log_control::LogControl;
 use super::owner_socket::OwnerSocket;
 use super::quota_file::QuotaFile;
+use super::signals;
+use super::start_error::{StartError, may_pass};
 use super::state::State;
 use super::stop::{self, Deadline};
 use crate::config::{Config, MIB};
 use crate::http::Caller;
-use crate::l2::{CoreSlot, L2, OpenError};
+use crate::l2::{CoreSlot, L2};
 use crate::observe::coordinator::Reporting;
 use crate::observe::kv_events;
 use crate::observe::lookup_log::LookupLog;
@@ -52,86 +53,21 @@ const SESSIONS_MAX: usize = 1 << 16;
 /// How long blocked threads are waited for when everything else has ended.
 const THREADS_LINGER: Duration = Duration::from_millis(100);
 
-/// Why the server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An endpoint is not one.
-    #[error("--listen: {0}")]
-    Endpoint(#[from] ParseEndpointError),
-    /// The request port is taken or the address is not this machine's.
-    #[error("requests: {0}")]
-    Requests(#[from] BindError),
-    /// The HTTP or metrics port is taken.
-    #[error("{flag} {address}: {source}")]
-    Http {
-        /// The flag that names the port.
-        flag: &'static str,
-        /// What could not be bound.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The socket of `--http-uds` cannot be bound.
-    #[error("--http-uds: {0}")]
-    HttpSocket(BindError),
-    /// There is no memory for L1.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// An L2 adapter cannot be opened.
-    #[error(transparent)]
-    L2(#[from] OpenError),
-    /// What has to outlast the server cannot be kept.
-    #[error("--state-dir {path}: {source}")]
-    StateDir {
-        /// The directory.
-        path: String,
-        /// Why it cannot be used.
-        source: io::Error,
-    },
-    /// What is asked cannot be recorded.
-    #[error("--record {path}: {source}")]
-    Record {
-        /// The file.
-        path: String,
-        /// Why it cannot be written.
-        source: io::Error,
-    },
-    /// Lookups cannot be logged.
-    #[error("--lookup-hash-log-dir {path}: {source}")]
-    LookupLog {
-        /// The directory.
-        path: String,
-        /// Why it cannot be written.
-        source: io::Error,
-    },
-    /// The hash algorithm cannot be used.
-    #[error("--hash-algorithm: {0}")]
-    Hash(#[from] HashAlgorithmError),
-    /// The operating system refused something else.
-    #[error("{action}: {source}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
 /// A server with bound ports and mapped memory, which does not read requests yet.
 #[derive(Debug)]
 pub struct Server {
     app: App,
     router: Router,
-    http: TcpListener,
+    http: Vec<TcpListener>,
     http_uds: Option<OwnerSocket>,
-    prometheus: Option<TcpListener>,
+    prometheus: Vec<TcpListener>,
 }
 
-/// Runs a server until `SIGTERM` or `SIGINT`. `log` changes the log level.
+/// Runs a server until a [signal](super::signals) stops it. `log` changes the log level.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.
-pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
+pub fn run(config: Config, log: Arc<LogControl>) -> Result<(), StartError> {
     let threads = config.rpc.worker_threads.cpu;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -139,7 +75,8 @@ pub fn run(config: Config, log: LogControl) -> Result<(), StartError> {
         .build()
         .map_err(|source| StartError::System { action: "start threads", source })?;
     let served = runtime.block_on(async {
-        let stop = signals()?;
+        let handled = signals::handle(log.clone());
+        let stop = handled.map_err(|source| StartError::System { action: "listen for signals", source })?;
         let server = Server::bind(config).await?;
         let _ = server.app.state.log.set(log);
         server.announce();
@@ -159,11 +96,12 @@ impl Server {
         let endpoints: Vec<Endpoint> = config.rpc.endpoints().map(|e| e.parse()).collect::<Result<_, _>>()?;
         let limits = Limits { linger: stop::replies_linger(config.shutdown_timeout), ..Limits::default() };
         let router = Router::bind(&endpoints, limits).await?;
-        let http = bind_http("--http-port", &config.http.host, config.http.port).await?;
+        let http_host = &config.http.host;
+        let http = BoundHttp::bind("--http-port", http_host, config.http.port).await?;
         let http_uds = config.http.uds.as_deref().map(OwnerSocket::bind).transpose();
         let http_uds = http_uds.map_err(StartError::HttpSocket)?;
         let prometheus = match config.metrics.prometheus_port {
-            Some(port) => Some(bind_http("--prometheus-port", &config.http.host, port).await?),
+            Some(port) => Some(BoundHttp::bind("--prometheus-port", http_host, port).await?),
             None => None,
         };
         let hash = WireHash::parse(config.hash_algorithm.name(), python_hash_seed().as_deref())?;
@@ -183,6 +121,9 @@ impl Server {
         let hashes = PrefixHashCache::new(hasher);
         let parts = Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log };
         let app = App::new(parts, &tokio::runtime::Handle::current());
+        // Last: probes are refused until the server is ready, instead of waiting for it.
+        let http = http.listen()?;
+        let prometheus = prometheus.map_or(Ok(Vec::new()), BoundHttp::listen)?;
         Ok(Self { app, router, http, http_uds, prometheus })
     }
 
@@ -191,9 +132,9 @@ impl Server {
         self.router.local_endpoints()
     }
 
-    /// Where HTTP is served.
+    /// Where HTTP is served; the first address of its host.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.local_addr().ok()
+        self.http.first()?.local_addr().ok()
     }
 
     /// What the HTTP API and the metrics read.
@@ -204,7 +145,9 @@ impl Server {
     /// Logs the addresses and the flags that connect vLLM.
     fn announce(&self) {
         let endpoints: Vec<String> = self.endpoints().iter().map(Endpoint::to_string).collect();
-        let http = self.http_address().map_or_else(String::new, |a| format!("http://{a}"));
+        let http = self.http.iter().filter_map(|listener| listener.local_addr().ok());
+        let http: Vec<String> = http.map(|address| format!("http://{address}")).collect();
+        let http = http.join(" and ");
         let size = human_bytes(self.app.state.arena.size());
         let pool = self
             .app
@@ -241,7 +184,8 @@ impl Server {
             let (state, memory) = (state.clone(), memory.clone());
             std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
                 let _running = state.tasks.memory.begin();
-                memory.run(|| state.tasks.memory.woke(state.core.now()));
+                let woke = || state.tasks.memory.woke(state.core.now());
+                memory.run(woke, |committed| state.core.with(|core, _| core.grow_capacity(committed)));
             })
         };
         if let Err(error) = &committer {
@@ -255,24 +199,24 @@ impl Server {
             let state = state.clone();
             async move { kv_events::publish(state.events.clone(), &state.tasks.publisher).await }
         });
-        let http_port = http.local_addr().map_or(state.config.http.port, |address| address.port());
+        let http_address = http.first().and_then(|listener| listener.local_addr().ok());
+        let http_port = http_address.map_or(state.config.http.port, |address| address.port());
         let goodbye = Reporting::start(&state, http_port).map(Reporting::end);
         #[cfg(feature = "otel")]
         let last_push = crate::otlp::Exporter::start(&state).map(crate::otlp::Exporter::end);
         #[cfg(not(feature = "otel"))]
         let last_push = None::<std::future::Ready<()>>;
-        let mut https = vec![tokio::spawn(serve_http(
-            http,
-            crate::http::router(state.clone(), Caller::Anyone),
-            closed.clone(),
-        ))];
+        let mut https: Vec<_> = http
+            .into_iter()
+            .map(|listener| (listener, crate::http::router(state.clone(), Caller::Anyone)))
+            .chain(
+                prometheus.into_iter().map(|listener| (listener, crate::http::metrics_router(state.clone()))),
+            )
+            .map(|(listener, router)| tokio::spawn(serve_http(listener, router, closed.clone())))
+            .collect();
         if let Some(socket) = http_uds {
             let router = crate::http::router(state.clone(), Caller::Owner);
-            https.push(tokio::spawn(serve_http(socket, router, closed.clone())));
-        }
-        if let Some(listener) = prometheus {
-            let router = crate::http::metrics_router(state.clone());
-            https.push(tokio::spawn(serve_http(listener, router, closed)));
+            https.push(tokio::spawn(serve_http(socket, router, closed)));
         }
         let mut deadline = Deadline::after(state.config.shutdown_timeout);
         let stop = async {
@@ -294,9 +238,22 @@ impl Server {
         if let Ok(thread) = committer {
             let _ = thread.join();
         }
+        release_memory(&state);
         // I/O that hangs may keep the memory for as long as the process is there, but not its name.
         state.arena.free_name();
         deadline
+    }
+}
+
+/// Gives the memory of L1 back: engines keep the segment mapped until they have registered with the next server, which
+/// would lack it. What a worker may still be reading stays with it.
+fn release_memory(state: &State) {
+    if state.core().is_poisoned() {
+        return;
+    }
+    let in_use = state.core().read(|core, _| core.ranges_in_use());
+    if let Err(error) = state.arena.release_pages(in_use) {
+        tracing::warn!(%error, "the memory of L1 is free only when all engines have registered with another server");
     }
 }
 
@@ -321,18 +278,31 @@ fn kept_quotas(config: &Config) -> Result<(Option<QuotaFile>, Quotas), StartErro
     Ok((Some(file), quotas))
 }
 
-/// The recording of `--record`, if given.
+/// The recording of `--record`, if given. No recording for want of space is better than no server.
 fn recorder(config: &Config) -> Result<Option<Recorder>, StartError> {
     let Some(path) = &config.record else { return Ok(None) };
-    let recorder = Recorder::start(path, config.chunk_tokens);
-    recorder.map(Some).map_err(|source| StartError::Record { path: path.display().to_string(), source })
+    match Recorder::start(path, config.chunk_tokens) {
+        Ok(recorder) => Ok(Some(recorder)),
+        Err(error) if may_pass(&error) => {
+            tracing::warn!(%error, file = %path.display(), "--record: the file cannot be written, nothing is recorded");
+            Ok(None)
+        }
+        Err(source) => Err(StartError::Record { path: path.display().to_string(), source }),
+    }
 }
 
 /// The log of `--lookup-hash-log-dir`, if given.
 fn lookup_log(config: &Config) -> Result<Option<LookupLog>, StartError> {
     let Some(log) = &config.lookup_hash_log else { return Ok(None) };
-    let started = LookupLog::start(log, config.chunk_tokens);
-    started.map(Some).map_err(|source| StartError::LookupLog { path: log.dir.display().to_string(), source })
+    match LookupLog::start(log, config.chunk_tokens) {
+        Ok(started) => Ok(Some(started)),
+        Err(error) if may_pass(&error) => {
+            let directory = log.dir.display();
+            tracing::warn!(%error, %directory, "--lookup-hash-log-dir: cannot be written, lookups are not logged");
+            Ok(None)
+        }
+        Err(source) => Err(StartError::LookupLog { path: log.dir.display().to_string(), source }),
+    }
 }
 
 /// L1's memory, in shared memory if configured and possible.
@@ -340,9 +310,9 @@ fn arena(config: &Config) -> Result<Arena, ArenaError> {
     let l1 = &config.l1;
     let Some(name) = &l1.shm_name else { return Arena::private(l1.bytes) };
     match Arena::shared(name, l1.bytes) {
-        Err(ArenaError::NoSpace { free, need }) if l1.shm_fallback => {
+        Err(ArenaError::NoSpace { size, need }) if l1.shm_fallback => {
             tracing::warn!(
-                free,
+                size,
                 need,
                 "/dev/shm is too small for L1: because of --shm-fallback, all bytes go through the socket"
             );
@@ -398,12 +368,26 @@ fn python_hash_seed() -> Option<String> {
     std::env::var("PYTHONHASHSEED").ok()
 }
 
-async fn bind_http(flag: &'static str, host: &str, port: u16) -> Result<TcpListener, StartError> {
-    TcpListener::bind((host, port)).await.map_err(|source| StartError::Http {
-        flag,
-        address: format!("{host}:{port}"),
-        source,
-    })
+/// A port for HTTP that does not take connections yet.
+struct BoundHttp {
+    flag: &'static str,
+    address: String,
+    sockets: BoundTcp,
+}
+
+impl BoundHttp {
+    async fn bind(flag: &'static str, host: &str, port: u16) -> Result<Self, StartError> {
+        let address = format!("{host}:{port}");
+        match bind_tcp(host, port).await {
+            Ok(sockets) => Ok(Self { flag, address, sockets }),
+            Err(source) => Err(StartError::Http { flag, address, source }),
+        }
+    }
+
+    fn listen(self) -> Result<Vec<TcpListener>, StartError> {
+        let Self { flag, address, sockets } = self;
+        sockets.listen().map_err(|source| StartError::Http { flag, address, source })
+    }
 }
 
 async fn serve_http<L>(listener: L, router: axum::Router, mut stopped: watch::Receiver<bool>)
@@ -417,20 +401,4 @@ where
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::error!(%error, "HTTP has ended: the admin API and /metrics are gone until a restart");
     }
-}
-
-/// Completes at the first `SIGTERM` or `SIGINT`. The second one ends the process.
-fn signals() -> Result<impl Future<Output = ()>, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen =
-        |kind| signal(kind).map_err(|source| StartError::System { action: "listen for signals", source });
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-        tokio::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-            tracing::warn!("second signal: exiting at once");
-            std::process::exit(1);
-        });
-    })
 }

@@ -61,7 +61,7 @@ pub struct State {
     /// The tasks beside requests.
     pub tasks: Arc<Tasks>,
     /// The log level, if the process allows changes of it.
-    pub log: OnceLock<LogControl>,
+    pub log: OnceLock<Arc<LogControl>>,
 }
 
 impl State {

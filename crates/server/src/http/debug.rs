@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::extract::Request;
@@ -24,7 +24,7 @@ use crate::config::{Config, LogLevel};
 /// Environment variables that are shown; others may be secrets of other programs.
 const SHOWN_PREFIX: &str = "LMCACHE_";
 
-type LogPart = Part<OnceLock<LogControl>>;
+type LogPart = Part<OnceLock<Arc<LogControl>>>;
 
 /// Serves a call if these endpoints are enabled.
 pub(super) async fn gate(config: Part<Config>, request: Request, next: Next) -> Response {
@@ -103,7 +103,7 @@ pub(super) async fn log_level(config: Part<Config>, log: LogPart, Query(query): 
         set(&log, level)?;
         return Ok(text(format!("Set {} level to {}", logger.unwrap_or("larder"), level_name(level))));
     }
-    let level = level_name(log.get().map_or(config.logging.level, LogControl::level));
+    let level = level_name(log.get().map_or(config.logging.level, |log| log.level()));
     Ok(text(match logger {
         Some(logger) => format!("{logger}: {level}"),
         None => format!("=== Loggers and Levels ===\nlarder: {level}\n"),
@@ -122,7 +122,7 @@ pub(super) async fn put_log_level(log: LogPart, Body(body): Body) -> Answer {
     Ok(Json(json!({"status": "ok", "level": level.name()})).into_response())
 }
 
-fn set(log: &OnceLock<LogControl>, level: LogLevel) -> Answer<()> {
+fn set(log: &OnceLock<Arc<LogControl>>, level: LogLevel) -> Answer<()> {
     let fixed = || ApiError::Unavailable("this process's log level cannot be changed".to_owned());
     let log = log.get().ok_or_else(fixed)?;
     log.set(level).map_err(ApiError::Unavailable)?;

@@ -182,7 +182,11 @@ async fn metrics(Shared(state): Shared<AppState>) -> Response {
 
 /// The configuration in force: shared memory that was not to be had (`--shm-fallback`) and a log level that was changed
 /// are shown as they are.
-async fn config(config: Part<Config>, arena: Part<Arc<Arena>>, log: Part<OnceLock<LogControl>>) -> Response {
+async fn config(
+    config: Part<Config>,
+    arena: Part<Arc<Arena>>,
+    log: Part<OnceLock<Arc<LogControl>>>,
+) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     let mut json = config.to_reference_json();
     if arena.name().is_none() {

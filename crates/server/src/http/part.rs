@@ -52,7 +52,7 @@ parts! {
     EventStreams => |state| &state.events;
     Metrics => |state| &state.metrics;
     Tasks => |state| &state.tasks;
-    OnceLock<LogControl> => |state| &state.log;
+    OnceLock<Arc<LogControl>> => |state| &state.log;
     Option<Arc<WhatIf>> => |state| &state.whatif;
     Option<Arc<QuotaFile>> => |state| &state.quota_file;
     tokio::sync::Mutex<()> => |state| &state.quota_changes;

@@ -104,10 +104,11 @@ impl L2Effects {
         let committed = self.commit_memory(end).await;
         let transfers = self.transfers(items);
         let started = Instant::now();
+        let has_memory = committed.is_ok();
         let results = match committed {
             Ok(()) => self.l2.get(adapter).load(transfers).await,
             Err(error) => {
-                tracing::error!(%error, "no memory to back L1: a load from L2 failed");
+                tracing::error!(%error, "no memory to back more of L1: a load from L2 failed");
                 drop(transfers);
                 Vec::new()
             }
@@ -120,7 +121,13 @@ impl L2Effects {
             for (i, io) in ios.into_iter().enumerate() {
                 core.l2_loaded(now, io, results.get(i).is_some_and(Result::is_ok));
             }
+            if !has_memory {
+                core.truncate_capacity(self.arena.committed());
+            }
         });
+        if !has_memory {
+            self.memory.ran_out();
+        }
     }
 
     async fn store(self, core: Arc<CoreHandle>, adapter: AdapterId, task: TaskId, items: Vec<IoItem>) {

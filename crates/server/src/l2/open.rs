@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder_l2::{Adapter, L2Error, OpenContext, TenantLimits};
+use larder_l2::{Adapter, ErrorKind, L2Error, OpenContext, TenantLimits};
 use larder_types::ids::AdapterId;
 
 use super::eviction_listener::{CoreEvictionListener, CoreSlot};
@@ -16,6 +16,13 @@ pub struct OpenError {
     number: usize,
     type_name: &'static str,
     error: L2Error,
+}
+
+impl OpenError {
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
 }
 
 /// Opens the adapters in order. Those that enforce quotas start with `tenant_limits`. Objects that they remove on

@@ -11,6 +11,13 @@ pub(super) fn collect(out: &mut Families, state: &State) {
     #[cfg(feature = "otel")]
     otlp(out, state);
     recorders(out, state);
+    let help = "Log lines lost because stderr could not be written, or was too slow";
+    out.counter(
+        "lmcache_mp_log_lost_lines_total",
+        help,
+        &[],
+        state.log.get().map_or(0, |log| log.lost_lines()),
+    );
     let help = "Bytes of L1 that are backed by memory";
     out.gauge("lmcache_mp_l1_committed_bytes", help, &[], state.arena.committed() as f64);
     identity(out, state);

@@ -77,6 +77,7 @@ fn finish_reserve(
             core.abort_store(now, &spec);
             core.truncate_capacity(cx.arena.committed());
         });
+        cx.memory.ran_out();
         return Err(error.into());
     }
     if !prepared.slots.is_empty() {

@@ -157,7 +157,7 @@ async fn debug_endpoints_need_flag_and_token() {
             Ok(())
         }
     });
-    assert!(server.state.log.set(control).is_ok());
+    assert!(server.state.log.set(Arc::new(control)).is_ok());
     let token = "Authorization: Bearer sesame\r\n";
     assert_eq!(server.get("/env").await.0, 401, "the token is needed");
     let (code, text) = server.http("GET", "/env", token, "").await;

@@ -51,6 +51,6 @@ async fn a_directory_that_cannot_be_written_is_known_at_the_start() {
     let directory = Directory::new();
     let mut config = logging(&directory);
     config.lookup_hash_log.as_mut().unwrap().dir = "/dev/null/lookups".into();
-    let error = larder_server::Server::bind(config).await.unwrap_err().to_string();
+    let error = larder_server::error_chain(&larder_server::Server::bind(config).await.unwrap_err());
     assert!(error.starts_with("--lookup-hash-log-dir /dev/null/lookups: "), "{error}");
 }

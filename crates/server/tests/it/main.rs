@@ -15,6 +15,7 @@ mod page;
 mod quotas;
 mod record;
 mod refusals;
+mod restart;
 mod security;
 mod serve;
 mod support;
