@@ -21,7 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)  # for the processes started f
 from report import Report  # noqa: E402
 
 
-PARTS = ("kills", "garbage", "engine", "l2-faults", "l2-operations", "l2-kills")
+PARTS = ("kills", "garbage", "engine", "l2-faults", "l2-operations", "l2-kills", "power-cut")
 
 
 def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
@@ -30,6 +30,7 @@ def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     import kills
     import l2_faults
     import l2_kills
+    import power_cut
 
     short, seed = args.short, args.seed
     found = {
@@ -39,6 +40,7 @@ def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
         "l2-faults": lambda: l2_faults.storage_fails(1.0 if short else 20.0, seed),
         "l2-operations": lambda: l2_faults.operations_fail(10.0 if short else 120.0, seed),
         "l2-kills": lambda: l2_kills.run(20 if short else args.kills, seed),
+        "power-cut": lambda: power_cut.run(4 if short else args.power_cuts, seed),
     }
     assert tuple(found) == PARTS
     return found
@@ -57,6 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="the version that 'make test' runs")
     parser.add_argument("--kills", type=int, default=1000, help="how many clients, and how many servers, to kill")
+    parser.add_argument("--power-cuts", type=int, default=200, help="losses of power for each policy and file system")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     args = parser.parse_args()

@@ -35,8 +35,6 @@ pub(crate) enum JobKind {
     Load,
     /// Writes of objects.
     Store,
-    /// The ends of such writes: before other writes, so that few are unfinished at a time.
-    Commit,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -114,7 +112,6 @@ impl Pool {
             JobKind::Metadata => queues.metadata.push_back(job),
             JobKind::Load => queues.load.push_back(job),
             JobKind::Store => queues.store.push_back(job),
-            JobKind::Commit => queues.store.push_front(job),
         }
         drop(queues);
         self.shared.wake.notify_one();

@@ -1,11 +1,13 @@
 //! The commit point: files whose bytes are written get their names, and objects are stored from then on.
 //!
 //! The bytes of an object and its record are durable before its file is renamed ([`SyncPolicy`]), so that after a loss of
-//! power a name stands for a whole object. Under [`SyncPolicy::Batch`] objects of one call are renamed together, and
-//! one sync of the directory makes all their names durable.
+//! power a name stands for a whole object. Under [`SyncPolicy::Batch`] objects that are written at the same time are
+//! renamed together, and one sync of the directory makes all their names durable ([`Committer`]).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
 
 use super::config::SyncPolicy;
 use super::faults::{Need, object_error};
@@ -13,9 +15,6 @@ use super::names::ObjectFile;
 use super::object_dir::{ObjectDir, Reservation, Unfinished};
 use crate::adapter::{Results, Stored, Transfer};
 use crate::error::L2Error;
-
-/// Objects that one sync of the directory makes durable at most: each keeps a file open.
-const GROUP_OBJECTS_MAX: usize = 32;
 
 /// An object that is written and has no name yet. Dropping it removes it.
 #[derive(Debug)]
@@ -29,12 +28,77 @@ pub(super) struct Written {
     pub(super) separate_record: bool,
 }
 
-impl SyncPolicy {
-    /// Objects that are committed together at most.
-    pub(super) fn group_objects(self) -> usize {
-        match self {
-            Self::Batch => GROUP_OBJECTS_MAX,
-            Self::Always | Self::None => 1,
+/// Commits what several threads have written, together: while one thread commits, the others write on, and the next
+/// commit takes all that is written by then. So one sync of the directory serves many objects, whether one call stores
+/// them or several.
+#[derive(Debug)]
+pub(super) struct Committer {
+    dir: Arc<ObjectDir>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    written: Vec<(Written, StoreResult)>,
+    /// A thread commits, and goes on until nothing waits.
+    committing: bool,
+}
+
+type StoreResult = oneshot::Sender<Result<Stored, L2Error>>;
+
+impl Committer {
+    pub(super) fn new(dir: Arc<ObjectDir>) -> Self {
+        Self { dir, queue: Mutex::default() }
+    }
+
+    /// Writes an object and has it committed, on this thread or on the one that commits already.
+    pub(super) fn store(&self, transfer: Transfer, result: StoreResult) {
+        let written = self.dir.write(&transfer);
+        // The memory is free before the object is durable.
+        drop(transfer);
+        // The receiver may be dropped.
+        match written {
+            Ok(Some(written)) => self.commit(written, result),
+            Ok(None) => drop(result.send(Ok(Stored { written_bytes: 0 }))),
+            Err(error) => drop(result.send(Err(error))),
+        }
+    }
+
+    fn commit(&self, written: Written, result: StoreResult) {
+        let mut queue = self.queue();
+        queue.written.push((written, result));
+        if std::mem::replace(&mut queue.committing, true) {
+            return;
+        }
+        drop(queue);
+        let _end = EndOnPanic(self);
+        while let Some(group) = self.next_group() {
+            let (group, results): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+            for (result, stored) in results.into_iter().zip(self.dir.commit(group)) {
+                let _ = result.send(stored);
+            }
+        }
+    }
+
+    /// All that is written. `None` if there is nothing; then no thread commits any more.
+    fn next_group(&self) -> Option<Vec<(Written, StoreResult)>> {
+        let mut queue = self.queue();
+        queue.committing = !queue.written.is_empty();
+        queue.committing.then(|| std::mem::take(&mut queue.written))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets the next store commit if this thread panics, which is a bug.
+struct EndOnPanic<'a>(&'a Committer);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue().committing = false;
         }
     }
 }

@@ -30,7 +30,7 @@ const NATIVE_WORKERS: usize = 4;
 pub enum SyncPolicy {
     /// Each object is synced, and its name after it, before it is stored.
     Always,
-    /// The same, but the names of a batch are synced together.
+    /// The same, but the names of objects that are written at the same time are synced together.
     #[default]
     Batch,
     /// Nothing is synced: the kernel writes when it likes.

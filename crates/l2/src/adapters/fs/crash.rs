@@ -14,6 +14,9 @@ use crate::capacity::CapacityLimits;
 use crate::testing::{Directory, TestArena, bytes, key};
 
 const DIRECTORY_VARIABLE: &str = "LARDER_L2_CRASH_DIRECTORY";
+/// A file that says that a child has begun to store.
+const STARTED: &str = "started";
+
 const ROUNDS: u64 = 100;
 const NUMBERS: u64 = 400;
 const CAPACITY: u64 = 8 << 20;
@@ -45,6 +48,8 @@ async fn child() {
         let (stored, _) =
             tokio::join!(adapter.store(objects), adapter.delete(deletes.into_iter().map(key).collect()));
         assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+        // The first batch is stored; the adapter ignores this name.
+        fs::write(Path::new(&path).join(STARTED), b"").unwrap();
     }
 }
 
@@ -68,16 +73,20 @@ fn check_files(path: &Path) -> (u64, u64) {
 async fn killed_process_leaves_complete_objects() {
     let directory = Directory::new("crash");
     let mut rng = fastrand::Rng::with_seed(1);
-    let mut seen = 0;
+    let (mut seen, started) = (0, directory.path().join(STARTED));
     for round in 0..ROUNDS {
+        let _ = fs::remove_file(&started);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "adapters::fs::crash::child"])
             .env(DIRECTORY_VARIABLE, directory.path())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        // Real time: the child is another process.
-        std::thread::sleep(Duration::from_millis(10 + rng.u64(..30)));
+        // Real time: the child is another process. A busy machine may need long to start it.
+        while !started.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(rng.u64(..30)));
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success(), "round {round}: the child ended by itself");
         let (objects, bytes) = check_files(directory.path());

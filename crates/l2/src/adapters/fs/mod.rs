@@ -44,7 +44,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder_types::object::ObjectKey;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::adapter::{
     Adapter, BoxFuture, Capabilities, Circuit, Cursor, Failures, Health, Page, Results, Space, Stored,
@@ -53,9 +53,9 @@ use crate::adapter::{
 use crate::capacity::CapacityLimits;
 use crate::error::{ErrorKind, L2Error};
 use crate::eviction::EvictionListener;
-use crate::in_flight::InFlight;
 use crate::pool::{JobKind, Pool, job_failed};
 
+use self::commit::Committer;
 use self::dir_watch::DirWatch;
 use self::file::Mode;
 use self::file_system::{FileSystem, Mounted};
@@ -78,8 +78,8 @@ pub struct Fs {
     kind: &'static str,
     dir: Arc<ObjectDir>,
     pool: Arc<Pool>,
-    /// Stores that consist of several jobs.
-    stores: InFlight,
+    /// Commits objects under [`SyncPolicy::Batch`].
+    committer: Arc<Committer>,
     /// Whether all objects in the directory have been counted.
     counted: watch::Receiver<bool>,
     space: Arc<SpaceMonitor>,
@@ -137,7 +137,8 @@ impl Fs {
         let counted = count_in_background(&dir, &pool)?;
         let space = Arc::new(SpaceMonitor::new(dir.base()));
         let watch = DirWatch::start(&dir)?;
-        Ok(Self { kind, dir, pool, stores: InFlight::new(), counted, space, watch })
+        let committer = Arc::new(Committer::new(Arc::clone(&dir)));
+        Ok(Self { kind, dir, pool, committer, counted, space, watch })
     }
 
     /// Returns once all objects that were in the directory at the start have been counted.
@@ -146,31 +147,26 @@ impl Fs {
         let _ = self.counted.clone().wait_for(|counted| *counted).await;
     }
 
-    /// Stores groups of objects, each with one commit point.
-    async fn store_groups(&self, mut transfers: Vec<Transfer>) -> Results<Stored> {
-        let group_objects = self.dir.sync().group_objects();
-        if group_objects == 1 {
+    /// Stores objects, each alone or with those that other calls store at the same time.
+    async fn store_each(&self, transfers: Vec<Transfer>) -> Results<Stored> {
+        if self.dir.sync() != SyncPolicy::Batch {
             let jobs = transfers.into_iter().map(|transfer| {
                 let dir = Arc::clone(&self.dir);
                 move || dir.store(&transfer)
             });
             return self.pool.run_each(JobKind::Store, jobs).await;
         }
-        let mut groups = Vec::with_capacity(transfers.len().div_ceil(group_objects));
-        while !transfers.is_empty() {
-            let rest = transfers.split_off(transfers.len().min(group_objects));
-            let (count, dir, pool) = (transfers.len(), Arc::clone(&self.dir), Arc::clone(&self.pool));
-            // It ends even if the caller drops the future: what is written is not lost then.
-            groups.push((
-                count,
-                self.stores.spawn(store_group(dir, pool, std::mem::replace(&mut transfers, rest))),
-            ));
-        }
-        let mut results = Vec::new();
-        for (count, group) in groups {
-            results.extend(match group {
-                Ok(task) => task.await.unwrap_or_else(|_| job_failed().for_all(count)),
-                Err(closed) => closed.for_all(count),
+        let start = |transfer| {
+            let (result, receiver) = oneshot::channel();
+            let committer = Arc::clone(&self.committer);
+            self.pool.run(JobKind::Store, move || committer.store(transfer, result)).map(|_| receiver)
+        };
+        let started: Vec<_> = transfers.into_iter().map(start).collect();
+        let mut results = Vec::with_capacity(started.len());
+        for receiver in started {
+            results.push(match receiver {
+                Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(job_failed())),
+                Err(refused) => Err(refused),
             });
         }
         results
@@ -218,30 +214,6 @@ impl Fs {
         let dir = Arc::clone(&self.dir);
         self.pool.run(kind, move || job(&dir))?.await.map_err(|_| job_failed())
     }
-}
-
-/// Writes objects on all threads, then commits them together.
-async fn store_group(dir: Arc<ObjectDir>, pool: Arc<Pool>, transfers: Vec<Transfer>) -> Results<Stored> {
-    let writes = transfers.into_iter().map(|transfer| {
-        let dir = Arc::clone(&dir);
-        move || dir.write(&transfer)
-    });
-    let written = pool.run_each(JobKind::Store, writes).await;
-    let mut group = Vec::with_capacity(written.len());
-    let outcomes: Vec<_> =
-        written.into_iter().map(|one| one.map(|one| one.map(|one| group.push(one)))).collect();
-    let count = group.len();
-    let commit = match pool.run(JobKind::Commit, move || dir.commit(group)) {
-        Ok(commit) => commit.await.unwrap_or_else(|_| job_failed().for_all(count)),
-        Err(refused) => refused.for_all(count),
-    };
-    let mut commit = commit.into_iter();
-    let result = |outcome| match outcome {
-        Ok(Some(())) => commit.next().unwrap_or_else(|| Err(job_failed())),
-        Ok(None) => Ok(Stored { written_bytes: 0 }),
-        Err(error) => Err(error),
-    };
-    outcomes.into_iter().map(result).collect()
 }
 
 fn count_in_background(dir: &Arc<ObjectDir>, pool: &Arc<Pool>) -> Result<watch::Receiver<bool>, L2Error> {
@@ -309,7 +281,7 @@ impl Adapter for Fs {
                 self.counted().await;
             }
             let keys: Vec<_> = transfers.iter().map(|transfer| transfer.key.clone()).collect();
-            let results = self.store_groups(transfers).await;
+            let results = self.store_each(transfers).await;
             let stored = keys.into_iter().zip(&results).filter(|(_, stored)| stored.is_ok());
             let stored: Vec<_> = stored.map(|(key, _)| key).collect();
             let salts: BTreeSet<_> = stored.iter().map(|key| key.cache_salt.clone()).collect();
@@ -368,7 +340,6 @@ impl Adapter for Fs {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            self.stores.close().await;
             self.pool.close().await;
             self.counted().await;
         })

@@ -12,7 +12,7 @@ use crate::capacity::CapacityLimits;
 use crate::config::ChecksumMode;
 use crate::testing::{TestArena, bytes, contents, key};
 
-const LOSSES: u64 = 60;
+const LOSSES: u64 = 20;
 const NUMBERS: u64 = 24;
 const BATCHES: usize = 16;
 
