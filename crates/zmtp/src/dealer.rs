@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::budget::Usage;
 use crate::codec::command::IDENTITY_BYTES_MAX;
 use crate::codec::{Message, PeerProperties, SocketType};
 use crate::driver::{CloseReason, Driver, Inlet, Refusal};
@@ -178,7 +179,8 @@ async fn connect(endpoint: &Endpoint, options: DealerOptions) -> Result<Dealer, 
     let stream = stream.map_err(|source| ConnectError::Io { endpoint: endpoint.clone(), source })?;
     // The time to connect covers the handshake.
     let limits = Limits { handshake_timeout: Duration::MAX, ..options.limits };
-    let peer = new_peer(endpoint.to_string(), &limits);
+    let usage = Usage::new(&limits);
+    let peer = new_peer(endpoint.to_string(), &limits, &usage);
     let limit =
         Queued { messages: options.receive_queue_messages_max, bytes: options.receive_queue_bytes_max };
     let inbox = Arc::new(Inbox { limit, state: Mutex::default(), arrived: Notify::new() });
@@ -186,8 +188,12 @@ async fn connect(endpoint: &Endpoint, options: DealerOptions) -> Result<Dealer, 
     let inlet = InboxInlet { inbox: inbox.clone(), ready: Some(ready) };
     let options = connection_options(SocketType::Dealer, options.identity, &limits);
     let task = match stream {
-        Stream::Tcp(stream) => tokio::spawn(Driver::new(stream, options, &limits, peer.clone(), inlet).run()),
-        Stream::Ipc(stream) => tokio::spawn(Driver::new(stream, options, &limits, peer.clone(), inlet).run()),
+        Stream::Tcp(stream) => {
+            tokio::spawn(Driver::new(stream, options, &limits, &usage, peer.clone(), inlet).run())
+        }
+        Stream::Ipc(stream) => {
+            tokio::spawn(Driver::new(stream, options, &limits, &usage, peer.clone(), inlet).run())
+        }
     };
     // From here on, an early end of this future closes the connection.
     let mut dealer = Dealer { peer, inbox, task: Some(task) };

@@ -10,12 +10,14 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::budget::{Share, Usage};
 use crate::codec::{
     CONTROL_BYTES_HIGH, Connection, ConnectionOptions, Encoder, Event, Message, PeerProperties, ProtocolError,
 };
@@ -30,6 +32,24 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 /// Pieces handed to the system in one write.
 const SLICES_MAX: usize = 32;
+
+/// Bytes of an unfinished message that a peer may hold without being counted over all peers.
+const UNCOUNTED_BYTES: usize = 16 * 1024;
+
+/// An unfinished message gets on if it gains this many bytes within [`Limits::stall_timeout`].
+const PROGRESS_BYTES: usize = 64 * 1024;
+
+/// The same within a quarter of that time, while another connection waits for room.
+const PROGRESS_BYTES_IF_TIGHT: usize = 16 * 1024 * 1024;
+
+/// Parts of [`Limits::stall_timeout`] after which the progress of a message is looked at.
+const PROGRESS_CHECKS: u32 = 4;
+
+/// A connection that waits for room to receive looks again after this time.
+const ROOM_RETRY: Duration = Duration::from_millis(20);
+
+/// With too much waiting to be sent to all peers, one that takes nothing for this long is closed.
+const WRITE_STALL_IF_TIGHT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;
@@ -90,6 +110,12 @@ pub enum CloseReason {
     /// The peer took no bytes for the time allowed.
     #[error("peer stopped reading")]
     Stalled,
+    /// The peer did not get on with a message for the time allowed.
+    #[error("peer stopped within a message")]
+    MessageStalled,
+    /// There was no room for the peer's message for the time allowed.
+    #[error("no room for the message: others are being received")]
+    NoRoom,
     /// The peer was refused.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
@@ -110,6 +136,7 @@ impl From<io::Error> for CloseReason {
 /// Timeouts of one connection.
 #[derive(Clone, Debug)]
 struct Timing {
+    stall_timeout: Duration,
     write_stall_timeout: Duration,
     linger: Duration,
     ping_interval: Option<Duration>,
@@ -120,6 +147,10 @@ struct Timing {
 #[derive(Debug, Default)]
 struct Deadlines {
     handshake: Option<Instant>,
+    /// The unfinished message must have got on.
+    message: Option<Instant>,
+    /// There may be room to receive more.
+    room: Option<Instant>,
     /// The peer must have taken some bytes.
     write: Option<Instant>,
     /// The peer must have sent some bytes.
@@ -132,7 +163,10 @@ struct Deadlines {
 
 impl Deadlines {
     fn next(&self) -> Option<Instant> {
-        [self.handshake, self.write, self.silence, self.ping, self.linger].into_iter().flatten().min()
+        [self.handshake, self.message, self.room, self.write, self.silence, self.ping, self.linger]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -148,11 +182,45 @@ pub(crate) struct Driver<T, I> {
     inlet: I,
     timing: Timing,
     deadlines: Deadlines,
+    /// Room for what is being received, and for the message that the peer is paused for.
+    room: Share,
+    usage: Arc<Usage>,
+    progress: Progress,
+    /// Since when there has been no room.
+    roomless_since: Option<Instant>,
+    /// Since when the peer has taken nothing.
+    blocked_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// The handshake is over.
     is_open: bool,
     /// This side has closed its half and awaits the end of the peer's.
     is_shut: bool,
+}
+
+/// How an unfinished message gets on.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes since the last check.
+    bytes: usize,
+    /// Bytes since checks began that did not suffice, and how many of them there were.
+    slow_bytes: usize,
+    slow_checks: u32,
+}
+
+impl Progress {
+    /// Whether the message has got on, at a check; `tight`: another connection waits for room.
+    fn check(&mut self, tight: bool) -> bool {
+        let bytes = std::mem::take(&mut self.bytes);
+        if tight && bytes < PROGRESS_BYTES_IF_TIGHT {
+            return false;
+        }
+        self.slow_bytes += bytes;
+        self.slow_checks += 1;
+        if self.slow_bytes >= PROGRESS_BYTES {
+            *self = Progress::default();
+        }
+        self.slow_checks < PROGRESS_CHECKS
+    }
 }
 
 enum Turn {
@@ -179,6 +247,7 @@ where
         stream: T,
         options: ConnectionOptions,
         limits: &Limits,
+        usage: &Arc<Usage>,
         peer: Peer,
         inlet: I,
     ) -> Driver<T, I> {
@@ -195,12 +264,18 @@ where
             peer,
             inlet,
             timing: Timing {
+                stall_timeout: limits.stall_timeout,
                 write_stall_timeout: limits.write_stall_timeout,
                 linger: limits.linger,
                 ping_interval: limits.ping_interval,
                 ping_timeout: limits.ping_timeout,
             },
             deadlines,
+            room: Share::new(usage.receiving.clone()),
+            usage: usage.clone(),
+            progress: Progress::default(),
+            roomless_since: None,
+            blocked_since: None,
             sleep: None,
             is_open: false,
             is_shut: false,
@@ -210,6 +285,11 @@ where
     /// Drives the connection to its end.
     pub(crate) async fn run(mut self) {
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        match reason {
+            CloseReason::MessageStalled => Usage::count(&self.usage.messages_stalled),
+            CloseReason::NoRoom => Usage::count(&self.usage.messages_without_room),
+            _ => {}
+        }
         tracing::debug!(peer = %self.peer.id(), remote = self.peer.remote(), %reason, "connection ended");
         self.inlet.ended(&reason);
     }
@@ -249,6 +329,7 @@ where
         if self.must_not_read() {
             // Silence does not count while this side does not read.
             self.heard();
+            self.not_reading();
             return Ok(Turn::Wait { wants_messages });
         }
         if !all_handled {
@@ -277,6 +358,9 @@ where
                 None => return Ok(true),
                 Some(Event::Message(message)) => {
                     tracing::trace!(peer = %self.peer.id(), parts = message.len(), "message");
+                    self.peer.note_message();
+                    self.deadlines.message = None;
+                    self.progress = Progress::default();
                     self.inlet.message(&self.peer, message);
                 }
                 Some(Event::Ready(properties)) => self.admit(properties)?,
@@ -311,18 +395,64 @@ where
         }
     }
 
+    /// The peer's messages wait for this side, so their progress does not count.
+    fn not_reading(&mut self) {
+        self.deadlines.message = None;
+        self.deadlines.room = None;
+        self.roomless_since = None;
+        self.progress = Progress::default();
+        if !self.peer.is_paused() {
+            self.room.shrink_to(counted(self.connection.held_bytes()));
+        }
+    }
+
+    /// Whether there is room for what is to be received. If not, it is asked for again after a while.
+    fn has_room(&mut self) -> Result<bool, CloseReason> {
+        if self.room.resize(counted(self.connection.held_bytes())) {
+            self.deadlines.room = None;
+            self.roomless_since = None;
+            return Ok(true);
+        }
+        let now = Instant::now();
+        let since = *self.roomless_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.timing.stall_timeout {
+            return Err(CloseReason::NoRoom);
+        }
+        self.deadlines.message = None;
+        self.deadlines.room = now.checked_add(ROOM_RETRY);
+        Ok(false)
+    }
+
+    /// Watches the progress of a message while it is unfinished.
+    fn watch_message(&mut self) {
+        if !self.is_open || !self.connection.is_amid_message() {
+            if self.deadlines.message.take().is_some() {
+                self.progress = Progress::default();
+            }
+        } else if self.deadlines.message.is_none() {
+            self.deadlines.message = Instant::now().checked_add(self.timing.stall_timeout / PROGRESS_CHECKS);
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
+        if !self.has_room()? {
+            return Ok(Poll::Pending);
+        }
         let mut space = self.connection.space();
         debug_assert!(bytes::BufMut::has_remaining_mut(&space), "no space although all events were taken");
         // Dropping this future loses nothing: it has no state of its own between polls.
         match pin!(self.stream.read_buf(&mut space)).poll(cx) {
-            Poll::Pending => Ok(Poll::Pending),
+            Poll::Pending => {
+                self.watch_message();
+                Ok(Poll::Pending)
+            }
             Poll::Ready(Ok(0)) if self.connection.is_amid_message() => {
                 Err(CloseReason::PeerClosedAmidMessage)
             }
             Poll::Ready(Ok(0)) => Err(CloseReason::PeerClosed),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(bytes)) => {
                 self.heard();
+                self.progress.bytes += bytes;
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(Poll::Ready(())),
@@ -350,12 +480,16 @@ where
                 Poll::Ready(Ok(bytes)) => {
                     self.encoder.advance(bytes);
                     self.deadlines.write = None;
+                    self.blocked_since = None;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Err(error.into()),
                 Poll::Pending => {
                     if self.deadlines.write.is_none() {
-                        self.deadlines.write = Instant::now().checked_add(self.timing.write_stall_timeout);
+                        let now = Instant::now();
+                        self.blocked_since = Some(now);
+                        let check = WRITE_STALL_IF_TIGHT.min(self.timing.write_stall_timeout);
+                        self.deadlines.write = now.checked_add(check);
                     }
                     return Ok(Flushed::Blocked);
                 }
@@ -423,10 +557,12 @@ where
                 sleep.as_mut().reset(next);
             }
             ready!(sleep.as_mut().poll(cx));
-            if let Some(reason) = self.expire(Instant::now()) {
+            let now = Instant::now();
+            if let Some(reason) = self.expire(now) {
                 return Poll::Ready(reason);
             }
-            if !self.connection.output().is_empty() {
+            let may_have_room = self.deadlines.room.take_if(|retry| *retry <= now).is_some();
+            if may_have_room || !self.connection.output().is_empty() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -439,7 +575,17 @@ where
             return Some(CloseReason::HandshakeTimeout);
         }
         if is_due(self.deadlines.write) {
-            return Some(CloseReason::Stalled);
+            let end = self.blocked_since.and_then(|since| since.checked_add(self.timing.write_stall_timeout));
+            if end.is_some_and(|end| end <= now) || self.peer.sending().is_tight() {
+                return Some(CloseReason::Stalled);
+            }
+            self.deadlines.write = now.checked_add(WRITE_STALL_IF_TIGHT).min(end);
+        }
+        if is_due(self.deadlines.message) {
+            if !self.progress.check(self.room.budget().is_tight()) {
+                return Some(CloseReason::MessageStalled);
+            }
+            self.deadlines.message = now.checked_add(self.timing.stall_timeout / PROGRESS_CHECKS);
         }
         if is_due(self.deadlines.silence) {
             return Some(CloseReason::Silent);
@@ -459,6 +605,11 @@ where
         }
         None
     }
+}
+
+/// What a peer that holds `bytes` of messages counts in the sum of all peers.
+fn counted(bytes: usize) -> usize {
+    bytes.saturating_sub(UNCOUNTED_BYTES)
 }
 
 /// Capacity for messages that is kept between batches.

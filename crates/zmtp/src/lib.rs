@@ -3,11 +3,12 @@
 //! - [`codec`]: the protocol without sockets or clocks.
 //! - [`Router`] and [`Service`]: a server. [`Peer`] is the handle on one connection.
 //! - [`Dealer`]: a client.
-//! - [`Limits`]: limits of memory and time for each peer.
+//! - [`Limits`]: limits of memory and time, for each peer and in all. [`Usage`]: what is held and was refused.
 //!
 //! The crate's README lists what it does not do.
 
 mod bind;
+mod budget;
 pub mod codec;
 mod dealer;
 mod driver;
@@ -19,6 +20,7 @@ mod registry;
 mod router;
 
 pub use bind::{BindTcpError, BoundTcp, bind_tcp};
+pub use budget::Usage;
 pub use codec::{Message, ProtocolError};
 pub use dealer::{ConnectError, Dealer, DealerOptions, RecvError};
 pub use driver::{CloseReason, Refusal};

@@ -8,14 +8,22 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::budget::{Budget, Usage};
 use crate::codec::Message;
 
 /// Capacity that an empty queue keeps, in messages.
 const KEEP_MESSAGES: usize = 256;
+
+/// What a message in a queue takes besides its bytes, about.
+const MESSAGE_BYTES: usize = 256;
+
+/// Bytes that may wait for one peer without being counted over all peers.
+const UNCOUNTED_BYTES: usize = 32 * 1024;
 
 /// Identifies one connection. Ids are unique within the process and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +73,7 @@ struct Shared {
     remote: String,
     identity: OnceLock<Bytes>,
     limit: Queued,
+    usage: Arc<Usage>,
     outbox: Mutex<Outbox>,
     /// Over half of a limit is queued: the connection's task should not read further requests.
     is_congested: AtomicBool,
@@ -72,6 +81,12 @@ struct Shared {
     tag: AtomicU64,
     /// [`Pause`]s that exist.
     pauses: AtomicUsize,
+    /// It is not closed to make room for another one.
+    is_kept: AtomicBool,
+    /// When it was accepted.
+    since: Instant,
+    /// Seconds from then to its last message; 0 before the first.
+    last_message: AtomicU64,
     /// Notified when a full queue has space again, and at the end.
     room: Notify,
 }
@@ -81,6 +96,8 @@ struct Outbox {
     messages: VecDeque<Message>,
     /// Queued or being written.
     queued: Queued,
+    /// What of it counts in the sum of all peers, in bytes.
+    counted: usize,
     ask: Ask,
     waker: Option<Waker>,
     /// The connection's task sleeps and would not notice a new message by itself.
@@ -103,16 +120,20 @@ pub(crate) enum Ask {
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, remote: String, limit: Queued) -> Peer {
+    pub(crate) fn new(id: PeerId, remote: String, limit: Queued, usage: Arc<Usage>) -> Peer {
         Peer(Arc::new(Shared {
             id,
             remote,
             identity: OnceLock::new(),
             limit,
+            usage,
             outbox: Mutex::default(),
             is_congested: AtomicBool::new(false),
             tag: AtomicU64::new(0),
             pauses: AtomicUsize::new(0),
+            is_kept: AtomicBool::new(false),
+            since: Instant::now(),
+            last_message: AtomicU64::new(0),
             room: Notify::new(),
         }))
     }
@@ -144,6 +165,11 @@ impl Peer {
     /// Gives the connection a number of the service's own.
     pub fn set_tag(&self, tag: u64) {
         self.0.tag.store(tag, Ordering::Relaxed);
+    }
+
+    /// Marks a peer that is in use: it is never closed to make room for another one.
+    pub fn keep(&self) {
+        self.0.is_kept.store(true, Ordering::Relaxed);
     }
 
     /// Stops the delivery of messages from this peer until the result is dropped. Messages to it are sent, and the
@@ -179,8 +205,9 @@ impl Peer {
         let Queued { messages: queued_messages, bytes: queued_bytes } = outbox.queued;
         let limit = self.0.limit;
         let is_over = queued_bytes.saturating_add(bytes) > limit.bytes && queued_messages > 0;
-        if queued_messages >= limit.messages || is_over {
+        if queued_messages >= limit.messages || is_over || !self.count(&mut outbox, bytes) {
             outbox.refused = true;
+            Usage::count(&self.0.usage.answers_refused);
             return Err((SendError::Full, message));
         }
         outbox.queued.messages += 1;
@@ -210,6 +237,17 @@ impl Peer {
     #[must_use]
     pub fn queued(&self) -> Queued {
         self.lock().queued
+    }
+
+    /// Counts one more message of `bytes` in the sum of all peers. False if there is no room.
+    fn count(&self, outbox: &mut Outbox, bytes: usize) -> bool {
+        let Queued { messages, bytes: queued } = outbox.queued;
+        let counted = counted(Queued { messages: messages + 1, bytes: queued.saturating_add(bytes) });
+        let fits = counted == 0 || self.sending().take_if_any(counted - outbox.counted);
+        if fits {
+            outbox.counted = counted;
+        }
+        fits
     }
 
     fn note_congestion(&self, queued: Queued) {
@@ -259,6 +297,28 @@ impl Peer {
         let _ = self.0.identity.set(identity);
     }
 
+    /// The sum of what waits for all peers.
+    pub(crate) fn sending(&self) -> &Budget {
+        &self.0.usage.sending
+    }
+
+    /// A message has arrived.
+    pub(crate) fn note_message(&self) {
+        let seconds = self.0.since.elapsed().as_secs().max(1);
+        self.0.last_message.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Since when a peer that may be closed for another one has been silent, and whether it ever sent a message.
+    /// `None` for one that is to be kept.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        if self.0.is_kept.load(Ordering::Relaxed) || self.is_paused() {
+            return None;
+        }
+        let last_message = self.0.last_message.load(Ordering::Relaxed);
+        let since = self.0.since + Duration::from_secs(last_message);
+        Some(Idle { has_asked: last_message > 0, since })
+    }
+
     pub(crate) fn is_congested(&self) -> bool {
         self.0.is_congested.load(Ordering::Relaxed)
     }
@@ -296,6 +356,8 @@ impl Peer {
         let mut outbox = self.lock();
         outbox.queued.messages -= sent.messages;
         outbox.queued.bytes -= sent.bytes;
+        let counted = counted(outbox.queued).min(outbox.counted);
+        self.sending().give_back(std::mem::replace(&mut outbox.counted, counted) - counted);
         let mut taken = Queued::default();
         while taken.bytes < bytes_max
             && let Some(message) = outbox.messages.pop_front()
@@ -322,11 +384,24 @@ impl Peer {
         let mut outbox = self.lock();
         outbox.is_gone = true;
         outbox.queued = Queued::default();
+        self.sending().give_back(std::mem::take(&mut outbox.counted));
         let dropped = (std::mem::take(&mut outbox.messages), outbox.waker.take());
         drop(outbox);
         drop(dropped);
         self.0.room.notify_waiters();
     }
+}
+
+/// How long a peer has been silent. Ordered: the first one is closed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Idle {
+    pub(crate) has_asked: bool,
+    pub(crate) since: Instant,
+}
+
+/// What a queue counts in the sum of all peers, in bytes.
+fn counted(queued: Queued) -> usize {
+    queued.bytes.saturating_add(queued.messages * MESSAGE_BYTES).saturating_sub(UNCOUNTED_BYTES)
 }
 
 impl fmt::Debug for Peer {

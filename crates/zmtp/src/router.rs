@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::budget::Usage;
 use crate::codec::{ConnectionOptions, Message, PeerProperties, SocketType};
 use crate::driver::{Driver, Inlet, Refusal};
 use crate::endpoint::Endpoint;
@@ -54,6 +55,7 @@ pub struct Router {
     listeners: Vec<Listener>,
     endpoints: Vec<Endpoint>,
     limits: Limits,
+    usage: Arc<Usage>,
 }
 
 impl Router {
@@ -65,7 +67,8 @@ impl Router {
         if endpoints.is_empty() {
             return Err(BindError::NoEndpoint);
         }
-        let mut router = Router { listeners: Vec::new(), endpoints: Vec::new(), limits };
+        let usage = Usage::new(&limits);
+        let mut router = Router { listeners: Vec::new(), endpoints: Vec::new(), limits, usage };
         for endpoint in endpoints {
             for listener in Listener::bind(endpoint).await? {
                 let local = listener.local_endpoint();
@@ -83,13 +86,25 @@ impl Router {
         &self.endpoints
     }
 
+    /// What its connections hold and were refused, for reports.
+    #[must_use]
+    pub fn usage(&self) -> Arc<Usage> {
+        self.usage.clone()
+    }
+
     /// Serves until `shutdown` completes; then accepts and reads nothing further, sends queued messages for
     /// at most [`Limits::linger`], and closes. When it returns, every `gone` has been delivered.
     pub async fn serve<S: Service>(self, service: Arc<S>, shutdown: impl Future<Output = ()>) {
-        let Router { listeners, endpoints: _, limits } = self;
-        let registry = Arc::new(Registry::new(limits.peers_max, limits.half_open_max));
+        let Router { listeners, endpoints: _, limits, usage } = self;
+        let registry = Arc::new(Registry::new(limits.peers_max, limits.half_open_max, usage.clone()));
         let limits = Arc::new(limits);
-        let mut acceptor = Acceptor { listeners, turn: 0, resume_at: None, warn: Seldom::default() };
+        let mut acceptor = Acceptor {
+            listeners,
+            registry: registry.clone(),
+            turn: 0,
+            resume_at: None,
+            warn: Seldom::default(),
+        };
         let mut crowded = Seldom::default();
         let mut tasks = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
@@ -103,7 +118,7 @@ impl Router {
                 }
                 accepted = acceptor.accept() => accepted,
             };
-            let peer = new_peer(remote, &limits);
+            let peer = new_peer(remote, &limits, &usage);
             if let Some(evicted) = registry.begin(peer.clone()) {
                 crowded.warn(|| {
                     tracing::warn!(
@@ -120,8 +135,12 @@ impl Router {
             };
             let options = connection_options(SocketType::Router, Bytes::new(), &limits);
             match stream {
-                Stream::Tcp(stream) => tasks.spawn(Driver::new(stream, options, &limits, peer, inlet).run()),
-                Stream::Ipc(stream) => tasks.spawn(Driver::new(stream, options, &limits, peer, inlet).run()),
+                Stream::Tcp(stream) => {
+                    tasks.spawn(Driver::new(stream, options, &limits, &usage, peer, inlet).run())
+                }
+                Stream::Ipc(stream) => {
+                    tasks.spawn(Driver::new(stream, options, &limits, &usage, peer, inlet).run())
+                }
             };
         }
         drop(acceptor);
@@ -139,12 +158,12 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// A peer with a new id.
-pub(crate) fn new_peer(remote: String, limits: &Limits) -> Peer {
+pub(crate) fn new_peer(remote: String, limits: &Limits, usage: &Arc<Usage>) -> Peer {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = PeerId(NEXT.fetch_add(1, Ordering::Relaxed));
     let limit =
         Queued { messages: limits.send_queue_messages_max.max(1), bytes: limits.send_queue_bytes_max };
-    Peer::new(id, remote, limit)
+    Peer::new(id, remote, limit, usage.clone())
 }
 
 pub(crate) fn connection_options(
@@ -197,6 +216,7 @@ impl<S: Service> Drop for ServiceInlet<S> {
 /// All listening sockets of a router, each in turn.
 struct Acceptor {
     listeners: Vec<Listener>,
+    registry: Arc<Registry>,
     turn: usize,
     resume_at: Option<Instant>,
     warn: Seldom,
@@ -216,6 +236,7 @@ impl Acceptor {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.warn.warn(|| tracing::warn!(%error, "cannot accept connections; retrying"));
+                    self.registry.make_room();
                     self.resume_at = Some(Instant::now() + ACCEPT_BACKOFF);
                 }
             }

@@ -129,6 +129,13 @@ impl Connection {
         })
     }
 
+    /// Bytes that this side will hold of unfinished messages after a call of [`space`](Self::space).
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let body = self.body.as_ref().map_or(0, Body::next_capacity);
+        usize::try_from(self.parts_bytes).unwrap_or(usize::MAX).saturating_add(body)
+    }
+
     /// Copies as many of `bytes` as fit into [`space`](Self::space) and returns their number.
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
         let mut space = self.space();
@@ -333,12 +340,19 @@ impl Body {
         self.received.len() == self.body_bytes
     }
 
+    /// The capacity of the buffer, once it has space for more.
+    fn next_capacity(&self) -> usize {
+        let received = self.received.len();
+        match received == self.received.capacity() {
+            true => received + (self.body_bytes - received).min(received.max(GROWTH_BYTES)),
+            false => self.received.capacity(),
+        }
+    }
+
     fn space(&mut self) -> Limit<&mut Vec<u8>> {
         let received = self.received.len();
         let left = self.body_bytes - received;
-        if received == self.received.capacity() {
-            self.received.reserve_exact(left.min(received.max(GROWTH_BYTES)));
-        }
+        self.received.reserve_exact(self.next_capacity() - received);
         let space = left.min(self.received.capacity() - received);
         (&mut self.received).limit(space)
     }

@@ -59,13 +59,19 @@ struct Rig {
 
 impl Rig {
     fn new(limits: &Limits, echoes: usize) -> Rig {
+        let usage = Usage::new(limits);
+        Rig::sharing(limits, echoes, &usage)
+    }
+
+    /// A connection of a router whose connections hold `usage` together.
+    fn sharing(limits: &Limits, echoes: usize, usage: &Arc<Usage>) -> Rig {
         let (near, far) = duplex(1024);
         let (sender, heard) = mpsc::unbounded_channel();
         let refused = Arc::default();
-        let peer = new_peer("test".into(), limits);
+        let peer = new_peer("test".into(), limits, usage);
         let options = connection_options(SocketType::Router, Bytes::new(), limits);
         let probe = Probe { heard: sender, echoes, refused: Arc::clone(&refused) };
-        tokio::spawn(Driver::new(near, options, limits, peer.clone(), probe).run());
+        tokio::spawn(Driver::new(near, options, limits, usage, peer.clone(), probe).run());
         Rig { far, heard, peer, refused }
     }
 
@@ -330,4 +336,126 @@ async fn pings_continue_after_a_pause_in_reading() {
     rig.far.read_exact(&mut rest).await.unwrap();
     // Now it is read from again, and still silent.
     assert_eq!(rig.ended().await, CloseReason::Silent);
+}
+
+/// The header of a last part of `bytes` bytes.
+fn header(bytes: u64) -> Vec<u8> {
+    [&[0x02][..], &bytes.to_be_bytes()].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_that_stops_or_trickles_ends_its_connection() {
+    for trickles in [false, true] {
+        let mut rig = Rig::open(&limits(), 0).await;
+        let begun = Instant::now();
+        rig.far.write_all(&header(1 << 20)).await.unwrap();
+        while trickles && rig.far.write_all(&[0; 1000]).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(rig.ended().await, CloseReason::MessageStalled);
+        let elapsed = begun.elapsed();
+        assert!(elapsed <= 2 * limits().stall_timeout, "{elapsed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_message_that_gets_on_arrives() {
+    let mut rig = Rig::open(&limits(), 0).await;
+    rig.far.write_all(&header(1 << 20)).await.unwrap();
+    for _ in 0..1024 {
+        rig.far.write_all(&[0; 1024]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(matches!(rig.heard().await, Heard::Message(parts) if parts[0].len() == 1 << 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_received_of_all_messages_is_limited_and_the_stalled_ones_give_way() {
+    const BYTES: usize = 1 << 20;
+    let limits = Limits { receive_bytes_max: 3 * BYTES, ..limits() };
+    let usage = Usage::new(&limits);
+    let mut stalled = Vec::new();
+    for _ in 0..5 {
+        let mut rig = Rig::sharing(&limits, 0, &usage);
+        rig.far.write_all(HANDSHAKE).await.unwrap();
+        rig.far.write_all(&header(8 * BYTES as u64)).await.unwrap();
+        // Its first megabyte, if there is room for it.
+        let _ = timeout(Duration::from_millis(1), rig.far.write_all(&vec![0; BYTES - 2048])).await;
+        stalled.push(rig);
+    }
+    assert!(usage.receiving_bytes() > BYTES && usage.receiving_bytes() <= limits.receive_bytes_max);
+    // Small messages need no room.
+    let mut small = Rig::sharing(&limits, 0, &usage);
+    small.far.write_all(HANDSHAKE).await.unwrap();
+    small.far.write_all(b"\x00\x01a").await.unwrap();
+    assert_eq!(small.heard().await, Heard::Admitted);
+    assert!(matches!(small.heard().await, Heard::Message(_)));
+    // A large one waits until those that do not get on are closed.
+    let begun = Instant::now();
+    let mut large = Rig::sharing(&limits, 0, &usage);
+    large.far.write_all(HANDSHAKE).await.unwrap();
+    large.far.write_all(&[header(2 * BYTES as u64), vec![0; 2 * BYTES]].concat()).await.unwrap();
+    assert_eq!(large.heard().await, Heard::Admitted);
+    assert!(matches!(large.heard().await, Heard::Message(_)));
+    assert!(begun.elapsed() <= limits.stall_timeout / 2, "{:?}", begun.elapsed());
+    for mut rig in stalled {
+        let reason = rig.ended().await;
+        assert!(matches!(reason, CloseReason::MessageStalled | CloseReason::NoRoom), "{reason}");
+    }
+    assert_eq!(usage.receiving_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_of_a_paused_peer_counts_until_the_pause_ends() {
+    const BYTES: usize = 1 << 20;
+    let limits = limits();
+    let usage = Usage::new(&limits);
+    let mut rig = Rig::sharing(&limits, 0, &usage);
+    rig.far.write_all(HANDSHAKE).await.unwrap();
+    assert_eq!(rig.heard().await, Heard::Admitted);
+    let pause = rig.peer.pause();
+    let message = [header(BYTES as u64), vec![0; BYTES]].concat();
+    drop(pause);
+    let peer = rig.peer.clone();
+    let writes = tokio::spawn(async move {
+        rig.far.write_all(&message).await.unwrap();
+        rig
+    });
+    // Paused while the message is on its way, as a service does that goes on elsewhere.
+    while usage.receiving_bytes() < BYTES / 2 {
+        tokio::task::yield_now().await;
+    }
+    let pause = peer.pause();
+    tokio::time::sleep(LONG / 2).await;
+    assert!(usage.receiving_bytes() > BYTES / 2);
+    drop(pause);
+    let mut rig = writes.await.unwrap();
+    assert!(matches!(rig.heard().await, Heard::Message(_)));
+    rig.far.write_all(b"\x00\x01a").await.unwrap();
+    assert!(matches!(rig.heard().await, Heard::Message(_)));
+    assert_eq!(usage.receiving_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_sent_to_all_is_limited() {
+    let limits = Limits { send_bytes_max: 1_000_000, ..limits() };
+    let usage = Usage::new(&limits);
+    let part = |bytes: usize| [Bytes::from(vec![0; bytes])];
+    let mut rigs: Vec<Rig> = (0..3).map(|_| Rig::sharing(&limits, 0, &usage)).collect();
+    for rig in &mut rigs {
+        rig.far.write_all(HANDSHAKE).await.unwrap();
+        assert_eq!(rig.heard().await, Heard::Admitted);
+    }
+    assert_eq!(rigs[0].peer.send(part(600_000)), Ok(()));
+    assert_eq!(rigs[1].peer.send(part(600_000)), Ok(()), "the one that meets the limit passes");
+    assert_eq!(rigs[2].peer.send(part(600_000)), Err(crate::SendError::Full));
+    assert_eq!(rigs[2].peer.send(part(1000)), Ok(()), "small answers pass");
+    assert_eq!(usage.answers_refused(), 1);
+    // A peer that takes nothing is closed sooner than usual, until there is room again.
+    tokio::time::sleep(2 * WRITE_STALL_IF_TIGHT).await;
+    assert_eq!(rigs.iter().filter(|rig| rig.peer.is_gone()).count(), 1);
+    assert_eq!(rigs[2].peer.send(part(600_000)), Ok(()));
+    rigs.clear();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(usage.sending_bytes(), 0);
 }

@@ -297,6 +297,8 @@ async fn messages_over_a_limit_close_the_connection() {
 async fn refuses_peers_above_the_limit_until_one_ends() {
     let mut server = Server::tcp(Limits { peers_max: 2, ..Limits::default() }).await;
     let (first, mut second) = (dealer(&server).await, dealer(&server).await);
+    server.connected().await.keep();
+    server.connected().await.keep();
     let refused = Dealer::connect(server.endpoint(), DealerOptions::default()).await.unwrap_err();
     assert!(
         matches!(refused, ConnectError::Handshake { source: CloseReason::PeerClosed, .. }),
@@ -307,6 +309,21 @@ async fn refuses_peers_above_the_limit_until_one_ends() {
     let mut third = dealer(&server).await;
     assert_eq!(call(&mut third, &["x"]).await, ["x"]);
     assert_eq!(call(&mut second, &["y"]).await, ["y"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn peers_that_never_asked_do_not_block_new_ones() {
+    let server = Server::tcp(Limits { peers_max: 3, ..Limits::default() }).await;
+    let mut early = dealer(&server).await;
+    assert_eq!(call(&mut early, &["x"]).await, ["x"]);
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(dealer(&server).await);
+    }
+    assert_eq!(call(&mut dealer(&server).await, &["y"]).await, ["y"]);
+    assert_eq!(call(&mut early, &["z"]).await, ["z"]);
+    assert_eq!(recv(&mut silent[0]).await, Err(RecvError(CloseReason::PeerClosed)));
     server.stop().await;
 }
 
