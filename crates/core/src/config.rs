@@ -24,9 +24,20 @@ pub struct CoreConfig {
     pub session_ttl: Duration,
     /// Maximal number of sessions; one more ends the oldest.
     pub sessions_max: usize,
-    /// Maximal number of peer leases; one more ends the oldest.
+    /// What all sessions may take in bytes; more end the oldest ones.
+    pub sessions_bytes_max: usize,
+    /// Part of L1 that one client may keep from eviction, from 0 to 1. With 1 there is no limit.
+    pub client_share: f64,
+    /// Maximal number of registered workers; further ones are refused.
+    pub workers_max: usize,
+    /// Maximal number of workers that one connection may have registered.
+    pub workers_per_connection_max: usize,
+    /// Bytes that the names of the workers' models may have in all.
+    pub worker_name_bytes_max: usize,
+    /// Maximal number of peer leases; one more ends the oldest. One client may have a quarter of them.
     pub peer_leases_max: usize,
-    /// Maximal number of keys in all peer leases, or of one lookup, if that has more; more end the oldest leases.
+    /// Maximal number of keys in all peer leases, or of one lookup, if that has more; more end the oldest leases. One
+    /// client may have half of them.
     pub peer_keys_max: usize,
     /// A worker that has pinged and is then silent for this long is dropped. `None`: never.
     pub worker_reap_timeout: Option<Duration>,
@@ -82,6 +93,11 @@ impl Default for CoreConfig {
             write_ttl: Duration::from_secs(600),
             session_ttl: Duration::from_secs(600),
             sessions_max: 1 << 16,
+            sessions_bytes_max: 128 << 20,
+            client_share: 1.0,
+            workers_max: 1 << 12,
+            workers_per_connection_max: 1 << 8,
+            worker_name_bytes_max: 256 << 10,
             peer_leases_max: 1 << 12,
             peer_keys_max: 1 << 18,
             worker_reap_timeout: Some(Duration::from_secs(120)),

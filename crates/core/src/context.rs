@@ -8,6 +8,7 @@ use crate::config::{CoreConfig, Trim};
 use crate::ids::IoId;
 use crate::index::{Index, IndexMut, ObjectId, Retention};
 use crate::io::{Effect, Hit, Io, IoItem, IoTable, Purpose};
+use crate::requests::clients::Clients;
 use crate::stats::Stats;
 use crate::timers::Timers;
 
@@ -24,6 +25,7 @@ pub(crate) struct Context {
     pub(crate) ios: IoTable,
     pub(crate) index: Index,
     pub(crate) predictor: Option<ReusePredictor>,
+    pub(crate) clients: Clients,
     last_id: u64,
 }
 
@@ -43,6 +45,7 @@ impl Context {
                 config.store_policy,
                 l2,
             ),
+            clients: Clients::default(),
             last_id: 0,
             config,
         }

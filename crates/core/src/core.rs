@@ -30,7 +30,7 @@ use crate::requests::retrieves::Retrieves;
 use crate::requests::sessions::{LookupSpec, Sessions, find_prefix, pin_prefix};
 use crate::requests::stores::{Committed, PreparedStore, Stores};
 use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
-use crate::requests::workers::{Group, WorkerSpec, Workers};
+use crate::requests::workers::{Group, TooManyWorkers, WorkerSpec, Workers};
 use crate::stats::Stats;
 use crate::stats::events::{Change, ChunkEvent, Log};
 use crate::timers::TimerKind;
@@ -58,6 +58,8 @@ pub struct Gauges {
     pub workers: u64,
     /// Open request sessions.
     pub sessions: u64,
+    /// What they take in bytes, about.
+    pub session_bytes: u64,
     /// Sessions with pins of a lookup.
     pub lookup_leases: u64,
     /// Stores prepared and not committed.
@@ -66,6 +68,8 @@ pub struct Gauges {
     pub retrieves: u64,
     /// Leases of peers.
     pub peer_leases: u64,
+    /// Keys in them, found or not.
+    pub peer_keys: u64,
     /// Unlinked or pinned objects that a vanished or stalled worker may still be accessing.
     pub quarantined_objects: u64,
     /// Lookups and prefetch requests that use L2.
@@ -217,6 +221,21 @@ impl Core {
         self.workers.register(&mut self.cx, connection, spec)
     }
 
+    /// The same, unless a limit is met.
+    ///
+    /// # Errors
+    /// See [`TooManyWorkers`].
+    pub fn register_within_limits(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        spec: WorkerSpec,
+    ) -> Result<bool, TooManyWorkers> {
+        self.advance(now);
+        self.workers.check_room(&self.cx, connection, &spec)?;
+        Ok(self.workers.register(&mut self.cx, connection, spec))
+    }
+
     /// Remembers an instance that is to run uncached: its pings are answered as those of a known worker.
     pub fn register_unserved(&mut self, now: Time, instance: InstanceId) {
         self.advance(now);
@@ -333,7 +352,7 @@ impl Core {
     pub fn lookup(&mut self, now: Time, spec: &LookupSpec<'_>) -> Lookup {
         self.advance(now);
         let opened = self.sessions.open(&mut self.cx, spec);
-        self.cancel(opened.cancelled);
+        opened.cancelled.into_iter().for_each(|job| self.cancel(Some(job)));
         let Self { cx, workers, sessions, prefetch, .. } = self;
         let id = opened.id;
         let shape = workers.models().shape(spec.connection, (spec.model, spec.world_size), spec.worker_id);
@@ -353,7 +372,14 @@ impl Core {
             return Lookup::Answered(Hit::default());
         };
         let shards = shape.shards();
+        let requested_chunks = spec.chunk_hashes.len() as u32;
+        let within_share = cx.within_share(spec.connection, shape.chunk_bytes(), spec.chunk_hashes);
+        let spec =
+            &LookupSpec { chunk_hashes: within_share.as_ref().unwrap_or(spec.chunk_hashes), ..spec.clone() };
         let (hit, chunks) = find_prefix(&cx.index, &shards, spec);
+        if within_share.is_some() && hit as usize == spec.chunk_hashes.len() {
+            cx.stats.requests.lookups_over_share += 1;
+        }
         if (hit as usize) < spec.chunk_hashes.len() && !shards.is_empty() && cx.has_l2() {
             let session = (id, spec.session_name());
             let job = prefetch.submit_lookup(cx, session, spec.target(), shape, spec.readers);
@@ -363,7 +389,7 @@ impl Core {
         let pins = pin_prefix(cx, &shards, &chunks, spec.readers, hit);
         let l1_objects = pins.iter().map(|shard| shard.objects().len() as u32).sum();
         let answer = Hit { chunks: hit, l1_chunks: hit, l1_objects, l2_objects: 0 };
-        cx.count_hit(spec.chunk_hashes.len() as u32, &answer);
+        cx.count_hit(requested_chunks, &answer);
         let target = spec.target();
         if cx.has_l2() {
             let hits = pins.iter().flat_map(|s| s.chunks().map(|(chunk, object)| (s.shard(), chunk, object)));
@@ -409,8 +435,9 @@ impl Core {
 
 /// Requests of other servers.
 impl Core {
-    /// Looks objects up by key and pins those found. Returns the id to ask for the result with.
-    pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> PeerLeaseId {
+    /// Looks objects up by key and pins those found. Returns the id to ask for the result with; `None` if the owner has
+    /// too many leases.
+    pub fn peer_lookup(&mut self, now: Time, owner: ConnectionId, keys: &[ObjectKey]) -> Option<PeerLeaseId> {
         self.advance(now);
         self.peers.lookup(&mut self.cx, owner, keys, self.workers.models())
     }
@@ -700,10 +727,12 @@ impl Core {
             l1: self.cx.index.usage(),
             workers: self.workers.len() as u64,
             sessions: self.sessions.len() as u64,
+            session_bytes: self.sessions.bytes() as u64,
             lookup_leases: self.sessions.pinning() as u64,
             stores: self.stores.running(),
             retrieves: self.retrieves.running(),
             peer_leases: self.peers.len() as u64,
+            peer_keys: self.peers.keys() as u64,
             quarantined_objects: self.stores.expired_objects() + self.retrieves.expired_objects(),
             prefetch_jobs: self.prefetch.running() as u64,
             prefetch_waiting: self.prefetch.waiting() as u64,
@@ -746,6 +775,8 @@ impl Core {
         let mut io_pins = HashMap::<ObjectId, u64>::new();
         cx.ios.iter().for_each(|io| *io_pins.entry(io.object).or_default() += 1);
         cx.index.check_pins(&pins, &io_pins);
+        let requests = sessions.len() + stores.timers() + retrieves.timers() + peers.len();
+        assert!(requests > 0 || cx.clients.len() == 0, "bytes are held by requests that exist");
         workers.check(cx);
         sessions.check();
         peers.check();

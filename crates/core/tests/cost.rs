@@ -58,7 +58,7 @@ impl Rig {
                 .expect("registered");
             assert_eq!(rig.lookup(other, &request, &hashes), 4);
             let id = rig.core.peer_lookup(NOW, ConnectionId(other), &rig.keys(&hashes));
-            rig.core.peer_result(NOW, id).expect("it was not reported");
+            rig.core.peer_result(NOW, id.expect("within the limits")).expect("it was not reported");
             let pending = prompt(other + 1_000_000, 2);
             rig.transfer(other, &request, &pending, |core, spec| core.prepare_store(NOW, spec))
                 .expect("registered");
@@ -182,7 +182,8 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         timed(t, "free", || rig.core.free(NOW, (ConnectionId(OWN), &request), None, (0, chunks)));
         timed(t, "end_session", || rig.core.end_session(NOW, ConnectionId(OWN), &request));
         let id = timed(t, "peer_lookup", || rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys));
-        timed(t, "peer_result", || rig.core.peer_result(NOW, id)).expect("it was not reported");
+        timed(t, "peer_result", || rig.core.peer_result(NOW, id.expect("within the limits")))
+            .expect("it was not reported");
         timed(t, "peer_unlock", || rig.core.peer_unlock(NOW, ConnectionId(OWN), &keys));
         timed(t, "peer_unlock of absent keys", || {
             rig.core.peer_unlock(NOW, ConnectionId(OWN), &rig.keys(&prompt(9_000_000, chunks)));
@@ -233,12 +234,15 @@ fn peer_leases_and_their_keys_are_bounded() {
     let config = CoreConfig { peer_leases_max: 3, peer_keys_max: 10, ..CoreConfig::default() };
     let mut rig = Rig { core: Core::new(config), model: "model".into(), salt: "".into() };
     let keys = rig.keys(&prompt(1, 4));
-    let ids: Vec<_> = (0..4).map(|_| rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys[..1])).collect();
+    let mut lookup = |client, keys| rig.core.peer_lookup(NOW, ConnectionId(client), keys);
+    let ids: Vec<_> =
+        (0..4).map(|client| lookup(client, &keys[..1]).expect("the client has no other")).collect();
+    assert_eq!(lookup(3, &keys[..1]), None, "one client may have a quarter of the leases");
     assert_eq!(rig.core.gauges().peer_leases, 3);
     assert_eq!(rig.core.peer_result(NOW, ids[0]), None, "the oldest lease has ended");
-    rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
-    rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
-    rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
+    for client in 10..13 {
+        rig.core.peer_lookup(NOW, ConnectionId(client), &keys).expect("the client has no other");
+    }
     assert_eq!(rig.core.gauges().peer_leases, 2, "two leases of four keys");
     rig.core.check();
 }

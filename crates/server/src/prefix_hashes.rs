@@ -6,7 +6,7 @@
 //! compared, never trusted: a request id that comes back with other tokens gets other hashes (LMCache keeps the old
 //! ones).
 //!
-//! Memory is bounded by the bytes of the tokens and hashes kept; the least recently used prompt is dropped first.
+//! Memory is bounded by the bytes of the prompts kept; the least recently used prompt is dropped first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,11 @@ use larder_types::hash::TokenHasher;
 use larder_types::object::ChunkHash;
 use larder_wire::token_buffer::TokenBuffer;
 
-/// Bytes of tokens and hashes kept in all: 8 million tokens less the hashes, as many as 60 prompts of 128k tokens.
+/// Bytes kept in all: 8 million tokens less their hashes, as many as 60 prompts of 128k tokens.
 const BYTES_MAX: usize = 32 << 20;
+
+/// What a prompt takes besides its tokens and hashes, with the id of its request, at most.
+const PROMPT_BYTES: usize = 512;
 
 /// Hashes of a prompt's whole chunks, in order.
 pub type PrefixHashes = Arc<[ChunkHash]>;
@@ -45,7 +48,7 @@ pub(crate) struct Prompt {
 
 impl Prompt {
     fn bytes(&self) -> usize {
-        size_of_val(&*self.tokens) + size_of_val(&*self.chunk_hashes)
+        PROMPT_BYTES + size_of_val(&*self.tokens) + size_of_val(&*self.chunk_hashes)
     }
 }
 
@@ -177,5 +180,14 @@ mod tests {
         assert!(recent.bytes <= BYTES_MAX, "{} bytes kept", recent.bytes);
         assert_eq!(recent.by_request.len(), recent.by_age.len());
         assert!(recent.by_request.contains_key("r5") && !recent.by_request.contains_key("r0"));
+    }
+
+    #[test]
+    fn short_prompts_under_many_ids_are_bounded_too() {
+        let cache = cache(1);
+        for i in 0..BYTES_MAX / PROMPT_BYTES + 10 {
+            cache.prefix_hashes(&i.to_string().into(), &[7]);
+        }
+        assert!(cache.lock().by_request.len() < BYTES_MAX / PROMPT_BYTES);
     }
 }

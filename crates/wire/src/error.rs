@@ -63,6 +63,16 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+    /// A name that is longer than this implementation keeps.
+    #[error("{field}: {bytes} bytes are more than the limit of {limit}")]
+    TooLong {
+        /// The field being read.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A text that has to be one of a fixed set is not.
     #[error("{field}: {value:?} is not one of the known values")]
     UnknownName {
@@ -95,6 +105,12 @@ pub enum DecodeError {
 const QUOTED_CHARS_MAX: usize = 64;
 
 impl DecodeError {
+    /// Whether the request is well formed as far as it was read, but exceeds a limit of this implementation. Such a
+    /// request is answered with its failure, others are dropped.
+    pub const fn is_limit(&self) -> bool {
+        matches!(self, Self::TooMany { .. } | Self::TooLong { .. })
+    }
+
     pub(crate) fn unknown_name(field: &'static str, value: &str) -> Self {
         Self::UnknownName { field, value: value.chars().take(QUOTED_CHARS_MAX).collect() }
     }

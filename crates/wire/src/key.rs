@@ -88,7 +88,8 @@ const FIELDS: usize = 10;
 /// Hand-written, because it is decoded in nearly every request and `num_kv_readers` may be left out.
 ///
 /// Decoding fails if a required field is missing, a field has another type or is negative, a name is
-/// longer than [`NAME_BYTES_MAX`](crate::msgpack::NAME_BYTES_MAX), or the salt breaks the rules. Tokens
+/// longer than [`NAME_BYTES_MAX`](crate::msgpack::NAME_BYTES_MAX) or its kind, there are more tokens than
+/// [`TOKENS_MAX`](crate::tokens::TOKENS_MAX), or the salt breaks the rules. Tokens
 /// outside u32 decode; hashing them fails.
 impl Value for CacheKey {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {

@@ -11,8 +11,11 @@ use crate::error::DecodeError;
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-/// The longest name of a model or a request, in bytes. vLLM's are below 100.
-pub const NAME_BYTES_MAX: usize = 4096;
+/// The longest name of a model, in bytes. Names on the model hub are below 100.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// The longest id of a request, in bytes. vLLM's are below 100, besides what its user chooses.
+pub const REQUEST_ID_BYTES_MAX: usize = 256;
 
 /// Reads MessagePack values from the front of a byte slice.
 #[derive(Clone, Debug)]
@@ -221,12 +224,13 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.str_bytes(field)?).map_err(|_| DecodeError::Utf8 { field })
     }
 
-    /// Reads the name of a model or a request. The server keeps these, so they are bounded by
-    /// [`NAME_BYTES_MAX`].
+    /// Reads the name of a model, or the id of a request if the field is `request_id`. The server keeps these, so they
+    /// are bounded by [`NAME_BYTES_MAX`] and [`REQUEST_ID_BYTES_MAX`].
     pub fn name(&mut self, field: &'static str) -> Result<&'a str> {
         let name = self.str(field)?;
-        if name.len() > NAME_BYTES_MAX {
-            return Err(DecodeError::TooMany { field, count: name.len(), limit: NAME_BYTES_MAX });
+        let limit = if field == "request_id" { REQUEST_ID_BYTES_MAX } else { NAME_BYTES_MAX };
+        if name.len() > limit {
+            return Err(DecodeError::TooLong { field, bytes: name.len(), limit });
         }
         Ok(name)
     }
@@ -643,11 +647,14 @@ mod tests {
 
     #[test]
     fn length_of_names_is_bounded_and_of_other_text_is_not() {
-        for (len, fits) in [(0, true), (NAME_BYTES_MAX, true), (NAME_BYTES_MAX + 1, false)] {
+        let limits = [("model_name", NAME_BYTES_MAX), ("request_id", REQUEST_ID_BYTES_MAX)];
+        let cases =
+            limits.map(|(field, max)| [(field, 0, true), (field, max, true), (field, max + 1, false)]);
+        for (field, len, fits) in cases.into_iter().flatten() {
             let mut writer = Writer::new();
             writer.str(&"x".repeat(len));
             let bytes = writer.into_bytes();
-            assert_eq!(Reader::new(&bytes).name("request_id").is_ok(), fits, "{len} bytes");
+            assert_eq!(Reader::new(&bytes).name(field).is_ok(), fits, "{field} of {len} bytes");
             assert!(Reader::new(&bytes).str("text").is_ok());
         }
     }

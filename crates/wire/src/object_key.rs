@@ -12,7 +12,7 @@ use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
 
 /// Object keys of one call.
-pub const OBJECT_KEYS_MAX: usize = 1 << 20;
+pub const OBJECT_KEYS_MAX: usize = 1 << 16;
 
 /// Hand-written: its parts have rules of their own, and errors say which one is broken. The protocol has no layouts
 /// here, so a decoded key has none.

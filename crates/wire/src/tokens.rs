@@ -9,6 +9,9 @@ use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
 use crate::token_buffer::TokenBuffer;
 
+/// The most tokens of one request. The longest contexts of models are a quarter of it.
+pub const TOKENS_MAX: usize = 1 << 22;
+
 /// Token ids outside 32 bits that one list may hold. Such a list cannot be hashed; the first of them
 /// is what an error names.
 pub const OUTLIERS_MAX: usize = 64;
@@ -82,6 +85,9 @@ impl Tokens {
 impl Value for Tokens {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
         let count = reader.array(field)?;
+        if count > TOKENS_MAX {
+            return Err(DecodeError::TooMany { field, count, limit: TOKENS_MAX });
+        }
         // Every token takes at least a byte of the frame, so this is at most four times its size.
         let mut tokens = Self { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() };
         let read = decode_blocks(reader.rest(), count, tokens.ids.as_mut_vec());

@@ -27,6 +27,9 @@ use crate::peer::{Ask, Peer, Queued};
 /// Turns before other tasks get a chance.
 const TURNS_MAX: usize = 32;
 
+/// Bytes read before other tasks get a chance.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
 /// Queued messages are encoded in batches of about this many bytes.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -186,6 +189,8 @@ pub(crate) struct Driver<T, I> {
     room: Share,
     usage: Arc<Usage>,
     progress: Progress,
+    /// Read since the task was last scheduled.
+    read_bytes: usize,
     /// Since when there has been no room.
     roomless_since: Option<Instant>,
     /// Since when the peer has taken nothing.
@@ -274,6 +279,7 @@ where
             room: Share::new(usage.receiving.clone()),
             usage: usage.clone(),
             progress: Progress::default(),
+            read_bytes: 0,
             roomless_since: None,
             blocked_since: None,
             sleep: None,
@@ -295,7 +301,11 @@ where
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.read_bytes = 0;
         for _ in 0..TURNS_MAX {
+            if self.read_bytes >= READ_BYTES_MAX {
+                break;
+            }
             let ask = self.peer.attend(cx.waker());
             let turn = match ask {
                 Ask::Run => self.turn(cx),
@@ -453,6 +463,7 @@ where
             Poll::Ready(Ok(bytes)) => {
                 self.heard();
                 self.progress.bytes += bytes;
+                self.read_bytes += bytes;
                 Ok(Poll::Ready(()))
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(Poll::Ready(())),

@@ -40,6 +40,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Bytes of a chunk's objects.
+    pub(crate) fn chunk_bytes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.rows.iter().map(|row| row.layout.bytes())
+    }
+
     /// The shards of `world_size` ranks, or of one of them: group by group, ranks in order. `groups`: what the worker
     /// of a rank registered. `None` if that is not known for one of them, or if they do not have the same groups.
     pub(crate) fn new<'a>(

@@ -39,6 +39,16 @@ impl<Owner: Eq + Hash + Copy, Id: Ord + Copy> ByOwner<Owner, Id> {
         self.0.get(&owner).filter(|ids| ids.len() <= max).into_iter().flatten().copied()
     }
 
+    /// How many ids an owner has.
+    pub(crate) fn count(&self, owner: Owner) -> usize {
+        self.0.get(&owner).map_or(0, BTreeSet::len)
+    }
+
+    /// The oldest id of an owner.
+    pub(crate) fn first(&self, owner: Owner) -> Option<Id> {
+        self.0.get(&owner).and_then(BTreeSet::first).copied()
+    }
+
     /// All ids. For tests.
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(BTreeSet::len).sum()

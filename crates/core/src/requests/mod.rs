@@ -1,6 +1,7 @@
 //! What clients own: workers, sessions, stores, retrieves and leases of peers.
 
 pub(crate) mod by_owner;
+pub(crate) mod clients;
 pub(crate) mod lease;
 pub(crate) mod lost;
 pub(crate) mod models;

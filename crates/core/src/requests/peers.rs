@@ -1,6 +1,7 @@
 //! Leases of peers: objects that another server has looked up by key and reads.
 //!
-//! The number of leases and of keys in them is bounded; when a bound is met, the oldest leases end.
+//! The number of leases and of keys in them is bounded; when a bound is met, the oldest leases end. A client that has its
+//! share of them gets no further one.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use larder_types::{ConnectionId, LayoutId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
+use super::clients::Held;
 use super::lease::PinnedObject;
 use super::models::Models;
 use crate::context::Context;
@@ -30,6 +32,7 @@ struct PeerLease {
     since: Time,
     /// Fires when the pins expire.
     expiry: Timer,
+    held: Held,
 }
 
 /// A pin of a lease: the lease, and the position of the object in it.
@@ -74,22 +77,34 @@ pub(crate) struct Peers {
     by_connection: ByOwner<ConnectionId, PeerLeaseId>,
     /// Keys in all leases, found or not.
     keys: usize,
+    /// The same of each owner.
+    keys_of: HashMap<ConnectionId, usize>,
     own_pins: PinsByKey<(ConnectionId, ObjectKey)>,
     /// Pins of reported leases.
     reported_pins: PinsByKey<ObjectKey>,
 }
 
 impl Peers {
-    /// Looks objects up by key and pins those found. A key without a layout names the object in the layout of
-    /// this server's workers of the model, if they have one; without workers the only object there is. In doubt it
-    /// names none.
+    /// Looks objects up by key and pins those found, as far as the owner's share of L1 suffices. `None` if the owner has
+    /// too many leases.
+    ///
+    /// A key without a layout names the object in the layout of this server's workers of the model, if they have one;
+    /// without workers the only object there is. In doubt it names none.
     pub(crate) fn lookup(
         &mut self,
         cx: &mut Context,
         owner: ConnectionId,
         keys: &[ObjectKey],
         models: &Models,
-    ) -> PeerLeaseId {
+    ) -> Option<PeerLeaseId> {
+        let own_keys = self.keys_of.get(&owner).copied().unwrap_or(0);
+        let own = self.by_connection.count(owner);
+        if own > 0
+            && (own > cx.config.peer_leases_max / 4 || own_keys + keys.len() > cx.config.peer_keys_max / 2)
+        {
+            cx.stats.requests.peer_lookups_refused += 1;
+            return None;
+        }
         while !self.leases.is_empty()
             && (self.leases.len() >= cx.config.peer_leases_max
                 || self.keys + keys.len() > cx.config.peer_keys_max)
@@ -99,11 +114,19 @@ impl Peers {
         }
         let id = PeerLeaseId(cx.new_id());
         let mut objects = Vec::with_capacity(keys.len());
-        let mut pins = 0;
+        let (mut pins, room, mut bytes) = (0, cx.client_room(owner), 0);
         for (key, at) in keys.iter().zip(0..) {
             let layout = Some(key.layout).filter(|layout| layout.is_known());
             let layout = layout.or_else(|| models.presumed_layout(key));
             let found = layout.and_then(|layout| cx.index.find(&key.clone().with_layout(layout)));
+            let found = found.filter(|object| {
+                let more = bytes + cx.slots_bytes([*object]);
+                let fits = more <= room;
+                if fits {
+                    bytes = more;
+                }
+                fits
+            });
             objects.push(found.map(|object| {
                 // Pins are released by keys without a layout.
                 let key = key.clone().with_layout(LayoutId::UNKNOWN);
@@ -114,10 +137,13 @@ impl Peers {
             }));
         }
         let expiry = cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::PeerLease(id));
+        let held = cx.clients.hold(owner, bytes);
         self.keys += objects.len();
+        *self.keys_of.entry(owner).or_default() += objects.len();
         self.by_connection.insert(owner, id);
-        self.leases.insert(id, PeerLease { owner, objects, pins, reported: false, since: cx.now, expiry });
-        id
+        self.leases
+            .insert(id, PeerLease { owner, objects, pins, reported: false, since: cx.now, expiry, held });
+        Some(id)
     }
 
     /// Offset and size of each object of a lookup that is still pinned, in the order of its keys. A result is
@@ -152,7 +178,9 @@ impl Peers {
             let Some((id, at)) = own.or_else(|| self.reported_pins.first(key)) else { continue };
             let lease = self.leases.get_mut(&id).expect("pins are forgotten with their lease");
             let (_, pinned) = lease.objects[at as usize].as_mut().expect("the object was found");
+            let bytes = cx.slots_bytes([pinned.object()]);
             lease.pins -= pinned.release_one(&mut cx.index_mut());
+            cx.clients.release_some(&mut lease.held, bytes);
             if lease.reported && lease.pins == 0 {
                 emptied.push(id);
             }
@@ -184,6 +212,11 @@ impl Peers {
 
     pub(crate) fn len(&self) -> usize {
         self.leases.len()
+    }
+
+    /// Keys in all leases, found or not.
+    pub(crate) fn keys(&self) -> usize {
+        self.keys
     }
 
     /// Since when the oldest lease is held. Leases are numbered in the order in which they begin.
@@ -225,13 +258,20 @@ impl Peers {
             "reported pins"
         );
         assert_eq!(keys, self.keys, "keys of peer leases");
+        assert_eq!(self.keys_of.values().sum::<usize>(), keys, "keys of each owner");
         assert_eq!(self.by_connection.len(), self.leases.len(), "each lease is found by its connection");
     }
 
     fn end(&mut self, cx: &mut Context, id: PeerLeaseId) {
-        let Some(lease) = self.leases.remove(&id) else { return };
+        let Some(mut lease) = self.leases.remove(&id) else { return };
         cx.timers.disarm(&lease.expiry);
+        cx.clients.release(&mut lease.held);
         self.keys -= lease.objects.len();
+        let own_keys = self.keys_of.get_mut(&lease.owner).expect("each lease counts its keys");
+        *own_keys -= lease.objects.len();
+        if *own_keys == 0 {
+            self.keys_of.remove(&lease.owner);
+        }
         self.by_connection.remove(lease.owner, id);
         let positions = lease.objects.into_iter().enumerate().rev();
         for (at, (key, mut pinned)) in positions.filter_map(|(at, object)| Some((at as u32, object?))) {

@@ -7,6 +7,7 @@ use larder_types::{ConnectionId, InstanceId, Layout, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
+use super::clients::Held;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
 use crate::context::Context;
 use crate::ids::RetrieveId;
@@ -26,6 +27,7 @@ struct RetrieveTransfer {
     /// When it took its pins.
     since: Time,
     timer: Timer,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,8 @@ impl Retrieves {
         let slot = |object: &ObjectId| Slot { offset: cx.index.offset(*object), layout: layout.clone() };
         let slots = objects.iter().map(slot).collect();
         let id = RetrieveId(cx.new_id());
+        let bytes = cx.slots_bytes(objects.iter().copied());
+        let held = cx.clients.hold(spec.connection, bytes);
         let retrieve = RetrieveTransfer {
             id: spec.id(),
             connection: spec.connection,
@@ -91,6 +95,7 @@ impl Retrieves {
             prefix,
             since: cx.now,
             timer: cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::Retrieve(id)),
+            held,
         };
         cx.stats.requests.retrieves_prepared += 1;
         self.by_id.entry(retrieve.id.clone()).or_default().ids.push(id);
@@ -223,6 +228,7 @@ impl Retrieves {
             State::Expired => return,
         };
         self.pinning.remove(&id);
+        cx.clients.release(&mut retrieve.held);
         let mut index = cx.index_mut();
         unpin_all(&mut index, &objects);
         retrieve.prefix.touch(&mut index);

@@ -24,13 +24,21 @@ use larder_types::{ChunkId, ConnectionId, Layout, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
+use super::clients::Held;
 use super::lease::{PinnedObject, ShardPins};
 use super::transfer::{Prefix, TransferSpec};
+use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{JobId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
 use crate::prefetch::{LookupSink, LookupStatus, Target};
 use crate::timers::{Timer, TimerKind};
+
+/// What a session takes in bytes besides the id of its request and its lookup, with its entries in tables.
+const SESSION_BYTES: usize = 512;
+
+/// Sessions that end for a new one, at most: each call costs its own request.
+const ENDED_FOR_ONE_MAX: usize = 2;
 
 /// What to look up.
 #[derive(Clone, Debug)]
@@ -100,6 +108,7 @@ struct LookupLease {
     since: Time,
     /// Fires when the pins expire.
     expiry: Timer,
+    held: Held,
 }
 
 /// A session that a lookup opened or took over.
@@ -108,9 +117,9 @@ pub(crate) struct Opened {
     pub(crate) id: SessionId,
     /// The request had no session before.
     pub(crate) is_new: bool,
-    /// Jobs that must be cancelled: that of an earlier lookup of the request, or of a session that was ended to
-    /// keep the limit.
-    pub(crate) cancelled: Option<JobId>,
+    /// Jobs that must be cancelled: that of an earlier lookup of the request, or of sessions that were ended to
+    /// keep the limits.
+    pub(crate) cancelled: SmallVec<[JobId; 2]>,
 }
 
 /// Sessions of one request id that a retrieve looks at, at most. Engines with the same ids are few.
@@ -144,6 +153,8 @@ pub(crate) struct Sessions {
     /// The sessions of each request id, of all connections.
     by_request: HashMap<Arc<str>, SmallVec<[SessionId; 1]>>,
     by_connection: ByOwner<ConnectionId, SessionId>,
+    /// What all sessions take in bytes, about.
+    bytes: usize,
     /// Sessions with pins of a lookup, by the time since when.
     pinning: BTreeSet<(Time, SessionId)>,
 }
@@ -155,14 +166,13 @@ impl Sessions {
         if let Some(id) = self.find(spec.connection, spec.request_id) {
             let cancelled = self.end_lookup(cx, id);
             cx.timers.move_to(&mut self.session_mut(id).age, expires);
-            return Opened { id, is_new: false, cancelled };
+            return Opened { id, is_new: false, cancelled: cancelled.into_iter().collect() };
         }
         // Requests that are never ended cost the oldest sessions, not memory.
-        let mut cancelled = None;
-        if self.sessions.len() >= cx.config.sessions_max
-            && let Some((&oldest, _)) = self.sessions.first_key_value()
-        {
-            cancelled = self.expire(cx, oldest);
+        let mut cancelled = SmallVec::new();
+        for _ in 0..ENDED_FOR_ONE_MAX {
+            let Some(victim) = self.in_excess(cx, spec.connection) else { break };
+            cancelled.extend(self.expire(cx, victim));
         }
         let id = SessionId(cx.new_id());
         let session = Session {
@@ -175,8 +185,22 @@ impl Sessions {
         self.by_name.insert(spec.session_name(), id);
         self.by_request.entry(spec.request_id.clone()).or_default().push(id);
         self.by_connection.insert(spec.connection, id);
+        self.bytes += session.bytes();
         self.sessions.insert(id, session);
         Opened { id, is_new: true, cancelled }
+    }
+
+    /// The session that ends for a new one of this connection, if there are too many: the oldest of the connection, if it
+    /// has more than half of them, otherwise the oldest of all.
+    fn in_excess(&self, cx: &Context, connection: ConnectionId) -> Option<SessionId> {
+        let CoreConfig { sessions_max, sessions_bytes_max, .. } = cx.config;
+        let is_full = self.sessions.len() >= sessions_max || self.bytes >= sessions_bytes_max;
+        if !is_full {
+            return None;
+        }
+        let own = self.by_connection.count(connection);
+        let own = if own > self.sessions.len() / 2 { self.by_connection.first(connection) } else { None };
+        own.or_else(|| self.sessions.first_key_value().map(|(id, _)| *id))
     }
 
     /// Records how many leading chunks of the lookup had been requested before.
@@ -246,6 +270,7 @@ impl Sessions {
         index.touch_prefix(model, salt, &chunk_hashes[..end.min(lease.hit) as usize]);
         if lease.pins == 0 {
             self.pinning.remove(&(lease.since, id));
+            cx.clients.release(&mut lease.held);
         }
         None
     }
@@ -326,6 +351,7 @@ impl Sessions {
         }
         if lease.pins == 0 {
             self.pinning.remove(&(lease.since, id));
+            cx.clients.release(&mut lease.held);
         }
         taken.map(|objects| (objects, prefix))
     }
@@ -381,6 +407,7 @@ impl Sessions {
     pub(crate) fn close(&mut self, cx: &mut Context, id: SessionId) -> Option<JobId> {
         let job = self.end_lookup(cx, id);
         let session = self.sessions.remove(&id).expect("ids name live sessions");
+        self.bytes -= session.bytes();
         cx.timers.disarm(&session.age);
         self.by_name.remove(&session.name());
         let same_id = self.by_request.get_mut(&session.request_id).expect("each session is found by its id");
@@ -394,6 +421,11 @@ impl Sessions {
 
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// What they take in bytes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Sessions with pins of a lookup.
@@ -446,6 +478,8 @@ impl Sessions {
             }
         }
         assert_eq!(pinning, self.pinning, "sessions that hold pins");
+        let bytes = |session: &Session| session.bytes() + session.lease().map_or(0, LookupLease::bytes);
+        assert_eq!(self.sessions.values().map(bytes).sum::<usize>(), self.bytes, "bytes of all sessions");
     }
 
     fn find(&self, connection: ConnectionId, request_id: &str) -> Option<SessionId> {
@@ -473,6 +507,8 @@ impl Sessions {
             LookupState::Answered { lease, .. } => lease?,
         };
         self.pinning.remove(&(lease.since, id));
+        self.bytes -= lease.bytes();
+        cx.clients.release(&mut lease.held);
         cx.timers.disarm(&lease.expiry);
         let mut index = cx.index_mut();
         lease.shards.iter_mut().for_each(|shard| shard.release(&mut index));
@@ -488,14 +524,18 @@ impl LookupSink for Sessions {
         if let Some(predictor) = &mut cx.predictor {
             predictor.on_answer(target.chunk_hashes.len() as u32, known, hit);
         }
+        let connection = self.session_mut(id).connection;
         let lease = (hit > 0).then(|| {
             let pins = shards.iter().flat_map(|s| s.objects()).map(|o| u64::from(o.pins())).sum();
             if pins > 0 {
                 self.pinning.insert((cx.now, id));
             }
             let expiry = cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::LookupLease(id));
-            LookupLease { target, hit, shards, pins, since: cx.now, expiry }
+            let bytes = cx.slots_bytes(shards.iter().flat_map(|s| s.objects()).map(PinnedObject::object));
+            let held = cx.clients.hold(connection, bytes);
+            LookupLease { target, hit, shards, pins, since: cx.now, expiry, held }
         });
+        self.bytes += lease.as_ref().map_or(0, LookupLease::bytes);
         self.session_mut(id).lookup = LookupState::Answered { unreported: Some(hit), lease };
     }
 }
@@ -508,6 +548,11 @@ impl LookupState {
 impl Session {
     fn name(&self) -> SessionName {
         SessionName { connection: self.connection, request_id: self.request_id.clone() }
+    }
+
+    /// What it takes in bytes without a lookup, about.
+    fn bytes(&self) -> usize {
+        SESSION_BYTES + self.request_id.len()
     }
 
     fn lease(&self) -> Option<&LookupLease> {
@@ -526,13 +571,18 @@ impl Session {
 }
 
 impl LookupLease {
+    /// What it takes in bytes, about.
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.target.chunk_hashes) + self.objects().count() * size_of::<PinnedObject>()
+    }
+
     fn objects(&self) -> impl Iterator<Item = &PinnedObject> {
         self.shards.iter().flat_map(|shard| shard.objects())
     }
 }
 
 /// One pin of each chunk of a retrieve's range: that of the lookup where `held` has one, otherwise a new one. `None`
-/// if a chunk is not there, or has another layout than the worker's; nothing is pinned then.
+/// if a chunk is not there, if new pins are more than the client's share of L1, or if a chunk has another layout than the worker's; nothing is pinned then.
 ///
 /// What the lookup pins is readable even if it was removed from the index meanwhile: its memory is kept.
 fn pin_again(
@@ -550,6 +600,11 @@ fn pin_again(
             Some((object, held.is_none()))
         })
         .collect::<Option<_>>()?;
+    let new = objects.iter().filter(|(_, is_new)| *is_new).map(|(object, _)| *object);
+    if cx.slots_bytes(new) > cx.client_room(spec.connection) {
+        cx.stats.requests.lookups_over_share += 1;
+        return None;
+    }
     let mut index = cx.index_mut();
     objects.iter().filter(|(_, is_new)| *is_new).for_each(|(object, _)| index.pin(*object, 1));
     Some(objects.into_iter().map(|(object, _)| object).collect())

@@ -1,6 +1,7 @@
 //! Stores: workers write objects into reserved slots. See [`transfer`](super::transfer).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use larder_policy::offload::StoreTrigger;
@@ -8,11 +9,12 @@ use larder_types::object::ChunkHash;
 use larder_types::{ConnectionId, InstanceId, Layout, Time};
 
 use super::by_owner::ByOwner;
+use super::clients::Held;
 use super::models::Model;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
 use crate::context::Context;
 use crate::ids::StoreId;
-use crate::index::{ObjectId, Refused, Retention};
+use crate::index::{ObjectId, Refused, Retention, ShardKey};
 use crate::prefetch::Prefetch;
 use crate::timers::{Timer, TimerKind};
 use crate::write_back::WriteBack;
@@ -61,6 +63,7 @@ struct StoreTransfer {
     since: Time,
     state: State,
     timer: Timer,
+    held: Held,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +100,19 @@ impl Stores {
             return prepared;
         }
         protect_prefix(cx, spec);
+        let (slot_bytes, mut room) = (cx.slot_bytes(layout.bytes()), cx.client_room(spec.connection));
         let mut objects = Vec::new();
         for (i, hash) in spec.range().iter().enumerate() {
             reclaim_slot(cx, (model, layout), spec, hash, (&mut *prefetch, &mut *write_back));
             let name = (spec.model, spec.salt, hash);
-            match cx.index_mut().reserve(name, spec.shard(layout), layout, Retention::Permanent) {
+            let shard = spec.shard(layout);
+            let reserved = match room >= slot_bytes {
+                true => cx.index_mut().reserve(name, shard, layout, Retention::Permanent),
+                false => refuse(cx, name, shard),
+            };
+            match reserved {
                 Ok(object) => {
+                    room -= slot_bytes;
                     objects.push(object);
                     prepared.slots.push(Slot { offset: cx.index.offset(object), layout: layout.clone() });
                     prepared.chunks.push(i as u32);
@@ -246,6 +256,8 @@ impl Stores {
         objects: Vec<ObjectId>,
     ) {
         let id = StoreId(cx.new_id());
+        let bytes = cx.slots_bytes(objects.iter().copied());
+        let held = cx.clients.hold(spec.connection, bytes);
         self.by_id.insert(transfer.clone(), id);
         self.by_connection.insert(spec.connection, id);
         self.by_instance.insert(spec.instance, id);
@@ -262,13 +274,15 @@ impl Stores {
             since: cx.now,
             state: State::Writing,
             timer: cx.timers.arm(cx.now + cx.config.write_ttl, TimerKind::Store(id)),
+            held,
         };
         self.stores.insert(id, store);
     }
 
     fn remove(&mut self, cx: &mut Context, id: StoreId) -> StoreTransfer {
-        let store = self.stores.remove(&id).expect("ids name live stores");
+        let mut store = self.stores.remove(&id).expect("ids name live stores");
         cx.timers.disarm(&store.timer);
+        cx.clients.release(&mut store.held);
         self.by_id.remove(&store.id);
         self.by_connection.remove(store.connection, id);
         self.by_instance.remove(store.id.instance, id);
@@ -300,6 +314,23 @@ impl Stores {
             }
         }
     }
+}
+
+/// The answer for a chunk that a client may not reserve, because it holds its share of L1.
+fn refuse(
+    cx: &mut Context,
+    (model, salt, hash): (&Arc<str>, &Arc<str>, &ChunkHash),
+    shard: ShardKey,
+) -> Result<ObjectId, Refused> {
+    let chunk = cx.index.chunk(model, salt, hash);
+    if chunk.is_some_and(|chunk| cx.index.resident(chunk, shard).is_some()) {
+        return Err(Refused::Resident);
+    }
+    if chunk.is_some_and(|chunk| cx.index.staged(chunk, shard).is_some()) {
+        return Err(Refused::Staged);
+    }
+    cx.stats.requests.stores_over_share += 1;
+    Err(Refused::NoSpace)
 }
 
 /// Keeps the prompt's chunks up to the end of the range from being evicted for those in it.

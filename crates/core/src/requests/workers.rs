@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use larder_policy::prefix_scan::AttentionWindow;
 use larder_types::object::ObjectGroup;
 use larder_types::{ConnectionId, InstanceId, Layout, Time};
@@ -43,10 +44,35 @@ pub struct WorkerSpec {
     pub groups: Vec<Group>,
 }
 
+/// A worker is not registered, to keep a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyWorkers {
+    /// Of all clients.
+    #[error("{max} workers are registered already")]
+    InAll {
+        /// The limit.
+        max: usize,
+    },
+    /// Of one client.
+    #[error("its connection has registered {max} workers already")]
+    OfClient {
+        /// The limit.
+        max: usize,
+    },
+    /// The names of all workers' models are too long.
+    #[error("the model names of all workers have {max} bytes already")]
+    NameBytes {
+        /// The limit.
+        max: usize,
+    },
+}
+
 /// A registered worker.
 #[derive(Debug)]
 struct Worker {
     spec: WorkerSpec,
+    /// The connection that registered it.
+    client: ConnectionId,
     last_seen: Time,
     has_pinged: bool,
     /// When its silence is checked next, if silent workers are dropped. Never later than when it would be too
@@ -84,6 +110,10 @@ impl UnknownWorkers {
 pub(crate) struct Workers {
     workers: BTreeMap<InstanceId, Worker>,
     models: Models,
+    /// How many workers each connection has registered.
+    of_client: HashMap<ConnectionId, usize>,
+    /// In the names of the workers' models.
+    name_bytes: usize,
     unknown: UnknownWorkers,
 }
 
@@ -98,10 +128,37 @@ impl Workers {
         }
         self.unknown.forget(spec.instance);
         self.models.insert(connection, &spec);
-        let mut worker = Worker { spec, last_seen: cx.now, has_pinged: false, silence_check: None };
+        self.name_bytes += spec.model.len();
+        *self.of_client.entry(connection).or_default() += 1;
+        let mut worker =
+            Worker { spec, client: connection, last_seen: cx.now, has_pinged: false, silence_check: None };
         worker.check_silence_in_time(cx);
         self.workers.insert(worker.spec.instance, worker);
         true
+    }
+
+    /// Whether one more worker may be registered by a client. One that is registered already may.
+    pub(crate) fn check_room(
+        &self,
+        cx: &Context,
+        client: ConnectionId,
+        spec: &WorkerSpec,
+    ) -> Result<(), TooManyWorkers> {
+        let (all, each) = (cx.config.workers_max, cx.config.workers_per_connection_max);
+        let name_bytes = cx.config.worker_name_bytes_max;
+        if self.workers.contains_key(&spec.instance) {
+            return Ok(());
+        }
+        if self.of_client.get(&client).is_some_and(|own| *own >= each) {
+            return Err(TooManyWorkers::OfClient { max: each });
+        }
+        if self.workers.len() >= all {
+            return Err(TooManyWorkers::InAll { max: all });
+        }
+        if self.name_bytes + spec.model.len() > name_bytes {
+            return Err(TooManyWorkers::NameBytes { max: name_bytes });
+        }
+        Ok(())
     }
 
     /// Remembers an instance that is to run uncached: its pings are answered as those of a known worker.
@@ -116,6 +173,12 @@ impl Workers {
             cx.timers.disarm(&timer);
         }
         self.models.remove(instance);
+        self.name_bytes -= worker.spec.model.len();
+        let own = self.of_client.get_mut(&worker.client).expect("each worker counts for its client");
+        *own -= 1;
+        if *own == 0 {
+            self.of_client.remove(&worker.client);
+        }
         true
     }
 
@@ -185,6 +248,9 @@ impl Workers {
     /// For tests.
     pub(crate) fn check(&self, cx: &Context) {
         self.models.check(self.workers.len());
+        let name_bytes: usize = self.workers.values().map(|worker| worker.spec.model.len()).sum();
+        assert_eq!(name_bytes, self.name_bytes, "bytes of model names");
+        assert_eq!(self.workers.len(), self.of_client.values().sum::<usize>(), "workers of each client");
         let checked = if cx.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
         assert_eq!(self.timers(), checked, "workers with a silence check");
     }

@@ -111,8 +111,14 @@ counters! {
         leases_expired => "lmcache_mp_leases_expired_total",
         /// Workers removed because they were silent for too long
         workers_reaped => "lmcache_mp_workers_reaped_total",
-        /// Sessions that ended by their time limit
+        /// Sessions that ended by their time limit, or to keep the limits of all
         sessions_expired => "lmcache_mp_sessions_expired_total",
+        /// Stores that got fewer slots because their client holds its share of L1
+        stores_over_share,
+        /// Lookups that found less because their client holds its share of L1
+        lookups_over_share,
+        /// Lookups of peers refused because their client has too many leases
+        peer_lookups_refused,
         ;
         /// Lookups, loads and stores that involve L2.
         l2: L2Counters,

@@ -1,7 +1,7 @@
 //! Counters per cache salt and per model.
 //!
 //! Clients choose the names of both, so there is a bound: the first [`NAMES_MAX`] of each have counts of their
-//! own; all later ones are counted together. Counts are never reset.
+//! own, as long as the names have [`NAME_BYTES_MAX`] bytes in all; all later ones are counted together. Counts are never reset.
 
 use std::sync::Arc;
 
@@ -12,10 +12,15 @@ use crate::counters;
 /// Salts, and models, with counts of their own.
 pub const NAMES_MAX: usize = 256;
 
+/// Bytes of the names of salts, and of models, with counts of their own: a scrape repeats each in dozens of series.
+pub const NAME_BYTES_MAX: usize = 16 << 10;
+
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
 pub struct Labelled<T> {
     named: HashMap<Arc<str>, T>,
+    /// Bytes of all names.
+    name_bytes: usize,
     others: T,
 }
 
@@ -23,9 +28,10 @@ impl<T: Default> Labelled<T> {
     /// The counts of `name`, or those of all others together.
     pub fn get_or_insert(&mut self, name: &Arc<str>) -> &mut T {
         if !self.named.contains_key(name) {
-            if self.named.len() >= NAMES_MAX {
+            if self.named.len() >= NAMES_MAX || self.name_bytes + name.len() > NAME_BYTES_MAX {
                 return &mut self.others;
             }
+            self.name_bytes += name.len();
             self.named.insert(name.clone(), T::default());
         }
         self.named.get_mut(name).expect("it was just seen or made")
@@ -107,5 +113,14 @@ mod tests {
         *counts.get_or_insert(&"salt0".into()) += 1;
         assert_eq!((counts.named().count(), *counts.others()), (NAMES_MAX, 10));
         assert_eq!(counts.named().map(|(_, n)| n).sum::<u64>(), NAMES_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn long_names_share_one_count_beyond_their_bytes() {
+        let mut counts = Labelled::<u64>::default();
+        for i in 0..100 {
+            *counts.get_or_insert(&format!("{i:01000}").into()) += 1;
+        }
+        assert_eq!((counts.named().count(), *counts.others()), (16, 84));
     }
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use larder_types::AdapterId;
 
 pub use self::counters::{AdapterCounters, Counters, Exposed, L1Counters, L2Counters};
-pub use self::labelled::{Labelled, LabelledCounters, ModelCounters, NAMES_MAX, SaltCounters};
+pub use self::labelled::{
+    Labelled, LabelledCounters, ModelCounters, NAME_BYTES_MAX, NAMES_MAX, SaltCounters,
+};
 
 use self::events::{ChunkEvent, EventLogs, Log, ObjectEvent};
 use self::residency::{ResidencyStats, ResidencyTracker};

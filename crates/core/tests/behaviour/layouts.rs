@@ -194,7 +194,7 @@ fn peers_get_no_object_of_doubtful_layout() {
     let found = |rig: &mut Rig| {
         let (now, keys, peer) = (rig.time(), [rig.key(p[0])], ConnectionId(50));
         let id = rig.core.peer_lookup(now, peer, &keys);
-        let places = rig.core.peer_result(now, id).expect("first time");
+        let places = rig.core.peer_result(now, id.unwrap()).expect("first time");
         rig.core.peer_unlock(now, peer, &keys);
         rig.core.check();
         places[0].is_some()
@@ -208,7 +208,7 @@ fn peers_get_no_object_of_doubtful_layout() {
     for (layout, there) in [(float16(), true), (bfloat16(), false)] {
         let keys = [key.clone().with_layout(layout.id())];
         let id = rig.core.peer_lookup(now, ConnectionId(50), &keys);
-        let places = rig.core.peer_result(now, id).expect("first time");
+        let places = rig.core.peer_result(now, id.unwrap()).expect("first time");
         assert_eq!(places[0].is_some(), there, "the peer says what it can read");
         rig.core.peer_unlock(now, ConnectionId(50), std::slice::from_ref(&key));
         rig.core.check();

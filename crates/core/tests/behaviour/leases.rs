@@ -332,7 +332,7 @@ fn peers_pin_what_they_found() {
     rig.store(&worker(1, "s"), &p, 0, 1);
     let keys = [rig.key(p[0]), rig.key(p[1])];
     let (now, peer) = (rig.time(), ConnectionId(50));
-    let id = rig.core.peer_lookup(now, peer, &keys);
+    let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
     assert_eq!(rig.core.peer_result(now, id), Some(vec![Some((0, PAGE)), None]));
     assert_eq!(rig.core.peer_result(now, id), None, "reported once");
     assert_eq!(rig.clear(false), 0);
@@ -349,7 +349,7 @@ fn unreported_peer_leases_are_not_unlocked_by_others() {
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
     let (now, keys) = (rig.time(), [rig.key(p[0])]);
-    let id = rig.core.peer_lookup(now, ConnectionId(50), &keys);
+    let id = rig.core.peer_lookup(now, ConnectionId(50), &keys).unwrap();
     rig.core.peer_unlock(now, ConnectionId(51), &keys);
     assert_eq!(rig.clear(false), 0);
     assert_eq!(rig.core.peer_result(now, id), Some(vec![Some((0, PAGE))]));
@@ -361,7 +361,7 @@ fn a_peer_lease_without_pins_ends_when_its_result_is_taken() {
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
     let (now, keys, peer) = (rig.time(), [rig.key(p[0])], ConnectionId(50));
-    let id = rig.core.peer_lookup(now, peer, &keys);
+    let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
     rig.core.peer_unlock(now, peer, &keys);
     assert_eq!(rig.core.peer_result(now, id), Some(vec![None]), "it is not held any more");
     assert_eq!(rig.core.gauges().peer_leases, 0);
@@ -374,7 +374,7 @@ fn a_peer_can_unlock_cleared_objects() {
     let p = prompt(1, 1);
     rig.store(&worker(1, "s"), &p, 0, 1);
     let (now, keys, peer) = (rig.time(), [rig.key(p[0])], ConnectionId(50));
-    let id = rig.core.peer_lookup(now, peer, &keys);
+    let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
     rig.core.peer_result(now, id);
     rig.clear(true);
     assert_eq!(rig.used_pages(), 1);

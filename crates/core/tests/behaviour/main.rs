@@ -5,5 +5,6 @@ mod eviction;
 mod layouts;
 mod leases;
 mod reservations;
+mod shares;
 mod support;
 mod tier;

@@ -88,11 +88,17 @@ impl Rig {
     }
 
     pub(crate) fn empty(pages: u64, eviction: EvictionKind, trim: Option<Trim>) -> Self {
-        let config = CoreConfig {
-            capacity_bytes: pages * PAGE,
+        Self::with(CoreConfig { capacity_bytes: pages * PAGE, eviction, trim, ..Self::config() })
+    }
+
+    pub(crate) fn with(config: CoreConfig) -> Self {
+        Self { core: Core::new(config), now: 0, salt: "".into(), connections: BTreeMap::new() }
+    }
+
+    /// The times and limits of every rig.
+    pub(crate) fn config() -> CoreConfig {
+        CoreConfig {
             align_bytes: PAGE,
-            eviction,
-            trim,
             read_ttl: Duration::from_millis(READ_TTL),
             write_ttl: Duration::from_millis(WRITE_TTL),
             session_ttl: Duration::from_millis(SESSION_TTL),
@@ -101,8 +107,7 @@ impl Rig {
             worker_registration_grace: Duration::from_millis(REAP),
             quarantine: Duration::from_millis(QUARANTINE),
             ..CoreConfig::default()
-        };
-        Self { core: Core::new(config), now: 0, salt: "".into(), connections: BTreeMap::new() }
+        }
     }
 
     pub(crate) fn time(&self) -> Time {

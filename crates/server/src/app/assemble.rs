@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use larder_arena::Arena;
 use larder_core::Core;
+use larder_zmtp::Usage;
 use tokio::runtime::Handle;
 
 use super::connection_counter::ConnectionCounter;
@@ -11,6 +12,7 @@ use super::copy_pool::CopyPool;
 use super::core_handle::CoreHandle;
 use super::memory::Memory;
 use super::quota_file::QuotaFile;
+use super::refusals::Refusals;
 use super::state::State;
 use super::tasks::Tasks;
 use crate::config::Config;
@@ -37,6 +39,7 @@ pub(super) struct Parts {
     pub(super) quota_file: Option<QuotaFile>,
     pub(super) recorder: Option<Recorder>,
     pub(super) lookup_log: Option<LookupLog>,
+    pub(super) usage: Arc<Usage>,
 }
 
 /// What watches requests.
@@ -83,12 +86,14 @@ pub(super) struct App {
     pub(super) connections: Arc<ConnectionCounter>,
     pub(super) memory: Arc<Memory>,
     pub(super) copies: CopyPool,
+    pub(super) long_requests: CopyPool,
 }
 
 impl App {
     /// Puts the parts together. Work beside requests runs on `runtime`.
     pub(super) fn new(parts: Parts, runtime: &Handle) -> Self {
-        let Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log } = parts;
+        let Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log, usage } =
+            parts;
         let (config, l2, hashes) = (Arc::new(config), Arc::new(l2), Arc::new(hashes));
         let observers = Observers::new(&config, &l2, recorder, lookup_log);
         let bus = observers.bus.clone();
@@ -110,6 +115,8 @@ impl App {
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let streams = Arc::new(EventStreams::new(records, core.clone(), hashes.clone(), observers.bindings));
         let copies = CopyPool::new(config.rpc.worker_threads.gpu, runtime.clone());
+        let long_requests = CopyPool::new(long_request_threads(), runtime.clone());
+        let refusals = Arc::new(Refusals::default());
         let operations = Operations::new(Context {
             core: core.clone(),
             bus: bus.clone(),
@@ -119,6 +126,8 @@ impl App {
             waiters,
             streams: streams.clone(),
             copies: copies.clone(),
+            long_requests: long_requests.clone(),
+            refusals: refusals.clone(),
             runtime: runtime.clone(),
             has_l2: l2.adapters().next().is_some(),
             serves_engine_driven: config.rpc.transfer_mode.serves_engine_driven(),
@@ -132,6 +141,8 @@ impl App {
             core,
             arena,
             hashes,
+            usage,
+            refusals,
             l2,
             bus,
             events: streams,
@@ -149,6 +160,11 @@ impl App {
             log: OnceLock::new(),
         };
         let (state, operations) = (Arc::new(state), Arc::new(operations));
-        Self { state, operations, connections: observers.connections, memory, copies }
+        Self { state, operations, connections: observers.connections, memory, copies, long_requests }
     }
+}
+
+/// Threads for requests that are long to decode and to hash: half of the processors, so that short ones have the rest.
+fn long_request_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, 8))
 }

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
 use larder_arena::{Arena, ArenaError};
 use larder_core::Trim;
 use larder_core::{Core, CoreConfig};
@@ -26,6 +25,7 @@ use tokio::sync::watch;
 
 use super::assemble::{App, Parts};
 use super::connection_counter::ConnectionCounter;
+use super::descriptors::{self, Shares};
 use super::log_control::LogControl;
 use super::owner_socket::OwnerSocket;
 use super::quota_file::QuotaFile;
@@ -35,6 +35,7 @@ use super::state::State;
 use super::stop::{self, Deadline};
 use crate::config::{Config, MIB};
 use crate::http::Caller;
+use crate::http::serve::{Connections, serve};
 use crate::l2::{CoreSlot, L2};
 use crate::observe::coordinator::Reporting;
 use crate::observe::kv_events;
@@ -50,6 +51,9 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 /// TTL.
 const SESSIONS_MAX: usize = 1 << 16;
 
+/// Part of L1 that one client may keep from eviction.
+const CLIENT_SHARE: f64 = 0.5;
+
 /// How long blocked threads are waited for when everything else has ended.
 const THREADS_LINGER: Duration = Duration::from_millis(100);
 
@@ -58,6 +62,7 @@ const THREADS_LINGER: Duration = Duration::from_millis(100);
 pub struct Server {
     app: App,
     router: Router,
+    shares: Shares,
     http: Vec<TcpListener>,
     http_uds: Option<OwnerSocket>,
     prometheus: Vec<TcpListener>,
@@ -94,7 +99,13 @@ impl Server {
     /// See [`StartError`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let endpoints: Vec<Endpoint> = config.rpc.endpoints().map(|e| e.parse()).collect::<Result<_, _>>()?;
-        let limits = Limits { linger: stop::replies_linger(config.shutdown_timeout), ..Limits::default() };
+        let shares = Shares::of(descriptors::raise_limit());
+        let limits = Limits {
+            linger: stop::replies_linger(config.shutdown_timeout),
+            peers_max: shares.peers,
+            half_open_max: shares.half_open,
+            ..Limits::default()
+        };
         let router = Router::bind(&endpoints, limits).await?;
         let http_host = &config.http.host;
         let http = BoundHttp::bind("--http-port", http_host, config.http.port).await?;
@@ -119,12 +130,14 @@ impl Server {
         core.change_quotas(Time::ZERO, |of_core| *of_core = quotas);
         let (recorder, lookup_log) = (recorder(&config)?, lookup_log(&config)?);
         let hashes = PrefixHashCache::new(hasher);
-        let parts = Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log };
+        let usage = router.usage();
+        let parts =
+            Parts { config, core, core_slot, arena, l2, hashes, quota_file, recorder, lookup_log, usage };
         let app = App::new(parts, &tokio::runtime::Handle::current());
         // Last: probes are refused until the server is ready, instead of waiting for it.
         let http = http.listen()?;
         let prometheus = prometheus.map_or(Ok(Vec::new()), BoundHttp::listen)?;
-        Ok(Self { app, router, http, http_uds, prometheus })
+        Ok(Self { app, router, shares, http, http_uds, prometheus })
     }
 
     /// Where requests arrive, with real ports.
@@ -177,8 +190,8 @@ impl Server {
 
     /// The same. Returns the deadline of the shutdown.
     async fn serve_until(self, stop: impl Future<Output = ()>) -> Deadline {
-        let Self { app, router, http, http_uds, prometheus } = self;
-        let App { state, operations, connections, memory, copies } = app;
+        let Self { app, router, shares, http, http_uds, prometheus } = self;
+        let App { state, operations, connections, memory, copies, long_requests } = app;
         let (close_http, closed) = watch::channel(false);
         let committer = {
             let (state, memory) = (state.clone(), memory.clone());
@@ -206,17 +219,20 @@ impl Server {
         let last_push = crate::otlp::Exporter::start(&state).map(crate::otlp::Exporter::end);
         #[cfg(not(feature = "otel"))]
         let last_push = None::<std::future::Ready<()>>;
-        let mut https: Vec<_> = http
-            .into_iter()
-            .map(|listener| (listener, crate::http::router(state.clone(), Caller::Anyone)))
-            .chain(
-                prometheus.into_iter().map(|listener| (listener, crate::http::metrics_router(state.clone()))),
-            )
-            .map(|(listener, router)| tokio::spawn(serve_http(listener, router, closed.clone())))
+        let limit = |open_max| Arc::new(Connections::new(open_max, state.refusals.clone()));
+        let (of_http, of_prometheus) = (limit(shares.http), limit(shares.http_more));
+        let api = |listener| (listener, crate::http::router(state.clone(), Caller::Anyone), of_http.clone());
+        let scrapes =
+            |listener| (listener, crate::http::metrics_router(state.clone()), of_prometheus.clone());
+        let listeners = http.into_iter().map(api).chain(prometheus.into_iter().map(scrapes));
+        let mut https: Vec<_> = listeners
+            .map(|(listener, router, connections)| {
+                tokio::spawn(serve(listener, router, connections, closed.clone()))
+            })
             .collect();
         if let Some(socket) = http_uds {
             let router = crate::http::router(state.clone(), Caller::Owner);
-            https.push(tokio::spawn(serve_http(socket, router, closed)));
+            https.push(tokio::spawn(serve(socket, router, limit(shares.http_more), closed)));
         }
         let mut deadline = Deadline::after(state.config.shutdown_timeout);
         let stop = async {
@@ -226,6 +242,7 @@ impl Server {
         };
         router.serve(Arc::new(ZmqService::new(operations)), stop).await;
         // What copies still store goes to L2 too.
+        let _ = deadline.limit(long_requests.idle()).await;
         let _ = deadline.limit(copies.idle()).await;
         let undone =
             stop::wind_down(&state, stop::Running { goodbye, last_push, close_http, https }, deadline).await;
@@ -351,6 +368,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         write_ttl: config.l1.write_ttl,
         session_ttl: config.liveness.session_ttl,
         sessions_max: SESSIONS_MAX,
+        client_share: CLIENT_SHARE,
         worker_reap_timeout: config.liveness.worker_reap_timeout,
         worker_registration_grace: config.liveness.worker_registration_grace,
         quarantine: QUARANTINE,
@@ -387,18 +405,5 @@ impl BoundHttp {
     fn listen(self) -> Result<Vec<TcpListener>, StartError> {
         let Self { flag, address, sockets } = self;
         sockets.listen().map_err(|source| StartError::Http { flag, address, source })
-    }
-}
-
-async fn serve_http<L>(listener: L, router: axum::Router, mut stopped: watch::Receiver<bool>)
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let stop = async move {
-        let _ = stopped.wait_for(|s| *s).await;
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "HTTP has ended: the admin API and /metrics are gone until a restart");
     }
 }

@@ -5,10 +5,12 @@
 use std::sync::{Arc, OnceLock};
 
 use larder_arena::Arena;
+use larder_zmtp::Usage;
 
 use super::core_handle::CoreHandle;
 use super::log_control::LogControl;
 use super::quota_file::QuotaFile;
+use super::refusals::Refusals;
 use super::tasks::Tasks;
 use crate::config::Config;
 use crate::l2::L2;
@@ -33,6 +35,10 @@ pub struct State {
     pub arena: Arc<Arena>,
     /// Hashes of recent prompts.
     pub hashes: Arc<PrefixHashCache>,
+    /// What request connections hold and were refused.
+    pub usage: Arc<Usage>,
+    /// What else was refused to keep a limit.
+    pub refusals: Arc<Refusals>,
     /// The second tier.
     pub l2: Arc<L2>,
     /// The observers of requests.

@@ -13,6 +13,7 @@ mod part;
 mod quota;
 mod reconfigure;
 mod routes;
+pub(crate) mod serve;
 mod status;
 mod tasks;
 mod version;

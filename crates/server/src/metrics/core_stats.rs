@@ -119,10 +119,12 @@ impl Snapshot {
         let mut gauge = |name, help, value: u64| out.gauge(name, help, &[], value as f64);
         gauge("lmcache_mp_workers", "Registered workers", g.workers);
         gauge("lmcache_mp_sessions", "Open request sessions", g.sessions);
+        gauge("lmcache_mp_session_bytes", "Bytes that open sessions take, about", g.session_bytes);
         gauge("lmcache_mp_lookup_leases", "Lookups that pin objects for their readers", g.lookup_leases);
         gauge("lmcache_mp_active_stores", "Stores prepared and not committed", g.stores);
         gauge("lmcache_mp_active_retrieves", "Retrieves prepared and not committed", g.retrieves);
         gauge("lmcache_mp_peer_leases", "Lookups of other servers that pin objects", g.peer_leases);
+        gauge("lmcache_mp_peer_lease_keys", "Keys in lookups of other servers", g.peer_keys);
         let help = "Objects whose memory a lost worker may still use";
         gauge("lmcache_mp_quarantined_objects", help, g.quarantined_objects);
         let help = "Lookups and prefetch requests that use L2 now";

@@ -1,11 +1,13 @@
 //! Metrics of the server itself: event streams, exporters, recorders, version, configuration.
 
-use super::family::Families;
+use super::family::{Families, owned};
+use crate::app::refusals::Refused;
 use crate::app::state::State;
 use crate::config::OtlpConfig;
 use crate::config::otlp::SERVICE_NAME;
 
 pub(super) fn collect(out: &mut Families, state: &State) {
+    limits(out, state);
     events(out, state);
     coordinator(out, state);
     #[cfg(feature = "otel")]
@@ -22,6 +24,38 @@ pub(super) fn collect(out: &mut Families, state: &State) {
     out.gauge("lmcache_mp_l1_committed_bytes", help, &[], state.arena.committed() as f64);
     identity(out, state);
     constants(out);
+}
+
+/// What connections hold together, and what was refused.
+fn limits(out: &mut Families, state: &State) {
+    let usage = &state.usage;
+    let help =
+        "Bytes of requests that are being received or wait to be served, above 16 KiB for each connection";
+    out.gauge("lmcache_mp_receiving_bytes", help, &[], usage.receiving_bytes() as f64);
+    let help = "Bytes of answers that wait for their clients to read, above 32 KiB for each connection";
+    out.gauge("lmcache_mp_unread_answer_bytes", help, &[], usage.sending_bytes() as f64);
+    let of_connections = [
+        ("half_open_connections", usage.half_open_closed()),
+        ("idle_peers", usage.peers_displaced()),
+        ("peers", usage.peers_refused()),
+        ("stalled_requests", usage.messages_stalled()),
+        ("receiving_bytes", usage.messages_without_room()),
+        ("unread_answers", usage.answers_refused()),
+    ];
+    let core = state.core().read(|core, _| *core.stats().requests());
+    let of_core = [
+        ("client_share_stores", core.stores_over_share),
+        ("client_share_lookups", core.lookups_over_share),
+        ("peer_lookups", core.peer_lookups_refused),
+    ];
+    let others = Refused::ALL.iter().map(|(kind, name)| (*name, state.refusals.of(*kind)));
+    let all = of_connections.into_iter().chain(of_core).chain(others);
+    let series = all.map(|(limit, count)| (owned(&[("limit", limit)]), count as f64));
+    out.counters(
+        "lmcache_mp_refused_total",
+        "Connections and requests refused or ended to keep a limit",
+        series,
+    );
 }
 
 fn events(out: &mut Families, state: &State) {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_core::Hit;
 use larder_core::counters;
-use larder_core::stats::NAMES_MAX;
 use larder_core::stats::residency::Histogram;
+use larder_core::stats::{NAME_BYTES_MAX, NAMES_MAX};
 
 use super::family::{Collect, DEVICE, Distribution, Families, Labels, OTHERS, owned};
 use super::speed::{SPEED_BUCKETS, SpeedHistogram};
@@ -84,6 +84,8 @@ type TenantName = (Arc<str>, Arc<str>);
 #[derive(Debug)]
 struct ByName {
     tenants: BTreeMap<TenantName, Tenant>,
+    /// In all names.
+    name_bytes: usize,
     speeds: BTreeMap<Arc<str>, Speeds>,
 }
 
@@ -101,8 +103,13 @@ impl ByName {
     fn get_or_insert(&mut self, model: &Arc<str>, salt: &Arc<str>) -> (&mut Tenant, &mut Speeds) {
         let mut name = (model.clone(), salt.clone());
         // One more than the bound: the others.
-        if self.tenants.len() > TENANTS_MAX && !self.tenants.contains_key(&name) {
-            name = others();
+        if !self.tenants.contains_key(&name) {
+            let bytes = model.len() + salt.len();
+            if self.tenants.len() > TENANTS_MAX || self.name_bytes + bytes > NAME_BYTES_MAX {
+                name = others();
+            } else {
+                self.name_bytes += bytes;
+            }
         }
         let empty =
             || Speeds { store: Histogram::new(&SPEED_BUCKETS), retrieve: Histogram::new(&SPEED_BUCKETS) };
@@ -113,7 +120,7 @@ impl ByName {
 
 impl Default for Tenants {
     fn default() -> Self {
-        let mut names = ByName { tenants: BTreeMap::new(), speeds: BTreeMap::new() };
+        let mut names = ByName { tenants: BTreeMap::new(), name_bytes: 0, speeds: BTreeMap::new() };
         let (model, salt) = others();
         names.get_or_insert(&model, &salt);
         Self(Mutex::new(names))

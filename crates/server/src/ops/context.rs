@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::app::copy_pool::CopyPool;
 use crate::app::core_handle::CoreHandle;
 use crate::app::memory::Memory;
+use crate::app::refusals::Refusals;
 use crate::l2::LookupWaiters;
 use crate::observe::bus::Bus;
 use crate::observe::event::RequestEvent;
@@ -45,6 +46,10 @@ pub struct Context {
     pub streams: Arc<EventStreams>,
     /// Runs what copies much.
     pub copies: CopyPool,
+    /// Runs requests that are long to decode and to hash.
+    pub long_requests: CopyPool,
+    /// Counts what is refused to keep a limit.
+    pub refusals: Arc<Refusals>,
     /// Runs what waits.
     pub runtime: Handle,
     /// Whether there is an L2, so that a lookup may bring chunks back.

@@ -1,10 +1,11 @@
 //! Operations: from a decoded request to its answer. One file per operation and one line in `dispatch!`.
 //!
 //! A request is served where it arrives, on its connection's task, so the requests of one client are executed in
-//! order and a short one never waits for a thread. A request that copies many bytes runs on the
-//! [`CopyPool`](crate::app::copy_pool::CopyPool), and its client's next request waits for it. A failed request is
+//! order and a short one never waits for a thread. A request that copies many bytes, or is so long that decoding and
+//! hashing it would keep others waiting, runs on a [`CopyPool`](crate::app::copy_pool::CopyPool), and its client's next
+//! request waits for it. A failed request is
 //! answered with the failure value of its operation, because silence costs an engine its five-minute timeout; only a
-//! message that cannot be decoded gets no answer.
+//! message that cannot be decoded gets no answer, unless it exceeds a limit.
 
 mod clear;
 mod commit_retrieve;
@@ -43,6 +44,7 @@ pub use self::context::Context;
 
 use self::context::Call;
 use self::reply::{Answer, Encoded, Failure, Reply};
+use crate::app::refusals::Refused;
 use crate::observe::event::{Outcome, RequestEvent};
 use crate::responder::Responder;
 
@@ -93,6 +95,10 @@ dispatch! {
     ServerModuleCall => unserved::refuse,
 }
 
+/// A request of more bytes than this is decoded and hashed on another thread than that of its connection: it has more
+/// than 200,000 tokens, which take milliseconds.
+const LONG_REQUEST_BYTES: usize = 1 << 20;
+
 /// Serves the requests of all transports.
 #[derive(Debug)]
 pub struct Operations {
@@ -121,28 +127,15 @@ impl Operations {
         responder: &dyn Responder,
     ) {
         let started = Instant::now();
-        let request = match Request::decode(operation, payloads) {
-            Ok(request) => request,
-            Err(error) => {
-                let outcome = Outcome::Undecodable;
-                self.cx.bus.emit(&RequestEvent::Answered { operation, outcome, started });
-                return self.message_dropped(connection, &error);
-            }
-        };
-        let call = Call { connection, started, responder };
-        match dispatch(&self.cx, &call, request) {
-            Reply::Now(answer) => finish(&self.cx, operation, &call, answer),
-            // It is counted as waiting, not as work.
-            Reply::Later => {}
-            Reply::Copy(job) => {
-                let (cx, responder, pause) = (self.cx.clone(), responder.detach(), responder.pause());
-                self.cx.copies.run(move || {
-                    let answer = job();
-                    finish(&cx, operation, &Call { connection, started, responder: &*responder }, answer);
-                    drop(pause);
-                });
-            }
+        if payloads.iter().map(Bytes::len).sum::<usize>() <= LONG_REQUEST_BYTES {
+            return serve(&self.cx, operation, payloads, &Call { connection, started, responder });
         }
+        let (cx, payloads) = (self.cx.clone(), payloads.to_vec());
+        let (responder, pause) = (responder.detach(), responder.pause());
+        self.cx.long_requests.run(move || {
+            serve(&cx, operation, &payloads, &Call { connection, started, responder: &*responder });
+            drop(pause);
+        });
     }
 
     /// A client controls a stream that it has opened by an earlier request.
@@ -152,8 +145,7 @@ impl Operations {
 
     /// A message cannot be decoded, so there is no way to answer it.
     pub fn message_dropped(&self, connection: ConnectionId, error: &dyn Error) {
-        tracing::debug!(connection = connection.0, %error, "message dropped");
-        self.cx.bus.emit(&RequestEvent::MessageDropped);
+        message_dropped(&self.cx, connection, error);
     }
 
     /// A connection is over. Called once, after its last message.
@@ -184,6 +176,40 @@ impl Operations {
             });
         }
     }
+}
+
+/// Serves one request on the current thread.
+fn serve(cx: &Arc<Context>, operation: Operation, payloads: &[Bytes], call: &Call<'_>) {
+    let &Call { connection, started, responder } = call;
+    let request = match Request::decode(operation, payloads) {
+        Ok(request) => request,
+        Err(error) if error.is_limit() => {
+            cx.refusals.warn(Refused::RequestSize, format_args!("{operation}: {error}"));
+            return finish(cx, operation, call, Err(error.into()));
+        }
+        Err(error) => {
+            cx.bus.emit(&RequestEvent::Answered { operation, outcome: Outcome::Undecodable, started });
+            return message_dropped(cx, connection, &error);
+        }
+    };
+    match dispatch(cx, call, request) {
+        Reply::Now(answer) => finish(cx, operation, call, answer),
+        // It is counted as waiting, not as work.
+        Reply::Later => {}
+        Reply::Copy(job) => {
+            let (own, responder, pause) = (cx.clone(), responder.detach(), responder.pause());
+            cx.copies.run(move || {
+                let answer = job();
+                finish(&own, operation, &Call { connection, started, responder: &*responder }, answer);
+                drop(pause);
+            });
+        }
+    }
+}
+
+fn message_dropped(cx: &Context, connection: ConnectionId, error: &dyn Error) {
+    tracing::debug!(connection = connection.0, %error, "message dropped");
+    cx.bus.emit(&RequestEvent::MessageDropped);
 }
 
 /// Sends an answer, or the failure value of the operation, and counts the request.

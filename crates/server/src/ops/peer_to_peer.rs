@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use larder_core::PeerLeaseId;
+use larder_wire::ops::p2p_lookup_and_lock;
 use larder_wire::ops::p2p_query_lookup_results::Address;
 use larder_wire::ops::{P2pLookupAndLock, P2pQueryLookupResults, P2pUnlockObjects};
 
@@ -16,7 +17,7 @@ pub(super) fn lookup(cx: &Arc<Context>, call: &Call<'_>, request: P2pLookupAndLo
         key.layout = layouts.of(key.object_group);
     }
     let id = cx.core.with(|core, now| core.peer_lookup(now, call.connection, &keys));
-    Ok(i64::try_from(id.0).unwrap_or(i64::MAX))
+    Ok(id.map_or(p2p_lookup_and_lock::REFUSED, |id| i64::try_from(id.0).unwrap_or(i64::MAX)))
 }
 
 /// The addresses of the objects found, once.
@@ -25,6 +26,9 @@ pub(super) fn query(
     _: &Call<'_>,
     request: P2pQueryLookupResults,
 ) -> Answer<Option<Vec<Address>>> {
+    if request.lookup_id == p2p_lookup_and_lock::REFUSED {
+        return Ok(Some(Vec::new()));
+    }
     let id = PeerLeaseId(u64::try_from(request.lookup_id).unwrap_or(u64::MAX));
     let found = cx.core.with(|core, now| core.peer_result(now, id));
     let address = |object: Option<(u64, u64)>| match object {

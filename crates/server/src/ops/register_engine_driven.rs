@@ -9,6 +9,7 @@ use larder_wire::ops::register_engine_driven::Pool;
 
 use super::context::{Call, Context};
 use super::reply::Answer;
+use crate::app::refusals::Refused;
 use crate::observe::event::RequestEvent;
 
 /// Registers a worker that copies by itself, and answers where the arena is.
@@ -20,18 +21,27 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEn
     let spec = match worker(cx, &registration) {
         Ok(spec) => spec,
         Err(reason) => {
-            tracing::warn!(%instance, model = &*registration.model_name, "worker not served: {reason}");
+            let model = &*registration.model_name;
+            cx.refusals.warn(Refused::Registrations, format_args!("worker {instance} of {model}: {reason}"));
             cx.core.with(|core, now| core.register_unserved(now, instance));
             return Ok(Pool::default());
         }
     };
     let (model, object_bytes, world_size) =
         (&registration.model_name, spec.groups[0].layout.bytes(), spec.world_size);
-    let is_new = cx.observe(|core, now| {
-        let is_new = core.register(now, call.connection, spec);
-        (is_new, is_new.then_some(RequestEvent::Registered { now, model, world_size, object_bytes }))
+    let registered = cx.observe(|core, now| {
+        let registered = core.register_within_limits(now, call.connection, spec);
+        let is_new = registered == Ok(true);
+        if registered.is_err() {
+            core.register_unserved(now, instance);
+        }
+        (registered, is_new.then_some(RequestEvent::Registered { now, model, world_size, object_bytes }))
     });
-    if is_new {
+    if let Err(reason) = registered {
+        cx.refusals.warn(Refused::Registrations, format_args!("worker {instance}: {reason}"));
+        return Ok(Pool::default());
+    }
+    if registered == Ok(true) {
         tracing::info!(%instance, model = &**model, world_size, chunk_bytes = object_bytes, "worker registered");
     }
     // It will store soon: have memory committed.

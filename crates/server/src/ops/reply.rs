@@ -25,6 +25,9 @@ pub(super) enum Failure {
     /// The machine has no memory to back the slots.
     #[error("no memory to back more of L1, which stays as large as it is: {0}")]
     Memory(#[from] std::io::Error),
+    /// A limit of this server.
+    #[error(transparent)]
+    Limit(#[from] larder_wire::error::DecodeError),
     /// This server does not do that.
     #[error("{0}")]
     Unserved(&'static str),

@@ -5,6 +5,7 @@ use larder_wire::ops::subscribe_kv_events::EventBatch;
 
 use super::context::{Call, Context};
 use super::reply::Reply;
+use crate::app::refusals::Refused;
 use crate::observe::kv_events::Subscription;
 
 /// Begins a stream of event batches. An invalid subscription, or one too many, ends at once.
@@ -20,6 +21,9 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: SubscribeKvEven
     };
     match cx.streams.subscribe(request.instance_id, subscription) {
         true => Reply::Later,
-        false => Ok(ended).into(),
+        false => {
+            cx.refusals.warn(Refused::Subscriptions, "too many subscriptions of cache events");
+            Ok(ended).into()
+        }
     }
 }

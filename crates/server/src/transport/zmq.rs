@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use larder_types::ConnectionId;
 use larder_wire::message::{Envelope, Incoming};
+use larder_wire::operation::Operation;
 use larder_wire::response::ResultFrame;
 use larder_zmtp::{Message, Peer, Service};
 
@@ -36,6 +37,9 @@ impl Service for ZmqService {
         match Incoming::from_frames(parts) {
             Ok(Incoming::Request { envelope, payloads }) => match envelope.operation() {
                 Ok(operation) => {
+                    if uses_cache(operation) {
+                        peer.keep();
+                    }
                     let responder = ZmqResponder { peer, envelope: &envelope };
                     self.operations.serve(connection, operation, &payloads, &responder);
                 }
@@ -53,6 +57,17 @@ impl Service for ZmqService {
         tracing::debug!(connection = connection.0, remote = peer.remote(), "client disconnected");
         self.operations.connection_lost(connection);
     }
+}
+
+/// Whether only an engine or another server asks for this. Such a peer does not give way to others.
+fn uses_cache(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::RegisterEngineDriven
+            | Operation::Lookup
+            | Operation::PrepareStore
+            | Operation::P2pLookupAndLock
+    )
 }
 
 /// The id that the connection has got at its start.

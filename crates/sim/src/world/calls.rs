@@ -314,8 +314,8 @@ impl World {
 
     pub(super) fn peer_lookup(&mut self, owner: u64, keys: &[Key]) -> u64 {
         self.begin(Call::PeerLookup { owner, keys: keys.len() });
-        let PeerLeaseId(id) =
-            self.core.peer_lookup(self.time(), ConnectionId(owner), &self.object_keys(keys));
+        let id = self.core.peer_lookup(self.time(), ConnectionId(owner), &self.object_keys(keys));
+        let PeerLeaseId(id) = id.expect("leases are not limited here");
         self.trace.answer(id);
         self.model.peer_lookup(self.now, id, owner, keys);
         self.model.settle();

@@ -9,6 +9,9 @@ use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer};
 use crate::ops::{operation, samples};
 
+/// The id of a lookup that was refused: its result has no addresses.
+pub const REFUSED: i64 = -1;
+
 /// Peer to peer: looks objects up and locks those found. The result is the id of the lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct P2pLookupAndLock {
@@ -87,7 +90,7 @@ impl Value for GroupLayouts {
 
 operation!(
     P2pLookupAndLock = Some(29), "p2p_lookup_and_lock",
-    { keys, layouts as "group_layout_descs" } -> i64, failure: None
+    { keys, layouts as "group_layout_descs" } -> i64, failure: Some(REFUSED)
 );
 
 samples!(P2pLookupAndLock: {

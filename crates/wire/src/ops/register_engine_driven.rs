@@ -73,7 +73,7 @@ structure!(Pool { shm_name = String::new(), pool_size = 0 });
 
 operation!(
     RegisterEngineDriven = Some(14), "register_kv_cache_engine_driven_context",
-    -> Pool, failure: None
+    -> Pool, failure: Some(Pool::default())
 );
 
 samples!(RegisterEngineDriven: vec![Self {

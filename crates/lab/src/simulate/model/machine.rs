@@ -72,6 +72,7 @@ impl<'a> Machine<'a> {
             session_ttl: NEVER,
             load_deadline: NEVER,
             sessions_max: usize::MAX,
+            sessions_bytes_max: usize::MAX,
             worker_reap_timeout: None,
             prefetch_jobs_max: usize::MAX,
             prefetch_bytes_max: u64::MAX,

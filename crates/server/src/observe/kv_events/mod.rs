@@ -37,6 +37,9 @@ use crate::responder::Responder;
 /// Subscriptions at one time. Each needs an instance id of its own.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 64;
+
 /// Credits of a subscriber, at most. Stock clients use one at a time.
 const CREDITS_MAX: u32 = 1024;
 
@@ -159,7 +162,8 @@ impl EventStreams {
         for previous in [Some(instance), known].into_iter().flatten() {
             table.end(previous);
         }
-        if table.streams.len() == SUBSCRIPTIONS_MAX {
+        let own = table.streams.values().filter(|stream| stream.follows.connection == connection).count();
+        if table.streams.len() == SUBSCRIPTIONS_MAX || own == SUBSCRIPTIONS_PER_CONNECTION_MAX {
             return false;
         }
         if !self.are_served() {
