@@ -99,11 +99,18 @@ fn read_keys(arguments: &[String]) -> anyhow::Result<Vec<ObjectKeyJson>> {
 
 /// Parses a key, or the name of an object's file.
 fn key(text: &str) -> anyhow::Result<ObjectKeyJson> {
+    // `0x` before the rank tells a name without its suffix from a key.
+    let is_name =
+        text.ends_with(FILE_SUFFIX) || text.split('@').nth(1).is_some_and(|rank| rank.starts_with("0x"));
     let stem = text.strip_suffix(FILE_SUFFIX).unwrap_or(text);
-    match ObjectKey::from_file_name(&format!("{stem}{FILE_SUFFIX}")) {
+    let parsed = match is_name {
+        true => ObjectKey::from_file_name(&format!("{stem}{FILE_SUFFIX}")),
+        false => ObjectKey::from_native_key(text),
+    };
+    match parsed {
         Ok(key) => Ok(ObjectKeyJson::from(&key)),
         Err(error) => {
-            let reason = format!("is not a key (MODEL@RANK@GROUP@HASH[@SALT]): {error}");
+            let reason = format!("is not a key (MODEL@RANK@GROUP@HASH[@SALT[@LAYOUT]]): {error}");
             Err(InputError { input: text.to_owned(), reason }.into())
         }
     }

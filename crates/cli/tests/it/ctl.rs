@@ -191,7 +191,7 @@ fn invalid_input_is_one_line() {
     let server = TestServer::new();
     server.dir.write("text", "1 2 three");
     let cases: &[(i32, &[&str], &str)] = &[
-        (2, &["objects", "delete", "m@1"], "m@1: is not a key (MODEL@RANK@GROUP@HASH[@SALT]): "),
+        (2, &["objects", "delete", "m@1"], "m@1: is not a key (MODEL@RANK@GROUP@HASH[@SALT[@LAYOUT]]): "),
         (2, &["prefetch", "m", "text"], "text: 'three' is not a token id"),
         (2, &["prefetch", "m", "missing"], "missing: cannot be read: No such file"),
         (1, &["objects", "list", "--tier", "l2"], "the server refused (503): no L2 adapters configured"),

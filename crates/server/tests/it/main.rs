@@ -5,6 +5,7 @@ mod coordinator;
 mod dashboard;
 mod events;
 mod http;
+mod identity;
 mod l2_health;
 mod log_watch;
 mod lookup_log;

@@ -11,6 +11,7 @@ use axum::Json;
 use axum::response::IntoResponse;
 use larder_core::index::Removal;
 use larder_l2::{Adapter, Cursor};
+use larder_types::LayoutId;
 use larder_types::ids::AdapterId;
 use larder_types::object::{ChunkHash, KvRank, ObjectKey};
 use serde_json::{Value, json};
@@ -144,10 +145,14 @@ fn adapters(l2: &L2, tier: &str, wanted: Option<&str>) -> Answer<Vec<Numbered>> 
 }
 
 fn key_json(key: &ObjectKey) -> Value {
-    json!({
+    let mut json = json!({
         "chunk_hash_hex": key.chunk_hash.to_string(), "model_name": *key.model_name,
         "kv_rank": key.kv_rank.0, "object_group_id": key.object_group, "cache_salt": *key.cache_salt,
-    })
+    });
+    if key.layout.is_known() {
+        json["layout"] = key.layout.to_string().into();
+    }
+    json
 }
 
 /// A request to delete objects.
@@ -231,6 +236,8 @@ struct KeyParts<'a> {
     rank: i64,
     group: i64,
     salt: &'a str,
+    /// Empty if it is not known.
+    layout: &'a str,
 }
 
 fn key_parts<'a>(errors: &mut FieldErrors, index: usize, value: &'a Value) -> Option<KeyParts<'a>> {
@@ -248,6 +255,7 @@ fn key_parts<'a>(errors: &mut FieldErrors, index: usize, value: &'a Value) -> Op
         rank: fields.whole(errors, "kv_rank", 0).unwrap_or_default(),
         group: fields.whole(errors, "object_group_id", 0).unwrap_or_default(),
         salt: fields.text(errors, "cache_salt").unwrap_or_default(),
+        layout: fields.text(errors, "layout").unwrap_or_default(),
     })
 }
 
@@ -259,7 +267,14 @@ impl KeyParts<'_> {
         let rank = u32::try_from(self.rank).map_err(|_| format!("kv_rank {} is too large", self.rank))?;
         let group =
             self.group.try_into().map_err(|_| format!("object_group_id {} is too large", self.group))?;
-        ObjectKey::new(hash, self.model, KvRank(rank), group, self.salt).map_err(|e| e.to_string())
+        let layout = match self.layout {
+            "" => LayoutId::UNKNOWN,
+            text => LayoutId::parse(text)
+                .ok_or_else(|| format!("layout '{text}' is not 16 hexadecimal digits"))?,
+        };
+        let key =
+            ObjectKey::new(hash, self.model, KvRank(rank), group, self.salt).map_err(|e| e.to_string())?;
+        Ok(key.with_layout(layout))
     }
 }
 
