@@ -1,7 +1,7 @@
 //! The whole storage core: one call per event, with the time passed in.
 //!
-//! Each call first fires the timers that are due by `now`, so an answer never depends on whether
-//! [`Core::advance`] was called in time. A driver that sleeps until [`Core::next_deadline`] only makes memory
+//! Each call first fires the timers that are due by `now`, so an answer does not depend on whether
+//! [`Core::advance`] was called in time (unless so much is due at once that it takes several calls). A driver that sleeps until [`Core::next_deadline`] only makes memory
 //! free earlier.
 //!
 //! A call costs O(its own request), except where its documentation says otherwise (`tests/cost.rs`).
@@ -35,6 +35,9 @@ use crate::stats::Stats;
 use crate::stats::events::{Change, ChunkEvent, Log};
 use crate::timers::TimerKind;
 use crate::write_back::WriteBack;
+
+/// Pins and other changes of the index after which a call fires no further timers.
+const TIMER_CHANGES: u64 = 2048;
 
 /// The storage core.
 #[derive(Debug)]
@@ -157,10 +160,14 @@ impl Core {
         self.cx.timers.next()
     }
 
-    /// Fires every timer that is due by `now`.
+    /// Fires the timers that are due by `now`, as many as a bounded cost allows. If more are due, the
+    /// [next deadline](Core::next_deadline) is not after `now`; they fire in the calls that follow.
     pub fn advance(&mut self, now: Time) {
         self.cx.stats.residency.advance(now);
-        while let Some((due, kind)) = self.cx.timers.pop_due(now) {
+        let until = self.cx.index.changes() + TIMER_CHANGES;
+        while self.cx.index.changes() < until
+            && let Some((due, kind)) = self.cx.timers.pop_due(now)
+        {
             // What a timer begins, such as a quarantine, begins when it was due, however late this call is.
             self.cx.now = self.cx.now.max(due);
             self.fire(kind, due);

@@ -354,3 +354,27 @@ fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
     let gauges = rig.core.gauges();
     assert_eq!((gauges.sessions, gauges.peer_leases, gauges.l1.held_objects), (0, 0, 0));
 }
+
+#[test]
+fn a_call_fires_a_bounded_number_of_timers_and_none_is_forgotten() {
+    let config = CoreConfig { capacity_bytes: (1 << 14) * PAGE, ..CoreConfig::default() };
+    let mut rig = Rig { core: Core::new(config), model: "model".into(), salt: "".into() };
+    rig.register(OWN);
+    let hashes = prompt(1, 64);
+    rig.store(OWN, &"store".into(), &hashes);
+    for request in 0..200 {
+        rig.lookup(OWN, &format!("request-{request}").into(), &hashes);
+    }
+    let late = Time::from_millis(3_600_000);
+    let mut calls = 0;
+    while rig.core.next_deadline().is_some_and(|due| due <= late) {
+        let before = rig.core.index().changes();
+        rig.core.advance(late);
+        let changes = rig.core.index().changes() - before;
+        assert!(changes <= 2048 + 2 * 64, "{changes} changes in one call");
+        calls += 1;
+    }
+    assert!(calls > 4, "{calls} calls");
+    rig.core.check();
+    assert_eq!((rig.core.gauges().sessions, rig.core.gauges().l1.held_objects), (0, 0));
+}

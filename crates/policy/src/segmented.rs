@@ -1,13 +1,13 @@
 //! Vectors and slabs that grow by a segment at a time.
 //!
 //! A `Vec` that is full is copied to a place of twice its size, which takes as long as everything in it. These grow by
-//! allocating one more segment of [`SEGMENT`] elements, so no call takes longer the more there is; and no more than one
-//! segment is allocated and unused.
+//! allocating one more segment of 64 KiB, so no call takes longer the more there is; and no more than one segment is
+//! allocated and unused.
 
 use std::ops::{Index, IndexMut};
 
-/// Elements of a segment.
-pub const SEGMENT: usize = 1 << 10;
+/// Bytes of a segment: a size that allocators have a class for.
+const SEGMENT_BYTES: usize = 64 << 10;
 
 /// A vector in segments. It never becomes shorter than it has been, except by [`pop`](Self::pop).
 #[derive(Clone, Debug)]
@@ -23,9 +23,12 @@ impl<T> Default for SegmentedVec<T> {
 }
 
 impl<T> SegmentedVec<T> {
+    /// Elements of a segment.
+    const SEGMENT: usize = SEGMENT_BYTES / if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
+
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.segments.last().map_or(0, |last| (self.segments.len() - 1) * SEGMENT + last.len())
+        self.segments.last().map_or(0, |last| (self.segments.len() - 1) * Self::SEGMENT + last.len())
     }
 
     /// Whether there is no element.
@@ -35,15 +38,15 @@ impl<T> SegmentedVec<T> {
 
     /// The element at an index, if there is one.
     pub fn get(&self, at: usize) -> Option<&T> {
-        self.segments.get(at / SEGMENT)?.get(at % SEGMENT)
+        self.segments.get(at / Self::SEGMENT)?.get(at % Self::SEGMENT)
     }
 
     /// Adds an element at the end.
     pub fn push(&mut self, value: T) {
-        match self.segments.last_mut().filter(|last| last.len() < SEGMENT) {
+        match self.segments.last_mut().filter(|last| last.len() < Self::SEGMENT) {
             Some(last) => last.push(value),
             None => {
-                let mut segment = Vec::with_capacity(SEGMENT);
+                let mut segment = Vec::with_capacity(Self::SEGMENT);
                 segment.push(value);
                 self.segments.push(segment);
             }
@@ -80,13 +83,13 @@ impl<T> Index<usize> for SegmentedVec<T> {
     type Output = T;
 
     fn index(&self, at: usize) -> &T {
-        &self.segments[at / SEGMENT][at % SEGMENT]
+        &self.segments[at / Self::SEGMENT][at % Self::SEGMENT]
     }
 }
 
 impl<T> IndexMut<usize> for SegmentedVec<T> {
     fn index_mut(&mut self, at: usize) -> &mut T {
-        &mut self.segments[at / SEGMENT][at % SEGMENT]
+        &mut self.segments[at / Self::SEGMENT][at % Self::SEGMENT]
     }
 }
 
@@ -206,6 +209,7 @@ mod tests {
 
     #[test]
     fn grows_by_a_segment_and_stays_where_it_is() {
+        const SEGMENT: usize = SegmentedVec::<usize>::SEGMENT;
         let mut values = SegmentedVec::default();
         values.push(0);
         let first: *const usize = &raw const values[0];

@@ -15,15 +15,14 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Slot;
 use larder_policy::eviction::{
     ChunkMeta, EvictDecision, EvictionKind, EvictionPolicy, RemovalCause, digest, name_digest,
 };
+use larder_policy::linear_table::LinearTable;
 use larder_policy::quota::{QuotaUsage, TenantId};
+use larder_policy::segmented::SegmentedSlab;
 use larder_types::ids::ChunkId;
 use larder_types::object::ObjectKey;
-use slab::Slab;
 
 use super::CapacityLimits;
 use crate::adapter::{Integrity, Usage};
@@ -77,8 +76,8 @@ pub(crate) enum Reserve {
 #[derive(Debug)]
 pub(crate) struct CapacityTracker {
     limits: CapacityLimits,
-    entries: Slab<Entry>,
-    index: HashTable<usize>,
+    entries: SegmentedSlab<Entry>,
+    index: LinearTable<u32>,
     hasher: RandomState,
     order: Box<dyn EvictionPolicy>,
     usage: QuotaUsage,
@@ -96,8 +95,8 @@ pub(crate) struct CapacityTracker {
 impl CapacityTracker {
     pub(crate) fn new(limits: CapacityLimits) -> Self {
         let mut tracker = Self {
-            entries: Slab::new(),
-            index: HashTable::new(),
+            entries: SegmentedSlab::default(),
+            index: LinearTable::default(),
             hasher: RandomState::new(),
             order: limits.policy.create(),
             usage: QuotaUsage::default(),
@@ -138,7 +137,7 @@ impl CapacityTracker {
         held.filter(|(_, bytes)| *bytes > 0).collect()
     }
 
-    fn find(&self, key: &ObjectKey) -> Option<usize> {
+    fn find(&self, key: &ObjectKey) -> Option<u32> {
         let entries = &self.entries;
         self.index.find(self.hasher.hash_one(key), |&at| entries[at].key == *key).copied()
     }
@@ -153,7 +152,7 @@ impl CapacityTracker {
         self.find(key).inspect(|at| self.touch_entry(*at)).is_some()
     }
 
-    fn touch_entry(&mut self, at: usize) {
+    fn touch_entry(&mut self, at: u32) {
         let entry = &mut self.entries[at];
         if std::mem::take(&mut entry.found) {
             self.order.insert(chunk(at), &entry.meta());
@@ -200,7 +199,7 @@ impl CapacityTracker {
             }
         }
         for id in used {
-            self.order.insert(id, &self.entries[id.0 as usize].meta());
+            self.order.insert(id, &self.entries[id.0].meta());
         }
     }
 
@@ -212,9 +211,7 @@ impl CapacityTracker {
     fn remove_for(&mut self, key: &ObjectKey, cause: RemovalCause) -> Option<u64> {
         let hash = self.hasher.hash_one(key);
         let at = self.find(key)?;
-        if let Ok(slot) = self.index.find_entry(hash, |&other| other == at) {
-            slot.remove();
-        }
+        self.index.remove(hash, |&other| other == at);
         self.set_evicting(at, false);
         let entry = self.entries.remove(at);
         if !entry.found {
@@ -238,9 +235,10 @@ impl CapacityTracker {
     /// Positions are those of the table, so that steps over all objects are cheap; objects that are added meanwhile may
     /// be missed.
     pub(crate) fn some_from(&self, from: usize, count: usize) -> (Vec<ObjectKey>, Option<usize>) {
-        let end = from.saturating_add(count).min(self.entries.capacity());
-        let keys = (from..end).filter_map(|at| self.entries.get(at)).map(|entry| entry.key.clone()).collect();
-        (keys, Some(end).filter(|end| *end < self.entries.capacity()))
+        let end = from.saturating_add(count).min(self.entries.end() as usize);
+        let entries = (from..end).filter_map(|at| self.entries.get(at as u32));
+        let keys = entries.map(|entry| entry.key.clone()).collect();
+        (keys, Some(end).filter(|end| *end < self.entries.end() as usize))
     }
 
     /// Protects an object from eviction until [`CapacityTracker::unpin`]. Whether it is there.
@@ -391,7 +389,7 @@ impl CapacityTracker {
         }
     }
 
-    fn set_evicting(&mut self, at: usize, evicting: bool) {
+    fn set_evicting(&mut self, at: u32, evicting: bool) {
         let before = std::mem::replace(&mut self.entries[at].evicting, evicting);
         self.evicting = self.evicting + u64::from(evicting) - u64::from(before);
     }
@@ -400,7 +398,7 @@ impl CapacityTracker {
     fn victim(&mut self, tenant: Option<TenantId>) -> Option<ObjectKey> {
         let (entries, mut victim) = (&self.entries, None);
         let visit = &mut |id: ChunkId| {
-            let at = id.0 as usize;
+            let at = id.0;
             if entries[at].pins > 0 || entries[at].evicting || entries[at].stuck {
                 return EvictDecision::Skip;
             }
@@ -416,17 +414,15 @@ impl CapacityTracker {
         Some(self.entries[at].key.clone())
     }
 
-    fn add(&mut self, key: &ObjectKey, bytes: u64) -> usize {
+    fn add(&mut self, key: &ObjectKey, bytes: u64) -> u32 {
         let tenant = self.usage.tenant_or_insert(&key.cache_salt);
         self.charge(tenant, bytes);
         let entry =
             Entry { key: key.clone(), tenant, bytes, pins: 0, evicting: false, stuck: false, found: false };
         let at = self.entries.insert(entry);
         let (entries, hasher) = (&self.entries, &self.hasher);
-        let rehash = |&other: &usize| hasher.hash_one(&entries[other].key);
-        if let Slot::Vacant(slot) = self.index.entry(hasher.hash_one(key), |&other| other == at, rehash) {
-            slot.insert(at);
-        }
+        let hash_of = |&other: &u32| hasher.hash_one(&entries[other].key);
+        self.index.insert_unique(hasher.hash_one(key), at, hash_of);
         at
     }
 
@@ -442,8 +438,8 @@ impl CapacityTracker {
     }
 }
 
-fn chunk(at: usize) -> ChunkId {
-    ChunkId(u32::try_from(at).expect("fewer than 2^32 objects"))
+fn chunk(at: u32) -> ChunkId {
+    ChunkId(at)
 }
 
 #[cfg(test)]
