@@ -13,6 +13,7 @@
 
 #![expect(unsafe_code, reason = "maps and copies memory that other processes write")]
 
+mod mappers;
 mod mapping;
 mod region;
 mod segment;
@@ -22,6 +23,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use self::mappers::Process;
 pub use self::region::{IoPin, Region};
 
 use self::mapping::{Backing, Mapping};
@@ -172,6 +174,14 @@ impl Arena {
             commit_state: Mutex::default(),
             step_done: Condvar::new(),
         }
+    }
+
+    /// Whether a process maps the arena, so that it can write to it.
+    ///
+    /// # Errors
+    /// There is no such process, or its mappings cannot be read.
+    pub fn is_mapped_by(&self, pid: u32) -> io::Result<bool> {
+        self.segment.as_ref().map_or(Ok(false), |segment| mappers::maps(pid, segment.file()))
     }
 
     /// The name workers map the arena by, without a leading slash. `None` if it is private.

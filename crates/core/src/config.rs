@@ -43,7 +43,10 @@ pub struct CoreConfig {
     pub worker_reap_timeout: Option<Duration>,
     /// The same for a worker that never pinged.
     pub worker_registration_grace: Duration,
-    /// How long memory is not reused that a vanished worker may still access.
+    /// A worker whose last connection is closed for this long is dropped. `None`: only for its silence.
+    pub worker_disconnect_grace: Option<Duration>,
+    /// How long memory is not reused that a worker may still write to after its store has expired, unless the worker
+    /// ends the store, or its process is known to be gone.
     pub quarantine: Duration,
     /// The adapters of L2, in the order in which they are preferred for loads.
     pub adapters: Vec<AdapterDesc>,
@@ -102,7 +105,8 @@ impl Default for CoreConfig {
             peer_keys_max: 1 << 18,
             worker_reap_timeout: Some(Duration::from_secs(120)),
             worker_registration_grace: Duration::from_secs(3600),
-            quarantine: Duration::from_secs(10),
+            worker_disconnect_grace: Some(Duration::from_secs(30)),
+            quarantine: Duration::from_secs(3600),
             adapters: Vec::new(),
             prefetch_policy: PrefetchKind::default(),
             store_policy: OffloadKind::default(),

@@ -75,6 +75,8 @@ pub struct Gauges {
     pub peer_keys: u64,
     /// Unlinked or pinned objects that a vanished or stalled worker may still be accessing.
     pub quarantined_objects: u64,
+    /// Bytes that one may still be writing to.
+    pub quarantined_bytes: u64,
     /// Lookups and prefetch requests that use L2.
     pub prefetch_jobs: u64,
     /// Those that wait for their turn.
@@ -250,16 +252,34 @@ impl Core {
     }
 
     /// Removes a worker. Stores that it has not committed are discarded. Returns whether it was registered.
-    pub fn unregister(&mut self, now: Time, instance: InstanceId) -> bool {
+    /// Only a connection of the worker's own can do that.
+    pub fn unregister(&mut self, now: Time, connection: ConnectionId, instance: InstanceId) -> bool {
         self.advance(now);
+        if !self.workers.detach(self.cx.now, instance, connection) {
+            return false;
+        }
+        self.retrieves.end_instance(&mut self.cx, instance);
         self.drop_worker(instance)
     }
 
-    /// Marks a worker as alive. False at the first ping of an instance that is not registered: it should register
-    /// again.
-    pub fn ping(&mut self, now: Time, instance: InstanceId) -> bool {
+    /// Marks a worker as alive. False at the first ping of an instance that is not registered, and at those over
+    /// connections that are not its own: it should register again.
+    pub fn ping(&mut self, now: Time, connection: ConnectionId, instance: InstanceId) -> bool {
         self.advance(now);
-        self.workers.ping(&mut self.cx, instance)
+        self.workers.ping(&mut self.cx, connection, instance)
+    }
+
+    /// Whether memory waits for [`Core::process_gone`] of a connection.
+    pub fn awaits_process(&self, connection: ConnectionId) -> bool {
+        self.stores.awaits_process(connection) || self.retrieves.awaits_process(connection)
+    }
+
+    /// The process that used a connection is gone, or does not map the arena any more: what its copies may have been
+    /// writing or reading is free.
+    pub fn process_gone(&mut self, now: Time, connection: ConnectionId) {
+        self.advance(now);
+        self.stores.process_gone(&mut self.cx, connection);
+        self.retrieves.process_gone(&mut self.cx, connection);
     }
 
     /// Begins to release what a lost connection owned: pins at once, memory that its worker may still be copying to or
@@ -272,7 +292,7 @@ impl Core {
         let retrieves = self.retrieves.of_connection(connection).into_iter().map(Owned::Retrieve);
         let mut owned: Vec<Owned> = sessions.chain(peers).chain(stores).chain(retrieves).collect();
         owned.reverse();
-        self.workers.models_mut().connection_lost(connection);
+        self.workers.connection_lost(&mut self.cx, connection);
         LostConnection { owned }
     }
 
@@ -486,8 +506,9 @@ impl Core {
     /// The worker has written its slots: they become readable.
     pub fn commit_store(&mut self, now: Time, spec: &TransferSpec<'_>) -> Committed {
         self.advance(now);
-        self.workers.touch(self.cx.now, spec.instance);
-        self.stores.commit(&mut self.cx, spec, &mut self.write_back)
+        let Self { cx, workers, stores, write_back, .. } = self;
+        let may_finish = may_finish(cx, workers, spec);
+        stores.commit(cx, spec, write_back, may_finish)
     }
 
     /// The worker gives its slots back unwritten.
@@ -522,14 +543,15 @@ impl Core {
     /// running. Several retrieves of one identity end when each has been committed, and are counted then.
     pub fn commit_retrieve(&mut self, now: Time, spec: &TransferSpec<'_>) -> Option<Copied> {
         self.advance(now);
-        self.workers.touch(self.cx.now, spec.instance);
-        self.retrieves.commit(&mut self.cx, spec)
+        let Self { cx, workers, retrieves, .. } = self;
+        let may_finish = may_finish(cx, workers, spec);
+        retrieves.commit(cx, spec, may_finish)
     }
 
     /// The layout of the worker's objects, if it serves the model. Marks the worker as alive, and relates it to the
     /// scheduler of the request.
     fn transfer_layout(&mut self, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
-        let worker = self.workers.touch(self.cx.now, spec.instance).ok_or(NotRegistered)?;
+        let worker = self.workers.touch(self.cx.now, spec.instance, spec.connection).ok_or(NotRegistered)?;
         let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
         let group = worker.groups.first().filter(|_| same);
         let layout = group.map(|g| g.layout.clone()).ok_or(NotRegistered)?;
@@ -740,6 +762,7 @@ impl Core {
             retrieves: self.retrieves.running(),
             peer_leases: self.peers.len() as u64,
             peer_keys: self.peers.keys() as u64,
+            quarantined_bytes: self.stores.expired_bytes(),
             quarantined_objects: self.stores.expired_objects() + self.retrieves.expired_objects(),
             prefetch_jobs: self.prefetch.running() as u64,
             prefetch_waiting: self.prefetch.waiting() as u64,
@@ -802,6 +825,19 @@ impl Core {
         ];
         assert_eq!(cx.timers.len(), timers.iter().sum::<usize>(), "each owner has its timer armed");
     }
+}
+
+/// Which connections' transfers a commit may finish: those that the committing connection has begun, and those of lost
+/// ones whose place it has taken.
+fn may_finish<'a>(
+    cx: &Context,
+    workers: &'a mut Workers,
+    spec: &TransferSpec<'_>,
+) -> impl Fn(ConnectionId) -> bool + use<'a> {
+    let (connection, instance) = (spec.connection, spec.instance);
+    let is_own = workers.touch(cx.now, instance, connection).is_some();
+    let workers = &*workers;
+    move |begun_by| begun_by == connection || is_own && !workers.uses(instance, begun_by)
 }
 
 /// Lets statistics and the predictor see a new request. Returns how many of its leading chunks had been requested

@@ -66,6 +66,12 @@ pub enum Effect {
     },
     /// A lookup that was answered with "pending" has ended: its client can ask for the result.
     LookupDone(LookupReport),
+    /// Memory waits for the end of the process that used a connection, as far as its copies go. Answer, once it is
+    /// certain: [`Core::process_gone`](crate::Core::process_gone).
+    CheckProcess {
+        /// The connection, which may be lost.
+        connection: ConnectionId,
+    },
     /// A prefetch request has ended.
     PrefetchDone {
         /// Its id, from [`Core::prefetch`](crate::Core::prefetch).

@@ -190,8 +190,8 @@ fn measure(others: u64, chunks: u32) -> Vec<(&'static str, Duration)> {
         });
         rig.lookup(OWN, &request, &hashes);
         timed(t, "connection_lost", || rig.core.connection_lost(NOW, ConnectionId(OWN)));
-        timed(t, "ping", || rig.core.ping(NOW, InstanceId(OWN as i64)));
-        timed(t, "unregister", || rig.core.unregister(NOW, InstanceId(OWN as i64)));
+        timed(t, "ping", || rig.core.ping(NOW, ConnectionId(OWN), InstanceId(OWN as i64)));
+        timed(t, "unregister", || rig.core.unregister(NOW, ConnectionId(OWN), InstanceId(OWN as i64)));
         timed(t, "register", || rig.register(OWN));
         timed(t, "remove", || rig.core.remove(NOW, &keys, false));
         timed(t, "gauges", || rig.core.gauges());

@@ -188,7 +188,9 @@ pub struct Scenario {
     pub reap: Option<Millis>,
     /// The same for workers that have not pinged yet.
     pub grace: Millis,
-    /// How long the memory of a transfer is kept after its worker or connection is lost.
+    /// Time without a connection after which a worker is dropped; `None`: never.
+    pub disconnect_grace: Option<Millis>,
+    /// How long the memory of an expired store is kept, unless its process is known to be gone.
     pub quarantine: Millis,
     /// Whether the core is woken at its deadlines.
     pub driven: bool,
@@ -247,6 +249,7 @@ impl Scenario {
             session_ttl: scale(rng, &[5, 50, 1000]),
             reap: rng.chance(70).then(|| scale(rng, &[10, 60, 300])),
             grace: scale(rng, &[20, 200]),
+            disconnect_grace: rng.chance(50).then(|| scale(rng, &[5, 30, 200])),
             quarantine: scale(rng, &[1, 5, 20]),
             driven: rng.chance(60),
             pace,

@@ -19,6 +19,7 @@ pub enum Call {
     Unregister { instance: i64 },
     Ping { instance: i64 },
     Lost { connection: u64 },
+    Gone { connection: u64 },
     Clear { force: bool },
     CutMemory { end: u64 },
     Lookup(LookupCall),

@@ -107,6 +107,12 @@ flags! {
              heartbeat interval.");
         WORKER_REGISTRATION_GRACE_SECONDS: Duration = served("worker-registration-grace-seconds", SECONDS, Is("3600"),
             "Drop a worker that registered and has not pinged within this time. At least the reap timeout.");
+        WORKER_DISCONNECT_GRACE_SECONDS: Duration = served("worker-disconnect-grace-seconds", Number(Off0OrFrom(30.0, 1e9)), Is("30"),
+            "Drop a worker this long after its connection was closed, unless it makes a request over another one; 0: only \
+             when it is silent. At most the reap timeout.");
+        LATE_WRITE_TIMEOUT_SECONDS: Duration = served("late-write-timeout-seconds", SECONDS, Is("3600"),
+            "Reuse the memory of a store that has expired after this time, even if its worker's process cannot be proven \
+             gone (another machine, container or user).").larder_only();
         SESSION_TTL_SECONDS: Duration = served("session-ttl-seconds", SECONDS, Is("600"),
             "End a request session that is unused this long. Above the longest time a request queues in the engine.");
         KV_EVENT_LOG_SIZE: usize = served("kv-event-log-size", COUNT_OR_0, Is("32768"),

@@ -175,7 +175,17 @@ fn liveness(settings: &Settings, report: &mut Report) -> LivenessConfig {
             reap.as_secs_f64()
         ));
     }
+    let disconnect = settings.get(&flags::WORKER_DISCONNECT_GRACE_SECONDS);
+    if !reap.is_zero() && disconnect > reap {
+        report.error(format!(
+            "{}: must not be above --worker-reap-timeout-seconds, which is {}",
+            settings.subject(&flags::WORKER_DISCONNECT_GRACE_SECONDS),
+            reap.as_secs_f64()
+        ));
+    }
     LivenessConfig {
+        worker_disconnect_grace: (!disconnect.is_zero()).then_some(disconnect),
+        late_write_timeout: settings.get(&flags::LATE_WRITE_TIMEOUT_SECONDS),
         worker_reap_timeout: (!reap.is_zero()).then_some(reap),
         worker_registration_grace: grace,
         session_ttl: settings.get(&flags::SESSION_TTL_SECONDS),

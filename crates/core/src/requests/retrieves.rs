@@ -12,6 +12,7 @@ use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, u
 use crate::context::Context;
 use crate::ids::RetrieveId;
 use crate::index::ObjectId;
+use crate::io::Effect;
 use crate::timers::{Timer, TimerKind};
 
 /// Slots being read.
@@ -34,7 +35,7 @@ struct RetrieveTransfer {
 enum State {
     /// The worker reads the objects, each pinned once.
     Reading(Vec<ObjectId>),
-    /// Its worker or connection is gone, but a copy may be running: the objects stay pinned.
+    /// Its worker or connection is gone, but a copy may be running: the objects stay pinned for the rest of its time.
     Quarantined(Vec<ObjectId>),
     /// The read TTL is over: it holds no pins, and is remembered for its commit.
     Expired,
@@ -46,6 +47,10 @@ impl State {
             Self::Reading(objects) | Self::Quarantined(objects) => objects,
             Self::Expired => &[],
         }
+    }
+
+    fn is_pinned(&self) -> bool {
+        !matches!(self, Self::Expired)
     }
 
     fn is_reading(&self) -> bool {
@@ -107,11 +112,21 @@ impl Retrieves {
     }
 
     /// A worker has read its slots, or given up. What all retrieves of the identity have copied, when the last of
-    /// them is committed; nothing copied before that. `None` if none was running.
-    pub(crate) fn commit(&mut self, cx: &mut Context, spec: &TransferSpec<'_>) -> Option<Copied> {
+    /// them is committed; nothing copied before that. `None` if none is known, or one has lost its pins: what was read
+    /// may have been overwritten meanwhile.
+    /// Only those that `may_finish` allows can be committed, by the connection that began them.
+    pub(crate) fn commit(
+        &mut self,
+        cx: &mut Context,
+        spec: &TransferSpec<'_>,
+        may_finish: impl Fn(ConnectionId) -> bool,
+    ) -> Option<Copied> {
         let transfer = spec.id();
         let duplicates = self.by_id.get_mut(&transfer)?;
-        let running = duplicates.ids.iter().any(|id| self.retrieves[id].state.is_reading());
+        if !duplicates.ids.iter().any(|id| may_finish(self.retrieves[id].connection)) {
+            return None;
+        }
+        let valid = duplicates.ids.iter().all(|id| self.retrieves[id].state.is_pinned());
         duplicates.committed += 1;
         let mut copied = Copied::default();
         if duplicates.committed == duplicates.ids.len() {
@@ -119,7 +134,7 @@ impl Retrieves {
                 copied = self.finish(cx, id, copied);
             }
         }
-        running.then_some(copied)
+        valid.then_some(copied)
     }
 
     /// The time of a retrieve is over. First its pins are released; the second time it is forgotten.
@@ -140,17 +155,42 @@ impl Retrieves {
         self.by_connection.of(connection)
     }
 
-    /// Ends a retrieve whose connection is lost, if it is still there. Its memory is quarantined, as a copy may be
-    /// running.
+    /// A retrieve whose connection or worker is lost, if it is still there. It counts no longer as running, but a copy
+    /// may be: its pins are kept for the rest of its time, or until its process is known to be gone.
     pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: RetrieveId) {
-        if self.retrieves.contains_key(&id) {
-            self.abandon(cx, vec![id]);
+        let Some(retrieve) = self.retrieves.get_mut(&id) else { return };
+        if let State::Reading(objects) = &mut retrieve.state {
+            let objects = std::mem::take(objects);
+            self.expired.add(objects.len());
+            retrieve.state = State::Quarantined(objects);
+            cx.stats.requests.retrieves_abandoned += 1;
+            cx.effects.push(Effect::CheckProcess { connection: retrieve.connection });
         }
     }
 
-    /// Ends the retrieves of a worker that is gone. Their memory is quarantined, as copies may be running.
+    /// Releases what a worker reads that unregisters: it says itself that it is done.
+    pub(crate) fn end_instance(&mut self, cx: &mut Context, instance: InstanceId) {
+        self.by_instance.of(instance).into_iter().for_each(|id| self.end(cx, id));
+    }
+
+    /// Abandons the retrieves of a worker that is gone.
     pub(crate) fn abandon_instance(&mut self, cx: &mut Context, instance: InstanceId) {
-        self.abandon(cx, self.by_instance.of(instance));
+        self.by_instance.of(instance).into_iter().for_each(|id| self.abandon_one(cx, id));
+    }
+
+    /// Whether pins wait for the end of the process that read over a connection.
+    pub(crate) fn awaits_process(&self, connection: ConnectionId) -> bool {
+        let quarantined = |id: &RetrieveId| matches!(self.retrieves[id].state, State::Quarantined(_));
+        self.by_connection.of(connection).iter().any(quarantined)
+    }
+
+    /// The process that read over a connection is gone: its pins end.
+    pub(crate) fn process_gone(&mut self, cx: &mut Context, connection: ConnectionId) {
+        for id in self.by_connection.of(connection) {
+            if matches!(self.retrieves[&id].state, State::Quarantined(_)) {
+                self.end(cx, id);
+            }
+        }
     }
 
     /// Retrieves that are running.
@@ -202,7 +242,7 @@ impl Retrieves {
     /// Ends a committed retrieve, and adds what it has copied to `copied`.
     fn finish(&mut self, cx: &mut Context, id: RetrieveId, mut copied: Copied) -> Copied {
         let retrieve = &self.retrieves[&id];
-        if let State::Reading(objects) = &retrieve.state {
+        if let State::Reading(objects) | State::Quarantined(objects) = &retrieve.state {
             let count = objects.len() as u64;
             copied.objects += count;
             copied.bytes += count * retrieve.object_bytes;
@@ -247,26 +287,6 @@ impl Retrieves {
         duplicates.committed = duplicates.committed.saturating_sub(1);
         if duplicates.ids.is_empty() {
             self.by_id.remove(&retrieve.id);
-        }
-    }
-
-    fn abandon(&mut self, cx: &mut Context, ids: Vec<RetrieveId>) {
-        let until = cx.now + cx.config.quarantine;
-        ids.into_iter().for_each(|id| self.quarantine(cx, id, until));
-    }
-
-    /// The retrieve counts no longer as running. The pins that it has are kept until `until`.
-    fn quarantine(&mut self, cx: &mut Context, id: RetrieveId, until: Time) {
-        let retrieve = self.retrieves.get_mut(&id).expect("ids name live retrieves");
-        if let State::Reading(objects) = &mut retrieve.state {
-            let objects = std::mem::take(objects);
-            self.expired.add(objects.len());
-            retrieve.state = State::Quarantined(objects);
-            cx.stats.requests.retrieves_abandoned += 1;
-            cx.timers.move_to(&mut retrieve.timer, until);
-        } else {
-            let until = until.min(retrieve.timer.at());
-            cx.timers.move_to(&mut retrieve.timer, until);
         }
     }
 }

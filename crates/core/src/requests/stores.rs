@@ -15,9 +15,14 @@ use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, u
 use crate::context::Context;
 use crate::ids::StoreId;
 use crate::index::{ObjectId, Refused, Retention, ShardKey};
+use crate::io::Effect;
 use crate::prefetch::Prefetch;
 use crate::timers::{Timer, TimerKind};
 use crate::write_back::WriteBack;
+
+/// No slots are handed out while more than this fraction of L1 waits for writers that may be late: the sum of such
+/// memory stays bounded, and hits go on being served.
+const QUARANTINE_MAX_FRACTION: u64 = 2;
 
 /// What a store may write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub(crate) struct Stores {
     by_connection: ByOwner<ConnectionId, StoreId>,
     by_instance: ByOwner<InstanceId, StoreId>,
     expired: Expired,
+    /// Bytes of the objects of expired stores.
+    expired_bytes: u64,
 }
 
 impl Stores {
@@ -97,6 +104,11 @@ impl Stores {
         let mut prepared = PreparedStore::default();
         let id = spec.id();
         if self.by_id.contains_key(&id) {
+            return prepared;
+        }
+        if self.expired_bytes > cx.index.usage().capacity_bytes / QUARANTINE_MAX_FRACTION {
+            prepared.no_space = true;
+            cx.stats.model(spec.model).store_no_room += spec.range().len() as u64;
             return prepared;
         }
         protect_prefix(cx, spec);
@@ -133,14 +145,19 @@ impl Stores {
         prepared
     }
 
-    /// Publishes what a worker has written.
+    /// Publishes what a worker has written. Only a store that `may_finish` allows can be committed, by the connection
+    /// that began it.
     pub(crate) fn commit(
         &mut self,
         cx: &mut Context,
         spec: &TransferSpec<'_>,
         write_back: &mut WriteBack,
+        may_finish: impl Fn(ConnectionId) -> bool,
     ) -> Committed {
         let Some(&id) = self.by_id.get(&spec.id()) else { return Committed::Unknown };
+        if !may_finish(self.stores[&id].connection) {
+            return Committed::Unknown;
+        }
         let store = self.remove(cx, id);
         if store.state == State::Expired {
             unpin_all(&mut cx.index_mut(), &store.objects);
@@ -183,10 +200,10 @@ impl Stores {
     }
 
     /// The time of a store is over. First it can no longer be committed, and its chunks may be written again
-    /// elsewhere; the second time its memory is freed.
+    /// elsewhere; the second time, after the quarantine, its memory is freed.
     pub(crate) fn on_timer(&mut self, cx: &mut Context, id: StoreId, due: Time) {
         match self.stores[&id].state {
-            State::Writing => self.expire(cx, id, due + cx.config.write_ttl),
+            State::Writing => self.expire(cx, id, due + cx.config.quarantine),
             State::Expired => {
                 let store = self.remove(cx, id);
                 unpin_all(&mut cx.index_mut(), &store.objects);
@@ -222,6 +239,26 @@ impl Stores {
         self.expired.objects
     }
 
+    /// Their bytes.
+    pub(crate) fn expired_bytes(&self) -> u64 {
+        self.expired_bytes
+    }
+
+    /// Whether memory waits for the end of the process that stored over a connection.
+    pub(crate) fn awaits_process(&self, connection: ConnectionId) -> bool {
+        self.by_connection.of(connection).iter().any(|id| self.stores[id].state == State::Expired)
+    }
+
+    /// The process that stored over a connection can write no more: the memory of its expired stores is freed.
+    pub(crate) fn process_gone(&mut self, cx: &mut Context, connection: ConnectionId) {
+        for id in self.by_connection.of(connection) {
+            if self.stores[&id].state == State::Expired {
+                let store = self.remove(cx, id);
+                unpin_all(&mut cx.index_mut(), &store.objects);
+            }
+        }
+    }
+
     /// Since when the oldest store has its slots. Stores are numbered in the order in which they begin.
     pub(crate) fn oldest(&self) -> Option<Time> {
         self.stores.first_key_value().map(|(_, store)| store.since)
@@ -246,6 +283,7 @@ impl Stores {
         let expired = || self.stores.values().filter(|s| s.state == State::Expired);
         let objects = expired().map(|s| s.objects.len()).sum::<usize>() as u64;
         assert_eq!(self.expired, Expired { transfers: expired().count() as u64, objects }, "expired stores");
+        assert_eq!(self.expired_bytes == 0, objects == 0, "bytes of expired stores");
     }
 
     fn begin(
@@ -288,6 +326,8 @@ impl Stores {
         self.by_instance.remove(store.id.instance, id);
         if store.state == State::Expired {
             self.expired.remove(store.objects.len());
+            let bytes = |o: &ObjectId| cx.index.layout(*o).bytes();
+            self.expired_bytes -= store.objects.iter().map(bytes).sum::<u64>();
         }
         store
     }
@@ -301,14 +341,15 @@ impl Stores {
     fn expire(&mut self, cx: &mut Context, id: StoreId, until: Time) {
         let store = self.stores.get_mut(&id).expect("ids name live stores");
         match store.state {
-            State::Expired => {
-                let until = until.min(store.timer.at());
-                cx.timers.move_to(&mut store.timer, until);
-            }
+            // The connection or the worker is gone by now: its process may be, too.
+            State::Expired => cx.effects.push(Effect::CheckProcess { connection: store.connection }),
             State::Writing => {
                 cx.timers.move_to(&mut store.timer, until);
                 store.state = State::Expired;
                 self.expired.add(store.objects.len());
+                let bytes = |o: &ObjectId| cx.index.layout(*o).bytes();
+                self.expired_bytes += store.objects.iter().map(bytes).sum::<u64>();
+                cx.effects.push(Effect::CheckProcess { connection: store.connection });
                 cx.stats.requests.stores_abandoned += 1;
                 store.objects.iter().for_each(|object| cx.index_mut().unlink(*object));
             }

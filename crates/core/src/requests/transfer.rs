@@ -9,8 +9,8 @@
 //!
 //! A transfer that takes longer than its TTL, or that lost its worker or connection, has *expired*: a store can no
 //! longer be committed, and a retrieve no longer holds its pins. But its copy may still be running, so the memory
-//! of a store is reused only when its worker commits, when a second TTL has passed, or, if the worker is gone,
-//! after the quarantine. The memory of a retrieve that lost its worker waits for the quarantine as well.
+//! of a store is reused only when its worker commits, when its process is known to be gone, or after the quarantine,
+//! which is long. A retrieve that lost its worker or connection keeps its pins for the rest of its time.
 //!
 //! The protocol has no transfer ids: a transfer is identified by instance, request, range and last hash. So that
 //! a commit cannot be taken for that of another copy which is still running, a store is not prepared again under

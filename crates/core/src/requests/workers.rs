@@ -10,7 +10,9 @@ use hashbrown::HashMap;
 use larder_policy::prefix_scan::AttentionWindow;
 use larder_types::object::ObjectGroup;
 use larder_types::{ConnectionId, InstanceId, Layout, Time};
+use smallvec::SmallVec;
 
+use super::by_owner::ByOwner;
 use super::models::Models;
 use crate::context::Context;
 use crate::timers::{Timer, TimerKind};
@@ -75,6 +77,10 @@ struct Worker {
     client: ConnectionId,
     last_seen: Time,
     has_pinged: bool,
+    /// Open connections that it uses: those that it has registered over, or the first after they were lost.
+    connections: SmallVec<[ConnectionId; 1]>,
+    /// Since when it has none.
+    disconnected: Option<Time>,
     /// When its silence is checked next, if silent workers are dropped. Never later than when it would be too
     /// long.
     silence_check: Option<Timer>,
@@ -115,6 +121,7 @@ pub(crate) struct Workers {
     /// In the names of the workers' models.
     name_bytes: usize,
     unknown: UnknownWorkers,
+    by_connection: ByOwner<ConnectionId, InstanceId>,
 }
 
 impl Workers {
@@ -123,6 +130,9 @@ impl Workers {
     pub(crate) fn register(&mut self, cx: &mut Context, connection: ConnectionId, spec: WorkerSpec) -> bool {
         if let Some(worker) = self.workers.get_mut(&spec.instance) {
             worker.last_seen = cx.now;
+            if worker.attach(connection) {
+                self.by_connection.insert(connection, spec.instance);
+            }
             self.models.seen(spec.instance, connection);
             return false;
         }
@@ -130,8 +140,16 @@ impl Workers {
         self.models.insert(connection, &spec);
         self.name_bytes += spec.model.len();
         *self.of_client.entry(connection).or_default() += 1;
-        let mut worker =
-            Worker { spec, client: connection, last_seen: cx.now, has_pinged: false, silence_check: None };
+        self.by_connection.insert(connection, spec.instance);
+        let mut worker = Worker {
+            spec,
+            client: connection,
+            last_seen: cx.now,
+            has_pinged: false,
+            connections: SmallVec::from_slice(&[connection]),
+            disconnected: None,
+            silence_check: None,
+        };
         worker.check_silence_in_time(cx);
         self.workers.insert(worker.spec.instance, worker);
         true
@@ -172,6 +190,9 @@ impl Workers {
         if let Some(timer) = worker.silence_check {
             cx.timers.disarm(&timer);
         }
+        for connection in worker.connections {
+            self.by_connection.remove(connection, instance);
+        }
         self.models.remove(instance);
         self.name_bytes -= worker.spec.model.len();
         let own = self.of_client.get_mut(&worker.client).expect("each worker counts for its client");
@@ -182,13 +203,58 @@ impl Workers {
         true
     }
 
-    /// Marks a worker as alive. False at the first ping of an instance that is not registered: it should register
-    /// again.
-    pub(crate) fn ping(&mut self, cx: &mut Context, instance: InstanceId) -> bool {
-        let Some(worker) = self.workers.get_mut(&instance) else {
+    /// The worker, if it is the one that asks: over a connection that it has registered over, or over the first one
+    /// after those were lost. Marks it as seen.
+    fn own(&mut self, now: Time, instance: InstanceId, connection: ConnectionId) -> Option<&mut Worker> {
+        let worker = self.workers.get_mut(&instance)?;
+        if !worker.connections.contains(&connection) {
+            if !worker.connections.is_empty() {
+                return None;
+            }
+            worker.attach(connection);
+            self.by_connection.insert(connection, instance);
+        }
+        worker.last_seen = now;
+        Some(worker)
+    }
+
+    /// Whether a worker uses a connection.
+    pub(crate) fn uses(&self, instance: InstanceId, connection: ConnectionId) -> bool {
+        self.workers.get(&instance).is_some_and(|worker| worker.connections.contains(&connection))
+    }
+
+    /// A worker unregisters over one of its connections. Returns whether that was the only one, so that it is gone.
+    pub(crate) fn detach(&mut self, now: Time, instance: InstanceId, connection: ConnectionId) -> bool {
+        let Some(worker) = self.own(now, instance, connection) else { return false };
+        if worker.connections.len() == 1 {
+            return true;
+        }
+        worker.connections.retain(|c| *c != connection);
+        self.by_connection.remove(connection, instance);
+        false
+    }
+
+    /// A connection is over. Its workers have the disconnect grace to use another one.
+    pub(crate) fn connection_lost(&mut self, cx: &mut Context, connection: ConnectionId) {
+        self.models.connection_lost(connection);
+        for instance in self.by_connection.of(connection) {
+            self.by_connection.remove(connection, instance);
+            let worker = self.workers.get_mut(&instance).expect("connections of registered workers");
+            worker.connections.retain(|c| *c != connection);
+            if worker.connections.is_empty() {
+                worker.disconnected = Some(cx.now);
+                worker.check_silence_in_time(cx);
+            }
+        }
+    }
+
+    /// Marks a worker as alive. False at the first ping of an instance that is not registered, and at those over
+    /// connections that are not its own: it should register again.
+    pub(crate) fn ping(&mut self, cx: &mut Context, connection: ConnectionId, instance: InstanceId) -> bool {
+        if !self.workers.contains_key(&instance) {
             return !self.unknown.first_seen(instance);
-        };
-        worker.last_seen = cx.now;
+        }
+        let Some(worker) = self.own(cx.now, instance, connection) else { return false };
         if !worker.has_pinged {
             worker.has_pinged = true;
             // The shorter timeout holds from now on.
@@ -197,11 +263,14 @@ impl Workers {
         true
     }
 
-    /// Marks a worker as seen now, and returns what it registered with.
-    pub(crate) fn touch(&mut self, now: Time, instance: InstanceId) -> Option<&WorkerSpec> {
-        let worker = self.workers.get_mut(&instance)?;
-        worker.last_seen = now;
-        Some(&worker.spec)
+    /// Marks a worker as seen now, and returns what it registered with. `None` if the connection is not its own.
+    pub(crate) fn touch(
+        &mut self,
+        now: Time,
+        instance: InstanceId,
+        connection: ConnectionId,
+    ) -> Option<&WorkerSpec> {
+        self.own(now, instance, connection).map(|worker| &worker.spec)
     }
 
     /// What a worker registered with.
@@ -251,16 +320,33 @@ impl Workers {
         let name_bytes: usize = self.workers.values().map(|worker| worker.spec.model.len()).sum();
         assert_eq!(name_bytes, self.name_bytes, "bytes of model names");
         assert_eq!(self.workers.len(), self.of_client.values().sum::<usize>(), "workers of each client");
-        let checked = if cx.config.worker_reap_timeout.is_some() { self.workers.len() } else { 0 };
-        assert_eq!(self.timers(), checked, "workers with a silence check");
+        let used: usize = self.workers.values().map(|worker| worker.connections.len()).sum();
+        assert_eq!(self.by_connection.len(), used, "workers by connection");
+        let lost = |worker: &&Worker| worker.connections.is_empty() != worker.disconnected.is_some();
+        assert_eq!(self.workers.values().find(lost).map(|w| w.spec.instance), None, "lost connections");
+        let unwatched = |worker: &&Worker| worker.silent_at(cx).is_some() && worker.silence_check.is_none();
+        assert_eq!(self.workers.values().filter(unwatched).count(), 0, "workers without a silence check");
     }
 }
 
 impl Worker {
+    /// When it is given up, if nothing is heard of it until then.
     fn silent_at(&self, cx: &Context) -> Option<Time> {
-        let timeout = cx.config.worker_reap_timeout?;
-        let allowed = if self.has_pinged { timeout } else { cx.config.worker_registration_grace };
-        Some(self.last_seen + allowed)
+        let silent = cx.config.worker_reap_timeout.map(|timeout| {
+            self.last_seen + if self.has_pinged { timeout } else { cx.config.worker_registration_grace }
+        });
+        let disconnected = self.disconnected.zip(cx.config.worker_disconnect_grace);
+        silent.into_iter().chain(disconnected.map(|(since, grace)| since + grace)).min()
+    }
+
+    /// Returns whether the connection is new to it.
+    fn attach(&mut self, connection: ConnectionId) -> bool {
+        self.disconnected = None;
+        let is_new = !self.connections.contains(&connection);
+        if is_new {
+            self.connections.push(connection);
+        }
+        is_new
     }
 
     /// Arms the timer, unless it is due earlier already: being seen costs nothing else.

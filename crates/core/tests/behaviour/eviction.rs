@@ -4,7 +4,7 @@ use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
 use larder_types::object::KvRank;
 
-use crate::support::{Deed, QUARANTINE, READ_TTL, Rig, Who, prompt, worker};
+use crate::support::{Deed, READ_TTL, Rig, Who, prompt, worker};
 
 fn store(rig: &mut Rig, request: &str, seed: u8, chunks: u8) {
     let p = prompt(seed, chunks);
@@ -124,7 +124,7 @@ fn the_head_stays_more_recent_than_the_range_that_was_read() {
             rig.prepare_retrieve(&worker(1, "r"), &prompt(1, 4), 0, 4).expect("held");
             rig.end("r");
             rig.lose(1);
-            rig.wait(QUARANTINE);
+            rig.wait(READ_TTL);
         }),
         ("freed in two parts", |rig| {
             rig.free("r", 0, 2);

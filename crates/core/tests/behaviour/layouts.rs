@@ -32,7 +32,7 @@ impl Rig {
 
     fn unregister(&mut self, instance: i64) {
         let now = self.time();
-        self.core.unregister(now, InstanceId(instance));
+        self.core.unregister(now, ConnectionId(instance as u64), InstanceId(instance));
     }
 
     /// Looks up over `scheduler` and reads all of the hit. What was promised must be readable.

@@ -6,7 +6,7 @@ use larder_types::InstanceId;
 use larder_types::Time;
 
 use crate::support::{
-    Deed, PAGE, QUARANTINE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
+    Deed, PAGE, READ_TTL, REAP, Rig, SESSION_TTL, SESSIONS_MAX, Who, layout, prompt, worker,
 };
 
 /// In the reference a late release, after expiry, releases the lock of a newer reader.
@@ -220,10 +220,49 @@ fn a_retrieve_of_a_lost_connection_is_quarantined() {
     rig.lose(1);
     assert_eq!(rig.core.gauges().quarantined_objects, 2);
     assert_eq!(rig.clear(true), 2);
-    rig.wait(QUARANTINE - 1);
+    rig.wait(READ_TTL - 1);
     assert_eq!(rig.used_pages(), 2, "the copy may still be running");
     rig.wait(1);
     assert_eq!(rig.used_pages(), 0);
+    assert!(!rig.commit_retrieve(&worker(1, "r"), &p, 0, 2), "too late");
+}
+
+#[test]
+fn what_a_worker_reads_is_released_when_it_unregisters_or_its_process_is_gone() {
+    let p = prompt(1, 2);
+    let ends: [(&str, Deed); 2] = [
+        ("unregistered", |rig| assert!(rig.core.unregister(rig.time(), ConnectionId(1), InstanceId(1)))),
+        ("process gone", |rig| {
+            rig.lose(1);
+            rig.core.process_gone(rig.time(), ConnectionId(1));
+        }),
+    ];
+    for (name, end) in ends {
+        let mut rig = Rig::new(4);
+        rig.store(&worker(1, "s"), &p, 0, 2);
+        rig.lookup(&worker(7, "r"), &p, 1);
+        rig.prepare_retrieve(&worker(1, "r"), &p, 0, 2).expect("held");
+        end(&mut rig);
+        rig.core.check();
+        assert_eq!(rig.core.gauges().l1.evictable_bytes, 2 * PAGE, "{name}");
+        assert!(!rig.commit_retrieve(&worker(1, "r"), &p, 0, 2), "{name}");
+    }
+}
+
+/// The grace counts from the closed connection; a request over another one ends it.
+#[test]
+fn a_worker_without_a_connection_is_dropped_after_the_grace() {
+    let grace = 30_000;
+    let mut rig = Rig::with_disconnect_grace(2, grace);
+    rig.wait(5);
+    rig.lose(1);
+    rig.wait(grace - 1);
+    assert!(rig.core.ping(rig.time(), ConnectionId(8), InstanceId(1)), "it is back");
+    rig.wait(grace);
+    assert_eq!(rig.core.gauges().workers, 1);
+    rig.lose(8);
+    rig.wait(grace);
+    assert_eq!((rig.core.gauges().workers, rig.core.stats().requests().workers_reaped), (0, 1));
 }
 
 #[test]
@@ -283,8 +322,8 @@ fn a_silent_worker_is_dropped() {
     assert_eq!((rig.core.gauges().workers, rig.core.stats().requests().workers_reaped), (0, 1));
     assert!(rig.try_prepare(&worker(1, "a"), &p, 0, 1).is_err());
     let now = rig.time();
-    assert!(!rig.core.ping(now, InstanceId(1)), "it should register again");
-    assert!(rig.core.ping(now, InstanceId(1)), "reported once");
+    assert!(!rig.core.ping(now, ConnectionId(1), InstanceId(1)), "it should register again");
+    assert!(rig.core.ping(now, ConnectionId(1), InstanceId(1)), "reported once");
     assert!(rig.register(1, "m", 1, 1));
 }
 
@@ -295,13 +334,13 @@ fn a_worker_has_one_timer_that_ends_with_it() {
     let registered = rig.core.next_deadline().expect("the worker of the rig");
     for _ in 0..3 {
         rig.wait(1);
-        assert!(rig.core.ping(rig.time(), InstanceId(1)));
+        assert!(rig.core.ping(rig.time(), ConnectionId(1), InstanceId(1)));
         rig.core.check();
     }
     assert_eq!(rig.core.next_deadline(), Some(registered), "it looks again when that comes");
     for _ in 0..3 {
         rig.wait(1);
-        assert!(rig.core.unregister(rig.time(), InstanceId(1)));
+        assert!(rig.core.unregister(rig.time(), ConnectionId(1), InstanceId(1)));
         rig.core.check();
         assert_eq!(rig.core.next_deadline(), None, "nothing is left to wait for");
         assert!(rig.register(1, "m", 1, 1));
@@ -319,7 +358,7 @@ fn an_object_of_another_size_is_a_miss() {
     assert_eq!(rig.lookup(&worker(1, "r"), &p, 1), 1);
     assert_eq!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 1), None);
     let now = rig.time();
-    rig.core.unregister(now, InstanceId(1));
+    rig.core.unregister(now, ConnectionId(1), InstanceId(1));
     assert_eq!(rig.lookup(&worker(2, "r"), &p, 1), 0, "no worker can read it");
     let prepared = rig.prepare(&worker(2, "s"), &p, 0, 1);
     assert_eq!(prepared.slots[0].layout, layout(2), "it makes way");

@@ -1,7 +1,9 @@
 //! Write reservations: who may publish what, and when its memory is reused.
 
 use larder_core::Committed;
+use larder_core::Effect;
 use larder_types::object::KvRank;
+use larder_types::{ConnectionId, InstanceId};
 
 use crate::support::{PAGE, QUARANTINE, Rig, WRITE_TTL, Who, prompt, worker};
 
@@ -79,16 +81,73 @@ fn a_stalled_writer_cannot_publish_what_another_writes() {
 }
 
 #[test]
-fn memory_of_a_lost_writer_is_freed_after_a_second_ttl() {
+fn memory_of_a_late_writer_is_freed_after_the_quarantine() {
     let mut rig = Rig::new(8);
     let p = prompt(1, 1);
     rig.prepare(&worker(1, "a"), &p, 0, 1);
     rig.wait(WRITE_TTL);
     assert_eq!(rig.used_pages(), 1);
-    rig.wait(WRITE_TTL - 1);
-    assert_eq!(rig.used_pages(), 1);
+    rig.wait(QUARANTINE - 1);
+    assert_eq!((rig.used_pages(), rig.core.gauges().quarantined_bytes), (1, PAGE));
     rig.wait(1);
-    assert_eq!(rig.used_pages(), 0);
+    assert_eq!((rig.used_pages(), rig.core.gauges().quarantined_bytes), (0, 0));
+}
+
+/// What a lost worker may still write to is free when its process is known to be gone, and not before.
+#[test]
+fn memory_of_a_lost_writer_is_freed_with_its_process() {
+    let mut rig = Rig::new(8);
+    let (w, p) = (worker(1, "a"), prompt(1, 1));
+    rig.prepare(&w, &p, 0, 1);
+    let (now, connection) = (rig.time(), ConnectionId(1));
+    rig.core.process_gone(now, connection);
+    assert_eq!(rig.commit(&w, &p, 0, 1).published().map(|c| c.objects), Some(1), "it is not lost");
+    let p = prompt(2, 1);
+    rig.prepare(&w, &p, 0, 1);
+    assert!(!rig.core.awaits_process(connection));
+    rig.core.take_effects();
+    rig.lose(1);
+    assert_eq!(rig.core.take_effects(), [Effect::CheckProcess { connection }]);
+    assert!(rig.core.awaits_process(connection));
+    rig.core.process_gone(now, ConnectionId(2));
+    assert_eq!(rig.used_pages(), 2, "that was another process");
+    rig.core.process_gone(now, connection);
+    rig.core.check();
+    assert_eq!((rig.used_pages(), rig.core.awaits_process(connection)), (1, false));
+    assert_eq!(rig.commit(&w, &p, 0, 1), Committed::Unknown);
+}
+
+/// The sum of memory that waits for late writers is bounded: no more is handed out meanwhile.
+#[test]
+fn no_slots_while_half_of_l1_waits_for_late_writers() {
+    let mut rig = Rig::new(8);
+    rig.register(2, "m", 1, 1);
+    rig.prepare(&worker(1, "a"), &prompt(1, 5), 0, 5);
+    rig.lose(1);
+    assert!(rig.prepare(&worker(2, "b"), &prompt(2, 1), 0, 1).no_space);
+    rig.wait(QUARANTINE);
+    assert_eq!(rig.store(&worker(2, "b"), &prompt(2, 1), 0, 1), 1);
+}
+
+/// A transfer ends by the connection that began it, or by the one that has taken its place.
+#[test]
+fn a_stranger_ends_no_transfer_and_no_registration() {
+    let mut rig = Rig::new(8);
+    let (w, p, now) = (worker(1, "a"), prompt(1, 1), rig.time());
+    let stranger = Who { connection: 9, ..worker(1, "a") };
+    rig.prepare(&w, &p, 0, 1);
+    assert_eq!(rig.commit(&stranger, &p, 0, 1), Committed::Unknown);
+    assert!(rig.try_prepare(&stranger, &prompt(2, 1), 0, 1).is_err());
+    assert!(!rig.core.unregister(now, ConnectionId(9), InstanceId(1)));
+    assert!(!rig.core.ping(now, ConnectionId(9), InstanceId(1)), "it should register");
+    assert_eq!(rig.commit(&w, &p, 0, 1).published().map(|c| c.objects), Some(1));
+    rig.lookup(&w, &p, 1);
+    rig.prepare_retrieve(&w, &p, 0, 1).expect("held");
+    assert!(!rig.commit_retrieve(&stranger, &p, 0, 1));
+    assert!(rig.commit_retrieve(&w, &p, 0, 1));
+    rig.lose(1);
+    assert!(rig.core.ping(now, ConnectionId(9), InstanceId(1)), "the worker has connected again");
+    assert!(rig.core.unregister(now, ConnectionId(9), InstanceId(1)));
 }
 
 #[test]
@@ -175,7 +234,7 @@ fn unregistering_discards_uncommitted_stores() {
     let p = prompt(1, 2);
     rig.prepare(&worker(1, "a"), &p, 0, 2);
     let now = rig.time();
-    assert!(rig.core.unregister(now, larder_types::InstanceId(1)));
+    assert!(rig.core.unregister(now, ConnectionId(1), InstanceId(1)));
     assert_eq!(rig.resident(&p), []);
     assert_eq!(rig.core.stats().requests().stores_abandoned, 1);
     rig.wait(QUARANTINE);

@@ -145,7 +145,7 @@ fn registrations_are_bounded_for_each_client_in_all_and_in_names() {
     }
     assert_eq!(register(3, 7, "m"), Err(TooManyWorkers::InAll { max: 6 }));
     let now = rig.time();
-    assert!(rig.core.unregister(now, InstanceId(1)));
+    assert!(rig.core.unregister(now, ConnectionId(1), InstanceId(1)));
     rig.core.check();
     let groups = vec![Group { id: 0, window: None, layout: layout(1) }];
     let (instance, model) = (InstanceId(8), "m".into());

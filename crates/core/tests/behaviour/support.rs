@@ -87,6 +87,18 @@ impl Rig {
         rig
     }
 
+    /// The same, with workers that are dropped some time after their connection is lost.
+    pub(crate) fn with_disconnect_grace(pages: u64, millis: u64) -> Self {
+        let grace = Some(Duration::from_millis(millis));
+        let mut rig = Self::with(CoreConfig {
+            capacity_bytes: pages * PAGE,
+            worker_disconnect_grace: grace,
+            ..Self::config()
+        });
+        rig.register(1, "m", 1, 1);
+        rig
+    }
+
     pub(crate) fn empty(pages: u64, eviction: EvictionKind, trim: Option<Trim>) -> Self {
         Self::with(CoreConfig { capacity_bytes: pages * PAGE, eviction, trim, ..Self::config() })
     }
@@ -105,6 +117,7 @@ impl Rig {
             sessions_max: SESSIONS_MAX,
             worker_reap_timeout: Some(Duration::from_millis(REAP)),
             worker_registration_grace: Duration::from_millis(REAP),
+            worker_disconnect_grace: None,
             quarantine: Duration::from_millis(QUARANTINE),
             ..CoreConfig::default()
         }

@@ -97,6 +97,7 @@ impl Driver {
                     self.todo.push(Todo::Store { adapter, task, items });
                 }
                 Effect::LookupDone(report) => self.done.push(report),
+                Effect::CheckProcess { .. } => {}
                 Effect::PrefetchDone { id } => self.warmed.push(id),
             }
         }

@@ -59,6 +59,7 @@ pub(crate) fn config(pages: u64, adapters: usize) -> CoreConfig {
     CoreConfig {
         capacity_bytes: pages * PAGE,
         align_bytes: PAGE,
+        worker_disconnect_grace: None,
         eviction: EvictionKind::Lru,
         read_ttl: Duration::from_millis(READ_TTL),
         session_ttl: Duration::from_secs(3600),
@@ -112,13 +113,13 @@ impl Rig {
 
     /// The worker's layout changes.
     pub(crate) fn reregister(&mut self, windows: &[Option<u32>]) {
-        self.core.unregister(self.time(), InstanceId(1));
+        self.core.unregister(self.time(), ConnectionId(1), InstanceId(1));
         self.register(1, windows);
     }
 
     /// The worker's objects take so many pages from now on.
     pub(crate) fn reregister_with(&mut self, pages: u64) {
-        self.core.unregister(self.time(), InstanceId(1));
+        self.core.unregister(self.time(), ConnectionId(1), InstanceId(1));
         let layout = pages_layout(pages);
         let groups = vec![Group { id: 0, window: None, layout }];
         let instance = InstanceId(1);

@@ -11,6 +11,7 @@ use super::connection_counter::ConnectionCounter;
 use super::copy_pool::CopyPool;
 use super::core_handle::CoreHandle;
 use super::memory::Memory;
+use super::processes::Processes;
 use super::quota_file::QuotaFile;
 use super::refusals::Refusals;
 use super::state::State;
@@ -99,13 +100,17 @@ impl App {
         let bus = observers.bus.clone();
         let memory = Arc::new(Memory::new(arena.clone()));
         let waiters = Arc::new(LookupWaiters::default());
+        let mut processes = None;
         let core = Arc::new_cyclic(|handle| {
+            let found = Arc::new(Processes::new(handle.clone(), arena.clone(), runtime.clone()));
+            processes = Some(found.clone());
             let effects = L2Effects {
                 core: handle.clone(),
                 l2: l2.clone(),
                 arena: arena.clone(),
                 memory: memory.clone(),
                 waiters: waiters.clone(),
+                processes: found,
                 bus: bus.clone(),
                 runtime: runtime.clone(),
             };
@@ -124,6 +129,7 @@ impl App {
             arena: arena.clone(),
             memory: memory.clone(),
             waiters,
+            processes: processes.expect("made with the core"),
             streams: streams.clone(),
             copies: copies.clone(),
             long_requests: long_requests.clone(),

@@ -9,6 +9,7 @@ mod descriptors;
 pub mod log_control;
 pub mod memory;
 mod owner_socket;
+pub mod processes;
 pub mod quota_file;
 pub mod refusals;
 mod signals;

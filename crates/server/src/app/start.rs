@@ -44,9 +44,6 @@ use crate::observe::recorder::Recorder;
 use crate::prefix_hashes::PrefixHashCache;
 use crate::transport::zmq::ZmqService;
 
-/// How long memory that a lost worker may still be using is not reused.
-const QUARANTINE: Duration = Duration::from_secs(10);
-
 /// Requests that may be open at once. Engines run thousands; requests that are never ended expire with the session
 /// TTL.
 const SESSIONS_MAX: usize = 1 << 16;
@@ -371,7 +368,8 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         client_share: CLIENT_SHARE,
         worker_reap_timeout: config.liveness.worker_reap_timeout,
         worker_registration_grace: config.liveness.worker_registration_grace,
-        quarantine: QUARANTINE,
+        worker_disconnect_grace: config.liveness.worker_disconnect_grace,
+        quarantine: config.liveness.late_write_timeout,
         adapters: l2.descriptions(),
         prefetch_policy: config.l2.prefetch_policy,
         store_policy: config.l2.store_policy,

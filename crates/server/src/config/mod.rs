@@ -270,6 +270,11 @@ pub struct LivenessConfig {
     pub worker_reap_timeout: Option<Duration>,
     /// A worker that has not pinged within this time after its registration is unregistered.
     pub worker_registration_grace: Duration,
+    /// A worker whose connection is closed this long is unregistered; `None`: only for its silence.
+    pub worker_disconnect_grace: Option<Duration>,
+    /// Memory that a lost or late worker may still write to stays out of use this long, unless its process is known to
+    /// be gone.
+    pub late_write_timeout: Duration,
     /// A request session that is unused this long is ended.
     pub session_ttl: Duration,
 }
@@ -279,6 +284,8 @@ impl Default for LivenessConfig {
         Self {
             worker_reap_timeout: Some(Duration::from_secs(120)),
             worker_registration_grace: Duration::from_secs(3600),
+            worker_disconnect_grace: Some(Duration::from_secs(30)),
+            late_write_timeout: Duration::from_secs(3600),
             session_ttl: Duration::from_secs(600),
         }
     }

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use super::{L2, LookupWaiters};
 use crate::app::core_handle::{CoreHandle, EffectSink};
 use crate::app::memory::Memory;
+use crate::app::processes::Processes;
 use crate::observe::bus::Bus;
 use crate::observe::event::{Batch, RequestEvent};
 
@@ -35,6 +36,8 @@ pub struct L2Effects {
     pub memory: Arc<Memory>,
     /// Clients that wait for lookups.
     pub waiters: Arc<LookupWaiters>,
+    /// Finds out whether processes are gone.
+    pub processes: Arc<Processes>,
     /// The observers.
     pub bus: Arc<Bus>,
     /// Runs the tasks.
@@ -78,6 +81,7 @@ impl EffectSink for L2Effects {
                     self.bus.emit(&RequestEvent::LookupEnded(&report));
                     self.waiters.wake(&report.request_id);
                 }
+                Effect::CheckProcess { connection } => self.processes.check(connection),
                 Effect::PrefetchDone { .. } => {}
             }
         }

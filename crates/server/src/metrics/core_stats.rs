@@ -127,6 +127,8 @@ impl Snapshot {
         gauge("lmcache_mp_peer_lease_keys", "Keys in lookups of other servers", g.peer_keys);
         let help = "Objects whose memory a lost worker may still use";
         gauge("lmcache_mp_quarantined_objects", help, g.quarantined_objects);
+        let help = "Bytes that a lost or late worker may still write to";
+        gauge("lmcache_mp_quarantined_bytes", help, g.quarantined_bytes);
         let help = "Lookups and prefetch requests that use L2 now";
         gauge("lmcache_mp_active_prefetch_jobs", help, g.prefetch_jobs);
         let help = "Lookups and prefetch requests that wait for the limit of concurrent ones";

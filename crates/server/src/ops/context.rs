@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::app::copy_pool::CopyPool;
 use crate::app::core_handle::CoreHandle;
 use crate::app::memory::Memory;
+use crate::app::processes::Processes;
 use crate::app::refusals::Refusals;
 use crate::l2::LookupWaiters;
 use crate::observe::bus::Bus;
@@ -42,6 +43,8 @@ pub struct Context {
     pub memory: Arc<Memory>,
     /// Clients that wait for lookups.
     pub waiters: Arc<LookupWaiters>,
+    /// Finds out whether processes of lost workers are gone.
+    pub processes: Arc<Processes>,
     /// Subscribers of cache events.
     pub streams: Arc<EventStreams>,
     /// Runs what copies much.

@@ -113,9 +113,11 @@ impl Operations {
     }
 
     /// A client has connected. Returns the connection's id, which no other connection of this server has.
-    pub fn connected(&self) -> ConnectionId {
+    pub fn connected(&self, remote: &str) -> ConnectionId {
         self.cx.bus.emit(&RequestEvent::Connected);
-        ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
+        let connection = ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1);
+        self.cx.processes.connected(connection, remote);
+        connection
     }
 
     /// Serves one request: its answer goes to `responder`, now or later.
@@ -159,6 +161,7 @@ impl Operations {
             });
             self.release_rest(lost);
         }
+        self.cx.processes.connection_lost(connection);
         self.cx.bus.emit(&RequestEvent::ConnectionLost { connection });
     }
 }

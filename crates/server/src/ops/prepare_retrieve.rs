@@ -27,6 +27,7 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Resu
     cx.bus.emit(&RequestEvent::CopyStarted { direction: Direction::Retrieve, spec: &spec });
     transfer.emit_started(cx, Direction::Retrieve, call.started);
     if cx.arena.name().is_some() {
+        cx.processes.copies(call.connection);
         return Ok(Ok(RetrievePlan::Slots(slots.iter().map(wire_slot).collect())).into());
     }
     let cx = cx.clone();

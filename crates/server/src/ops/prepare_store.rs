@@ -22,6 +22,9 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<
         return Ok(Ok(StorePlan::Pickle).into());
     }
     let prepared = cx.core.with(|core, now| core.prepare_store(now, &transfer.spec()))?;
+    if !prepared.slots.is_empty() {
+        cx.processes.copies(call.connection);
+    }
     let end = memory_end(&prepared);
     let started = call.started;
     let plan = move |cx: &Context, committed: io::Result<()>| -> Answer<StorePlan> {

@@ -6,9 +6,9 @@ use super::context::{Call, Context};
 use super::reply::Answer;
 
 /// Removes a worker. Its uncommitted stores are discarded.
-pub(super) fn serve(cx: &Arc<Context>, _: &Call<'_>, request: UnregisterEngineDriven) -> Answer<()> {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: UnregisterEngineDriven) -> Answer<()> {
     let instance = request.instance_id;
-    if cx.core.with(|core, now| core.unregister(now, instance)) {
+    if cx.core.with(|core, now| core.unregister(now, call.connection, instance)) {
         tracing::info!(%instance, "worker unregistered");
     }
     Ok(())

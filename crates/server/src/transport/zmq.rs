@@ -27,7 +27,7 @@ impl ZmqService {
 
 impl Service for ZmqService {
     fn connected(&self, peer: &Peer) {
-        let connection = self.operations.connected();
+        let connection = self.operations.connected(peer.remote());
         peer.set_tag(connection.0);
         tracing::debug!(connection = connection.0, remote = peer.remote(), "client connected");
     }

@@ -228,7 +228,7 @@ impl Model {
         (model, node, connection): (u8, u16, u64),
         name: &Name,
     ) -> Option<Form> {
-        let worker = self.see(now, name.instance)?;
+        let worker = self.own(now, name.instance, connection)?;
         if worker.model != model || worker.world != name.rank.world_size() {
             return None;
         }
@@ -240,7 +240,7 @@ impl Model {
             _ => self.promise(&self.chunks(model, name.salt, node), name, form),
         };
         let scheduler = scheduler.map(|i| self.sessions[i].owner);
-        let worker = self.see(now, name.instance)?;
+        let worker = self.own(now, name.instance, connection)?;
         worker.connection = Some(connection);
         worker.rank = Some(name.rank);
         worker.scheduler = scheduler.or(worker.scheduler);
@@ -260,7 +260,7 @@ impl Model {
     ) -> Option<StorePlan> {
         let form = self.registered(now, (model, node, connection), name)?;
         let bytes = form.bytes;
-        if self.stores.iter().any(|t| t.name == *name) {
+        if view.quarantine_is_full || self.stores.iter().any(|t| t.name == *name) {
             return Some(StorePlan { bytes, form, ..StorePlan::default() });
         }
         let chunks = self.chunks(model, name.salt, node)[..name.end as usize].to_vec();
@@ -315,9 +315,12 @@ impl Model {
 
     /// Commits a store. Returns how many objects it publishes; `Err(true)` if the store has expired,
     /// `Err(false)` if it is unknown.
-    pub fn commit_store(&mut self, now: Millis, name: &Name) -> Result<u32, bool> {
-        let _ = self.see(now, name.instance);
+    pub fn commit_store(&mut self, now: Millis, name: &Name, connection: u64) -> Result<u32, bool> {
+        let _ = self.own(now, name.instance, connection);
         let i = self.stores.iter().position(|t| t.name == *name).ok_or(false)?;
+        if !self.may_finish(name.instance, connection, self.stores[i].connection) {
+            return Err(false);
+        }
         let store = self.stores.remove(i);
         if store.overdue {
             return Err(true);
@@ -430,11 +433,15 @@ impl Model {
         found.iter().find(pins_all).or(found.first()).copied()
     }
 
-    /// Commits a retrieve. Returns whether one of that name was running.
-    pub fn commit_retrieve(&mut self, now: Millis, name: &Name) -> bool {
-        let _ = self.see(now, name.instance);
-        let count = self.retrieves.iter().filter(|t| t.name == *name).count();
-        let running = self.retrieves.iter().any(|t| t.name == *name && !t.overdue);
+    /// Commits a retrieve. Returns whether those of that name have kept their pins to the end.
+    pub fn commit_retrieve(&mut self, now: Millis, name: &Name, connection: u64) -> bool {
+        let _ = self.own(now, name.instance, connection);
+        let same = || self.retrieves.iter().filter(|t| t.name == *name);
+        if !same().any(|t| self.may_finish(name.instance, connection, t.connection)) {
+            return false;
+        }
+        let count = same().count();
+        let running = same().all(|t| !t.uids.is_empty());
         let Some(done) = self.done.get_mut(name) else { return false };
         *done += 1;
         if *done == count {

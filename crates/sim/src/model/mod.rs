@@ -99,6 +99,8 @@ pub struct View<'a> {
     pub l1: &'a Index,
     /// Names and prompts.
     pub universe: &'a Universe,
+    /// So much memory waits for writers that may be late that none is handed out.
+    pub quarantine_is_full: bool,
 }
 
 impl View<'_> {
@@ -194,6 +196,10 @@ pub(crate) struct Worker {
     pub(crate) scheduler: Option<u64>,
     /// The rank that it copies for.
     pub(crate) rank: Option<KvRank>,
+    /// Open connections that it registered over, or the first after those were lost.
+    pub(crate) own: Vec<u64>,
+    /// Since when it has none.
+    disconnected: Option<Millis>,
     last_seen: Millis,
     pinged: bool,
 }

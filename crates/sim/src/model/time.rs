@@ -77,7 +77,7 @@ impl Model {
                 if self.stores[i].overdue {
                     self.stores.remove(i);
                 } else {
-                    self.retire_store(i, at + self.scenario.write_ttl);
+                    self.retire_store(i, at + self.scenario.quarantine);
                 }
             }
             Due::Worker(instance) => {
@@ -90,8 +90,10 @@ impl Model {
     }
 
     fn silent_at(&self, worker: &Worker) -> Option<Millis> {
-        let timeout = self.scenario.reap?;
-        Some(worker.last_seen + if worker.pinged { timeout } else { self.scenario.grace })
+        let timeout = self.scenario.reap;
+        let silent = timeout.map(|t| worker.last_seen + if worker.pinged { t } else { self.scenario.grace });
+        let disconnected = worker.disconnected.zip(self.scenario.disconnect_grace);
+        silent.into_iter().chain(disconnected.map(|(since, grace)| since + grace)).min()
     }
 
     /// Ends the sessions and peer leases of a connection, and abandons its transfers.
@@ -105,8 +107,36 @@ impl Model {
         for worker in &mut self.workers {
             worker.connection = worker.connection.filter(|c| *c != connection);
             worker.scheduler = worker.scheduler.filter(|c| *c != connection);
+            if worker.own == [connection] {
+                worker.disconnected = Some(now);
+            }
+            worker.own.retain(|c| *c != connection);
         }
         self.abandon(now, |t| t.connection == connection);
+    }
+
+    /// The process that used a connection is gone: what its expired transfers kept is free.
+    pub fn process_gone(&mut self, connection: u64) {
+        self.stores.retain(|t| !t.overdue || t.connection != connection);
+        let kept = |t: &Transfer| t.overdue && t.connection == connection && !t.uids.is_empty();
+        while let Some(i) = self.retrieves.iter().position(kept) {
+            self.forget_retrieve(i);
+            self.settle();
+        }
+    }
+
+    /// A worker unregisters. Returns whether it was registered, over that connection.
+    pub fn unregister(&mut self, now: Millis, instance: i64, connection: u64) -> bool {
+        let Some(worker) = self.own(now, instance, connection) else { return false };
+        if worker.own.len() > 1 {
+            worker.own.retain(|c| *c != connection);
+            return false;
+        }
+        while let Some(i) = self.retrieves.iter().position(|t| t.name.instance == instance) {
+            self.forget_retrieve(i);
+            self.settle();
+        }
+        self.drop_worker(now, instance)
     }
 
     /// Drops a worker and abandons its transfers. Returns whether it was registered.
@@ -124,12 +154,14 @@ impl Model {
     pub fn register(&mut self, now: Millis, (instance, connection): (i64, u64), engine: &EngineSpec) -> bool {
         if let Some(worker) = self.see(now, instance) {
             worker.connection = Some(connection);
+            worker.attach(connection);
             return false;
         }
         self.strangers.remove(&instance);
         let EngineSpec { model, world, form, window, .. } = *engine;
-        let (connection, scheduler, rank) = (Some(connection), None, None);
-        let (last_seen, pinged) = (now, false);
+        let (scheduler, rank) = (None, None);
+        let (last_seen, pinged, own, disconnected) = (now, false, vec![connection], None);
+        let connection = Some(connection);
         self.workers.push(Worker {
             instance,
             model,
@@ -139,6 +171,8 @@ impl Model {
             connection,
             scheduler,
             rank,
+            own,
+            disconnected,
             last_seen,
             pinged,
         });
@@ -146,14 +180,36 @@ impl Model {
     }
 
     /// A ping of a worker. Returns the expected answer.
-    pub fn ping(&mut self, now: Millis, instance: i64) -> bool {
-        match self.see(now, instance) {
-            Some(worker) => {
-                worker.pinged = true;
-                true
-            }
-            None => !self.strangers.insert(instance),
+    pub fn ping(&mut self, now: Millis, instance: i64, connection: u64) -> bool {
+        if !self.workers.iter().any(|w| w.instance == instance) {
+            return !self.strangers.insert(instance);
         }
+        let own = self.own(now, instance, connection);
+        own.is_some_and(|worker| {
+            worker.pinged = true;
+            true
+        })
+    }
+
+    /// Returns a worker if the connection is its own, and updates when it was last seen.
+    pub(crate) fn own(&mut self, now: Millis, instance: i64, connection: u64) -> Option<&mut Worker> {
+        let worker = self.workers.iter_mut().find(|w| w.instance == instance)?;
+        if worker.own.is_empty() {
+            worker.attach(connection);
+        }
+        worker.last_seen = if worker.own.contains(&connection) { now } else { worker.last_seen };
+        worker.own.contains(&connection).then_some(worker)
+    }
+
+    /// Whether a worker has an open connection of its own, or is not registered.
+    pub fn is_guarded(&self, instance: i64) -> bool {
+        self.workers.iter().find(|w| w.instance == instance).is_none_or(|w| !w.own.is_empty())
+    }
+
+    /// Whether a commit over a connection may finish a transfer that was begun over another.
+    pub(crate) fn may_finish(&self, instance: i64, connection: u64, begun_by: u64) -> bool {
+        let uses = |c| self.workers.iter().any(|w| w.instance == instance && w.own.contains(&c));
+        connection == begun_by || uses(connection) && !uses(begun_by)
     }
 
     /// Returns a worker and updates when it was last seen.
@@ -170,17 +226,13 @@ impl Model {
                 self.retire_store(i, until);
             }
         }
-        for retrieve in self.retrieves.iter_mut().filter(|t| gone(t)) {
-            retrieve.deadline = if retrieve.overdue { until.min(retrieve.deadline) } else { until };
-            retrieve.overdue = true;
-        }
+        self.retrieves.iter_mut().filter(|t| gone(t)).for_each(|t| t.overdue = true);
     }
 
     fn retire_store(&mut self, i: usize, until: Millis) {
         let store = &mut self.stores[i];
-        store.deadline = if store.overdue { until.min(store.deadline) } else { until };
         if !store.overdue {
-            store.overdue = true;
+            (store.deadline, store.overdue) = (until, true);
             for uid in self.stores[i].uids.clone() {
                 self.unlink(uid);
             }
@@ -219,5 +271,14 @@ impl Model {
     pub(crate) fn close_session(&mut self, i: usize) {
         self.drop_lookup(i);
         self.sessions.remove(i);
+    }
+}
+
+impl Worker {
+    fn attach(&mut self, connection: u64) {
+        self.disconnected = None;
+        if !self.own.contains(&connection) {
+            self.own.push(connection);
+        }
     }
 }

@@ -55,7 +55,8 @@ impl World {
     }
 
     fn resident_keys(&self, keys: &[Key]) -> BTreeSet<Key> {
-        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let view =
+            View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         keys.iter().copied().filter(|key| view.object(*key, false).is_some()).collect()
     }
 
@@ -74,7 +75,8 @@ impl World {
         };
         let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
         let before = self.resident_keys(&keys);
-        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let view =
+            View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         let there = |key: &Key| {
             let loadable = self.adapters.iter().filter_map(|a| a.objects.get(key));
             let in_l1 = view.object(*key, false).map(|(_, bytes)| bytes);
@@ -124,11 +126,12 @@ impl World {
         }
         assert_eq!(self.core.gauges().l1.temporary_objects, 0, "temporary objects without a reader");
         assert_eq!(self.stored_objects(), stored, "objects stored to L2: a loaded one was stored again");
-        self.unregister(instance);
+        self.unregister(instance, connection);
     }
 
     fn audit_bytes(&self, keys: &[Key]) {
-        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let view =
+            View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         for key in keys {
             let (offset, bytes) = view.object(*key, false).expect("it is part of the hit");
             for page in 0..bytes.div_ceil(self.scenario.page) {

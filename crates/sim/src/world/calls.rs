@@ -60,20 +60,24 @@ impl World {
         self.conclude();
     }
 
-    pub(super) fn unregister(&mut self, instance: i64) {
+    pub(super) fn unregister(&mut self, instance: i64, connection: u64) {
         self.begin(Call::Unregister { instance });
-        let known = self.core.unregister(self.time(), InstanceId(instance));
-        let expected = self.model.drop_worker(self.now, instance);
+        let known = self.core.unregister(self.time(), ConnectionId(connection), InstanceId(instance));
+        let expected = self.model.unregister(self.now, instance, connection);
         self.agree(u64::from(known), u64::from(expected), "unregister");
-        self.limit_copies(self.now, |c| c.name.instance == instance);
+        if known {
+            self.limit_copies(self.now, |c| c.name.instance == instance);
+            let reads = self.copies.iter_mut().filter(|c| !c.write && c.name.instance == instance);
+            reads.for_each(|c| c.limit = c.limit.min(self.now));
+        }
         self.model.settle();
         self.conclude();
     }
 
-    pub(super) fn ping(&mut self, instance: i64) -> bool {
+    pub(super) fn ping(&mut self, instance: i64, connection: u64) -> bool {
         self.begin(Call::Ping { instance });
-        let known = self.core.ping(self.time(), InstanceId(instance));
-        let expected = self.model.ping(self.now, instance);
+        let known = self.core.ping(self.time(), ConnectionId(connection), InstanceId(instance));
+        let expected = self.model.ping(self.now, instance, connection);
         self.agree(u64::from(known), u64::from(expected), "ping");
         self.conclude();
         known
@@ -84,6 +88,17 @@ impl World {
         self.core.connection_lost(self.time(), ConnectionId(connection));
         self.model.connection_lost(self.now, connection);
         self.limit_copies(self.now, |c| c.connection == connection);
+        self.model.settle();
+        self.conclude();
+    }
+
+    /// The process that used a connection has ended, and with it its copies.
+    pub(super) fn process_gone(&mut self, connection: u64) {
+        self.copies.iter_mut().filter(|c| c.connection == connection).for_each(|c| c.running = false);
+        self.begin(Call::Gone { connection });
+        self.core.process_gone(self.time(), ConnectionId(connection));
+        assert!(!self.core.awaits_process(ConnectionId(connection)), "memory of a process that is gone");
+        self.model.process_gone(connection);
         self.model.settle();
         self.conclude();
     }
@@ -128,7 +143,7 @@ impl World {
         };
         let hit = self.core.lookup(self.time(), &spec).hit().map(|hit| hit.chunks);
         self.learn();
-        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let view = View { l1: self.core.index(), universe: &scenario.universe, quarantine_is_full: false };
         let expected = self.model.lookup(self.now, call, &view);
         let number = |hit: Option<u32>| hit.map_or(u64::MAX, u64::from);
         self.agree(number(hit), number(expected), "hit");
@@ -203,7 +218,9 @@ impl World {
         let got = self.transfer(context, &name, |core, now, spec| core.prepare_store(now, spec));
         let given = got.as_ref().map_or(&[][..], |prepared| &prepared.chunks);
         let scenario = self.scenario.clone();
-        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let gauges = self.core.gauges();
+        let quarantine_is_full = gauges.quarantined_bytes > gauges.l1.capacity_bytes / 2;
+        let view = View { l1: self.core.index(), universe: &scenario.universe, quarantine_is_full };
         let plan = self.model.plan_store(
             self.now,
             (context.model, context.node, context.connection),
@@ -226,7 +243,11 @@ impl World {
             self.trace.answer(*offset);
         });
         assert!(prepared.slots.iter().all(|s| s.layout.bytes() == plan.bytes), "slots of another size");
-        self.judge_store(&plan, &prepared);
+        if quarantine_is_full {
+            assert!(prepared.slots.is_empty(), "slots while too much memory waits for late writers");
+        } else {
+            self.judge_store(&plan, &prepared);
+        }
         let mut seq = 0;
         if !slots.is_empty() {
             let place = (context.model, context.node, context.connection);
@@ -254,7 +275,7 @@ impl World {
     pub(super) fn commit_store(&mut self, context: Context, name: &Name) {
         self.begin(Call::CommitStore(*name));
         let committed = self.transfer(context, name, |core, now, spec| core.commit_store(now, spec));
-        let expected = self.model.commit_store(self.now, name);
+        let expected = self.model.commit_store(self.now, name, context.connection);
         self.seen.commits_late += u64::from(expected == Err(true));
         let committed = match committed {
             Committed::Published(copied) => Ok(copied.objects as u32),
@@ -306,7 +327,7 @@ impl World {
         self.begin(Call::CommitRetrieve(*name));
         let running =
             self.transfer(context, name, |core, now, spec| core.commit_retrieve(now, spec).is_some());
-        let expected = self.model.commit_retrieve(self.now, name);
+        let expected = self.model.commit_retrieve(self.now, name, context.connection);
         self.agree(u64::from(running), u64::from(expected), "commit of a retrieve");
         self.model.settle();
         self.conclude();

@@ -15,7 +15,11 @@ impl World {
     pub(super) fn verify(&mut self) {
         self.core.check();
         self.follower.verify(&self.core);
-        let gone = self.model.gone(&View { l1: self.core.index(), universe: &self.scenario.universe });
+        let gone = self.model.gone(&View {
+            l1: self.core.index(),
+            universe: &self.scenario.universe,
+            quarantine_is_full: false,
+        });
         assert!(gone.is_empty(), "readable objects were removed: {:?}", self.describe(&gone));
         let (gauges, page) = (self.core.gauges(), self.scenario.page);
         let l1 = gauges.l1;
@@ -72,6 +76,12 @@ impl World {
             let rows = s.lookup.iter().flat_map(|l| &l.rows);
             rows.flat_map(|r| &r.grants).any(|(_, pins)| *pins > 0)
         };
+        let late = m.stores.iter().filter(|t| t.overdue).flat_map(|t| &t.uids);
+        assert_eq!(
+            gauges.quarantined_bytes,
+            late.map(|u| m.allocs[*u].bytes).sum::<u64>(),
+            "quarantined bytes"
+        );
         let overdue = m.stores.iter().chain(&m.retrieves).filter(|t| t.overdue);
         let expected = [
             m.workers.len(),
@@ -158,7 +168,8 @@ impl World {
 
     /// Removes evicted chunks from the model; none may be protected. Returns them with their pages.
     fn accept_evictions(&mut self, protected: &BTreeSet<ChunkKey>) -> Vec<(ChunkKey, u64)> {
-        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let view =
+            View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         let evicted = self.model.accept_evictions(&view);
         let needed = evicted.iter().find(|(chunk, _)| protected.contains(chunk));
         assert!(needed.is_none(), "evicted although it is needed: {needed:?}");

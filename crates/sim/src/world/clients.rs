@@ -56,6 +56,7 @@ impl World {
             Event::Copy(copy) => self.on_copy(copy),
             Event::Commit(copy) => self.on_commit(copy),
             Event::Ping(worker) => self.on_ping(worker),
+            Event::Gone(connection) => self.process_gone(connection),
             Event::Fault => self.on_fault(),
             Event::Answer(question) => self.on_answer(question),
             Event::Io(io) => self.on_io(io),
@@ -210,7 +211,8 @@ impl World {
         let pages: u64 = places.iter().map(|p| p.pages).sum();
         let stride = pages.div_ceil(self.rng.between(1, 4));
         let model = self.workers[worker].spec.model;
-        let ttl = if write { 2 * self.scenario.write_ttl } else { self.scenario.read_ttl };
+        let ttl =
+            if write { self.scenario.write_ttl + self.scenario.quarantine } else { self.scenario.read_ttl };
         let copy = Copy {
             limit: self.now + ttl,
             connection: self.workers[worker].connection,
@@ -282,10 +284,10 @@ impl World {
         ttl * self.rng.pick(&[2, 3, 4, 5, 7, 9]) / 4
     }
 
-    /// Limits copies to the end of the quarantine after their worker or connection was lost at `at`.
+    /// Limits writes to the end of the quarantine after their worker or connection was lost at `at`.
     pub(super) fn limit_copies(&mut self, at: Millis, gone: impl Fn(&Copy) -> bool) {
         let limit = at + self.scenario.quarantine;
-        self.copies.iter_mut().filter(|c| gone(c)).for_each(|c| c.limit = c.limit.min(limit));
+        self.copies.iter_mut().filter(|c| c.write && gone(c)).for_each(|c| c.limit = c.limit.min(limit));
     }
 
     /// Stops the copies for which memory is no longer kept, and checks that it was kept until their limit.
@@ -341,7 +343,7 @@ impl World {
 
     fn on_ping(&mut self, index: usize) {
         let worker = self.workers[index].clone();
-        if worker.silent_until <= self.now && !self.ping(worker.instance) {
+        if worker.silent_until <= self.now && !self.ping(worker.instance, worker.connection) {
             self.register((worker.instance, worker.connection), &worker.spec);
         }
         let wait = self.scenario.reap.map_or(20 * self.scenario.pace, |reap| reap / 3) + 1;

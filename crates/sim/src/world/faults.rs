@@ -6,7 +6,7 @@ use larder_types::object::KvRank;
 
 use super::calls::Context;
 use super::events::Follower;
-use super::{Event, PeerRequest, World};
+use super::{Event, PeerRequest, Worker, World};
 use crate::model::{ChunkKey, Form, Key, Name, WarmCall};
 use crate::scenario::Fault;
 
@@ -34,7 +34,8 @@ impl World {
             }
             Fault::Unregister => {
                 let worker = self.rng.index(self.workers.len());
-                self.unregister(self.workers[worker].instance);
+                let Worker { instance, connection, .. } = self.workers[worker];
+                self.unregister(instance, connection);
             }
             Fault::StrayCommit => self.stray_commit(),
             Fault::OverRelease => self.over_release(),
@@ -90,6 +91,8 @@ impl World {
         let lost = std::mem::replace(&mut worker.connection, connection);
         self.copies.iter_mut().filter(|c| c.name.instance == dead).for_each(|c| c.commits = false);
         self.lose(lost);
+        let wait = self.pause();
+        self.schedule(wait, Event::Gone(lost));
         // The new process may have other settings.
         let models: Vec<_> = self.scenario.engines.clone();
         let spec = &mut self.workers[index].spec;
@@ -105,6 +108,13 @@ impl World {
             return;
         }
         let copy = self.copies[self.rng.index(self.copies.len())].clone();
+        if self.rng.chance(30) && self.model.is_guarded(copy.name.instance) {
+            let context = Context { model: copy.model, node: copy.node, connection: self.fresh() };
+            return match copy.write {
+                true => self.commit_store(context, &copy.name),
+                false => self.commit_retrieve(context, &copy.name),
+            };
+        }
         let mut name = copy.name;
         if self.rng.chance(30) && name.end - name.start > 1 {
             name.start += 1;
@@ -224,7 +234,7 @@ impl World {
         }
         let context = Context { model: worker.spec.model, node, connection: worker.connection };
         match self.rng.below(3) {
-            0 => drop(self.ping(-1)),
+            0 => drop(self.ping(-1, worker.connection)),
             1 => assert!(self.prepare_store(context, name).is_none(), "an unregistered worker may write"),
             _ => assert!(self.prepare_retrieve(context, name).is_none(), "an unregistered worker may read"),
         }

@@ -100,6 +100,8 @@ impl World {
                 assert!(objects as usize <= batch * tasks, "adapter {adapter:?} stores {objects} objects");
             }
             Effect::LookupDone(report) => self.lookup_done(&report),
+            // Processes end by themselves, or not: see `crash_worker`.
+            Effect::CheckProcess { .. } => {}
             Effect::PrefetchDone { id: PrefetchId(id) } => {
                 let PrefetchStatus::Done(result) = self.core.prefetch_status(self.time(), PrefetchId(id))
                 else {
@@ -180,7 +182,7 @@ impl World {
     /// Observes what the core did for L2, and checks it.
     fn observe(&mut self) {
         let scenario = self.scenario.clone();
-        let view = View { l1: self.core.index(), universe: &scenario.universe };
+        let view = View { l1: self.core.index(), universe: &scenario.universe, quarantine_is_full: false };
         let Observed { reserved, admitted, offloaded } = self.model.observe(&view);
         self.seen.loads_reserved += reserved.len() as u64;
         self.check_new_slots(&reserved);
@@ -246,7 +248,8 @@ impl World {
         let results: Vec<_> = stored.iter().map(|stored| StoreResult::from(*stored)).collect();
         self.core.l2_stored(self.time(), TaskId(task), &results);
         let left = self.core.stats().requests().l2.left_l1_objects - left;
-        let view = View { l1: self.core.index(), universe: &self.scenario.universe };
+        let view =
+            View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         let stays = |uid: &Uid| view.stays(self.model.allocs[*uid].key, false);
         let gone = self.model.in_state(State::Resident).filter(|uid| !stays(uid));
         let offloaded = gone.filter(|uid| self.is_offloaded(*uid)).count() as u64;

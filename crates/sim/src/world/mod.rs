@@ -33,12 +33,23 @@ use crate::trace::Trace;
 enum Event {
     Arrive(usize),
     Query(usize),
-    Retrieve { request: usize, worker: usize, start: u32 },
-    Store { request: usize, worker: usize, start: u32, end: u32 },
+    Retrieve {
+        request: usize,
+        worker: usize,
+        start: u32,
+    },
+    Store {
+        request: usize,
+        worker: usize,
+        start: u32,
+        end: u32,
+    },
     End(usize),
     Copy(usize),
     Commit(usize),
     Ping(usize),
+    /// The process that used a connection has ended.
+    Gone(u64),
     Fault,
     Answer(usize),
     Io(usize),
@@ -105,8 +116,8 @@ struct Copy {
     at: u64,
     /// Pages of a step.
     stride: u64,
-    /// Until when it may access its slots: two write TTLs for a store, one read TTL for a retrieve, and
-    /// at most the quarantine after its worker or connection is lost.
+    /// Until when it may access its slots: one TTL, and for a store the quarantine after that, or after its worker or
+    /// connection is lost.
     limit: Millis,
     connection: u64,
     /// Whether it is committed at its end: not if its process has died.
@@ -281,6 +292,7 @@ impl World {
             peer_keys_max: usize::MAX,
             worker_reap_timeout: scenario.reap.map(Duration::from_millis),
             worker_registration_grace: Duration::from_millis(scenario.grace),
+            worker_disconnect_grace: scenario.disconnect_grace.map(Duration::from_millis),
             quarantine: Duration::from_millis(scenario.quarantine),
             adapters: adapters.collect(),
             prefetch_policy: l2.prefetch,
@@ -398,7 +410,8 @@ impl World {
                 .for_each(|c| self.lose(c));
             self.peers.clone().iter().for_each(|p| self.lose(p.owner));
         }
-        let longest = s.session_ttl.max(2 * s.write_ttl).max(2 * s.read_ttl).max(s.l2.load_deadline);
+        let longest =
+            s.session_ttl.max(2 * s.write_ttl + s.quarantine).max(2 * s.read_ttl).max(s.l2.load_deadline);
         // Adapters complete what hung. Results that were lost time out in the core, and stores are retried.
         for _ in 0..s.l2.retries + 3 {
             self.work_off();

@@ -134,7 +134,7 @@ impl<'a> Machine<'a> {
                         }
                         self.core.l2_stored(self.now, task, &vec![StoreResult::Stored; items.len()]);
                     }
-                    Effect::LookupDone(_) | Effect::PrefetchDone { .. } => {}
+                    Effect::LookupDone(_) | Effect::PrefetchDone { .. } | Effect::CheckProcess { .. } => {}
                 }
             }
         }
