@@ -152,7 +152,7 @@ class Campaign:
         self.counters["damaged files"] += len(damaged)
         if damaged and self.policy != "none":
             raise AssertionError(f"clone {number}: {len(damaged)} of {len(stored)} files are damaged: {damaged[:3]}")
-        if not damaged and number % READ_EVERY:
+        if not damaged and (number + 1) % READ_EVERY:
             return
         self.counters["clones served"] += 1
         with self.server(kv) as server:
@@ -174,7 +174,7 @@ def run(clones: int, seed: int) -> Report:
         call("truncate", "-s", "6G", top / "outer.image")
         call("mkfs.xfs", "-q", "-m", "reflink=1", top / "outer.image")
         try:
-            with mounted(top / "outer.image", top / "outer", "loop"):
+            with mounted(top / "outer.image", top / "outer", "loop,discard"):
                 _campaigns(top, clones, seed, report)
         except subprocess.CalledProcessError as error:
             if not report.counters:
