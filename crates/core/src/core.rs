@@ -1,8 +1,8 @@
 //! The whole storage core: one call per event, with the time passed in.
 //!
 //! Each call first fires the timers that are due by `now`, so an answer does not depend on whether
-//! [`Core::advance`] was called in time (unless so much is due at once that it takes several calls). A driver that sleeps until [`Core::next_deadline`] only makes memory
-//! free earlier.
+//! [`Core::advance`] was called in time (unless so much is due at once that it takes several calls). A driver that
+//! sleeps until [`Core::next_deadline`] only makes memory free earlier.
 //!
 //! A call costs O(its own request), except where its documentation says otherwise (`tests/cost.rs`).
 
@@ -17,9 +17,10 @@ use larder_types::{AdapterId, ConnectionId, InstanceId, Layout, Time};
 
 use crate::config::CoreConfig;
 use crate::context::Context;
+use crate::gauges::{AdapterGauges, Gauges};
 use crate::ids::{IoId, JobId, LookupId, PeerLeaseId, PrefetchId, TaskId};
-use crate::index::{Clearing, Index, ObjectId, Removal, Usage, VisibleChunk};
-use crate::io::{Effect, Hit, Purpose, StoreResult};
+use crate::index::{Clearing, Index, ObjectId, Removal, VisibleChunk};
+use crate::io::{Effect, Hit, Lookup, Purpose, StoreResult};
 use crate::prefetch::{
     LookupSink, LookupStatus, Prefetch, PrefetchJobs, PrefetchRefused, PrefetchSpec, PrefetchStatus,
 };
@@ -50,82 +51,6 @@ pub struct Core {
     retrieves: Retrieves,
     prefetch: Prefetch,
     write_back: WriteBack,
-}
-
-/// What is held now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauges {
-    /// The memory tier.
-    pub l1: Usage,
-    /// Registered workers.
-    pub workers: u64,
-    /// Open request sessions.
-    pub sessions: u64,
-    /// What they take in bytes, about.
-    pub session_bytes: u64,
-    /// Sessions with pins of a lookup.
-    pub lookup_leases: u64,
-    /// Stores prepared and not committed.
-    pub stores: u64,
-    /// Retrieves prepared and not committed.
-    pub retrieves: u64,
-    /// Leases of peers.
-    pub peer_leases: u64,
-    /// Keys in them, found or not.
-    pub peer_keys: u64,
-    /// Unlinked or pinned objects that a vanished or stalled worker may still be accessing.
-    pub quarantined_objects: u64,
-    /// Bytes that one may still be writing to.
-    pub quarantined_bytes: u64,
-    /// Lookups and prefetch requests that use L2.
-    pub prefetch_jobs: u64,
-    /// Those that wait for their turn.
-    pub prefetch_waiting: u64,
-    /// Keys that are to be stored to L2 and are not yet.
-    pub write_back_pending: u64,
-    /// Since when the oldest pins of lookups, retrieves and peers are held.
-    pub oldest_read_pin: Option<Time>,
-    /// Since when the oldest slots that workers write are reserved.
-    pub oldest_write_reservation: Option<Time>,
-}
-
-/// What one adapter does and has to do now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AdapterGauges {
-    /// Objects that it loads, or may still be writing.
-    pub loading_objects: u64,
-    /// Their bytes.
-    pub loading_bytes: u64,
-    /// Batches that it stores.
-    pub storing_tasks: u64,
-    /// Objects that it stores, or may still be reading.
-    pub storing_objects: u64,
-    /// Their bytes.
-    pub storing_bytes: u64,
-    /// Keys that wait for it.
-    pub queued_keys: u64,
-}
-
-/// How a lookup began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// No worker of the model is registered: a hit of nothing.
-    Unserved,
-    /// The answer.
-    Answered(Hit),
-    /// L2 may have more than L1. The answer follows as [`Effect::LookupDone`].
-    Pending,
-}
-
-impl Lookup {
-    /// The answer, unless it is pending.
-    pub fn hit(self) -> Option<Hit> {
-        match self {
-            Self::Unserved => Some(Hit::default()),
-            Self::Answered(hit) => Some(hit),
-            Self::Pending => None,
-        }
-    }
 }
 
 impl Core {

@@ -177,3 +177,25 @@ impl From<bool> for StoreResult {
 pub(crate) const fn can_hold(stored: u64, bytes: u64) -> bool {
     stored == bytes || (stored > bytes && stored - bytes < BLOCK_BYTES && stored.is_multiple_of(BLOCK_BYTES))
 }
+
+/// How a lookup began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// No worker of the model is registered: a hit of nothing.
+    Unserved,
+    /// The answer.
+    Answered(Hit),
+    /// L2 may have more than L1. The answer follows as [`Effect::LookupDone`].
+    Pending,
+}
+
+impl Lookup {
+    /// The answer, unless it is pending.
+    pub fn hit(self) -> Option<Hit> {
+        match self {
+            Self::Unserved => Some(Hit::default()),
+            Self::Answered(hit) => Some(hit),
+            Self::Pending => None,
+        }
+    }
+}

@@ -20,6 +20,7 @@
 mod config;
 mod context;
 mod core;
+mod gauges;
 mod ids;
 pub mod index;
 mod io;
@@ -30,9 +31,10 @@ mod timers;
 mod write_back;
 
 pub use crate::config::{CoreConfig, Trim};
-pub use crate::core::{AdapterGauges, Core, Gauges, Lookup};
+pub use crate::core::Core;
+pub use crate::gauges::{AdapterGauges, Gauges};
 pub use crate::ids::{IoId, LookupId, PeerLeaseId, PrefetchId, TaskId};
-pub use crate::io::{Effect, Hit, IoItem, LookupReport, StoreResult};
+pub use crate::io::{Effect, Hit, IoItem, Lookup, LookupReport, StoreResult};
 pub use crate::prefetch::{
     LookupStatus, PREFETCH_REQUESTS_MAX, PrefetchJobs, PrefetchRefused, PrefetchResult, PrefetchSpec,
     PrefetchStatus,

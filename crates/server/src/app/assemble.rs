@@ -100,22 +100,8 @@ impl App {
         let bus = observers.bus.clone();
         let memory = Arc::new(Memory::new(arena.clone()));
         let waiters = Arc::new(LookupWaiters::default());
-        let mut processes = None;
-        let core = Arc::new_cyclic(|handle| {
-            let found = Arc::new(Processes::new(handle.clone(), arena.clone(), runtime.clone()));
-            processes = Some(found.clone());
-            let effects = L2Effects {
-                core: handle.clone(),
-                l2: l2.clone(),
-                arena: arena.clone(),
-                memory: memory.clone(),
-                waiters: waiters.clone(),
-                processes: found,
-                bus: bus.clone(),
-                runtime: runtime.clone(),
-            };
-            CoreHandle::new(core, Box::new(effects))
-        });
+        let edge = Edge { l2: &l2, arena: &arena, memory: &memory, waiters: &waiters, bus: &bus, runtime };
+        let (core, processes) = edge.handle(core);
         core_slot.set(&core);
         let records = if config.metrics.observability { config.kv_event_log_records } else { 0 };
         let streams = Arc::new(EventStreams::new(records, core.clone(), hashes.clone(), observers.bindings));
@@ -129,7 +115,7 @@ impl App {
             arena: arena.clone(),
             memory: memory.clone(),
             waiters,
-            processes: processes.expect("made with the core"),
+            processes,
             streams: streams.clone(),
             copies: copies.clone(),
             long_requests: long_requests.clone(),
@@ -167,6 +153,39 @@ impl App {
         };
         let (state, operations) = (Arc::new(state), Arc::new(operations));
         Self { state, operations, connections: observers.connections, memory, copies, long_requests }
+    }
+}
+
+/// What executes the core's effects.
+struct Edge<'a> {
+    l2: &'a Arc<L2>,
+    arena: &'a Arc<Arena>,
+    memory: &'a Arc<Memory>,
+    waiters: &'a Arc<LookupWaiters>,
+    bus: &'a Arc<Bus>,
+    runtime: &'a Handle,
+}
+
+impl Edge<'_> {
+    /// The core behind its lock, and what finds out about the processes of its workers.
+    fn handle(&self, core: Core) -> (Arc<CoreHandle>, Arc<Processes>) {
+        let mut processes = None;
+        let core = Arc::new_cyclic(|handle| {
+            let found = Arc::new(Processes::new(handle.clone(), self.arena.clone(), self.runtime.clone()));
+            processes = Some(found.clone());
+            let effects = L2Effects {
+                core: handle.clone(),
+                l2: self.l2.clone(),
+                arena: self.arena.clone(),
+                memory: self.memory.clone(),
+                waiters: self.waiters.clone(),
+                processes: found,
+                bus: self.bus.clone(),
+                runtime: self.runtime.clone(),
+            };
+            CoreHandle::new(core, Box::new(effects))
+        });
+        (core, processes.expect("made with the core"))
     }
 }
 

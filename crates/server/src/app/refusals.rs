@@ -29,8 +29,6 @@ kinds! {
     RequestSize = "request_size",
     /// A registration of a worker.
     Registrations = "registrations",
-    /// A wait for a lookup.
-    Waits = "waits",
     /// A subscription of cache events.
     Subscriptions = "subscriptions",
     /// An HTTP connection; an older one is closed if one gives way.
@@ -60,12 +58,17 @@ impl Refusals {
 
     /// Counts a refusal, and logs it unless one of its kind was logged just now.
     pub fn warn(&self, kind: Refused, reason: impl fmt::Display) {
-        self.count(kind);
-        if self.is_due(kind, Instant::now()) {
+        if self.count_and_log(kind) {
             let limit = Refused::ALL[kind as usize].1;
             let refused = self.of(kind);
             tracing::warn!(limit, refused, "refused: {reason} (docs/limits.md)");
         }
+    }
+
+    /// Counts a refusal. Returns whether it is to be logged: none of its kind was logged just now.
+    pub fn count_and_log(&self, kind: Refused) -> bool {
+        self.count(kind);
+        self.is_due(kind, Instant::now())
     }
 
     /// How many were refused.
@@ -92,12 +95,12 @@ mod tests {
     fn each_kind_is_logged_once_in_a_while_and_always_counted() {
         let refusals = Refusals::default();
         let now = Instant::now();
-        assert!(refusals.is_due(Refused::Waits, now));
-        assert!(!refusals.is_due(Refused::Waits, now));
+        assert!(refusals.is_due(Refused::RequestSize, now));
+        assert!(!refusals.is_due(Refused::RequestSize, now));
         assert!(refusals.is_due(Refused::Registrations, now));
-        assert!(refusals.is_due(Refused::Waits, now + WARN_INTERVAL));
-        (0..5).for_each(|_| refusals.count(Refused::Waits));
-        assert_eq!(refusals.of(Refused::Waits), 5);
+        assert!(refusals.is_due(Refused::RequestSize, now + WARN_INTERVAL));
+        (0..5).for_each(|_| refusals.count(Refused::RequestSize));
+        assert_eq!(refusals.of(Refused::RequestSize), 5);
         for (at, (kind, _)) in Refused::ALL.iter().enumerate() {
             assert_eq!(*kind as usize, at);
         }

@@ -27,6 +27,7 @@ use super::assemble::{App, Parts};
 use super::connection_counter::ConnectionCounter;
 use super::descriptors::{self, Shares};
 use super::log_control::LogControl;
+use super::memory::Memory;
 use super::owner_socket::OwnerSocket;
 use super::quota_file::QuotaFile;
 use super::signals;
@@ -47,9 +48,6 @@ use crate::transport::zmq::ZmqService;
 /// Requests that may be open at once. Engines run thousands; requests that are never ended expire with the session
 /// TTL.
 const SESSIONS_MAX: usize = 1 << 16;
-
-/// Part of L1 that one client may keep from eviction.
-const CLIENT_SHARE: f64 = 0.5;
 
 /// How long blocked threads are waited for when everything else has ended.
 const THREADS_LINGER: Duration = Duration::from_millis(100);
@@ -190,17 +188,7 @@ impl Server {
         let Self { app, router, shares, http, http_uds, prometheus } = self;
         let App { state, operations, connections, memory, copies, long_requests } = app;
         let (close_http, closed) = watch::channel(false);
-        let committer = {
-            let (state, memory) = (state.clone(), memory.clone());
-            std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
-                let _running = state.tasks.memory.begin();
-                let woke = || state.tasks.memory.woke(state.core.now());
-                memory.run(woke, |committed| state.core.with(|core, _| core.grow_capacity(committed)));
-            })
-        };
-        if let Err(error) = &committer {
-            tracing::warn!(%error, "no thread to commit memory ahead: stores that need memory wait for it");
-        }
+        let committer = commit_ahead(&state, &memory);
         let timekeeper = tokio::spawn({
             let state = state.clone();
             async move { state.core().run_timers(&state.tasks.timekeeper).await }
@@ -249,7 +237,7 @@ impl Server {
         timekeeper.abort();
         publisher.abort();
         memory.stop();
-        if let Ok(thread) = committer {
+        if let Some(thread) = committer {
             let _ = thread.join();
         }
         release_memory(&state);
@@ -257,6 +245,20 @@ impl Server {
         state.arena.free_name();
         deadline
     }
+}
+
+/// A thread that commits memory before stores need it; none if there can be no thread.
+fn commit_ahead(state: &Arc<State>, memory: &Arc<Memory>) -> Option<std::thread::JoinHandle<()>> {
+    let (state, memory) = (state.clone(), memory.clone());
+    let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(move || {
+        let _running = state.tasks.memory.begin();
+        let woke = || state.tasks.memory.woke(state.core.now());
+        memory.run(woke, |committed| state.core.with(|core, _| core.grow_capacity(committed)));
+    });
+    if let Err(error) = &thread {
+        tracing::warn!(%error, "no thread to commit memory ahead: stores that need memory wait for it");
+    }
+    thread.ok()
 }
 
 /// Gives the memory of L1 back: engines keep the segment mapped until they have registered with the next server, which
@@ -365,7 +367,7 @@ fn core_config(config: &Config, l2: &L2) -> CoreConfig {
         write_ttl: config.l1.write_ttl,
         session_ttl: config.liveness.session_ttl,
         sessions_max: SESSIONS_MAX,
-        client_share: CLIENT_SHARE,
+        client_share: config.l1.client_share,
         worker_reap_timeout: config.liveness.worker_reap_timeout,
         worker_registration_grace: config.liveness.worker_registration_grace,
         worker_disconnect_grace: config.liveness.worker_disconnect_grace,

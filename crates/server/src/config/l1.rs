@@ -16,7 +16,7 @@ pub use larder_policy::eviction::EvictionKind as EvictionPolicy;
 pub use larder_l2::config::DEFAULT_TAG;
 
 /// The arena, and the lifetime of leases on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct L1Config {
     /// The pool's name; an L2 adapter's affinity tag refers to it.
     pub tag: String,
@@ -35,6 +35,8 @@ pub struct L1Config {
     pub read_ttl: Duration,
     /// A write reservation expires after this time.
     pub write_ttl: Duration,
+    /// The part of L1 that one client may hold by lookups, retrieves and stores, in (0, 1].
+    pub client_share: f64,
 }
 
 impl L1Config {
@@ -60,6 +62,7 @@ impl Default for L1Config {
             hugepages: false,
             read_ttl: Duration::from_secs(300),
             write_ttl: Duration::from_secs(600),
+            client_share: 0.5,
         }
     }
 }

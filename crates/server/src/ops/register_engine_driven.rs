@@ -22,7 +22,9 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEn
         Ok(spec) => spec,
         Err(reason) => {
             let model = &*registration.model_name;
-            cx.refusals.warn(Refused::Registrations, format_args!("worker {instance} of {model}: {reason}"));
+            if cx.refusals.count_and_log(Refused::Registrations) {
+                tracing::warn!(%instance, model, "worker not served: {reason}");
+            }
             cx.core.with(|core, now| core.register_unserved(now, instance));
             return Ok(Pool::default());
         }

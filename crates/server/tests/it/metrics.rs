@@ -230,9 +230,10 @@ async fn traffic(c: &mut Client) {
     let worker = key("m", 1, 4, "r", Some(0));
     let plan = c.call(ops::PrepareRetrieve { key: worker.clone(), instance_id: W }).await;
     let RetrievePlan::Slots(_) = plan else { panic!("{plan:?}") };
-    assert!(c.call(ops::CommitRetrieve { key: worker.clone(), instance_id: W }).await);
-    let plan = c.call(ops::PrepareRetrieve { key: worker, instance_id: W }).await;
-    assert_eq!(plan, RetrievePlan::Missing, "its pins are used");
+    assert!(c.call(ops::CommitRetrieve { key: worker, instance_id: W }).await);
+    let unknown = key("m", 2, 4, "r", Some(0));
+    let plan = c.call(ops::PrepareRetrieve { key: unknown, instance_id: W }).await;
+    assert_eq!(plan, RetrievePlan::Missing, "it was never stored");
     assert_eq!(c.hit(&key("unserved", 1, 4, "u", None)).await, 0);
     assert_eq!(c.hit(&key("m", 1, 0, "short", None)).await, 0);
 }
@@ -311,6 +312,7 @@ async fn residency_histograms_count_evictions_and_reuse() {
     let mut config = config();
     // Enough for the four chunks of one prompt.
     config.l1.bytes = 4 * 4096;
+    config.l1.client_share = 1.0;
     config.metrics.sample_rate = 1.0;
     let server = TestServer::start(config).await;
     let mut c = server.client().await;

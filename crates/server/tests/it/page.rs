@@ -166,6 +166,7 @@ async fn overview_reports_problems_of_l2() {
     let directory = Directory::new();
     let mut server = TestServer::start(with_files(&directory)).await;
     server.expect_log("stores of the L2 backend fail");
+    server.expect_log("store in L2 failed: create directory");
     std::fs::remove_dir_all(&directory.0).unwrap();
     std::fs::write(&directory.0, "in the way").unwrap();
     let mut c = server.client().await;

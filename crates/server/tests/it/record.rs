@@ -192,6 +192,7 @@ fn setup(l2: L2Size) -> Setup {
 async fn compared(directory: &Directory, setup: Setup, seed: u64) -> Counts {
     let mut config = if setup.l2 == L2Size::None { config() } else { with_files(directory) };
     config.l1.bytes = L1_CHUNKS * config.l1.align_bytes;
+    config.l1.client_share = 1.0;
     config.l2.prefetch_policy = setup.prefetch;
     config.l2.store_policy = setup.store;
     config.eviction.policy = setup.eviction;

@@ -92,7 +92,7 @@ async fn deletion_that_l2_fails_is_reported_in_the_answer() {
         "inner":{"type":"mock","max_size_gb":0.001,"mock_bandwidth_gb":1}}"#;
     config.l2.adapters = vec![l2::parse_adapter(1, adapter).expect("a valid adapter")];
     let mut server = TestServer::start(config).await;
-    server.expect_log("stores of the L2 backend fail");
+    server.expect_log("delete in L2 failed: injected fault");
     let body = json!({"keys": [key()]}).to_string();
     let (status, text) = server.http("DELETE", "/cache/objects", "", &body).await;
     let answer: Value = serde_json::from_str(&text).expect("JSON");

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::config::SyncPolicy;
 use super::faults::{Need, object_error};
 use super::names::ObjectFile;
 use super::object_dir::{ObjectDir, Reservation, Unfinished};
+use super::sync_policy::SyncPolicy;
 use crate::adapter::{Results, Stored, Transfer};
 use crate::error::L2Error;
 

@@ -11,6 +11,7 @@ use super::access::FileMode;
 use super::file::Mode;
 use super::file_system::FileSystem;
 use super::object_dir::Place;
+use super::sync_policy::SyncPolicy;
 use crate::adapter::Adapter;
 use crate::adapters::{Backend, OpenContext};
 use crate::capacity::CapacityLimits;
@@ -24,35 +25,6 @@ const FS_WORKERS: usize = 8;
 
 /// Worker threads of `fs_native` unless configured, as in LMCache.
 const NATIVE_WORKERS: usize = 4;
-
-/// When a stored object is durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// Each object is synced, and its name after it, before it is stored.
-    Always,
-    /// The same, but the names of objects that are written at the same time are synced together.
-    #[default]
-    Batch,
-    /// Nothing is synced: the kernel writes when it likes.
-    None,
-}
-
-impl SyncPolicy {
-    const ALL: [Self; 3] = [Self::Always, Self::Batch, Self::None];
-
-    /// The policy as the configuration writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::Batch => "batch",
-            Self::None => "none",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|policy| policy.name() == name)
-    }
-}
 
 /// Settings of the `fs` adapter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

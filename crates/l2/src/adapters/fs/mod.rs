@@ -36,6 +36,7 @@ mod record;
 mod records;
 mod scan;
 mod space;
+mod sync_policy;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -63,8 +64,9 @@ use self::object_dir::ObjectDir;
 use self::space::SpaceMonitor;
 
 pub use self::access::FileMode;
-pub use self::config::{FsConfig, FsNativeConfig, SyncPolicy};
+pub use self::config::{FsConfig, FsNativeConfig};
 pub use self::record::Record;
+pub use self::sync_policy::SyncPolicy;
 
 /// Unfinished files without locks, such as LMCache's, are abandoned when they are older than this.
 const STALE_AFTER: Duration = Duration::from_secs(3600);

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant, SystemTime};
 use larder_types::object::ObjectKey;
 
 use super::commit::Written;
-use super::config::SyncPolicy;
 use super::directory::Directory;
 use super::faults::{Need, UnreadableObjects, is_of_object, object_error};
 use super::file::Mode;
@@ -23,6 +22,7 @@ use super::full_disk::FullDisk;
 use super::names::{ObjectFile, TemporaryNames, counted_as};
 use super::record::Sum;
 use super::records::{Damage, Records, Verdict};
+use super::sync_policy::SyncPolicy;
 use crate::adapter::{Integrity, Transfer, holds};
 use crate::capacity::{CapacityLimits, CapacityTracker, Reserve};
 use crate::config::ChecksumMode;
