@@ -113,7 +113,7 @@ def test_unknown_instances_get_failure_values_at_once(raw: RawConnection, tokens
     assert raw.call("prepare_store", k, unknown, timeout_s=1) == EMPTY_STORE
     assert raw.call("commit_store", k, unknown, b"", timeout_s=1) is False
     assert raw.call("prepare_retrieve", k, unknown, timeout_s=1) == FAILED_READ
-    assert raw.call("commit_retrieve", k, unknown, timeout_s=1) is True
+    assert raw.call("commit_retrieve", k, unknown, timeout_s=1) is False
     assert raw.call("unregister_kv_cache_engine_driven_context", unknown, timeout_s=1) is None
     assert raw.call("store", k, unknown, [[1] * 16], b"stub_ipc_handle", timeout_s=1) == [b"", False]
     assert raw.call("retrieve", k, unknown, [[1] * 16], b"stub_ipc_handle", 0, timeout_s=1) == [b"", False]

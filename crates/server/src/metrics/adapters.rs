@@ -8,7 +8,7 @@ use crate::observe::event::Batch;
 use larder_core::AdapterGauges;
 use larder_core::stats::AdapterCounters;
 use larder_core::stats::residency::Histogram;
-use larder_l2::{Adapter, Circuit, ErrorKind, Integrity, Space};
+use larder_l2::{Adapter, Call, Circuit, ErrorKind, Integrity, Space};
 use larder_types::ids::AdapterId;
 
 use super::family::{Collect, Distribution, Families, Labels, owned};
@@ -232,7 +232,13 @@ fn indexed(stats: &AdapterStats<'_>) -> Labels {
 fn failures(out: &mut Families, adapters: &[AdapterStats<'_>]) {
     let counts = adapters.iter().flat_map(|stats| {
         let labels = indexed(stats);
-        stats.adapter.failures().counts.into_iter().map(move |(call, kind, count)| {
+        // The most usual kind is there before the first failure, so that its rate is known.
+        let mut counts: BTreeMap<_, u64> =
+            Call::ALL.map(|call| ((call, ErrorKind::Unavailable), 0)).into_iter().collect();
+        for (call, kind, count) in stats.adapter.failures().counts {
+            *counts.entry((call, kind)).or_default() += count;
+        }
+        counts.into_iter().map(move |((call, kind), count)| {
             let of = owned(&[("call", call.as_str()), ("reason", kind.as_str())]);
             ([labels.clone(), of].concat(), count as f64)
         })

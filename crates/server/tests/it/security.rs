@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_server::Server;
 use larder_server::config::{Config, LookupHashLogConfig, Secret};
+use larder_server::{Server, error_chain};
 use larder_types::ids::InstanceId;
 use larder_wire::ops;
 use larder_wire::ops::prepare_store::StorePlan;
@@ -186,12 +186,12 @@ async fn unix_socket_serves_its_owner_without_a_token() {
         over_socket(&path, "POST /cache/clear HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(cleared.starts_with("HTTP/1.1 200 "), "{cleared}");
     assert_eq!(objects(&server), 0);
-    let taken = format!("{:#}", Server::bind(with_socket()).await.unwrap_err());
+    let taken = error_chain(&Server::bind(with_socket()).await.unwrap_err());
     assert!(taken.starts_with("--http-uds: ") && taken.contains("in use"), "{taken}");
     server.stop().await;
     assert!(!path.exists(), "the socket is removed at the end");
     std::fs::write(&path, "a file").unwrap();
-    let in_the_way = format!("{:#}", Server::bind(with_socket()).await.unwrap_err());
+    let in_the_way = error_chain(&Server::bind(with_socket()).await.unwrap_err());
     assert!(in_the_way.contains("not a socket"), "{in_the_way}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
 }
@@ -246,7 +246,7 @@ async fn links_in_directories_of_the_server_are_not_followed() {
         match Server::bind(keeping_all(&directory)).await {
             Ok(server) => drop(server),
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = error_chain(&error);
                 assert!(error.contains("is a symbolic link"), "{name}: {error}");
             }
         }
