@@ -159,16 +159,19 @@ def test_oversized_store_keeps_the_leading_chunks(start: Callable[..., ServerPro
 
 @pytest.mark.ours
 def test_leased_objects_are_not_evicted(start: Callable[..., ServerProcess]) -> None:
-    client = stock_client(start(**SMALL_POOL).url)
+    server = start(**SMALL_POOL)
+    client, other_client = stock_client(server.url), stock_client(server.url)
     worker = Worker(client, fresh_model(), BIG).register()
+    other = Worker(other_client, fresh_model(), BIG).register()
     held, new = prompt(4), prompt(5)
     worker.store(held, end=48)
     request = fresh_request()
     assert worker.lookup(held, request, end=48) == 3
-    assert worker.store(new, end=64) == [0], "three of four chunks are leased: expected one to fit"
+    assert other.store(new, end=64) == [0], "three of four chunks are leased: expected one to fit"
     assert worker.retrieve(held, request, end=48) == 3
-    assert worker.store(new, end=64) == [1, 2, 3], "after the read: expected the rest to fit"
+    assert other.store(new, end=64) == [1, 2, 3], "after the read: expected the rest to fit"
     client.close()
+    other_client.close()
 
 
 @pytest.mark.ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.process import ServerProcess
 from support.raw import RawConnection, decode, encode, key, registration
 from support.stock import fresh_instance, fresh_model, fresh_request
 
@@ -32,7 +33,9 @@ def test_registration_without_physical_slots(raw: RawConnection) -> None:
 
 
 @pytest.mark.parametrize("tp_size, reads", [(1, 1), (4, 4)])
-def test_lookup_without_a_reader_count(raw: RawConnection, tokens: list[int], tp_size: int, reads: int) -> None:
+def test_lookup_without_a_reader_count(
+    raw: RawConnection, server: ServerProcess, tokens: list[int], tp_size: int, reads: int
+) -> None:
     """Before 0.5.5 the server derived the readers: tp_size above the world size means that many."""
     model, instance, request = fresh_model(), fresh_instance(), fresh_request()
     raw.call("register_kv_cache_engine_driven_context", registration(instance, model))
@@ -42,12 +45,13 @@ def test_lookup_without_a_reader_count(raw: RawConnection, tokens: list[int], tp
     raw.call("lookup", old | {"worker_id": None}, tp_size)
     assert raw.call("query_prefetch_status", request) == 4
     for _ in range(reads):
+        assert server.metric("lmcache_mp_l1_held_objects") == 4
         assert raw.call("prepare_retrieve", old, instance)["success"] is True
         assert raw.call("commit_retrieve", old, instance) is True
-    assert raw.call("prepare_retrieve", old, instance)["success"] is False, f"read {reads + 1}: expected no lease left"
+    assert server.metric("lmcache_mp_l1_held_objects") == 0
 
 
-def test_release_without_a_reader_count(raw: RawConnection, tokens: list[int]) -> None:
+def test_release_without_a_reader_count(raw: RawConnection, server: ServerProcess, tokens: list[int]) -> None:
     model, instance, request = fresh_model(), fresh_instance(), fresh_request()
     raw.call("register_kv_cache_engine_driven_context", registration(instance, model))
     old = without(key(model, tokens, 0, 64, request), "num_kv_readers", "request_configs")
@@ -56,4 +60,4 @@ def test_release_without_a_reader_count(raw: RawConnection, tokens: list[int]) -
     raw.call("lookup", old | {"worker_id": None}, 1)
     assert raw.call("query_prefetch_status", request) == 4
     raw.call("free_lookup_locks", old | {"worker_id": None}, 1)
-    assert raw.call("prepare_retrieve", old, instance)["success"] is False
+    assert server.metric("lmcache_mp_l1_held_objects") == 0

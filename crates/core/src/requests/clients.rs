@@ -64,16 +64,18 @@ impl Clients {
 }
 
 impl Context {
-    /// Bytes of L1 that a client may hold besides what it holds.
+    /// Bytes of L1 that a client may hold besides what it holds. The only request of a client has no limit: a prompt may
+    /// be as large as L1.
     pub(crate) fn client_room(&self, client: ConnectionId) -> u64 {
         let share = self.config.client_share;
-        if share >= 1.0 {
+        let held = self.clients.of(client);
+        if share >= 1.0 || held == 0 {
             return u64::MAX;
         }
         let usage = self.index.usage();
         let all = usage.used_bytes.saturating_sub(usage.evictable_bytes);
         let limit = (usage.capacity_bytes as f64 * share) as u64;
-        limit.saturating_sub(self.clients.of(client).min(all))
+        limit.saturating_sub(held.min(all))
     }
 
     /// The leading chunks that a client may pin besides what it holds, if those are fewer than `chunk_hashes`.

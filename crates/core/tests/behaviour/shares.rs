@@ -53,12 +53,12 @@ fn client_that_looks_up_and_never_ends_is_promised_half_of_l1() {
 }
 
 #[test]
-fn one_prompt_larger_than_the_share_is_promised_in_part() {
+fn one_prompt_alone_may_be_as_large_as_l1() {
     let mut rig = rig(8);
     let p = prompt(1, 7);
-    assert_eq!(rig.store(&worker(1, "s"), &p, 0, 7), 4);
-    assert_eq!(rig.store(&worker(1, "s"), &p, 0, 7), 3, "what is committed is held no more");
-    assert_eq!(rig.lookup(&worker(1, "r"), &p, 1), 4);
+    assert_eq!(rig.store(&worker(1, "s"), &p, 0, 7), 7);
+    assert_eq!(rig.lookup(&worker(1, "r"), &p, 1), 7);
+    assert_eq!(rig.lookup(&worker(1, "other"), &p, 1), 0, "the client holds more than its share");
 }
 
 #[test]
@@ -72,20 +72,21 @@ fn pins_of_one_object_count_no_more_than_l1_holds() {
 }
 
 #[test]
-fn peer_is_promised_half_of_l1() {
+fn peer_with_a_lease_is_promised_no_more_than_half_of_l1() {
     let mut rig = rig(8);
     let p = prompt(1, 7);
     rig.store(&worker(1, "s"), &p, 0, 7);
     rig.store(&worker(1, "s"), &p, 0, 7);
     let keys: Vec<_> = p.iter().map(|hash| rig.key(*hash)).collect();
     let (now, peer) = (rig.time(), ConnectionId(50));
-    let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
-    let found = rig.core.peer_result(now, id).unwrap();
-    assert_eq!(found.iter().flatten().count(), 4);
+    let found = |rig: &mut Rig| {
+        let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
+        rig.core.peer_result(now, id).unwrap().iter().flatten().count()
+    };
+    assert_eq!((found(&mut rig), found(&mut rig)), (7, 0));
     rig.core.peer_unlock(now, peer, &keys);
     rig.core.check();
-    let id = rig.core.peer_lookup(now, peer, &keys).unwrap();
-    assert_eq!(rig.core.peer_result(now, id).unwrap().iter().flatten().count(), 4);
+    assert_eq!(found(&mut rig), 7);
     rig.lose(50);
 }
 
