@@ -1,7 +1,7 @@
 //! A hash table that grows in small steps.
 //!
 //! A hash table that is full moves all of its entries to one of twice the size, within one insertion. This one consists
-//! of many small tables, its *segments*. When there are more than [`LOAD`] entries for each, one segment is split in
+//! of many small tables, its *segments*. When there are more than `LOAD` entries for each, one segment is split in
 //! two, the next one with every split. After W. Litwin, "Linear hashing: a new tool for file and table addressing"
 //! (VLDB 1980). So an insertion moves a few hundred entries at most, however many there are.
 //!

@@ -63,7 +63,7 @@ pub struct Server {
     prometheus: Vec<TcpListener>,
 }
 
-/// Runs a server until a [signal](super::signals) stops it. `log` changes the log level.
+/// Runs a server until a signal stops it. `log` changes the log level.
 ///
 /// # Errors
 /// See [`StartError`]. Nothing is left behind then.

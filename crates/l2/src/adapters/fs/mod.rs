@@ -4,7 +4,7 @@
 //! file is written under a unique temporary name and then renamed, so a reader finds an object complete or
 //! not at all. Unless [`SyncPolicy::None`] is chosen, its bytes are synced before, and its name after that.
 //!
-//! **Checksums** are attributes of the files ([`records`]). A file with other bytes than were stored, or with those of
+//! **Checksums** are attributes of the files (`records`). A file with other bytes than were stored, or with those of
 //! another object, is a miss, and is removed so that the next store repairs it.
 //!
 //! An object is opened once and moved in one call where the kernel does that, directly between the file
