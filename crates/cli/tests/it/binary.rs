@@ -55,8 +55,14 @@ impl TestDir {
 
     /// The command `larder` with these arguments, in the directory and with an empty environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command.args(args).current_dir(&self.dir).env_clear();
+        // The test runner may ignore signals (under nohup, as a background job), which children inherit.
+        let mut command = Command::new("/usr/bin/env");
+        command
+            .arg("--default-signal=HUP,INT,QUIT")
+            .arg(env!("CARGO_BIN_EXE_larder"))
+            .args(args)
+            .current_dir(&self.dir)
+            .env_clear();
         command
     }
 
