@@ -146,7 +146,7 @@ def _request_sender(server: ServerProcess, fuzz: Fuzz, stop: threading.Event, se
 
 def run(seconds: float, seed: int) -> Report:
     report = Report(f"invalid data from {CONNECTIONS} connections")
-    expected = ("WARN .*worker not served", "WARN .*half-?.open")
+    expected = ("WARN .*worker not served", "WARN .*half-?.open", "WARN .*refused: ")
     with ServerProcess(chunk_size=traffic.CHUNK_TOKENS, l1_gib=traffic.POOL_GIB, expected_log=expected) as server:
         fds_before, rss_before = server.open_files(), server.resident_mib()
         counts = _serve_among(server, seconds, seed, report)

@@ -45,7 +45,7 @@ class Killing:
 
     def __init__(self, name: str, folder: Path, report: Report, seed: int) -> None:
         path = folder / name.replace(" ", "-")
-        path.mkdir()
+        path.mkdir(mode=0o700)
         adapter = ADAPTERS[name] | {"base_path": str(path)}
         self.capacity = int(CAPACITY_GIB * 2**30) if "max_capacity_gb" in adapter else None
         self.name, self.report = name, report
