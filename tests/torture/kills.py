@@ -17,8 +17,6 @@ RECOVERY_S = 60.0
 FLAGS = (
     f"--session-ttl-seconds={TTL_S}", f"--l1-read-ttl-seconds={TTL_S}", f"--l1-write-ttl-seconds={TTL_S}",
     "--worker-reap-timeout-seconds=30", "--worker-registration-grace-seconds=30",
-    # A client that is killed before its process was identified cannot be proven gone.
-    "--late-write-timeout-seconds=10",
 )  # fmt: skip
 
 # Gauges that must be back to zero once every client is gone.

@@ -5,9 +5,10 @@
 //! core asks for that by [`Effect::CheckProcess`](larder_core::Effect::CheckProcess).
 //!
 //! Which process uses a connection is found out at its first transfer, while it lives: the one at the other end of a
-//! Unix socket, or, on the same machine, those that hold the other end of the TCP connection, if they map the arena. A
-//! process that cannot be identified (another machine, another network or PID namespace, no permission) is gone for
-//! certain only if every process can be seen and none but this one maps the arena. What cannot be proven waits for
+//! Unix socket, or, on the same machine, those that hold the other end of the TCP connection, if they map the arena. If
+//! it ends before that, it counts as the one that was at the other end at the registration. A process that cannot be
+//! identified (another machine, another network or PID namespace, no permission) is gone for certain only if every
+//! process can be seen and none but this one maps the arena. What cannot be proven waits for
 //! `--late-write-timeout-seconds`.
 //!
 //! `/proc` is read by a background task, without any lock, and only while memory waits.
@@ -42,8 +43,14 @@ const WARN_FRACTION: u64 = 8;
 struct User {
     remote: String,
     is_open: bool,
+    /// Whether a worker has registered over it.
+    has_registered: bool,
+    /// The processes at its other end then, which did not map the arena yet.
+    registered_by: Vec<Process>,
     /// Whether the processes have been looked for.
     is_searched: bool,
+    /// Whether a process at its other end lived and did not map the arena, so that another one copies.
+    is_forwarded: bool,
     /// Those that map the arena; empty if none could be identified.
     processes: Vec<Process>,
     /// Checks since it waits.
@@ -94,6 +101,19 @@ impl Processes {
         }
     }
 
+    /// A worker has registered. Has the process at the other end noted, the first time.
+    pub fn registered(self: &Arc<Self>, connection: ConnectionId) {
+        let mut table = self.lock();
+        let Some(user) = table.users.get_mut(&connection).filter(|user| !user.has_registered) else { return };
+        user.has_registered = true;
+        let (this, remote) = (self.clone(), user.remote.clone());
+        drop(table);
+        self.runtime.spawn_blocking(move || {
+            let found = at_other_end(&remote);
+            this.lock().users.entry(connection).and_modify(|user| user.registered_by = found);
+        });
+    }
+
     /// A worker has got slots. Has its process identified, the first time.
     pub fn copies(self: &Arc<Self>, connection: ConnectionId) {
         let mut table = self.lock();
@@ -102,9 +122,14 @@ impl Processes {
         let (this, remote) = (self.clone(), user.remote.clone());
         drop(table);
         self.runtime.spawn_blocking(move || {
-            let found = this.identify(&remote);
+            let there = at_other_end(&remote);
+            let maps = |process: &Process| this.arena.is_mapped_by(process.pid).unwrap_or(false);
+            let found: Vec<Process> = there.iter().copied().filter(maps).collect();
             tracing::debug!(connection = connection.0, %remote, ?found, "processes of a worker");
-            this.lock().users.entry(connection).and_modify(|user| user.processes = found);
+            this.lock().users.entry(connection).and_modify(|user| {
+                user.is_forwarded = found.is_empty() && !there.is_empty();
+                user.processes = found;
+            });
         });
     }
 
@@ -146,13 +171,12 @@ impl Processes {
             return;
         };
         let waiting: Vec<ConnectionId> = self.lock().waiting.iter().copied().collect();
-        let mut nobody = None;
+        let mut is_unmapped = None;
         for connection in waiting {
             let user = self.lock().users.get(&connection).cloned().unwrap_or_default();
-            let is_gone = if user.processes.is_empty() {
-                *nobody.get_or_insert_with(|| self.nobody_maps())
-            } else {
-                user.processes.iter().all(|process| self.can_write_no_more(*process))
+            let is_gone = match user.is_gone(|process| self.can_write_no_more(process)) {
+                Some(is_gone) => is_gone,
+                None => *is_unmapped.get_or_insert_with(|| self.is_unmapped_by_others()),
             };
             if is_gone {
                 core.with(|core, now| core.process_gone(now, connection));
@@ -194,7 +218,7 @@ impl Processes {
     }
 
     /// Whether it is certain that no other process maps the arena.
-    fn nobody_maps(&self) -> bool {
+    fn is_unmapped_by_others(&self) -> bool {
         let namespace = fs::read_link("/proc/self/ns/pid");
         if !namespace.is_ok_and(|namespace| namespace.as_os_str() == INITIAL_PID_NAMESPACE) {
             return false;
@@ -205,22 +229,32 @@ impl Processes {
         }) && fs::metadata("/proc/1/stat").is_ok()
     }
 
-    /// The processes at the other end of a connection that map the arena.
-    fn identify(&self, remote: &str) -> Vec<Process> {
-        let holders: Vec<u32> = if let Some(pid) = remote.strip_prefix("ipc:pid ") {
-            pid.parse().into_iter().collect()
-        } else if let Some(address) = remote.strip_prefix("tcp://").and_then(|a| a.parse().ok()) {
-            holders(&sockets(address))
-        } else {
-            Vec::new()
-        };
-        let maps = |pid: &u32| *pid != std::process::id() && self.arena.is_mapped_by(*pid).unwrap_or(false);
-        holders.into_iter().filter(maps).filter_map(Process::of).collect()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl User {
+    /// Whether the processes that use the connection can write no more. `None`: they could not be identified.
+    fn is_gone(&self, can_write_no_more: impl Fn(Process) -> bool) -> Option<bool> {
+        if !self.processes.is_empty() {
+            return Some(self.processes.iter().all(|process| can_write_no_more(*process)));
+        }
+        let is_known = !self.is_forwarded && !self.registered_by.is_empty();
+        (is_known && self.registered_by.iter().all(|process| process.has_ended())).then_some(true)
+    }
+}
+
+/// The processes at the other end of a connection.
+fn at_other_end(remote: &str) -> Vec<Process> {
+    let pids: Vec<u32> = if let Some(pid) = remote.strip_prefix("ipc:pid ") {
+        pid.parse().into_iter().collect()
+    } else if let Some(address) = remote.strip_prefix("tcp://").and_then(|a| a.parse().ok()) {
+        holders(&sockets(address))
+    } else {
+        Vec::new()
+    };
+    pids.into_iter().filter(|pid| *pid != std::process::id()).filter_map(Process::of).collect()
 }
 
 /// All processes that `/proc` shows.
@@ -286,6 +320,28 @@ mod tests {
             assert_eq!(holders(&sockets(remote)), [std::process::id()], "{host}");
             drop(client);
         }
+    }
+
+    /// A process that has ended.
+    fn ended() -> Process {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        child.wait().unwrap();
+        process
+    }
+
+    #[test]
+    fn a_process_that_ends_before_its_first_transfer_is_that_of_the_registration() {
+        let living = Process::of(std::process::id()).unwrap();
+        let registered = |by: &[Process]| User { registered_by: by.to_vec(), ..User::default() };
+        let unseen = |_| unreachable!("no process was identified");
+        assert_eq!(registered(&[ended()]).is_gone(unseen), Some(true));
+        assert_eq!(registered(&[ended(), living]).is_gone(unseen), None, "one of them may write");
+        assert_eq!(registered(&[]).is_gone(unseen), None);
+        let forwarded = User { is_forwarded: true, ..registered(&[ended()]) };
+        assert_eq!(forwarded.is_gone(unseen), None, "another process copies");
+        let identified = User { processes: vec![living], ..registered(&[ended()]) };
+        assert_eq!(identified.is_gone(|_| false), Some(false), "what was identified counts");
     }
 
     #[test]

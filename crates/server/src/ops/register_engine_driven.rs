@@ -46,6 +46,7 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEn
     if registered == Ok(true) {
         tracing::info!(%instance, model = &**model, world_size, chunk_bytes = object_bytes, "worker registered");
     }
+    cx.processes.registered(call.connection);
     // It will store soon: have memory committed.
     cx.memory.prepare(cx.core.read(|core, _| core.index().high_water_mark()));
     Ok(pool(cx))
