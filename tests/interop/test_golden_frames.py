@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from golden_differences import DIFFERENCES, Difference
@@ -27,16 +26,6 @@ RECORDINGS = [
 ]
 
 
-def same(answers: list[Any], expected: list[Any]) -> bool:
-    """Whether these are the answers. There is no order between answers and batches of events."""
-    rest = list(answers)
-    for answer in expected:
-        if answer not in rest:
-            return False
-        rest.remove(answer)
-    return not rest
-
-
 def check(step: Step, outcome: Outcome, recorded: Outcome, known: Difference | None) -> str | None:
     """The problem with the outcome of one step, or an empty string."""
     where = f"step {step.number} ({step.note})"
@@ -48,7 +37,7 @@ def check(step: Step, outcome: Outcome, recorded: Outcome, known: Difference | N
         return f"{where}: the table of differences calls this step {known.note!r}"
     if outcome == recorded:
         return f"{where}: listed as a difference ({known.why}), but it no longer differs: take it off the table"
-    if not same(outcome.answers, known.answers):
+    if outcome.answers != known.answers:
         return f"{where}: we meant to answer {describe(Outcome(known.answers))} ({known.why}); got {describe(outcome)}"
     return None
 

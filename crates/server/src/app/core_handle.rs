@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use larder_core::Core;
 use larder_core::Effect;
+use larder_core::index::Clearing;
 use larder_types::Time;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -116,12 +117,34 @@ impl CoreHandle {
     /// # Panics
     /// See [`with`](Self::with).
     pub fn clear(&self, force: bool) -> u64 {
-        let mut clearing = self.with(|core, now| core.begin_clear(now, force));
-        self.in_steps(|core, now| {
-            core.clear_step(now, &mut clearing);
-            clearing.is_done()
-        });
+        let mut clearing = self.begin_clear(force);
+        self.finish_clear(&mut clearing);
         clearing.removed()
+    }
+
+    /// The first step of [`clear`](Self::clear), which is all of it if there is little in L1.
+    ///
+    /// # Panics
+    /// See [`with`](Self::with).
+    pub fn begin_clear(&self, force: bool) -> Clearing {
+        self.with(|core, now| {
+            let mut clearing = core.begin_clear(now, force);
+            core.clear_step(now, &mut clearing);
+            clearing
+        })
+    }
+
+    /// All further steps. Blocks this thread.
+    ///
+    /// # Panics
+    /// See [`with`](Self::with).
+    pub fn finish_clear(&self, clearing: &mut Clearing) {
+        if !clearing.is_done() {
+            self.in_steps(|core, now| {
+                core.clear_step(now, clearing);
+                clearing.is_done()
+            });
+        }
     }
 
     /// Runs `report` on the locked core, to look at it only. Works on a poisoned core too.
