@@ -325,8 +325,8 @@ fn a_step_of_a_snapshot_returns_a_bounded_number_of_chunks() {
     assert_eq!(seen, 1 << 14);
 }
 
-#[test]
-fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
+/// A core with 200 lookups of the same 64 chunks, and their hashes.
+fn with_200_lookups() -> (Rig, Hashes) {
     let config = CoreConfig { capacity_bytes: (1 << 14) * PAGE, ..CoreConfig::default() };
     let mut rig = Rig { core: Core::new(config), model: "model".into(), salt: "".into() };
     rig.register(OWN);
@@ -335,6 +335,12 @@ fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
     for request in 0..200 {
         rig.lookup(OWN, &format!("request-{request}").into(), &hashes);
     }
+    (rig, hashes)
+}
+
+#[test]
+fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
+    let (mut rig, hashes) = with_200_lookups();
     let keys = rig.keys(&hashes);
     for _ in 0..100 {
         rig.core.peer_lookup(NOW, ConnectionId(OWN), &keys);
@@ -357,14 +363,7 @@ fn a_step_of_a_lost_connection_releases_a_bounded_number_of_pins() {
 
 #[test]
 fn a_call_fires_a_bounded_number_of_timers_and_none_is_forgotten() {
-    let config = CoreConfig { capacity_bytes: (1 << 14) * PAGE, ..CoreConfig::default() };
-    let mut rig = Rig { core: Core::new(config), model: "model".into(), salt: "".into() };
-    rig.register(OWN);
-    let hashes = prompt(1, 64);
-    rig.store(OWN, &"store".into(), &hashes);
-    for request in 0..200 {
-        rig.lookup(OWN, &format!("request-{request}").into(), &hashes);
-    }
+    let (mut rig, _) = with_200_lookups();
     let late = Time::from_millis(3_600_000);
     let mut calls = 0;
     while rig.core.next_deadline().is_some_and(|due| due <= late) {
