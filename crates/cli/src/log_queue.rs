@@ -42,7 +42,7 @@ struct State {
 }
 
 impl LogQueue {
-    /// A queue whose lines a thread writes to `out`. Without a thread all lines are lost.
+    /// A queue of lines, which a thread writes to `out`. Without a thread all lines are lost.
     pub(crate) fn start(out: impl Write + Send + 'static) -> Self {
         let queue = Self::default();
         let writer = Writer { queue: queue.clone(), out, is_torn: false, reported: 0 };

@@ -753,7 +753,7 @@ impl Core {
 }
 
 /// Which connections' transfers a commit may finish: those that the committing connection has begun, and those of lost
-/// ones whose place it has taken.
+/// ones that it has replaced.
 fn may_finish<'a>(
     cx: &Context,
     workers: &'a mut Workers,

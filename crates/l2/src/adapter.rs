@@ -85,7 +85,7 @@ pub struct Space {
 /// What the checksums of files have shown, since the adapter was opened. Counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Integrity {
-    /// Loads of objects whose bytes match their checksum.
+    /// Loads of objects that match their checksum.
     pub verified_loads: u64,
     /// Loads of objects without a checksum, and all loads while checksums are off.
     pub unverified_loads: u64,

@@ -334,8 +334,8 @@ mod tests {
             ),
             (
                 r#"{"type":"fs_native","base_path":"/d","mode":"0700"}"#,
-                "--l2-adapter #1 ('fs_native'): mode must be an octal file mode that lets the owner read and write and \
-                 nobody execute, such as \"0600\" or \"0660\", got \"0700\"",
+                "--l2-adapter #1 ('fs_native'): mode must be an octal file mode that lets the owner read and write, \
+                 without execution, such as \"0600\" or \"0660\", got \"0700\"",
             ),
             (
                 r#"{"type":"fs_native","base_path":"/d","num_workers":0}"#,

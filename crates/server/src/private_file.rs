@@ -1,6 +1,6 @@
 //! Files and directories that only this server's user may read, whatever the umask.
 //!
-//! What the server keeps (quotas, records of requests, hashes of prompts) tells what users have asked. Others may be able to
+//! What the server keeps (quotas, records of requests, hashes of prompts) shows what users have asked. Other users may be able to
 //! write to the directory that it lies in, so no symbolic link is followed under a name that the server chooses: what a
 //! link points to is not read, not written and not truncated. Directories and files that exist keep their permissions.
 

@@ -99,7 +99,7 @@ fn read_keys(arguments: &[String]) -> anyhow::Result<Vec<ObjectKeyJson>> {
 
 /// Parses a key, or the name of an object's file.
 fn key(text: &str) -> anyhow::Result<ObjectKeyJson> {
-    // `0x` before the rank tells a name without its suffix from a key.
+    // `0x` before the rank distinguishes a name without its suffix from a key.
     let is_name =
         text.ends_with(FILE_SUFFIX) || text.split('@').nth(1).is_some_and(|rank| rank.starts_with("0x"));
     let stem = text.strip_suffix(FILE_SUFFIX).unwrap_or(text);

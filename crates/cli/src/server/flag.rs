@@ -25,7 +25,7 @@ pub(crate) struct FlagSpec {
     pub(crate) command_line_only: bool,
     /// Why this version checks the flag and then warns that it has no effect.
     pub(crate) no_effect_yet: Option<&'static str>,
-    /// An old name whose use is warned about, as LMCache does.
+    /// An old name. Its use is warned about, as in LMCache.
     pub(crate) is_deprecated: bool,
 }
 

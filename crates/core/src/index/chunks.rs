@@ -96,7 +96,7 @@ impl Chunks {
         self.by_key.find(self.hasher.hash_one(key), is_it).copied()
     }
 
-    /// Adds a chunk whose key is not there.
+    /// Adds a chunk; its key must not be there.
     pub(super) fn insert(&mut self, chunk: Chunk) -> ChunkId {
         let Self { slab, by_key, hasher } = self;
         let hash = hasher.hash_one(key_of(&chunk));

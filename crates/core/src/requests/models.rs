@@ -8,7 +8,8 @@
 //! 1. those that use the same connection, and those that have stored or retrieved for a request which that connection
 //!    had looked up;
 //! 2. if there are none, those that belong to no other scheduler yet, if they have one layout;
-//! 3. otherwise it is not known who asks, and nothing is found. The first store or retrieve of the request tells.
+//! 3. otherwise the engine that asks is unknown, and nothing is found. The first store or retrieve of the request
+//!    shows it.
 //!
 //! A worker with a lost connection counts in 2 only if no other is left: it may be gone for minutes before it is
 //! dropped. A worker's rank is known from its first store or retrieve; until then it counts for all ranks.

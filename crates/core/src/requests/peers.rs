@@ -203,7 +203,7 @@ impl Peers {
         self.by_connection.of(owner)
     }
 
-    /// Ends a lease whose connection is lost, if it is still there.
+    /// Ends a lease of a lost connection, if it is still there.
     pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: PeerLeaseId) {
         if self.leases.contains_key(&id) {
             self.end(cx, id);

@@ -216,7 +216,7 @@ impl Stores {
         self.by_connection.of(connection)
     }
 
-    /// Expires a store whose connection is lost, if it is still there. Its memory is quarantined, as a copy may be
+    /// Expires a store of a lost connection, if it is still there. Its memory is quarantined, as a copy may be
     /// running.
     pub(crate) fn abandon_one(&mut self, cx: &mut Context, id: StoreId) {
         if self.stores.contains_key(&id) {

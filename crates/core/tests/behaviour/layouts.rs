@@ -1,4 +1,4 @@
-//! Engines of one name whose data differ in type or shape: none is promised, or given, what another one stored.
+//! Engines of one name with data of different type or shape: no engine is promised or given the data of another.
 
 use larder_core::{Group, WorkerSpec};
 use larder_types::dtype::DType;
@@ -22,7 +22,7 @@ fn bfloat16() -> Layout {
 }
 
 impl Rig {
-    /// A worker of model "m" whose objects have that layout, on the connection of the same number.
+    /// A worker of model "m" with objects of that layout, on the connection of the same number.
     fn register_layout(&mut self, instance: i64, world_size: u32, layout: Layout) {
         let groups = vec![Group { id: 0, window: None, layout }];
         let (model, block_tokens) = ("m".into(), None);
@@ -68,7 +68,7 @@ fn bytes_of_equal_size_are_not_served_in_another_type_or_shape() {
         rig.register_layout(2, 1, other.clone());
         assert_eq!(rig.read_all(2, &worker(2, "r"), &p), 0, "{other:?}");
         assert!(rig.prepare_retrieve(&worker(2, "r"), &p, 0, 4).is_none());
-        assert_eq!(rig.store(&worker(2, "s"), &p, 0, 4), 4, "stored anew");
+        assert_eq!(rig.store(&worker(2, "s"), &p, 0, 4), 4, "stored again");
         assert_eq!(rig.used_pages(), 4, "no worker can read the old ones any more");
         assert_eq!(rig.read_all(2, &worker(2, "r"), &p), 4);
     }
@@ -122,7 +122,7 @@ fn an_unknown_scheduler_is_promised_nothing_while_layouts_differ() {
     rig.register_layout(2, 1, bfloat16());
     assert_eq!(rig.read_all(100, &worker(1, "r"), &p), 0, "it may be that of either engine");
     assert_eq!(rig.core.stats().requests().lookups_ambiguous, 1);
-    // The first store tells, even if nothing is new.
+    // The first store shows the engine, even if nothing is new.
     let who = worker(1, "r2");
     assert_eq!(rig.lookup(&Who { connection: 100, ..who.clone() }, &p, 1), 0);
     assert_eq!(rig.store(&who, &p, 0, 4), 0);

@@ -131,7 +131,7 @@ fn a_retrieve_whose_pins_have_ended_is_served_from_what_is_there() {
     }
 }
 
-/// The pins of a lookup keep its objects readable for its readers, whoever clears L1.
+/// The pins of a lookup keep its objects readable for its readers, even if L1 is cleared by force.
 #[test]
 fn a_forced_clear_does_not_break_a_hit() {
     let mut rig = Rig::new(4);

@@ -15,7 +15,7 @@ use crate::private_file;
 /// Pause after a failed `accept`, which fails when there are no descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Refused connections are logged at most this often: whoever makes them must not fill the log.
+/// Refused connections are logged at most this often, so that they do not fill the log.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// A listening socket. Its file has mode 0600 and is removed at the end.

@@ -1,6 +1,6 @@
 //! Who may read and write the files of an adapter.
 //!
-//! What is in them tells what users have asked, so by default only the server's own user may read them. Modes are set
+//! They show what users have asked, so by default only the server's own user may read them. Modes are set
 //! explicitly: the umask changes nothing.
 
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -20,7 +20,7 @@ impl Default for FileMode {
 
 impl FileMode {
     /// What a setting must be.
-    pub(super) const EXPECTED: &'static str = "an octal file mode that lets the owner read and write and nobody execute, such as \
+    pub(super) const EXPECTED: &'static str = "an octal file mode that lets the owner read and write, without execution, such as \
          \"0600\" or \"0660\"";
 
     /// Reads octal digits.

@@ -1,4 +1,4 @@
-//! The commit point: files whose bytes are written get their names, and objects are stored from then on.
+//! The commit point: written files get their names, and objects are stored from then on.
 //!
 //! The bytes of an object and its record are durable before its file is renamed ([`SyncPolicy`]), so that after a loss of
 //! power a name stands for a whole object. Under [`SyncPolicy::Batch`] objects that are written at the same time are

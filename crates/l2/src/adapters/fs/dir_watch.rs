@@ -1,7 +1,7 @@
 //! Compares what is counted with what is there, since others can remove the files, the directory or its file system.
 //!
 //! Each check examines the directory and a few objects, in turn, and all of them if many are missing. Lookups and loads
-//! correct what they meet; this finds what nobody asks for.
+//! correct what they meet; this finds changes to all other objects.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};

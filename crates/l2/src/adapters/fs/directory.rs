@@ -11,7 +11,7 @@
 //!
 //! Files of LMCache and of earlier versions count as that layout's. Objects of all other layouts have extended names
 //! with the layout in them, which LMCache ignores. The record is durable before the first object is stored under a
-//! plain name, and is examined again before each load and store, as others may remove the directory and begin anew.
+//! plain name, and is examined again before each load and store, as other processes may remove the directory and make it again.
 //! Where it cannot be read, all names are extended: these are never ambiguous.
 
 use std::collections::HashMap;
@@ -184,7 +184,7 @@ impl Directory {
             tracing::warn!(
                 file = %record.display(),
                 "this file does not say which layout has the plain file names: none has; remove it with the objects of its \
-                 model to begin anew"
+                 model to start again"
             );
         }
         self.owners().insert(piece.clone(), Owner { layout, file: Some(version) });

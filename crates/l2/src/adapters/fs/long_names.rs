@@ -1,4 +1,4 @@
-//! Objects whose file names would be longer than file systems take.
+//! Objects with longer file names than file systems take.
 //!
 //! The model's name, and if that is not enough the cache salt, is replaced by a digest: `~` and 32 hexadecimal digits. So the
 //! file is that of a key with another model, under which it is counted and listed; loads ask with the whole key and get the
@@ -14,7 +14,7 @@ const NAME_BYTES_MAX: usize = 255;
 /// Names of shorter models and salts always fit: each byte takes three at most, and the other parts 120 together.
 const ALWAYS_FIT_BYTES: usize = 40;
 
-/// The key whose file name fits: `key` itself unless its name is too long.
+/// The key with a file name that fits: `key` itself unless its name is too long.
 pub(super) fn shortened(key: &ObjectKey) -> Cow<'_, ObjectKey> {
     let fits = |key: &ObjectKey| key.file_name().len() <= NAME_BYTES_MAX;
     if key.model_name.len() + key.cache_salt.len() <= ALWAYS_FIT_BYTES || fits(key) {

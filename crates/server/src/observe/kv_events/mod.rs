@@ -46,7 +46,7 @@ const CREDITS_MAX: u32 = 1024;
 /// Records that are read under the core's lock at once.
 const RECORDS_READ: usize = 4096;
 
-/// Prompts whose tokens are bound at once.
+/// Prompts with tokens that are bound at once.
 const PROMPTS_READ: usize = 64;
 
 /// Chunks that are published under the core's lock at once.
@@ -255,7 +255,7 @@ impl EventStreams {
         }
     }
 
-    /// The chunks in L1 whose tokens are known, with their positions.
+    /// The chunks in L1 with known tokens, and their positions.
     async fn bound_visible_chunks(&self) -> Vec<(u64, VisibleChunk)> {
         let (mut bound, mut next) = (Vec::new(), Some(0));
         while let Some(from) = next {
