@@ -5,6 +5,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Below this limit of open files, few connections are accepted.
+const ENOUGH: usize = 1024;
+
 /// Raises the soft limit of open files to the hard one, as the first thing: connections are limited by it. Returns the
 /// limit that is in force.
 pub(super) fn raise_limit() -> usize {
@@ -14,7 +17,16 @@ pub(super) fn raise_limit() -> usize {
         tracing::warn!(%error, ?current, ?maximum, "cannot raise the soft limit of open files to the hard one");
     }
     let limit = if raised.is_ok() { maximum } else { current };
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if limit < ENOUGH {
+        let Shares { peers, http, .. } = Shares::of(limit);
+        tracing::warn!(
+            limit,
+            "few files may be open: at most {peers} engines and {http} HTTP clients can be connected, and the files of \
+             L2 share the rest; raise the hard limit (LimitNOFILE= of systemd, ulimit -Hn) to {ENOUGH} or more"
+        );
+    }
+    limit
 }
 
 /// How many connections of each kind may be open.

@@ -6,7 +6,7 @@
 //!
 //! Which process uses a connection is found out at its first transfer, while it lives: the one at the other end of a
 //! Unix socket, or, on the same machine, those that hold the other end of the TCP connection, if they map the arena. If
-//! it ends before that, it counts as the one that was at the other end at the registration. A process that cannot be
+//! it ends before that, it counts as the one that was at the other end before the registration was answered. A process that cannot be
 //! identified (another machine, another network or PID namespace, no permission) is gone for certain only if every
 //! process can be seen and none but this one maps the arena. What cannot be proven waits for
 //! `--late-write-timeout-seconds`.
@@ -101,17 +101,20 @@ impl Processes {
         }
     }
 
-    /// A worker has registered. Has the process at the other end noted, the first time.
-    pub fn registered(self: &Arc<Self>, connection: ConnectionId) {
+    /// A worker has registered. Whether the process at the other end is still to be noted: see
+    /// [`note_registered`](Self::note_registered).
+    pub fn registered(&self, connection: ConnectionId) -> bool {
         let mut table = self.lock();
-        let Some(user) = table.users.get_mut(&connection).filter(|user| !user.has_registered) else { return };
-        user.has_registered = true;
-        let (this, remote) = (self.clone(), user.remote.clone());
-        drop(table);
-        self.runtime.spawn_blocking(move || {
-            let found = at_other_end(&remote);
-            this.lock().users.entry(connection).and_modify(|user| user.registered_by = found);
-        });
+        let user = table.users.get_mut(&connection);
+        user.is_some_and(|user| !std::mem::replace(&mut user.has_registered, true))
+    }
+
+    /// Notes the process at the other end of a connection. Blocks while `/proc` is read. To be called before the
+    /// registration is answered: until then the worker does not map the arena.
+    pub fn note_registered(&self, connection: ConnectionId) {
+        let Some(remote) = self.lock().users.get(&connection).map(|user| user.remote.clone()) else { return };
+        let found = at_other_end(&remote);
+        self.lock().users.entry(connection).and_modify(|user| user.registered_by = found);
     }
 
     /// A worker has got slots. Has its process identified, the first time.

@@ -8,7 +8,7 @@ use larder_wire::ops::RegisterEngineDriven;
 use larder_wire::ops::register_engine_driven::Pool;
 
 use super::context::{Call, Context};
-use super::reply::Answer;
+use super::reply::Reply;
 use crate::app::refusals::Refused;
 use crate::observe::event::RequestEvent;
 
@@ -16,7 +16,7 @@ use crate::observe::event::RequestEvent;
 ///
 /// A worker that cannot be served gets no arena, and then finds and stores nothing: its engine runs, uncached, instead
 /// of waiting five minutes to fail.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEngineDriven) -> Answer<Pool> {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEngineDriven) -> Reply {
     let instance = registration.instance_id;
     let spec = match worker(cx, &registration) {
         Ok(spec) => spec,
@@ -26,7 +26,7 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEn
                 tracing::warn!(%instance, model, "worker not served: {reason}");
             }
             cx.core.with(|core, now| core.register_unserved(now, instance));
-            return Ok(Pool::default());
+            return Ok(Pool::default()).into();
         }
     };
     let (model, object_bytes, world_size) =
@@ -41,15 +41,21 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEn
     });
     if let Err(reason) = registered {
         cx.refusals.warn(Refused::Registrations, format_args!("worker {instance}: {reason}"));
-        return Ok(Pool::default());
+        return Ok(Pool::default()).into();
     }
     if registered == Ok(true) {
         tracing::info!(%instance, model = &**model, world_size, chunk_bytes = object_bytes, "worker registered");
     }
-    cx.processes.registered(call.connection);
     // It will store soon: have memory committed.
     cx.memory.prepare(cx.core.read(|core, _| core.index().high_water_mark()));
-    Ok(pool(cx))
+    if !cx.processes.registered(call.connection) {
+        return Ok(pool(cx)).into();
+    }
+    let (cx, connection) = (cx.clone(), call.connection);
+    Reply::copy(move || {
+        cx.processes.note_registered(connection);
+        Ok(pool(&cx))
+    })
 }
 
 fn pool(cx: &Context) -> Pool {
