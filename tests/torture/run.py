@@ -35,7 +35,7 @@ def parts(args: argparse.Namespace) -> dict[str, Callable[[], Report]]:
     short, seed = args.short, args.seed
     found = {
         "kills": lambda: kills.run(30 if short else args.kills, seed),
-        "garbage": lambda: garbage.run(5.0 if short else 60.0, seed),
+        "garbage": lambda: garbage.run(garbage.Load() if short else garbage.Load(0, args.requests, args.http_requests), seed),
         "engine": lambda: engine_restart.run(2 if short else 10),
         "l2-faults": lambda: l2_faults.storage_fails(1.0 if short else 20.0, seed),
         "l2-operations": lambda: l2_faults.operations_fail(10.0 if short else 120.0, seed),
@@ -60,6 +60,8 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the version that 'make test' runs")
     parser.add_argument("--kills", type=int, default=1000, help="how many clients, and how many servers, to kill")
     parser.add_argument("--power-cuts", type=int, default=200, help="losses of power for each policy and file system")
+    parser.add_argument("--requests", type=int, default=2_000_000, help="how many damaged requests to send")
+    parser.add_argument("--http-requests", type=int, default=100_000, help="how many HTTP requests to send meanwhile")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     args = parser.parse_args()

@@ -182,6 +182,9 @@ flags! {
             "A write reservation expires after this time.");
         L1_READ_TTL_SECONDS: Duration = served("l1-read-ttl-seconds", WHOLE_SECONDS, Is("300"),
             "A read lease expires after this time.");
+        L1_CLIENT_SHARE: f64 = served("l1-client-share", FRACTION, Is("0.5"),
+            "Fraction of L1 that one connection may keep from eviction, by its uncommitted slots and its \
+             pins; a single request may exceed it.").larder_only();
     }
     "Eviction" {
         EVICTION_POLICY: EvictionPolicy = served("eviction-policy", OneOf(&[

@@ -32,6 +32,7 @@ pub(super) fn l1(
         align_bytes: settings.get(&flags::L1_ALIGN_BYTES),
         read_ttl: settings.get(&flags::L1_READ_TTL_SECONDS),
         write_ttl: settings.get(&flags::L1_WRITE_TTL_SECONDS),
+        client_share: settings.get(&flags::L1_CLIENT_SHARE),
         ..L1Config::default()
     };
     let mut eviction = EvictionConfig {

@@ -31,6 +31,8 @@ kinds! {
     Registrations = "registrations",
     /// A subscription of cache events.
     Subscriptions = "subscriptions",
+    /// A request that waits for a lookup.
+    WaitingLookups = "waiting_lookups",
     /// An HTTP connection; an older one is closed if one gives way.
     HttpConnections = "http_connections",
 }

@@ -76,6 +76,9 @@ impl Config {
                 self.liveness.worker_reap_timeout.map_or(0.0, |timeout| timeout.as_secs_f64()),
             "session_ttl_seconds": self.liveness.session_ttl.as_secs_f64(),
             "worker_registration_grace_seconds": self.liveness.worker_registration_grace.as_secs_f64(),
+            "worker_disconnect_grace_seconds":
+                self.liveness.worker_disconnect_grace.map_or(0.0, |grace| grace.as_secs_f64()),
+            "late_write_timeout_seconds": self.liveness.late_write_timeout.as_secs_f64(),
             "enable": [],
             "kv_event_log_size": self.kv_event_log_records,
             "null_block_id": self.null_block_id,
@@ -103,6 +106,7 @@ impl Config {
             "gds_l1_config": null,
             "write_ttl_seconds": self.l1.write_ttl.as_secs(),
             "read_ttl_seconds": self.l1.read_ttl.as_secs(),
+            "client_share": self.l1.client_share,
             "tag": self.l1.tag,
             "eviction": eviction,
         });

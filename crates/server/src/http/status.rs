@@ -208,6 +208,8 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         "temporary_count": l1.temporary_objects,
         "staging_object_count": l1.staged_objects,
         "staging_bytes": l1.staged_bytes,
+        "quarantined_object_count": gauges.quarantined_objects,
+        "quarantined_bytes": gauges.quarantined_bytes,
         "memory_used_bytes": l1.used_bytes,
         "memory_total_bytes": l1.capacity_bytes,
         "memory_configured_bytes": config.l1.bytes,

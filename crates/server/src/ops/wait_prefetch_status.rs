@@ -7,15 +7,19 @@ use tokio::time::{Instant, timeout_at};
 use super::context::{Call, Context};
 use super::query_prefetch_status::take_result;
 use super::reply::Reply;
+use crate::app::refusals::Refused;
 
-/// Like `query_prefetch_status`, but waits up to `timeout` for the lookup to end.
+/// Like `query_prefetch_status`, but waits up to `timeout` for the lookup to end. Does not wait if too many requests do.
 pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchStatus) -> Reply {
     let WaitPrefetchStatus { request_id, timeout } = request;
     let connection = call.connection;
-    let ended = cx.waiters.join(&request_id);
+    let Some(ended) = cx.waiters.join(connection, &request_id) else {
+        cx.refusals.warn(Refused::WaitingLookups, "too many requests wait for lookups");
+        return Ok(take_result(cx, connection, &request_id)).into();
+    };
     let result = take_result(cx, connection, &request_id);
     if result.is_some() {
-        cx.waiters.leave(&request_id, ended);
+        cx.waiters.leave(connection, &request_id, ended);
         return Ok(result).into();
     }
     let (cx, responder) = (cx.clone(), call.responder.detach());
@@ -31,7 +35,7 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchSta
                 break;
             }
         }
-        cx.waiters.leave(&request_id, ended);
+        cx.waiters.leave(connection, &request_id, ended);
     });
     Reply::Later
 }
