@@ -10,7 +10,10 @@ use crate::index::{Index, IndexMut, ObjectId, Retention};
 use crate::io::{Effect, Hit, Io, IoItem, IoTable, Purpose};
 use crate::requests::clients::Clients;
 use crate::stats::Stats;
-use crate::timers::Timers;
+use crate::timers::{Timer, TimerKind, Timers};
+
+/// Chunks that one call evicts at most to trim L1.
+const TRIM_STEP_CHUNKS: u64 = 512;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) index: Index,
     pub(crate) predictor: Option<ReusePredictor>,
     pub(crate) clients: Clients,
+    /// Armed while a trim goes on.
+    trimming: Option<Timer>,
     last_id: u64,
 }
 
@@ -46,6 +51,7 @@ impl Context {
                 l2,
             ),
             clients: Clients::default(),
+            trimming: None,
             last_id: 0,
             config,
         }
@@ -86,16 +92,30 @@ impl Context {
         promoted
     }
 
-    /// Evicts as the watermarks require; see [`Trim`].
+    /// Evicts as the watermarks require; see [`Trim`]. Cost: bounded; the rest follows by a timer.
     pub(crate) fn trim(&mut self) {
         let Some(Trim { above, release }) = self.config.trim else { return };
         let usage = self.index.usage();
         let capacity = usage.capacity_bytes as f64;
         if usage.used_bytes as f64 > capacity * above {
-            let mut index = self.index_mut();
-            index.begin_operation();
-            index.trim((capacity * (above - release).max(0.0)) as u64);
+            self.index_mut().begin_operation();
+            self.trim_step((capacity * (above - release).max(0.0)) as u64);
         }
+    }
+
+    /// Evicts some chunks, until at most `target` bytes are used or nothing is evictable.
+    pub(crate) fn trim_step(&mut self, target: u64) {
+        if let Some(timer) = self.trimming.take() {
+            self.timers.disarm(&timer);
+        }
+        if self.index_mut().trim(target, TRIM_STEP_CHUNKS) == TRIM_STEP_CHUNKS {
+            self.trimming = Some(self.timers.arm(self.now, TimerKind::Trim { target }));
+        }
+    }
+
+    /// Whether a trim goes on.
+    pub(crate) fn is_trimming(&self) -> bool {
+        self.trimming.is_some()
     }
 
     /// Begins I/O on an object. Its memory is not reused before the I/O ends.

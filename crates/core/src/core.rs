@@ -123,6 +123,7 @@ impl Core {
             TimerKind::Load(io) => prefetch.on_loaded(cx, io, false, sessions),
             TimerKind::StoreTask(task) => write_back.end_task(cx, task, &[]),
             TimerKind::PrefetchResult(id) => prefetch.on_result_timer(cx, id),
+            TimerKind::Trim { target } => cx.trim_step(target),
         }
     }
 
@@ -747,6 +748,7 @@ impl Core {
             retrieves.timers(),
             prefetch.timers(),
             write_back.timers(),
+            usize::from(cx.is_trimming()),
         ];
         assert_eq!(cx.timers.len(), timers.iter().sum::<usize>(), "each owner has its timer armed");
     }

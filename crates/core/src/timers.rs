@@ -29,6 +29,11 @@ pub(crate) enum TimerKind {
     StoreTask(TaskId),
     /// The result of a prefetch request is forgotten.
     PrefetchResult(PrefetchId),
+    /// L1 is trimmed further.
+    Trim {
+        /// Until so many bytes are used.
+        target: u64,
+    },
 }
 
 /// The token of an armed timer. It cannot be copied, so a timer has one owner. After the timer has fired, the

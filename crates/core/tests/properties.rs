@@ -284,7 +284,7 @@ impl Both {
 
     fn trim(&mut self, bytes: u64) {
         self.l1.edit().begin_operation();
-        let chunks = self.l1.edit().trim(bytes);
+        let chunks = self.l1.edit().trim(bytes, u64::MAX);
         for _ in 0..chunks {
             assert!(self.used() > bytes, "trimmed too much");
             self.drop_chunk(self.order[0]);

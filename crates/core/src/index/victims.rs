@@ -51,12 +51,12 @@ impl IndexMut<'_> {
         self.alloc.allocate(len)
     }
 
-    /// Evicts the coldest chunks until at most `bytes` are used or nothing is evictable. Returns the number of
-    /// evicted chunks.
-    pub fn trim(&mut self, bytes: u64) -> u64 {
+    /// Evicts the coldest chunks, at most `chunks_max`, until at most `bytes` are used or nothing is evictable. Returns
+    /// the number of evicted chunks.
+    pub fn trim(&mut self, bytes: u64, chunks_max: u64) -> u64 {
         let mut chunks = 0;
         self.stats.l1.eviction_checks += 1;
-        while self.alloc.used_bytes() > bytes {
+        while self.alloc.used_bytes() > bytes && chunks < chunks_max {
             let Self { index, predictor, .. } = self;
             index.order.prepare(predictor.as_ref());
             let mut coldest = None;

@@ -2,6 +2,7 @@
 
 use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
+use larder_types::Time;
 use larder_types::object::KvRank;
 
 use crate::support::{Deed, READ_TTL, Rig, Who, prompt, worker};
@@ -152,6 +153,26 @@ fn trimming_starts_above_the_watermark_and_frees_the_ratio() {
     store(&mut rig, "b", 2, 1);
     assert_eq!(rig.used_pages(), 5);
     assert_eq!(rig.resident(&prompt(1, 8)), [0, 1, 2, 3], "tails first");
+}
+
+/// One call evicts some, the calls that follow the rest, without another store.
+#[test]
+fn a_large_trim_is_spread_over_several_calls() {
+    let is_due = |rig: &Rig| rig.core.next_deadline().is_some_and(|due| due <= Time::from_millis(rig.now));
+    let trim = Some(Trim { above: 0.5, release: 0.5 });
+    let mut rig = Rig::empty(4000, EvictionKind::Lru, trim);
+    rig.register(1, "m", 1, 1);
+    (1..=10).for_each(|seed| store(&mut rig, &format!("r{seed}"), seed, 200));
+    assert_eq!((rig.used_pages(), is_due(&rig)), (2000, false));
+    store(&mut rig, "b", 20, 1);
+    let after_store = rig.used_pages();
+    assert!((1000..2000).contains(&after_store), "{after_store} pages");
+    let mut calls = 0;
+    while is_due(&rig) {
+        rig.core.advance(Time::from_millis(rig.now));
+        calls += 1;
+    }
+    assert_eq!(rig.used_pages(), 0, "after {calls} calls");
 }
 
 #[test]

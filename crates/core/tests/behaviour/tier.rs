@@ -178,11 +178,11 @@ fn evictable_matrix() {
     t.l1.edit().admit(held, 1);
     t.l1.edit().unlink(unlinked);
     t.l1.edit().begin_operation();
-    assert_eq!(t.l1.edit().trim(0), 1, "neither pinned nor being written");
+    assert_eq!(t.l1.edit().trim(0, u64::MAX), 1, "neither pinned nor being written");
     t.l1.check();
     assert_eq!((t.resident(0), t.resident(1)), (None, Some(held)));
     t.l1.edit().unpin(held, 1);
-    assert_eq!(t.l1.edit().trim(0), 1);
+    assert_eq!(t.l1.edit().trim(0, u64::MAX), 1);
     t.l1.edit().abort(staged);
     t.l1.edit().abort(unlinked);
     t.l1.check();

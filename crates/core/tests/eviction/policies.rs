@@ -152,7 +152,7 @@ proptest! {
                     Op::ReleaseAll => held.drain(..).for_each(|objects| tier.release(&objects)),
                     Op::Trim(pages) => {
                         tier.l1.edit().begin_operation();
-                        tier.l1.edit().trim(pages * crate::support::PAGE);
+                        tier.l1.edit().trim(pages * crate::support::PAGE, u64::MAX);
                     }
                     Op::Clear(force) => drop(tier.l1.edit().clear(*force)),
                 }
