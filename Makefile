@@ -25,7 +25,7 @@ BENCHES := $(addprefix -p larder-,wire zmtp core l2 lab)
 MIRI_TOOLCHAIN ?= nightly
 
 .PHONY: help demo build wheel venv lint clean test test-rust test-interop test-engines test-wheel test-deploy \
-	test-dashboards test-torture test-matrix test-properties sim torture fuzz miri bench bench-micro
+	test-dashboards test-torture test-matrix test-properties test-pressure sim torture fuzz miri bench bench-micro
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,7 +71,11 @@ test-dashboards: build venv ## Every expression of the Grafana dashboard, in a r
 test-torture: build venv ## A short torture: clients and servers killed, invalid messages, L2 failures
 	$(PYTHON) tests/torture/run.py --short
 
-test-matrix: test-properties sim fuzz torture ## The long tests, hours in all: properties, simulation, fuzzing, torture
+test-matrix: test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, simulation, fuzzing, torture
+
+test-pressure: build venv ## A real vLLM whose requests compete for a small L1, with its default policy for failed loads
+	$(PYTHON) bench/e2e_pressure
+	$(PYTHON) bench/e2e_pressure --prefetch-policy retain --seed 2
 
 test-properties: ## Property tests with many cases (CASES=20000)
 	PROPTEST_CASES=$(CASES) cargo test --release --locked $(PROPERTIES)

@@ -28,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "interop"
 CHUNKS = 8
 SERVERS = ("larder", "reference")
 SETTLE_S = 20.0
+# After a server has ended, LMCache's client now and then opens no connection any more; such a run is repeated.
+CLIENT_TRIES = 3
 
 CASES: dict[str, tuple[str, str, Callable[[str, Path], str]]] = {}
 
@@ -226,9 +228,13 @@ def main() -> int:
     for name in names:
         seen = []
         for kind in SERVERS:
-            command = [sys.executable, __file__, "--case", name, "--server", kind]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600)
-            seen.append(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else f"exit status {done.returncode}")
+            for _ in range(CLIENT_TRIES):
+                command = [sys.executable, __file__, "--case", name, "--server", kind]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600)
+                result = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else f"exit status {done.returncode}"
+                if "LMCacheTimeoutError" not in result:
+                    break
+            seen.append(result)
         print(f"| {CASES[name][0]} | {CASES[name][1]} | {seen[0]} | {seen[1]} |", flush=True)
     return 0
 
