@@ -195,6 +195,13 @@ impl Core {
         self.workers.ping(&mut self.cx, connection, instance)
     }
 
+    /// Marks the workers that use a connection as alive: of clients whose heartbeats name none. Returns whether there
+    /// are any. Cost: O(workers of the connection).
+    pub fn ping_connection(&mut self, now: Time, connection: ConnectionId) -> bool {
+        self.advance(now);
+        self.workers.ping_connection(&mut self.cx, connection)
+    }
+
     /// Whether memory waits for [`Core::process_gone`] of a connection.
     pub fn awaits_process(&self, connection: ConnectionId) -> bool {
         self.stores.awaits_process(connection) || self.retrieves.awaits_process(connection)
@@ -356,6 +363,12 @@ impl Core {
     pub fn take_result(&mut self, now: Time, connection: ConnectionId, request_id: &str) -> LookupStatus {
         self.advance(now);
         self.sessions.take_result(&mut self.cx, connection, request_id)
+    }
+
+    /// The same, without reporting it: it can be asked for again.
+    pub fn peek_result(&mut self, now: Time, connection: ConnectionId, request_id: &str) -> LookupStatus {
+        self.advance(now);
+        self.sessions.peek_result(&mut self.cx, connection, request_id)
     }
 
     /// Releases the pins of chunks `start..end` of a request's hit, which the scheduler does not need: those of one

@@ -3,12 +3,13 @@
 //! Pure: no I/O, no clock, no unsafe code. Bytes from a peer are decoded within limits, without recursion
 //! and without panics; see [`error::DecodeError`]. The protocol itself is described in `docs/protocol.md`.
 //!
-//! A request passes through [`message::Incoming`] (sorts its frames), [`operation::Operation`] (decodes
-//! the operation frame) and [`request::Request`] (decodes the payloads); `ResultFrame` and
+//! A request passes through [`message::Incoming`] (sorts its frames), [`dialect::Recognition`] (finds out which
+//! client it is of), [`dialect::Dialect`] (decodes the operation frame) and [`request::Request`] (decodes the payloads); `ResultFrame` and
 //! [`message::Envelope::response`] make the frames of its response. [`ops`] has one module per operation.
 
 pub mod codec;
 pub mod device_handle;
+pub mod dialect;
 pub mod error;
 pub mod key;
 pub mod message;

@@ -1,15 +1,13 @@
-//! The operations of LMCache 0.5.6 by id and name.
+//! The operations of LMCache by id and name.
 
 use std::fmt;
 
 use bytes::Bytes;
 
+use crate::dialect::Dialect;
 use crate::for_each_operation;
-use crate::msgpack::{Kind, Reader, Writer};
+use crate::msgpack::Writer;
 use crate::ops::{self, OperationSpec};
-
-/// The id that LMCache 0.5.3 and 0.5.4 give to [`Operation::GetExperimental`].
-const GET_EXPERIMENTAL_OLD_ID: u32 = 40;
 
 /// A frame that names no operation. The reference never answers such requests.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,9 +19,6 @@ pub enum OperationError {
     #[error("the operation frame holds no operation id or name")]
     Malformed,
 }
-
-/// Characters of an unknown operation name that an error message repeats.
-const QUOTED_CHARS_MAX: usize = 64;
 
 macro_rules! operation {
     ($($module:ident::$name:ident),+ $(,)?) => {
@@ -50,15 +45,19 @@ macro_rules! operation {
                 match self { $(Self::$name => ops::$name::ID,)+ }
             }
 
-            /// Finds an operation by its id on the wire, old ids included.
+            /// Finds an operation by its id from 0.5.3 on, also by those that 0.5.5 changed. For ids of older
+            /// clients see [`Dialect::operation`].
             pub const fn from_id(id: u32) -> Option<Self> {
                 $(if let Some(own) = ops::$name::ID && own as u32 == id {
                     return Some(Self::$name);
                 })+
-                if id == GET_EXPERIMENTAL_OLD_ID {
-                    return Some(Self::GetExperimental);
+                match id {
+                    37 => Some(Self::P2pLookupAndLock),
+                    38 => Some(Self::P2pQueryLookupResults),
+                    39 => Some(Self::P2pUnlockObjects),
+                    40 => Some(Self::GetExperimental),
+                    _ => None,
                 }
-                None
             }
 
             /// Finds an operation by its name.
@@ -75,26 +74,12 @@ macro_rules! operation {
 for_each_operation!(operation);
 
 impl Operation {
-    /// Decodes the operation frame: an integer of any width or a name.
+    /// Decodes the operation frame of a client from 0.5.3 on: an integer of any width or a name.
     ///
     /// # Errors
     /// The frame is neither, or names no operation.
     pub fn decode(frame: &[u8]) -> Result<Self, OperationError> {
-        let mut reader = Reader::new(frame);
-        let kind = reader.kind("operation").map_err(|_| OperationError::Malformed)?;
-        let (found, unknown) = match kind {
-            Kind::Int => {
-                let id = reader.int("operation").map_err(|_| OperationError::Malformed)?;
-                (u32::try_from(id).ok().and_then(Self::from_id), id.to_string())
-            }
-            Kind::Str => {
-                let name = reader.str("operation").map_err(|_| OperationError::Malformed)?;
-                (Self::from_name(name), name.chars().take(QUOTED_CHARS_MAX).collect())
-            }
-            _ => return Err(OperationError::Malformed),
-        };
-        reader.finish("operation").map_err(|_| OperationError::Malformed)?;
-        found.ok_or(OperationError::Unknown(unknown))
+        Dialect::default().decode(frame)
     }
 
     /// Encodes the operation frame as stock clients do: the id if there is one, else the name.
@@ -146,8 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn id_40_of_older_clients_means_get_experimental() {
+    fn ids_of_0_5_3_and_0_5_4_that_have_changed() {
         assert_eq!(Operation::decode(&[40]), Ok(Operation::GetExperimental));
+        assert_eq!(Operation::decode(&[37]), Ok(Operation::P2pLookupAndLock));
+        assert_eq!(Operation::decode(&[39]), Ok(Operation::P2pUnlockObjects));
     }
 
     #[test]

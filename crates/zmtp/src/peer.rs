@@ -3,6 +3,7 @@
 //! The queue is drained by the task that owns the connection. Lock order: the outbox lock is a leaf; no
 //! other lock is taken and no foreign code is run under it (wakers are woken after it is released).
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -77,8 +78,8 @@ struct Shared {
     outbox: Mutex<Outbox>,
     /// Over half of a limit is queued: the connection's task should not read further requests.
     is_congested: AtomicBool,
-    /// Set by the service, 0 at first.
-    tag: AtomicU64,
+    /// Set by the service.
+    state: OnceLock<Box<dyn Any + Send + Sync>>,
     /// [`Pause`]s that exist.
     pauses: AtomicUsize,
     /// It is not closed to make room for another one.
@@ -129,7 +130,7 @@ impl Peer {
             usage,
             outbox: Mutex::default(),
             is_congested: AtomicBool::new(false),
-            tag: AtomicU64::new(0),
+            state: OnceLock::new(),
             pauses: AtomicUsize::new(0),
             is_kept: AtomicBool::new(false),
             since: Instant::now(),
@@ -156,15 +157,16 @@ impl Peer {
         self.0.identity.get().map_or(&[], |identity| identity)
     }
 
-    /// The number that the service has given this connection; 0 until then.
+    /// What the service keeps for this connection, if that is of this type.
     #[must_use]
-    pub fn tag(&self) -> u64 {
-        self.0.tag.load(Ordering::Relaxed)
+    pub fn state<T: Any>(&self) -> Option<&T> {
+        self.0.state.get()?.downcast_ref()
     }
 
-    /// Gives the connection a number of the service's own.
-    pub fn set_tag(&self, tag: u64) {
-        self.0.tag.store(tag, Ordering::Relaxed);
+    /// Keeps something of the service's own for this connection, once: later calls change nothing. Call it from
+    /// [`Service::connected`](crate::Service::connected).
+    pub fn set_state<T: Any + Send + Sync>(&self, state: T) {
+        let _ = self.0.state.set(Box::new(state));
     }
 
     /// Marks a peer that is in use: it is never closed to make room for another one.

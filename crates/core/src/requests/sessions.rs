@@ -225,12 +225,29 @@ impl Sessions {
         connection: ConnectionId,
         request_id: &str,
     ) -> LookupStatus {
+        let status = self.peek_result(cx, connection, request_id);
+        if let LookupStatus::Ready(_) = status
+            && let Some(id) = self.find(connection, request_id)
+            && let LookupState::Answered { unreported, .. } = &mut self.session_mut(id).lookup
+        {
+            *unreported = None;
+        }
+        status
+    }
+
+    /// The same, without reporting it.
+    pub(crate) fn peek_result(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionId,
+        request_id: &str,
+    ) -> LookupStatus {
         let Some(id) = self.find(connection, request_id) else { return LookupStatus::Unknown };
         self.renew(cx, id);
-        match &mut self.session_mut(id).lookup {
+        match &self.session_mut(id).lookup {
             LookupState::Pending(_) => LookupStatus::Pending,
             LookupState::Answered { unreported, .. } => {
-                unreported.take().map_or(LookupStatus::Unknown, LookupStatus::Ready)
+                unreported.map_or(LookupStatus::Unknown, LookupStatus::Ready)
             }
         }
     }

@@ -255,12 +255,19 @@ impl Workers {
             return !self.unknown.first_seen(instance);
         }
         let Some(worker) = self.own(cx.now, instance, connection) else { return false };
-        if !worker.has_pinged {
-            worker.has_pinged = true;
-            // The shorter timeout holds from now on.
-            worker.check_silence_in_time(cx);
-        }
+        worker.pinged(cx);
         true
+    }
+
+    /// Marks the workers of a connection as alive. Returns whether there are any.
+    pub(crate) fn ping_connection(&mut self, cx: &mut Context, connection: ConnectionId) -> bool {
+        let instances = self.by_connection.of(connection);
+        for instance in &instances {
+            if let Some(worker) = self.own(cx.now, *instance, connection) {
+                worker.pinged(cx);
+            }
+        }
+        !instances.is_empty()
     }
 
     /// Marks a worker as seen now, and returns what it registered with. `None` if the connection is not its own.
@@ -337,6 +344,15 @@ impl Worker {
         });
         let disconnected = self.disconnected.zip(cx.config.worker_disconnect_grace);
         silent.into_iter().chain(disconnected.map(|(since, grace)| since + grace)).min()
+    }
+
+    /// A heartbeat has come.
+    fn pinged(&mut self, cx: &mut Context) {
+        if !self.has_pinged {
+            self.has_pinged = true;
+            // The shorter timeout holds from now on.
+            self.check_silence_in_time(cx);
+        }
     }
 
     /// Returns whether the connection is new to it.

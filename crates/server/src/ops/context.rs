@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use larder_arena::Arena;
 use larder_core::Core;
-use larder_types::{ConnectionId, Time};
+use larder_types::{ConnectionId, InstanceId, Time};
+use larder_wire::dialect::Dialect;
+use larder_wire::request::Request;
 use tokio::runtime::Handle;
 
 use crate::app::copy_pool::CopyPool;
@@ -20,12 +22,75 @@ use crate::observe::kv_events::EventStreams;
 use crate::prefix_hashes::PrefixHashCache;
 use crate::responder::Responder;
 
+/// What asks: one connection of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// What the client understands.
+    pub dialect: Dialect,
+    /// The connection goes on where another one was lost: the client had begun before.
+    pub is_resumed: bool,
+}
+
+impl Caller {
+    /// A client that frames its requests as 0.5.6 does.
+    pub fn new(connection: ConnectionId) -> Self {
+        Self { connection, dialect: Dialect::default(), is_resumed: false }
+    }
+}
+
 /// One request, besides its payloads.
 pub(super) struct Call<'a> {
     pub(super) connection: ConnectionId,
+    /// What the client understands. From 0.5.7 on as far as this request shows it.
+    pub(super) dialect: Dialect,
+    /// The connection goes on where another one was lost.
+    pub(super) is_resumed: bool,
     /// When the request arrived.
     pub(super) started: Instant,
     pub(super) responder: &'a dyn Responder,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(caller: &Caller, started: Instant, responder: &'a dyn Responder) -> Self {
+        let Caller { connection, dialect, is_resumed } = *caller;
+        Self { connection, dialect, is_resumed, started, responder }
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        Caller { connection: self.connection, dialect: self.dialect, is_resumed: self.is_resumed }
+    }
+
+    /// Learns from a request what its client understands, and gives its worker the name that it has in the core.
+    pub(super) fn recognise(&mut self, mut request: Request) -> Request {
+        if self.dialect.has_process_ids()
+            && let Some(instance) = request.instance_mut()
+        {
+            *instance = self.instance(*instance);
+        }
+        request
+    }
+
+    /// The name of the worker that this client knows by its process id.
+    pub(super) fn instance(&self, process: InstanceId) -> InstanceId {
+        of_connection(self.connection, process)
+    }
+}
+
+/// Bits of the largest process id.
+const PROCESS_BITS: u32 = 22;
+
+/// A name for a worker that calls itself by its process id, which a worker in another container may do too. Workers of
+/// later clients have random numbers above zero.
+fn of_connection(connection: ConnectionId, process: InstanceId) -> InstanceId {
+    match u32::try_from(process.0) {
+        Ok(process) if process >> PROCESS_BITS == 0 => {
+            let connection = (connection.0 << PROCESS_BITS) as i64 & i64::MAX;
+            InstanceId(i64::MIN | connection | i64::from(process))
+        }
+        _ => process,
+    }
 }
 
 /// The parts of the server that operations use.

@@ -40,7 +40,7 @@ use larder_wire::message::StreamControl;
 use larder_wire::operation::Operation;
 use larder_wire::request::Request;
 
-pub use self::context::Context;
+pub use self::context::{Caller, Context};
 
 use self::context::Call;
 use self::reply::{Answer, Encoded, Failure, Reply};
@@ -75,7 +75,9 @@ dispatch! {
     P2pLookupAndLock => peer_to_peer::lookup,
     P2pQueryLookupResults => peer_to_peer::query,
     P2pUnlockObjects => peer_to_peer::unlock,
+    QueryPrefetchLookupHits => query_prefetch_status::peek,
     GetChunkSize => server_info::chunk_size,
+    NegotiateChunkSize => server_info::negotiate_chunk_size,
     GetExperimental => server_info::features,
     Noop => server_info::noop,
     ReportBlockAllocation => unserved::ignore,
@@ -93,6 +95,7 @@ dispatch! {
     CbUnifiedLookup => unserved::refuse,
     CbReorderPlan => unserved::refuse,
     ServerModuleCall => unserved::refuse,
+    ServerModuleAffinityCall => unserved::refuse,
 }
 
 /// A request of more bytes than this is decoded and hashed on another thread than that of its connection: it has more
@@ -123,19 +126,19 @@ impl Operations {
     /// Serves one request: its answer goes to `responder`, now or later.
     pub fn serve(
         &self,
-        connection: ConnectionId,
+        caller: &Caller,
         operation: Operation,
         payloads: &[Bytes],
         responder: &dyn Responder,
     ) {
         let started = Instant::now();
         if payloads.iter().map(Bytes::len).sum::<usize>() <= LONG_REQUEST_BYTES {
-            return serve(&self.cx, operation, payloads, &Call { connection, started, responder });
+            return serve(&self.cx, operation, payloads, Call::new(caller, started, responder));
         }
-        let (cx, payloads) = (self.cx.clone(), payloads.to_vec());
+        let (cx, caller, payloads) = (self.cx.clone(), *caller, payloads.to_vec());
         let (responder, pause) = (responder.detach(), responder.pause());
         self.cx.long_requests.run(move || {
-            serve(&cx, operation, &payloads, &Call { connection, started, responder: &*responder });
+            serve(&cx, operation, &payloads, Call::new(&caller, started, &*responder));
             drop(pause);
         });
     }
@@ -146,8 +149,8 @@ impl Operations {
     }
 
     /// A message cannot be decoded, so there is no way to answer it.
-    pub fn message_dropped(&self, connection: ConnectionId, error: &dyn Error) {
-        message_dropped(&self.cx, connection, error);
+    pub fn message_dropped(&self, caller: &Caller, error: &dyn Error) {
+        message_dropped(&self.cx, caller.connection, error);
     }
 
     /// A connection is over. Called once, after its last message.
@@ -182,28 +185,29 @@ impl Operations {
 }
 
 /// Serves one request on the current thread.
-fn serve(cx: &Arc<Context>, operation: Operation, payloads: &[Bytes], call: &Call<'_>) {
-    let &Call { connection, started, responder } = call;
+fn serve(cx: &Arc<Context>, operation: Operation, payloads: &[Bytes], mut call: Call<'_>) {
+    let Call { connection, started, responder, .. } = call;
     let request = match Request::decode(operation, payloads) {
-        Ok(request) => request,
+        Ok(request) => call.recognise(request),
         Err(error) if error.is_limit() => {
             cx.refusals.warn(Refused::RequestSize, format_args!("{operation}: {error}"));
-            return finish(cx, operation, call, Err(error.into()));
+            return finish(cx, operation, &call, Err(error.into()));
         }
         Err(error) => {
             cx.bus.emit(&RequestEvent::Answered { operation, outcome: Outcome::Undecodable, started });
             return message_dropped(cx, connection, &error);
         }
     };
-    match dispatch(cx, call, request) {
-        Reply::Now(answer) => finish(cx, operation, call, answer),
+    match dispatch(cx, &call, request) {
+        Reply::Now(answer) => finish(cx, operation, &call, answer),
         // It is counted as waiting, not as work.
         Reply::Later => {}
         Reply::Copy(job) => {
             let (own, responder, pause) = (cx.clone(), responder.detach(), responder.pause());
+            let caller = call.caller();
             cx.copies.run(move || {
                 let answer = job();
-                finish(&own, operation, &Call { connection, started, responder: &*responder }, answer);
+                finish(&own, operation, &Call::new(&caller, started, &*responder), answer);
                 drop(pause);
             });
         }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use larder_types::InstanceId;
 use larder_wire::ops::Ping;
 
 use super::context::{Call, Context};
@@ -9,5 +10,17 @@ use super::reply::Answer;
 /// registration has expired, and to one that is registered over other connections. It then registers again.
 pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: Ping) -> Answer<bool> {
     let ping = |instance| cx.core.with(|core, now| core.ping(now, call.connection, instance));
-    Ok(request.instance_id.is_none_or(ping))
+    match request.instance_id {
+        Some(instance) => Ok(ping(instance)),
+        None => Ok(ping_of_connection(cx, call, ping)),
+    }
+}
+
+/// A heartbeat that names no worker counts for those that were registered over its connection. A client before 0.5.0
+/// whose connection was lost registers its worker again only after a "no", so it gets one.
+fn ping_of_connection(cx: &Context, call: &Call<'_>, ping: impl Fn(InstanceId) -> bool) -> bool {
+    let has_workers = cx.core.with(|core, now| core.ping_connection(now, call.connection));
+    let is_lost = call.dialect.has_process_ids() && call.is_resumed && !has_workers;
+    // An instance that no client has, for this connection.
+    !is_lost || ping(call.instance(InstanceId(0)))
 }

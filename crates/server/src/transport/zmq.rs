@@ -1,15 +1,17 @@
 //! Requests over ZMTP: the multipart messages of stock clients' DEALER sockets.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use larder_types::ConnectionId;
+use larder_wire::dialect::Recognition;
 use larder_wire::message::{Envelope, Incoming};
 use larder_wire::operation::Operation;
 use larder_wire::response::ResultFrame;
 use larder_zmtp::{Message, Peer, Service};
 
-use crate::ops::Operations;
+use crate::ops::{Caller, Operations};
 use crate::responder::Responder;
 
 /// Serves the requests of all ZMTP peers.
@@ -25,35 +27,55 @@ impl ZmqService {
     }
 }
 
+/// What is known of the client at the other end of a connection.
+#[derive(Debug)]
+struct Client {
+    connection: ConnectionId,
+    /// Messages of a client come one after the other, so nothing waits for this.
+    recognition: Mutex<Recognition>,
+}
+
+impl Client {
+    /// The client, as what asks for this.
+    fn caller(&self, envelope: &Envelope, payloads: &[Bytes]) -> Caller {
+        let mut recognition = self.recognition.lock().unwrap_or_else(PoisonError::into_inner);
+        let dialect = recognition.hear(&envelope.operation, payloads);
+        Caller { connection: self.connection, dialect, is_resumed: recognition.is_resumed() }
+    }
+}
+
 impl Service for ZmqService {
     fn connected(&self, peer: &Peer) {
         let connection = self.operations.connected(peer.remote());
-        peer.set_tag(connection.0);
+        peer.set_state(Client { connection, recognition: Mutex::default() });
         tracing::debug!(connection = connection.0, remote = peer.remote(), "client connected");
     }
 
     fn message(&self, peer: &Peer, parts: Message) {
-        let connection = connection(peer);
+        let client = client(peer);
         match Incoming::from_frames(parts) {
-            Ok(Incoming::Request { envelope, payloads }) => match envelope.operation() {
-                Ok(operation) => {
-                    if uses_cache(operation) {
-                        peer.keep();
+            Ok(Incoming::Request { envelope, payloads }) => {
+                let caller = client.caller(&envelope, &payloads);
+                match caller.dialect.decode(&envelope.operation) {
+                    Ok(operation) => {
+                        if uses_cache(operation) {
+                            peer.keep();
+                        }
+                        let responder = ZmqResponder { peer, envelope: &envelope };
+                        self.operations.serve(&caller, operation, &payloads, &responder);
                     }
-                    let responder = ZmqResponder { peer, envelope: &envelope };
-                    self.operations.serve(connection, operation, &payloads, &responder);
+                    Err(error) => self.operations.message_dropped(&caller, &error),
                 }
-                Err(error) => self.operations.message_dropped(connection, &error),
-            },
-            Ok(Incoming::Stream { uid, control }) => {
-                self.operations.control_stream(connection, &uid, control);
             }
-            Err(error) => self.operations.message_dropped(connection, &error),
+            Ok(Incoming::Stream { uid, control }) => {
+                self.operations.control_stream(client.connection, &uid, control);
+            }
+            Err(error) => self.operations.message_dropped(&Caller::new(client.connection), &error),
         }
     }
 
     fn gone(&self, peer: &Peer) {
-        let connection = connection(peer);
+        let connection = client(peer).connection;
         tracing::debug!(connection = connection.0, remote = peer.remote(), "client disconnected");
         self.operations.connection_lost(connection);
     }
@@ -70,9 +92,8 @@ fn uses_cache(operation: Operation) -> bool {
     )
 }
 
-/// The id that the connection has got at its start.
-fn connection(peer: &Peer) -> ConnectionId {
-    ConnectionId(peer.tag())
+fn client(peer: &Peer) -> &Client {
+    peer.state().expect("each connection has got one at its start")
 }
 
 /// Answers while the request's message is being served.
@@ -99,7 +120,7 @@ impl Responder for ZmqResponder<'_> {
     fn send(&self, result: ResultFrame) -> bool {
         let sent = self.peer.send(self.envelope.response(result));
         if let Err(error) = &sent {
-            tracing::debug!(connection = self.peer.tag(), %error, "answer not sent");
+            tracing::debug!(connection = client(self.peer).connection.0, %error, "answer not sent");
         }
         sent.is_ok()
     }

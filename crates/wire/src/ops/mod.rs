@@ -15,6 +15,7 @@ pub mod free_lookup_locks;
 pub mod get_chunk_size;
 pub mod get_experimental;
 pub mod lookup;
+pub mod negotiate_chunk_size;
 pub mod noop;
 pub mod p2p_lookup_and_lock;
 pub mod p2p_query_lookup_results;
@@ -22,6 +23,7 @@ pub mod p2p_unlock_objects;
 pub mod ping;
 pub mod prepare_retrieve;
 pub mod prepare_store;
+pub mod query_prefetch_lookup_hits;
 pub mod query_prefetch_status;
 pub mod register_engine_driven;
 pub mod register_kv_cache;
@@ -77,6 +79,9 @@ macro_rules! for_each_operation {
             unserved::CbReorderPlan,
             subscribe_kv_events::SubscribeKvEvents,
             unserved::ServerModuleCall,
+            unserved::ServerModuleAffinityCall,
+            negotiate_chunk_size::NegotiateChunkSize,
+            query_prefetch_lookup_hits::QueryPrefetchLookupHits,
         }
     };
 }

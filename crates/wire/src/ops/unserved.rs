@@ -76,9 +76,15 @@ unserved! {
     /// Blend: asks for the order in which to reuse segments. The response is an empty list.
     CbReorderPlan = None, "cb_reorder_plan", 3 => Vec<i64>: Vec::new();
     /// Calls a plugin of the server. The response has no success, no payload, and the reason.
-    ServerModuleCall = None, "server_module_call", 1 => RawValue: RawValue(Bytes::from_static(
+    ServerModuleCall = None, "server_module_call", 1 => RawValue: no_modules();
+    /// The same, in the order of the client's transfers. From 0.5.7 on.
+    ServerModuleAffinityCall = None, "server_module_affinity_call", 1 => RawValue: no_modules();
+}
+
+fn no_modules() -> RawValue {
+    RawValue(Bytes::from_static(
         b"\x83\xa7success\xc2\xa7payload\xc4\x00\xa5error\xbathis server has no modules",
-    ));
+    ))
 }
 
 #[cfg(test)]

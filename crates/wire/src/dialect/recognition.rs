@@ -1,0 +1,351 @@
+//! Which dialect a connection speaks, from its messages.
+//!
+//! A client begins every connection with a request for the chunk size, whose id differs between dialects. But the
+//! sockets of a running client reconnect by themselves after a restart of the server, and go on with whatever comes
+//! next. So each message narrows the dialects down to those in which it has its form: count and types of payloads.
+
+use bytes::Bytes;
+
+use super::Dialect;
+use crate::msgpack::{Kind, Reader};
+use crate::operation::Operation;
+
+/// The dialects to choose between, the likeliest first. 0.5.7 is not among them: its ids are those of 0.5.3, and it
+/// shows itself by names and fields of its own.
+const BY_ID: [Dialect; 5] =
+    [Dialect::V0_5_3, Dialect::V0_5_0, Dialect::V0_4_7, Dialect::V0_4_6, Dialect::V0_4_3];
+
+/// What is known of the dialect of one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recognition {
+    /// Those that all messages so far fit, in the order of [`BY_ID`].
+    possible: [bool; BY_ID.len()],
+    chosen: Dialect,
+    /// A request for the chunk size has come.
+    is_opened: bool,
+    /// Some message has come.
+    is_begun: bool,
+}
+
+impl Default for Recognition {
+    fn default() -> Self {
+        Self { possible: [true; BY_ID.len()], chosen: Dialect::default(), is_opened: false, is_begun: false }
+    }
+}
+
+impl Recognition {
+    /// Takes the next message of the connection into account, and returns in which dialect to read it.
+    pub fn hear(&mut self, operation: &[u8], payloads: &[Bytes]) -> Dialect {
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        match operation_id(operation) {
+            // The usual case, once it is certain.
+            Some(_) if self.is_frozen() => {}
+            Some(id) => self.narrow(id, payloads, is_first),
+            // Only later clients send names.
+            None => self.name(operation),
+        }
+        self.is_opened |= self.chosen.decode(operation) == Ok(Operation::GetChunkSize);
+        self.chosen
+    }
+
+    /// Whether the connection goes on where an earlier one was lost: it did not begin as a client's first one does.
+    pub fn is_resumed(&self) -> bool {
+        !self.is_opened
+    }
+
+    /// The ids are those that do not change any more.
+    fn is_frozen(&self) -> bool {
+        self.possible == [true, false, false, false, false] || self.chosen == Dialect::V0_5_7
+    }
+
+    fn name(&mut self, operation: &[u8]) {
+        match Operation::decode(operation) {
+            Ok(Operation::NegotiateChunkSize | Operation::ServerModuleAffinityCall) => {
+                self.chosen = Dialect::V0_5_7;
+            }
+            Ok(_) if self.chosen != Dialect::V0_5_7 => self.choose([true, false, false, false, false]),
+            _ => {}
+        }
+    }
+
+    fn narrow(&mut self, id: u32, payloads: &[Bytes], is_first: bool) {
+        let fitting =
+            BY_ID.map(|dialect| dialect.operation(id).is_some_and(|op| fits(op, dialect, payloads)));
+        let mut left: [bool; BY_ID.len()] = std::array::from_fn(|at| self.possible[at] && fitting[at]);
+        if left.iter().all(|possible| !possible) {
+            // An earlier message was malformed, or this one is.
+            left = fitting;
+        }
+        if left.iter().all(|possible| !possible) {
+            return;
+        }
+        let asks = |dialect: Dialect| dialect.operation(id) == Some(Operation::GetChunkSize);
+        let first_ask = BY_ID.into_iter().zip(left).find(|(dialect, possible)| *possible && asks(*dialect));
+        match first_ask {
+            // What a client does first.
+            Some((dialect, _)) if is_first => {
+                self.possible = left;
+                self.set_chosen(dialect);
+            }
+            // A client asks once. One that seems to ask again sends heartbeats.
+            Some((dialect, _)) if dialect == self.chosen && self.is_opened => {
+                let pings = |dialect: Dialect| dialect.operation(id) == Some(Operation::Ping);
+                let pinging = std::array::from_fn(|at| left[at] && pings(BY_ID[at]));
+                if pinging.iter().any(|possible| *possible) {
+                    self.choose(pinging);
+                }
+            }
+            _ => self.choose(left),
+        }
+    }
+
+    /// Keeps to the dialect in use, if it is still possible.
+    fn choose(&mut self, possible: [bool; BY_ID.len()]) {
+        self.possible = possible;
+        let mut left =
+            BY_ID.into_iter().zip(possible).filter(|(_, possible)| *possible).map(|(dialect, _)| dialect);
+        if !left.clone().any(|dialect| dialect == self.chosen) || !self.is_opened {
+            let first = left.next().unwrap_or_default();
+            self.set_chosen(first);
+        }
+    }
+
+    fn set_chosen(&mut self, dialect: Dialect) {
+        if self.chosen != dialect {
+            self.chosen = dialect;
+            self.is_opened = false;
+        }
+    }
+}
+
+fn operation_id(frame: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(frame);
+    if reader.kind("operation").ok()? != Kind::Int {
+        return None;
+    }
+    u32::try_from(reader.int("operation").ok()?).ok()
+}
+
+/// What a payload frame holds, as far as its first bytes show it.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Int,
+    IntOrNil,
+    Bool,
+    Number,
+    Text,
+    Bytes,
+    List,
+    Map,
+    /// A cache key with a worker in it.
+    WorkerKey,
+    /// A cache key without one.
+    SchedulerKey,
+}
+
+impl Form {
+    fn matches(self, frame: &[u8]) -> bool {
+        let kind = frame.first().map(|first| Kind::of(*first));
+        match self {
+            Self::Int => kind == Some(Kind::Int),
+            Self::IntOrNil => matches!(kind, Some(Kind::Int | Kind::Nil)),
+            Self::Bool => kind == Some(Kind::Bool),
+            Self::Number => matches!(kind, Some(Kind::Int | Kind::Float)),
+            Self::Text => kind == Some(Kind::Str),
+            Self::Bytes => kind == Some(Kind::Bin),
+            Self::List => kind == Some(Kind::Array),
+            Self::Map => kind == Some(Kind::Map),
+            Self::WorkerKey => names_worker(frame) == Some(true),
+            Self::SchedulerKey => names_worker(frame) == Some(false),
+        }
+    }
+}
+
+/// Whether a key is that of a worker, not of a scheduler. Reads the fields before the tokens only.
+fn names_worker(frame: &[u8]) -> Option<bool> {
+    let mut reader = Reader::new(frame);
+    for _ in 0..reader.map("key").ok()? {
+        match reader.str("key").ok()? {
+            "worker_id" => return Some(!reader.nil()),
+            "token_ids" | "token_bytes" => return None,
+            _ => reader.skip("key").ok()?,
+        }
+    }
+    None
+}
+
+/// Whether a request of these payloads can be meant. Only operations whose ids have moved are told apart.
+fn fits(operation: Operation, dialect: Dialect, payloads: &[Bytes]) -> bool {
+    use Form::{Bool, Bytes, Int, IntOrNil, List, Map, Number, SchedulerKey, Text, WorkerKey};
+    use Operation as Op;
+    let is_frozen = dialect == Dialect::V0_5_3;
+    let forms: &[&[Form]] = match operation {
+        Op::Store => &[&[WorkerKey, Int, List, Bytes]],
+        Op::Retrieve => &[&[WorkerKey, Int, List, Bytes, Int]],
+        Op::Lookup => &[&[Map, Int]],
+        Op::FreeLookupLocks => &[&[SchedulerKey, Int], &[SchedulerKey, Int, List]],
+        Op::PrepareStore if is_frozen => &[&[WorkerKey, Int], &[WorkerKey, Int, List]],
+        Op::PrepareStore | Op::PrepareRetrieve | Op::CommitRetrieve => &[&[WorkerKey, Int]],
+        Op::CommitStore => &[&[WorkerKey, Int, Bytes]],
+        Op::QueryPrefetchStatus | Op::QueryPrefetchLookupHits | Op::EndSession => &[&[Text]],
+        Op::WaitPrefetchStatus => &[&[Text, Number]],
+        Op::RegisterEngineDriven => &[&[Map]],
+        Op::UnregisterEngineDriven | Op::UnregisterQCache => &[&[Int]],
+        Op::RegisterQCache => &[&[Int, List, Text, Int, Text, Map, List]],
+        Op::StoreQ => &[&[WorkerKey, Int, List, Bytes]],
+        Op::Clear if is_frozen => &[&[], &[Bool]],
+        Op::Clear | Op::GetChunkSize | Op::Noop => &[&[]],
+        Op::Ping if dialect.has_process_ids() => &[&[]],
+        Op::Ping => &[&[IntOrNil]],
+        Op::ReportBlockAllocation => &[&[Int, Text, List]],
+        // The same in all dialects, or without an old one's id.
+        _ => return true,
+    };
+    forms.iter().any(|form| {
+        form.len() == payloads.len() && form.iter().zip(payloads).all(|(form, frame)| form.matches(frame))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msgpack::Writer;
+
+    fn frame(write: impl FnOnce(&mut Writer)) -> Bytes {
+        let mut writer = Writer::new();
+        write(&mut writer);
+        writer.into_bytes()
+    }
+
+    fn key(worker: Option<u64>) -> Bytes {
+        frame(|writer| {
+            writer.map(2);
+            writer.str("model_name");
+            writer.str("m");
+            writer.str("worker_id");
+            match worker {
+                Some(worker) => writer.uint(worker),
+                None => writer.nil(),
+            }
+        })
+    }
+
+    fn int(value: u64) -> Bytes {
+        frame(|writer| writer.uint(value))
+    }
+
+    fn text() -> Bytes {
+        frame(|writer| writer.str("r"))
+    }
+
+    /// What the last of these messages was read as, and in which dialect.
+    fn heard(messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
+        let mut recognition = Recognition::default();
+        let mut last = (Dialect::default(), None);
+        for (id, payloads) in messages {
+            let dialect = recognition.hear(&int(*id), payloads);
+            last = (dialect, dialect.operation(*id as u32));
+        }
+        last
+    }
+
+    #[test]
+    fn the_first_request_for_the_chunk_size_tells_the_dialect() {
+        let dialects = [
+            (11, Dialect::V0_4_3),
+            (16, Dialect::V0_4_6),
+            (17, Dialect::V0_4_7),
+            (18, Dialect::V0_5_0),
+            (21, Dialect::V0_5_3),
+        ];
+        for (id, dialect) in dialects {
+            assert_eq!(heard(&[(id, &[])]), (dialect, Some(Operation::GetChunkSize)));
+            let mut recognition = Recognition::default();
+            recognition.hear(&int(id), &[]);
+            assert!(!recognition.is_resumed());
+        }
+        let mut recognition = Recognition::default();
+        let name = frame(|writer| writer.str("negotiate_chunk_size"));
+        assert_eq!(recognition.hear(&name, &[int(16)]), Dialect::V0_5_7);
+        for message in [&int(22)[..], b"\xa4noop", b"\xa1x", b"\xc0"] {
+            assert_eq!(recognition.hear(message, &[]), Dialect::V0_5_7, "it stays");
+        }
+    }
+
+    #[test]
+    fn the_dialect_stays_over_a_conversation() {
+        let (worker, nil) = (key(Some(0)), frame(Writer::nil));
+        let data = frame(|writer| writer.bin(b""));
+        let talk: [(u64, &[Bytes]); 6] = [
+            (17, &[]),
+            (18, &[]),
+            (10, &[key(None)]),
+            (12, &[worker.clone(), int(1)]),
+            (13, &[worker.clone(), int(1), data.clone()]),
+            (18, &[]),
+        ];
+        assert_eq!(heard(&talk), (Dialect::V0_4_7, Some(Operation::Ping)));
+        let talk: [(u64, &[Bytes]); 5] =
+            [(18, &[]), (19, &[nil.clone()]), (13, &[worker.clone(), int(1)]), (17, &[]), (18, &[])];
+        assert_eq!(heard(&talk), (Dialect::V0_5_0, Some(Operation::GetChunkSize)));
+        let talk: [(u64, &[Bytes]); 4] = [(21, &[]), (22, &[nil]), (16, &[worker, int(1)]), (20, &[])];
+        assert_eq!(heard(&talk), (Dialect::V0_5_3, Some(Operation::Clear)));
+    }
+
+    #[test]
+    fn connections_that_were_resumed_show_their_dialect_by_their_payloads() {
+        let (worker, scheduler) = (key(Some(0)), key(None));
+        let data = frame(|writer| writer.bin(b""));
+        let resumed: [(u64, &[Bytes], Dialect, Operation); 14] = [
+            (5, &[scheduler.clone(), int(1)], Dialect::V0_5_0, Operation::Lookup),
+            (6, &[text()], Dialect::V0_5_0, Operation::QueryPrefetchStatus),
+            (19, &[int(1)], Dialect::V0_5_0, Operation::Ping),
+            (19, &[frame(Writer::nil)], Dialect::V0_5_0, Operation::Ping),
+            (12, &[worker.clone(), int(1)], Dialect::V0_4_7, Operation::PrepareStore),
+            (13, &[worker.clone(), int(1)], Dialect::V0_5_0, Operation::PrepareStore),
+            (10, &[text()], Dialect::V0_5_0, Operation::EndSession),
+            (22, &[int(1)], Dialect::V0_5_3, Operation::Ping),
+            (22, &[frame(Writer::nil)], Dialect::V0_5_3, Operation::Ping),
+            (8, &[scheduler.clone(), int(1)], Dialect::V0_5_3, Operation::Lookup),
+            (12, &[scheduler.clone(), int(1)], Dialect::V0_5_3, Operation::FreeLookupLocks),
+            (16, &[worker.clone(), int(1)], Dialect::V0_5_3, Operation::PrepareStore),
+            (17, &[worker.clone(), int(1), data.clone()], Dialect::V0_5_3, Operation::CommitStore),
+            (20, &[], Dialect::V0_5_3, Operation::Clear),
+        ];
+        for (id, payloads, dialect, operation) in resumed {
+            assert_eq!(heard(&[(id, payloads)]), (dialect, Some(operation)), "{id}");
+        }
+    }
+
+    #[test]
+    fn later_messages_correct_a_guess() {
+        let worker = key(Some(0));
+        let mut recognition = Recognition::default();
+        assert_eq!(
+            recognition.hear(&int(18), &[]),
+            Dialect::V0_5_0,
+            "taken for a request for the chunk size"
+        );
+        assert_eq!(recognition.hear(&int(18), &[]), Dialect::V0_4_7, "it pings");
+        assert_eq!(recognition.hear(&int(18), &[]), Dialect::V0_4_7);
+        assert!(recognition.is_resumed());
+        let lookups: [(u64, &[Bytes]); 2] = [(5, &[key(None), int(1)]), (9, &[text()])];
+        assert_eq!(heard(&lookups), (Dialect::V0_4_7, Some(Operation::EndSession)));
+        let clear: [(u64, &[Bytes]); 2] = [(17, &[]), (19, &[int(1)])];
+        assert_eq!(heard(&clear), (Dialect::V0_5_0, Some(Operation::Ping)));
+        let garbage: [(u64, &[Bytes]); 2] = [(18, &[]), (22, &[frame(Writer::nil)])];
+        assert_eq!(heard(&garbage), (Dialect::V0_5_3, Some(Operation::Ping)));
+        let release: [(u64, &[Bytes]); 2] = [(12, &[worker, int(1)]), (13, &[text()])];
+        assert_eq!(heard(&release), (Dialect::V0_5_3, Some(Operation::EndSession)));
+    }
+
+    #[test]
+    fn nothing_follows_from_what_fits_no_dialect() {
+        let bad: [(u64, &[Bytes]); 3] = [(9999, &[]), (8, &[frame(|writer| writer.array(0))]), (0, &[])];
+        for message in bad {
+            assert_eq!(heard(&[message]).0, Dialect::V0_5_3);
+            assert_eq!(heard(&[(17, &[]), message]).0, Dialect::V0_4_7);
+        }
+        assert_eq!(names_worker(b"\xdf\xff\xff\xff\xff"), None);
+    }
+}
