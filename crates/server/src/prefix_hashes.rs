@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use larder_types::TokenSlice;
 use larder_types::hash::TokenHasher;
 use larder_types::object::ChunkHash;
 use larder_wire::token_buffer::TokenBuffer;
@@ -42,11 +43,15 @@ struct Recent {
 /// Whole chunks of tokens and their hashes.
 #[derive(Debug)]
 pub(crate) struct Prompt {
-    pub(crate) tokens: TokenBuffer,
+    tokens: TokenBuffer,
     pub(crate) chunk_hashes: PrefixHashes,
 }
 
 impl Prompt {
+    pub(crate) fn tokens(&self) -> TokenSlice<'_> {
+        TokenSlice::Numbers(&self.tokens)
+    }
+
     fn bytes(&self) -> usize {
         PROMPT_BYTES + size_of_val(&*self.tokens) + size_of_val(&*self.chunk_hashes)
     }
@@ -64,13 +69,13 @@ impl PrefixHashCache {
     }
 
     /// The hashes of `tokens`, a whole number of chunks, for a request.
-    pub fn prefix_hashes(&self, request_id: &Arc<str>, tokens: &[u32]) -> PrefixHashes {
+    pub fn prefix_hashes(&self, request_id: &Arc<str>, tokens: TokenSlice<'_>) -> PrefixHashes {
         if tokens.is_empty() {
             return PrefixHashes::default();
         }
         let known = self.lock().get(request_id);
         if let Some(prompt) = &known
-            && prompt.tokens.starts_with(tokens)
+            && tokens.is_start_of(prompt.tokens())
         {
             let chunks = tokens.len() / self.hasher.chunk_tokens();
             return match prompt.chunk_hashes.len() == chunks {
@@ -80,13 +85,13 @@ impl PrefixHashCache {
         }
         let mut chunk_hashes = Vec::with_capacity(tokens.len() / self.hasher.chunk_tokens());
         let done = match &known {
-            Some(prompt) if tokens.starts_with(&prompt.tokens) => {
+            Some(prompt) if prompt.tokens().is_start_of(tokens) => {
                 chunk_hashes.extend_from_slice(&prompt.chunk_hashes);
                 prompt.tokens.len()
             }
             _ => 0,
         };
-        self.hasher.extend(chunk_hashes.last().copied(), &tokens[done..], &mut chunk_hashes);
+        self.hasher.extend(chunk_hashes.last().copied(), tokens.split_at(done).1, &mut chunk_hashes);
         let chunk_hashes: PrefixHashes = chunk_hashes.into();
         let prompt =
             Arc::new(Prompt { tokens: TokenBuffer::copy_of(tokens), chunk_hashes: chunk_hashes.clone() });
@@ -150,6 +155,7 @@ impl Recent {
 mod tests {
     use super::*;
     use larder_types::hash::HashAlgorithm;
+    use larder_types::tokens::TokenBytes;
 
     fn cache(chunk_tokens: usize) -> PrefixHashCache {
         PrefixHashCache::new(TokenHasher::new(HashAlgorithm::Blake3, chunk_tokens).unwrap())
@@ -165,8 +171,23 @@ mod tests {
         let mixed: Vec<u32> = a[..20].iter().chain(&b[20..]).copied().collect();
         // Grows, shrinks, forks, and comes back as another prompt under the same id.
         for tokens in [&a[..8], &a[..40], &a[..16], &mixed[..], &b[..12], &b[..], &a[..4], &[]] {
-            assert_eq!(cache.prefix_hashes(&id, tokens)[..], hasher.hash(tokens)[..], "{tokens:?}");
+            assert_eq!(cache.prefix_hashes(&id, tokens.into())[..], hasher.hash(tokens)[..], "{tokens:?}");
         }
+    }
+
+    #[test]
+    fn prompts_are_recognised_in_either_form() {
+        let cache = cache(4);
+        let id: Arc<str> = "r".into();
+        let numbers: Vec<u32> = (0..40).map(|n: u32| n * 0x0100_0001).collect();
+        let bytes: Vec<TokenBytes> = numbers.iter().map(|n| n.to_be_bytes()).collect();
+        let (numbers, bytes) = (TokenSlice::from(&numbers), TokenSlice::Packed(&bytes));
+        let first = cache.prefix_hashes(&id, numbers.split_at(20).0);
+        let grown = cache.prefix_hashes(&id, bytes);
+        assert_eq!(first[..], grown[..5], "goes on from what is known");
+        assert!(Arc::ptr_eq(&grown, &cache.prefix_hashes(&id, numbers)), "nothing is hashed again");
+        assert!(Arc::ptr_eq(&grown, &cache.prefix_hashes(&id, bytes)));
+        assert_eq!(grown[..], *cache.prefix_hashes(&"other".into(), numbers));
     }
 
     #[test]
@@ -174,7 +195,7 @@ mod tests {
         let cache = cache(1 << 20);
         let tokens = vec![7; 2 << 20];
         for i in 0..6 {
-            cache.prefix_hashes(&format!("r{i}").into(), &tokens);
+            cache.prefix_hashes(&format!("r{i}").into(), (&tokens).into());
         }
         let recent = cache.lock();
         assert!(recent.bytes <= BYTES_MAX, "{} bytes kept", recent.bytes);
@@ -186,7 +207,7 @@ mod tests {
     fn short_prompts_under_many_ids_are_bounded_too() {
         let cache = cache(1);
         for i in 0..BYTES_MAX / PROMPT_BYTES + 10 {
-            cache.prefix_hashes(&i.to_string().into(), &[7]);
+            cache.prefix_hashes(&i.to_string().into(), TokenSlice::Numbers(&[7]));
         }
         assert!(cache.lock().by_request.len() < BYTES_MAX / PROMPT_BYTES);
     }

@@ -6,6 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::object::{ChunkHash, HASH_BYTES_MAX};
+use crate::tokens::TokenSlice;
 
 /// The text hashed into the start value of `sha256_cbor` when `PYTHONHASHSEED` is not set.
 const SEED_DEFAULT: &str = "vllm-none-hash";
@@ -108,7 +109,13 @@ impl TokenHasher {
 
     /// Hashes every whole chunk of `tokens` and appends the hashes to `hashes`. `prefix` is the hash of
     /// the chunk before the first of them; `None` if they begin at token 0.
-    pub fn extend(&self, prefix: Option<ChunkHash>, tokens: &[u32], hashes: &mut Vec<ChunkHash>) {
+    pub fn extend<'a>(
+        &self,
+        prefix: Option<ChunkHash>,
+        tokens: impl Into<TokenSlice<'a>>,
+        hashes: &mut Vec<ChunkHash>,
+    ) {
+        let tokens = tokens.into();
         let mut prefix = prefix.unwrap_or(self.none_hash);
         hashes.reserve(tokens.len() / self.chunk_tokens);
         // One buffer for all chunks; a chunk's input is short enough to hash in one go.
@@ -124,7 +131,7 @@ impl TokenHasher {
     }
 
     /// The hashes of every whole chunk of `tokens`, which begin at token 0.
-    pub fn hash(&self, tokens: &[u32]) -> Vec<ChunkHash> {
+    pub fn hash<'a>(&self, tokens: impl Into<TokenSlice<'a>>) -> Vec<ChunkHash> {
         let mut hashes = Vec::new();
         self.extend(None, tokens, &mut hashes);
         hashes
@@ -144,9 +151,12 @@ impl TokenHasher {
 /// Tokens per chunk up to which the hash input is reserved at once.
 const CHUNK_TOKENS_RESERVED: usize = 1 << 16;
 
-fn blake3_chunk(input: &mut Vec<u8>, prefix: ChunkHash, chunk: &[u32]) -> ChunkHash {
+fn blake3_chunk(input: &mut Vec<u8>, prefix: ChunkHash, chunk: TokenSlice<'_>) -> ChunkHash {
     input.extend_from_slice(prefix.as_bytes());
-    input.extend(chunk.iter().flat_map(|token| token.to_be_bytes()));
+    match chunk {
+        TokenSlice::Numbers(tokens) => input.extend(tokens.iter().flat_map(|token| token.to_be_bytes())),
+        TokenSlice::Packed(tokens) => input.extend_from_slice(tokens.as_flattened()),
+    }
     ChunkHash::from_digest(*blake3::hash(input).as_bytes())
 }
 
@@ -178,13 +188,15 @@ fn cbor_head(out: &mut Vec<u8>, major: u8, number: u64) {
     }
 }
 
-fn sha256_cbor_chunk(input: &mut Vec<u8>, prefix: ChunkHash, chunk: &[u32]) -> ChunkHash {
+fn sha256_cbor_chunk(input: &mut Vec<u8>, prefix: ChunkHash, chunk: TokenSlice<'_>) -> ChunkHash {
     cbor_head(input, CBOR_ARRAY, 3);
     cbor_head(input, CBOR_BYTES, prefix.as_bytes().len() as u64);
     input.extend_from_slice(prefix.as_bytes());
     cbor_head(input, CBOR_ARRAY, chunk.len() as u64);
-    for &token in chunk {
-        cbor_head(input, CBOR_UINT, u64::from(token));
+    let mut number = |token: u32| cbor_head(input, CBOR_UINT, u64::from(token));
+    match chunk {
+        TokenSlice::Numbers(tokens) => tokens.iter().for_each(|token| number(*token)),
+        TokenSlice::Packed(tokens) => tokens.iter().for_each(|token| number(u32::from_be_bytes(*token))),
     }
     input.push(CBOR_NULL);
     ChunkHash::from_digest(Sha256::digest(&input).into())
@@ -193,18 +205,23 @@ fn sha256_cbor_chunk(input: &mut Vec<u8>, prefix: ChunkHash, chunk: &[u32]) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::TokenBytes;
 
     #[test]
-    fn hashing_in_pieces_gives_the_same_hashes() {
+    fn hashing_in_pieces_and_in_either_form_gives_the_same_hashes() {
         let tokens: Vec<u32> = (0..1000).map(|n| n * 7919).collect();
         for name in ["blake3", "sha256_cbor"] {
             let algorithm = HashAlgorithm::parse(name, None).expect("a known name");
             let hasher = TokenHasher::new(algorithm, 16).expect("chunks have tokens");
             let whole = hasher.hash(&tokens);
             assert_eq!(whole.len(), 62);
-            let mut pieces = hasher.hash(&tokens[..10 * 16]);
-            hasher.extend(pieces.last().copied(), &tokens[10 * 16..], &mut pieces);
-            assert_eq!(pieces, whole);
+            let packed: Vec<TokenBytes> = tokens.iter().map(|token| token.to_be_bytes()).collect();
+            for tokens in [TokenSlice::from(&tokens), TokenSlice::Packed(&packed)] {
+                let (first, rest) = tokens.split_at(10 * 16);
+                let mut pieces = hasher.hash(first);
+                hasher.extend(pieces.last().copied(), rest, &mut pieces);
+                assert_eq!(pieces, whole);
+            }
         }
     }
 

@@ -9,7 +9,9 @@ pub mod ids;
 pub mod layout;
 pub mod object;
 pub mod time;
+pub mod tokens;
 
 pub use crate::ids::{AdapterId, ChunkId, ConnectionId, InstanceId};
 pub use crate::layout::{Layout, LayoutId};
 pub use crate::time::Time;
+pub use crate::tokens::TokenSlice;

@@ -43,6 +43,14 @@ pub enum DecodeError {
         /// The absent field.
         field: &'static str,
     },
+    /// A value is given in two forms.
+    #[error("{one} and {other} are both present")]
+    Both {
+        /// A field.
+        one: &'static str,
+        /// Another.
+        other: &'static str,
+    },
     /// An integer that the field cannot take.
     #[error("{field}: {value} is not in {allowed}")]
     OutOfRange {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::codec::Value;
+use crate::codec::{Value, decode_only};
 use crate::error::DecodeError;
 use crate::msgpack::{Reader, Writer, required};
 use crate::tokens::{TokenError, Tokens};
@@ -82,6 +82,9 @@ pub struct CacheKey {
     pub num_kv_readers: Option<i64>,
 }
 
+/// MessagePack's form of a boolean.
+const TRUE: u8 = 0xc3;
+
 /// Fields that a key always has.
 const FIELDS: usize = 10;
 
@@ -93,39 +96,12 @@ const FIELDS: usize = 10;
 /// outside u32 decode; hashing them fails.
 impl Value for CacheKey {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
-        let (mut model_name, mut world_size, mut worker_id, mut tokens) = (None, None, None, None);
-        let (mut start, mut end, mut request_id) = (None, None, None);
-        let (mut cache_salt, mut request_configs, mut num_kv_readers) = ("", None, None);
-        reader.structure(field, |name, reader| {
-            match name {
-                b"model_name" => model_name = Some(reader.name("model_name")?),
-                b"world_size" => world_size = Some(reader.u32("world_size")?),
-                b"worker_id" if reader.nil() => worker_id = Some(None),
-                b"worker_id" => worker_id = Some(Some(reader.u32("worker_id")?)),
-                b"token_ids" => tokens = Some(Tokens::decode(reader, "token_ids")?),
-                b"start" => start = Some(reader.u64("start")?),
-                b"end" => end = Some(reader.u64("end")?),
-                b"request_id" => request_id = Some(reader.name("request_id")?),
-                b"cache_salt" => cache_salt = reader.str("cache_salt")?,
-                b"request_configs" => request_configs = decode_request_configs(reader)?,
-                b"num_kv_readers" => num_kv_readers = Some(reader.i64("num_kv_readers")?),
-                _ => reader.skip(field)?,
-            }
-            Ok(())
-        })?;
-        check_cache_salt(cache_salt).map_err(|source| DecodeError::Key { field: "cache_salt", source })?;
-        Ok(Self {
-            model_name: required("model_name", model_name)?.into(),
-            world_size: required("world_size", world_size)?,
-            worker_id: required("worker_id", worker_id)?,
-            tokens: required("token_ids", tokens)?,
-            start: required("start", start)?,
-            end: required("end", end)?,
-            request_id: required("request_id", request_id)?.into(),
-            cache_salt: cache_salt.into(),
-            request_configs: request_configs.map(Bytes::copy_from_slice),
-            num_kv_readers,
-        })
+        Self::decode_with(reader, field, Bytes::copy_from_slice)
+    }
+
+    /// Tokens in bytes are a slice of the frame, not a copy.
+    fn decode_payload(frame: &Bytes, field: &'static str) -> Result<Self, DecodeError> {
+        decode_only(frame, field, |reader| Self::decode_with(reader, field, |bytes| frame.slice_ref(bytes)))
     }
 
     /// Every field in the reference's order. `num_kv_readers` is left out if it is `None`, as clients
@@ -141,8 +117,16 @@ impl Value for CacheKey {
             Some(worker_id) => writer.uint(u64::from(worker_id)),
             None => writer.nil(),
         }
-        writer.str("token_ids");
-        self.tokens.encode(writer);
+        match self.tokens.packed_bytes() {
+            Some(bytes) => {
+                writer.str("token_bytes");
+                writer.bin(bytes);
+            }
+            None => {
+                writer.str("token_ids");
+                self.tokens.encode(writer);
+            }
+        }
         writer.str("start");
         writer.uint(self.start);
         writer.str("end");
@@ -164,6 +148,56 @@ impl Value for CacheKey {
 }
 
 impl CacheKey {
+    /// `keep` makes bytes of a part of the frame.
+    fn decode_with(
+        reader: &mut Reader<'_>,
+        field: &'static str,
+        keep: impl Fn(&[u8]) -> Bytes,
+    ) -> Result<Self, DecodeError> {
+        let (mut model_name, mut world_size, mut worker_id) = (None, None, None);
+        let (mut token_ids, mut token_bytes) = (None, None);
+        let (mut start, mut end, mut request_id) = (None, None, None);
+        let (mut cache_salt, mut request_configs, mut num_kv_readers) = ("", None, None);
+        reader.structure(field, |name, reader| {
+            match name {
+                b"model_name" => model_name = Some(reader.name("model_name")?),
+                b"world_size" => world_size = Some(reader.u32("world_size")?),
+                b"worker_id" if reader.nil() => worker_id = Some(None),
+                b"worker_id" => worker_id = Some(Some(reader.u32("worker_id")?)),
+                b"token_ids" => token_ids = Some(Tokens::decode(reader, "token_ids")?),
+                b"token_bytes" => {
+                    token_bytes = Some(Tokens::packed(keep(reader.bin("token_bytes")?), "token_bytes")?);
+                }
+                b"start" => start = Some(reader.u64("start")?),
+                b"end" => end = Some(reader.u64("end")?),
+                b"request_id" => request_id = Some(reader.name("request_id")?),
+                b"cache_salt" => cache_salt = reader.str("cache_salt")?,
+                b"request_configs" => request_configs = decode_request_configs(reader)?,
+                b"num_kv_readers" => num_kv_readers = Some(reader.i64("num_kv_readers")?),
+                _ => reader.skip(field)?,
+            }
+            Ok(())
+        })?;
+        check_cache_salt(cache_salt).map_err(|source| DecodeError::Key { field: "cache_salt", source })?;
+        Ok(Self {
+            model_name: required("model_name", model_name)?.into(),
+            world_size: required("world_size", world_size)?,
+            worker_id: required("worker_id", worker_id)?,
+            tokens: match (token_ids, token_bytes) {
+                (Some(_), Some(_)) => {
+                    return Err(DecodeError::Both { one: "token_ids", other: "token_bytes" });
+                }
+                (ids, bytes) => required("token_ids or token_bytes", ids.or(bytes))?,
+            },
+            start: required("start", start)?,
+            end: required("end", end)?,
+            request_id: required("request_id", request_id)?.into(),
+            cache_salt: cache_salt.into(),
+            request_configs: request_configs.map(Bytes::copy_from_slice),
+            num_kv_readers,
+        })
+    }
+
     /// Whether both keys identify the same data: all fields but the request, its settings and the number
     /// of readers are equal.
     pub fn same_identity(&self, other: &Self) -> bool {
@@ -241,6 +275,21 @@ impl CacheKey {
             layout: LayoutId::UNKNOWN,
         };
         Ok(hashes.iter().map(key).collect())
+    }
+
+    /// Whether the request wants nothing to be loaded (`lmcache.skip_load`, from 0.5.7 on).
+    pub fn skips_load(&self) -> bool {
+        let Some(map) = &self.request_configs else { return false };
+        let mut skips = false;
+        // It was read before.
+        let _ = Reader::new(map).structure("request_configs", |name, reader| {
+            match name {
+                b"lmcache.skip_load" => skips = reader.raw("request_configs")? == [TRUE],
+                _ => reader.skip("request_configs")?,
+            }
+            Ok(())
+        });
+        skips
     }
 
     /// How many workers will read each object. Clients before 0.5.5 do not send it; for them it follows

@@ -6,6 +6,8 @@
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
+use larder_types::TokenSlice;
+
 /// Lists of fewer tokens are left to the allocator.
 const KEPT_TOKENS_MIN: usize = 16 * 1024;
 /// Longer ones are rare.
@@ -35,10 +37,11 @@ impl TokenBuffer {
         }
     }
 
-    /// A copy of a list.
-    pub fn copy_of(tokens: &[u32]) -> Self {
+    /// A copy of tokens.
+    pub fn copy_of<'a>(tokens: impl Into<TokenSlice<'a>>) -> Self {
+        let tokens = tokens.into();
         let mut copy = Self::with_capacity(tokens.len());
-        copy.0.extend_from_slice(tokens);
+        tokens.append_to(&mut copy.0);
         copy
     }
 
@@ -56,7 +59,7 @@ impl From<Vec<u32>> for TokenBuffer {
 
 impl Clone for TokenBuffer {
     fn clone(&self) -> Self {
-        Self::copy_of(self)
+        Self::copy_of(&self[..])
     }
 }
 

@@ -1,8 +1,12 @@
-//! The token list of a cache key.
+//! The tokens of a cache key: a list of numbers, or from 0.5.7 on their bytes as the chunk hash takes them.
 //!
 //! Token lists are nearly all of a request's bytes: 100 000 tokens are a frame of 300 to 500 kB, in
 //! every lookup, store and retrieve. They are decoded straight into 32-bit numbers, without a branch
-//! that depends on the width of a token.
+//! that depends on the width of a token. Bytes are not decoded at all.
+
+use bytes::Bytes;
+use larder_types::TokenSlice;
+use larder_types::tokens::TokenBytes;
 
 use crate::codec::Value;
 use crate::error::DecodeError;
@@ -29,39 +33,114 @@ pub struct TokenError {
 /// The tokens of a request, from position 0.
 ///
 /// The protocol accepts any integer in a list but does not hash lists with integers outside 32 bits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
+#[derive(Clone, Debug)]
+pub struct Tokens(Form);
+
+#[derive(Clone, Debug)]
+enum Form {
+    List(TokenList),
+    /// A whole number of [`TokenBytes`].
+    Packed(Bytes),
+}
+
+#[derive(Clone, Debug, Default)]
+struct TokenList {
     ids: TokenBuffer,
     /// Position and value of ids outside u32, ascending; `ids` has 0 at their positions.
     outliers: Vec<(usize, i128)>,
 }
 
-impl From<Vec<u32>> for Tokens {
-    fn from(ids: Vec<u32>) -> Self {
-        Self { ids: ids.into(), outliers: Vec::new() }
+impl Default for Tokens {
+    fn default() -> Self {
+        Self(Form::List(TokenList::default()))
     }
 }
 
+impl From<Vec<u32>> for Tokens {
+    fn from(ids: Vec<u32>) -> Self {
+        Self(Form::List(TokenList { ids: ids.into(), outliers: Vec::new() }))
+    }
+}
+
+/// The form makes no difference.
+impl PartialEq for Tokens {
+    fn eq(&self, other: &Self) -> bool {
+        self.outliers() == other.outliers() && self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Tokens {}
+
 impl Tokens {
+    /// Tokens of four bytes each, a big-endian u32.
+    ///
+    /// # Errors
+    /// Part of a token is left over, or there are more than [`TOKENS_MAX`].
+    pub fn packed(bytes: Bytes, field: &'static str) -> Result<Self, DecodeError> {
+        let (tokens, rest) = bytes.as_chunks::<4>();
+        let (count, is_whole) = (tokens.len(), rest.is_empty());
+        if !is_whole {
+            let allowed = "the lengths in bytes of whole tokens, multiples of 4";
+            return Err(DecodeError::OutOfRange { field, value: bytes.len() as i128, allowed });
+        }
+        if count > TOKENS_MAX {
+            return Err(DecodeError::TooMany { field, count, limit: TOKENS_MAX });
+        }
+        Ok(Self(Form::Packed(bytes)))
+    }
+
+    /// Whether they came as bytes, not as a list of numbers.
+    pub const fn are_packed(&self) -> bool {
+        matches!(self.0, Form::Packed(_))
+    }
+
+    /// Their bytes, if they came so.
+    pub(crate) fn packed_bytes(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Form::List(_) => None,
+            Form::Packed(bytes) => Some(bytes),
+        }
+    }
+
     /// Count of tokens.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.as_slice().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.len() == 0
     }
 
     /// The first `count` tokens, or all if there are fewer, for hashing.
-    pub fn hashable(&self, count: usize) -> Result<&[u32], TokenError> {
-        let count = count.min(self.ids.len());
-        match self.outliers.first() {
+    pub fn hashable(&self, count: usize) -> Result<TokenSlice<'_>, TokenError> {
+        let tokens = self.as_slice();
+        let count = count.min(tokens.len());
+        match self.outliers().first() {
             Some(&(index, value)) if index < count => Err(TokenError { index, value }),
-            _ => Ok(&self.ids[..count]),
+            _ => Ok(tokens.split_at(count).0),
         }
     }
 
+    fn as_slice(&self) -> TokenSlice<'_> {
+        match &self.0 {
+            Form::List(list) => TokenSlice::Numbers(&list.ids),
+            Form::Packed(bytes) => {
+                let (tokens, _): (&[TokenBytes], _) = bytes.as_chunks();
+                TokenSlice::Packed(tokens)
+            }
+        }
+    }
+
+    fn outliers(&self) -> &[(usize, i128)] {
+        match &self.0 {
+            Form::List(list) => &list.outliers,
+            Form::Packed(_) => &[],
+        }
+    }
+}
+
+impl TokenList {
     /// Reads one integer of any form, near the end of the frame or outside the common encodings.
     #[cold]
     fn decode_one(&mut self, reader: &mut Reader<'_>, field: &'static str) -> Result<(), DecodeError> {
@@ -89,7 +168,7 @@ impl Value for Tokens {
             return Err(DecodeError::TooMany { field, count, limit: TOKENS_MAX });
         }
         // Every token takes at least a byte of the frame, so this is at most four times its size.
-        let mut tokens = Self { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() };
+        let mut tokens = TokenList { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() };
         let read = decode_blocks(reader.rest(), count, tokens.ids.as_mut_vec());
         reader.advance(read);
         while tokens.ids.len() < count {
@@ -100,23 +179,28 @@ impl Value for Tokens {
                 tokens.decode_one(reader, field)?;
             }
         }
-        Ok(tokens)
+        Ok(Self(Form::List(tokens)))
     }
 
     fn encode(&self, writer: &mut Writer) {
-        writer.reserve(5 + 5 * self.ids.len());
-        writer.array(self.ids.len());
-        let mut outliers = self.outliers.iter().peekable();
-        for (index, &id) in self.ids.iter().enumerate() {
-            match outliers.next_if(|outlier| outlier.0 == index) {
-                Some(&(_, value)) => writer.int_any(value),
-                None => writer.uint(u64::from(id)),
+        let tokens = self.as_slice();
+        writer.reserve(5 + 5 * tokens.len());
+        writer.array(tokens.len());
+        let mut outliers = self.outliers().iter().peekable();
+        let mut write = |(index, id)| match outliers.next_if(|outlier| outlier.0 == index) {
+            Some(&(_, value)) => writer.int_any(value),
+            None => writer.uint(u64::from(id)),
+        };
+        match tokens {
+            TokenSlice::Numbers(ids) => ids.iter().copied().enumerate().for_each(&mut write),
+            TokenSlice::Packed(ids) => {
+                ids.iter().map(|id| u32::from_be_bytes(*id)).enumerate().for_each(&mut write);
             }
         }
     }
 }
 
-/// Bytes of a form that [`Tokens::decode_one`] reads.
+/// Bytes of a form that [`TokenList::decode_one`] reads.
 const OTHER: u8 = 0;
 
 /// Bytes that an integer takes, by its first byte, in the unsigned forms up to 32 bits.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use larder_core::{Copied, Hit, LookupReport, LookupSpec, TransferSpec};
 use larder_l2::ErrorKind;
 use larder_types::object::ChunkHash;
-use larder_types::{AdapterId, ConnectionId, Layout, Time};
+use larder_types::{AdapterId, ConnectionId, Layout, Time, TokenSlice};
 use larder_wire::operation::Operation;
 
 /// One finished step of a request, connection or L2 transfer. Each is emitted once, on the
@@ -49,7 +49,7 @@ pub enum RequestEvent<'a> {
         /// Hashes of all chunks of the prompt.
         chunk_hashes: &'a [ChunkHash],
         /// Tokens of these chunks.
-        tokens: &'a [u32],
+        tokens: TokenSlice<'a>,
         /// Index of the first chunk that may become visible.
         first: usize,
     },

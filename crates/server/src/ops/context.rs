@@ -64,6 +64,9 @@ impl<'a> Call<'a> {
 
     /// Learns from a request what its client understands, and gives its worker the name that it has in the core.
     pub(super) fn recognise(&mut self, mut request: Request) -> Request {
+        if request.key().is_some_and(|key| key.tokens.are_packed()) {
+            self.dialect = Dialect::V0_5_7;
+        }
         if self.dialect.has_process_ids()
             && let Some(instance) = request.instance_mut()
         {

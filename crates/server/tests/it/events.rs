@@ -89,7 +89,7 @@ async fn stored_chunks_come_in_order_with_their_tokens_and_what_goes_is_withdraw
     worker.store(1, 2).await;
     let stored = stream.events(2).await;
     let tokens = key("m", 1, 2, "", None).tokens;
-    let tokens = tokens.hashable(2 * CHUNK).expect("small numbers");
+    let tokens = tokens.hashable(2 * CHUNK).expect("small numbers").to_vec();
     for (i, event) in stored.iter().enumerate() {
         assert_eq!((event.seq, event.kind, &*event.medium), (i as u64 + 1, EventKind::Stored, "CPU"));
         assert_eq!(event.tokens, tokens[i * CHUNK..][..CHUNK].to_vec().into());

@@ -195,7 +195,7 @@ fn decoded_values_equal_those_of_the_vectors() {
             "model_name": &*key.model_name,
             "world_size": key.world_size,
             "worker_id": key.worker_id,
-            "token_ids": key.tokens.hashable(usize::MAX).expect("tokens of 32 bits"),
+            "token_ids": key.tokens.hashable(usize::MAX).expect("tokens of 32 bits").to_vec(),
             "start": key.start,
             "end": key.end,
             "request_id": &*key.request_id,

@@ -92,7 +92,7 @@ pub(in crate::http) async fn submit(
         }
     }
     let chain = hashes.hash(&tokens);
-    bus.emit(&RequestEvent::Hashed { chunk_hashes: &chain, tokens: &tokens, first: 0 });
+    bus.emit(&RequestEvent::Hashed { chunk_hashes: &chain, tokens: (&tokens).into(), first: 0 });
     let spec = PrefetchSpec {
         model: &model,
         world_size: u32::try_from(world_size).unwrap_or(u32::MAX),

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use larder_policy::eviction::digest;
 use larder_policy::linear_table::LinearTable;
+use larder_types::TokenSlice;
 use larder_types::object::ChunkHash;
 
 use crate::observe::bus::Subscriber;
@@ -69,7 +70,7 @@ impl Subscriber for TokenBindings {
         if let RequestEvent::Hashed { chunk_hashes, tokens, first } = event
             && self.is_on.load(Ordering::Relaxed)
         {
-            self.lock().bind(chunk_hashes, tokens, self.chunk_tokens, *first);
+            self.lock().bind(chunk_hashes, *tokens, self.chunk_tokens, *first);
         }
     }
 }
@@ -90,8 +91,15 @@ pub(super) struct Bindings {
 impl Bindings {
     /// Binds the last chunks of `chain`, those from `start` on, to their tokens; `tokens` are those of the whole
     /// chain. A chunk that is bound counts as bound just now.
-    pub(super) fn bind(&mut self, chain: &[ChunkHash], tokens: &[u32], chunk_tokens: usize, start: usize) {
-        for (i, (hash, tokens)) in chain.iter().zip(tokens.chunks_exact(chunk_tokens)).enumerate().skip(start)
+    pub(super) fn bind<'a>(
+        &mut self,
+        chain: &[ChunkHash],
+        tokens: impl Into<TokenSlice<'a>>,
+        chunk_tokens: usize,
+        start: usize,
+    ) {
+        for (i, (hash, tokens)) in
+            chain.iter().zip(tokens.into().chunks_exact(chunk_tokens)).enumerate().skip(start)
         {
             let place = self.next_place;
             self.next_place += 1;
@@ -103,7 +111,7 @@ impl Bindings {
             }
             self.tokens += tokens.len();
             let parent = i.checked_sub(1).map(|before| chain[before]);
-            let binding = Binding { hash: *hash, parent, tokens: tokens.into(), place };
+            let binding = Binding { hash: *hash, parent, tokens: tokens.to_vec().into(), place };
             self.by_hash.insert_unique(digest, binding, |binding| digest_of(&binding.hash));
         }
         while self.tokens > TOKENS_MAX

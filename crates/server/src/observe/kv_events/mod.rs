@@ -248,7 +248,7 @@ impl EventStreams {
                 // Bound chunks keep their place: a chunk must not come after those that follow it.
                 let known =
                     prompt.chunk_hashes.iter().take_while(|hash| bindings.get(hash).is_some()).count();
-                bindings.bind(&prompt.chunk_hashes, &prompt.tokens, chunk_tokens, known);
+                bindings.bind(&prompt.chunk_hashes, prompt.tokens(), chunk_tokens, known);
             }
             used = prompts.last().map_or(last, |(used, _)| *used);
             tokio::task::yield_now().await;
