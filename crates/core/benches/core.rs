@@ -113,6 +113,7 @@ impl Bench {
             worker_id: None,
             salt: &self.salt,
             chunk_hashes: hashes,
+            start: 0,
             readers: 1,
         };
         self.core.lookup(now, &spec).hit().expect("there is no L2").chunks

@@ -325,6 +325,9 @@ impl Core {
         if opened.is_new {
             sessions.set_known(id, on_request(cx, spec));
         }
+        let rest = sessions.look_up_rest(cx, id, spec);
+        let chunk_hashes = rest.as_ref().unwrap_or(spec.chunk_hashes);
+        let spec = &LookupSpec { chunk_hashes, start: 0, ..spec.clone() };
         let Ok(shape) = shape else {
             cx.stats.requests.lookups_ambiguous += 1;
             cx.count_hit(spec.chunk_hashes.len() as u32, &Hit::default());
@@ -384,6 +387,18 @@ impl Core {
         self.advance(now);
         let job = self.sessions.free(&mut self.cx, (connection, request_id), rank, (start, end));
         self.cancel(job);
+    }
+
+    /// Releases what a lookup of the request from chunk `start` on pins that has found `end` chunks, and nothing of
+    /// another: pins of a lookup that was replaced have been released.
+    pub fn free_lookup(
+        &mut self,
+        now: Time,
+        (connection, request_id): (ConnectionId, &str),
+        (start, end): (u32, u32),
+    ) {
+        self.advance(now);
+        self.sessions.free_lookup(&mut self.cx, (connection, request_id), (start, end));
     }
 
     /// The hit of a live request's last lookup, in chunks.

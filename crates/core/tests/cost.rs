@@ -118,6 +118,7 @@ impl Rig {
             worker_id: None,
             salt: &self.salt,
             chunk_hashes: hashes,
+            start: 0,
             readers: 1,
         };
         self.core.lookup(NOW, &spec).hit().expect("there is no L2").chunks

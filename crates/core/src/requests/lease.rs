@@ -72,6 +72,11 @@ impl ShardPins {
         Self { shard, first, objects }
     }
 
+    /// The same, of a prompt with `chunks` more chunks in front.
+    pub(crate) fn moved_by(self, chunks: u32) -> Self {
+        Self { first: self.first + chunks, ..self }
+    }
+
     pub(crate) fn shard(&self) -> ShardKey {
         self.shard
     }

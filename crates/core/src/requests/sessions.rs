@@ -57,11 +57,20 @@ pub struct LookupSpec<'a> {
     pub salt: &'a Arc<str>,
     /// Hashes of all whole chunks of the prompt, from its start.
     pub chunk_hashes: &'a Arc<[ChunkHash]>,
+    /// Leading chunks that the reader has already: they are used again, but neither searched, pinned nor loaded. The hit
+    /// counts from the start of the prompt all the same.
+    pub start: u32,
     /// How many workers will each read every object.
     pub readers: u32,
 }
 
 impl LookupSpec<'_> {
+    /// The chunks that are looked up.
+    pub fn chunks(&self) -> std::ops::Range<usize> {
+        let end = self.chunk_hashes.len();
+        (self.start as usize).min(end)..end
+    }
+
     pub(crate) fn session_name(&self) -> SessionName {
         SessionName { connection: self.connection, request_id: self.request_id.clone() }
     }
@@ -77,10 +86,20 @@ struct Session {
     request_id: Arc<str>,
     connection: ConnectionId,
     lookup: LookupState,
-    /// Leading chunks that are known to have been requested before, until the lookup is answered.
+    /// Chunks looked up that are known to have been requested before, without a gap, until the lookup is answered.
     known: u32,
+    /// The prompt, if its lookup does not begin at its start, until the lookup is answered.
+    whole: Option<Whole>,
     /// Fires when the session has reached its maximal age.
     age: Timer,
+}
+
+/// A prompt of which only a part is looked up.
+#[derive(Debug)]
+struct Whole {
+    chunk_hashes: Arc<[ChunkHash]>,
+    /// The first chunk that is looked up.
+    start: u32,
 }
 
 /// The last lookup of a session.
@@ -100,8 +119,12 @@ enum LookupState {
 /// What a lookup found and pins.
 #[derive(Debug)]
 struct LookupLease {
+    /// The whole prompt.
     target: Target,
+    /// From its start.
     hit: u32,
+    /// The first chunk that was looked up.
+    start: u32,
     shards: Vec<ShardPins>,
     /// Pins that are left.
     pins: u64,
@@ -180,6 +203,7 @@ impl Sessions {
             connection: spec.connection,
             lookup: LookupState::ENDED,
             known: 0,
+            whole: None,
             age: cx.timers.arm(expires, TimerKind::Session(id)),
         };
         self.by_name.insert(spec.session_name(), id);
@@ -206,6 +230,27 @@ impl Sessions {
     /// Records how many leading chunks of the lookup had been requested before.
     pub(crate) fn set_known(&mut self, id: SessionId, known: u32) {
         self.session_mut(id).known = known;
+    }
+
+    /// The lookup is about the chunks after those that the reader has, which become the most recently used. Returns
+    /// their hashes; `None` if that are all.
+    pub(crate) fn look_up_rest(
+        &mut self,
+        cx: &mut Context,
+        id: SessionId,
+        spec: &LookupSpec<'_>,
+    ) -> Option<Arc<[ChunkHash]>> {
+        let (has, rest) = spec.chunk_hashes.split_at(spec.chunks().start);
+        let session = self.session_mut(id);
+        session.whole = None;
+        if has.is_empty() {
+            return None;
+        }
+        cx.index_mut().touch_prefix(spec.model, spec.salt, has);
+        let start = has.len() as u32;
+        session.known = session.known.saturating_sub(start);
+        session.whole = Some(Whole { chunk_hashes: spec.chunk_hashes.clone(), start });
+        Some(rest.into())
     }
 
     /// The lookup goes on with L2.
@@ -290,6 +335,26 @@ impl Sessions {
             cx.clients.release(&mut lease.held);
         }
         None
+    }
+
+    /// Releases the pins that a lookup of the request holds, if it is the one that looked up from chunk `start` on and
+    /// found `end` chunks. Those of a lookup that another has replaced were released with it.
+    pub(crate) fn free_lookup(
+        &mut self,
+        cx: &mut Context,
+        (connection, request_id): (ConnectionId, &str),
+        (start, end): (u32, u32),
+    ) {
+        let Some(id) = self.find(connection, request_id) else { return };
+        let Some(lease) = self.sessions.get_mut(&id).and_then(Session::lease_mut) else { return };
+        if (lease.start, lease.hit) != (start, end) || lease.pins == 0 {
+            return;
+        }
+        let mut index = cx.index_mut();
+        lease.shards.iter_mut().for_each(|shard| shard.release(&mut index));
+        lease.pins = 0;
+        self.pinning.remove(&(lease.since, id));
+        cx.clients.release(&mut lease.held);
     }
 
     /// The connection of the lookup that a transfer belongs to, if that is certain: other engines may use the same
@@ -541,7 +606,16 @@ impl LookupSink for Sessions {
         if let Some(predictor) = &mut cx.predictor {
             predictor.on_answer(target.chunk_hashes.len() as u32, known, hit);
         }
-        let connection = self.session_mut(id).connection;
+        let session = self.session_mut(id);
+        let connection = session.connection;
+        let (target, shards, start) = match session.whole.take() {
+            None => (target, shards, 0),
+            Some(Whole { chunk_hashes, start }) => {
+                let shards = shards.into_iter().map(|shard| shard.moved_by(start)).collect();
+                (Target { chunk_hashes, ..target }, shards, start)
+            }
+        };
+        let hit = start + hit;
         let lease = (hit > 0).then(|| {
             let pins = shards.iter().flat_map(|s| s.objects()).map(|o| u64::from(o.pins())).sum();
             if pins > 0 {
@@ -550,7 +624,7 @@ impl LookupSink for Sessions {
             let expiry = cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::LookupLease(id));
             let bytes = cx.slots_bytes(shards.iter().flat_map(|s| s.objects()).map(PinnedObject::object));
             let held = cx.clients.hold(connection, bytes);
-            LookupLease { target, hit, shards, pins, since: cx.now, expiry, held }
+            LookupLease { target, hit, start, shards, pins, since: cx.now, expiry, held }
         });
         self.bytes += lease.as_ref().map_or(0, LookupLease::bytes);
         self.session_mut(id).lookup = LookupState::Answered { unreported: Some(hit), lease };

@@ -6,5 +6,6 @@ mod layouts;
 mod leases;
 mod reservations;
 mod shares;
+mod starts;
 mod support;
 mod tier;

@@ -218,6 +218,11 @@ impl Rig {
     }
 
     pub(crate) fn lookup(&mut self, who: &Who, chain: &Chain, readers: u32) -> u32 {
+        self.lookup_from(who, chain, 0, readers)
+    }
+
+    /// A lookup of a reader that has the chunks before `start`. Returns how many it finds from there on.
+    pub(crate) fn lookup_from(&mut self, who: &Who, chain: &Chain, start: u32, readers: u32) -> u32 {
         let (now, salt) = (self.time(), self.salt.clone());
         let spec = LookupSpec {
             request_id: &who.request,
@@ -227,6 +232,7 @@ impl Rig {
             worker_id: None,
             salt: &salt,
             chunk_hashes: chain,
+            start,
             readers,
         };
         self.connections.insert(who.request.clone(), who.connection);

@@ -52,6 +52,26 @@ fn l1_hits_outside_the_prefix_are_not_pinned() {
 }
 
 #[test]
+fn what_the_reader_has_is_neither_asked_for_nor_loaded() {
+    let mut rig = Rig::simple(8);
+    let p = prompt(1, 6);
+    rig.put(0, &p, &[0, 1, 3, 4]);
+    rig.store(&p, 2, 3);
+    rig.settle();
+    let asked = rig.driver.adapters[0].asked.len();
+    assert_eq!(rig.lookup_rest(1, "r", (&p, 2), 1), None);
+    assert_eq!(rig.result("r"), LookupStatus::Pending);
+    rig.settle();
+    assert_eq!(rig.loaded(0), Rig::keys(&p, &[3, 4]));
+    assert_eq!(rig.report("r"), Hit { chunks: 3, l1_chunks: 1, l1_objects: 1, l2_objects: 2 });
+    assert_eq!(rig.driver.adapters[0].asked[asked..], Rig::keys(&p, &[3, 4, 5]));
+    assert_eq!(rig.result("r"), LookupStatus::Ready(5));
+    rig.free("r", 0, 5);
+    rig.end("r");
+    rig.assert_idle();
+}
+
+#[test]
 fn a_result_is_reported_once() {
     let mut rig = Rig::simple(8);
     let p = prompt(1, 2);

@@ -177,6 +177,17 @@ impl Rig {
         chain: &Chain,
         readers: u32,
     ) -> Option<Hit> {
+        self.lookup_rest(connection, request, (chain, 0), readers)
+    }
+
+    /// A lookup of a reader that has the chunks before `start`.
+    pub(crate) fn lookup_rest(
+        &mut self,
+        connection: u64,
+        request: &str,
+        (chain, start): (&Chain, u32),
+        readers: u32,
+    ) -> Option<Hit> {
         let (request, model, salt): (Arc<str>, Arc<str>, Arc<str>) = (request.into(), "m".into(), "".into());
         let spec = LookupSpec {
             request_id: &request,
@@ -186,6 +197,7 @@ impl Rig {
             worker_id: None,
             salt: &salt,
             chunk_hashes: chain,
+            start,
             readers,
         };
         self.connections.insert(request.to_string(), connection);

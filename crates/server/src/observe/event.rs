@@ -168,7 +168,7 @@ impl Looked<'_> {
         } else if self.spec.chunk_hashes.is_empty() {
             LookupEnd::Early(EarlyExit::NoChunk)
         } else {
-            LookupEnd::Looked { requested_chunks: self.spec.chunk_hashes.len() as u64, hit }
+            LookupEnd::Looked { requested_chunks: self.spec.chunks().len() as u64, hit }
         })
     }
 }

@@ -16,7 +16,9 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: Lookup) -> Answ
     key.kv_ranks()?;
     let readers = key.kv_readers(request.tp_size)?;
     let chunk_tokens = cx.chunk_tokens();
-    let tokens = key.tokens.hashable(key.lookup_chunks(chunk_tokens) * chunk_tokens)?;
+    // A request that wants nothing loaded looks nothing up.
+    let chunks = if key.skips_load() { 0 } else { key.lookup_chunks(chunk_tokens) };
+    let tokens = key.tokens.hashable(chunks * chunk_tokens)?;
     let (request_id, model, salt) = (&key.request_id, &key.model_name, &key.cache_salt);
     let (started, connection) = (call.started, call.connection);
     cx.bus.emit(&RequestEvent::LookupStarted { started, connection, request_id, model, salt });
@@ -33,6 +35,7 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: Lookup) -> Answ
         worker_id: key.worker_id,
         salt,
         chunk_hashes: &chunk_hashes,
+        start: u32::try_from(key.start / chunk_tokens as u64).unwrap_or(u32::MAX),
         readers,
     };
     cx.observe(|core, now| {

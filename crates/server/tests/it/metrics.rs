@@ -507,6 +507,7 @@ fn fill_with_100_000_objects(server: &TestServer) {
                         worker_id: None,
                         salt: &salt,
                         chunk_hashes: &chain[..2].into(),
+                        start: 0,
                         readers: 1,
                     },
                 );

@@ -126,7 +126,7 @@ async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
         (ops::CommitStore { key: k(), instance_id: W, data: Bytes::new() }.into(), encode(false)),
         (ops::PrepareRetrieve { key: k(), instance_id: W }.into(), encode(RetrievePlan::Missing)),
         (ops::CommitRetrieve { key: k(), instance_id: W }.into(), encode(false)),
-        (ops::FreeLookupLocks { key: k(), tp_size: 1 }.into(), encode(())),
+        (ops::FreeLookupLocks { key: k(), tp_size: 1, extra_ranges: Vec::new() }.into(), encode(())),
         (ops::EndSession { request_id: "x".into() }.into(), encode(())),
         (ops::QueryPrefetchStatus { request_id: "x".into() }.into(), encode(0_i64)),
         (ops::GetChunkSize.into(), encode(CHUNK as i64)),

@@ -158,6 +158,7 @@ impl Serve for Machine<'_> {
             worker_id: None,
             salt: &self.salt,
             chunk_hashes: shorter.as_ref().unwrap_or(&chain),
+            start: 0,
             readers: 1,
         };
         self.core.lookup(self.now, &spec);

@@ -200,6 +200,7 @@ mod tests {
             worker_id: None,
             salt: &"s".into(),
             chunk_hashes: &chunk_hashes,
+            start: 0,
             readers: 1,
         };
         let layouts = vec![Layout::new(&[2, 16, 12], DType::BFloat16).unwrap()];
