@@ -15,10 +15,8 @@
 //! Where it cannot be read, all names are extended: these are never ambiguous.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +24,7 @@ use larder_types::LayoutId;
 use larder_types::object::{KvRank, ObjectGroup, ObjectKey};
 
 use super::access::FileMode;
+use super::file_system::{FileSystem, OpenFile, Stat};
 use super::names::TemporaryNames;
 
 /// Ends the name of a record.
@@ -35,7 +34,7 @@ const RECORD_SUFFIX: &str = ".layout";
 const HEADER: &str = "larder-layout 1";
 
 /// Bytes of a record that are read; it has fewer.
-const RECORD_BYTES_MAX: u64 = 64;
+const RECORD_BYTES_MAX: usize = 64;
 
 /// How often a record is read or written again when other servers do the same.
 const TRIES: usize = 4;
@@ -45,6 +44,7 @@ const TRIES: usize = 4;
 pub(super) struct Directory {
     path: PathBuf,
     access: FileMode,
+    files: Arc<dyn FileSystem>,
     names: TemporaryNames,
     owners: Mutex<HashMap<Piece, Owner>>,
 }
@@ -69,14 +69,13 @@ struct Owner {
 /// Changes whenever a file is replaced or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileVersion {
-    device: u64,
-    inode: u64,
+    id: (u64, u64),
     changed: (i64, i64),
 }
 
-impl FileVersion {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self { device: meta.dev(), inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) }
+impl From<Stat> for FileVersion {
+    fn from(Stat { id, changed, .. }: Stat) -> Self {
+        Self { id, changed }
     }
 }
 
@@ -95,8 +94,8 @@ impl AsRef<Path> for Directory {
 }
 
 impl Directory {
-    pub(super) fn new(path: PathBuf, access: FileMode) -> Self {
-        Self { path, access, names: TemporaryNames::new(), owners: Mutex::default() }
+    pub(super) fn new(path: PathBuf, access: FileMode, files: Arc<dyn FileSystem>) -> Self {
+        Self { path, access, files, names: TemporaryNames::new(), owners: Mutex::default() }
     }
 
     /// Whether an object with a known layout has a plain name. The first layout that asks gets the plain names.
@@ -160,26 +159,19 @@ impl Directory {
     /// What the record says; `None` if there is none.
     fn read(&self, piece: &Piece, record: &Path) -> io::Result<Option<Option<LayoutId>>> {
         let known = self.owners().get(piece).copied();
-        let version = match fs::metadata(record) {
-            Ok(meta) => FileVersion::of(&meta),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if let Some(Owner { layout, file: None }) = known {
-                    return Ok(Some(layout));
-                }
-                self.owners().remove(piece);
-                return Ok(None);
+        let Some(stat) = self.files.stat(record)? else {
+            if let Some(Owner { layout, file: None }) = known {
+                return Ok(Some(layout));
             }
-            Err(error) => return Err(error),
+            self.owners().remove(piece);
+            return Ok(None);
         };
-        if let Some(Owner { layout, .. }) = known.filter(|owner| owner.file == Some(version)) {
+        if let Some(Owner { layout, .. }) = known.filter(|owner| owner.file == Some(stat.into())) {
             return Ok(Some(layout));
         }
-        let mut text = String::new();
-        let file = File::open(record)?;
-        let version = FileVersion::of(&file.metadata()?);
-        // What is no text is no record.
-        let _ = io::Read::read_to_string(&mut io::Read::take(file, RECORD_BYTES_MAX), &mut text);
-        let layout = parse(&text);
+        let file = self.files.open(record, false)?;
+        let version = file.stat()?.into();
+        let layout = parse(&read_all(&*file)?);
         if layout.is_none() {
             tracing::warn!(
                 file = %record.display(),
@@ -195,27 +187,47 @@ impl Directory {
     fn create(&self, record: &Path, layout: LayoutId) -> io::Result<()> {
         let unfinished = self.path.join(self.names.next());
         let written =
-            self.write(&unfinished, layout).and_then(|()| match fs::hard_link(&unfinished, record) {
-                // A file system without links. Readers that meet an incomplete record use extended names.
-                Err(error) if has_no_links(&error) => self.write(record, layout),
+            self.write(&unfinished, layout).and_then(|()| match self.files.link(&unfinished, record) {
+                // Readers that meet an incomplete record use extended names.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write(record, layout),
                 other => other,
             });
-        let _ = fs::remove_file(&unfinished);
+        let _ = self.files.remove(&unfinished);
         written?;
         tracing::info!(file = %record.display(), %layout, "this layout has the plain file names of its model");
-        File::open(&self.path)?.sync_all()
+        self.files.sync_directory(&self.path)
     }
 
     fn write(&self, path: &Path, layout: LayoutId) -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(self.access.of_files()).open(path)?;
-        self.access.apply(&file, file.metadata()?.mode())?;
-        file.write_all(format!("{HEADER}\n{layout}\n").as_bytes())?;
-        file.sync_all()
+        let file = self.files.create(path, false, self.access)?;
+        let text = format!("{HEADER}\n{layout}\n");
+        let mut at = 0;
+        while at < text.len() {
+            match file.write(at as u64, &text.as_bytes()[at..])? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => at += written,
+            }
+        }
+        file.sync()
     }
 }
 
-fn parse(text: &str) -> Option<LayoutId> {
+/// The bytes of a record, and of what is none only some.
+fn read_all(file: &dyn OpenFile) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut len) = (vec![0; RECORD_BYTES_MAX], 0);
+    while len < bytes.len() {
+        match file.read(len as u64, &mut bytes[len..])? {
+            0 => break,
+            read => len += read,
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+fn parse(bytes: &[u8]) -> Option<LayoutId> {
+    // What is no text is no record.
+    let text = std::str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     let is_record = lines.next() == Some(HEADER);
     lines.next().filter(|_| is_record && text.ends_with('\n')).and_then(LayoutId::parse)
@@ -225,15 +237,12 @@ fn cannot_be_written(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn has_no_links(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
-        || error.raw_os_error() == Some(rustix::io::Errno::NOSYS.raw_os_error())
-        || error.raw_os_error() == Some(rustix::io::Errno::MLINK.raw_os_error())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::adapters::fs::file_system::Mounted;
     use crate::testing::{Directory as Scratch, key};
     use larder_types::Layout;
     use larder_types::dtype::DType;
@@ -243,7 +252,7 @@ mod tests {
     }
 
     fn directory(scratch: &Scratch) -> Directory {
-        Directory::new(scratch.path().to_owned(), FileMode::default())
+        Directory::new(scratch.path().to_owned(), FileMode::default(), Arc::new(Mounted))
     }
 
     fn records(scratch: &Scratch) -> Vec<String> {

@@ -32,8 +32,10 @@ pub(super) struct Stat {
     pub(super) is_file: bool,
     /// The later of the last access and the last change.
     pub(super) used: SystemTime,
-    /// The last change.
+    /// The last change of the bytes.
     pub(super) modified: SystemTime,
+    /// The last change of the file or of what is known about it, in seconds and nanoseconds.
+    pub(super) changed: (i64, i64),
     /// Device and inode: equal for two names of one file only.
     pub(super) id: (u64, u64),
     /// Number of names that it has.
@@ -56,6 +58,12 @@ pub(super) trait FileSystem: Debug + Send + Sync {
 
     /// Replaces `to` by `from`, in one step for all who look.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file another name. There must be no file of that name.
+    ///
+    /// # Errors
+    /// `Unsupported`: this file system has no hard links.
+    fn link(&self, path: &Path, name: &Path) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -143,6 +151,15 @@ impl FileSystem for Mounted {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        fs::hard_link(path, name).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                io::ErrorKind::Unsupported.into()
+            }
+            _ => error,
+        })
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -276,6 +293,7 @@ fn stat_of(meta: &fs::Metadata) -> io::Result<Stat> {
         is_file: meta.is_file(),
         used: meta.accessed().map_or(modified, |accessed| accessed.max(modified)),
         modified,
+        changed: (meta.ctime(), meta.ctime_nsec()),
         id: (meta.dev(), meta.ino()),
         links: meta.nlink(),
     })

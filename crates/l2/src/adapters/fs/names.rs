@@ -98,11 +98,12 @@ impl TemporaryNames {
 mod tests {
     use super::*;
     use crate::adapters::fs::access::FileMode;
+    use crate::adapters::fs::file_system::Mounted;
     use larder_types::object::{ChunkHash, KvRank};
     use std::path::Path;
 
     fn directory() -> Directory {
-        Directory::new("/d".into(), FileMode::default())
+        Directory::new("/d".into(), FileMode::default(), std::sync::Arc::new(Mounted))
     }
 
     fn key(model: &str, salt: &str) -> ObjectKey {

@@ -84,7 +84,7 @@ impl ObjectDir {
         let Place { base, temporary, mode, sync, checksums, files } = place;
         Self {
             records: Records::new(checksums, mode.access, Arc::clone(&files), &base),
-            base: Directory::new(base, mode.access),
+            base: Directory::new(base, mode.access, Arc::clone(&files)),
             temporary,
             mode,
             sync,

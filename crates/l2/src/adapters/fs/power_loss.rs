@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use super::simulated_disk::{Nature, SimulatedDisk};
 use super::{Fs, FsConfig, SyncPolicy};
-use crate::adapter::Adapter;
+use larder_types::dtype::DType;
+use larder_types::object::ObjectKey;
+use larder_types::{Layout, LayoutId};
+
+use crate::adapter::{Adapter, Transfer};
 use crate::capacity::CapacityLimits;
 use crate::config::ChecksumMode;
 use crate::testing::{TestArena, bytes, contents, key};
@@ -21,6 +25,24 @@ const CALLS: u64 = 1200;
 
 fn len_of(n: u64) -> u64 {
     1 + n * 2311 % 20_000
+}
+
+/// Objects have one of two layouts, so that one of them has the plain file names.
+fn layout_of(n: u64) -> LayoutId {
+    let dtype = [DType::Float16, DType::BFloat16][n as usize % 2];
+    Layout::new(&[8], dtype).unwrap().id()
+}
+
+fn key_of(n: u64) -> ObjectKey {
+    key(n).with_layout(layout_of(n))
+}
+
+fn object(arena: &TestArena, n: u64) -> Transfer {
+    Transfer { key: key_of(n), ..arena.object(n, len_of(n)) }
+}
+
+fn blank(arena: &TestArena, n: u64) -> Transfer {
+    Transfer { key: key_of(n), ..arena.blank(n, len_of(n)) }
 }
 
 async fn open(disk: &SimulatedDisk, sync: SyncPolicy, checksums: ChecksumMode) -> Fs {
@@ -40,12 +62,12 @@ async fn use_until_cut(adapter: &Fs, arena: &TestArena, rng: &mut fastrand::Rng)
         let mut numbers: Vec<u64> = (0..NUMBERS).collect();
         rng.shuffle(&mut numbers);
         numbers.truncate(rng.usize(1..8));
-        let results = adapter.store(numbers.iter().map(|n| arena.object(*n, len_of(*n))).collect()).await;
+        let results = adapter.store(numbers.iter().map(|n| object(arena, *n)).collect()).await;
         stored.extend(numbers.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(n, _)| *n));
         if rng.u8(..4) == 0 {
             let deleted = rng.u64(..NUMBERS);
             // Whether it succeeds or not, the object may be gone.
-            let _ = adapter.delete(vec![key(deleted)]).await;
+            let _ = adapter.delete(vec![key_of(deleted)]).await;
             stored.retain(|n| *n != deleted);
         }
     }
@@ -64,9 +86,14 @@ async fn lose_power(seed: u64, sync: SyncPolicy, checksums: ChecksumMode, nature
     let adapter = open(&disk, sync, checksums).await;
     let mut whole = Vec::new();
     for n in 0..NUMBERS {
-        let blank = arena.blank(n, len_of(n));
-        let region = blank.region.clone();
-        if adapter.load(vec![blank]).await[0].is_ok() {
+        let other = Transfer { key: key(n).with_layout(layout_of(n + 1)), ..arena.blank(n, len_of(n)) };
+        assert!(
+            adapter.load(vec![other]).await[0].is_err(),
+            "object {n} is served in another layout: {case}"
+        );
+        let own = blank(&arena, n);
+        let region = own.region.clone();
+        if adapter.load(vec![own]).await[0].is_ok() {
             assert!(contents(&region) == bytes(n, len_of(n)), "object {n} has wrong bytes: {case}");
             whole.push(n);
         }
@@ -80,9 +107,9 @@ async fn lose_power(seed: u64, sync: SyncPolicy, checksums: ChecksumMode, nature
     assert!(!disk.paths().iter().any(|path| unfinished(path)), "unfinished files stay: {case}");
     // What is missing or damaged can be stored again.
     let all = || 0..NUMBERS;
-    let again = adapter.store(all().map(|n| arena.object(n, len_of(n))).collect()).await;
+    let again = adapter.store(all().map(|n| object(&arena, n)).collect()).await;
     assert!(again.iter().all(Result::is_ok), "{again:?}: {case}");
-    let loaded = adapter.load(all().map(|n| arena.blank(n, len_of(n))).collect()).await;
+    let loaded = adapter.load(all().map(|n| blank(&arena, n)).collect()).await;
     assert!(loaded.iter().all(Result::is_ok), "{loaded:?}: {case}");
     whole.len()
 }

@@ -247,6 +247,7 @@ impl State {
             is_file: true,
             used: now,
             modified: now,
+            changed: (0, 0),
             id: (1, inode),
             links: self.seen.names.values().filter(|of| **of == inode).count() as u64,
         }
@@ -300,6 +301,16 @@ impl FileSystem for SimulatedDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.operate(Operation::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn link(&self, path: &Path, name: &Path) -> io::Result<()> {
+        let mut state = self.call()?;
+        let inode = state.seen.names.get(path).copied().ok_or(io::ErrorKind::NotFound)?;
+        if state.seen.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.operate(Operation::Create(name.to_owned(), inode));
         Ok(())
     }
 
