@@ -25,9 +25,10 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 13] = [
+const TARGETS: [Target; 14] = [
     Target { name: "wire_request", run: wire::bodies::request, seeds: || wire::corpus().requests },
     Target { name: "wire_response", run: wire::bodies::response, seeds: || wire::corpus().responses },
+    Target { name: "wire_grpc", run: wire::bodies::grpc, seeds: || wire::corpus().calls },
     Target { name: "wire_key", run: wire::bodies::key, seeds: || wire::corpus().keys },
     Target { name: "wire_pickle", run: wire::bodies::pickle, seeds: || wire::corpus().pickles },
     Target { name: "file_name", run: wire::bodies::file_name, seeds: || wire::corpus().names },

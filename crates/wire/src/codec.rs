@@ -250,11 +250,15 @@ impl Value for InstanceId {
     }
 }
 
+/// The wait that a request asks for by a number of seconds.
+pub(crate) fn wait(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.min(WAIT_MAX.as_secs_f64())).unwrap_or_default()
+}
+
 /// Seconds. A negative number means no wait, and more than [`WAIT_MAX`] means that.
 impl Value for Duration {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
-        let capped = reader.f64(field)?.min(WAIT_MAX.as_secs_f64());
-        Ok(Self::try_from_secs_f64(capped).unwrap_or_default())
+        reader.f64(field).map(wait)
     }
 
     fn encode(&self, writer: &mut Writer) {

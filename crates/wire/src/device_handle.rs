@@ -194,6 +194,18 @@ impl CpuShmHandle {
     }
 }
 
+impl DeviceHandle {
+    /// The descriptor that a MessagePack map describes.
+    pub fn from_body(body: Bytes) -> Self {
+        let parsed = decode_tag(&body).and_then(|tag| match DeviceKind::from_name(tag) {
+            Some(kind) => Ok(Self::Device { kind, body: body.clone() }),
+            None if tag == "cpu_shm" => CpuShmHandle::decode(&body).map(Self::CpuShm),
+            None => Err(DecodeError::unknown_name("type", tag)),
+        });
+        parsed.unwrap_or_else(|reason| Self::Refused { reason, body })
+    }
+}
+
 /// Only a value that is no descriptor at all is an error.
 impl Value for DeviceHandle {
     fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
@@ -202,13 +214,7 @@ impl Value for DeviceHandle {
             let allowed = "the extension type codes 1 to 1";
             return Err(DecodeError::OutOfRange { field, value: i128::from(code), allowed });
         }
-        let copy = || Bytes::copy_from_slice(body);
-        let parsed = decode_tag(body).and_then(|tag| match DeviceKind::from_name(tag) {
-            Some(kind) => Ok(Self::Device { kind, body: copy() }),
-            None if tag == "cpu_shm" => CpuShmHandle::decode(body).map(Self::CpuShm),
-            None => Err(DecodeError::unknown_name("type", tag)),
-        });
-        Ok(parsed.unwrap_or_else(|reason| Self::Refused { reason, body: copy() }))
+        Ok(Self::from_body(Bytes::copy_from_slice(body)))
     }
 
     fn encode(&self, writer: &mut Writer) {

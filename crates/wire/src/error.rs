@@ -89,6 +89,9 @@ pub enum DecodeError {
         /// The start of the text that was sent.
         value: String,
     },
+    /// The bytes are no such protobuf message.
+    #[error("not a message of this method: {0}")]
+    Protobuf(#[from] prost::DecodeError),
     /// A part of a key breaks the rules for keys.
     #[error("{field}: {source}")]
     Key {

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod device_handle;
 pub mod dialect;
 pub mod error;
+pub mod grpc;
 pub mod key;
 pub mod message;
 pub mod msgpack;

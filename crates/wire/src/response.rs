@@ -1,4 +1,4 @@
-//! The result frame of a response.
+//! The result of a request, and its frame in a response.
 
 use bytes::Bytes;
 
@@ -36,17 +36,34 @@ impl ResultFrame {
     }
 }
 
-macro_rules! failure {
+macro_rules! response {
     ($($module:ident::$name:ident),+ $(,)?) => {
+        /// The result of a request. Each variant is the operation of the same name.
+        #[derive(Clone, Debug, PartialEq)]
+        #[expect(missing_docs, reason = "each variant is the operation of the same name")]
+        pub enum Response {
+            $($name(<ops::$name as OperationSpec>::Response),)+
+        }
+
+        impl Response {
+            /// The operation.
+            pub const fn operation(&self) -> Operation {
+                match self { $(Self::$name(_) => Operation::$name,)+ }
+            }
+
+            /// The frame that carries it.
+            pub fn frame(&self) -> ResultFrame {
+                match self { $(Self::$name(result) => ResultFrame::encode(result),)+ }
+            }
+        }
+
         impl Operation {
-            /// [`OperationSpec::failure`], encoded.
-            pub fn failure(self) -> Option<ResultFrame> {
-                match self {
-                    $(Self::$name => ops::$name::failure().as_ref().map(ResultFrame::encode),)+
-                }
+            /// [`OperationSpec::failure`].
+            pub fn failure(self) -> Option<Response> {
+                match self { $(Self::$name => ops::$name::failure().map(Response::$name),)+ }
             }
         }
     };
 }
 
-for_each_operation!(failure);
+for_each_operation!(response);

@@ -43,8 +43,9 @@ enum Form {
     Packed(Bytes),
 }
 
+/// A list of numbers.
 #[derive(Clone, Debug, Default)]
-struct TokenList {
+pub(crate) struct TokenList {
     ids: TokenBuffer,
     /// Position and value of ids outside u32, ascending; `ids` has 0 at their positions.
     outliers: Vec<(usize, i128)>,
@@ -53,6 +54,12 @@ struct TokenList {
 impl Default for Tokens {
     fn default() -> Self {
         Self(Form::List(TokenList::default()))
+    }
+}
+
+impl From<TokenList> for Tokens {
+    fn from(list: TokenList) -> Self {
+        Self(Form::List(list))
     }
 }
 
@@ -145,6 +152,17 @@ impl TokenList {
     #[cold]
     fn decode_one(&mut self, reader: &mut Reader<'_>, field: &'static str) -> Result<(), DecodeError> {
         let value = reader.int(field)?;
+        self.push(field, value)
+    }
+
+    /// An empty list with space for so many tokens.
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        Self { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() }
+    }
+
+    /// Adds a number that may be no token.
+    #[inline]
+    pub(crate) fn push(&mut self, field: &'static str, value: i128) -> Result<(), DecodeError> {
         match u32::try_from(value) {
             Ok(id) => self.ids.as_mut_vec().push(id),
             Err(_) if self.outliers.len() < OUTLIERS_MAX => {
@@ -168,7 +186,7 @@ impl Value for Tokens {
             return Err(DecodeError::TooMany { field, count, limit: TOKENS_MAX });
         }
         // Every token takes at least a byte of the frame, so this is at most four times its size.
-        let mut tokens = TokenList { ids: TokenBuffer::with_capacity(count), outliers: Vec::new() };
+        let mut tokens = TokenList::with_capacity(count);
         let read = decode_blocks(reader.rest(), count, tokens.ids.as_mut_vec());
         reader.advance(read);
         while tokens.ids.len() < count {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::driver::CloseReason;
 use crate::limits::Limits;
 
 /// Bytes that all connections hold together, with a limit.
@@ -51,7 +52,7 @@ impl Budget {
 
 /// What one connection holds of a budget. It is given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     budget: Arc<Budget>,
     held: usize,
     is_waiting: bool,
@@ -66,8 +67,15 @@ impl Share {
         &self.budget
     }
 
-    /// Holds `bytes` from now on. False if there are not enough; then what was held is kept.
-    pub(crate) fn resize(&mut self, bytes: usize) -> bool {
+    /// Whether another connection waits for room, or none is left.
+    #[must_use]
+    pub fn is_tight(&self) -> bool {
+        self.budget.is_tight()
+    }
+
+    /// Holds `bytes` from now on. False if there are not enough; then what was held is kept, and it waits for more.
+    #[must_use]
+    pub fn resize(&mut self, bytes: usize) -> bool {
         let fits = match bytes.checked_sub(self.held) {
             Some(0) => true,
             Some(more) => self.budget.take(self.held, more),
@@ -103,6 +111,19 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.shrink_to(0);
         self.set_waiting(false);
+    }
+}
+
+/// What an answer that waits to be sent counts in the sum of all. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Sending {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
     }
 }
 
@@ -160,6 +181,35 @@ impl Usage {
     #[must_use]
     pub fn sending_bytes(&self) -> usize {
         self.sending.used()
+    }
+
+    /// Room for an answer that waits to be sent, unless too much waits already.
+    #[must_use]
+    pub fn take_to_send(&self, bytes: usize) -> Option<Sending> {
+        if self.sending.take_if_any(bytes) {
+            return Some(Sending { budget: self.sending.clone(), bytes });
+        }
+        self.answer_refused();
+        None
+    }
+
+    /// Whether too much waits to be sent.
+    #[must_use]
+    pub fn is_sending_tight(&self) -> bool {
+        self.sending.is_tight()
+    }
+
+    /// Counts an answer that was dropped because too much waits to be sent.
+    pub fn answer_refused(&self) {
+        Self::count(&self.answers_refused);
+    }
+
+    pub(crate) fn count_end(&self, reason: &CloseReason) {
+        match reason {
+            CloseReason::MessageStalled => Self::count(&self.messages_stalled),
+            CloseReason::NoRoom => Self::count(&self.messages_without_room),
+            _ => {}
+        }
     }
 
     pub(crate) fn count(counter: &AtomicU64) {

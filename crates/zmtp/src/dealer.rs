@@ -13,8 +13,9 @@ use crate::codec::command::IDENTITY_BYTES_MAX;
 use crate::codec::{Message, PeerProperties, SocketType};
 use crate::driver::{CloseReason, Driver, Inlet, Refusal};
 use crate::endpoint::Endpoint;
+use crate::handover::Stream;
 use crate::limits::Limits;
-use crate::listener::{self, Stream};
+use crate::listener;
 use crate::peer::{Ask, Peer, Queued, SendError};
 use crate::router::{connection_options, new_peer};
 

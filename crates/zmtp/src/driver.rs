@@ -23,6 +23,7 @@ use crate::codec::{
 };
 use crate::limits::Limits;
 use crate::peer::{Ask, Peer, Queued};
+use crate::progress::{PROGRESS_CHECKS, Progress};
 
 /// Turns before other tasks get a chance.
 const TURNS_MAX: usize = 32;
@@ -38,15 +39,6 @@ const SLICES_MAX: usize = 32;
 
 /// Bytes of an unfinished message that a peer may hold without being counted over all peers.
 const UNCOUNTED_BYTES: usize = 16 * 1024;
-
-/// An unfinished message gets on if it gains this many bytes within [`Limits::stall_timeout`].
-const PROGRESS_BYTES: usize = 64 * 1024;
-
-/// The same within a quarter of that time, while another connection waits for room.
-const PROGRESS_BYTES_IF_TIGHT: usize = 16 * 1024 * 1024;
-
-/// Parts of [`Limits::stall_timeout`] after which the progress of a message is looked at.
-const PROGRESS_CHECKS: u32 = 4;
 
 /// A connection that waits for room to receive looks again after this time.
 const ROOM_RETRY: Duration = Duration::from_millis(20);
@@ -122,6 +114,9 @@ pub enum CloseReason {
     /// The peer was refused.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
+    /// It begins with another protocol than those that are served.
+    #[error("another protocol than those of --transport")]
+    OtherProtocol,
     /// This side closed it.
     #[error("closed here")]
     ClosedHere,
@@ -202,32 +197,6 @@ pub(crate) struct Driver<T, I> {
     is_shut: bool,
 }
 
-/// How an unfinished message gets on.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Bytes since the last check.
-    bytes: usize,
-    /// Bytes since checks began that did not suffice, and how many of them there were.
-    slow_bytes: usize,
-    slow_checks: u32,
-}
-
-impl Progress {
-    /// Whether the message has got on, at a check; `tight`: another connection waits for room.
-    fn check(&mut self, tight: bool) -> bool {
-        let bytes = std::mem::take(&mut self.bytes);
-        if tight && bytes < PROGRESS_BYTES_IF_TIGHT {
-            return false;
-        }
-        self.slow_bytes += bytes;
-        self.slow_checks += 1;
-        if self.slow_bytes >= PROGRESS_BYTES {
-            *self = Progress::default();
-        }
-        self.slow_checks < PROGRESS_CHECKS
-    }
-}
-
 enum Turn {
     Again,
     /// Nothing to do until woken. `wants_messages` unless the socket is full.
@@ -291,11 +260,7 @@ where
     /// Drives the connection to its end.
     pub(crate) async fn run(mut self) {
         let reason = poll_fn(|cx| self.poll(cx)).await;
-        match reason {
-            CloseReason::MessageStalled => Usage::count(&self.usage.messages_stalled),
-            CloseReason::NoRoom => Usage::count(&self.usage.messages_without_room),
-            _ => {}
-        }
+        self.usage.count_end(&reason);
         tracing::debug!(peer = %self.peer.id(), remote = self.peer.remote(), %reason, "connection ended");
         self.inlet.ended(&reason);
     }
@@ -462,7 +427,7 @@ where
             Poll::Ready(Ok(0)) => Err(CloseReason::PeerClosed),
             Poll::Ready(Ok(bytes)) => {
                 self.heard();
-                self.progress.bytes += bytes;
+                self.progress.add(bytes);
                 self.read_bytes += bytes;
                 Ok(Poll::Ready(()))
             }

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::bind::{BACKLOG, BindTcpError, BoundTcp, bind_tcp};
 use crate::endpoint::Endpoint;
+use crate::handover::Stream;
 
 /// A TCP peer on a machine that vanished is noticed after this time plus three probes 10 s apart.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -51,13 +52,6 @@ pub enum BindError {
         /// The system's error.
         source: io::Error,
     },
-}
-
-/// A connection of either kind.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Ipc(UnixStream),
 }
 
 /// A listening socket of either kind.

@@ -6,9 +6,10 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -110,7 +111,8 @@ struct Outbox {
 
 /// The request to the connection's task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Ask {
+#[non_exhaustive]
+pub enum Ask {
     /// Go on.
     #[default]
     Run,
@@ -304,8 +306,8 @@ impl Peer {
         &self.0.usage.sending
     }
 
-    /// A message has arrived.
-    pub(crate) fn note_message(&self) {
+    /// A message has arrived: the peer is in use.
+    pub fn note_message(&self) {
         let seconds = self.0.since.elapsed().as_secs().max(1);
         self.0.last_message.store(seconds, Ordering::Relaxed);
     }
@@ -328,6 +330,17 @@ impl Peer {
     pub(crate) fn is_paused(&self) -> bool {
         // Pairs with the release of the last pause: what was done before it is visible.
         self.0.pauses.load(Ordering::Acquire) > 0
+    }
+
+    /// What the task of a connection that was [handed over](crate::Handover) is to do. A change wakes the task.
+    pub fn poll_ask(&self, cx: &Context<'_>) -> Ask {
+        self.attend(cx.waker())
+    }
+
+    /// Completes when the connection is to end.
+    pub async fn asked_to_end(&self) {
+        let is_asked = |cx: &mut Context<'_>| self.poll_ask(cx) > Ask::Run;
+        poll_fn(|cx| if is_asked(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// The task is awake: it will check the outbox before it sleeps.

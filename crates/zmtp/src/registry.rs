@@ -15,6 +15,7 @@ use crate::peer::{Ask, Peer, PeerId};
 /// A peer that has asked for something gives way after a silence of this length.
 const SILENCE: Duration = Duration::from_secs(60);
 
+#[derive(Debug)]
 pub(crate) struct Registry {
     peers_max: usize,
     half_open_max: usize,
@@ -22,7 +23,7 @@ pub(crate) struct Registry {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     /// Within their handshake, oldest first.
     half_open: BTreeMap<PeerId, Peer>,

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::budget::Usage;
 use crate::codec::{ConnectionOptions, Message, PeerProperties, SocketType};
-use crate::driver::{Driver, Inlet, Refusal};
+use crate::driver::{CloseReason, Driver, Inlet, Refusal};
 use crate::endpoint::Endpoint;
+use crate::handover::Stream;
+use crate::handover::{Beginning, Handover, Place, Protocols, beginning};
 use crate::limits::Limits;
-use crate::listener::{BindError, Listener, Stream};
+use crate::listener::{BindError, Listener};
 use crate::peer::{Peer, PeerId, Queued};
 use crate::registry::Registry;
 
@@ -95,6 +97,17 @@ impl Router {
     /// Serves until `shutdown` completes; then accepts and reads nothing further, sends queued messages for
     /// at most [`Limits::linger`], and closes. When it returns, every `gone` has been delivered.
     pub async fn serve<S: Service>(self, service: Arc<S>, shutdown: impl Future<Output = ()>) {
+        self.serve_all(service, Protocols { zmtp: true, http2: None }, shutdown).await;
+    }
+
+    /// The same with other protocols on the same sockets.
+    pub async fn serve_all<S: Service>(
+        self,
+        service: Arc<S>,
+        protocols: Protocols,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let protocols = Arc::new(protocols);
         let Router { listeners, endpoints: _, limits, usage } = self;
         let registry = Arc::new(Registry::new(limits.peers_max, limits.half_open_max, usage.clone()));
         let limits = Arc::new(limits);
@@ -127,27 +140,48 @@ impl Router {
                     );
                 });
             }
-            let inlet = ServiceInlet {
-                service: service.clone(),
-                registry: registry.clone(),
-                peer: peer.clone(),
-                connected: false,
-            };
-            let options = connection_options(SocketType::Router, Bytes::new(), &limits);
-            match stream {
-                Stream::Tcp(stream) => {
-                    tasks.spawn(Driver::new(stream, options, &limits, &usage, peer, inlet).run())
-                }
-                Stream::Ipc(stream) => {
-                    tasks.spawn(Driver::new(stream, options, &limits, &usage, peer, inlet).run())
-                }
-            };
+            let place =
+                Place { registry: registry.clone(), peer, limits: limits.clone(), usage: usage.clone() };
+            tasks.spawn(serve_connection(stream, place, protocols.clone(), service.clone()));
         }
         drop(acceptor);
         registry.drain();
         while let Some(ended) = tasks.join_next().await {
             report_panic(ended);
         }
+    }
+}
+
+/// Serves one connection in the protocol that it begins with.
+async fn serve_connection<S: Service>(
+    stream: Stream,
+    place: Place,
+    protocols: Arc<Protocols>,
+    service: Arc<S>,
+) {
+    if let Some(http2) = &protocols.http2 {
+        let known = tokio::select! {
+            biased;
+            () = place.peer.asked_to_end() => return place.count_end(&CloseReason::ClosedHere),
+            known = timeout(place.limits.handshake_timeout, beginning(&stream)) => known,
+        };
+        match known {
+            Err(_) => return place.count_end(&CloseReason::HandshakeTimeout),
+            Ok(Err(error)) => return place.count_end(&error.into()),
+            Ok(Ok(Beginning::Closed)) => return place.count_end(&CloseReason::PeerClosed),
+            Ok(Ok(Beginning::Http2)) => return http2.clone().serve(Handover::new(stream, place)).await,
+            Ok(Ok(Beginning::Other)) => {}
+        }
+    }
+    if !protocols.zmtp {
+        return place.count_end(&CloseReason::OtherProtocol);
+    }
+    let options = connection_options(SocketType::Router, Bytes::new(), &place.limits);
+    let (limits, usage, peer) = (place.limits.clone(), place.usage.clone(), place.peer.clone());
+    let inlet = ServiceInlet { service, place, connected: false };
+    match stream {
+        Stream::Tcp(stream) => Driver::new(stream, options, &limits, &usage, peer, inlet).run().await,
+        Stream::Ipc(stream) => Driver::new(stream, options, &limits, &usage, peer, inlet).run().await,
     }
 }
 
@@ -185,14 +219,13 @@ pub(crate) fn connection_options(
 /// Delivers one connection's messages to the service, and calls `gone` when it is dropped.
 struct ServiceInlet<S: Service> {
     service: Arc<S>,
-    registry: Arc<Registry>,
-    peer: Peer,
+    place: Place,
     connected: bool,
 }
 
 impl<S: Service> Inlet for ServiceInlet<S> {
     fn admit(&mut self, peer: &Peer, properties: PeerProperties) -> Result<(), Refusal> {
-        self.registry.admit(peer.id(), properties.identity)?;
+        self.place.registry.admit(peer.id(), properties.identity)?;
         tracing::debug!(peer = %peer.id(), remote = peer.remote(), socket_type = %properties.socket_type, "connected");
         self.connected = true;
         self.service.connected(peer);
@@ -206,9 +239,9 @@ impl<S: Service> Inlet for ServiceInlet<S> {
 
 impl<S: Service> Drop for ServiceInlet<S> {
     fn drop(&mut self) {
-        self.registry.remove(self.peer.id());
+        self.place.registry.remove(self.place.peer.id());
         if self.connected {
-            self.service.gone(&self.peer);
+            self.service.gone(&self.place.peer);
         }
     }
 }

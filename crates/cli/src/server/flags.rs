@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use larder_server::config::{
     EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, SIZE_GIB_MAX,
-    TransferMode,
+    TransferMode, Transport,
 };
 
 use super::flag::Default::{Auto, Is, Unset};
@@ -51,8 +51,9 @@ flags! {
     "Request server" {
         INSTANCE_ID: Option<String> = served("instance-id", Name, Auto("a random UUID"),
             "Name of this server for a coordinator and in metrics.");
-        _: () = served("transport", OneOf(&[ok("zmq"), refuse("grpc", "this server speaks zmq only; leave the flag out")]), Is("zmq"),
-            "Transport of requests.");
+        TRANSPORT: Transport = served("transport", OneOf(&[ok("zmq"), ok("grpc"), ok("auto")]), Is("auto"),
+            "What clients may speak at the request endpoints: ZMQ, gRPC, or both on the same port, by how a connection \
+             begins (auto).");
         HOST: String = served("host", Name, Is("localhost"),
             "Host name or address to take requests on; a name at all of its addresses, 0.0.0.0 (or *) for every IPv4 \
              interface, :: for every interface.");
@@ -72,8 +73,10 @@ flags! {
             "Threads that copy between devices and the arena.");
         MAX_CPU_WORKERS: Option<usize> = served("max-cpu-workers", THREADS, Auto("--max-workers"),
             "Threads for all other requests.");
-        _: () = ignored("grpc-server-workers", COUNT, Is("32"),
-            "there is no gRPC transport in this server");
+        _: () = FlagSpec::new("grpc-server-workers", COUNT, Is("32"), Support::Accepted,
+            "Requests over gRPC are served by the same threads as others.");
+        GRPC_MAX_MESSAGE_MB: usize = served("grpc-max-message-mb", Integer(1, 4095), Is("1024"),
+            "MiB of one message over gRPC, at most. Chunks of engines without shared memory travel in messages.").larder_only();
         HASH_ALGORITHM: HashAlgorithm = served("hash-algorithm", OneOf(&[
             ok("blake3"),
             ok("sha256_cbor"),
@@ -254,7 +257,7 @@ flags! {
             "Do not log requests.")
             .no_effect_yet("this version logs no requests above debug level");
         _: () = ignored("disable-grpc-metrics", Switch, Is("off"),
-            "there is no gRPC transport in this server");
+            "gRPC has no metrics of its own in this server");
         LOG_LEVEL: LogLevel = served("log-level", OneOf(&[ok("trace"), ok("debug"), ok("info"), ok("warn"), ok("error")]), Is("info"),
             "The least severe level that is logged.").larder_only().or_variable("LMCACHE_LOG_LEVEL");
         LOG_FORMAT: LogFormat = served("log-format", OneOf(&[ok("text"), ok("json")]), Is("text"),

@@ -93,6 +93,8 @@ fn rpc(settings: &mut Settings, report: &mut Report) -> RpcConfig {
         port: settings.get(&flags::PORT),
         listen,
         worker_threads,
+        transport: settings.get(&flags::TRANSPORT),
+        grpc_message_bytes_max: settings.get(&flags::GRPC_MAX_MESSAGE_MB) << 20,
         transfer_mode: settings.get(&flags::SUPPORTED_TRANSFER_MODE),
     }
 }

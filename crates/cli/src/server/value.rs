@@ -7,7 +7,8 @@ use std::time::Duration;
 use larder_server::config::path::{home, path_error};
 use larder_server::config::secret::{REDACTED, names_a_secret, redact, redact_url};
 use larder_server::config::{
-    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, TransferMode, suggest,
+    EvictionPolicy, HashAlgorithm, LogFormat, LogLevel, OffloadPolicy, PrefetchPolicy, TransferMode,
+    Transport, suggest,
 };
 
 use super::flag::{FlagSpec, Kind, Range};
@@ -243,4 +244,5 @@ from_value! {
     PrefetchPolicy: Value::Text(text) => Self::from_name(text);
     OffloadPolicy: Value::Text(text) => Self::from_name(text);
     TransferMode: Value::Text(text) => Self::from_name(text);
+    Transport: Value::Text(text) => Self::from_name(text);
 }

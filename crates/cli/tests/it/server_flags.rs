@@ -25,7 +25,8 @@ const FLAGS: &[(&[&str], Expected)] = &[
     // Request server
     (&["--instance-id", "node-a"], Is("\"node-a\"")),
     (&["--transport", "zmq"], Is("\"zmq\"")),
-    (&["--transport", "grpc"], Refused),
+    (&["--transport", "grpc"], Is("\"grpc\"")),
+    (&["--transport", "auto"], Is("\"auto\"")),
     (&["--host", "0.0.0.0"], Is("\"0.0.0.0\"")),
     (&["--host", "::1"], Is("\"::1\"")),
     (&["--port", "7777"], Is("7777")),
@@ -34,7 +35,7 @@ const FLAGS: &[(&[&str], Expected)] = &[
     (&["--max-workers", "4"], Is("4")),
     (&["--max-gpu-workers", "3"], Is("3")),
     (&["--max-cpu-workers", "2"], Is("2")),
-    (&["--grpc-server-workers", "32"], Ignored),
+    (&["--grpc-server-workers", "32"], Silent),
     (&["--hash-algorithm", "blake3"], Is("\"blake3\"")),
     (&["--hash-algorithm", "sha256_cbor"], Is("\"sha256_cbor\"")),
     (&["--hash-algorithm", "builtin"], Refused),

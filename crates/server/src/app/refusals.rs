@@ -33,6 +33,8 @@ kinds! {
     Subscriptions = "subscriptions",
     /// A request that waits for a lookup.
     WaitingLookups = "waiting_lookups",
+    /// A client of a connection that has too many.
+    GrpcClients = "grpc_clients",
     /// An HTTP connection; an older one is closed if one gives way.
     HttpConnections = "http_connections",
 }

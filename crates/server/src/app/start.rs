@@ -19,7 +19,7 @@ use larder_core::Trim;
 use larder_core::{Core, CoreConfig};
 use larder_l2::TenantLimits;
 use larder_types::hash::{HashAlgorithm as WireHash, TokenHasher};
-use larder_zmtp::{BoundTcp, Endpoint, Limits, Router, bind_tcp};
+use larder_zmtp::{BoundTcp, Endpoint, Limits, OtherProtocol, Protocols, Router, bind_tcp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -34,7 +34,7 @@ use super::signals;
 use super::start_error::{StartError, may_pass};
 use super::state::State;
 use super::stop::{self, Deadline};
-use crate::config::{Config, MIB};
+use crate::config::{Config, MIB, Transport};
 use crate::http::Caller;
 use crate::http::serve::{Connections, serve};
 use crate::l2::{CoreSlot, L2};
@@ -42,7 +42,9 @@ use crate::observe::coordinator::Reporting;
 use crate::observe::kv_events;
 use crate::observe::lookup_log::LookupLog;
 use crate::observe::recorder::Recorder;
+use crate::ops::Operations;
 use crate::prefix_hashes::PrefixHashCache;
+use crate::transport::grpc::GrpcService;
 use crate::transport::zmq::ZmqService;
 
 /// Requests that may be open at once. Engines run thousands; requests that are never ended expire with the session
@@ -224,8 +226,10 @@ impl Server {
             end(stop, state.config.exit_when_idle, &connections).await;
             deadline = Deadline::after(state.config.shutdown_timeout);
             tracing::info!("stopping");
+            operations.stopping();
         };
-        router.serve(Arc::new(ZmqService::new(operations)), stop).await;
+        let protocols = protocols(&state, &operations);
+        router.serve_all(Arc::new(ZmqService::new(operations.clone())), protocols, stop).await;
         // What copies still store goes to L2 too.
         let _ = deadline.limit(long_requests.idle()).await;
         let _ = deadline.limit(copies.idle()).await;
@@ -245,6 +249,18 @@ impl Server {
         state.arena.free_name();
         deadline
     }
+}
+
+/// What clients may speak.
+fn protocols(state: &State, operations: &Arc<Operations>) -> Protocols {
+    let rpc = &state.config.rpc;
+    let grpc = || {
+        let (operations, refusals) = (operations.clone(), state.refusals.clone());
+        let service = GrpcService::new(operations, refusals, rpc.grpc_message_bytes_max);
+        Arc::new(service) as Arc<dyn OtherProtocol>
+    };
+    let has_grpc = rpc.transport != Transport::Zmq;
+    Protocols { zmtp: rpc.transport != Transport::Grpc, http2: has_grpc.then(grpc) }
 }
 
 /// A thread that commits memory before stores need it; none if there can be no thread.

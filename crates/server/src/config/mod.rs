@@ -140,6 +140,10 @@ pub struct RpcConfig {
     pub port: u16,
     /// Further endpoints, `tcp://host:port` or `ipc:///path`.
     pub listen: Vec<String>,
+    /// What clients may speak at the endpoints.
+    pub transport: Transport,
+    /// Bytes of one message over gRPC, at most.
+    pub grpc_message_bytes_max: usize,
     /// Threads that serve requests.
     pub worker_threads: WorkerThreads,
     /// Whether the server or the engine may copy the bytes.
@@ -160,6 +164,8 @@ impl Default for RpcConfig {
             host: "localhost".to_owned(),
             port: 5555,
             listen: Vec::new(),
+            transport: Transport::Auto,
+            grpc_message_bytes_max: 1 << 30,
             worker_threads: WorkerThreads::default(),
             transfer_mode: TransferMode::Auto,
         }
@@ -228,6 +234,18 @@ macro_rules! named_choice {
     };
 }
 use named_choice;
+
+named_choice! {
+    /// What clients may speak.
+    Transport {
+        /// ZMTP only.
+        Zmq = "zmq",
+        /// gRPC only.
+        Grpc = "grpc",
+        /// Both, by the first byte of a connection.
+        Auto = "auto",
+    }
+}
 
 named_choice! {
     /// What copies the bytes between the engine's blocks and the arena.

@@ -43,7 +43,8 @@ impl Config {
 
     fn mp(&self) -> Value {
         json!({
-            "transport": "zmq",
+            "transport": self.rpc.transport.name(),
+            "grpc_max_message_mb": self.rpc.grpc_message_bytes_max >> 20,
             "host": self.rpc.host,
             "port": self.rpc.port,
             "listen": self.rpc.listen,

@@ -1,6 +1,7 @@
 //! Clients that wait for a lookup to end.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use larder_types::ConnectionId;
@@ -15,6 +16,7 @@ const TOTAL_MAX: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub struct LookupWaiters {
     table: Mutex<Table>,
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,18 @@ impl LookupWaiters {
         if let Some(ended) = self.lock().by_request.get(request_id) {
             ended.notify_waiters();
         }
+    }
+
+    /// Wakes all waiters, because the server stops.
+    pub fn close(&self) {
+        // Before they are woken: those that join later see it.
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.lock().by_request.values().for_each(|ended| ended.notify_waiters());
+    }
+
+    /// Whether nothing is to be waited for any more.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// Removes a waiter.

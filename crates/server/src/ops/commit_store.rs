@@ -13,7 +13,7 @@ use super::transfer::Transfer;
 use crate::observe::event::{Direction, RequestEvent};
 
 /// Publishes the slots that a worker has filled, or stores the pickled chunks that it sends.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: CommitStore) -> Reply {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: CommitStore) -> Reply<bool> {
     if request.data.is_empty() {
         return publish(cx, call.connection, request).into();
     }

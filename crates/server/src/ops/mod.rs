@@ -33,26 +33,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bytes::Bytes;
 use larder_core::LostConnection;
 use larder_types::ConnectionId;
+use larder_wire::error::DecodeError;
 use larder_wire::message::StreamControl;
 use larder_wire::operation::Operation;
 use larder_wire::request::Request;
+use larder_wire::response::Response;
 
 pub use self::context::{Caller, Context};
 
 use self::context::Call;
-use self::reply::{Answer, Encoded, Failure, Reply};
+use self::reply::{Answer, Failure, Reply};
 use crate::app::refusals::Refused;
 use crate::observe::event::{Outcome, RequestEvent};
-use crate::responder::Responder;
+use crate::responder::{NoValue, Responder};
 
 macro_rules! dispatch {
     ($($operation:ident => $handler:path,)+) => {
         /// Calls the handler of the request's operation.
-        fn dispatch(cx: &Arc<Context>, call: &Call<'_>, request: Request) -> Reply {
-            match request { $(Request::$operation(request) => $handler(cx, call, request).into(),)+ }
+        fn dispatch(cx: &Arc<Context>, call: &Call<'_>, request: Request) -> Reply<Response> {
+            match request {
+                $(Request::$operation(request) => {
+                    Reply::from($handler(cx, call, request)).map(Response::$operation)
+                })+
+            }
         }
     };
 }
@@ -123,22 +128,23 @@ impl Operations {
         connection
     }
 
-    /// Serves one request: its answer goes to `responder`, now or later.
+    /// Serves one request of `bytes` bytes, which `decode` decodes: its answer goes to `responder`, now or later.
     pub fn serve(
         &self,
         caller: &Caller,
         operation: Operation,
-        payloads: &[Bytes],
+        bytes: usize,
+        decode: impl FnOnce() -> Result<Request, DecodeError> + Send + 'static,
         responder: &dyn Responder,
     ) {
         let started = Instant::now();
-        if payloads.iter().map(Bytes::len).sum::<usize>() <= LONG_REQUEST_BYTES {
-            return serve(&self.cx, operation, payloads, Call::new(caller, started, responder));
+        if bytes <= LONG_REQUEST_BYTES {
+            return serve(&self.cx, operation, decode, Call::new(caller, started, responder));
         }
-        let (cx, caller, payloads) = (self.cx.clone(), *caller, payloads.to_vec());
+        let (cx, caller) = (self.cx.clone(), *caller);
         let (responder, pause) = (responder.detach(), responder.pause());
         self.cx.long_requests.run(move || {
-            serve(&cx, operation, &payloads, Call::new(&caller, started, &*responder));
+            serve(&cx, operation, decode, Call::new(&caller, started, &*responder));
             drop(pause);
         });
     }
@@ -151,6 +157,11 @@ impl Operations {
     /// A message cannot be decoded, so there is no way to answer it.
     pub fn message_dropped(&self, caller: &Caller, error: &dyn Error) {
         message_dropped(&self.cx, caller.connection, error);
+    }
+
+    /// The server stops: what waits is answered now.
+    pub fn stopping(&self) {
+        self.cx.waiters.close();
     }
 
     /// A connection is over. Called once, after its last message.
@@ -185,9 +196,14 @@ impl Operations {
 }
 
 /// Serves one request on the current thread.
-fn serve(cx: &Arc<Context>, operation: Operation, payloads: &[Bytes], mut call: Call<'_>) {
+fn serve(
+    cx: &Arc<Context>,
+    operation: Operation,
+    decode: impl FnOnce() -> Result<Request, DecodeError>,
+    mut call: Call<'_>,
+) {
     let Call { connection, started, responder, .. } = call;
-    let request = match Request::decode(operation, payloads) {
+    let request = match decode() {
         Ok(request) => call.recognise(request),
         Err(error) if error.is_limit() => {
             cx.refusals.warn(Refused::RequestSize, format_args!("{operation}: {error}"));
@@ -195,6 +211,7 @@ fn serve(cx: &Arc<Context>, operation: Operation, payloads: &[Bytes], mut call: 
         }
         Err(error) => {
             cx.bus.emit(&RequestEvent::Answered { operation, outcome: Outcome::Undecodable, started });
+            responder.refuse(NoValue::Undecodable, &error);
             return message_dropped(cx, connection, &error);
         }
     };
@@ -220,20 +237,24 @@ fn message_dropped(cx: &Context, connection: ConnectionId, error: &dyn Error) {
 }
 
 /// Sends an answer, or the failure value of the operation, and counts the request.
-fn finish(cx: &Context, operation: Operation, call: &Call<'_>, answer: Answer<Encoded>) {
-    let (result, outcome) = match answer {
-        Ok(Encoded(result)) => (Some(result), Outcome::Ok),
+fn finish(cx: &Context, operation: Operation, call: &Call<'_>, answer: Answer<Response>) {
+    let (response, outcome) = match answer {
+        Ok(response) => (Some(response), Outcome::Ok),
         Err(failure) => {
             let (connection, operation_name) = (call.connection.0, operation.name());
             match &failure {
                 Failure::Memory(_) => tracing::error!(operation = operation_name, "{failure}"),
                 _ => tracing::debug!(connection, operation = operation_name, "{failure}"),
             }
-            (operation.failure(), Outcome::Failed)
+            let value = operation.failure();
+            if value.is_none() {
+                call.responder.refuse(NoValue::Failed, &failure);
+            }
+            (value, Outcome::Failed)
         }
     };
-    if let Some(result) = result
-        && !call.responder.send(result)
+    if let Some(response) = response
+        && !call.responder.answer(&response)
     {
         cx.bus.emit(&RequestEvent::AnswerNotSent);
     }

@@ -10,9 +10,15 @@ use larder_wire::ops::{P2pLookupAndLock, P2pQueryLookupResults, P2pUnlockObjects
 use super::context::{Call, Context};
 use super::reply::Answer;
 
+/// The id of a lookup of no objects. Other lookups have larger ones.
+const OF_NOTHING: i64 = 0;
+
 /// Looks objects up in the layouts that the peer expects, and pins those found. Answers the id of the lookup.
 pub(super) fn lookup(cx: &Arc<Context>, call: &Call<'_>, request: P2pLookupAndLock) -> Answer<i64> {
     let P2pLookupAndLock { mut keys, layouts } = request;
+    if keys.is_empty() {
+        return Ok(OF_NOTHING);
+    }
     for key in &mut keys {
         key.layout = layouts.of(key.object_group);
     }
@@ -26,7 +32,7 @@ pub(super) fn query(
     _: &Call<'_>,
     request: P2pQueryLookupResults,
 ) -> Answer<Option<Vec<Address>>> {
-    if request.lookup_id == p2p_lookup_and_lock::REFUSED {
+    if [p2p_lookup_and_lock::REFUSED, OF_NOTHING].contains(&request.lookup_id) {
         return Ok(Some(Vec::new()));
     }
     let id = PeerLeaseId(u64::try_from(request.lookup_id).unwrap_or(u64::MAX));

@@ -14,11 +14,15 @@ use crate::observe::event::{Direction, RequestEvent};
 
 /// Pins the chunks of a hit until the worker commits, and answers where they are. A worker that does not share the
 /// arena gets the bytes.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Reply {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Reply<RetrievePlan> {
     Reply::from_result(prepare(cx, call, request))
 }
 
-fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareRetrieve) -> Result<Reply, Failure> {
+fn prepare(
+    cx: &Arc<Context>,
+    call: &Call<'_>,
+    request: PrepareRetrieve,
+) -> Result<Reply<RetrievePlan>, Failure> {
     let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
     let spec = transfer.spec();
     let Some(slots) = cx.core.with(|core, now| core.prepare_retrieve(now, &spec))? else {

@@ -12,11 +12,11 @@ use crate::observe::event::{Direction, RequestEvent};
 
 /// Reserves slots for the chunks that are not cached yet. A worker that does not share the arena sends the bytes
 /// instead.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Reply {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Reply<StorePlan> {
     Reply::from_result(prepare(cx, call, request))
 }
 
-fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<Reply, Failure> {
+fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<Reply<StorePlan>, Failure> {
     let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
     if cx.arena.name().is_none() {
         return Ok(Ok(StorePlan::Pickle).into());

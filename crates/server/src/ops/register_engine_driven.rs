@@ -16,7 +16,7 @@ use crate::observe::event::RequestEvent;
 ///
 /// A worker that cannot be served gets no arena, and then finds and stores nothing: its engine runs, uncached, instead
 /// of waiting five minutes to fail.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEngineDriven) -> Reply {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, registration: RegisterEngineDriven) -> Reply<Pool> {
     let instance = registration.instance_id;
     let spec = match worker(cx, &registration) {
         Ok(spec) => spec,

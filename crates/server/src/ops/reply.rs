@@ -1,8 +1,6 @@
 //! What handlers return.
 
-use larder_wire::codec::Value;
 use larder_wire::key::KeyError;
-use larder_wire::response::ResultFrame;
 
 /// Why a request failed. The client gets its operation's failure value, the log this.
 #[derive(Debug, thiserror::Error)]
@@ -36,40 +34,42 @@ pub(super) enum Failure {
 /// The result of an operation, of its response type.
 pub(super) type Answer<T> = Result<T, Failure>;
 
-/// An encoded result.
-pub(super) struct Encoded(pub(super) ResultFrame);
-
 /// Work for the copy pool that ends with the answer.
-pub(super) type CopyJob = Box<dyn FnOnce() -> Answer<Encoded> + Send>;
+pub(super) type CopyJob<T> = Box<dyn FnOnce() -> Answer<T> + Send>;
 
 /// When a request is answered.
-pub(super) enum Reply {
+pub(super) enum Reply<T> {
     /// At once.
-    Now(Answer<Encoded>),
+    Now(Answer<T>),
     /// By a task of the handler, through a detached responder.
     Later,
     /// At the end of a job on the copy pool.
-    Copy(CopyJob),
+    Copy(CopyJob<T>),
 }
 
-impl Reply {
+impl<T: 'static> Reply<T> {
     /// Answers with the result of `job`, run on the copy pool.
-    pub(super) fn copy<T: Value>(job: impl FnOnce() -> Answer<T> + Send + 'static) -> Self {
-        Self::Copy(Box::new(move || encode(job())))
+    pub(super) fn copy(job: impl FnOnce() -> Answer<T> + Send + 'static) -> Self {
+        Self::Copy(Box::new(job))
     }
 
     /// The reply of a handler that may fail before it has one.
     pub(super) fn from_result(reply: Result<Self, Failure>) -> Self {
         reply.unwrap_or_else(|failure| Self::Now(Err(failure)))
     }
-}
 
-impl<T: Value> From<Answer<T>> for Reply {
-    fn from(answer: Answer<T>) -> Self {
-        Self::Now(encode(answer))
+    /// The same reply with another type of result.
+    pub(super) fn map<R>(self, change: impl FnOnce(T) -> R + Send + 'static) -> Reply<R> {
+        match self {
+            Self::Now(answer) => Reply::Now(answer.map(change)),
+            Self::Later => Reply::Later,
+            Self::Copy(job) => Reply::Copy(Box::new(move || job().map(change))),
+        }
     }
 }
 
-fn encode<T: Value>(answer: Answer<T>) -> Answer<Encoded> {
-    answer.map(|result| Encoded(ResultFrame::encode(&result)))
+impl<T> From<Answer<T>> for Reply<T> {
+    fn from(answer: Answer<T>) -> Self {
+        Self::Now(answer)
+    }
 }

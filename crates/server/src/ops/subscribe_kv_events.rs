@@ -9,7 +9,11 @@ use crate::app::refusals::Refused;
 use crate::observe::kv_events::Subscription;
 
 /// Begins a stream of event batches. An invalid subscription, or one too many, ends at once.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: SubscribeKvEvents) -> Reply {
+pub(super) fn serve(
+    cx: &Arc<Context>,
+    call: &Call<'_>,
+    request: SubscribeKvEvents,
+) -> Reply<Option<EventBatch>> {
     let ended: Option<EventBatch> = None;
     let Some((cursor, events_max)) = request.window() else { return Ok(ended).into() };
     let subscription = Subscription {

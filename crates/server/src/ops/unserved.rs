@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use larder_wire::ops::cb_protocol_handshake::Handshake;
-use larder_wire::ops::{CbProtocolHandshake, RegisterKvCache, RegisterQCache};
+use larder_wire::ops::{CbProtocolHandshake, OperationSpec, RegisterKvCache, RegisterQCache};
 
 use super::context::{Call, Context};
 use super::reply::{Answer, Failure};
@@ -44,6 +44,6 @@ pub(super) fn ignore<T>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<()> {
 }
 
 /// Fails.
-pub(super) fn refuse<T>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<()> {
+pub(super) fn refuse<T: OperationSpec>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<T::Response> {
     Err(Failure::Unserved("not served by this version"))
 }

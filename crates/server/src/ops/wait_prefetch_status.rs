@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use larder_wire::ops::WaitPrefetchStatus;
-use larder_wire::response::ResultFrame;
+use larder_wire::response::Response;
 use tokio::time::{Instant, timeout_at};
 
 use super::context::{Call, Context};
@@ -10,7 +10,7 @@ use super::reply::Reply;
 use crate::app::refusals::Refused;
 
 /// Like `query_prefetch_status`, but waits up to `timeout` for the lookup to end. Does not wait if too many requests do.
-pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchStatus) -> Reply {
+pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchStatus) -> Reply<Option<i64>> {
     let WaitPrefetchStatus { request_id, timeout } = request;
     let connection = call.connection;
     let Some(ended) = cx.waiters.join(connection, &request_id) else {
@@ -29,9 +29,11 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: WaitPrefetchSta
         loop {
             let mut woken = std::pin::pin!(ended.notified());
             woken.as_mut().enable();
-            let result = take_result(&cx, connection, &request_id);
+            // A server that stops answers as if nothing was found.
+            let stopped = || cx.waiters.is_closed().then_some(0);
+            let result = take_result(&cx, connection, &request_id).or_else(stopped);
             if result.is_some() || timeout_at(deadline, woken).await.is_err() {
-                responder.send(ResultFrame::encode(&result));
+                responder.answer(&Response::WaitPrefetchStatus(result));
                 break;
             }
         }

@@ -1,18 +1,20 @@
 //! Requests over ZMTP: the multipart messages of stock clients' DEALER sockets.
 
 use std::any::Any;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use larder_types::ConnectionId;
 use larder_wire::dialect::Recognition;
 use larder_wire::message::{Envelope, Incoming};
-use larder_wire::operation::Operation;
-use larder_wire::response::ResultFrame;
+use larder_wire::request::Request;
+use larder_wire::response::{Response, ResultFrame};
 use larder_zmtp::{Message, Peer, Service};
 
 use crate::ops::{Caller, Operations};
-use crate::responder::Responder;
+use crate::responder::{Encoded, NoValue, Responder};
+use crate::transport::uses_cache;
 
 /// Serves the requests of all ZMTP peers.
 #[derive(Debug)]
@@ -62,7 +64,9 @@ impl Service for ZmqService {
                             peer.keep();
                         }
                         let responder = ZmqResponder { peer, envelope: &envelope };
-                        self.operations.serve(&caller, operation, &payloads, &responder);
+                        let bytes = payloads.iter().map(Bytes::len).sum();
+                        let decode = move || Request::decode(operation, &payloads);
+                        self.operations.serve(&caller, operation, bytes, decode, &responder);
                     }
                     Err(error) => self.operations.message_dropped(&caller, &error),
                 }
@@ -79,17 +83,6 @@ impl Service for ZmqService {
         tracing::debug!(connection = connection.0, remote = peer.remote(), "client disconnected");
         self.operations.connection_lost(connection);
     }
-}
-
-/// Whether only an engine or another server asks for this. Such a peer does not give way to others.
-fn uses_cache(operation: Operation) -> bool {
-    matches!(
-        operation,
-        Operation::RegisterEngineDriven
-            | Operation::Lookup
-            | Operation::PrepareStore
-            | Operation::P2pLookupAndLock
-    )
 }
 
 fn client(peer: &Peer) -> &Client {
@@ -117,13 +110,20 @@ impl DetachedResponder {
 }
 
 impl Responder for ZmqResponder<'_> {
-    fn send(&self, result: ResultFrame) -> bool {
-        let sent = self.peer.send(self.envelope.response(result));
+    fn encode(&self, response: &Response) -> Encoded {
+        Encoded(response.frame().0)
+    }
+
+    fn send(&self, answer: Encoded) -> bool {
+        let sent = self.peer.send(self.envelope.response(ResultFrame(answer.0)));
         if let Err(error) = &sent {
             tracing::debug!(connection = client(self.peer).connection.0, %error, "answer not sent");
         }
         sent.is_ok()
     }
+
+    /// The protocol has no errors: such a request is not answered.
+    fn refuse(&self, _: NoValue, _: &dyn Display) {}
 
     fn end_stream(&self) {
         // A client that is gone or does not read needs no end.
@@ -144,8 +144,16 @@ impl Responder for ZmqResponder<'_> {
 }
 
 impl Responder for DetachedResponder {
-    fn send(&self, result: ResultFrame) -> bool {
-        self.borrow().send(result)
+    fn encode(&self, response: &Response) -> Encoded {
+        self.borrow().encode(response)
+    }
+
+    fn send(&self, answer: Encoded) -> bool {
+        self.borrow().send(answer)
+    }
+
+    fn refuse(&self, why: NoValue, reason: &dyn Display) {
+        self.borrow().refuse(why, reason);
     }
 
     fn end_stream(&self) {

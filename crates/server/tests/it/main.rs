@@ -4,6 +4,7 @@ mod api;
 mod coordinator;
 mod dashboard;
 mod events;
+mod grpc;
 mod http;
 mod identity;
 mod l2_health;

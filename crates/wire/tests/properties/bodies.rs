@@ -7,6 +7,7 @@ use larder_types::object::ObjectKey;
 use larder_wire::codec::{Value, encode_frame};
 use larder_wire::error::DecodeError;
 use larder_wire::for_each_operation;
+use larder_wire::grpc::{self, TokenForm};
 use larder_wire::key::CacheKey;
 use larder_wire::message::{Incoming, ResponseMessage, request_frames};
 use larder_wire::msgpack::Reader;
@@ -54,6 +55,20 @@ pub(crate) fn response(data: &[u8]) {
     let _ = message.uid();
     let Ok(operation) = message.envelope.operation() else { return };
     let _ = recode(operation, &message.result);
+}
+
+/// The message of a call; the first byte is the operation, the second the form of its tokens. A request that decodes has
+/// a MessagePack form with the same meaning.
+pub(crate) fn grpc(data: &[u8]) {
+    let [operation, form, message @ ..] = data else { return };
+    let operation = Operation::ALL[usize::from(*operation) % Operation::ALL.len()];
+    let form = if form % 2 == 0 { TokenForm::Numbers } else { TokenForm::Bytes };
+    let Ok(request) = grpc::decode(operation, Bytes::copy_from_slice(message), form) else { return };
+    assert_eq!(request.operation(), operation);
+    assert_eq!(Request::decode(operation, &request.encode()), Ok(request));
+    if let Some(failure) = operation.failure() {
+        let _ = grpc::encode(&failure);
+    }
 }
 
 macro_rules! recode {

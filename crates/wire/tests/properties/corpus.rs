@@ -1,5 +1,7 @@
 //! Sample inputs from the golden vectors, in the form that the functions of `bodies` take.
 
+use larder_wire::grpc;
+use larder_wire::operation::Operation;
 use serde_json::Value;
 
 use super::bodies;
@@ -8,6 +10,7 @@ use super::bodies;
 pub(crate) struct Corpus {
     pub(crate) requests: Vec<Vec<u8>>,
     pub(crate) responses: Vec<Vec<u8>>,
+    pub(crate) calls: Vec<Vec<u8>>,
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) pickles: Vec<Vec<u8>>,
     pub(crate) names: Vec<Vec<u8>>,
@@ -20,6 +23,7 @@ impl Corpus {
         Self {
             requests: messages("c2s"),
             responses: messages("s2c"),
+            calls: calls(),
             keys: keys.iter().map(|key| [&[16, 0][..], &unhex(key)].concat()).collect(),
             pickles: texts("pickle.json", "hex").iter().map(|pickle| unhex(pickle)).collect(),
             names: texts("../../../types/tests/vectors/object_names.json", "fs_filename")
@@ -53,6 +57,19 @@ fn texts(file: &str, field: &str) -> Vec<String> {
         list(&document["vectors"]).filter_map(|record| record[field].as_str().map(str::to_owned)).collect();
     assert!(!texts.is_empty(), "{file} has no {field}");
     texts
+}
+
+/// The recorded calls over gRPC, each behind its operation and the form of its tokens.
+fn calls() -> Vec<Vec<u8>> {
+    let document = document("grpc.json");
+    let calls = list(&document["exchanges"]).filter_map(|exchange| {
+        let method = grpc::find(exchange["method"].as_str()?)?;
+        let operation = Operation::ALL.iter().position(|operation| *operation == method.operation)?;
+        // A request that is too long for the file is given by its length, in words.
+        let request = exchange["request"].as_str().filter(|request| !request.contains(' '))?;
+        Some([&[operation as u8, 0][..], &unhex(request)].concat())
+    });
+    calls.collect()
 }
 
 /// The recorded messages of one direction (`c2s` or `s2c`), each as frames with their lengths.

@@ -60,6 +60,7 @@ fn damaged(samples: &[Vec<u8>], sample: Index, damages: &[Damage]) -> Vec<u8> {
 fn undamaged_samples_pass() {
     CORPUS.requests.iter().for_each(|bytes| bodies::request(bytes));
     CORPUS.responses.iter().for_each(|bytes| bodies::response(bytes));
+    CORPUS.calls.iter().for_each(|bytes| bodies::grpc(bytes));
     CORPUS.keys.iter().for_each(|bytes| bodies::key(bytes));
     CORPUS.pickles.iter().for_each(|bytes| bodies::pickle(bytes));
     CORPUS.names.iter().for_each(|bytes| bodies::file_name(bytes));
@@ -72,6 +73,7 @@ proptest! {
     fn arbitrary_bytes_cause_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         bodies::request(&bytes);
         bodies::response(&bytes);
+        bodies::grpc(&bytes);
         bodies::key(&bytes);
         bodies::pickle(&bytes);
         bodies::file_name(&bytes);
@@ -89,6 +91,13 @@ proptest! {
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
     ) {
         bodies::response(&damaged(&CORPUS.responses, sample, &damages));
+    }
+
+    #[test]
+    fn damaged_calls_cause_no_panic(
+        sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
+    ) {
+        bodies::grpc(&damaged(&CORPUS.calls, sample, &damages));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_wire::message::StreamControl;
 use larder_wire::ops::subscribe_kv_events::EventBatch;
-use larder_wire::response::ResultFrame;
+use larder_wire::response::Response;
 use tokio::sync::Notify;
 
 pub use self::bindings::TokenBindings;
@@ -171,7 +171,7 @@ impl EventStreams {
             // when a stream ends.
             let (incarnation, next_cursor, lost, events) = (self.incarnation, 0, false, Vec::new());
             let batch = EventBatch { enabled: false, incarnation, next_cursor, lost, events };
-            follows.responder.send(ResultFrame::encode(&Some(batch)));
+            follows.responder.answer(&Response::SubscribeKvEvents(Some(batch)));
         } else if !self.bindings.set_on(true) {
             drop(self.core.with(|core, _| core.record_chunk_events(self.capacity)));
             table.starts = true;
@@ -301,13 +301,13 @@ impl EventStreams {
             lost: page.lost,
             events: read.events,
         };
-        let result = is_due.then(|| ResultFrame::encode(&Some(batch)));
+        let answer = is_due.then(|| follows.responder.encode(&Response::SubscribeKvEvents(Some(batch))));
         let mut table = self.table();
         let Some(stream) = table.streams.get_mut(&instance).filter(|stream| stream.id == id) else {
             return true;
         };
-        if let Some(result) = result {
-            if !follows.responder.send(result) {
+        if let Some(answer) = answer {
+            if !follows.responder.send(answer) {
                 // Gone: its end follows. Full: it is tried again with the next event or credit.
                 return false;
             }

@@ -1,0 +1,1 @@
+//! Requests and replies against what stock clients and the reference sent.
