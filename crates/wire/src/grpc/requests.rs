@@ -35,31 +35,34 @@ type Result<T> = std::result::Result<T, DecodeError>;
 /// # Errors
 /// It is no such message, or breaks a rule or a limit of the operation; or the operation is not served over gRPC.
 pub fn decode(operation: Operation, message: Bytes, form: TokenForm) -> Result<Request> {
+    match operation {
+        Operation::Lookup
+        | Operation::FreeLookupLocks
+        | Operation::QueryPrefetchStatus
+        | Operation::EndSession
+        | Operation::WaitPrefetchStatus => of_scheduler(operation, message, form),
+        Operation::RegisterEngineDriven
+        | Operation::UnregisterEngineDriven
+        | Operation::UnregisterKvCache
+        | Operation::PrepareStore
+        | Operation::PrepareRetrieve
+        | Operation::CommitRetrieve
+        | Operation::CommitStore
+        | Operation::RegisterKvCache
+        | Operation::Store
+        | Operation::Retrieve => of_worker(operation, message, form),
+        _ => of_any(operation, message),
+    }
+}
+
+fn not_served(operation: Operation) -> DecodeError {
+    let (expected, found) = ("an operation that is served over gRPC", "another");
+    DecodeError::Type { field: operation.name(), expected, found }
+}
+
+/// Lookups and sessions.
+fn of_scheduler(operation: Operation, message: Bytes, form: TokenForm) -> Result<Request> {
     Ok(match operation {
-        Operation::GetChunkSize => {
-            m::Empty::decode(message)?;
-            ops::GetChunkSize.into()
-        }
-        Operation::NegotiateChunkSize => {
-            let required_alignment = m::Number::decode(message)?.value;
-            ops::NegotiateChunkSize { required_alignment }.into()
-        }
-        Operation::GetExperimental => {
-            m::Empty::decode(message)?;
-            ops::GetExperimental.into()
-        }
-        Operation::Noop => {
-            m::Empty::decode(message)?;
-            ops::Noop.into()
-        }
-        Operation::Clear => {
-            let force = m::Clear::decode(message)?.force.unwrap_or(false);
-            ops::Clear { force }.into()
-        }
-        Operation::Ping => {
-            let instance_id = m::Ping::decode(message)?.instance_id.map(InstanceId);
-            ops::Ping { instance_id }.into()
-        }
         Operation::Lookup => {
             let m::Lookup { key, tp_size } = Message::decode(message)?;
             ops::Lookup { key: cache_key(key, form)?, tp_size }.into()
@@ -78,6 +81,13 @@ pub fn decode(operation: Operation, message: Bytes, form: TokenForm) -> Result<R
             let request_id = request_name(&request_id)?;
             ops::WaitPrefetchStatus { request_id, timeout: wait(timeout) }.into()
         }
+        _ => return Err(not_served(operation)),
+    })
+}
+
+/// Registrations and transfers.
+fn of_worker(operation: Operation, message: Bytes, form: TokenForm) -> Result<Request> {
+    Ok(match operation {
         Operation::RegisterEngineDriven => register_engine_driven(message)?.into(),
         Operation::UnregisterEngineDriven => {
             ops::UnregisterEngineDriven { instance_id: instance(message)? }.into()
@@ -112,6 +122,37 @@ pub fn decode(operation: Operation, message: Bytes, form: TokenForm) -> Result<R
             let instance_id = InstanceId(instance_id);
             ops::Retrieve { key, instance_id, block_ids, event, skip_first_tokens }.into()
         }
+        _ => return Err(not_served(operation)),
+    })
+}
+
+/// Everything else.
+fn of_any(operation: Operation, message: Bytes) -> Result<Request> {
+    Ok(match operation {
+        Operation::GetChunkSize => {
+            m::Empty::decode(message)?;
+            ops::GetChunkSize.into()
+        }
+        Operation::NegotiateChunkSize => {
+            let required_alignment = m::Number::decode(message)?.value;
+            ops::NegotiateChunkSize { required_alignment }.into()
+        }
+        Operation::GetExperimental => {
+            m::Empty::decode(message)?;
+            ops::GetExperimental.into()
+        }
+        Operation::Noop => {
+            m::Empty::decode(message)?;
+            ops::Noop.into()
+        }
+        Operation::Clear => {
+            let force = m::Clear::decode(message)?.force.unwrap_or(false);
+            ops::Clear { force }.into()
+        }
+        Operation::Ping => {
+            let instance_id = m::Ping::decode(message)?.instance_id.map(InstanceId);
+            ops::Ping { instance_id }.into()
+        }
         Operation::ReportBlockAllocation => report_block_allocation(message)?.into(),
         Operation::SubscribeKvEvents => {
             let m::Subscribe { instance_id, model_name, cursor, max_events } = Message::decode(message)?;
@@ -133,10 +174,7 @@ pub fn decode(operation: Operation, message: Bytes, form: TokenForm) -> Result<R
             let keys = object_keys(m::PeerLookup::decode(message)?.keys)?;
             ops::P2pUnlockObjects { keys }.into()
         }
-        _ => {
-            let (expected, found) = ("an operation that is served over gRPC", "another");
-            return Err(DecodeError::Type { field: operation.name(), expected, found });
-        }
+        _ => return Err(not_served(operation)),
     })
 }
 
