@@ -285,8 +285,13 @@ mod tests {
             (18, &[]),
         ];
         assert_eq!(heard(&talk), (Dialect::V0_4_7, Some(Operation::Ping)));
-        let talk: [(u64, &[Bytes]); 5] =
-            [(18, &[]), (19, &[nil.clone()]), (13, &[worker.clone(), int(1)]), (17, &[]), (18, &[])];
+        let talk: [(u64, &[Bytes]); 5] = [
+            (18, &[]),
+            (19, std::slice::from_ref(&nil)),
+            (13, &[worker.clone(), int(1)]),
+            (17, &[]),
+            (18, &[]),
+        ];
         assert_eq!(heard(&talk), (Dialect::V0_5_0, Some(Operation::GetChunkSize)));
         let talk: [(u64, &[Bytes]); 4] = [(21, &[]), (22, &[nil]), (16, &[worker, int(1)]), (20, &[])];
         assert_eq!(heard(&talk), (Dialect::V0_5_3, Some(Operation::Clear)));
