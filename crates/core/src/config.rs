@@ -32,6 +32,8 @@ pub struct CoreConfig {
     pub workers_max: usize,
     /// Maximal number of workers that one connection may have registered.
     pub workers_per_connection_max: usize,
+    /// Groups of layers of all workers, those besides the first group of each.
+    pub worker_groups_max: usize,
     /// Bytes that the names of the workers' models may have in all.
     pub worker_name_bytes_max: usize,
     /// Maximal number of peer leases; one more ends the oldest. One client may have a quarter of them.
@@ -100,6 +102,7 @@ impl Default for CoreConfig {
             client_share: 1.0,
             workers_max: 1 << 12,
             workers_per_connection_max: 1 << 8,
+            worker_groups_max: 1 << 14,
             worker_name_bytes_max: 256 << 10,
             peer_leases_max: 1 << 12,
             peer_keys_max: 1 << 18,

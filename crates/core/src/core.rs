@@ -290,9 +290,9 @@ impl Core {
         groups.iter().map(|group| group.layout.clone()).collect()
     }
 
-    /// The layout of the objects that a worker stores, of its first group.
-    pub fn layout_of(&self, instance: InstanceId) -> Option<Layout> {
-        Some(self.workers.get(instance)?.groups.first()?.layout.clone())
+    /// The groups that a worker registered.
+    pub fn groups_of(&self, instance: InstanceId) -> Option<Arc<[Group]>> {
+        self.workers.models().groups_of(instance)
     }
 
     fn drop_worker(&mut self, instance: InstanceId) -> bool {
@@ -440,8 +440,8 @@ impl Core {
 
 /// Transfers between workers and L1.
 impl Core {
-    /// Reserves a slot for every chunk of the range that is neither cached nor being written, for as many leading
-    /// ones as memory suffices. Nothing if a store of the same identity may still be running.
+    /// Reserves a slot in each group for every chunk of the range that is neither cached nor being written, for as many
+    /// leading chunks as memory suffices. Nothing if a store of the same identity may still be running.
     ///
     /// # Errors
     /// [`NotRegistered`] if the instance is unknown or serves another model.
@@ -450,11 +450,25 @@ impl Core {
         now: Time,
         spec: &TransferSpec<'_>,
     ) -> Result<PreparedStore, NotRegistered> {
+        self.prepare_store_except(now, spec, &[])
+    }
+
+    /// The same without some objects, which the worker does not write: for each group chunks, counted from the start of
+    /// the range.
+    ///
+    /// # Errors
+    /// See [`Core::prepare_store`].
+    pub fn prepare_store_except(
+        &mut self,
+        now: Time,
+        spec: &TransferSpec<'_>,
+        skipped: &[Vec<u32>],
+    ) -> Result<PreparedStore, NotRegistered> {
         self.advance(now);
-        let layout = self.transfer_layout(spec)?;
+        let groups = self.transfer_groups(spec)?;
         let Self { cx, workers, stores, prefetch, write_back, .. } = self;
         let model = workers.models().get(spec.model, spec.rank.world_size()).ok_or(NotRegistered)?;
-        Ok(stores.prepare(cx, (model, &layout), spec, (prefetch, write_back)))
+        Ok(stores.prepare(cx, (model, &groups), (spec, skipped), (prefetch, write_back)))
     }
 
     /// The worker has written its slots: they become readable.
@@ -471,9 +485,10 @@ impl Core {
         self.stores.abort(&mut self.cx, spec);
     }
 
-    /// Moves one pin of each chunk of the range from the request's lookup to this retrieve; chunks of which the lookup
-    /// has no pin left are pinned again if they are still there. If a chunk cannot be read, nothing can be read, and
-    /// one pin of each of the others is released: their reader will not come back. `None` then.
+    /// Moves one pin of each object that the worker's groups need of the range from the request's lookup to this
+    /// retrieve; objects of which the lookup has no pin left are pinned again if they are still there. If one cannot be
+    /// read, nothing can be read, and one pin of each of the others is released: their reader will not come back. `None`
+    /// then.
     ///
     /// # Errors
     /// [`NotRegistered`] if the instance is unknown or serves another model. No pin is released.
@@ -483,14 +498,14 @@ impl Core {
         spec: &TransferSpec<'_>,
     ) -> Result<Option<Vec<Slot>>, NotRegistered> {
         self.advance(now);
-        let layout = self.transfer_layout(spec)?;
+        let groups = self.transfer_groups(spec)?;
         let Self { cx, sessions, retrieves, .. } = self;
-        let Some(taken) = sessions.take_pins(cx, spec, &layout) else {
+        let Some(taken) = sessions.take_pins(cx, spec, &groups) else {
             cx.stats.requests.retrieves_failed += 1;
             cx.stats.model(spec.model).retrieve_missing += spec.range().len() as u64;
             return Ok(None);
         };
-        Ok(Some(retrieves.begin(cx, spec, &layout, taken)))
+        Ok(Some(retrieves.begin(cx, spec, &groups, taken)))
     }
 
     /// The worker has read its slots, or given up. Returns what was copied, or `None` if no such retrieve was
@@ -502,18 +517,17 @@ impl Core {
         retrieves.commit(cx, spec, may_finish)
     }
 
-    /// The layout of the worker's objects, if it serves the model. Marks the worker as alive, and relates it to the
-    /// scheduler of the request.
-    fn transfer_layout(&mut self, spec: &TransferSpec<'_>) -> Result<Layout, NotRegistered> {
+    /// The worker's groups, if it serves the model. Marks the worker as alive, and relates it to the scheduler of the
+    /// request.
+    fn transfer_groups(&mut self, spec: &TransferSpec<'_>) -> Result<Arc<[Group]>, NotRegistered> {
         let worker = self.workers.touch(self.cx.now, spec.instance, spec.connection).ok_or(NotRegistered)?;
         let same = worker.model == *spec.model && worker.world_size == spec.rank.world_size();
-        let group = worker.groups.first().filter(|_| same);
-        let layout = group.map(|g| g.layout.clone()).ok_or(NotRegistered)?;
-        let scheduler = self.sessions.scheduler_of(spec, &layout);
+        let groups = self.groups_of(spec.instance).filter(|_| same).ok_or(NotRegistered)?;
+        let scheduler = self.sessions.scheduler_of(spec, &groups);
         let models = self.workers.models_mut();
         models.seen(spec.instance, spec.connection);
         models.copies(spec.instance, spec.rank, scheduler);
-        Ok(layout)
+        Ok(groups)
     }
 }
 

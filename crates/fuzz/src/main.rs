@@ -25,12 +25,13 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 15] = [
     Target { name: "wire_request", run: wire::bodies::request, seeds: || wire::corpus().requests },
     Target { name: "wire_response", run: wire::bodies::response, seeds: || wire::corpus().responses },
     Target { name: "wire_grpc", run: wire::bodies::grpc, seeds: || wire::corpus().calls },
     Target { name: "wire_key", run: wire::bodies::key, seeds: || wire::corpus().keys },
     Target { name: "wire_pickle", run: wire::bodies::pickle, seeds: || wire::corpus().pickles },
+    Target { name: "wire_tensor_map", run: wire::bodies::tensor_map, seeds: || wire::corpus().tensor_maps },
     Target { name: "file_name", run: wire::bodies::file_name, seeds: || wire::corpus().names },
     Target { name: "zmtp_connection", run: zmtp::input::connection, seeds: zmtp::connection_seeds },
     Target { name: "zmtp_round_trip", run: zmtp::input::round_trip, seeds: zmtp::round_trip_seeds },

@@ -1,4 +1,4 @@
-//! Messages, keys, pickles and file names; the functions are those of the property tests of `wire`.
+//! Messages, keys, pickles, tensor maps and file names; the functions are those of the property tests of `wire`.
 
 #[path = "../../wire/tests/properties/bodies.rs"]
 pub(crate) mod bodies;

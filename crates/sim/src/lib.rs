@@ -46,7 +46,7 @@ pub struct Report {
 
 impl Report {
     /// How often each event happened that the simulation must cover.
-    pub fn facts(&self) -> [(&'static str, u64); 48] {
+    pub fn facts(&self) -> [(&'static str, u64); 49] {
         let c = |count: fn(&Counters) -> u64| self.counted.iter().map(|(c, _)| count(c)).sum::<u64>();
         let l1 = |count: fn(&L1Counters) -> u64| self.counted.iter().map(|(_, l1)| count(l1)).sum::<u64>();
         let seen = &self.seen;
@@ -58,6 +58,7 @@ impl Report {
             ("stores abandoned", c(|c| c.stores_abandoned)),
             ("stores refused", seen.stores_refused),
             ("stores prepared with an id in use", seen.stores_equal),
+            ("objects left out of stores", seen.chunks_skipped),
             ("stores committed after they expired", seen.commits_late),
             ("retrieves committed", c(|c| c.retrieves_committed)),
             ("retrieves abandoned", c(|c| c.retrieves_abandoned)),

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use larder_core::Trim;
 use larder_policy::eviction::EvictionKind;
 use larder_types::dtype::DType;
-use larder_types::object::ChunkHash;
+use larder_types::object::{ChunkHash, KvRank};
 use larder_types::{Layout, LayoutId};
 
 pub use self::l2::{AdapterSpec, L2};
+use crate::model::{ChunkKey, Key};
 use crate::rng::Rng;
 
 /// Milliseconds of simulated time.
@@ -157,10 +158,33 @@ pub struct EngineSpec {
     pub world: u32,
     /// Workers that read each object: more than one with MLA, else 1.
     pub readers: u32,
-    /// The layout of its objects.
+    /// Its groups of layers, at least one.
+    pub groups: Vec<GroupSpec>,
+}
+
+/// Layers that are stored together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// The layout of their objects.
     pub form: Form,
     /// Attention window in chunks.
     pub window: Option<u32>,
+}
+
+impl EngineSpec {
+    /// The keys of all objects of a chunk: rank by rank.
+    pub fn keys(&self, chunk: ChunkKey) -> impl Iterator<Item = Key> + '_ {
+        (0..self.world).flat_map(move |rank| {
+            let rank = KvRank::new(self.world, rank);
+            (0..).zip(&self.groups).map(move |(group, spec)| Key { chunk, rank, group, form: spec.form })
+        })
+    }
+
+    /// The first chunk of a prefix of `hit` chunks that any group needs.
+    pub fn first_needed(&self, hit: u32) -> u32 {
+        let first = |group: &GroupSpec| group.window.map_or(0, |w| hit.saturating_sub(w));
+        self.groups.iter().map(first).min().unwrap_or(0)
+    }
 }
 
 /// Everything that a seed draws before the run.
@@ -226,13 +250,14 @@ impl Scenario {
                 .collect(),
             nodes: draw_prompts(rng),
             layouts: {
-                let forms: BTreeSet<Form> = engines.iter().map(|e| e.form).collect();
+                let forms: BTreeSet<Form> = engines.iter().flat_map(|e| &e.groups).map(|g| g.form).collect();
                 forms.into_iter().map(|form| (form, form.layout())).collect()
             },
         };
         let trim = rng.chance(25).then(|| draw_trim(rng));
         let l2 = L2::draw(rng, pace);
-        let largest = engines.iter().map(|e| e.form.bytes.div_ceil(page)).max().unwrap_or(1);
+        let pages = |e: &EngineSpec| e.groups.iter().map(|g| g.form.bytes.div_ceil(page)).sum::<u64>();
+        let largest = engines.iter().map(pages).max().unwrap_or(1);
         let sizes: &[u64] =
             if l2.adapters.is_empty() { &[1, 3, 6, 10, 20, 40] } else { &[3, 6, 10, 20, 40, 60] };
         let pages = largest * rng.pick(sizes) + rng.below(largest + 1);
@@ -275,11 +300,12 @@ impl Scenario {
         !self.l2.adapters.is_empty()
     }
 
-    /// Whether all objects take the same number of pages.
+    /// Whether all chunks have one object for each rank, and all objects take the same number of pages.
     pub fn uniform(&self) -> bool {
-        let mut pages = self.engines.iter().map(|e| e.form.bytes.div_ceil(self.page));
+        let groups = || self.engines.iter().flat_map(|e| &e.groups);
+        let mut pages = groups().map(|g| g.form.bytes.div_ceil(self.page));
         let first = pages.next();
-        pages.all(|p| Some(p) == first)
+        groups().count() == self.engines.len() && pages.all(|p| Some(p) == first)
     }
 }
 
@@ -315,11 +341,19 @@ fn draw_engines(rng: &mut Rng, page: u64) -> Vec<EngineSpec> {
         rng.pick(&[&[(1, 1)], &[(1, 1), (2, 1)], &[(1, 3)], &[(1, 1), (1, 2), (2, 1)]]);
     let count = rng.pick(&[1, 1, 2, 3]);
     let signed = rng.pick(&[0, 0, 50]);
+    let hybrid = rng.pick(&[0, 0, 50, 100]);
     let engine = |rng: &mut Rng| {
         let (world, readers) = rng.pick(worlds);
-        let window = rng.chance(15).then(|| rng.between(1, 3) as u32);
-        let form = Form { bytes: rng.pick(&sizes), signed: rng.chance(signed) };
-        EngineSpec { model: rng.below(2) as u8, world, readers, form, window }
+        // Hybrid models have groups of layers with windows of their own, which differ in size too.
+        let groups = if rng.chance(hybrid) { rng.between(2, 3) } else { 1 };
+        let windowed = if groups > 1 { 60 } else { 15 };
+        let group = |rng: &mut Rng| {
+            let window = rng.chance(windowed).then(|| rng.between(1, 3) as u32);
+            let form = Form { bytes: rng.pick(&sizes), signed: rng.chance(signed) };
+            GroupSpec { form, window }
+        };
+        let groups = (0..groups).map(|_| group(rng)).collect();
+        EngineSpec { model: rng.below(2) as u8, world, readers, groups }
     };
     (0..count).map(|_| engine(rng)).collect()
 }

@@ -23,6 +23,9 @@ pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Axes of a tensor; torch's own limit is 64.
 pub const TENSOR_AXES_MAX: usize = 64;
 
+/// Groups of layers of one worker that copies by itself.
+pub const GROUPS_MAX: usize = 64;
+
 /// Kernel groups of one registration or transfer.
 pub const KERNEL_GROUPS_MAX: usize = 1 << 12;
 
@@ -39,6 +42,11 @@ pub trait Value: Sized {
 
     /// Appends the value as stock clients and servers write it.
     fn encode(&self, writer: &mut Writer);
+
+    /// Whether the value is left out of its structure.
+    fn is_left_out(&self) -> bool {
+        false
+    }
 
     /// Decodes a payload frame that holds this value and nothing else.
     ///
@@ -131,12 +139,12 @@ macro_rules! structure {
             }
 
             fn encode(&self, writer: &mut $crate::msgpack::Writer) {
-                const NAMES: &[&str] = &[$($crate::codec::wire_name!($field $($name)?)),+];
-                writer.map(NAMES.len());
-                $(
+                let left_out = [$($crate::codec::Value::is_left_out(&self.$field)),+];
+                writer.map(left_out.iter().filter(|left_out| !**left_out).count());
+                $(if !$crate::codec::Value::is_left_out(&self.$field) {
                     writer.str($crate::codec::wire_name!($field $($name)?));
                     $crate::codec::Value::encode(&self.$field, writer);
-                )+
+                })+
             }
         }
     };
@@ -317,6 +325,27 @@ impl<T: Value> Value for Option<T> {
             Some(value) => value.encode(writer),
             None => writer.nil(),
         }
+    }
+}
+
+/// A field that older clients and servers do not know. `None`: it is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newer<T>(pub Option<T>);
+
+impl<T: Value> Value for Newer<T> {
+    fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        T::decode(reader, field).map(|value| Self(Some(value)))
+    }
+
+    fn encode(&self, writer: &mut Writer) {
+        match &self.0 {
+            Some(value) => value.encode(writer),
+            None => writer.nil(),
+        }
+    }
+
+    fn is_left_out(&self) -> bool {
+        self.0.is_none()
     }
 }
 

@@ -22,6 +22,7 @@ pub mod pickle;
 pub mod request;
 pub mod response;
 pub mod slot;
+pub mod tensor_map;
 mod text_enum;
 pub mod token_buffer;
 pub mod tokens;

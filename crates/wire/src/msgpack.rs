@@ -574,6 +574,14 @@ impl Writer {
         self.raw(value);
     }
 
+    /// Writes `count` bytes, which `fill` is given as zeros.
+    pub(crate) fn bin_with(&mut self, count: usize, fill: impl FnOnce(&mut [u8])) {
+        self.length(Some(0xc4), 0xc5, 0xc6, count);
+        let start = self.out.len();
+        self.out.resize(start + count, 0);
+        fill(&mut self.out[start..]);
+    }
+
     /// Writes the head of an array; `count` values have to follow.
     pub fn array(&mut self, count: usize) {
         match count {

@@ -34,8 +34,12 @@ impl Entry for Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     pub(crate) slots: Option<Vec<Slot>>,
+    pub(crate) group_ids: Option<Vec<u64>>,
     pub(crate) chunk_indices: Option<Vec<u64>>,
 }
+
+/// A list of the context, one number for each slot.
+pub(crate) type PerSlot<'a> = (&'static str, &'a [u64]);
 
 impl Context {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -43,10 +47,8 @@ impl Context {
         reader.structure("context", |name, reader| {
             match name {
                 b"slots" => context.slots = Some(Vec::decode(reader, "slots")?),
-                b"chunk_indices" => {
-                    let index = |reader: &mut Reader<'_>| reader.u64("chunk_indices");
-                    context.chunk_indices = Some(reader.list("chunk_indices", SLOTS_MAX, index)?);
-                }
+                b"group_ids" => context.group_ids = Some(numbers(reader, "group_ids")?),
+                b"chunk_indices" => context.chunk_indices = Some(numbers(reader, "chunk_indices")?),
                 _ => reader.skip("context")?,
             }
             Ok(())
@@ -54,17 +56,27 @@ impl Context {
         Ok(context)
     }
 
-    /// Writes a map with the key `context` for the given slots, with their chunk indices if there are any.
-    pub(crate) fn encode(slots: Option<&Vec<Slot>>, chunk_indices: Option<&[u64]>, writer: &mut Writer) {
+    /// Writes a map with the key `context` for the given slots, with lists of numbers beside them.
+    pub(crate) fn encode(slots: Option<&Vec<Slot>>, lists: &[PerSlot<'_>], writer: &mut Writer) {
         writer.str("context");
-        writer.map(usize::from(slots.is_some()) + usize::from(chunk_indices.is_some()));
+        writer.map(usize::from(slots.is_some()) + lists.len());
         if let Some(slots) = slots {
             writer.str("slots");
             slots.encode(writer);
         }
-        if let Some(chunk_indices) = chunk_indices {
-            writer.str("chunk_indices");
-            writer.uints(chunk_indices);
+        for (name, numbers) in lists {
+            writer.str(name);
+            writer.uints(numbers);
         }
     }
+}
+
+fn numbers(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<u64>, DecodeError> {
+    reader.list(field, SLOTS_MAX, |reader| reader.u64(field))
+}
+
+/// Checks that a list has one number for each slot.
+pub(crate) fn check_per_slot(slots: &[Slot], (field, numbers): PerSlot<'_>) -> Result<(), DecodeError> {
+    let (value, allowed) = (numbers.len() as i128, "the number of slots");
+    if numbers.len() == slots.len() { Ok(()) } else { Err(DecodeError::OutOfRange { field, value, allowed }) }
 }

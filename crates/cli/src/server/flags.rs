@@ -65,8 +65,8 @@ flags! {
             "Tokens in a chunk, the unit of hashing and of storage. Must be a multiple of the engine's block size; \
              use a power of two.");
         NULL_BLOCK_ID: i64 = served("null-block-id", Integer(i64::MIN, i64::MAX), Is("0"),
-            "The engine's block id that stands for absent KV data.")
-            .no_effect_yet("it matters only when the server copies, which this version does not do");
+            "The engine's block id that stands for absent KV data: engines with several groups of layers leave out chunks \
+             without any other.");
         MAX_WORKERS: Option<usize> = served("max-workers", THREADS, Auto("one for each core"),
             "Threads in each worker pool.");
         MAX_GPU_WORKERS: Option<usize> = served("max-gpu-workers", THREADS, Auto("--max-workers"),

@@ -233,6 +233,13 @@ impl Index {
         self.object_in(chunk, shard).filter(|o| self.object(*o).state == State::Resident)
     }
 
+    /// Calls `found` with each resident object of a chunk.
+    pub(crate) fn for_each_resident(&self, chunk: ChunkId, mut found: impl FnMut(ShardKey, ObjectId)) {
+        let objects = self.objects_of(&self.chunks[chunk]);
+        let resident = objects.filter(|(_, object)| object.state == State::Resident);
+        resident.for_each(|(id, object)| found(self.shard(object), id));
+    }
+
     /// The staged object of a shard of a chunk.
     pub fn staged(&self, chunk: ChunkId, shard: ShardKey) -> Option<ObjectId> {
         self.object_in(chunk, shard).filter(|o| self.object(*o).state == State::Staged)

@@ -1,11 +1,11 @@
 //! Publishing to the event logs which chunks of L1 can be found.
 //!
-//! Invariant while chunk events are recorded: a chunk that is published is whole for at least one world size. A
-//! chunk is published by the admission that makes it whole and by nothing else, so one that is removed object by
-//! object is withdrawn once.
+//! Invariant while chunk events are recorded: a chunk that is published is whole for at least one world size and group.
+//! Groups with a window lack most chunks of a prompt, so not all groups have to have it. A chunk is published by the
+//! admission that makes it whole and by nothing else, so one that is removed object by object is withdrawn once.
 
 use larder_types::ChunkId;
-use larder_types::object::KvRank;
+use larder_types::object::{KvRank, ObjectGroup};
 use smallvec::SmallVec;
 
 use super::{Chunk, Index, IndexMut, ObjectId, State, VisibleChunk};
@@ -18,10 +18,9 @@ impl IndexMut<'_> {
         if !self.stats.events.chunks().is_on() {
             return;
         }
-        let object = self.object(id);
-        let (at, world) = (object.chunk, object.rank.world_size());
+        let at = self.object(id).chunk;
         let chunk = &self.chunks[at];
-        if !self.stats.events.is_published(chunk) && self.is_whole(chunk, world) {
+        if !self.stats.events.is_published(chunk) && self.is_visible(chunk) {
             self.publish_chunk(at, true);
         }
     }
@@ -91,26 +90,18 @@ impl Index {
         }
     }
 
-    /// Whether a lookup of some world size could find the chunk.
+    /// Whether lookups of some world size could find the chunk, as far as a group of layers is concerned: the group has
+    /// the resident objects of all ranks.
     pub(super) fn is_visible(&self, chunk: &Chunk) -> bool {
-        let objects = self.objects_of(chunk).map(|(_, object)| object);
-        objects.filter(|o| o.state == State::Resident).any(|o| self.is_whole(chunk, o.rank.world_size()))
-    }
-
-    /// Whether each group of which the chunk has resident objects has those of all ranks of the world.
-    fn is_whole(&self, chunk: &Chunk, world: u32) -> bool {
-        let resident = || {
-            let objects = self.objects_of(chunk).map(|(_, object)| object);
-            objects.filter(|o| o.state == State::Resident && o.rank.world_size() == world)
-        };
+        let resident =
+            self.objects_of(chunk).map(|(_, object)| object).filter(|o| o.state == State::Resident);
+        let mut pieces: SmallVec<[(ObjectGroup, KvRank); 8]> = resident.map(|o| (o.group, o.rank)).collect();
         // Ranks may have different layouts, and objects of several layouts may be there for one rank.
-        let ranks = |group| {
-            let ranks = resident().filter(|o| o.group == group).map(|o| o.rank);
-            let mut ranks: SmallVec<[KvRank; 8]> = ranks.collect();
-            ranks.sort_unstable();
-            ranks.dedup();
-            ranks.len()
+        pieces.sort_unstable_by_key(|(group, rank)| (*group, rank.world_size(), *rank));
+        pieces.dedup();
+        let same = |a: &(ObjectGroup, KvRank), b: &(ObjectGroup, KvRank)| {
+            a.0 == b.0 && a.1.world_size() == b.1.world_size()
         };
-        resident().next().is_some() && resident().all(|o| ranks(o.group) == world as usize)
+        pieces.chunk_by(same).any(|ranks| ranks.len() == ranks[0].1.world_size() as usize)
     }
 }

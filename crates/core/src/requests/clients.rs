@@ -13,6 +13,10 @@ use larder_types::object::ChunkHash;
 use crate::context::Context;
 use crate::index::ObjectId;
 
+/// Objects that one lookup asks for, at most: chunks, ranks and groups multiplied. Longer prompts are looked up as far as
+/// that.
+const LOOKUP_CELLS_MAX: usize = 1 << 22;
+
 /// Bytes that each client holds.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -78,8 +82,8 @@ impl Context {
         limit.saturating_sub(held.min(all))
     }
 
-    /// The leading chunks that a client may pin besides what it holds, if those are fewer than `chunk_hashes`.
-    /// `object_bytes`: of the objects of a chunk.
+    /// The leading chunks that a client may pin besides what it holds, and that one call may look at, if those are fewer
+    /// than `chunk_hashes`. `object_bytes`: of the objects of a chunk.
     pub(crate) fn within_share(
         &self,
         client: ConnectionId,
@@ -87,11 +91,13 @@ impl Context {
         chunk_hashes: &[ChunkHash],
     ) -> Option<Arc<[ChunkHash]>> {
         let room = self.client_room(client);
-        if room == u64::MAX {
-            return None;
-        }
-        let chunk_bytes = object_bytes.map(|bytes| self.slot_bytes(bytes)).sum::<u64>().max(1);
-        let chunks = usize::try_from(room / chunk_bytes).unwrap_or(usize::MAX);
+        let (mut rows, mut chunk_bytes) = (0, 0u64);
+        object_bytes.for_each(|bytes| {
+            rows += 1;
+            chunk_bytes = chunk_bytes.saturating_add(self.slot_bytes(bytes));
+        });
+        let pinned = if room == u64::MAX { room } else { room / chunk_bytes.max(1) };
+        let chunks = usize::try_from(pinned).unwrap_or(usize::MAX).min(LOOKUP_CELLS_MAX / rows.max(1));
         chunk_hashes.get(..chunks).filter(|hashes| hashes.len() < chunk_hashes.len()).map(Arc::from)
     }
 

@@ -236,6 +236,11 @@ impl Models {
         model.count(member);
     }
 
+    /// What a worker registered.
+    pub(crate) fn groups_of(&self, instance: InstanceId) -> Option<Arc<[Group]>> {
+        self.members.get(&instance).map(|member| Arc::clone(&member.groups))
+    }
+
     /// The workers of a model and world size, if there are any.
     pub(crate) fn get(&self, model: &Arc<str>, world_size: u32) -> Option<&Model> {
         self.models.get(&(model.clone(), world_size))

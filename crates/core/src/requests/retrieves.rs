@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
-use larder_types::{ConnectionId, InstanceId, Layout, Time};
+use larder_types::{ConnectionId, InstanceId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
+use super::workers::Group;
 use crate::context::Context;
 use crate::ids::RetrieveId;
 use crate::index::ObjectId;
@@ -21,8 +22,6 @@ struct RetrieveTransfer {
     id: TransferId,
     connection: ConnectionId,
     state: State,
-    /// Size of each object in bytes.
-    object_bytes: u64,
     /// The hit that the range belongs to: its head stays more recent than what was read of it.
     prefix: Prefix,
     /// When it took its pins.
@@ -79,16 +78,20 @@ pub(crate) struct Retrieves {
 }
 
 impl Retrieves {
-    /// Begins a retrieve of objects that are each pinned once for it.
+    /// Begins a retrieve of objects that are each pinned once for it: of each group those that it needs of the range.
     pub(crate) fn begin(
         &mut self,
         cx: &mut Context,
         spec: &TransferSpec<'_>,
-        layout: &Layout,
+        groups: &[Group],
         (objects, prefix): (Vec<ObjectId>, Prefix),
     ) -> Vec<Slot> {
-        let slot = |object: &ObjectId| Slot { offset: cx.index.offset(*object), layout: layout.clone() };
-        let slots = objects.iter().map(slot).collect();
+        let cells = groups.iter().flat_map(|group| spec.needed(group).map(move |chunk| (group, chunk)));
+        let slot = |(object, (group, chunk)): (&ObjectId, (&Group, u32))| {
+            let (offset, chunk) = (cx.index.offset(*object), chunk - spec.start);
+            Slot { offset, layout: group.layout.clone(), group: group.id, chunk }
+        };
+        let slots = objects.iter().zip(cells).map(slot).collect();
         let id = RetrieveId(cx.new_id());
         let bytes = cx.slots_bytes(objects.iter().copied());
         let held = cx.clients.hold(spec.connection, bytes);
@@ -96,7 +99,6 @@ impl Retrieves {
             id: spec.id(),
             connection: spec.connection,
             state: State::Reading(objects),
-            object_bytes: layout.bytes(),
             prefix,
             since: cx.now,
             timer: cx.timers.arm(cx.now + cx.config.read_ttl, TimerKind::Retrieve(id)),
@@ -244,11 +246,12 @@ impl Retrieves {
         let retrieve = &self.retrieves[&id];
         if let State::Reading(objects) | State::Quarantined(objects) = &retrieve.state {
             let count = objects.len() as u64;
+            let bytes = objects.iter().map(|object| cx.index.layout(*object).bytes()).sum::<u64>();
             copied.objects += count;
-            copied.bytes += count * retrieve.object_bytes;
+            copied.bytes += bytes;
             cx.stats.requests.retrieves_committed += 1;
             cx.stats.requests.retrieved_objects += count;
-            cx.stats.requests.retrieved_bytes += count * retrieve.object_bytes;
+            cx.stats.requests.retrieved_bytes += bytes;
             cx.stats.tenant(&retrieve.id.salt).read += count;
             objects.iter().for_each(|object| cx.index_mut().publish_use(*object));
         }

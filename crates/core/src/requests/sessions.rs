@@ -15,18 +15,20 @@
 //! from a session of its request id that pins this prompt.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
 use larder_policy::prefix_scan::{PrefixScan, required_range};
 use larder_types::object::{ChunkHash, KvRank};
-use larder_types::{ChunkId, ConnectionId, Layout, Time};
+use larder_types::{ChunkId, ConnectionId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::lease::{PinnedObject, ShardPins};
 use super::transfer::{Prefix, TransferSpec};
+use super::workers::Group;
 use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{JobId, SessionId};
@@ -66,7 +68,7 @@ pub struct LookupSpec<'a> {
 
 impl LookupSpec<'_> {
     /// The chunks that are looked up.
-    pub fn chunks(&self) -> std::ops::Range<usize> {
+    pub fn chunks(&self) -> Range<usize> {
         let end = self.chunk_hashes.len();
         (self.start as usize).min(end)..end
     }
@@ -359,10 +361,10 @@ impl Sessions {
 
     /// The connection of the lookup that a transfer belongs to, if that is certain: other engines may use the same
     /// request id.
-    pub(crate) fn scheduler_of(&self, spec: &TransferSpec<'_>, layout: &Layout) -> Option<ConnectionId> {
+    pub(crate) fn scheduler_of(&self, spec: &TransferSpec<'_>, groups: &[Group]) -> Option<ConnectionId> {
         let id = match self.by_request.get(spec.request_id)?.as_slice() {
             [only] => Some(*only),
-            _ => self.promise(spec, layout),
+            _ => self.promise(spec, groups),
         };
         id.and_then(|id| self.sessions.get(&id)).map(|session| session.connection)
     }
@@ -385,21 +387,21 @@ impl Sessions {
         self.close(cx, id)
     }
 
-    /// Moves one pin of each chunk of a range from a lookup of the request to a retrieve. Chunks of which the lookup
-    /// has no pin left (it has expired, or its connection is gone) are pinned again, if they are still there. If a
-    /// chunk cannot be read, nothing is moved, and one pin of each of the others is released: their reader will not
-    /// come back.
+    /// Moves one pin of each object that a worker with these groups needs of a range from a lookup of the request to a
+    /// retrieve. Objects of which the lookup has no pin left (it has expired, or its connection is gone) are pinned again,
+    /// if they are still there. If one cannot be read, nothing is moved, and one pin of each of the others is released:
+    /// their reader will not come back.
     pub(crate) fn take_pins(
         &mut self,
         cx: &mut Context,
         spec: &TransferSpec<'_>,
-        layout: &Layout,
+        groups: &[Group],
     ) -> Option<(Vec<ObjectId>, Prefix)> {
         if spec.range().is_empty() {
             return None;
         }
-        let Some(id) = self.promise(spec, layout) else {
-            let objects = pin_again(cx, spec, layout, &[])?;
+        let Some(id) = self.promise(spec, groups) else {
+            let objects = pin_again(cx, spec, groups, &[])?;
             let prefix = Prefix {
                 model: spec.model.clone(),
                 salt: spec.salt.clone(),
@@ -417,14 +419,19 @@ impl Sessions {
             chunk_hashes: chunk_hashes.clone(),
             len: lease.hit,
         };
-        let shard = lease.shards.iter_mut().find(|s| s.shard() == spec.shard(layout))?;
-        let held: Vec<Option<ObjectId>> = shard.held(spec.start, spec.end).collect();
-        let taken = pin_again(cx, spec, layout, &held);
-        for object in shard.range(spec.start, spec.end).iter_mut().rev().filter(|o| o.pins() > 0) {
-            lease.pins -= 1;
-            match taken {
-                Some(_) => drop(object.move_one()),
-                None => drop(object.release_one(&mut cx.index_mut())),
+        let held = lease.held(spec, groups)?;
+        let taken = pin_again(cx, spec, groups, &held);
+        for group in groups.iter().rev() {
+            let needed = spec.needed(group);
+            let Some(shard) = lease.shards.iter_mut().find(|s| s.shard() == spec.shard(group)) else {
+                continue;
+            };
+            for object in shard.range(needed.start, needed.end).iter_mut().rev().filter(|o| o.pins() > 0) {
+                lease.pins -= 1;
+                match taken {
+                    Some(_) => drop(object.move_one()),
+                    None => drop(object.release_one(&mut cx.index_mut())),
+                }
             }
         }
         if taken.is_none() {
@@ -439,7 +446,7 @@ impl Sessions {
     }
 
     /// The session of the retrieve's request id that promised its chunks, preferably one that still pins them.
-    fn promise(&self, spec: &TransferSpec<'_>, layout: &Layout) -> Option<SessionId> {
+    fn promise(&self, spec: &TransferSpec<'_>, groups: &[Group]) -> Option<SessionId> {
         let ids = self.by_request.get(spec.request_id)?;
         let mut found = None;
         for &id in ids.iter().take(SAME_ID_MAX) {
@@ -449,9 +456,8 @@ impl Sessions {
                 && lease.target.salt == *spec.salt
                 && covered > 0
                 && lease.target.chunk_hashes[covered - 1] == spec.chunk_hashes[covered - 1];
-            let shard = lease.shards.iter().find(|s| s.shard() == spec.shard(layout));
-            let Some(shard) = shard.filter(|_| same_prompt) else { continue };
-            if shard.held(spec.start, spec.end).all(|held| held.is_some()) {
+            let Some(held) = lease.held(spec, groups).filter(|_| same_prompt) else { continue };
+            if held.iter().all(Option::is_some) {
                 return Some(id);
             }
             found = found.or(Some(id));
@@ -670,27 +676,42 @@ impl LookupLease {
     fn objects(&self) -> impl Iterator<Item = &PinnedObject> {
         self.shards.iter().flat_map(|shard| shard.objects())
     }
+
+    /// What a retrieve needs: for each group, and each chunk that it needs of the range, the object, if a pin of it is
+    /// left. `None` if the lookup was for other groups.
+    fn held(&self, spec: &TransferSpec<'_>, groups: &[Group]) -> Option<Vec<Option<ObjectId>>> {
+        let mut held = Vec::new();
+        for group in groups {
+            let shard = self.shards.iter().find(|s| s.shard() == spec.shard(group))?;
+            let needed = spec.needed(group);
+            held.extend(shard.held(needed.start, needed.end));
+        }
+        Some(held)
+    }
 }
 
-/// One pin of each chunk of a retrieve's range: that of the lookup where `held` has one, otherwise a new one. `None`
-/// if a chunk is not there, if new pins are more than the client's share of L1, or if a chunk has another layout than the worker's; nothing is pinned then.
+/// One pin of each object that a retrieve needs, group by group: that of the lookup where `held` has one, otherwise a new
+/// one. `None` if an object is not there in the worker's layout, or if new pins are more than the client's share of L1;
+/// nothing is pinned then.
 ///
 /// What the lookup pins is readable even if it was removed from the index meanwhile: its memory is kept.
 fn pin_again(
     cx: &mut Context,
     spec: &TransferSpec<'_>,
-    layout: &Layout,
+    groups: &[Group],
     held: &[Option<ObjectId>],
 ) -> Option<Vec<ObjectId>> {
     let index = &cx.index;
-    let held = held.iter().copied().chain(std::iter::repeat(None));
-    let found = index.leading_chunks(spec.model, spec.salt, spec.range()).zip(held);
-    let objects: Vec<(ObjectId, bool)> = found
-        .map(|(chunk, held)| {
-            let object = held.or_else(|| index.resident(chunk?, spec.shard(layout)))?;
-            Some((object, held.is_none()))
-        })
-        .collect::<Option<_>>()?;
+    let mut held = held.iter().copied().chain(std::iter::repeat(None));
+    let mut objects: Vec<(ObjectId, bool)> = Vec::new();
+    for group in groups {
+        let needed = spec.needed(group);
+        let hashes = &spec.chunk_hashes[needed.start as usize..needed.end as usize];
+        for (chunk, held) in index.leading_chunks(spec.model, spec.salt, hashes).zip(&mut held) {
+            let object = held.or_else(|| index.resident(chunk?, spec.shard(group)))?;
+            objects.push((object, held.is_none()));
+        }
+    }
     let new = objects.iter().filter(|(_, is_new)| *is_new).map(|(object, _)| *object);
     if cx.slots_bytes(new) > cx.client_room(spec.connection) {
         cx.stats.requests.lookups_over_share += 1;
@@ -711,10 +732,12 @@ pub(crate) fn find_prefix(
     spec: &LookupSpec<'_>,
 ) -> (u32, Vec<Option<ChunkId>>) {
     let mut scan = PrefixScan::new(shards.iter().map(|(_, window)| *window));
+    let mut rows = Rows::new(shards);
     let mut chunks = Vec::new();
     for chunk in index.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
         chunks.push(chunk);
-        if !scan.push(|row| chunk.is_some_and(|chunk| index.resident(chunk, shards[row].0).is_some())) {
+        let found = rows.resident(index, chunk);
+        if !scan.push(|row| found[row].is_some()) {
             break;
         }
     }
@@ -731,18 +754,58 @@ pub(crate) fn pin_prefix(
 ) -> Vec<ShardPins> {
     let mut index = cx.index_mut();
     chunks[..hit as usize].iter().flatten().for_each(|chunk| index.on_hit(*chunk));
-    let mut pinned = Vec::with_capacity(shards.len());
-    for (shard, window) in shards {
-        let needed = required_range(hit, *window);
-        let first = needed.start;
-        let mut objects = Vec::with_capacity(needed.len());
-        for column in needed {
-            let object = chunks[column as usize].and_then(|chunk| index.resident(chunk, *shard));
-            let object = object.expect("the hit was just found");
+    let needed: Vec<_> = shards.iter().map(|(_, window)| required_range(hit, *window)).collect();
+    let mut pinned: Vec<Vec<PinnedObject>> =
+        needed.iter().map(|columns| Vec::with_capacity(columns.len())).collect();
+    let mut rows = Rows::new(shards);
+    for column in needed.iter().map(|columns| columns.start).min().unwrap_or(hit)..hit {
+        let found = rows.resident(&index, chunks[column as usize]);
+        for row in (0..shards.len()).filter(|row| needed[*row].contains(&column)) {
+            let object = found[row].expect("the hit was just found");
             index.pin(object, readers);
-            objects.push(PinnedObject::new(object, readers));
+            pinned[row].push(PinnedObject::new(object, readers));
         }
-        pinned.push(ShardPins::new(*shard, first, objects));
     }
-    pinned
+    let pins = |((objects, columns), (shard, _)): ((Vec<PinnedObject>, &Range<u32>), &(ShardKey, _))| {
+        ShardPins::new(*shard, columns.start, objects)
+    };
+    pinned.into_iter().zip(&needed).zip(shards).map(pins).collect()
+}
+
+/// Finds the objects of all shards of a chunk at once, so that a chunk costs its objects and not their square.
+struct Rows {
+    shards: Vec<ShardKey>,
+    /// The row of each shard, if there are more than a few.
+    by_shard: Option<HashMap<ShardKey, usize>>,
+    found: Vec<Option<ObjectId>>,
+}
+
+impl Rows {
+    /// Of fewer rows each one is looked for by itself.
+    const MANY: usize = 8;
+
+    fn new(shards: &Shards) -> Self {
+        let shards: Vec<ShardKey> = shards.iter().map(|(shard, _)| *shard).collect();
+        let by_shard = (shards.len() >= Self::MANY)
+            .then(|| shards.iter().enumerate().map(|(row, shard)| (*shard, row)).collect());
+        Self { found: vec![None; shards.len()], shards, by_shard }
+    }
+
+    /// The resident object of each row.
+    fn resident(&mut self, index: &Index, chunk: Option<ChunkId>) -> &[Option<ObjectId>] {
+        self.found.fill(None);
+        let Some(chunk) = chunk else { return &self.found };
+        match &self.by_shard {
+            Some(by_shard) => index.for_each_resident(chunk, |shard, object| {
+                if let Some(row) = by_shard.get(&shard) {
+                    self.found[*row] = Some(object);
+                }
+            }),
+            None => {
+                let rows = self.found.iter_mut().zip(&self.shards);
+                rows.for_each(|(found, shard)| *found = index.resident(chunk, *shard));
+            }
+        }
+        &self.found
+    }
 }

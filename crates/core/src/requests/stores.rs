@@ -6,12 +6,13 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use larder_policy::offload::StoreTrigger;
 use larder_types::object::ChunkHash;
-use larder_types::{ConnectionId, InstanceId, Layout, Time};
+use larder_types::{ConnectionId, InstanceId, Time};
 
 use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::models::Model;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
+use super::workers::Group;
 use crate::context::Context;
 use crate::ids::StoreId;
 use crate::index::{ObjectId, Refused, Retention, ShardKey};
@@ -27,12 +28,17 @@ const QUARANTINE_MAX_FRACTION: u64 = 2;
 /// What a store may write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PreparedStore {
-    /// Where to write.
+    /// Where to write, by group, then by chunk.
     pub slots: Vec<Slot>,
-    /// For each slot its chunk, counted from the start of the range.
-    pub chunks: Vec<u32>,
     /// The memory did not suffice for the whole range.
     pub no_space: bool,
+}
+
+impl PreparedStore {
+    /// For each slot its chunk, counted from the start of the range.
+    pub fn chunks(&self) -> Vec<u32> {
+        self.slots.iter().map(|slot| slot.chunk).collect()
+    }
 }
 
 /// How a commit ended.
@@ -92,14 +98,15 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Reserves a slot for every chunk of the range that is neither resident nor being written, for as many
-    /// leading ones as memory suffices. Nothing if a store of the same identity may still be running.
+    /// Reserves a slot in each group for every chunk of the range that is neither resident nor being written, for as many
+    /// leading chunks as memory suffices. `skipped`: for each group the chunks, counted from the start of the range, that
+    /// the worker does not write; no list means none. Nothing if a store of the same identity may still be running.
     pub(crate) fn prepare(
         &mut self,
         cx: &mut Context,
-        (model, layout): (&Model, &Layout),
-        spec: &TransferSpec<'_>,
-        (prefetch, write_back): (&mut Prefetch, &mut WriteBack),
+        (model, groups): (&Model, &[Group]),
+        (spec, skipped): (&TransferSpec<'_>, &[Vec<u32>]),
+        tiers: (&mut Prefetch, &mut WriteBack),
     ) -> PreparedStore {
         let mut prepared = PreparedStore::default();
         let id = spec.id();
@@ -112,32 +119,37 @@ impl Stores {
             return prepared;
         }
         protect_prefix(cx, spec);
-        let (slot_bytes, mut room) = (cx.slot_bytes(layout.bytes()), cx.client_room(spec.connection));
-        let mut objects = Vec::new();
-        for (i, hash) in spec.range().iter().enumerate() {
-            reclaim_slot(cx, (model, layout), spec, hash, (&mut *prefetch, &mut *write_back));
-            let name = (spec.model, spec.salt, hash);
-            let shard = spec.shard(layout);
-            let reserved = match room >= slot_bytes {
-                true => cx.index_mut().reserve(name, shard, layout, Retention::Permanent),
-                false => refuse(cx, name, shard),
-            };
-            match reserved {
-                Ok(object) => {
-                    room -= slot_bytes;
-                    objects.push(object);
-                    prepared.slots.push(Slot { offset: cx.index.offset(object), layout: layout.clone() });
-                    prepared.chunks.push(i as u32);
+        let skipped = Skipped::new(skipped, spec.range().len());
+        let mut room = cx.client_room(spec.connection);
+        let mut reserved = Vec::new();
+        for chunk in 0..spec.range().len() as u32 {
+            let before = reserved.len();
+            let wanted = (0..groups.len()).filter(|group| !skipped.contains(*group, chunk));
+            let is_whole = wanted.into_iter().all(|at| {
+                let (group, tiers) = (&groups[at], (&mut *tiers.0, &mut *tiers.1));
+                match reserve(cx, (model, group), (spec, chunk), tiers, &mut room) {
+                    Ok(object) => reserved.push((at, chunk, object)),
+                    Err(Refused::Resident | Refused::Staged) => {}
+                    Err(Refused::NoSpace) => return false,
                 }
-                Err(Refused::Resident | Refused::Staged) => {}
-                // What follows a missing chunk could not be found.
-                Err(Refused::NoSpace) => {
-                    prepared.no_space = true;
-                    cx.stats.model(spec.model).store_no_room += (spec.range().len() - i) as u64;
-                    break;
-                }
+                true
+            });
+            if !is_whole {
+                // A chunk without all of its objects is of no use, and what follows it could not be found.
+                reserved.drain(before..).for_each(|(.., object)| cx.index_mut().abort(object));
+                prepared.no_space = true;
+                cx.stats.model(spec.model).store_no_room += spec.range().len() as u64 - u64::from(chunk);
+                break;
             }
         }
+        // The transfer keeps its objects chunk by chunk: so they become readable.
+        let objects: Vec<ObjectId> = reserved.iter().map(|(.., object)| *object).collect();
+        reserved.sort_unstable_by_key(|(at, chunk, _)| (*at, *chunk));
+        let slot = |(at, chunk, object): &(usize, u32, ObjectId)| {
+            let Group { id: group, layout, .. } = &groups[*at];
+            Slot { offset: cx.index.offset(*object), layout: layout.clone(), group: *group, chunk: *chunk }
+        };
+        prepared.slots = reserved.iter().map(slot).collect();
         if !objects.is_empty() {
             cx.stats.requests.stores_prepared += 1;
             self.begin(cx, id, spec, objects);
@@ -357,6 +369,50 @@ impl Stores {
     }
 }
 
+/// The chunks of each group that a worker does not write.
+struct Skipped {
+    /// Group by group. Empty if there are none.
+    is_skipped: Vec<bool>,
+    chunks: usize,
+}
+
+impl Skipped {
+    /// Chunks outside the range are ignored.
+    fn new(skipped: &[Vec<u32>], chunks: usize) -> Self {
+        let mut is_skipped = vec![false; skipped.len() * chunks];
+        for (group, positions) in skipped.iter().enumerate() {
+            for position in positions.iter().map(|p| *p as usize).filter(|p| *p < chunks) {
+                is_skipped[group * chunks + position] = true;
+            }
+        }
+        Self { is_skipped, chunks }
+    }
+
+    fn contains(&self, group: usize, chunk: u32) -> bool {
+        self.is_skipped.get(group * self.chunks + chunk as usize).copied().unwrap_or(false)
+    }
+}
+
+/// Reserves the object of one chunk and group. `room`: bytes that the client may still hold.
+fn reserve(
+    cx: &mut Context,
+    (model, group): (&Model, &Group),
+    (spec, chunk): (&TransferSpec<'_>, u32),
+    tiers: (&mut Prefetch, &mut WriteBack),
+    room: &mut u64,
+) -> Result<ObjectId, Refused> {
+    let hash = &spec.range()[chunk as usize];
+    let (name, shard) = ((spec.model, spec.salt, hash), spec.shard(group));
+    reclaim_slot(cx, (model, shard), spec, hash, tiers);
+    let slot_bytes = cx.slot_bytes(group.layout.bytes());
+    if *room < slot_bytes {
+        return refuse(cx, name, shard);
+    }
+    let object = cx.index_mut().reserve(name, shard, &group.layout, Retention::Permanent)?;
+    *room -= slot_bytes;
+    Ok(object)
+}
+
 /// The answer for a chunk that a client may not reserve, because it holds its share of L1.
 fn refuse(
     cx: &mut Context,
@@ -388,14 +444,13 @@ fn protect_prefix(cx: &mut Context, spec: &TransferSpec<'_>) {
 /// object becomes permanent, as the stored one would be.
 fn reclaim_slot(
     cx: &mut Context,
-    (model, layout): (&Model, &Layout),
+    (model, shard): (&Model, ShardKey),
     spec: &TransferSpec<'_>,
     hash: &ChunkHash,
     (prefetch, write_back): (&mut Prefetch, &mut WriteBack),
 ) {
     let find = |cx: &Context| cx.index.chunk(spec.model, spec.salt, hash);
     let Some(chunk) = find(cx) else { return };
-    let shard = spec.shard(layout);
     if let Some(object) = cx.index.staged(chunk, shard) {
         prefetch.yield_to_store(cx, object);
     }

@@ -15,13 +15,19 @@
 //! The protocol has no transfer ids: a transfer is identified by instance, request, range and last hash. So that
 //! a commit cannot be taken for that of another copy which is still running, a store is not prepared again under
 //! the identity of a running one (no slot is handed out), and retrieves of one identity end together.
+//!
+//! A worker may have several groups of layers, with a layout each. A transfer copies the chunks of all of them: a store
+//! all but those that the worker leaves out, a retrieve of each group the last chunks of the range that its window
+//! needs. Slots are ordered by group, then by chunk.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
-use larder_types::object::{ChunkHash, KvRank};
+use larder_policy::prefix_scan::required_range;
+use larder_types::object::{ChunkHash, KvRank, ObjectGroup};
 use larder_types::{ConnectionId, InstanceId, Layout};
 
+use super::workers::Group;
 use crate::index::{IndexMut, ObjectId, ShardKey};
 
 /// Where the bytes of one object are.
@@ -31,6 +37,10 @@ pub struct Slot {
     pub offset: u64,
     /// Layout of the bytes.
     pub layout: Layout,
+    /// The group of layers.
+    pub group: ObjectGroup,
+    /// The chunk, counted from the start of the transfer's range.
+    pub chunk: u32,
 }
 
 /// One transfer: chunks `start..end` of a prompt, one rank.
@@ -118,9 +128,15 @@ impl TransferSpec<'_> {
         &self.chunk_hashes[self.start as usize..self.end as usize]
     }
 
-    /// The shard that is copied by a worker with objects of that layout.
-    pub(crate) fn shard(&self, layout: &Layout) -> ShardKey {
-        ShardKey { rank: self.rank, group: 0, layout: layout.id() }
+    /// The shard that is copied of a group.
+    pub(crate) fn shard(&self, group: &Group) -> ShardKey {
+        ShardKey { rank: self.rank, group: group.id, layout: group.layout.id() }
+    }
+
+    /// The chunks of the range that a retrieve copies of a group: the last ones, as many as its window needs.
+    pub(crate) fn needed(&self, group: &Group) -> Range<u32> {
+        let needed = required_range(self.end - self.start, group.window);
+        self.start + needed.start..self.start + needed.end
     }
 }
 

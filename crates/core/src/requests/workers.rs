@@ -46,6 +46,13 @@ pub struct WorkerSpec {
     pub groups: Vec<Group>,
 }
 
+impl WorkerSpec {
+    /// Groups besides the first.
+    fn more_groups(&self) -> usize {
+        self.groups.len().saturating_sub(1)
+    }
+}
+
 /// A worker is not registered, to keep a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyWorkers {
@@ -58,6 +65,12 @@ pub enum TooManyWorkers {
     /// Of one client.
     #[error("its connection has registered {max} workers already")]
     OfClient {
+        /// The limit.
+        max: usize,
+    },
+    /// The groups of all workers.
+    #[error("all workers have {max} groups of layers besides their first already")]
+    Groups {
         /// The limit.
         max: usize,
     },
@@ -118,6 +131,8 @@ pub(crate) struct Workers {
     models: Models,
     /// How many workers each connection has registered.
     of_client: HashMap<ConnectionId, usize>,
+    /// Groups besides the first of each worker.
+    more_groups: usize,
     /// In the names of the workers' models.
     name_bytes: usize,
     unknown: UnknownWorkers,
@@ -138,6 +153,7 @@ impl Workers {
         }
         self.unknown.forget(spec.instance);
         self.models.insert(connection, &spec);
+        self.more_groups += spec.more_groups();
         self.name_bytes += spec.model.len();
         *self.of_client.entry(connection).or_default() += 1;
         self.by_connection.insert(connection, spec.instance);
@@ -163,7 +179,7 @@ impl Workers {
         spec: &WorkerSpec,
     ) -> Result<(), TooManyWorkers> {
         let (all, each) = (cx.config.workers_max, cx.config.workers_per_connection_max);
-        let name_bytes = cx.config.worker_name_bytes_max;
+        let (groups, name_bytes) = (cx.config.worker_groups_max, cx.config.worker_name_bytes_max);
         if self.workers.contains_key(&spec.instance) {
             return Ok(());
         }
@@ -172,6 +188,9 @@ impl Workers {
         }
         if self.workers.len() >= all {
             return Err(TooManyWorkers::InAll { max: all });
+        }
+        if self.more_groups + spec.more_groups() > groups {
+            return Err(TooManyWorkers::Groups { max: groups });
         }
         if self.name_bytes + spec.model.len() > name_bytes {
             return Err(TooManyWorkers::NameBytes { max: name_bytes });
@@ -194,6 +213,7 @@ impl Workers {
             self.by_connection.remove(connection, instance);
         }
         self.models.remove(instance);
+        self.more_groups -= worker.spec.more_groups();
         self.name_bytes -= worker.spec.model.len();
         let own = self.of_client.get_mut(&worker.client).expect("each worker counts for its client");
         *own -= 1;
@@ -280,11 +300,6 @@ impl Workers {
         self.own(now, instance, connection).map(|worker| &worker.spec)
     }
 
-    /// What a worker registered with.
-    pub(crate) fn get(&self, instance: InstanceId) -> Option<&WorkerSpec> {
-        self.workers.get(&instance).map(|worker| &worker.spec)
-    }
-
     /// All workers, and when they were last seen.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&WorkerSpec, Time)> {
         self.workers.values().map(|w| (&w.spec, w.last_seen))
@@ -326,6 +341,8 @@ impl Workers {
         self.models.check(self.workers.len());
         let name_bytes: usize = self.workers.values().map(|worker| worker.spec.model.len()).sum();
         assert_eq!(name_bytes, self.name_bytes, "bytes of model names");
+        let more_groups: usize = self.workers.values().map(|worker| worker.spec.more_groups()).sum();
+        assert_eq!(more_groups, self.more_groups, "groups besides the first");
         assert_eq!(self.workers.len(), self.of_client.values().sum::<usize>(), "workers of each client");
         let used: usize = self.workers.values().map(|worker| worker.connections.len()).sum();
         assert_eq!(self.by_connection.len(), used, "workers by connection");

@@ -58,11 +58,11 @@ fn pinned_and_staged_objects_are_not_evicted() {
     store(&mut rig, "a", 1, 1);
     rig.prepare(&worker(1, "b"), &prompt(2, 1), 0, 1);
     rig.lookup(&worker(1, "r"), &prompt(1, 1), 1);
-    assert_eq!(rig.prepare(&worker(1, "c"), &prompt(3, 2), 0, 2).chunks, [0]);
+    assert_eq!(rig.prepare(&worker(1, "c"), &prompt(3, 2), 0, 2).chunks(), [0]);
     assert_eq!(rig.resident(&prompt(1, 1)), [0]);
     assert_eq!(rig.core.stats().l1().refused_objects, 1);
     rig.wait(READ_TTL);
-    assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks, [0], "expired pins");
+    assert_eq!(rig.prepare(&worker(1, "d"), &prompt(4, 1), 0, 1).chunks(), [0], "expired pins");
     assert_eq!(rig.resident(&prompt(1, 1)), []);
 }
 
@@ -71,7 +71,7 @@ fn a_prompt_is_not_evicted_for_its_own_continuation() {
     let mut rig = Rig::new(3);
     let p = prompt(1, 5);
     assert_eq!(rig.store(&worker(1, "a"), &p, 0, 2), 2);
-    assert_eq!(rig.prepare(&worker(1, "a"), &p, 2, 5).chunks, [0]);
+    assert_eq!(rig.prepare(&worker(1, "a"), &p, 2, 5).chunks(), [0]);
     assert_eq!(rig.resident(&p), [0, 1]);
 }
 

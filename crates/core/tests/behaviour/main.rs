@@ -2,6 +2,7 @@
 
 mod events;
 mod eviction;
+mod groups;
 mod layouts;
 mod leases;
 mod reservations;

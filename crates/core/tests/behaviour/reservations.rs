@@ -12,7 +12,7 @@ fn store_then_read_then_release() {
     let mut rig = Rig::new(8);
     let (w, p) = (worker(1, "r"), prompt(1, 3));
     let prepared = rig.prepare(&w, &p, 0, 3);
-    assert_eq!(prepared.chunks, [0, 1, 2]);
+    assert_eq!(prepared.chunks(), [0, 1, 2]);
     let offsets: Vec<u64> = prepared.slots.iter().map(|s| s.offset).collect();
     assert_eq!(offsets, [0, PAGE, 2 * PAGE]);
     assert_eq!(rig.lookup(&w, &p, 1), 0, "nothing is found before the commit");
@@ -31,8 +31,8 @@ fn prepare_store_leaves_out_resident_and_staged_chunks() {
     rig.register(2, "m", 1, 1);
     let p = prompt(1, 4);
     assert_eq!(rig.store(&worker(1, "a"), &p, 0, 1), 1);
-    assert_eq!(rig.prepare(&worker(1, "b"), &p, 1, 2).chunks, [0]);
-    assert_eq!(rig.prepare(&worker(2, "c"), &p, 0, 4).chunks, [2, 3]);
+    assert_eq!(rig.prepare(&worker(1, "b"), &p, 1, 2).chunks(), [0]);
+    assert_eq!(rig.prepare(&worker(2, "c"), &p, 0, 4).chunks(), [2, 3]);
     assert_eq!(rig.prepare(&worker(1, "d"), &p, 0, 4).slots, []);
     assert_eq!(rig.commit(&worker(1, "d"), &p, 0, 4), Committed::Unknown, "nothing was prepared");
     assert_eq!(rig.commit(&worker(2, "c"), &p, 0, 4).published().map(|c| c.objects), Some(2));
@@ -205,7 +205,7 @@ fn a_duplicate_store_gets_no_slots_of_the_rest() {
     rig.register(2, "m", 1, 1);
     let (w, p, other) = (worker(1, "a"), prompt(1, 2), prompt(2, 1));
     rig.prepare(&worker(2, "b"), &other, 0, 1);
-    assert_eq!(rig.prepare(&w, &p, 0, 2).chunks, [0]);
+    assert_eq!(rig.prepare(&w, &p, 0, 2).chunks(), [0]);
     rig.abort(&worker(2, "b"), &other, 0, 1);
     assert_eq!(rig.prepare(&w, &p, 0, 2).slots, []);
     assert_eq!(rig.commit(&w, &p, 0, 2).published().map(|c| c.objects), Some(1));

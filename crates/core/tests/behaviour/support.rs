@@ -183,6 +183,16 @@ impl Rig {
         self.try_prepare(who, chain, start, end).expect("registered")
     }
 
+    /// Prepares a store of all but some chunks of each group.
+    pub(crate) fn prepare_except(
+        &mut self,
+        who: &Who,
+        range: (&Chain, u32, u32),
+        skipped: &[Vec<u32>],
+    ) -> PreparedStore {
+        self.transfer(who, range, |c, now, s| c.prepare_store_except(now, s, skipped)).expect("registered")
+    }
+
     pub(crate) fn commit(&mut self, who: &Who, chain: &Chain, start: u32, end: u32) -> Committed {
         self.transfer(who, (chain, start, end), |c, now, s| c.commit_store(now, s))
     }

@@ -318,12 +318,21 @@ impl Rig {
     }
 
     pub(crate) fn prepare(&mut self, request: &str, chain: &Chain, start: u32, end: u32) -> PreparedStore {
-        let range = (chain, start, end);
-        let prepared =
-            self.transfer(request, range, |c, now, s| c.prepare_store(now, s)).expect("registered");
-        for (slot, chunk) in prepared.slots.iter().zip(&prepared.chunks) {
+        self.prepare_except(request, (chain, start, end), &[])
+    }
+
+    /// Prepares a store of all but some chunks of each group.
+    pub(crate) fn prepare_except(
+        &mut self,
+        request: &str,
+        (chain, start, end): (&Chain, u32, u32),
+        skipped: &[Vec<u32>],
+    ) -> PreparedStore {
+        let call = |c: &mut Core, now, s: &TransferSpec<'_>| c.prepare_store_except(now, s, skipped);
+        let prepared = self.transfer(request, (chain, start, end), call).expect("registered");
+        for slot in &prepared.slots {
             self.driver.assert_free(slot.offset, slot.layout.bytes());
-            let key = Self::key(chain, 0, start + chunk).with_layout(slot.layout.id());
+            let key = Self::key(chain, slot.group, start + slot.chunk).with_layout(slot.layout.id());
             self.driver.bytes.insert(slot.offset, key);
         }
         prepared
@@ -351,8 +360,8 @@ impl Rig {
         let slots =
             self.transfer(request, range, |c, now, s| c.prepare_retrieve(now, s)).expect("registered");
         let Some(slots) = slots else { return false };
-        for (column, slot) in (start..end).zip(&slots) {
-            let expected = Self::key(chain, 0, column).with_layout(slot.layout.id());
+        for slot in &slots {
+            let expected = Self::key(chain, slot.group, start + slot.chunk).with_layout(slot.layout.id());
             assert_eq!(self.driver.bytes.get(&slot.offset), Some(&expected), "wrong bytes");
         }
         self.transfer(request, range, |c, now, s| c.commit_retrieve(now, s).is_some())

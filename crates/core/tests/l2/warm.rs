@@ -65,7 +65,8 @@ fn full_drops_only_the_contended_chunk() {
     let mut rig = Rig::simple(16);
     rig.reregister(&[None, None]);
     let p = prompt(1, 3);
-    rig.store(&p, 2, 3);
+    rig.prepare_except("storer", (&p, 2, 3), &[vec![], vec![0]]);
+    rig.commit("storer", &p, 2, 3);
     rig.settle();
     rig.driver.adapters[0].objects.clear();
     rig.put(0, &p, &[0, 1]);

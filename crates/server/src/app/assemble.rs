@@ -123,6 +123,7 @@ impl App {
             runtime: runtime.clone(),
             has_l2: l2.adapters().next().is_some(),
             serves_engine_driven: config.rpc.transfer_mode.serves_engine_driven(),
+            null_block_id: config.null_block_id,
         });
         let has_traces = observers.traces.is_some();
         let pushes =

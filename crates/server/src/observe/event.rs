@@ -41,7 +41,7 @@ pub enum RequestEvent<'a> {
         model: &'a Arc<str>,
         /// Workers of the model.
         world_size: u32,
-        /// Size of the object that this worker stores for a chunk.
+        /// Size of the objects that this worker stores for a chunk.
         object_bytes: u64,
     },
     /// A request that may make chunks visible has brought their tokens.

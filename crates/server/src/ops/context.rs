@@ -127,6 +127,8 @@ pub struct Context {
     pub has_l2: bool,
     /// Whether workers that copy by themselves are served.
     pub serves_engine_driven: bool,
+    /// The engine's block id that stands for absent KV data.
+    pub null_block_id: i64,
 }
 
 impl Context {

@@ -7,7 +7,7 @@ use larder_wire::ops::prepare_store::StorePlan;
 
 use super::context::{Call, Context};
 use super::reply::{Answer, Failure, Reply};
-use super::transfer::{Transfer, wire_slot};
+use super::transfer::{Transfer, chunk_indices, group_ids, wire_slot};
 use crate::observe::event::{Direction, RequestEvent};
 
 /// Reserves slots for the chunks that are not cached yet. A worker that does not share the arena sends the bytes
@@ -18,10 +18,17 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -
 
 fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<Reply<StorePlan>, Failure> {
     let transfer = Transfer::new(cx, call.connection, request.key, request.instance_id)?;
+    let skipped = skipped_chunks(request.skipped_chunks.as_deref().unwrap_or_default(), transfer.chunks())?;
     if cx.arena.name().is_none() {
-        return Ok(Ok(StorePlan::Pickle).into());
+        return Ok(Ok(StorePlan::Inline).into());
     }
-    let prepared = cx.core.with(|core, now| core.prepare_store(now, &transfer.spec()))?;
+    let (prepared, groups) = cx.core.with(|core, now| {
+        let groups = transfer.groups(core)?.len();
+        if !skipped.is_empty() && skipped.len() != groups {
+            return Err(Failure::Skipped("another number of groups than the worker has"));
+        }
+        Ok((core.prepare_store_except(now, &transfer.spec(), &skipped)?, groups))
+    })?;
     if !prepared.slots.is_empty() {
         cx.processes.copies(call.connection);
     }
@@ -34,7 +41,8 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<
         }
         Ok(StorePlan::Slots {
             slots: prepared.slots.iter().map(wire_slot).collect(),
-            chunk_indices: prepared.chunks.iter().map(|i| u64::from(*i)).collect(),
+            chunk_indices: chunk_indices(&prepared.slots),
+            group_ids: (groups > 1).then(|| group_ids(&prepared.slots)),
         })
     };
     if cx.memory.is_committed(end) {
@@ -47,14 +55,24 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<
     }))
 }
 
-/// Reserves slots for a part of the range and commits their memory. Blocks while memory is committed.
+/// The chunks of each group that the worker does not write, as the request names them for a range of `chunks` chunks.
+fn skipped_chunks(lists: &[Vec<i64>], chunks: u32) -> Result<Vec<Vec<u32>>, Failure> {
+    let position = |position: &i64| u32::try_from(*position).ok().filter(|position| *position < chunks);
+    let positions = |list: &Vec<i64>| list.iter().map(position).collect::<Option<Vec<u32>>>();
+    let lists: Option<Vec<Vec<u32>>> = lists.iter().map(positions).collect();
+    lists.ok_or(Failure::Skipped("a chunk outside the range"))
+}
+
+/// Reserves slots for a part of the range, but for `skipped` of each group, and commits their memory. Blocks while memory
+/// is committed.
 pub(super) fn reserve(
     cx: &Context,
     transfer: &Transfer,
-    start: u32,
-    end: u32,
+    (start, end): (u32, u32),
+    skipped: &[Vec<u32>],
 ) -> Result<PreparedStore, Failure> {
-    let prepared = cx.core.with(|core, now| core.prepare_store(now, &transfer.part(start, end)))?;
+    let spec = transfer.part(start, end);
+    let prepared = cx.core.with(|core, now| core.prepare_store_except(now, &spec, skipped))?;
     let memory_end = memory_end(&prepared);
     let committed = if cx.memory.is_committed(memory_end) { Ok(()) } else { cx.memory.commit(memory_end) };
     finish_reserve(cx, transfer, (start, end), &prepared, committed)?;

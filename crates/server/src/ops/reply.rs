@@ -17,6 +17,18 @@ pub(super) enum Failure {
     /// Pickled chunks cannot be read or written.
     #[error(transparent)]
     Pickle(#[from] larder_wire::pickle::PickleError),
+    /// The same as a map.
+    #[error(transparent)]
+    TensorMap(#[from] larder_wire::tensor_map::TensorMapError),
+    /// The chunks that a worker leaves out are not chunks of its groups and of the range.
+    #[error("skipped_chunks: {0}")]
+    Skipped(&'static str),
+    /// A transfer of more objects than an answer can describe.
+    #[error("{objects} objects are more than one transfer can have; use a larger --chunk-size")]
+    TooManyObjects {
+        /// Of the range.
+        objects: usize,
+    },
     /// A slot outside the arena: a bug of the server.
     #[error(transparent)]
     OutOfRange(#[from] larder_arena::OutOfRange),

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_core::{Copied, TransferSpec};
+use larder_core::{Copied, Core, Group, NotRegistered, TransferSpec};
 use larder_types::ConnectionId;
 use larder_types::ids::InstanceId;
 use larder_types::object::KvRank;
 use larder_wire::key::CacheKey;
-use larder_wire::slot::Slot;
+use larder_wire::slot::{SLOTS_MAX, Slot};
 
 use super::context::Context;
 use super::reply::Failure;
@@ -66,6 +66,24 @@ impl Transfer {
         }
     }
 
+    /// Chunks of the range.
+    pub(super) fn chunks(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// The groups of its worker.
+    ///
+    /// # Errors
+    /// It is not registered, or the range has more objects than one answer can have slots.
+    pub(super) fn groups(&self, core: &Core) -> Result<Arc<[Group]>, Failure> {
+        let groups = core.groups_of(self.instance).ok_or(NotRegistered)?;
+        let objects = groups.len().saturating_mul(self.chunks() as usize);
+        if objects > SLOTS_MAX {
+            return Err(Failure::TooManyObjects { objects });
+        }
+        Ok(groups)
+    }
+
     /// Notifies the observers that the transfer of a request that arrived at `started` is accepted.
     pub(super) fn emit_started(&self, cx: &Context, direction: Direction, started: Instant) {
         cx.bus.emit(&RequestEvent::TransferStarted { started, direction, spec: &self.spec() });
@@ -75,6 +93,16 @@ impl Transfer {
     pub(super) fn emit_ended(&self, cx: &Context, direction: Direction, copied: Option<Copied>) {
         cx.bus.emit(&RequestEvent::TransferEnded { direction, spec: &self.spec(), copied });
     }
+}
+
+/// The group of each slot.
+pub(super) fn group_ids(slots: &[larder_core::Slot]) -> Vec<u64> {
+    slots.iter().map(|slot| u64::from(slot.group)).collect()
+}
+
+/// The chunk of each slot.
+pub(super) fn chunk_indices(slots: &[larder_core::Slot]) -> Vec<u64> {
+    slots.iter().map(|slot| u64::from(slot.chunk)).collect()
 }
 
 /// A slot on the wire.

@@ -54,7 +54,7 @@ async fn server_with_traffic(directory: &Directory) -> (TestServer, Client) {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 2, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) }).await;
+    let plan = c.call(ops::PrepareStore::new(stored.clone(), InstanceId(7))).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 1);
     let commit = ops::CommitStore { key: stored, instance_id: InstanceId(7), data: Bytes::new() };

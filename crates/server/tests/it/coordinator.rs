@@ -92,7 +92,7 @@ async fn coordinator() -> (String, Book) {
 async fn store(c: &mut Client, seed: u32, chunks: usize) {
     let key = key("m", seed, chunks, "store", Some(0));
     let instance_id = InstanceId(7);
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), instance_id)).await;
     assert!(matches!(plan, StorePlan::Slots { .. }), "{plan:?}");
     let commit = ops::CommitStore { key, instance_id, data: Bytes::new() };
     assert!(c.call(commit).await);

@@ -26,7 +26,7 @@ impl Follower {
 
     async fn store(&mut self, seed: u32, chunks: usize) {
         let key = key("m", seed, chunks, "store", Some(0));
-        let plan = self.client.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+        let plan = self.client.call(ops::PrepareStore::new(key.clone(), W)).await;
         let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
         fill(&self.pool, &slots, 1);
         let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };

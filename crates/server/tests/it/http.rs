@@ -16,7 +16,7 @@ async fn server_with_four_chunks(config: larder_server::config::Config) -> (Test
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let key = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
     let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };

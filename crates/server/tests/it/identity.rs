@@ -56,8 +56,8 @@ impl Engine {
             assert!(self.worker.call(ops::CommitRetrieve { key, instance_id }).await);
         }
         let key = self.key(request);
-        let plan = self.worker.call(ops::PrepareStore { key: key.clone(), instance_id }).await;
-        let StorePlan::Slots { slots, chunk_indices } = plan else { panic!("{plan:?}") };
+        let plan = self.worker.call(ops::PrepareStore::new(key.clone(), instance_id)).await;
+        let StorePlan::Slots { slots, chunk_indices, .. } = plan else { panic!("{plan:?}") };
         if !slots.is_empty() {
             assert_eq!(chunk_indices.len(), 4, "all or nothing");
             fill(&self.pool, &slots, self.byte);

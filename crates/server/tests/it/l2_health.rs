@@ -18,7 +18,7 @@ const W: InstanceId = InstanceId(7);
 /// Stores a prompt of two chunks, and waits until L2 has answered.
 async fn store(server: &TestServer, c: &mut Client, seed: u32) {
     let key = key("m", seed, 2, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
     assert!(matches!(plan, StorePlan::Slots { .. }), "{plan:?}");
     assert!(c.call(ops::CommitStore { key, instance_id: W, data: Bytes::new() }).await);
     let pending = |core: &larder_core::Core, _| core.gauges().write_back_pending;

@@ -4,6 +4,7 @@ mod api;
 mod coordinator;
 mod dashboard;
 mod events;
+mod groups;
 mod grpc;
 mod http;
 mod identity;

@@ -221,7 +221,7 @@ async fn first_scrape_has_every_name_with_its_type_and_labels() {
 async fn traffic(c: &mut Client) {
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(stored.clone(), W)).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
     let commit = ops::CommitStore { key: stored, instance_id: W, data: Bytes::new() };
@@ -320,7 +320,7 @@ async fn residency_histograms_count_evictions_and_reuse() {
     for (seed, request) in [(1, "a"), (2, "b"), (1, "c")] {
         assert_eq!(c.hit(&key("m", seed, 4, request, None)).await, 0);
         let stored = key("m", seed, 4, request, Some(0));
-        let plan = c.call(ops::PrepareStore { key: stored.clone(), instance_id: W }).await;
+        let plan = c.call(ops::PrepareStore::new(stored.clone(), W)).await;
         let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
         fill(&pool, &slots, 10);
         let commit = ops::CommitStore { key: stored, instance_id: W, data: Bytes::new() };

@@ -147,7 +147,7 @@ async fn request(c: &mut Client, server: &TestServer, name: &str) -> i64 {
     let hit = c.hit(&key("m", 1, 4, name, None)).await;
     let worker = key("m", 1, 4, name, Some(0));
     if hit == 0 {
-        let plan = c.call(ops::PrepareStore { key: worker.clone(), instance_id: W }).await;
+        let plan = c.call(ops::PrepareStore::new(worker.clone(), W)).await;
         assert!(matches!(plan, StorePlan::Slots { .. }), "{plan:?}");
         let commit = ops::CommitStore { key: worker, instance_id: W, data: Bytes::new() };
         assert!(c.call(commit).await);

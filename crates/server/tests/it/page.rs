@@ -117,7 +117,7 @@ async fn overview_counts_requests() {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let prepare = ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
+    let prepare = ops::PrepareStore::new(stored.clone(), InstanceId(7));
     let plan = c.call(prepare).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     assert_eq!(overview(&server).await.stores.active, 1);
@@ -172,7 +172,7 @@ async fn overview_reports_problems_of_l2() {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let stored = key("m", 1, 4, "store", Some(0));
-    let prepare = ops::PrepareStore { key: stored.clone(), instance_id: InstanceId(7) };
+    let prepare = ops::PrepareStore::new(stored.clone(), InstanceId(7));
     let plan = c.call(prepare).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);

@@ -40,7 +40,7 @@ fn with(mut answer: Value, more: &[(&str, Value)]) -> Value {
 async fn store(c: &mut Client, pool: &std::fs::File, salt: &str, seed: u32, chunks: usize) -> usize {
     let mut key = key("m", seed, chunks, "s", Some(0));
     key.cache_salt = salt.into();
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
     let StorePlan::Slots { slots, .. } = plan else { return 0 };
     if slots.is_empty() {
         return 0;

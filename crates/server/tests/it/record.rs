@@ -80,7 +80,7 @@ impl Open {
     async fn store_and_end(self, server: &TestServer, c: &mut Client) {
         let key = self.key(self.hit, Some(0));
         if self.hit < self.path.len() {
-            let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+            let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
             let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
             if !slots.is_empty() {
                 let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };

@@ -22,7 +22,7 @@ async fn stopped_server_frees_its_memory_except_for_what_a_worker_is_reading() {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let store = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: store.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(store.clone(), W)).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
     assert!(c.call(ops::CommitStore { key: store, instance_id: W, data: Bytes::new() }).await);

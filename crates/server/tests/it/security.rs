@@ -27,7 +27,7 @@ async fn server_with_four_chunks(config: Config) -> TestServer {
     let mut c = server.client().await;
     let pool = open_pool(&c.register(7, "m").await);
     let key = key("m", 1, 4, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: InstanceId(7) }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), InstanceId(7))).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     fill(&pool, &slots, 10);
     assert!(c.call(ops::CommitStore { key, instance_id: InstanceId(7), data: Bytes::new() }).await);

@@ -20,8 +20,8 @@ const W: InstanceId = InstanceId(7);
 /// Stores `chunks` chunks through the pool, filled from `byte` up.
 async fn store(c: &mut Client, pool: &std::fs::File, seed: u32, chunks: usize, byte: u8) {
     let key = key("m", seed, chunks, "store", Some(0));
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
-    let StorePlan::Slots { slots, chunk_indices } = plan else { panic!("{plan:?}") };
+    let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
+    let StorePlan::Slots { slots, chunk_indices, .. } = plan else { panic!("{plan:?}") };
     assert_eq!(chunk_indices, (0..chunks as u64).collect::<Vec<_>>());
     fill(pool, &slots, byte);
     let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };
@@ -66,10 +66,10 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     config.l1.shm_name = None;
     let server = TestServer::start(config).await;
     let mut c = server.client().await;
-    assert_eq!(c.register(7, "m").await, Pool { shm_name: String::new(), pool_size: 0 });
+    assert_eq!(c.register(7, "m").await, Pool::default());
     let k = key("m", 1, 3, "s", Some(0));
-    let plan = c.call(ops::PrepareStore { key: k.clone(), instance_id: W }).await;
-    assert_eq!(plan, StorePlan::Pickle);
+    let plan = c.call(ops::PrepareStore::new(k.clone(), W)).await;
+    assert_eq!(plan, StorePlan::Inline);
     let mut pickle = PickleWriter::new();
     let shape = [2, CHUNK as u64, 12];
     let half = larder_types::dtype::DType::from_name("float16").unwrap();
@@ -84,7 +84,7 @@ async fn without_a_common_memory_chunks_travel_as_pickles() {
     assert_eq!(server.state.core().read(|core, _| core.gauges().l1.resident_objects), 2);
     let worker = key("m", 1, 1, "r", Some(0));
     let plan = c.call(ops::PrepareRetrieve { key: worker, instance_id: W }).await;
-    let RetrievePlan::Pickle(data) = plan else { panic!("{plan:?}") };
+    let RetrievePlan::Inline(data) = plan else { panic!("{plan:?}") };
     let tensors = read_tensors(&data).unwrap();
     assert_eq!((tensors.len(), tensors[0].shape()), (1, &shape[..]));
     assert_eq!(tensors[0].contiguous().unwrap(), [0; 768]);
@@ -122,7 +122,7 @@ async fn every_operation_is_answered_at_once_by_a_server_that_knows_nobody() {
             encode(Copied { event: Bytes::new(), success: false }),
         ),
         (ops::UnregisterEngineDriven { instance_id: W }.into(), encode(())),
-        (ops::PrepareStore { key: k(), instance_id: W }.into(), encode(StorePlan::NOTHING)),
+        (ops::PrepareStore::new(k(), W).into(), encode(StorePlan::NOTHING)),
         (ops::CommitStore { key: k(), instance_id: W, data: Bytes::new() }.into(), encode(false)),
         (ops::PrepareRetrieve { key: k(), instance_id: W }.into(), encode(RetrievePlan::Missing)),
         (ops::CommitRetrieve { key: k(), instance_id: W }.into(), encode(false)),
@@ -201,7 +201,7 @@ async fn a_lost_connection_gives_back_what_it_held() {
     let mut writer = server.client().await;
     writer.register(8, "m").await;
     let instance_id = InstanceId(8);
-    writer.call(ops::PrepareStore { key: key("m", 9, 1, "w", Some(0)), instance_id }).await;
+    writer.call(ops::PrepareStore::new(key("m", 9, 1, "w", Some(0)), instance_id)).await;
     let gauges = server.state.core().read(|core, _| core.gauges());
     assert_eq!((gauges.lookup_leases, gauges.stores), (1, 1));
     scheduler.dealer.close().await;

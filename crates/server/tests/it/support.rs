@@ -15,6 +15,7 @@ use larder_l2::adapters::fs::FsConfig;
 use larder_server::Server;
 use larder_server::app::state::State;
 use larder_server::config::{Config, L2AdapterConfig};
+use larder_wire::codec::Newer;
 use larder_wire::key::CacheKey;
 use larder_wire::message::{ResponseMessage, request_frames};
 use larder_wire::ops::register_engine_driven::Pool;
@@ -217,6 +218,7 @@ pub(crate) fn registration(instance: i64, model: &str) -> ops::RegisterEngineDri
         dtype: "float16".to_owned(),
         use_mla: true,
         num_physical_slots: Some(CHUNK as i64),
+        group_layouts: Newer(None),
     }
 }
 

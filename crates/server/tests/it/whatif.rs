@@ -23,7 +23,7 @@ async fn report(server: &TestServer) -> Value {
 async fn ask(c: &mut Client, seed: u32, chunks: usize, name: &str) -> i64 {
     let hit = c.hit(&key("m", seed, chunks, name, None)).await;
     let key = key("m", seed, chunks, name, Some(0));
-    let plan = c.call(ops::PrepareStore { key: key.clone(), instance_id: W }).await;
+    let plan = c.call(ops::PrepareStore::new(key.clone(), W)).await;
     let StorePlan::Slots { slots, .. } = plan else { panic!("{plan:?}") };
     if !slots.is_empty() {
         let commit = ops::CommitStore { key, instance_id: W, data: Bytes::new() };

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use larder_core::{LookupStatus, PrefetchStatus};
 use larder_types::object::KvRank;
 
-use super::engines::Shape;
+use super::engines::{Shape, ShapeRow};
 use super::jobs::{Job, Owner, needed};
-use super::{ChunkKey, Form, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
-use crate::scenario::Millis;
+use super::{ChunkKey, Key, Lookup, Model, Name, Peer, Row, Session, State, Transfer, Uid, View};
+use crate::scenario::{Form, GroupSpec, Millis};
 
 /// A lookup's arguments.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -49,14 +49,12 @@ pub struct WarmCall {
 /// What a store should get.
 #[derive(Clone, Debug, Default)]
 pub struct StorePlan {
-    /// Chunks to write, by their position in the range.
-    pub missing: Vec<u32>,
+    /// Objects to write: chunks, by their position in the range, and groups.
+    pub missing: Vec<(u32, u32)>,
     /// Chunks that must not be evicted for it.
     pub protected: BTreeSet<ChunkKey>,
-    /// Bytes of each object.
-    pub bytes: u64,
-    /// Their layout.
-    pub form: Form,
+    /// The groups of the worker.
+    pub groups: Vec<GroupSpec>,
 }
 
 /// What a retrieve should get.
@@ -98,18 +96,18 @@ impl Model {
             return None;
         }
         if hit > 0 {
-            let range = needed(job.window, hit);
-            let grants = |row: usize| {
+            let row = |(row, shape): (usize, &ShapeRow)| {
+                let range = needed(shape.window, hit);
                 let uid = |c: u32| self.readable(&job, row, c as usize).expect("it is part of the hit");
-                range.clone().map(|c| (uid(c), call.readers)).collect::<Vec<(Uid, u32)>>()
+                Row {
+                    rank: shape.rank,
+                    group: shape.group,
+                    form: shape.form,
+                    first: range.start,
+                    grants: range.map(|c| (uid(c), call.readers)).collect(),
+                }
             };
-            let row = |(row, rank): (usize, &KvRank)| Row {
-                rank: *rank,
-                form: job.forms[row],
-                first: range.start,
-                grants: grants(row),
-            };
-            let rows: Vec<Row> = job.ranks.iter().enumerate().map(row).collect();
+            let rows: Vec<Row> = job.rows.iter().enumerate().map(row).collect();
             let deadline = now + self.scenario.read_ttl;
             rows.iter().flat_map(|r| &r.grants).for_each(|(uid, _)| self.keep_hit(*uid));
             self.sessions[i].lookup = Some(Lookup { chunks: job.chunks, hit, rows, deadline });
@@ -119,10 +117,9 @@ impl Model {
     }
 
     fn job(&self, owner: Owner, (model, salt, node): (u8, u8, u16), shape: Shape) -> Job {
-        let Shape { ranks, forms, window } = shape;
         let deadline = self.now + self.scenario.l2.load_deadline;
         let chunks = self.chunks(model, salt, node);
-        Job { owner, chunks, ranks, forms, window, full: false, readers: 1, deadline }
+        Job { owner, chunks, rows: shape, full: false, readers: 1, deadline }
     }
 
     /// A prefetch request with the id that the core chose. Returns whether it should be accepted.
@@ -133,7 +130,7 @@ impl Model {
         let Some(id) = id else { return true };
         job.full = call.full;
         self.prefetches.insert(id, None);
-        let refused = call.full && job.window.is_some();
+        let refused = call.full && job.rows.iter().any(|row| row.window.is_some());
         self.submit(job);
         self.submitted -= u64::from(refused);
         true
@@ -220,93 +217,123 @@ impl Model {
         }
     }
 
-    /// The worker's layout, if it is registered for that model and world size. It is related to the scheduler of the
+    /// The worker's groups, if it is registered for that model and world size. It is related to the scheduler of the
     /// request.
     fn registered(
         &mut self,
         now: Millis,
         (model, node, connection): (u8, u16, u64),
         name: &Name,
-    ) -> Option<Form> {
+    ) -> Option<Vec<GroupSpec>> {
         let worker = self.own(now, name.instance, connection)?;
         if worker.model != model || worker.world != name.rank.world_size() {
             return None;
         }
-        let form = worker.form;
+        let groups = worker.groups.clone();
         let same_id: Vec<usize> =
             (0..self.sessions.len()).filter(|i| self.sessions[*i].request == name.request).collect();
         let scheduler = match same_id[..] {
             [only] => Some(only),
-            _ => self.promise(&self.chunks(model, name.salt, node), name, form),
+            _ => self.promise(&self.chunks(model, name.salt, node), name, &groups),
         };
         let scheduler = scheduler.map(|i| self.sessions[i].owner);
         let worker = self.own(now, name.instance, connection)?;
         worker.connection = Some(connection);
         worker.rank = Some(name.rank);
         worker.scheduler = scheduler.or(worker.scheduler);
-        Some(form)
+        Some(groups)
     }
 
-    /// The chunks that a store should get slots for: as many as `given`, and one more if more are missing. `None`
-    /// if the worker is not registered. Objects of its chunks in layouts that no worker has, and loads that it preempts,
-    /// are removed; other objects of its keys become permanent.
+    /// The objects that a store should get slots for, without those of `skipped` (chunk and group): as many as `given`,
+    /// and more of the next chunk if more are missing. `None` if the worker is not registered. Objects of its chunks in
+    /// layouts that no worker has, and loads that it preempts, are removed; other objects of its keys become permanent.
     pub fn plan_store(
         &mut self,
         now: Millis,
         (model, node, connection): (u8, u16, u64),
-        name: &Name,
-        given: &[u32],
+        (name, skipped): (&Name, &[(u32, u32)]),
+        given: &[(u32, u32)],
         view: &View<'_>,
     ) -> Option<StorePlan> {
-        let form = self.registered(now, (model, node, connection), name)?;
-        let bytes = form.bytes;
+        let groups = self.registered(now, (model, node, connection), name)?;
+        let mut plan = StorePlan { groups: groups.clone(), ..StorePlan::default() };
         if view.quarantine_is_full || self.stores.iter().any(|t| t.name == *name) {
-            return Some(StorePlan { bytes, form, ..StorePlan::default() });
+            return Some(plan);
         }
         let chunks = self.chunks(model, name.salt, node)[..name.end as usize].to_vec();
-        let mut plan =
-            StorePlan { bytes, form, protected: chunks.iter().copied().collect(), ..StorePlan::default() };
+        plan.protected = chunks.iter().copied().collect();
         self.touch(&chunks[..]);
         self.settle();
         for i in name.start..name.end {
-            self.drop_dead_forms(chunks[i as usize], name.rank);
-            let found = self.linked(Key { chunk: chunks[i as usize], rank: name.rank, form });
-            // A store preempts a load that no job waits for.
-            let preempted = |u: Uid| {
-                let place = Some((self.allocs[u].offset, self.allocs[u].bytes));
-                given.contains(&(i - name.start)) || view.object(self.allocs[u].key, true) != place
-            };
-            let replaceable = |u: &Uid| match self.allocs[*u].state {
-                State::Resident => false,
-                _ => self.is_load(*u) && preempted(*u),
-            };
-            match found.filter(|u| !replaceable(u)) {
-                Some(uid) => self.allocs[uid].temporary = false,
-                None => {
-                    plan.missing.push(i - name.start);
-                    found.into_iter().for_each(|uid| self.unlink(uid));
-                    if plan.missing.len() > given.len() {
-                        break;
+            let chunk = chunks[i as usize];
+            for (group, spec) in (0..).zip(&groups) {
+                let cell = (i - name.start, group);
+                if skipped.contains(&cell) {
+                    continue;
+                }
+                // Where memory does not suffice for a chunk, it is not known at which of its groups that was seen.
+                let is_certain = plan.missing.len() <= given.len();
+                for uid in self.dead_forms(chunk, name.rank, group) {
+                    if is_certain || !self.is_at_its_place(uid, view) {
+                        self.unlink(uid);
                     }
                 }
+                let key = Key { chunk, rank: name.rank, group, form: spec.form };
+                let found = self.linked(key);
+                // A store preempts a load that no job waits for.
+                let preempted = |u: Uid| {
+                    let place = Some((self.allocs[u].offset, self.allocs[u].bytes));
+                    given.contains(&cell) || view.object(key, true) != place
+                };
+                let replaceable = |u: &Uid| match self.allocs[*u].state {
+                    State::Resident => false,
+                    _ => self.is_load(*u) && preempted(*u),
+                };
+                match found.filter(|u| !replaceable(u)) {
+                    Some(uid) if is_certain => self.allocs[uid].temporary = false,
+                    Some(uid) => {
+                        let staged = self.allocs[uid].state == State::Staged;
+                        self.allocs[uid].temporary &= !view.stays(key, staged);
+                    }
+                    None => {
+                        plan.missing.push(cell);
+                        found.into_iter().for_each(|uid| self.unlink(uid));
+                    }
+                }
+            }
+            if plan.missing.len() > given.len() {
+                break;
             }
         }
         self.settle();
         Some(plan)
     }
 
-    /// Adds a store with the slots that it got: chunk and offset.
+    /// Whether the core has a readable object where the model has it.
+    fn is_at_its_place(&self, uid: Uid, view: &View<'_>) -> bool {
+        let alloc = &self.allocs[uid];
+        view.object(alloc.key, false) == Some((alloc.offset, alloc.bytes))
+    }
+
+    /// Adds a store with the slots that it got: chunk, group and offset.
     pub fn begin_store(
         &mut self,
         now: Millis,
         (model, node, connection): (u8, u16, u64),
         name: Name,
-        form: Form,
-        slots: &[(u32, u64)],
+        groups: &[GroupSpec],
+        slots: &[((u32, u32), u64)],
     ) -> u64 {
         let chunks = self.chunks(model, name.salt, node);
-        let key = |i: u32| Key { chunk: chunks[(name.start + i) as usize], rank: name.rank, form };
-        let uids = slots.iter().map(|(i, offset)| self.reserve(key(*i), *offset, form.bytes)).collect();
+        let key = |(i, group): (u32, u32)| {
+            let form = groups[group as usize].form;
+            Key { chunk: chunks[(name.start + i) as usize], rank: name.rank, group, form }
+        };
+        let mut reserve = |(cell, offset): &((u32, u32), u64)| {
+            let key = key(*cell);
+            self.reserve(key, *offset, key.form.bytes)
+        };
+        let uids = slots.iter().map(&mut reserve).collect();
         let (seq, deadline) = (self.next_seq(), now + self.scenario.write_ttl);
         let prefix = chunks[..name.end as usize].to_vec();
         self.stores.push(Transfer { seq, name, connection, uids, deadline, overdue: false, prefix });
@@ -353,11 +380,11 @@ impl Model {
         (model, node, connection): (u8, u16, u64),
         name: Name,
     ) -> (RetrieveOutcome, u64) {
-        let Some(form) = self.registered(now, (model, node, connection), &name) else {
+        let Some(groups) = self.registered(now, (model, node, connection), &name) else {
             return (RetrieveOutcome::NotRegistered, 0);
         };
         let chunks = self.chunks(model, name.salt, node);
-        let Some((uids, prefix)) = self.take_pins(now, &chunks, &name, form) else {
+        let Some((uids, prefix)) = self.take_pins(now, &chunks, &name, &groups) else {
             return (RetrieveOutcome::Missing, 0);
         };
         let (seq, deadline) = (self.next_seq(), now + self.scenario.read_ttl);
@@ -380,31 +407,28 @@ impl Model {
         now: Millis,
         chunks: &[ChunkKey],
         name: &Name,
-        form: Form,
+        groups: &[GroupSpec],
     ) -> Option<(Vec<Uid>, Vec<ChunkKey>)> {
         if name.start >= name.end {
             return None;
         }
-        let promise = self.promise(chunks, name, form);
-        let held: Vec<Option<Uid>> = promise.map_or_else(Vec::new, |i| {
-            let lookup = self.sessions[i].lookup.as_ref().expect("it holds a promise");
-            (name.start..name.end).map(|chunk| lookup.held(name.rank, form, chunk)).collect()
-        });
-        let there = |(i, chunk): (usize, &ChunkKey)| {
-            let held = held.get(i).copied().flatten();
-            held.or_else(|| self.resident(Key { chunk: *chunk, rank: name.rank, form }))
+        let promise = self.promise(chunks, name, groups);
+        let there = |(group, form, chunk): (u32, Form, u32)| {
+            let lookup = promise.and_then(|i| self.sessions[i].lookup.as_ref());
+            let held = lookup.and_then(|lookup| lookup.held(name.rank, (group, form), chunk));
+            let key = Key { chunk: chunks[chunk as usize], rank: name.rank, group, form };
+            held.or_else(|| self.resident(key))
         };
-        let range = &chunks[name.start as usize..name.end as usize];
-        let uids: Option<Vec<Uid>> = range.iter().enumerate().map(there).collect();
+        let uids: Option<Vec<Uid>> = cells(name, groups).map(there).collect();
         let Some(i) = promise else { return Some((uids?, chunks[..name.end as usize].to_vec())) };
         self.renew(now, i);
         let lookup = self.sessions[i].lookup.as_mut().expect("it holds a promise");
-        let row = lookup.rows.iter_mut().find(|r| r.rank == name.rank && r.form == form);
-        let row = row.expect("it promised this rank");
-        let first = row.first;
-        let in_range = |i: usize| (name.start..name.end).contains(&(first + i as u32));
-        let grants = row.grants.iter_mut().enumerate().filter(|(i, _)| in_range(*i));
-        grants.for_each(|(_, g)| g.1 = g.1.saturating_sub(1));
+        for (group, form, chunk) in cells(name, groups) {
+            let row = lookup.rows.iter_mut().find(|r| (r.rank, r.group, r.form) == (name.rank, group, form));
+            let row = row.expect("it promised this rank and group");
+            let grant = chunk.checked_sub(row.first).and_then(|at| row.grants.get_mut(at as usize));
+            grant.into_iter().for_each(|grant| grant.1 = grant.1.saturating_sub(1));
+        }
         let (hit, promised) = (lookup.hit as usize, lookup.chunks.clone());
         if uids.is_none() {
             self.touch(&promised[..hit.min(name.end as usize)]);
@@ -413,22 +437,25 @@ impl Model {
     }
 
     /// The session that a retrieve takes its pins from: one of its request id with a hit of this prompt, the first
-    /// that pins all of the range, or else the first.
-    fn promise(&self, chunks: &[ChunkKey], name: &Name, form: Form) -> Option<usize> {
+    /// that pins all that is read, or else the first.
+    fn promise(&self, chunks: &[ChunkKey], name: &Name, groups: &[GroupSpec]) -> Option<usize> {
         let promises = |i: &usize| {
             let session = &self.sessions[*i];
             let Some(lookup) = session.lookup.as_ref().filter(|_| session.request == name.request) else {
                 return false;
             };
             let covered = name.end.min(lookup.hit) as usize;
+            let mut groups = (0..).zip(groups);
             covered > 0
                 && lookup.chunks[covered - 1] == chunks[covered - 1]
-                && lookup.rows.iter().any(|r| r.rank == name.rank && r.form == form)
+                && groups.all(|(group, spec)| lookup.row(name.rank, (group, spec.form)).is_some())
         };
         let found: Vec<usize> = (0..self.sessions.len()).filter(promises).collect();
         let pins_all = |i: &&usize| {
             let lookup = self.sessions[**i].lookup.as_ref();
-            lookup.is_some_and(|l| (name.start..name.end).all(|c| l.held(name.rank, form, c).is_some()))
+            let held =
+                |l: &Lookup| cells(name, groups).all(|(g, f, c)| l.held(name.rank, (g, f), c).is_some());
+            lookup.is_some_and(held)
         };
         found.iter().find(pins_all).or(found.first()).copied()
     }
@@ -499,4 +526,12 @@ impl Model {
         gone.iter().for_each(|u| self.unlink(*u));
         gone.len() as u64
     }
+}
+
+/// What a retrieve reads: group, layout and chunk.
+fn cells<'a>(name: &Name, groups: &'a [GroupSpec]) -> impl Iterator<Item = (u32, Form, u32)> + use<'a> {
+    let (start, len) = (name.start, name.end.saturating_sub(name.start));
+    (0..).zip(groups).flat_map(move |(group, spec)| {
+        needed(spec.window, len).map(move |chunk| (group, spec.form, start + chunk))
+    })
 }

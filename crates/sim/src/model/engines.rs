@@ -3,27 +3,28 @@
 use larder_types::object::KvRank;
 
 use super::{ChunkKey, Form, Key, Model, State, Uid, Worker};
+use crate::scenario::GroupSpec;
 
-/// The rows of a lookup.
-#[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    pub(crate) ranks: Vec<KvRank>,
-    /// The layout of each rank.
-    pub(crate) forms: Vec<Form>,
+/// A row of a lookup.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShapeRow {
+    pub(crate) rank: KvRank,
+    pub(crate) group: u32,
+    /// The layout that the worker of the rank can read.
+    pub(crate) form: Form,
     pub(crate) window: Option<u32>,
 }
 
-/// What a worker registered.
-type Profile = (Option<u32>, Form);
+/// The rows of a lookup: group by group, ranks in order.
+pub(crate) type Shape = Vec<ShapeRow>;
 
-fn profile(worker: &Worker) -> Profile {
-    (worker.window, worker.form)
-}
+/// What a worker registered.
+type Profile<'a> = &'a [GroupSpec];
 
 /// The profile of all workers, if they have the same.
-fn only(workers: &[&Worker]) -> Option<Profile> {
-    let first = profile(workers.first()?);
-    workers.iter().all(|w| profile(w) == first).then_some(first)
+fn only<'a>(workers: &[&'a Worker]) -> Option<Profile<'a>> {
+    let first = &workers.first()?.groups;
+    workers.iter().all(|w| w.groups == *first).then_some(first)
 }
 
 impl Model {
@@ -47,14 +48,14 @@ impl Model {
             return shape(world, worker_id, |_| presumed);
         }
         let common = only(&related);
-        let newest = |rank| related.iter().rfind(|w| w.rank == Some(rank)).map(|w| profile(w));
+        let newest = |rank| related.iter().rfind(|w| w.rank == Some(rank)).map(|w| &w.groups[..]);
         shape(world, worker_id, |rank| newest(rank).or(common))
     }
 
     /// What the workers can read that registered last.
     pub(super) fn newest_shape(&self, model: u8, world: u32) -> Option<Shape> {
         let all = self.of_model(model, world);
-        let newest = profile(all.last()?);
+        let newest = &all.last()?.groups[..];
         let presumed = presumed(&all).unwrap_or(newest);
         shape(world, None, |_| Some(presumed))
     }
@@ -64,13 +65,13 @@ impl Model {
         let all = self.of_model(key.chunk.model, key.rank.world_size());
         let connected: Vec<&Worker> = all.iter().filter(|w| w.connection.is_some()).copied().collect();
         if !all.is_empty() {
-            let (_, form) = only(if connected.is_empty() { &all } else { &connected })?;
-            return self.resident(Key { form, ..key });
+            let groups = only(if connected.is_empty() { &all } else { &connected })?;
+            return self.resident(Key { form: groups.get(key.group as usize)?.form, ..key });
         }
         let is_one = |u: &Uid| {
             let alloc = &self.allocs[*u];
             alloc.key.chunk == key.chunk
-                && alloc.key.rank == key.rank
+                && (alloc.key.rank, alloc.key.group) == (key.rank, key.group)
                 && matches!(alloc.state, State::Staged | State::Resident)
         };
         let found: Vec<Uid> = self.live.iter().copied().filter(is_one).collect();
@@ -80,30 +81,46 @@ impl Model {
         }
     }
 
-    /// Removes the readable objects of a chunk and rank in layouts that no worker has.
-    pub(super) fn drop_dead_forms(&mut self, chunk: ChunkKey, rank: KvRank) {
-        let forms: Vec<Form> = self.of_model(chunk.model, rank.world_size()).iter().map(|w| w.form).collect();
+    /// The readable objects of a chunk, rank and group in layouts that no worker has.
+    pub(super) fn dead_forms(&self, chunk: ChunkKey, rank: KvRank, group: u32) -> Vec<Uid> {
+        let workers = self.of_model(chunk.model, rank.world_size());
+        let forms: Vec<Form> = workers.iter().flat_map(|w| &w.groups).map(|g| g.form).collect();
         let dead = |u: &Uid| {
             let key = self.allocs[*u].key;
-            key.chunk == chunk && key.rank == rank && !forms.contains(&key.form)
+            (key.chunk, key.rank, key.group) == (chunk, rank, group) && !forms.contains(&key.form)
         };
-        let dead: Vec<Uid> = self.in_state(State::Resident).filter(dead).collect();
-        dead.into_iter().for_each(|uid| self.unlink(uid));
+        self.in_state(State::Resident).filter(dead).collect()
     }
 }
 
 /// The profile that an unknown scheduler is taken to ask for.
-fn presumed(all: &[&Worker]) -> Option<Profile> {
+fn presumed<'a>(all: &[&'a Worker]) -> Option<Profile<'a>> {
     let connected: Vec<&Worker> = all.iter().filter(|w| w.connection.is_some()).copied().collect();
     let unclaimed: Vec<&Worker> = connected.iter().filter(|w| w.scheduler.is_none()).copied().collect();
     let candidates = [&unclaimed[..], &connected[..], all];
     only(candidates.into_iter().find(|workers| !workers.is_empty())?)
 }
 
-fn shape(world: u32, worker_id: Option<u32>, of: impl Fn(KvRank) -> Option<Profile>) -> Option<Shape> {
+fn shape<'a>(
+    world: u32,
+    worker_id: Option<u32>,
+    of: impl Fn(KvRank) -> Option<Profile<'a>>,
+) -> Option<Shape> {
     let ranks = (0..world).filter(|r| worker_id.is_none_or(|w| w == *r));
     let ranks: Vec<KvRank> = ranks.map(|r| KvRank::new(world, r)).collect();
     let profiles: Vec<Profile> = ranks.iter().map(|rank| of(*rank)).collect::<Option<_>>()?;
-    let (window, _) = *profiles.first()?;
-    Some(Shape { ranks, forms: profiles.into_iter().map(|(_, form)| form).collect(), window })
+    let first = *profiles.first()?;
+    if profiles.iter().any(|profile| profile.len() != first.len()) {
+        return None;
+    }
+    let rows = (0..first.len()).flat_map(|at| {
+        let row = move |(rank, profile): (&KvRank, &Profile)| ShapeRow {
+            rank: *rank,
+            group: at as u32,
+            form: profile[at].form,
+            window: first[at].window,
+        };
+        ranks.iter().zip(&profiles).map(row)
+    });
+    Some(rows.collect())
 }

@@ -3,9 +3,9 @@
 
 use larder_core::{Hit, PrefetchResult};
 use larder_policy::PrefetchKind;
-use larder_types::object::KvRank;
 
-use super::{ChunkKey, Form, Key, Lookup, Model, Row, State, Uid};
+use super::engines::Shape;
+use super::{ChunkKey, Key, Lookup, Model, Row, State, Uid};
 use crate::scenario::Millis;
 
 /// The lookup or prefetch request of a job.
@@ -24,11 +24,8 @@ pub struct Job {
     pub owner: Owner,
     /// Requested chunks.
     pub chunks: Vec<ChunkKey>,
-    /// The ranks of each chunk.
-    pub ranks: Vec<KvRank>,
-    /// The layout that the worker of each rank can read.
-    pub(crate) forms: Vec<Form>,
-    pub(crate) window: Option<u32>,
+    /// The objects of each chunk.
+    pub(crate) rows: Shape,
     /// Load all chunks that are found, not only a prefix.
     pub full: bool,
     pub(crate) readers: u32,
@@ -38,30 +35,37 @@ pub struct Job {
 
 impl Job {
     pub(crate) fn key(&self, row: usize, column: usize) -> Key {
-        Key { chunk: self.chunks[column], rank: self.ranks[row], form: self.forms[row] }
+        let row = self.rows[row];
+        Key { chunk: self.chunks[column], rank: row.rank, group: row.group, form: row.form }
     }
 
     /// All requested objects.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        (0..self.chunks.len()).flat_map(move |c| (0..self.ranks.len()).map(move |r| self.key(r, c)))
+        (0..self.chunks.len()).flat_map(move |c| (0..self.rows.len()).map(move |r| self.key(r, c)))
     }
 
     fn wants(&self, key: Key) -> bool {
-        let row = self.ranks.iter().position(|rank| *rank == key.rank);
-        row.is_some_and(|row| self.forms[row] == key.form) && self.chunks.contains(&key.chunk)
+        let wanted = (key.rank, key.group, key.form);
+        self.rows.iter().any(|row| (row.rank, row.group, row.form) == wanted)
+            && self.chunks.contains(&key.chunk)
     }
 
     /// The objects that a hit of `hit` chunks consists of.
     pub fn needed(&self, hit: u32) -> Vec<Key> {
-        let columns = needed(self.window, hit).map(|column| column as usize);
-        columns.flat_map(|column| (0..self.ranks.len()).map(move |row| self.key(row, column))).collect()
+        let keys = |row: usize| needed(self.rows[row].window, hit).map(move |c| self.key(row, c as usize));
+        (0..self.rows.len()).flat_map(keys).collect()
     }
 
-    /// The longest prefix of the first `columns` chunks that is present for every rank.
+    /// The longest prefix of the first `columns` chunks of which every row has what it needs.
     pub(crate) fn longest(&self, columns: usize, present: impl Fn(usize, usize) -> bool) -> u32 {
-        let rows = self.ranks.len();
-        let table: Vec<bool> = (0..columns).map(|c| (0..rows).all(|r| present(r, c))).collect();
-        let servable = |hit: &usize| needed(self.window, *hit as u32).all(|c| table[c as usize]);
+        let row = |r: usize| (0..columns).map(|c| present(r, c)).collect::<Vec<bool>>();
+        let table: Vec<Vec<bool>> = (0..self.rows.len()).map(row).collect();
+        let servable = |hit: &usize| {
+            let has = |(row, there): (&super::engines::ShapeRow, &Vec<bool>)| {
+                needed(row.window, *hit as u32).all(|c| there[c as usize])
+            };
+            self.rows.iter().zip(&table).all(has)
+        };
         (0..=columns).rev().find(servable).expect("the empty prefix is servable") as u32
     }
 }
@@ -107,8 +111,8 @@ impl Model {
         let held = job.needed(hit.chunks);
         assert!(hit.l1_chunks <= hit.chunks && hit.chunks as usize <= job.chunks.len(), "{hit:?} of {job:?}");
         assert_eq!((hit.l1_objects + hit.l2_objects) as usize, held.len(), "objects of {hit:?}");
-        let range = needed(job.window, hit.chunks);
-        let rows = job.ranks.iter().enumerate().map(|(row, rank)| {
+        let rows = job.rows.iter().enumerate().map(|(row, shape)| {
+            let range = needed(shape.window, hit.chunks);
             let uid = |column: u32| {
                 let key = job.key(row, column as usize);
                 // It may have been cleared since.
@@ -118,10 +122,11 @@ impl Model {
                 (uid, job.readers)
             };
             Row {
-                rank: *rank,
-                form: job.forms[row],
+                rank: shape.rank,
+                group: shape.group,
+                form: shape.form,
                 first: range.start,
-                grants: range.clone().map(uid).collect(),
+                grants: range.map(uid).collect(),
             }
         });
         let rows: Vec<Row> = rows.collect();
@@ -154,8 +159,8 @@ impl Model {
         let job = self.end_job(Owner::Prefetch(id));
         let objects = (result.l1_objects + result.l2_objects) as usize;
         let expected =
-            if job.full { result.chunks as usize * job.ranks.len() } else { job.needed(result.chunks).len() };
-        assert_eq!(result.total_objects as usize, job.chunks.len() * job.ranks.len(), "objects requested");
+            if job.full { result.chunks as usize * job.rows.len() } else { job.needed(result.chunks).len() };
+        assert_eq!(result.total_objects as usize, job.chunks.len() * job.rows.len(), "objects requested");
         assert!(result.chunks as usize <= job.chunks.len(), "{result:?} of {job:?}");
         assert_eq!(objects, expected, "objects of {result:?}");
         if !job.full {

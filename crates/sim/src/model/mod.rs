@@ -29,7 +29,7 @@ use larder_types::object::KvRank;
 use larder_types::{Layout, LayoutId};
 
 pub use crate::scenario::Form;
-use crate::scenario::{Millis, Scenario, Universe};
+use crate::scenario::{GroupSpec, Millis, Scenario, Universe};
 
 /// Unique number of a reservation.
 pub type Uid = usize;
@@ -45,13 +45,15 @@ pub struct ChunkKey {
     pub node: u16,
 }
 
-/// Key of an object: a chunk, a rank and a layout. It determines the object's bytes.
+/// Key of an object: a chunk, a rank, a group and a layout. It determines the object's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The chunk.
     pub chunk: ChunkKey,
     /// The rank.
     pub rank: KvRank,
+    /// The group of layers.
+    pub group: u32,
     /// The layout.
     pub form: Form,
 }
@@ -124,7 +126,7 @@ impl View<'_> {
         let salt = &self.universe.salts[usize::from(key.chunk.salt)];
         let chunk = self.l1.chunk(model, salt, self.universe.hash(key.chunk.node))?;
         let layout = self.universe.layout(key.form).map_or(LayoutId::UNKNOWN, Layout::id);
-        let cell = ShardKey { rank: key.rank, group: 0, layout };
+        let cell = ShardKey { rank: key.rank, group: key.group, layout };
         if staged { self.l1.staged(chunk, cell) } else { self.l1.resident(chunk, cell) }
     }
 }
@@ -188,8 +190,7 @@ pub(crate) struct Worker {
     pub(crate) instance: i64,
     pub(crate) model: u8,
     pub(crate) world: u32,
-    pub(crate) form: Form,
-    pub(crate) window: Option<u32>,
+    pub(crate) groups: Vec<GroupSpec>,
     /// The connection that it used last, while that is open.
     pub(crate) connection: Option<u64>,
     /// The connection that looked up what it copied last, while that is open.
@@ -207,6 +208,7 @@ pub(crate) struct Worker {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) rank: KvRank,
+    pub(crate) group: u32,
     pub(crate) form: Form,
     pub(crate) first: u32,
     pub(crate) grants: Vec<(Uid, u32)>,
@@ -221,9 +223,14 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
+    /// The row of a group of layers.
+    pub(crate) fn row(&self, rank: KvRank, (group, form): (u32, Form)) -> Option<&Row> {
+        self.rows.iter().find(|r| r.rank == rank && r.group == group && r.form == form)
+    }
+
     /// The reservation of a chunk that the lookup still pins.
-    pub(crate) fn held(&self, rank: KvRank, form: Form, chunk: u32) -> Option<Uid> {
-        let row = self.rows.iter().find(|r| r.rank == rank && r.form == form)?;
+    pub(crate) fn held(&self, rank: KvRank, group: (u32, Form), chunk: u32) -> Option<Uid> {
+        let row = self.row(rank, group)?;
         let (uid, pins) = *row.grants.get(chunk.checked_sub(row.first)? as usize)?;
         (pins > 0).then_some(uid)
     }

@@ -158,7 +158,7 @@ impl Model {
             return false;
         }
         self.strangers.remove(&instance);
-        let EngineSpec { model, world, form, window, .. } = *engine;
+        let EngineSpec { model, world, groups, .. } = engine.clone();
         let (scheduler, rank) = (None, None);
         let (last_seen, pinged, own, disconnected) = (now, false, vec![connection], None);
         let connection = Some(connection);
@@ -166,8 +166,7 @@ impl Model {
             instance,
             model,
             world,
-            form,
-            window,
+            groups,
             connection,
             scheduler,
             rank,

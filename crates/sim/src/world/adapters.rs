@@ -7,7 +7,6 @@ use super::clients::tag;
 use super::{Event, Place, World};
 use crate::model::{ChunkKey, Key};
 use crate::scenario::{AdapterSpec, Millis};
-use larder_types::object::KvRank;
 
 /// The objects of an adapter. They survive a crash of the server.
 #[derive(Clone, Debug, Default)]
@@ -85,12 +84,10 @@ impl World {
             for engine in &scenario.engines {
                 for salt in 0..scenario.universe.salts.len() as u8 {
                     for node in 0..scenario.universe.nodes.len() as u16 {
-                        for rank in 0..engine.world {
-                            let chunk = ChunkKey { model: engine.model, salt, node };
-                            let (rank, form) = (KvRank::new(engine.world, rank), engine.form);
-                            let key = Key { chunk, rank, form };
+                        let chunk = ChunkKey { model: engine.model, salt, node };
+                        for key in engine.keys(chunk) {
                             if scenario.l2.adapters[adapter].persists && self.rng.chance(scenario.l2.filled) {
-                                self.adapters[adapter].objects.insert(key, form.bytes);
+                                self.adapters[adapter].objects.insert(key, key.form.bytes);
                             }
                         }
                     }
@@ -118,7 +115,7 @@ impl World {
             let mut size = self.adapters[adapter as usize].objects.get(key).copied();
             if lies && self.rng.chance(30) {
                 let engine = self.scenario.engines.iter().find(|e| e.model == key.chunk.model);
-                let bytes = engine.map(|e| e.form.bytes);
+                let bytes = engine.map(|e| e.groups[0].form.bytes);
                 let off = self.rng.pick(&[0, 0, 1, 4096]);
                 size = bytes.filter(|_| self.rng.chance(80)).map(|b| b + off);
             }

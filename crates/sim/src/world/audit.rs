@@ -6,7 +6,6 @@ use larder_core::LookupStatus;
 use larder_policy::PrefetchKind;
 use larder_policy::eviction::EvictionKind;
 use larder_types::ids::AdapterId;
-use larder_types::object::KvRank;
 
 use super::clients::tag;
 use super::{Adapter, Worker, World};
@@ -27,7 +26,7 @@ impl World {
             let engine = &scenario.engines[self.rng.index(scenario.engines.len())];
             let node = self.rng.index(scenario.universe.nodes.len()) as u16;
             // Workers of a model with different object sizes cannot read each other's objects.
-            let differs = |w: &Worker| w.spec.model == engine.model && w.spec.form != engine.form;
+            let differs = |w: &Worker| w.spec.model == engine.model && w.spec.groups != engine.groups;
             if !self.workers.iter().any(differs) {
                 self.audit_lookup(engine, node);
             }
@@ -66,28 +65,27 @@ impl World {
         self.register((instance, connection), engine);
         let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
         let chunk = |node: &u16| ChunkKey { model: engine.model, salt: 0, node: *node };
-        let row = |chunk: ChunkKey| {
-            (0..engine.world).map(move |rank| Key {
-                chunk,
-                rank: KvRank::new(engine.world, rank),
-                form: engine.form,
-            })
-        };
-        let keys: Vec<Key> = path.iter().map(chunk).flat_map(row).collect();
+        let keys: Vec<Key> = path.iter().map(chunk).flat_map(|chunk| engine.keys(chunk)).collect();
         let before = self.resident_keys(&keys);
         let view =
             View { l1: self.core.index(), universe: &self.scenario.universe, quarantine_is_full: false };
         let there = |key: &Key| {
             let loadable = self.adapters.iter().filter_map(|a| a.objects.get(key));
             let in_l1 = view.object(*key, false).map(|(_, bytes)| bytes);
-            loadable.copied().chain(in_l1).any(|bytes| bytes == engine.form.bytes)
+            loadable.copied().chain(in_l1).any(|bytes| bytes == key.form.bytes)
         };
-        let columns: Vec<bool> = path.iter().map(|n| row(chunk(n)).all(|key| there(&key))).collect();
-        let window = engine.window.map_or(columns.len(), |w| w as usize);
-        let servable = |hit: &usize| columns[hit.saturating_sub(window)..*hit].iter().all(|there| *there);
-        let expected = (0..=columns.len()).rev().find(servable).expect("the empty prefix is servable");
+        let needed = |hit: usize| {
+            let window = |key: &Key| engine.groups[key.group as usize].window.map_or(hit, |w| w as usize);
+            let rows = keys.len() / path.len();
+            let in_window = move |(at, key): &(usize, &Key)| {
+                (hit.saturating_sub(window(key))..hit).contains(&(at / rows))
+            };
+            keys.iter().enumerate().filter(in_window).map(|(_, key)| *key).collect::<Vec<Key>>()
+        };
+        let servable = |hit: &usize| needed(*hit).iter().all(&there);
+        let expected = (0..=path.len()).rev().find(servable).expect("the empty prefix is servable");
         // With objects of one size L1 can hold as many as it has slots, because all others can be evicted.
-        let slots = self.pages / engine.form.bytes.div_ceil(self.scenario.page);
+        let slots = self.pages / engine.groups[0].form.bytes.div_ceil(self.scenario.page);
         let others = |uid: usize| {
             let key = self.model.allocs[uid].key;
             keys.iter().any(|k| k.chunk == key.chunk) && !keys.contains(&key)
@@ -112,8 +110,7 @@ impl World {
             assert_eq!(hit as usize, expected, "hit, and chunks that L1 and L2 have of {keys:?}");
         }
         assert!(hit as usize <= expected, "a hit longer than what L1 and L2 have");
-        let needed = &keys[(hit as usize).saturating_sub(window) * world as usize..][..];
-        let needed = &needed[..(hit as usize).min(window) * world as usize];
+        let needed = &needed(hit as usize);
         self.audit_bytes(needed);
         self.lose(connection);
         self.work_off();

@@ -13,7 +13,7 @@ use larder_types::object::KvRank;
 
 use super::{Granted, Place, World};
 use crate::model::{Key, LookupCall, Name, RetrieveOutcome, Uid, View};
-use crate::scenario::EngineSpec;
+use crate::scenario::{EngineSpec, GroupSpec};
 use crate::trace::Call;
 
 /// Arguments of a transfer that are not part of its name.
@@ -45,14 +45,19 @@ impl World {
     }
 
     pub(super) fn register(&mut self, (instance, connection): (i64, u64), engine: &EngineSpec) {
-        self.begin(Call::Register { instance, bytes: engine.form.bytes });
-        let layout = self.scenario.universe.layout(engine.form).expect("a known layout").clone();
+        let bytes = engine.groups.iter().map(|group| group.form.bytes).sum();
+        self.begin(Call::Register { instance, bytes });
+        let group = |(id, group): (u32, &GroupSpec)| {
+            let layout = self.scenario.universe.layout(group.form).expect("a known layout").clone();
+            Group { id, window: group.window, layout }
+        };
+        let groups = (0..).zip(&engine.groups).map(group).collect();
         let spec = WorkerSpec {
             instance: InstanceId(instance),
             model: self.scenario.universe.models[usize::from(engine.model)].clone(),
             world_size: engine.world,
             block_tokens: None,
-            groups: vec![Group { id: 0, window: engine.window, layout }],
+            groups,
         };
         let new = self.core.register(self.time(), ConnectionId(connection), spec);
         let expected = self.model.register(self.now, (instance, connection), engine);
@@ -212,23 +217,29 @@ impl World {
         call(&mut self.core, Time::from_millis(self.now), &spec)
     }
 
-    /// Prepares a store. Returns the slots to write.
-    pub(super) fn prepare_store(&mut self, context: Context, name: Name) -> Option<Granted> {
+    /// Prepares a store of all but `skipped` (chunk and group). Returns the slots to write.
+    pub(super) fn prepare_store(
+        &mut self,
+        context: Context,
+        name: Name,
+        skipped: &[(u32, u32)],
+    ) -> Option<Granted> {
         self.begin(Call::PrepareStore(name));
         self.seen.stores_equal += u64::from(self.model.knows(&name));
-        let got = self.transfer(context, &name, |core, now, spec| core.prepare_store(now, spec));
-        let given = got.as_ref().map_or(&[][..], |prepared| &prepared.chunks);
+        self.seen.chunks_skipped += skipped.len() as u64;
+        let lists = skipped.iter().map(|(_, group)| *group).max().map_or(0, |last| last + 1);
+        let list = |group| skipped.iter().filter(|s| s.1 == group).map(|s| s.0).collect();
+        let lists: Vec<Vec<u32>> = (0..lists).map(list).collect();
+        let got =
+            self.transfer(context, &name, |core, now, spec| core.prepare_store_except(now, spec, &lists));
+        let given: Vec<(u32, u32)> =
+            got.iter().flat_map(|p| p.slots.iter().map(|slot| (slot.chunk, slot.group))).collect();
         let scenario = self.scenario.clone();
         let gauges = self.core.gauges();
         let quarantine_is_full = gauges.quarantined_bytes > gauges.l1.capacity_bytes / 2;
         let view = View { l1: self.core.index(), universe: &scenario.universe, quarantine_is_full };
-        let plan = self.model.plan_store(
-            self.now,
-            (context.model, context.node, context.connection),
-            &name,
-            given,
-            &view,
-        );
+        let place = (context.model, context.node, context.connection);
+        let plan = self.model.plan_store(self.now, place, (&name, skipped), &given, &view);
         let (plan, prepared) = match (plan, got) {
             (Some(plan), Ok(prepared)) => (plan, prepared),
             (None, Err(_)) => {
@@ -237,13 +248,16 @@ impl World {
             }
             (plan, got) => panic!("prepare_store answered {got:?}, expected {plan:?}"),
         };
-        let slots: Vec<(u32, u64)> =
-            prepared.chunks.iter().copied().zip(prepared.slots.iter().map(|s| s.offset)).collect();
-        slots.iter().for_each(|(i, offset)| {
-            self.trace.answer(u64::from(*i));
+        let slots: Vec<((u32, u32), u64)> =
+            prepared.slots.iter().map(|slot| ((slot.chunk, slot.group), slot.offset)).collect();
+        slots.iter().for_each(|((i, group), offset)| {
+            self.trace.answer(u64::from(*group) << 32 | u64::from(*i));
             self.trace.answer(*offset);
         });
-        assert!(prepared.slots.iter().all(|s| s.layout.bytes() == plan.bytes), "slots of another size");
+        for slot in &prepared.slots {
+            let bytes = plan.groups[slot.group as usize].form.bytes;
+            assert_eq!(slot.layout.bytes(), bytes, "slots of another size");
+        }
         if quarantine_is_full {
             assert!(prepared.slots.is_empty(), "slots while too much memory waits for late writers");
         } else {
@@ -251,8 +265,7 @@ impl World {
         }
         let mut seq = 0;
         if !slots.is_empty() {
-            let place = (context.model, context.node, context.connection);
-            seq = self.model.begin_store(self.now, place, name, plan.form, &slots);
+            seq = self.model.begin_store(self.now, place, name, &plan.groups, &slots);
         }
         self.model.settle();
         let total = self.model.allocs.len();
@@ -260,7 +273,10 @@ impl World {
         self.check_new_slots(&new);
         if slots.len() < plan.missing.len() {
             self.seen.stores_refused += 1;
-            self.judge_refusal(&plan.protected, plan.bytes.div_ceil(self.scenario.page));
+            // With several groups what was reserved of the chunk was given back.
+            if let [group] = plan.groups[..] {
+                self.judge_refusal(&plan.protected, group.form.bytes.div_ceil(self.scenario.page));
+            }
         }
         let places: Vec<Place> = new.iter().map(|uid| self.place(*uid)).collect();
         self.conclude();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder_core::{Gauges, PreparedStore};
+use larder_core::{Gauges, PreparedStore, Slot};
 use larder_policy::eviction::EvictionKind;
 use larder_types::ids::AdapterId;
 
@@ -254,14 +254,18 @@ impl World {
     /// Checks the slots that a store got, and what was evicted for it.
     pub(super) fn judge_store(&mut self, plan: &StorePlan, prepared: &PreparedStore) {
         let given = prepared.slots.len();
-        assert_eq!(prepared.chunks, plan.missing[..given.min(plan.missing.len())], "chunks to write");
+        let mut expected = plan.missing[..given.min(plan.missing.len())].to_vec();
+        expected.sort_unstable_by_key(|(chunk, group)| (*group, *chunk));
+        let slots: Vec<(u32, u32)> = prepared.slots.iter().map(|slot| (slot.chunk, slot.group)).collect();
+        assert_eq!(slots, expected, "objects to write");
         assert_eq!(prepared.no_space, given < plan.missing.len(), "whether there was too little memory");
         let evicted = self.accept_evictions(&plan.protected);
         if self.scenario.uniform() && !evicted.is_empty() {
             if self.order_is_known() {
                 self.judge_order(&evicted, &plan.protected);
             }
-            let needed = given as u64 * plan.bytes.div_ceil(self.scenario.page);
+            let pages = |slot: &Slot| slot.layout.bytes().div_ceil(self.scenario.page);
+            let needed: u64 = prepared.slots.iter().map(pages).sum();
             let used: u64 =
                 self.model.live.iter().filter(|u| self.stays(**u)).map(|u| self.model.allocs[*u].pages).sum();
             let largest = evicted.iter().map(|(_, pages)| *pages).max().unwrap_or(0);

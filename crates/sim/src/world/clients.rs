@@ -14,7 +14,7 @@ pub(super) fn tag(key: Key, page: u64) -> u64 {
     let name = u64::from(chunk.model) << 32 | u64::from(chunk.salt) << 16 | u64::from(chunk.node);
     let form = key.form.bytes << 1 | u64::from(key.form.signed);
     let mix = |sum: u64, part: u64| (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    [name, form, u64::from(key.rank.0), page].into_iter().fold(0, mix)
+    [name, form, u64::from(key.group), u64::from(key.rank.0), page].into_iter().fold(0, mix)
 }
 
 impl World {
@@ -126,7 +126,7 @@ impl World {
         self.requests[index].hit = hit;
         let workers = self.engines[request.engine].workers.clone();
         let spec = self.engines[request.engine].spec.clone();
-        let mut start = spec.window.map_or(0, |w| hit.saturating_sub(w));
+        let mut start = spec.first_needed(hit);
         // The engine may still have the head of the prompt in its own memory.
         if hit > 0 && self.rng.chance(30) {
             let held = self.rng.between(0, u64::from(hit)) as u32;
@@ -197,13 +197,31 @@ impl World {
         }
         let request = self.requests[request].clone();
         let (context, name) = (self.context(worker, request.node), self.name(worker, &request, start, end));
-        if let Some(granted) = self.prepare_store(context, name) {
+        let skipped = self.draw_skipped(worker, end - start);
+        if let Some(granted) = self.prepare_store(context, name, &skipped) {
             // The slots may be overwritten at any time from now on.
             for place in &granted.places {
                 self.memory[place.page as usize..][..place.pages as usize].fill(u64::MAX - granted.seq);
             }
             self.start_copy(worker, request.node, name, granted, true);
         }
+    }
+
+    /// Chunks and groups that a worker leaves out, because the engine has no data of them: of groups with a window
+    /// those before it, or some of them.
+    fn draw_skipped(&mut self, worker: usize, len: u32) -> Vec<(u32, u32)> {
+        let groups = self.workers[worker].spec.groups.clone();
+        let mut skipped = Vec::new();
+        if groups.len() < 2 {
+            return skipped;
+        }
+        for (group, window) in (0..).zip(groups.iter().map(|group| group.window)) {
+            let Some(window) = window.filter(|_| self.rng.chance(70)) else { continue };
+            let all = self.rng.chance(80);
+            let outside = 0..len.saturating_sub(window);
+            skipped.extend(outside.filter(|_| all || self.rng.chance(50)).map(|chunk| (chunk, group)));
+        }
+        skipped
     }
 
     fn start_copy(&mut self, worker: usize, node: u16, name: Name, granted: Granted, write: bool) {

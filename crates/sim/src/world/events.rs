@@ -89,16 +89,17 @@ impl Follower {
     }
 }
 
-/// For each chunk, the number of salts with an object of every rank. The models have one group of layers.
+/// For each chunk, the number of salts with an object of every rank for some group of layers.
 fn whole(objects: &HashSet<ObjectKey>) -> HashMap<Name, u64> {
-    let mut ranks = BTreeMap::<_, BTreeMap<u32, BTreeSet<u32>>>::new();
+    let mut ranks = BTreeMap::<_, BTreeMap<(u32, u32), BTreeSet<u32>>>::new();
     for key in objects {
         let chunk = (key.model_name.clone(), key.chunk_hash, key.cache_salt.clone());
-        ranks.entry(chunk).or_default().entry(key.kv_rank.world_size()).or_default().insert(key.kv_rank.0);
+        let piece = (key.kv_rank.world_size(), key.object_group);
+        ranks.entry(chunk).or_default().entry(piece).or_default().insert(key.kv_rank.0);
     }
     let mut whole = HashMap::new();
-    for ((model, hash, _), worlds) in ranks {
-        if worlds.iter().any(|(world, ranks)| ranks.len() == *world as usize) {
+    for ((model, hash, _), pieces) in ranks {
+        if pieces.iter().any(|((world, _), ranks)| ranks.len() == *world as usize) {
             *whole.entry((model, hash)).or_default() += 1;
         }
     }

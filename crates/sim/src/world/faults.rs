@@ -97,7 +97,7 @@ impl World {
         let models: Vec<_> = self.scenario.engines.clone();
         let spec = &mut self.workers[index].spec;
         if self.rng.chance(30) {
-            spec.form = models[self.rng.index(models.len())].form;
+            spec.groups = models[self.rng.index(models.len())].groups.clone();
         }
         let spec = spec.clone();
         self.register((instance, connection), &spec);
@@ -167,7 +167,9 @@ impl World {
                 let path = self.scenario.universe.nodes[usize::from(node)].path.clone();
                 // Peers do not say which layout they can read.
                 let form = Form::default();
-                let key = |&node: &u16| Key { chunk: ChunkKey { model, salt, node }, rank, form };
+                let groups = self.engines[engine].spec.groups.len();
+                let group = if groups > 1 { self.rng.index(groups) as u32 } else { 0 };
+                let key = |&node: &u16| Key { chunk: ChunkKey { model, salt, node }, rank, group, form };
                 let keys: Vec<Key> = path.iter().map(key).collect();
                 let owner = self.fresh();
                 let id = self.peer_lookup(owner, &keys);
@@ -235,7 +237,9 @@ impl World {
         let context = Context { model: worker.spec.model, node, connection: worker.connection };
         match self.rng.below(3) {
             0 => drop(self.ping(-1, worker.connection)),
-            1 => assert!(self.prepare_store(context, name).is_none(), "an unregistered worker may write"),
+            1 => {
+                assert!(self.prepare_store(context, name, &[]).is_none(), "an unregistered worker may write")
+            }
             _ => assert!(self.prepare_retrieve(context, name).is_none(), "an unregistered worker may read"),
         }
     }

@@ -299,7 +299,7 @@ impl World {
                 (0..universe.nodes.len() as u16).map(move |node| ChunkKey { model, salt, node })
             })
         });
-        let key = |chunk| Key { chunk, rank: KvRank::new(1, 0), form: Form::default() };
+        let key = |chunk| Key { chunk, rank: KvRank::new(1, 0), group: 0, form: Form::default() };
         let kept = |chunk: &ChunkKey| reuse.retains(object_digest(&self.object_keys(&[key(*chunk)])[0]));
         let all = universe.models.len() * universe.salts.len() * universe.nodes.len();
         let kept: BTreeSet<ChunkKey> = chunks.filter(kept).collect();
@@ -348,7 +348,7 @@ impl World {
             salt: at(&universe.salts, &key.cache_salt),
             node: node.expect("a known chunk") as u16,
         };
-        Key { chunk, rank: key.kv_rank, form: universe.form(key.layout) }
+        Key { chunk, rank: key.kv_rank, group: key.object_group, form: universe.form(key.layout) }
     }
 
     pub(super) fn object_keys(&self, keys: &[Key]) -> Vec<ObjectKey> {
@@ -356,7 +356,8 @@ impl World {
         let key = |k: &Key| {
             let (model, salt) =
                 (&universe.models[usize::from(k.chunk.model)], &universe.salts[usize::from(k.chunk.salt)]);
-            let key = ObjectKey::new(*universe.hash(k.chunk.node), model.clone(), k.rank, 0, salt.clone());
+            let hash = *universe.hash(k.chunk.node);
+            let key = ObjectKey::new(hash, model.clone(), k.rank, k.group, salt.clone());
             let layout = universe.layout(k.form).map_or(LayoutId::UNKNOWN, Layout::id);
             key.expect("valid").with_layout(layout)
         };

@@ -150,6 +150,8 @@ pub struct Seen {
     pub copies_cut: u64,
     /// Stores prepared with the name of a transfer that was still known.
     pub stores_equal: u64,
+    /// Objects that workers left out of stores.
+    pub chunks_skipped: u64,
     /// Commits of stores that had expired.
     pub commits_late: u64,
     /// Chunks evicted with their exact order checked.
@@ -287,6 +289,7 @@ impl World {
             client_share: 1.0,
             workers_max: usize::MAX,
             workers_per_connection_max: usize::MAX,
+            worker_groups_max: usize::MAX,
             worker_name_bytes_max: usize::MAX,
             peer_leases_max: usize::MAX,
             peer_keys_max: usize::MAX,

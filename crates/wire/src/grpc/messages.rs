@@ -110,6 +110,28 @@ pub(super) struct RegisterEngineDriven {
     pub(super) use_mla: bool,
     #[prost(int64, optional, tag = "9")]
     pub(super) num_physical_slots: Option<i64>,
+    #[prost(message, repeated, tag = "10")]
+    pub(super) group_layouts: Vec<GroupLayout>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct GroupLayout {
+    #[prost(int64, tag = "1")]
+    pub(super) num_layers: i64,
+    #[prost(int64, tag = "2")]
+    pub(super) hidden_dim_size: i64,
+    #[prost(string, tag = "3")]
+    pub(super) dtype: String,
+    #[prost(int64, tag = "4")]
+    pub(super) tokens_per_block: i64,
+    #[prost(int64, tag = "5")]
+    pub(super) window_tokens: i64,
+    #[prost(int64, tag = "6")]
+    pub(super) kv_size: i64,
+    #[prost(int64, tag = "7")]
+    pub(super) window_chunks: i64,
+    #[prost(bool, tag = "8")]
+    pub(super) recurrent: bool,
 }
 
 /// Every request that has only an instance.
@@ -126,6 +148,23 @@ pub(super) struct Transfer {
     pub(super) key: Option<Key>,
     #[prost(int64, tag = "2")]
     pub(super) instance_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PrepareStore {
+    #[prost(message, optional, tag = "1")]
+    pub(super) key: Option<Key>,
+    #[prost(int64, tag = "2")]
+    pub(super) instance_id: i64,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) skipped_chunks: Vec<Indices>,
+}
+
+/// The chunks of one group of layers.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Indices {
+    #[prost(int64, repeated, tag = "1")]
+    pub(super) indices: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -306,6 +345,8 @@ pub(super) struct Pool {
     pub(super) shm_name: String,
     #[prost(uint64, tag = "2")]
     pub(super) pool_size: u64,
+    #[prost(int64, tag = "3")]
+    pub(super) null_block_id: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

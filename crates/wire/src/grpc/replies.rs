@@ -36,12 +36,13 @@ pub fn encode(response: &Response) -> Option<Bytes> {
         Response::Noop(value) => framed(&m::Text { value: value.clone() }),
         Response::GetExperimental(values) => framed(&m::Texts { values: values.clone() }),
         Response::RegisterEngineDriven(pool) => {
-            framed(&m::Pool { shm_name: pool.shm_name.clone(), pool_size: pool.pool_size })
+            let null_block_id = pool.null_block_id.0.unwrap_or(0);
+            framed(&m::Pool { shm_name: pool.shm_name.clone(), pool_size: pool.pool_size, null_block_id })
         }
         Response::PrepareStore(_) => framed(&m::StorePlan { context: context(&response.frame()) }),
         Response::PrepareRetrieve(plan) => framed(&match plan {
             RetrievePlan::Missing => m::RetrievePlan::default(),
-            RetrievePlan::Pickle(data) => {
+            RetrievePlan::Inline(data) => {
                 m::RetrievePlan { success: true, data: data.clone(), context: Bytes::new() }
             }
             _ => m::RetrievePlan { success: true, data: Bytes::new(), context: context(&response.frame()) },

@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::messages as m;
 use super::{TokenForm, tokens};
-use crate::codec::{Entry, KERNEL_GROUPS_MAX, TENSOR_AXES_MAX, Value, decode_only, wait};
+use crate::codec::{Entry, KERNEL_GROUPS_MAX, Newer, TENSOR_AXES_MAX, Value, decode_only, wait};
 use crate::device_handle::DeviceHandle;
 use crate::error::DecodeError;
 use crate::key::CacheKey;
@@ -20,6 +20,7 @@ use crate::msgpack::{NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use crate::operation::Operation;
 use crate::ops::free_lookup_locks::TokenRange;
 use crate::ops::p2p_lookup_and_lock::{GroupLayouts, MemoryLayout};
+use crate::ops::register_engine_driven::GroupLayout;
 use crate::ops::register_kv_cache::{EngineType, GroupInfo, LayoutHints};
 use crate::ops::report_block_allocation::BlockAllocation;
 use crate::ops::{self, P2pLookupAndLock};
@@ -88,15 +89,12 @@ fn of_scheduler(operation: Operation, message: Bytes, form: TokenForm) -> Result
 /// Registrations and transfers.
 fn of_worker(operation: Operation, message: Bytes, form: TokenForm) -> Result<Request> {
     Ok(match operation {
-        Operation::RegisterEngineDriven => register_engine_driven(message)?.into(),
+        Operation::RegisterEngineDriven => register_engine_driven(message, form)?.into(),
         Operation::UnregisterEngineDriven => {
             ops::UnregisterEngineDriven { instance_id: instance(message)? }.into()
         }
         Operation::UnregisterKvCache => ops::UnregisterKvCache { instance_id: instance(message)? }.into(),
-        Operation::PrepareStore => {
-            let (key, instance_id) = transfer(message, form)?;
-            ops::PrepareStore { key, instance_id }.into()
-        }
+        Operation::PrepareStore => prepare_store(message, form)?.into(),
         Operation::PrepareRetrieve => {
             let (key, instance_id) = transfer(message, form)?;
             ops::PrepareRetrieve { key, instance_id }.into()
@@ -215,8 +213,22 @@ fn map(bytes: Bytes) -> Result<Bytes> {
     Ok(bytes)
 }
 
-fn register_engine_driven(message: Bytes) -> Result<ops::RegisterEngineDriven> {
+fn register_engine_driven(message: Bytes, form: TokenForm) -> Result<ops::RegisterEngineDriven> {
     let sent = m::RegisterEngineDriven::decode(message)?;
+    check_count::<GroupLayout>("group_layouts", sent.group_layouts.len())?;
+    let group = |sent: m::GroupLayout| GroupLayout {
+        num_layers: sent.num_layers,
+        hidden_dim_size: sent.hidden_dim_size,
+        dtype: sent.dtype,
+        tokens_per_block: sent.tokens_per_block,
+        window_tokens: sent.window_tokens,
+        kv_size: sent.kv_size,
+        window_chunks: sent.window_chunks,
+        recurrent: sent.recurrent,
+    };
+    // No groups look like no field: clients with tokens as bytes know it.
+    let knows_groups = form == TokenForm::Bytes || !sent.group_layouts.is_empty();
+    let groups = knows_groups.then(|| sent.group_layouts.into_iter().map(group).collect());
     Ok(ops::RegisterEngineDriven {
         instance_id: InstanceId(sent.instance_id),
         model_name: model_name_of(&sent.model_name)?,
@@ -227,6 +239,7 @@ fn register_engine_driven(message: Bytes) -> Result<ops::RegisterEngineDriven> {
         dtype: sent.dtype,
         use_mla: sent.use_mla,
         num_physical_slots: sent.num_physical_slots,
+        group_layouts: Newer(groups),
     })
 }
 
@@ -330,6 +343,14 @@ fn object_key(sent: m::ObjectKey) -> Result<ObjectKey> {
         cache_salt: sent.cache_salt.into(),
         layout: LayoutId::UNKNOWN,
     })
+}
+
+fn prepare_store(message: Bytes, form: TokenForm) -> Result<ops::PrepareStore> {
+    let m::PrepareStore { key, instance_id, skipped_chunks } = Message::decode(message)?;
+    check_count::<GroupLayout>("skipped_chunks", skipped_chunks.len())?;
+    let skipped: Vec<Vec<i64>> = skipped_chunks.into_iter().map(|list| list.indices).collect();
+    let plain = ops::PrepareStore::new(cache_key(key, form)?, InstanceId(instance_id));
+    Ok(ops::PrepareStore { skipped_chunks: Some(skipped).filter(|lists| !lists.is_empty()), ..plain })
 }
 
 fn transfer(message: Bytes, form: TokenForm) -> Result<(CacheKey, InstanceId)> {

@@ -6,14 +6,14 @@ use larder_types::InstanceId;
 use crate::key::CacheKey;
 use crate::ops::{operation, samples};
 
-/// Publishes the slots that a worker has written, or brings the chunks as a pickle.
+/// Publishes the slots that a worker has written, or brings the chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitStore {
     /// The chunks, by the worker's key.
     pub key: CacheKey,
     /// The worker.
     pub instance_id: InstanceId,
-    /// The pickled list of chunks; empty if they were written to slots.
+    /// The chunks, as a [pickle](crate::pickle) or a [map](crate::tensor_map); empty if they were written to slots.
     pub data: Bytes,
 }
 

@@ -8,7 +8,7 @@ use crate::error::DecodeError;
 use crate::key::CacheKey;
 use crate::msgpack::{Reader, Writer, required};
 use crate::ops::{operation, samples};
-use crate::slot::{Context, Slot};
+use crate::slot::{Context, Slot, check_per_slot};
 
 /// Asks for slots to read chunks from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,18 @@ pub enum RetrievePlan {
     Missing,
     /// Read from these slots, one per chunk of the range in its order.
     Slots(Vec<Slot>),
-    /// There is no shared memory; these are the chunks as a pickle.
-    Pickle(Bytes),
+    /// The same for a worker with several groups, which may need only the last chunks of the range.
+    GroupSlots {
+        /// The slots.
+        slots: Vec<Slot>,
+        /// For each slot, its group.
+        group_ids: Vec<u64>,
+        /// For each slot, its chunk's index in the key's range.
+        chunk_indices: Vec<u64>,
+    },
+    /// There is no shared memory; these are the chunks, as a [pickle](crate::pickle) or a
+    /// [map](crate::tensor_map).
+    Inline(Bytes),
 }
 
 impl Value for RetrievePlan {
@@ -42,25 +52,34 @@ impl Value for RetrievePlan {
             }
             Ok(())
         })?;
-        Ok(match (required("success", success)?, context.slots) {
-            (false, _) => Self::Missing,
-            (true, Some(slots)) => Self::Slots(slots),
-            (true, None) => Self::Pickle(data),
+        Ok(match (required("success", success)?, context.slots, context.group_ids) {
+            (false, ..) => Self::Missing,
+            (true, Some(slots), None) => Self::Slots(slots),
+            (true, Some(slots), Some(group_ids)) => {
+                let chunk_indices = required("chunk_indices", context.chunk_indices)?;
+                check_per_slot(&slots, ("chunk_indices", &chunk_indices))?;
+                check_per_slot(&slots, ("group_ids", &group_ids))?;
+                Self::GroupSlots { slots, group_ids, chunk_indices }
+            }
+            (true, None, _) => Self::Inline(data),
         })
     }
 
     fn encode(&self, writer: &mut Writer) {
-        let (success, data, slots) = match self {
-            Self::Missing => (false, &[][..], None),
-            Self::Slots(slots) => (true, &[][..], Some(slots)),
-            Self::Pickle(data) => (true, &data[..], None),
-        };
+        let data = if let Self::Inline(data) = self { &data[..] } else { &[] };
         writer.map(3);
         writer.str("success");
-        writer.bool(success);
+        writer.bool(!matches!(self, Self::Missing));
         writer.str("data");
         writer.bin(data);
-        Context::encode(slots, None, writer);
+        match self {
+            Self::Missing | Self::Inline(_) => Context::encode(None, &[], writer),
+            Self::Slots(slots) => Context::encode(Some(slots), &[], writer),
+            Self::GroupSlots { slots, group_ids, chunk_indices } => {
+                let lists = [("group_ids", &group_ids[..]), ("chunk_indices", chunk_indices)];
+                Context::encode(Some(slots), &lists, writer);
+            }
+        }
     }
 }
 
@@ -70,6 +89,8 @@ operation!(
 );
 
 samples!(PrepareRetrieve: vec![Self { key: key(Some(0)), instance_id: INSTANCE }] => {
-    let pickle = RetrievePlan::Pickle(Bytes::from_static(b"p"));
-    vec![RetrievePlan::Missing, RetrievePlan::Slots(vec![slot(4096)]), pickle]
+    let inline = RetrievePlan::Inline(Bytes::from_static(b"p"));
+    let slots = vec![slot(0), slot(4096)];
+    let groups = RetrievePlan::GroupSlots { slots, group_ids: vec![0, 1], chunk_indices: vec![0, 2] };
+    vec![RetrievePlan::Missing, RetrievePlan::Slots(vec![slot(4096)]), groups, inline]
 });

@@ -1,4 +1,4 @@
-//! Golden vectors: messages, cache keys and pickles of the reference, in `tests/vectors/`.
+//! Golden vectors: messages, cache keys, pickles and tensor maps of the reference, in `tests/vectors/`.
 //!
 //! Each test fails if its file has no usable record, so that a renamed field cannot turn it off.
 
@@ -8,3 +8,4 @@ mod frames;
 mod keys;
 mod pickle;
 mod support;
+mod tensor_maps;

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "the golden tests use some of these")]
 
 use bytes::Bytes;
+use larder_types::Layout;
+use larder_types::dtype::DType;
 use larder_types::object::ObjectKey;
 use larder_wire::codec::{Value, encode_frame};
 use larder_wire::error::DecodeError;
@@ -16,6 +18,7 @@ use larder_wire::ops::{self, OperationSpec};
 use larder_wire::pickle::read_tensors;
 use larder_wire::request::Request;
 use larder_wire::response::ResultFrame;
+use larder_wire::tensor_map::read_chunks;
 
 /// Cuts bytes into frames: two bytes of length before each, the rest is the last.
 fn frames(mut data: &[u8]) -> Vec<Bytes> {
@@ -118,6 +121,26 @@ pub(crate) fn pickle(data: &[u8]) {
         assert_eq!(tensor.copy_to(&mut out), Ok(()));
         assert_eq!(tensor.runs().map(<[u8]>::len).sum::<usize>(), out.len());
         assert!(tensor.contiguous().is_none_or(|bytes| bytes == out));
+    }
+}
+
+/// Chunks of a range of three in a map, of a worker with one group and of one with several: the groups of the golden
+/// vectors, and small ones.
+pub(crate) fn tensor_map(data: &[u8]) {
+    const CHUNKS: u32 = 3;
+    let layout = |shape: &[u64], dtype| Layout::new(shape, dtype).expect("not empty");
+    let large = [layout(&[2, 4, 40], DType::Float32), layout(&[1, 300], DType::UInt8)];
+    let small = [layout(&[2, 1], DType::Int8), layout(&[1], DType::UInt8)];
+    let kinds = [&large[..], &large[..1], &small, &small[..1], &[]];
+    for layouts in kinds {
+        let layouts: Vec<&Layout> = layouts.iter().collect();
+        let Ok(read) = read_chunks(data, &layouts, CHUNKS) else { continue };
+        assert!(read.is_sorted_by(|a, b| (a.group, a.chunk) < (b.group, b.chunk)));
+        for cell in &read {
+            assert_eq!(cell.bytes.len() as u64, layouts[cell.group].bytes());
+            assert!(cell.chunk < CHUNKS);
+        }
+        assert!(layouts.len() != 1 || read.len() == CHUNKS as usize);
     }
 }
 

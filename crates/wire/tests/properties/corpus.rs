@@ -13,6 +13,7 @@ pub(crate) struct Corpus {
     pub(crate) calls: Vec<Vec<u8>>,
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) pickles: Vec<Vec<u8>>,
+    pub(crate) tensor_maps: Vec<Vec<u8>>,
     pub(crate) names: Vec<Vec<u8>>,
 }
 
@@ -26,6 +27,7 @@ impl Corpus {
             calls: calls(),
             keys: keys.iter().map(|key| [&[16, 0][..], &unhex(key)].concat()).collect(),
             pickles: texts("pickle.json", "hex").iter().map(|pickle| unhex(pickle)).collect(),
+            tensor_maps: texts("tensor_maps.json", "hex").iter().map(|map| unhex(map)).collect(),
             names: texts("../../../types/tests/vectors/object_names.json", "fs_filename")
                 .into_iter()
                 .map(String::into_bytes)

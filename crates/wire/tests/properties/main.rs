@@ -63,6 +63,7 @@ fn undamaged_samples_pass() {
     CORPUS.calls.iter().for_each(|bytes| bodies::grpc(bytes));
     CORPUS.keys.iter().for_each(|bytes| bodies::key(bytes));
     CORPUS.pickles.iter().for_each(|bytes| bodies::pickle(bytes));
+    CORPUS.tensor_maps.iter().for_each(|bytes| bodies::tensor_map(bytes));
     CORPUS.names.iter().for_each(|bytes| bodies::file_name(bytes));
 }
 
@@ -76,6 +77,7 @@ proptest! {
         bodies::grpc(&bytes);
         bodies::key(&bytes);
         bodies::pickle(&bytes);
+        bodies::tensor_map(&bytes);
         bodies::file_name(&bytes);
     }
 
@@ -112,6 +114,13 @@ proptest! {
         sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..4),
     ) {
         bodies::pickle(&damaged(&CORPUS.pickles, sample, &damages));
+    }
+
+    #[test]
+    fn damaged_tensor_maps_cause_no_panic(
+        sample in any::<Index>(), damages in prop::collection::vec(damage(), 1..6),
+    ) {
+        bodies::tensor_map(&damaged(&CORPUS.tensor_maps, sample, &damages));
     }
 
     #[test]
