@@ -46,9 +46,9 @@ fn state() -> GroupLayout {
 fn layouts() -> [Layout; 3] {
     let tokens = CHUNK as u64;
     [
-        Layout::new(&[2, 2, tokens, 12], DType::Float16).unwrap(),
-        Layout::new(&[2, tokens / 2, 12], DType::Float16).unwrap(),
-        Layout::new(&[1, tokens, 12], DType::Int8).unwrap(),
+        Layout::new(&[2, 2, tokens, 12], DType::Float16).expect("a small layout"),
+        Layout::new(&[2, tokens / 2, 12], DType::Float16).expect("a small layout"),
+        Layout::new(&[1, tokens, 12], DType::Int8).expect("a small layout"),
     ]
 }
 
@@ -196,7 +196,9 @@ fn sent(cells: &[(usize, u64)], byte: u8) -> Bytes {
         let own: Vec<u64> = cells.iter().filter(|cell| cell.0 == group).map(|cell| cell.1).collect();
         writer.begin_group(&own);
         for _ in own {
-            writer.push_with(layout, |out| out.fill(bytes.next().unwrap())).unwrap();
+            writer
+                .push_with(layout, |out| out.fill(bytes.next().expect("as many bytes as tensors")))
+                .expect("as many tensors as announced");
         }
     }
     writer.finish()

@@ -54,7 +54,7 @@ impl Payloads for PrepareStore {
 
     fn encode(&self) -> Vec<Bytes> {
         let mut frames = vec![encode_frame(&self.key), encode_frame(&self.instance_id)];
-        frames.extend(self.skipped_chunks.as_ref().map(|lists| encode_frame(lists)));
+        frames.extend(self.skipped_chunks.as_ref().map(encode_frame));
         frames
     }
 }
