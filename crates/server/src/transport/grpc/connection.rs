@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::RecvStream;
@@ -22,6 +22,7 @@ use super::message::Message;
 use super::responder::{Call, Flow, GrpcResponder, Outgoing, Parts};
 use super::socket::Socket;
 use super::status::{Code, Status, not_grpc};
+use super::waker::TaskWaker;
 use crate::app::refusals::Refused;
 use crate::transport::uses_cache;
 
@@ -148,6 +149,7 @@ struct Connection<'a> {
     taken: (u64, Option<Instant>),
     deadlines: Deadlines,
     sleep: Option<Pin<Box<Sleep>>>,
+    wakes: Arc<TaskWaker>,
     /// Last, so that nothing is sent any more when it is dropped.
     clients: Clients,
 }
@@ -175,19 +177,28 @@ impl<'a> Connection<'a> {
             taken: (0, None),
             deadlines: Deadlines::default(),
             sleep: None,
+            wakes: Arc::default(),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.wakes.begin(cx.waker());
+        let waker = Waker::from(self.wakes.clone());
+        let own = &mut Context::from_waker(&waker);
         for _ in 0..TURNS_MAX {
-            match self.place.peer().poll_ask(cx) {
+            self.wakes.look();
+            match self.place.peer().poll_ask(own) {
                 Ask::Run => {}
                 Ask::Drain => self.drain(),
                 _ => return Poll::Ready(CloseReason::ClosedHere),
             }
-            match self.turn(cx) {
+            match self.turn(own) {
                 Ok(true) => {}
-                Ok(false) => return self.poll_deadlines(cx),
+                Ok(false) => match self.poll_deadlines(own) {
+                    Poll::Pending if self.wakes.rest() => return Poll::Pending,
+                    Poll::Pending => {}
+                    ended => return ended,
+                },
                 Err(reason) => return Poll::Ready(reason),
             }
         }

@@ -4,12 +4,14 @@
 //! HTTP/2 is the crate `h2`, which gives streams in the order in which they were opened. One task owns a connection: it
 //! receives messages, serves them, and writes answers, as that of a ZMTP connection does.
 
+mod authority;
 mod clients;
 mod connection;
 mod message;
 mod responder;
 mod socket;
 mod status;
+mod waker;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -8,17 +8,21 @@ use std::task::{Context, Poll};
 use larder_zmtp::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::authority::AuthorityFilter;
 use super::responder::Flow;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
     flow: Arc<Flow>,
+    /// For Unix sockets.
+    authority: Option<AuthorityFilter>,
 }
 
 impl Socket {
     pub(super) fn new(stream: Stream, flow: Arc<Flow>) -> Self {
-        Self { stream, flow }
+        let is_unix = matches!(stream, Stream::Ipc(_));
+        Self { stream, flow, authority: is_unix.then(AuthorityFilter::default) }
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -30,8 +34,17 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(authority) = &mut self.authority {
+            authority.pass(&mut buf.filled_mut()[before..]);
+        }
+        read
     }
 }
 
