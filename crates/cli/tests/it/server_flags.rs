@@ -31,7 +31,7 @@ const FLAGS: &[(&[&str], Expected)] = &[
     (&["--host", "::1"], Is("\"::1\"")),
     (&["--port", "7777"], Is("7777")),
     (&["--chunk-size", "512"], Is("512")),
-    (&["--null-block-id", "-1"], Ignored),
+    (&["--null-block-id", "-1"], Is("-1")),
     (&["--max-workers", "4"], Is("4")),
     (&["--max-gpu-workers", "3"], Is("3")),
     (&["--max-cpu-workers", "2"], Is("2")),
