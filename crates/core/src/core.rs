@@ -12,7 +12,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use larder_policy::reuse::{self, ReusePredictor};
 use larder_policy::{AdapterDesc, OffloadPolicy, PrefetchPolicy, Quotas};
-use larder_types::object::{ChunkHash, KvRank, ObjectKey};
+use larder_types::object::{KvRank, ObjectKey};
 use larder_types::{AdapterId, ConnectionId, InstanceId, Layout, Time};
 
 use crate::config::CoreConfig;
@@ -27,11 +27,13 @@ use crate::prefetch::{
 use crate::requests::lost::{self, LostConnection, Owned};
 use crate::requests::models::{Model, Unanswerable};
 use crate::requests::peers::Peers;
+use crate::requests::prefix::{find_prefix, pin_prefix};
 use crate::requests::retrieves::Retrieves;
-use crate::requests::sessions::{LookupSpec, Sessions, find_prefix, pin_prefix};
+use crate::requests::sessions::{LookupSpec, Sessions};
 use crate::requests::stores::{Committed, PreparedStore, Stores};
 use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
-use crate::requests::workers::{Group, TooManyWorkers, WorkerSpec, Workers};
+use crate::requests::worker_spec::{Group, WorkerSpec};
+use crate::requests::workers::{TooManyWorkers, Workers};
 use crate::stats::Stats;
 use crate::stats::events::{Change, ChunkEvent, Log};
 use crate::timers::TimerKind;
@@ -323,7 +325,7 @@ impl Core {
         }
         // A request that looks up again has been learned from.
         if opened.is_new {
-            sessions.set_known(id, on_request(cx, spec));
+            sessions.note_request(cx, id, spec);
         }
         let rest = sessions.look_up_rest(cx, id, spec);
         let chunk_hashes = rest.as_ref().unwrap_or(spec.chunk_hashes);
@@ -475,7 +477,7 @@ impl Core {
     pub fn commit_store(&mut self, now: Time, spec: &TransferSpec<'_>) -> Committed {
         self.advance(now);
         let Self { cx, workers, stores, write_back, .. } = self;
-        let may_finish = may_finish(cx, workers, spec);
+        let may_finish = workers.may_finish(cx.now, spec.instance, spec.connection);
         stores.commit(cx, spec, write_back, may_finish)
     }
 
@@ -513,7 +515,7 @@ impl Core {
     pub fn commit_retrieve(&mut self, now: Time, spec: &TransferSpec<'_>) -> Option<Copied> {
         self.advance(now);
         let Self { cx, workers, retrieves, .. } = self;
-        let may_finish = may_finish(cx, workers, spec);
+        let may_finish = workers.may_finish(cx.now, spec.instance, spec.connection);
         retrieves.commit(cx, spec, may_finish)
     }
 
@@ -794,30 +796,4 @@ impl Core {
         ];
         assert_eq!(cx.timers.len(), timers.iter().sum::<usize>(), "each owner has its timer armed");
     }
-}
-
-/// Which connections' transfers a commit may finish: those that the committing connection has begun, and those of lost
-/// ones that it has replaced.
-fn may_finish<'a>(
-    cx: &Context,
-    workers: &'a mut Workers,
-    spec: &TransferSpec<'_>,
-) -> impl Fn(ConnectionId) -> bool + use<'a> {
-    let (connection, instance) = (spec.connection, spec.instance);
-    let is_own = workers.touch(cx.now, instance, connection).is_some();
-    let workers = &*workers;
-    move |begun_by| begun_by == connection || is_own && !workers.uses(instance, begun_by)
-}
-
-/// Lets statistics and the predictor see a new request. Returns how many of its leading chunks had been requested
-/// before, as far as that is known.
-fn on_request(cx: &mut Context, spec: &LookupSpec<'_>) -> u32 {
-    use larder_policy::eviction::{digest, name_digest};
-    let seed = name_digest(spec.model, spec.salt);
-    let digest = |hash: &ChunkHash| digest(seed, hash.as_bytes());
-    cx.stats.residency.on_request(spec.salt, spec.chunk_hashes, digest);
-    let Some(predictor) = &mut cx.predictor else { return 0 };
-    let capacity = cx.index.capacity_chunks();
-    let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    predictor.on_request(cx.now, capacity, spec.chunk_hashes.iter().map(digest))
 }

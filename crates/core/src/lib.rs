@@ -43,4 +43,5 @@ pub use crate::requests::lost::LostConnection;
 pub use crate::requests::sessions::LookupSpec;
 pub use crate::requests::stores::{Committed, PreparedStore};
 pub use crate::requests::transfer::{Copied, NotRegistered, Slot, TransferSpec};
-pub use crate::requests::workers::{Group, TooManyWorkers, WorkerSpec};
+pub use crate::requests::worker_spec::{Group, WorkerSpec};
+pub use crate::requests::workers::TooManyWorkers;

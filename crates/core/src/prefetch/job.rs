@@ -13,7 +13,7 @@ use super::Target;
 use crate::ids::{IoId, LookupId, PrefetchId, SessionId};
 use crate::index::{Index, ObjectId, ShardKey};
 use crate::requests::sessions::SessionName;
-use crate::requests::workers::Group;
+use crate::requests::worker_spec::Group;
 use crate::timers::Timer;
 
 /// What waits for the answer.

@@ -23,7 +23,7 @@ use larder_types::{ConnectionId, InstanceId, LayoutId};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
-use super::workers::{Group, WorkerSpec};
+use super::worker_spec::{Group, WorkerSpec};
 use crate::prefetch::Shape;
 
 /// Workers of one connection that a lookup looks at. An engine has one for each rank; a connection with more is not

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
-use super::workers::Group;
+use super::worker_spec::Group;
 use crate::context::Context;
 use crate::ids::RetrieveId;
 use crate::index::ObjectId;

@@ -19,20 +19,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
-use larder_policy::prefix_scan::{PrefixScan, required_range};
+use larder_policy::eviction::{digest, name_digest};
 use larder_types::object::{ChunkHash, KvRank};
-use larder_types::{ChunkId, ConnectionId, Time};
+use larder_types::{ConnectionId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::lease::{PinnedObject, ShardPins};
 use super::transfer::{Prefix, TransferSpec};
-use super::workers::Group;
+use super::worker_spec::Group;
 use crate::config::CoreConfig;
 use crate::context::Context;
 use crate::ids::{JobId, SessionId};
-use crate::index::{Index, ObjectId, ShardKey};
+use crate::index::ObjectId;
 use crate::prefetch::{LookupSink, LookupStatus, Target};
 use crate::timers::{Timer, TimerKind};
 
@@ -230,7 +230,8 @@ impl Sessions {
     }
 
     /// Records how many leading chunks of the lookup had been requested before.
-    pub(crate) fn set_known(&mut self, id: SessionId, known: u32) {
+    pub(crate) fn note_request(&mut self, cx: &mut Context, id: SessionId, spec: &LookupSpec<'_>) {
+        let known = on_request(cx, spec);
         self.session_mut(id).known = known;
     }
 
@@ -722,90 +723,14 @@ fn pin_again(
     Some(objects.into_iter().map(|(object, _)| object).collect())
 }
 
-/// The shards of a lookup with their attention windows.
-pub(crate) type Shards = [(ShardKey, Option<u32>)];
-
-/// The longest prefix that every shard can serve from L1, and the chunks that were looked at.
-pub(crate) fn find_prefix(
-    index: &Index,
-    shards: &Shards,
-    spec: &LookupSpec<'_>,
-) -> (u32, Vec<Option<ChunkId>>) {
-    let mut scan = PrefixScan::new(shards.iter().map(|(_, window)| *window));
-    let mut rows = Rows::new(shards);
-    let mut chunks = Vec::new();
-    for chunk in index.leading_chunks(spec.model, spec.salt, spec.chunk_hashes) {
-        chunks.push(chunk);
-        let found = rows.resident(index, chunk);
-        if !scan.push(|row| found[row].is_some()) {
-            break;
-        }
-    }
-    (scan.hit(), chunks)
-}
-
-/// Pins what each shard needs of a hit's chunks, once per reader.
-pub(crate) fn pin_prefix(
-    cx: &mut Context,
-    shards: &Shards,
-    chunks: &[Option<ChunkId>],
-    readers: u32,
-    hit: u32,
-) -> Vec<ShardPins> {
-    let mut index = cx.index_mut();
-    chunks[..hit as usize].iter().flatten().for_each(|chunk| index.on_hit(*chunk));
-    let needed: Vec<_> = shards.iter().map(|(_, window)| required_range(hit, *window)).collect();
-    let mut pinned: Vec<Vec<PinnedObject>> =
-        needed.iter().map(|columns| Vec::with_capacity(columns.len())).collect();
-    let mut rows = Rows::new(shards);
-    for column in needed.iter().map(|columns| columns.start).min().unwrap_or(hit)..hit {
-        let found = rows.resident(&index, chunks[column as usize]);
-        for row in (0..shards.len()).filter(|row| needed[*row].contains(&column)) {
-            let object = found[row].expect("the hit was just found");
-            index.pin(object, readers);
-            pinned[row].push(PinnedObject::new(object, readers));
-        }
-    }
-    let pins = |((objects, columns), (shard, _)): ((Vec<PinnedObject>, &Range<u32>), &(ShardKey, _))| {
-        ShardPins::new(*shard, columns.start, objects)
-    };
-    pinned.into_iter().zip(&needed).zip(shards).map(pins).collect()
-}
-
-/// Finds the objects of all shards of a chunk at once, so that a chunk costs its objects and not their square.
-struct Rows {
-    shards: Vec<ShardKey>,
-    /// The row of each shard, if there are more than a few.
-    by_shard: Option<HashMap<ShardKey, usize>>,
-    found: Vec<Option<ObjectId>>,
-}
-
-impl Rows {
-    /// Of fewer rows each one is looked for by itself.
-    const MANY: usize = 8;
-
-    fn new(shards: &Shards) -> Self {
-        let shards: Vec<ShardKey> = shards.iter().map(|(shard, _)| *shard).collect();
-        let by_shard = (shards.len() >= Self::MANY)
-            .then(|| shards.iter().enumerate().map(|(row, shard)| (*shard, row)).collect());
-        Self { found: vec![None; shards.len()], shards, by_shard }
-    }
-
-    /// The resident object of each row.
-    fn resident(&mut self, index: &Index, chunk: Option<ChunkId>) -> &[Option<ObjectId>] {
-        self.found.fill(None);
-        let Some(chunk) = chunk else { return &self.found };
-        match &self.by_shard {
-            Some(by_shard) => index.for_each_resident(chunk, |shard, object| {
-                if let Some(row) = by_shard.get(&shard) {
-                    self.found[*row] = Some(object);
-                }
-            }),
-            None => {
-                let rows = self.found.iter_mut().zip(&self.shards);
-                rows.for_each(|(found, shard)| *found = index.resident(chunk, *shard));
-            }
-        }
-        &self.found
-    }
+/// Lets statistics and the predictor see a new request. Returns how many of its leading chunks had been requested
+/// before, as far as that is known.
+fn on_request(cx: &mut Context, spec: &LookupSpec<'_>) -> u32 {
+    let seed = name_digest(spec.model, spec.salt);
+    let digest = |hash: &ChunkHash| digest(seed, hash.as_bytes());
+    cx.stats.residency.on_request(spec.salt, spec.chunk_hashes, digest);
+    let Some(predictor) = &mut cx.predictor else { return 0 };
+    let capacity = cx.index.capacity_chunks();
+    let capacity = capacity.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    predictor.on_request(cx.now, capacity, spec.chunk_hashes.iter().map(digest))
 }

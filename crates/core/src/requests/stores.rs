@@ -12,7 +12,7 @@ use super::by_owner::ByOwner;
 use super::clients::Held;
 use super::models::Model;
 use super::transfer::{Copied, Expired, Prefix, Slot, TransferId, TransferSpec, unpin_all};
-use super::workers::Group;
+use super::worker_spec::Group;
 use crate::context::Context;
 use crate::ids::StoreId;
 use crate::index::{ObjectId, Refused, Retention, ShardKey};

@@ -27,7 +27,7 @@ use larder_policy::prefix_scan::required_range;
 use larder_types::object::{ChunkHash, KvRank, ObjectGroup};
 use larder_types::{ConnectionId, InstanceId, Layout};
 
-use super::workers::Group;
+use super::worker_spec::Group;
 use crate::index::{IndexMut, ObjectId, ShardKey};
 
 /// Where the bytes of one object are.

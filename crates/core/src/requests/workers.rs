@@ -4,54 +4,19 @@
 //! loses what it held; memory that it may still be copying to or from is quarantined first.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use hashbrown::HashMap;
-use larder_policy::prefix_scan::AttentionWindow;
-use larder_types::object::ObjectGroup;
-use larder_types::{ConnectionId, InstanceId, Layout, Time};
+use larder_types::{ConnectionId, InstanceId, Time};
 use smallvec::SmallVec;
 
 use super::by_owner::ByOwner;
 use super::models::Models;
+use super::worker_spec::WorkerSpec;
 use crate::context::Context;
 use crate::timers::{Timer, TimerKind};
 
 /// How many unknown instance ids are remembered.
 const UNKNOWN_WORKERS_MAX: usize = 4096;
-
-/// Layers that are stored together: one object per chunk and rank.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Group {
-    /// Its number.
-    pub id: ObjectGroup,
-    /// How much of a prefix its layers attend to.
-    pub window: AttentionWindow,
-    /// The layout of its objects.
-    pub layout: Layout,
-}
-
-/// What a worker registers with.
-#[derive(Clone, Debug)]
-pub struct WorkerSpec {
-    /// Its id.
-    pub instance: InstanceId,
-    /// Model as the engine names it.
-    pub model: Arc<str>,
-    /// Pieces one chunk's KV is split into.
-    pub world_size: u32,
-    /// Tokens per block of the engine's own cache, for reports; `None` if unknown.
-    pub block_tokens: Option<u32>,
-    /// Object groups, at least one, in the order of their numbers.
-    pub groups: Vec<Group>,
-}
-
-impl WorkerSpec {
-    /// Groups besides the first.
-    fn more_groups(&self) -> usize {
-        self.groups.len().saturating_sub(1)
-    }
-}
 
 /// A worker is not registered, to keep a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -298,6 +263,19 @@ impl Workers {
         connection: ConnectionId,
     ) -> Option<&WorkerSpec> {
         self.own(now, instance, connection).map(|worker| &worker.spec)
+    }
+
+    /// Which connections' transfers a commit of a worker over `connection` may finish: those that this connection has
+    /// begun, and those of lost ones that it has replaced.
+    pub(crate) fn may_finish(
+        &mut self,
+        now: Time,
+        instance: InstanceId,
+        connection: ConnectionId,
+    ) -> impl Fn(ConnectionId) -> bool + use<'_> {
+        let is_own = self.touch(now, instance, connection).is_some();
+        let workers = &*self;
+        move |begun_by| begun_by == connection || is_own && !workers.uses(instance, begun_by)
     }
 
     /// All workers, and when they were last seen.

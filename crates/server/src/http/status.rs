@@ -225,14 +225,7 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         "in_flight_task_count": sum(|a| a.storing_tasks),
         "num_l2_adapters": count, "num_active_adapters": count, "num_draining_adapters": 0,
     });
-    let eviction = json!({
-        "is_healthy": true, "thread_alive": true,
-        "eviction_policy": config.eviction.policy.name(),
-        "trigger_watermark": config.eviction.trigger_watermark,
-        "eviction_ratio": config.eviction.ratio,
-        // Without a watermark that was asked for, space is made when it is needed.
-        "evicts_in_advance": config.eviction.background_trim,
-    });
+    let eviction = l1_eviction_json(config);
     let prefetch = json!({
         "is_healthy": true, "thread_alive": true,
         "policy": config.l2.prefetch_policy.name(),
@@ -265,6 +258,17 @@ fn storage(config: &Config, snapshot: &Snapshot, l2: &L2, is_poisoned: bool, com
         "l1_eviction_controller": eviction,
         // `lmcache describe` reads it here.
         "eviction_controller": eviction,
+    })
+}
+
+fn l1_eviction_json(config: &Config) -> Value {
+    json!({
+        "is_healthy": true, "thread_alive": true,
+        "eviction_policy": config.eviction.policy.name(),
+        "trigger_watermark": config.eviction.trigger_watermark,
+        "eviction_ratio": config.eviction.ratio,
+        // Without a watermark that was asked for, space is made when it is needed.
+        "evicts_in_advance": config.eviction.background_trim,
     })
 }
 
