@@ -5,6 +5,7 @@
 #[path = "../properties/bodies.rs"]
 mod bodies;
 mod frames;
+mod groups;
 mod keys;
 mod pickle;
 mod support;
