@@ -35,8 +35,8 @@ pub trait Responder: fmt::Debug + Send + Sync {
         self.send(self.encode(response))
     }
 
-    /// Ends a request without a value, with an error if the transport has errors.
-    fn refuse(&self, why: NoValue, reason: &dyn fmt::Display);
+    /// Ends a request without a value, with an error if the transport has errors. Returns whether it has.
+    fn refuse(&self, why: NoValue, reason: &dyn fmt::Display) -> bool;
 
     /// Ends a stream.
     fn end_stream(&self);

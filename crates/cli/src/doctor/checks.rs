@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use larder_server::config::{GIB, MIB};
@@ -22,8 +21,6 @@ const FILES_MIN: u64 = 4096;
 const PROBE_BYTES: u64 = 64 * MIB;
 /// Loading from a slower directory is hardly faster than recomputing.
 const L2_BYTES_PER_SECOND_MIN: f64 = 200e6;
-/// The releases of LMCache with a compatible protocol.
-const CLIENT: &str = "0.5.";
 
 pub(super) fn shared_memory() -> Finding {
     let check = "/dev/shm";
@@ -145,30 +142,6 @@ fn write_probe(mut file: File) -> io::Result<f64> {
     }
     file.sync_all()?;
     Ok(PROBE_BYTES as f64 / began.elapsed().as_secs_f64())
-}
-
-pub(super) fn client(python: &Path) -> Finding {
-    // Do not import the package, which takes seconds and needs torch.
-    let script = "import importlib.metadata as m; print(m.version('lmcache'))";
-    let output = Command::new(python).args(["-c", script]).stdin(Stdio::null()).output();
-    let install = format!("{} -m pip install lmcache=={CLIENT}6", python.display());
-    match output {
-        Err(error) => Finding::fail(
-            "client",
-            format!("{} does not run: {error}", python.display()),
-            "give the path of the engine's Python",
-        ),
-        Ok(output) if !output.status.success() => {
-            Finding::fail("client", "lmcache is not installed", install)
-        }
-        Ok(output) => {
-            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            if version.starts_with(CLIENT) {
-                return Finding::ok("client", format!("lmcache {version}"));
-            }
-            Finding::warn("client", format!("lmcache {version}, tested with {CLIENT}6"), install)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! `larder doctor`: checks whether a server can run on this node, and names remedies.
 //!
-//! [`checks`] has one function for each check. Nothing is changed, except that one file is written to measure a directory
+//! [`checks`] has one function for each check but that of the [`client`]. Nothing is changed, except that one file is written to measure a directory
 //! and removed again.
 
 mod checks;
+mod client;
 
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     /// L2 directory: check that it is writable, and measure its speed with a file of 64 MiB
     #[arg(long, value_name = "DIR")]
     l2: Option<PathBuf>,
-    /// Python of the engine: check the version of its LMCache client
+    /// Python of the engine: which LMCache client it has, and whether that is served
     #[arg(long, value_name = "PYTHON")]
     python: Option<PathBuf>,
     /// Print one JSON object per check
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         checks::port("http port", "--http-port", args.http_port),
     ];
     findings.extend(args.l2.as_deref().map(checks::l2));
-    findings.extend(args.python.as_deref().map(checks::client));
+    findings.extend(args.python.as_deref().map(client::client));
     print_stdout(&findings.iter().map(|finding| finding.line(args.json)).collect::<String>())?;
     let failed = findings.iter().filter(|finding| finding.status == Status::Fail).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks fail", findings.len());

@@ -26,7 +26,7 @@ use crate::observe::recorder::Recorder;
 use crate::observe::request_metrics::RequestMetrics;
 use crate::observe::traces::Traces;
 use crate::observe::whatif::WhatIf;
-use crate::ops::{Context, Operations};
+use crate::ops::{Context, NotUnderstood, Operations};
 use crate::prefix_hashes::PrefixHashCache;
 
 /// What can fail to start, started.
@@ -120,6 +120,7 @@ impl App {
             copies: copies.clone(),
             long_requests: long_requests.clone(),
             refusals: refusals.clone(),
+            not_understood: NotUnderstood::default(),
             runtime: runtime.clone(),
             has_l2: l2.adapters().next().is_some(),
             serves_engine_driven: config.rpc.transfer_mode.serves_engine_driven(),

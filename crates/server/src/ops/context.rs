@@ -10,6 +10,7 @@ use larder_wire::dialect::Dialect;
 use larder_wire::request::Request;
 use tokio::runtime::Handle;
 
+use super::not_understood::NotUnderstood;
 use crate::app::copy_pool::CopyPool;
 use crate::app::core_handle::CoreHandle;
 use crate::app::memory::Memory;
@@ -121,6 +122,8 @@ pub struct Context {
     pub long_requests: CopyPool,
     /// Counts what is refused to keep a limit.
     pub refusals: Arc<Refusals>,
+    /// Warns of clients that are not understood.
+    pub not_understood: NotUnderstood,
     /// Runs what waits.
     pub runtime: Handle,
     /// Whether there is an L2, so that a lookup may bring chunks back.

@@ -5,7 +5,7 @@
 //! hashing it would keep others waiting, runs on a [`CopyPool`](crate::app::copy_pool::CopyPool), and its client's next
 //! request waits for it. A failed request is
 //! answered with the failure value of its operation, because silence costs an engine its five-minute timeout; only a
-//! message that cannot be decoded gets no answer, unless it exceeds a limit.
+//! message that names no operation gets no answer, or one whose operation has no failure.
 
 mod clear;
 mod commit_retrieve;
@@ -14,6 +14,7 @@ mod context;
 mod end_session;
 mod free_lookup_locks;
 mod lookup;
+mod not_understood;
 mod peer_to_peer;
 mod ping;
 mod prepare_retrieve;
@@ -42,8 +43,10 @@ use larder_wire::request::Request;
 use larder_wire::response::Response;
 
 pub use self::context::{Caller, Context};
+pub use self::not_understood::NotUnderstood;
 
 use self::context::Call;
+use self::not_understood::Reason;
 use self::reply::{Answer, Failure, Reply};
 use crate::app::refusals::Refused;
 use crate::observe::event::{Outcome, RequestEvent};
@@ -125,6 +128,7 @@ impl Operations {
         self.cx.bus.emit(&RequestEvent::Connected);
         let connection = ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1);
         self.cx.processes.connected(connection, remote);
+        self.cx.not_understood.connected(connection, remote);
         connection
     }
 
@@ -154,8 +158,10 @@ impl Operations {
         self.cx.streams.control(connection, request_id, control);
     }
 
-    /// A message cannot be decoded, so there is no way to answer it.
+    /// A message names no operation, so there is no way to answer it.
     pub fn message_dropped(&self, caller: &Caller, error: &dyn Error) {
+        let text = not_understood::no_operation(caller.dialect, error);
+        self.cx.not_understood.warn(caller.connection, Reason::Message, text);
         message_dropped(&self.cx, caller.connection, error);
     }
 
@@ -176,6 +182,7 @@ impl Operations {
             self.release_rest(lost);
         }
         self.cx.processes.connection_lost(connection);
+        self.cx.not_understood.connection_lost(connection);
         self.cx.bus.emit(&RequestEvent::ConnectionLost { connection });
     }
 }
@@ -203,17 +210,18 @@ fn serve(
     mut call: Call<'_>,
 ) {
     let Call { connection, started, responder, .. } = call;
+    if !call.dialect.is_served() {
+        let text = not_understood::too_old(call.dialect);
+        cx.not_understood.warn(connection, Reason::Version(call.dialect), text);
+        return finish(cx, operation, &call, unserved::answer_of_old_client(cx, operation));
+    }
     let request = match decode() {
         Ok(request) => call.recognise(request),
         Err(error) if error.is_limit() => {
             cx.refusals.warn(Refused::RequestSize, format_args!("{operation}: {error}"));
             return finish(cx, operation, &call, Err(error.into()));
         }
-        Err(error) => {
-            cx.bus.emit(&RequestEvent::Answered { operation, outcome: Outcome::Undecodable, started });
-            responder.refuse(NoValue::Undecodable, &error);
-            return message_dropped(cx, connection, &error);
-        }
+        Err(error) => return undecodable(cx, operation, &call, &error),
     };
     match dispatch(cx, &call, request) {
         Reply::Now(answer) => finish(cx, operation, &call, answer),
@@ -229,6 +237,21 @@ fn serve(
             });
         }
     }
+}
+
+/// The payloads are not those of the operation. If its transport has no errors, the operation's failure is an answer
+/// with which an engine goes on.
+fn undecodable(cx: &Context, operation: Operation, call: &Call<'_>, error: &DecodeError) {
+    let text = not_understood::bad_payloads(call.dialect, operation, error);
+    cx.not_understood.warn(call.connection, Reason::Payloads(operation), text);
+    let has_error = call.responder.refuse(NoValue::Undecodable, error);
+    match unserved::answer_of_undecodable(operation).filter(|_| !has_error) {
+        Some(response) if call.responder.answer(&response) => {}
+        Some(_) => cx.bus.emit(&RequestEvent::AnswerNotSent),
+        None => message_dropped(cx, call.connection, error),
+    }
+    let outcome = Outcome::Undecodable;
+    cx.bus.emit(&RequestEvent::Answered { operation, outcome, started: call.started });
 }
 
 fn message_dropped(cx: &Context, connection: ConnectionId, error: &dyn Error) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use larder_wire::ops::{GetChunkSize, GetExperimental, NegotiateChunkSize, Noop};
 
 use super::context::{Call, Context};
+use super::not_understood::Reason;
 use super::reply::{Answer, Failure};
 
 /// The optional feature that this server has.
@@ -27,18 +28,17 @@ pub(super) fn negotiate_chunk_size(
 ) -> Answer<i64> {
     let (size, alignment) = (cx.chunk_tokens() as u64, request.required_alignment);
     let needed = u64::try_from(alignment).ok().filter(|alignment| *alignment > 0);
-    match needed.and_then(|needed| size.checked_next_multiple_of(needed)) {
-        Some(fitting) if fitting == size => return Ok(size as i64),
-        Some(fitting) => tracing::warn!(
-            connection = call.connection.0,
-            "engine not served: its KV blocks need chunks of a multiple of {alignment} tokens, and here they have {size}; \
-             start the server with --chunk-size {fitting}, or another multiple"
-        ),
-        None => tracing::warn!(
-            connection = call.connection.0,
-            "engine not served: it asks for chunks of a multiple of {alignment} tokens"
-        ),
+    let fitting = needed.and_then(|needed| size.checked_next_multiple_of(needed));
+    if fitting == Some(size) {
+        return Ok(size as i64);
     }
+    let remedy = fitting.map_or(String::new(), |fitting| {
+        format!(
+            ", and here they have {size}; start the server with --chunk-size {fitting}, or another multiple"
+        )
+    });
+    let text = format!("its KV blocks need chunks of a multiple of {alignment} tokens{remedy}");
+    cx.not_understood.warn(call.connection, Reason::ChunkSize, text);
     Err(Failure::Unserved("the chunk size does not fit"))
 }
 

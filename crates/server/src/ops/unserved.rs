@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use larder_wire::operation::Operation;
 use larder_wire::ops::cb_protocol_handshake::Handshake;
 use larder_wire::ops::{CbProtocolHandshake, OperationSpec, RegisterKvCache, RegisterQCache};
+use larder_wire::response::Response;
 
 use super::context::{Call, Context};
 use super::reply::{Answer, Failure};
@@ -41,6 +43,27 @@ pub(super) fn handshake(_: &Arc<Context>, _: &Call<'_>, _: CbProtocolHandshake) 
 /// Accepts a request that has no effect here.
 pub(super) fn ignore<T>(_: &Arc<Context>, _: &Call<'_>, _: T) -> Answer<()> {
     Ok(())
+}
+
+/// The answer to a client that is too old, with which its engine runs uncached.
+pub(super) fn answer_of_old_client(cx: &Context, operation: Operation) -> Answer<Response> {
+    Ok(match operation {
+        Operation::GetChunkSize => Response::GetChunkSize(cx.chunk_tokens() as i64),
+        Operation::Ping => Response::Ping(true),
+        Operation::Noop => Response::Noop("OK".to_owned()),
+        // Nil, also where later clients get more.
+        Operation::RegisterKvCache | Operation::RegisterEngineDriven => Response::RegisterKvCache(()),
+        _ => return Err(Failure::Unserved("the client is too old")),
+    })
+}
+
+/// The answer to a request that cannot be decoded, if there is one with which its engine goes on.
+pub(super) fn answer_of_undecodable(operation: Operation) -> Option<Response> {
+    match operation {
+        Operation::RegisterKvCache => Some(Response::RegisterKvCache(())),
+        Operation::RegisterQCache => Some(Response::RegisterQCache(())),
+        _ => operation.failure(),
+    }
 }
 
 /// Fails.

@@ -123,7 +123,9 @@ impl Responder for ZmqResponder<'_> {
     }
 
     /// The protocol has no errors: such a request is not answered.
-    fn refuse(&self, _: NoValue, _: &dyn Display) {}
+    fn refuse(&self, _: NoValue, _: &dyn Display) -> bool {
+        false
+    }
 
     fn end_stream(&self) {
         // A client that is gone or does not read needs no end.
@@ -152,8 +154,8 @@ impl Responder for DetachedResponder {
         self.borrow().send(answer)
     }
 
-    fn refuse(&self, why: NoValue, reason: &dyn Display) {
-        self.borrow().refuse(why, reason);
+    fn refuse(&self, why: NoValue, reason: &dyn Display) -> bool {
+        self.borrow().refuse(why, reason)
     }
 
     fn end_stream(&self) {

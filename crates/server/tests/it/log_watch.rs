@@ -30,6 +30,12 @@ impl LogWatch {
     pub(crate) fn expect(&mut self, text: &'static str) {
         self.expected.push(text);
     }
+
+    /// The lines so far that contain `text`.
+    pub(crate) fn lines(&self, text: &str) -> Vec<String> {
+        let lines = self.lines.lock().expect("no panic while it is locked");
+        lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
 }
 
 impl Drop for LogWatch {

@@ -3,6 +3,7 @@
 mod api;
 mod coordinator;
 mod dashboard;
+mod dialects;
 mod events;
 mod groups;
 mod grpc;

@@ -104,6 +104,11 @@ impl TestServer {
         self.log.expect(text);
     }
 
+    /// The WARN and ERROR lines so far that contain `text`.
+    pub(crate) fn logged(&self, text: &str) -> Vec<String> {
+        self.log.lines(text)
+    }
+
     pub(crate) async fn client(&self) -> Client {
         let dealer = Dealer::connect(&self.endpoint, DealerOptions::default()).await.expect("connects");
         Client { dealer, uid: 0 }

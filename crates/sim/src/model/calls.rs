@@ -27,6 +27,8 @@ pub struct LookupCall {
     pub salt: u8,
     /// The last chunk of the prompt.
     pub node: u16,
+    /// Leading chunks that the reader has.
+    pub start: u32,
     /// Readers of each object.
     pub readers: u32,
 }
@@ -75,8 +77,8 @@ impl Model {
         path.iter().map(|&node| ChunkKey { model, salt, node }).collect()
     }
 
-    /// The hit of a lookup: the longest prefix that L1 has for every rank. `None` if L1 lacks some chunk
-    /// and there are adapters to look it up in.
+    /// The hit of a lookup: the longest prefix of what is looked up that L1 has for every rank. `None` if L1 lacks some
+    /// chunk and there are adapters to look it up in.
     pub fn lookup(&mut self, now: Millis, call: &LookupCall, view: &View<'_>) -> Option<u32> {
         let i = self.open_session(now, call);
         // Temporary objects that an earlier lookup of the request held may have been removed.
@@ -90,12 +92,16 @@ impl Model {
         };
         let mut job = self.job(owner, prompt, shape);
         job.readers = call.readers;
+        let rest = job.chunks.split_off((call.start as usize).min(job.chunks.len()));
+        job.before = std::mem::replace(&mut job.chunks, rest);
+        self.touch(&job.before);
+        let (before, start) = (job.before.clone(), job.before.len() as u32);
         let hit = job.longest(job.chunks.len(), |r, c| self.readable(&job, r, c).is_some());
         if (hit as usize) < job.chunks.len() && !self.scenario.l2.adapters.is_empty() {
             self.sessions[i].job = Some(self.submit(job));
             return None;
         }
-        if hit > 0 {
+        if start + hit > 0 {
             let row = |(row, shape): (usize, &ShapeRow)| {
                 let range = needed(shape.window, hit);
                 let uid = |c: u32| self.readable(&job, row, c as usize).expect("it is part of the hit");
@@ -103,23 +109,24 @@ impl Model {
                     rank: shape.rank,
                     group: shape.group,
                     form: shape.form,
-                    first: range.start,
+                    first: start + range.start,
                     grants: range.map(|c| (uid(c), call.readers)).collect(),
                 }
             };
             let rows: Vec<Row> = job.rows.iter().enumerate().map(row).collect();
             let deadline = now + self.scenario.read_ttl;
             rows.iter().flat_map(|r| &r.grants).for_each(|(uid, _)| self.keep_hit(*uid));
-            self.sessions[i].lookup = Some(Lookup { chunks: job.chunks, hit, rows, deadline });
+            let chunks = [before, job.chunks].concat();
+            self.sessions[i].lookup = Some(Lookup { chunks, hit: start + hit, rows, deadline });
         }
-        self.sessions[i].result = Some(hit);
+        self.sessions[i].result = Some(start + hit);
         Some(hit)
     }
 
     fn job(&self, owner: Owner, (model, salt, node): (u8, u8, u16), shape: Shape) -> Job {
         let deadline = self.now + self.scenario.l2.load_deadline;
         let chunks = self.chunks(model, salt, node);
-        Job { owner, chunks, rows: shape, full: false, readers: 1, deadline }
+        Job { owner, before: Vec::new(), chunks, rows: shape, full: false, readers: 1, deadline }
     }
 
     /// A prefetch request with the id that the core chose. Returns whether it should be accepted.

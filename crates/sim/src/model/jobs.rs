@@ -22,6 +22,8 @@ pub enum Owner {
 pub struct Job {
     /// The lookup or prefetch request.
     pub owner: Owner,
+    /// Chunks of the prompt that the reader has.
+    pub before: Vec<ChunkKey>,
     /// Requested chunks.
     pub chunks: Vec<ChunkKey>,
     /// The objects of each chunk.
@@ -125,7 +127,7 @@ impl Model {
                 rank: shape.rank,
                 group: shape.group,
                 form: shape.form,
-                first: range.start,
+                first: job.before.len() as u32 + range.start,
                 grants: range.map(uid).collect(),
             }
         });
@@ -144,9 +146,11 @@ impl Model {
         let own = |s: &&mut super::Session| s.request == request && s.owner == connection;
         let session = self.sessions.iter_mut().find(own).expect("an open session");
         session.job = None;
-        session.result = Some(hit.chunks);
-        if hit.chunks > 0 {
-            session.lookup = Some(Lookup { chunks: job.chunks.clone(), hit: hit.chunks, rows, deadline });
+        let hit = job.before.len() as u32 + hit.chunks;
+        session.result = Some(hit);
+        if hit > 0 {
+            let chunks = [&job.before[..], &job.chunks].concat();
+            session.lookup = Some(Lookup { chunks, hit, rows, deadline });
         }
         job
     }

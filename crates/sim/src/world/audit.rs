@@ -98,8 +98,17 @@ impl World {
         self.ids.push(format!("audit-{node}-{instance}").into());
         let request = self.ids.len() as u32 - 1;
         let (model, world) = (engine.model, engine.world);
-        let call =
-            LookupCall { request, connection, model, world, worker_id: None, salt: 0, node, readers: 1 };
+        let call = LookupCall {
+            request,
+            connection,
+            model,
+            world,
+            worker_id: None,
+            salt: 0,
+            node,
+            start: 0,
+            readers: 1,
+        };
         self.lookup(&call);
         self.work_off();
         let LookupStatus::Ready(hit) = self.query(connection, request) else {

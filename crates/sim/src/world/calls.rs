@@ -144,7 +144,7 @@ impl World {
             worker_id: call.worker_id,
             salt: &scenario.universe.salts[usize::from(call.salt)],
             chunk_hashes: &scenario.universe.nodes[usize::from(call.node)].chain,
-            start: 0,
+            start: call.start,
             readers: call.readers,
         };
         let hit = self.core.lookup(self.time(), &spec).hit().map(|hit| hit.chunks);

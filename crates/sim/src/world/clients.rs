@@ -93,6 +93,7 @@ impl World {
             worker_id: self.rng.chance(3).then(|| self.rng.below(u64::from(spec.world)) as u32),
             salt,
             node,
+            start: 0,
             readers: spec.readers + u32::from(self.rng.chance(3)),
         };
         self.lookup(&call);

@@ -128,6 +128,25 @@ impl Dialect {
     pub const ALL: [Self; 6] =
         [Self::V0_4_3, Self::V0_4_6, Self::V0_4_7, Self::V0_5_0, Self::V0_5_3, Self::V0_5_7];
 
+    /// The newest version that was tested.
+    pub const NEWEST: (u32, u32, u32) = (0, 5, 7);
+
+    /// The dialect of a version; `None` for one that is older than all.
+    pub fn of_version(version: (u32, u32, u32)) -> Option<Self> {
+        Self::ALL.into_iter().rev().find(|dialect| dialect.first_version() <= version)
+    }
+
+    const fn first_version(self) -> (u32, u32, u32) {
+        match self {
+            Self::V0_4_3 => (0, 4, 3),
+            Self::V0_4_6 => (0, 4, 6),
+            Self::V0_4_7 => (0, 4, 7),
+            Self::V0_5_0 => (0, 5, 0),
+            Self::V0_5_3 => (0, 5, 3),
+            Self::V0_5_7 => (0, 5, 7),
+        }
+    }
+
     /// The versions that speak it, for people.
     pub const fn versions(self) -> &'static str {
         match self {

@@ -279,12 +279,13 @@ impl Responder for GrpcResponder {
         if call.is_stream() { call.send_one(message) } else { call.send_only(message) }
     }
 
-    fn refuse(&self, why: NoValue, reason: &dyn Display) {
+    fn refuse(&self, why: NoValue, reason: &dyn Display) -> bool {
         let code = match why {
             NoValue::Undecodable => Code::InvalidArgument,
             NoValue::Failed => Code::Unknown,
         };
         self.0.fail(&Status::new(code, reason));
+        true
     }
 
     fn end_stream(&self) {
