@@ -165,6 +165,11 @@ impl Operations {
         message_dropped(&self.cx, caller.connection, error);
     }
 
+    /// The same, but the client has got an error with the reason.
+    pub fn message_refused(&self, caller: &Caller, error: &dyn Error) {
+        message_dropped(&self.cx, caller.connection, error);
+    }
+
     /// The server stops: what waits is answered now.
     pub fn stopping(&self) {
         self.cx.waiters.close();
@@ -242,9 +247,11 @@ fn serve(
 /// The payloads are not those of the operation. If its transport has no errors, the operation's failure is an answer
 /// with which an engine goes on.
 fn undecodable(cx: &Context, operation: Operation, call: &Call<'_>, error: &DecodeError) {
-    let text = not_understood::bad_payloads(call.dialect, operation, error);
-    cx.not_understood.warn(call.connection, Reason::Payloads(operation), text);
     let has_error = call.responder.refuse(NoValue::Undecodable, error);
+    if !has_error {
+        let text = not_understood::bad_payloads(call.dialect, operation, error);
+        cx.not_understood.warn(call.connection, Reason::Payloads(operation), text);
+    }
     match unserved::answer_of_undecodable(operation).filter(|_| !has_error) {
         Some(response) if call.responder.answer(&response) => {}
         Some(_) => cx.bus.emit(&RequestEvent::AnswerNotSent),

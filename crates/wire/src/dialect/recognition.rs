@@ -1,8 +1,12 @@
 //! Which dialect a connection speaks, from its messages.
 //!
-//! A client begins every connection with a request for the chunk size, whose id differs between dialects. But the
-//! sockets of a running client reconnect by themselves after a restart of the server, and go on with whatever comes
-//! next. So each message narrows the dialects down to those in which it has its form: count and types of payloads.
+//! A client begins with a request for the chunk size, whose id differs between dialects. But the sockets of a running
+//! client reconnect by themselves after a restart of the server, and go on with whatever comes next; the numbers of
+//! their requests go on too. So each message narrows the dialects down to those in which it has its form: count and
+//! types of payloads.
+//!
+//! An answer of another type than expected ends the message loop of a client before 0.5.3. Where a message means two
+//! things, it is read as the one whose answer both understand.
 
 use bytes::Bytes;
 
@@ -15,29 +19,47 @@ use crate::operation::Operation;
 const BY_ID: [Dialect; 5] =
     [Dialect::V0_5_3, Dialect::V0_5_0, Dialect::V0_4_7, Dialect::V0_4_6, Dialect::V0_4_3];
 
+/// Some of [`BY_ID`], by position.
+type Dialects = [bool; BY_ID.len()];
+
 /// What is known of the dialect of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognition {
     /// Those that all messages so far fit, in the order of [`BY_ID`].
-    possible: [bool; BY_ID.len()],
+    possible: Dialects,
     chosen: Dialect,
     /// A request for the chunk size has come.
     is_opened: bool,
     /// Some message has come.
     is_begun: bool,
+    /// Its number was not that of a client's first request.
+    is_resumed: bool,
+    /// The last request that was read as [`Operation::EndSession`] and may have been a status query.
+    unsure: Option<Bytes>,
 }
 
 impl Default for Recognition {
     fn default() -> Self {
-        Self { possible: [true; BY_ID.len()], chosen: Dialect::default(), is_opened: false, is_begun: false }
+        Self {
+            possible: [true; BY_ID.len()],
+            chosen: Dialect::default(),
+            is_opened: false,
+            is_begun: false,
+            is_resumed: false,
+            unsure: None,
+        }
     }
 }
 
 impl Recognition {
-    /// Takes the next message of the connection into account, and returns in which dialect to read it.
-    pub fn hear(&mut self, operation: &[u8], payloads: &[Bytes]) -> Dialect {
+    /// Takes the next message of the connection into account, and returns in which dialect to read it. `uid` is the
+    /// client's number for the request, which begins with 0.
+    pub fn hear(&mut self, uid: &[u8], operation: &[u8], payloads: &[Bytes]) -> Dialect {
         let is_first = !std::mem::replace(&mut self.is_begun, true);
-        match operation_id(operation) {
+        if is_first {
+            self.is_resumed = number(uid).is_some_and(|uid| uid > 0);
+        }
+        match number(operation) {
             // The usual case, once it is certain.
             Some(_) if self.is_frozen() => {}
             Some(id) => self.narrow(id, payloads, is_first),
@@ -71,7 +93,7 @@ impl Recognition {
     fn narrow(&mut self, id: u32, payloads: &[Bytes], is_first: bool) {
         let fitting =
             BY_ID.map(|dialect| dialect.operation(id).is_some_and(|op| fits(op, dialect, payloads)));
-        let mut left: [bool; BY_ID.len()] = std::array::from_fn(|at| self.possible[at] && fitting[at]);
+        let mut left: Dialects = std::array::from_fn(|at| self.possible[at] && fitting[at]);
         if left.iter().all(|possible| !possible) {
             // An earlier message was malformed, or this one is.
             left = fitting;
@@ -79,34 +101,46 @@ impl Recognition {
         if left.iter().all(|possible| !possible) {
             return;
         }
-        let asks = |dialect: Dialect| dialect.operation(id) == Some(Operation::GetChunkSize);
-        let first_ask = BY_ID.into_iter().zip(left).find(|(dialect, possible)| *possible && asks(*dialect));
-        match first_ask {
+        let reads = |at: usize, operation| BY_ID[at].operation(id) == Some(operation);
+        let only = |operation| std::array::from_fn(|at| left[at] && reads(at, operation));
+        let (asking, pinging) = (only(Operation::GetChunkSize), only(Operation::Ping));
+        let (ending, querying) = (only(Operation::EndSession), only(Operation::QueryPrefetchStatus));
+        if some(asking) && is_first && !self.is_resumed {
             // What a client does first.
-            Some((dialect, _)) if is_first => {
-                self.possible = left;
-                self.set_chosen(dialect);
-            }
-            // A client asks once. One that seems to ask again sends heartbeats.
-            Some((dialect, _)) if dialect == self.chosen && self.is_opened => {
-                let pings = |dialect: Dialect| dialect.operation(id) == Some(Operation::Ping);
-                let pinging = std::array::from_fn(|at| left[at] && pings(BY_ID[at]));
-                if pinging.iter().any(|possible| *possible) {
-                    self.choose(pinging);
-                }
-            }
-            _ => self.choose(left),
+            self.possible = left;
+            self.set_chosen(likeliest(asking));
+        } else if some(pinging) && (self.is_resumed || asking[self.place()]) {
+            // A client asks for the size once, at its start. And what may be a heartbeat must not clear all of L1.
+            self.choose(pinging);
+        } else if self.is_resumed && some(ending) && some(querying) {
+            self.end_or_query(left, querying, payloads);
+        } else {
+            self.choose(left);
         }
     }
 
-    /// Keeps to the dialect in use, if it is still possible.
-    fn choose(&mut self, possible: [bool; BY_ID.len()]) {
+    /// A message that ends a session in one dialect and asks for a status in another. No result means "done" to the one
+    /// and "pending" to the other, which then asks for the same again.
+    fn end_or_query(&mut self, possible: Dialects, querying: Dialects, payloads: &[Bytes]) {
+        let request = payloads.first().cloned();
+        if request.is_some() && self.unsure == request {
+            return self.choose(querying);
+        }
+        self.unsure = request;
         self.possible = possible;
-        let mut left =
-            BY_ID.into_iter().zip(possible).filter(|(_, possible)| *possible).map(|(dialect, _)| dialect);
-        if !left.clone().any(|dialect| dialect == self.chosen) || !self.is_opened {
-            let first = left.next().unwrap_or_default();
-            self.set_chosen(first);
+        self.set_chosen(Dialect::V0_4_7);
+    }
+
+    /// The position of the dialect in use.
+    fn place(&self) -> usize {
+        BY_ID.iter().position(|dialect| *dialect == self.chosen).unwrap_or(0)
+    }
+
+    /// Keeps to the dialect in use, if it is still possible.
+    fn choose(&mut self, possible: Dialects) {
+        self.possible = possible;
+        if !self.is_opened || !possible[self.place()] {
+            self.set_chosen(likeliest(possible));
         }
     }
 
@@ -118,12 +152,22 @@ impl Recognition {
     }
 }
 
-fn operation_id(frame: &[u8]) -> Option<u32> {
+fn some(dialects: Dialects) -> bool {
+    dialects.into_iter().any(|is| is)
+}
+
+/// The likeliest of some dialects.
+fn likeliest(dialects: Dialects) -> Dialect {
+    let mut some = BY_ID.into_iter().zip(dialects).filter(|(_, is)| *is);
+    some.next().map_or(Dialect::default(), |(dialect, _)| dialect)
+}
+
+fn number(frame: &[u8]) -> Option<u32> {
     let mut reader = Reader::new(frame);
-    if reader.kind("operation").ok()? != Kind::Int {
+    if reader.kind("number").ok()? != Kind::Int {
         return None;
     }
-    u32::try_from(reader.int("operation").ok()?).ok()
+    u32::try_from(reader.int("number").ok()?).ok()
 }
 
 /// What a payload frame holds, as far as its first bytes show it.
@@ -240,10 +284,15 @@ mod tests {
 
     /// What the last of these messages was read as, and in which dialect.
     fn heard(messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
+        heard_from(0, messages)
+    }
+
+    /// The same, of requests whose numbers begin with another one.
+    fn heard_from(uid: u64, messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
         let mut recognition = Recognition::default();
         let mut last = (Dialect::default(), None);
-        for (id, payloads) in messages {
-            let dialect = recognition.hear(&int(*id), payloads);
+        for (uid, (id, payloads)) in (uid..).zip(messages) {
+            let dialect = recognition.hear(&int(uid), &int(*id), payloads);
             last = (dialect, dialect.operation(*id as u32));
         }
         last
@@ -261,14 +310,14 @@ mod tests {
         for (id, dialect) in dialects {
             assert_eq!(heard(&[(id, &[])]), (dialect, Some(Operation::GetChunkSize)));
             let mut recognition = Recognition::default();
-            recognition.hear(&int(id), &[]);
+            recognition.hear(b"\0", &int(id), &[]);
             assert!(!recognition.is_resumed());
         }
         let mut recognition = Recognition::default();
         let name = frame(|writer| writer.str("negotiate_chunk_size"));
-        assert_eq!(recognition.hear(&name, &[int(16)]), Dialect::V0_5_7);
+        assert_eq!(recognition.hear(b"\0", &name, &[int(16)]), Dialect::V0_5_7);
         for message in [&int(22)[..], b"\xa4noop", b"\xa1x", b"\xc0"] {
-            assert_eq!(recognition.hear(message, &[]), Dialect::V0_5_7, "it stays");
+            assert_eq!(recognition.hear(b"\x01", message, &[]), Dialect::V0_5_7, "it stays");
         }
     }
 
@@ -301,7 +350,11 @@ mod tests {
     fn connections_that_were_resumed_show_their_dialect_by_their_payloads() {
         let (worker, scheduler) = (key(Some(0)), key(None));
         let data = frame(|writer| writer.bin(b""));
-        let resumed: [(u64, &[Bytes], Dialect, Operation); 14] = [
+        let resumed: [(u64, &[Bytes], Dialect, Operation); 18] = [
+            (18, &[], Dialect::V0_4_7, Operation::Ping),
+            (17, &[], Dialect::V0_4_6, Operation::Ping),
+            (16, &[], Dialect::V0_4_7, Operation::Clear),
+            (9, &[text()], Dialect::V0_4_7, Operation::EndSession),
             (5, &[scheduler.clone(), int(1)], Dialect::V0_5_0, Operation::Lookup),
             (6, &[text()], Dialect::V0_5_0, Operation::QueryPrefetchStatus),
             (19, &[int(1)], Dialect::V0_5_0, Operation::Ping),
@@ -318,7 +371,7 @@ mod tests {
             (20, &[], Dialect::V0_5_3, Operation::Clear),
         ];
         for (id, payloads, dialect, operation) in resumed {
-            assert_eq!(heard(&[(id, payloads)]), (dialect, Some(operation)), "{id}");
+            assert_eq!(heard_from(7, &[(id, payloads)]), (dialect, Some(operation)), "{id}");
         }
     }
 
@@ -327,12 +380,12 @@ mod tests {
         let worker = key(Some(0));
         let mut recognition = Recognition::default();
         assert_eq!(
-            recognition.hear(&int(18), &[]),
+            recognition.hear(b"\0", &int(18), &[]),
             Dialect::V0_5_0,
             "taken for a request for the chunk size"
         );
-        assert_eq!(recognition.hear(&int(18), &[]), Dialect::V0_4_7, "it pings");
-        assert_eq!(recognition.hear(&int(18), &[]), Dialect::V0_4_7);
+        assert_eq!(recognition.hear(b"\0", &int(18), &[]), Dialect::V0_4_7, "it pings");
+        assert_eq!(recognition.hear(b"\0", &int(18), &[]), Dialect::V0_4_7);
         assert!(recognition.is_resumed());
         let lookups: [(u64, &[Bytes]); 2] = [(5, &[key(None), int(1)]), (9, &[text()])];
         assert_eq!(heard(&lookups), (Dialect::V0_4_7, Some(Operation::EndSession)));
@@ -342,6 +395,20 @@ mod tests {
         assert_eq!(heard(&garbage), (Dialect::V0_5_3, Some(Operation::Ping)));
         let release: [(u64, &[Bytes]); 2] = [(12, &[worker, int(1)]), (13, &[text()])];
         assert_eq!(heard(&release), (Dialect::V0_5_3, Some(Operation::EndSession)));
+    }
+
+    #[test]
+    fn a_status_query_that_is_repeated_is_none_of_a_session_that_ends() {
+        let other = [frame(|writer| writer.str("other"))];
+        let text = [text()];
+        let (query, next): ((u64, &[Bytes]), (u64, &[Bytes])) = ((9, &text), (9, &other));
+        assert_eq!(heard(&[query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
+        assert_eq!(heard_from(7, &[query, next]), (Dialect::V0_4_7, Some(Operation::EndSession)));
+        assert_eq!(heard_from(7, &[query, query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
+        let key = [key(None), int(1)];
+        let (lookup, old): ((u64, &[Bytes]), (u64, &[Bytes])) = ((8, &key), (5, &key));
+        assert_eq!(heard_from(7, &[query, lookup]), (Dialect::V0_5_3, Some(Operation::Lookup)));
+        assert_eq!(heard_from(7, &[query, old, (18, &[])]), (Dialect::V0_4_7, Some(Operation::Ping)));
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl<'a> Connection<'a> {
         };
         let Some(Method { operation, .. }) = method.filter(|method| method.is_served) else {
             if let Some(status) = refused {
-                self.service.operations.message_dropped(&client.caller(), &status);
+                self.service.operations.message_refused(&client.caller(), &status);
                 drop(respond.send_response(status.response(), true));
             }
             return;
