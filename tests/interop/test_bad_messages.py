@@ -14,7 +14,7 @@ from support.process import ServerProcess
 from support.raw import RawConnection, encode, key, registration
 from support.stock import ANSWER_S, Worker, fresh_instance, fresh_model, fresh_request
 
-pytestmark = pytest.mark.ours
+pytestmark = [pytest.mark.ours, pytest.mark.expect_log("WARN .*client not served")]
 
 
 @pytest.fixture(autouse=True)

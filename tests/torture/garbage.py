@@ -258,7 +258,7 @@ def _prober(url: str, stop: Any, results: Any) -> None:
 
 def run(load: Load, seed: int) -> Report:
     report = Report("invalid data from many connections")
-    expected = ("WARN .*worker not served", "WARN .*half-?.open", "WARN .*refused: ")
+    expected = ("WARN .*worker not served", "WARN .*client not served", "WARN .*half-?.open", "WARN .*refused: ")
     with ServerProcess(chunk_size=traffic.CHUNK_TOKENS, l1_gib=traffic.POOL_GIB, expected_log=expected) as server:
         fds_before, rss_before = server.open_files(), server.resident_mib()
         counts = _serve_among(server, load, seed, report)

@@ -18,15 +18,23 @@ use serde_json::Value;
 use crate::support::{CHUNK, Client, TestServer, config, key, registration};
 
 /// The conversations of stock clients with the servers of their own versions.
-const RECORDINGS: [(&str, Dialect); 3] =
-    [("0.4.7", Dialect::V0_4_7), ("0.5.0", Dialect::V0_5_0), ("0.5.2", Dialect::V0_5_0)];
+const RECORDINGS: [(&str, Dialect); 4] = [
+    ("0.4.7", Dialect::V0_4_7),
+    ("0.5.0", Dialect::V0_5_0),
+    ("0.5.2", Dialect::V0_5_0),
+    ("0.5.7", Dialect::V0_5_7),
+];
 
 /// Tokens per chunk in the recordings.
 const RECORDED_CHUNK: u32 = 64;
 
 /// Results with names and addresses of the server that was recorded.
-const OWN: [Operation; 3] =
-    [Operation::RegisterEngineDriven, Operation::PrepareStore, Operation::PrepareRetrieve];
+const OWN: [Operation; 4] = [
+    Operation::RegisterEngineDriven,
+    Operation::PrepareStore,
+    Operation::PrepareRetrieve,
+    Operation::GetExperimental,
+];
 
 struct Recorded {
     connection: u64,
@@ -223,7 +231,7 @@ async fn prompts_in_either_form_are_the_same() {
     for (seed, swap) in [(1, false), (2, true)] {
         let form = |key, is_packed| if is_packed { packed(key) } else { key };
         let own = form(key("m", seed, 3, "store", Some(0)), swap);
-        client.call(ops::PrepareStore { key: own.clone(), instance_id }).await;
+        client.call(ops::PrepareStore { key: own.clone(), instance_id, skipped_chunks: None }).await;
         assert!(client.call(ops::CommitStore { key: own, instance_id, data: Bytes::new() }).await);
         let lookup = form(key("m", seed, 3, "look", None), !swap);
         assert_eq!(client.hit(&lookup).await, 3);
