@@ -71,7 +71,7 @@ test-dashboards: build venv ## Every expression of the Grafana dashboard, in a r
 test-torture: build venv ## A short torture: clients and servers killed, invalid messages, L2 failures
 	$(PYTHON) tests/torture/run.py --short
 
-test-matrix: test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, simulation, fuzzing, torture
+test-matrix: test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, client versions, simulation, fuzzing, torture
 
 test-pressure: build venv ## A real vLLM whose requests compete for a small L1, with its default policy for failed loads
 	$(PYTHON) bench/e2e_pressure
