@@ -71,7 +71,10 @@ test-dashboards: build venv ## Every expression of the Grafana dashboard, in a r
 test-torture: build venv ## A short torture: clients and servers killed, invalid messages, L2 failures
 	$(PYTHON) tests/torture/run.py --short
 
-test-matrix: test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, client versions, simulation, fuzzing, torture
+test-clients: build venv ## Nine versions of the LMCache client, each reading what each other stores
+	LARDER_CLIENTS=0.4.7,0.5.0,0.5.1,0.5.2,0.5.3,0.5.4,0.5.5,0.5.6,0.5.7rc2 $(PYTEST) tests/interop/test_client_versions.py
+
+test-matrix: test-clients test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, client versions, simulation, fuzzing, torture
 
 test-pressure: build venv ## A real vLLM whose requests compete for a small L1, with its default policy for failed loads
 	$(PYTHON) bench/e2e_pressure
