@@ -25,7 +25,7 @@ BENCHES := $(addprefix -p larder-,wire zmtp core l2 lab)
 MIRI_TOOLCHAIN ?= nightly
 
 .PHONY: help demo build wheel venv lint clean test test-rust test-interop test-engines test-wheel test-deploy \
-	test-dashboards test-torture test-matrix test-properties test-pressure sim torture fuzz miri bench bench-micro
+	test-dashboards test-torture test-matrix test-properties test-clients test-pressure sim torture fuzz miri bench bench-micro
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
