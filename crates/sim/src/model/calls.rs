@@ -33,6 +33,13 @@ pub struct LookupCall {
     pub readers: u32,
 }
 
+impl LookupCall {
+    /// Of all ranks, from the start of the prompt, for one reader.
+    pub fn of_all(request: u32, connection: u64, (model, world): (u8, u32), node: u16) -> Self {
+        Self { request, connection, model, world, worker_id: None, salt: 0, node, start: 0, readers: 1 }
+    }
+}
+
 /// The arguments of a prefetch request.
 #[derive(Clone, Copy, Debug, Hash)]
 pub struct WarmCall {

@@ -98,18 +98,7 @@ impl World {
         self.ids.push(format!("audit-{node}-{instance}").into());
         let request = self.ids.len() as u32 - 1;
         let (model, world) = (engine.model, engine.world);
-        let call = LookupCall {
-            request,
-            connection,
-            model,
-            world,
-            worker_id: None,
-            salt: 0,
-            node,
-            start: 0,
-            readers: 1,
-        };
-        self.lookup(&call);
+        self.lookup(&LookupCall::of_all(request, connection, (model, world), node));
         self.work_off();
         let LookupStatus::Ready(hit) = self.query(connection, request) else {
             panic!("all adapters have answered")
