@@ -401,12 +401,12 @@ mod tests {
     fn a_status_query_that_is_repeated_is_none_of_a_session_that_ends() {
         let other = [frame(|writer| writer.str("other"))];
         let text = [text()];
-        let (query, next): ((u64, &[Bytes]), (u64, &[Bytes])) = ((9, &text), (9, &other));
+        let (query, next) = ((9, &text[..]), (9, &other[..]));
         assert_eq!(heard(&[query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
         assert_eq!(heard_from(7, &[query, next]), (Dialect::V0_4_7, Some(Operation::EndSession)));
         assert_eq!(heard_from(7, &[query, query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
         let key = [key(None), int(1)];
-        let (lookup, old): ((u64, &[Bytes]), (u64, &[Bytes])) = ((8, &key), (5, &key));
+        let (lookup, old) = ((8, &key[..]), (5, &key[..]));
         assert_eq!(heard_from(7, &[query, lookup]), (Dialect::V0_5_3, Some(Operation::Lookup)));
         assert_eq!(heard_from(7, &[query, old, (18, &[])]), (Dialect::V0_4_7, Some(Operation::Ping)));
     }
