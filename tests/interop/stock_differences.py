@@ -14,6 +14,7 @@ POLICY = "the eviction policy is where `describe` looks for it"
 DASHBOARD = "what the dashboard's overview reads and the reference never sent"
 COMMITTED = "how much of L1 is backed by memory"
 IN_ADVANCE = "whether eviction starts at the watermark, which it does if a watermark was given"
+QUARANTINED = "what late workers may still write to"
 PREFETCH_POLICY = "what becomes of what was loaded from L2"
 SORTED = "quotas are listed by salt"
 L1_TOO = "what a salt uses counts L1, where its quota holds as well"
@@ -35,6 +36,8 @@ MORE: dict[str, dict[str, str]] = {
         "/engine/storage_manager/l1_eviction_controllers/_default/evicts_in_advance": IN_ADVANCE,
         "/engine/storage_manager/l1_manager/memory_committed_bytes": COMMITTED,
         "/engine/storage_manager/l1_managers/_default/memory_committed_bytes": COMMITTED,
+        "/engine/storage_manager/l1_manager/quarantined": QUARANTINED,
+        "/engine/storage_manager/l1_managers/_default/quarantined": QUARANTINED,
         "/engine/storage_manager/prefetch_controller/policy": PREFETCH_POLICY,
     },
 }
