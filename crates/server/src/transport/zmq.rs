@@ -41,7 +41,7 @@ impl Client {
     /// The client, as what asks for this.
     fn caller(&self, envelope: &Envelope, payloads: &[Bytes]) -> Caller {
         let mut recognition = self.recognition.lock().unwrap_or_else(PoisonError::into_inner);
-        let dialect = recognition.hear(&envelope.uid, &envelope.operation, payloads);
+        let dialect = recognition.observe(&envelope.uid, &envelope.operation, payloads);
         Caller { connection: self.connection, dialect, is_resumed: recognition.is_resumed() }
     }
 }

@@ -54,7 +54,7 @@ impl Default for Recognition {
 impl Recognition {
     /// Takes the next message of the connection into account, and returns in which dialect to read it. `uid` is the
     /// client's number for the request, which begins with 0.
-    pub fn hear(&mut self, uid: &[u8], operation: &[u8], payloads: &[Bytes]) -> Dialect {
+    pub fn observe(&mut self, uid: &[u8], operation: &[u8], payloads: &[Bytes]) -> Dialect {
         let is_first = !std::mem::replace(&mut self.is_begun, true);
         if is_first {
             self.is_resumed = number(uid).is_some_and(|uid| uid > 0);
@@ -218,7 +218,7 @@ fn names_worker(frame: &[u8]) -> Option<bool> {
     None
 }
 
-/// Whether a request of these payloads can be meant. Only operations whose ids have moved are told apart.
+/// Whether a request of these payloads can be meant. Only operations whose ids have moved are distinguished.
 fn fits(operation: Operation, dialect: Dialect, payloads: &[Bytes]) -> bool {
     use Form::{Bool, Bytes, Int, IntOrNil, List, Map, Number, SchedulerKey, Text, WorkerKey};
     use Operation as Op;
@@ -283,16 +283,16 @@ mod tests {
     }
 
     /// What the last of these messages was read as, and in which dialect.
-    fn heard(messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
-        heard_from(0, messages)
+    fn observed(messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
+        observed_from(0, messages)
     }
 
     /// The same, of requests whose numbers begin with another one.
-    fn heard_from(uid: u64, messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
+    fn observed_from(uid: u64, messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
         let mut recognition = Recognition::default();
         let mut last = (Dialect::default(), None);
         for (uid, (id, payloads)) in (uid..).zip(messages) {
-            let dialect = recognition.hear(&int(uid), &int(*id), payloads);
+            let dialect = recognition.observe(&int(uid), &int(*id), payloads);
             last = (dialect, dialect.operation(*id as u32));
         }
         last
@@ -308,16 +308,16 @@ mod tests {
             (21, Dialect::V0_5_3),
         ];
         for (id, dialect) in dialects {
-            assert_eq!(heard(&[(id, &[])]), (dialect, Some(Operation::GetChunkSize)));
+            assert_eq!(observed(&[(id, &[])]), (dialect, Some(Operation::GetChunkSize)));
             let mut recognition = Recognition::default();
-            recognition.hear(b"\0", &int(id), &[]);
+            recognition.observe(b"\0", &int(id), &[]);
             assert!(!recognition.is_resumed());
         }
         let mut recognition = Recognition::default();
         let name = frame(|writer| writer.str("negotiate_chunk_size"));
-        assert_eq!(recognition.hear(b"\0", &name, &[int(16)]), Dialect::V0_5_7);
+        assert_eq!(recognition.observe(b"\0", &name, &[int(16)]), Dialect::V0_5_7);
         for message in [&int(22)[..], b"\xa4noop", b"\xa1x", b"\xc0"] {
-            assert_eq!(recognition.hear(b"\x01", message, &[]), Dialect::V0_5_7, "it stays");
+            assert_eq!(recognition.observe(b"\x01", message, &[]), Dialect::V0_5_7, "it stays");
         }
     }
 
@@ -333,7 +333,7 @@ mod tests {
             (13, &[worker.clone(), int(1), data.clone()]),
             (18, &[]),
         ];
-        assert_eq!(heard(&talk), (Dialect::V0_4_7, Some(Operation::Ping)));
+        assert_eq!(observed(&talk), (Dialect::V0_4_7, Some(Operation::Ping)));
         let talk: [(u64, &[Bytes]); 5] = [
             (18, &[]),
             (19, std::slice::from_ref(&nil)),
@@ -341,9 +341,9 @@ mod tests {
             (17, &[]),
             (18, &[]),
         ];
-        assert_eq!(heard(&talk), (Dialect::V0_5_0, Some(Operation::GetChunkSize)));
+        assert_eq!(observed(&talk), (Dialect::V0_5_0, Some(Operation::GetChunkSize)));
         let talk: [(u64, &[Bytes]); 4] = [(21, &[]), (22, &[nil]), (16, &[worker, int(1)]), (20, &[])];
-        assert_eq!(heard(&talk), (Dialect::V0_5_3, Some(Operation::Clear)));
+        assert_eq!(observed(&talk), (Dialect::V0_5_3, Some(Operation::Clear)));
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
             (20, &[], Dialect::V0_5_3, Operation::Clear),
         ];
         for (id, payloads, dialect, operation) in resumed {
-            assert_eq!(heard_from(7, &[(id, payloads)]), (dialect, Some(operation)), "{id}");
+            assert_eq!(observed_from(7, &[(id, payloads)]), (dialect, Some(operation)), "{id}");
         }
     }
 
@@ -380,21 +380,21 @@ mod tests {
         let worker = key(Some(0));
         let mut recognition = Recognition::default();
         assert_eq!(
-            recognition.hear(b"\0", &int(18), &[]),
+            recognition.observe(b"\0", &int(18), &[]),
             Dialect::V0_5_0,
             "taken for a request for the chunk size"
         );
-        assert_eq!(recognition.hear(b"\0", &int(18), &[]), Dialect::V0_4_7, "it pings");
-        assert_eq!(recognition.hear(b"\0", &int(18), &[]), Dialect::V0_4_7);
+        assert_eq!(recognition.observe(b"\0", &int(18), &[]), Dialect::V0_4_7, "it pings");
+        assert_eq!(recognition.observe(b"\0", &int(18), &[]), Dialect::V0_4_7);
         assert!(recognition.is_resumed());
         let lookups: [(u64, &[Bytes]); 2] = [(5, &[key(None), int(1)]), (9, &[text()])];
-        assert_eq!(heard(&lookups), (Dialect::V0_4_7, Some(Operation::EndSession)));
+        assert_eq!(observed(&lookups), (Dialect::V0_4_7, Some(Operation::EndSession)));
         let clear: [(u64, &[Bytes]); 2] = [(17, &[]), (19, &[int(1)])];
-        assert_eq!(heard(&clear), (Dialect::V0_5_0, Some(Operation::Ping)));
+        assert_eq!(observed(&clear), (Dialect::V0_5_0, Some(Operation::Ping)));
         let garbage: [(u64, &[Bytes]); 2] = [(18, &[]), (22, &[frame(Writer::nil)])];
-        assert_eq!(heard(&garbage), (Dialect::V0_5_3, Some(Operation::Ping)));
+        assert_eq!(observed(&garbage), (Dialect::V0_5_3, Some(Operation::Ping)));
         let release: [(u64, &[Bytes]); 2] = [(12, &[worker, int(1)]), (13, &[text()])];
-        assert_eq!(heard(&release), (Dialect::V0_5_3, Some(Operation::EndSession)));
+        assert_eq!(observed(&release), (Dialect::V0_5_3, Some(Operation::EndSession)));
     }
 
     #[test]
@@ -402,21 +402,24 @@ mod tests {
         let other = [frame(|writer| writer.str("other"))];
         let text = [text()];
         let (query, next) = ((9, &text[..]), (9, &other[..]));
-        assert_eq!(heard(&[query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
-        assert_eq!(heard_from(7, &[query, next]), (Dialect::V0_4_7, Some(Operation::EndSession)));
-        assert_eq!(heard_from(7, &[query, query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
+        assert_eq!(observed(&[query]), (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus)));
+        assert_eq!(observed_from(7, &[query, next]), (Dialect::V0_4_7, Some(Operation::EndSession)));
+        assert_eq!(
+            observed_from(7, &[query, query]),
+            (Dialect::V0_5_3, Some(Operation::QueryPrefetchStatus))
+        );
         let key = [key(None), int(1)];
         let (lookup, old) = ((8, &key[..]), (5, &key[..]));
-        assert_eq!(heard_from(7, &[query, lookup]), (Dialect::V0_5_3, Some(Operation::Lookup)));
-        assert_eq!(heard_from(7, &[query, old, (18, &[])]), (Dialect::V0_4_7, Some(Operation::Ping)));
+        assert_eq!(observed_from(7, &[query, lookup]), (Dialect::V0_5_3, Some(Operation::Lookup)));
+        assert_eq!(observed_from(7, &[query, old, (18, &[])]), (Dialect::V0_4_7, Some(Operation::Ping)));
     }
 
     #[test]
     fn nothing_follows_from_what_fits_no_dialect() {
         let bad: [(u64, &[Bytes]); 3] = [(9999, &[]), (8, &[frame(|writer| writer.array(0))]), (0, &[])];
         for message in bad {
-            assert_eq!(heard(&[message]).0, Dialect::V0_5_3);
-            assert_eq!(heard(&[(17, &[]), message]).0, Dialect::V0_4_7);
+            assert_eq!(observed(&[message]).0, Dialect::V0_5_3);
+            assert_eq!(observed(&[(17, &[]), message]).0, Dialect::V0_4_7);
         }
         assert_eq!(names_worker(b"\xdf\xff\xff\xff\xff"), None);
     }

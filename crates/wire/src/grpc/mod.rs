@@ -16,7 +16,7 @@ use crate::operation::Operation;
 /// Bytes before each message: whether it is compressed, and its length.
 pub const HEADER_BYTES: usize = 5;
 
-/// How the tokens of a key travel. The bytes do not tell.
+/// How the tokens of a key travel. The bytes do not show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenForm {
     /// As numbers: clients up to 0.5.6.
