@@ -142,9 +142,14 @@ mod interop {
     use super::*;
     use crate::operation::Operation;
 
+    /// Operations that 0.5.6 does not have, but earlier or later versions.
+    const OF_OTHER_VERSIONS: [&str; 3] =
+        ["negotiate_chunk_size", "query_prefetch_lookup_hits", "server_module_affinity_call"];
+
     #[test]
     fn reference_reads_our_requests_and_writes_the_same() {
-        let samples = request_samples();
+        let mut samples = request_samples();
+        samples.retain(|(name, _)| !OF_OTHER_VERSIONS.contains(name));
         let payloads = |frames: &[bytes::Bytes]| frames.iter().map(|frame| hex(frame)).collect::<Vec<_>>();
         let operation = |name: &str| hex(&Operation::from_name(name).expect("an operation").encode());
         let question: Vec<Value> = samples
@@ -161,7 +166,8 @@ mod interop {
 
     #[test]
     fn reference_reads_our_responses_and_writes_the_same() {
-        let samples = response_samples();
+        let mut samples = response_samples();
+        samples.retain(|(name, _)| !OF_OTHER_VERSIONS.contains(name));
         assert!(samples.len() >= 30);
         let question: Vec<Value> =
             samples.iter().map(|(name, frame)| json!({"operation": name, "result": hex(frame)})).collect();
