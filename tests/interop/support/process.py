@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -43,10 +44,15 @@ def unique_name(prefix: str = "larder_test") -> str:
 
 
 def free_port() -> int:
-    """A TCP port that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that is free right now, outside the range from which the system takes ports for outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def eventually(condition: Callable[[], Any], expected: str, timeout_s: float = 10.0, every_s: float = 0.02) -> Any:
