@@ -76,7 +76,7 @@ test-clients: build venv ## Nine versions of the LMCache client, each reading wh
 
 test-matrix: test-clients test-properties sim fuzz torture test-pressure ## The long tests, hours in all: properties, client versions, simulation, fuzzing, torture
 
-test-pressure: build venv ## A real vLLM whose requests compete for a small L1, with its default policy for failed loads
+test-pressure: build venv ## A real vLLM with requests that compete for a small L1, and its default policy for failed loads
 	$(PYTHON) bench/e2e_pressure
 	$(PYTHON) bench/e2e_pressure --prefetch-policy retain --seed 2
 

@@ -182,8 +182,14 @@ class Load:
         return time.monotonic() - began >= self.seconds
 
 
+def _yield_to_measured_clients() -> None:
+    """Lower the priority of this thread: what is measured is the server, not the wait for a processor."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
 def _bytes_sender(server: ServerProcess, seed: int, stop: threading.Event, load: Load) -> None:
     """Repeatedly open a connection, send an invalid stream and close."""
+    _yield_to_measured_clients()
     fuzz = Fuzz(seed)
     while not stop.is_set():
         try:
@@ -199,7 +205,7 @@ def _bytes_sender(server: ServerProcess, seed: int, stop: threading.Event, load:
 
 def _request_sender(url: str, seed: int, stop: Any, sent: Any) -> None:
     """Send damaged requests over several valid connections in turn, and read the answers."""
-    os.nice(10)  # the clients that are measured come first
+    _yield_to_measured_clients()
     fuzz = Fuzz(seed)
     with ExitStack() as opened:
         connections = [opened.enter_context(RawConnection(url)) for _ in range(REQUEST_CONNECTIONS)]
@@ -217,6 +223,7 @@ def _request_sender(url: str, seed: int, stop: Any, sent: Any) -> None:
 
 def _http_sender(server: ServerProcess, seed: int, stop: threading.Event, load: Load) -> None:
     """Send HTTP requests, valid and not, several over one connection where the server keeps it open."""
+    _yield_to_measured_clients()
     fuzz = HttpFuzz(seed)
     while not stop.is_set():
         try:

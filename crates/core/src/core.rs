@@ -197,7 +197,7 @@ impl Core {
         self.workers.ping(&mut self.cx, connection, instance)
     }
 
-    /// Marks the workers that use a connection as alive: of clients whose heartbeats name none. Returns whether there
+    /// Marks the workers that use a connection as alive: for heartbeats that name no worker. Returns whether there
     /// are any. Cost: O(workers of the connection).
     pub fn ping_connection(&mut self, now: Time, connection: ConnectionId) -> bool {
         self.advance(now);

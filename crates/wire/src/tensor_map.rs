@@ -280,7 +280,7 @@ impl TensorMapWriter {
         self.out.reserve(bytes.saturating_add(tensors.saturating_mul(OVERHEAD_BYTES)));
     }
 
-    /// Appends a tensor whose elements `fill` writes in row-major order. The bytes it is given have the size of the
+    /// Appends a tensor; `fill` writes its elements in row-major order. The bytes it is given have the size of the
     /// layout and are zero.
     ///
     /// # Errors

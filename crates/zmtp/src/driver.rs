@@ -15,8 +15,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::budget::{Share, Usage};
 use crate::codec::{
     CONTROL_BYTES_HIGH, Connection, ConnectionOptions, Encoder, Event, Message, PeerProperties, ProtocolError,
@@ -190,7 +191,7 @@ pub(crate) struct Driver<T, I> {
     roomless_since: Option<Instant>,
     /// Since when the peer has taken nothing.
     blocked_since: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// The handshake is over.
     is_open: bool,
     /// This side has closed its half and awaits the end of the peer's.
@@ -251,7 +252,7 @@ where
             read_bytes: 0,
             roomless_since: None,
             blocked_since: None,
-            sleep: None,
+            alarm: Alarm::default(),
             is_open: false,
             is_shut: false,
         }
@@ -526,14 +527,7 @@ where
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             let Some(next) = self.deadlines.next() else { return Poll::Pending };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            // A timer that is set too early stays: one needless wake costs less than moving it with each
-            // message.
-            if sleep.deadline() > next || sleep.is_elapsed() {
-                sleep.as_mut().reset(next);
-            }
-            ready!(sleep.as_mut().poll(cx));
-            let now = Instant::now();
+            let now = ready!(self.alarm.poll(next, cx));
             if let Some(reason) = self.expire(now) {
                 return Poll::Ready(reason);
             }

@@ -8,6 +8,7 @@
 //!
 //! The crate's README lists what it does not do.
 
+mod alarm;
 mod bind;
 mod budget;
 pub mod codec;
@@ -22,6 +23,7 @@ mod progress;
 mod registry;
 mod router;
 
+pub use alarm::Alarm;
 pub use bind::{BindTcpError, BoundTcp, bind_tcp};
 pub use budget::{Sending, Share, Usage};
 pub use codec::{Message, ProtocolError};

@@ -63,7 +63,7 @@ counters! {
         cleared_objects => "lmcache_mp_l1_cleared_chunks_total" ["l1_tag"],
         /// Objects that L1 had no free memory for
         refused_objects,
-        /// Checks whether L1 has to evict, one for each new object and each background trim
+        /// Checks whether L1 has to evict, one for each new object and each step of a background trim
         eviction_checks => "lmcache_mp_l1_eviction_loop_ticks_total",
         /// Checks after which L1 evicted something
         eviction_rounds => "lmcache_mp_l1_eviction_loop_triggered_total",

@@ -7,7 +7,7 @@ use larder_types::{ConnectionId, InstanceId};
 use crate::support::{Chain, PAGE, Rig, Who, layout, prompt, worker};
 
 impl Rig {
-    /// A worker of model "m" whose group `i` has objects of `i + 1` pages, on the connection of the same number.
+    /// A worker of model "m", with objects of `i + 1` pages in group `i`, on the connection of the same number.
     fn register_groups(&mut self, instance: i64, world_size: u32, windows: &[Option<u32>]) {
         let group = |(id, window): (u32, &Option<u32>)| {
             let (window, layout) = (*window, layout(u64::from(id) + 1));

@@ -4,14 +4,14 @@
 //! nothing about it. So its memory stays out of use until its process has ended or does not map the arena any more; the
 //! core asks for that by [`Effect::CheckProcess`](larder_core::Effect::CheckProcess).
 //!
-//! Which process uses a connection is found out at its first transfer, while it lives: the one at the other end of a
-//! Unix socket, or, on the same machine, those that hold the other end of the TCP connection, if they map the arena. If
-//! it ends before that, it counts as the one that was at the other end before the registration was answered. A process that cannot be
-//! identified (another machine, another network or PID namespace, no permission) is gone for certain only if every
-//! process can be seen and none but this one maps the arena. What cannot be proven waits for
+//! Which process uses a connection is found out before it gets its first slots: the one at the other end of a Unix
+//! socket, or, on the same machine, those that hold the other end of the TCP connection, if they map the arena. If it has
+//! ended by then, it never got any; that is known from the process that was there at the registration. A process that
+//! cannot be identified (another machine, another network or PID namespace, no permission, a proxy in between) is gone
+//! for certain only if every process can be seen and none but this one maps the arena. What cannot be proven waits for
 //! `--late-write-timeout-seconds`.
 //!
-//! `/proc` is read by a background task, without any lock, and only while memory waits.
+//! `/proc` is read on threads that may block, without any lock: at those two moments, and while memory waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,12 +45,12 @@ struct User {
     is_open: bool,
     /// Whether a worker has registered over it.
     has_registered: bool,
-    /// The processes at its other end then, which did not map the arena yet.
+    /// The processes that were at its other end then, until the next search. They did not map the arena yet.
     registered_by: Vec<Process>,
-    /// Whether the processes have been looked for.
+    /// Whether the processes have been looked for, or are.
     is_searched: bool,
-    /// Whether a process at its other end lived and did not map the arena, so that another one copies.
-    is_forwarded: bool,
+    /// Whether all processes at its other end had ended before it got slots.
+    has_got_none: bool,
     /// Those that map the arena; empty if none could be identified.
     processes: Vec<Process>,
     /// Checks since it waits.
@@ -117,23 +117,24 @@ impl Processes {
         self.lock().users.entry(connection).and_modify(|user| user.registered_by = found);
     }
 
-    /// A worker has got slots. Has its process identified, the first time.
-    pub fn copies(self: &Arc<Self>, connection: ConnectionId) {
+    /// A worker is about to get slots. Whether its process is still to be identified: see
+    /// [`identify`](Self::identify).
+    pub fn transfers(&self, connection: ConnectionId) -> bool {
         let mut table = self.lock();
-        let Some(user) = table.users.get_mut(&connection).filter(|user| !user.is_searched) else { return };
-        user.is_searched = true;
-        let (this, remote) = (self.clone(), user.remote.clone());
-        drop(table);
-        self.runtime.spawn_blocking(move || {
-            let there = at_other_end(&remote);
-            let maps = |process: &Process| this.arena.is_mapped_by(process.pid).unwrap_or(false);
-            let found: Vec<Process> = there.iter().copied().filter(maps).collect();
-            tracing::debug!(connection = connection.0, %remote, ?found, "processes of a worker");
-            this.lock().users.entry(connection).and_modify(|user| {
-                user.is_forwarded = found.is_empty() && !there.is_empty();
-                user.processes = found;
-            });
-        });
+        let user = table.users.get_mut(&connection);
+        user.is_some_and(|user| !std::mem::replace(&mut user.is_searched, true))
+    }
+
+    /// Identifies the process that uses a connection. Blocks while `/proc` is read. To be called before the first slots
+    /// are answered: until then the process copies nothing.
+    pub fn identify(&self, connection: ConnectionId) {
+        let Some(user) = self.lock().users.get(&connection).cloned() else { return };
+        let mut there = at_other_end(&user.remote);
+        let maps = |process: &Process| self.arena.is_mapped_by(process.pid).unwrap_or(false);
+        let found: Vec<Process> = there.iter().copied().filter(maps).collect();
+        tracing::debug!(connection = connection.0, remote = user.remote, ?found, "processes of a worker");
+        there.extend(user.registered_by);
+        self.lock().users.entry(connection).and_modify(|user| user.is_identified(there, found));
     }
 
     /// Memory waits for the process that uses a connection, which is perhaps lost.
@@ -238,13 +239,20 @@ impl Processes {
 }
 
 impl User {
+    /// The processes at its other end now or earlier, and those of them that map the arena.
+    fn is_identified(&mut self, there: Vec<Process>, found: Vec<Process>) {
+        self.has_got_none =
+            found.is_empty() && !there.is_empty() && there.iter().all(|process| process.has_ended());
+        self.registered_by = Vec::new();
+        self.processes = found;
+    }
+
     /// Whether the processes that use the connection can write no more. `None`: they could not be identified.
     fn is_gone(&self, can_write_no_more: impl Fn(Process) -> bool) -> Option<bool> {
-        if !self.processes.is_empty() {
-            return Some(self.processes.iter().all(|process| can_write_no_more(*process)));
+        if self.processes.is_empty() {
+            return self.has_got_none.then_some(true);
         }
-        let is_known = !self.is_forwarded && !self.registered_by.is_empty();
-        (is_known && self.registered_by.iter().all(|process| process.has_ended())).then_some(true)
+        Some(self.processes.iter().all(|process| can_write_no_more(*process)))
     }
 }
 
@@ -334,17 +342,21 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_before_its_first_transfer_is_that_of_the_registration() {
+    fn only_a_process_that_ended_before_it_got_slots_is_gone_without_having_mapped_the_arena() {
         let living = Process::of(std::process::id()).unwrap();
-        let registered = |by: &[Process]| User { registered_by: by.to_vec(), ..User::default() };
-        let unseen = |_| unreachable!("no process was identified");
-        assert_eq!(registered(&[ended()]).is_gone(unseen), Some(true));
-        assert_eq!(registered(&[ended(), living]).is_gone(unseen), None, "one of them may write");
-        assert_eq!(registered(&[]).is_gone(unseen), None);
-        let forwarded = User { is_forwarded: true, ..registered(&[ended()]) };
-        assert_eq!(forwarded.is_gone(unseen), None, "another process copies");
-        let identified = User { processes: vec![living], ..registered(&[ended()]) };
-        assert_eq!(identified.is_gone(|_| false), Some(false), "what was identified counts");
+        let unseen = |_: Process| unreachable!("no process was identified");
+        let identified = |there: &[Process]| {
+            let mut user = User::default();
+            user.is_identified(there.to_vec(), Vec::new());
+            user.is_gone(unseen)
+        };
+        assert_eq!(identified(&[ended()]), Some(true));
+        assert_eq!(identified(&[ended(), living]), None, "a proxy, or it has lost the arena");
+        assert_eq!(identified(&[]), None, "it is on another machine");
+        assert_eq!(User::default().is_gone(unseen), None, "not yet");
+        let mut user = User::default();
+        user.is_identified(vec![ended(), living], vec![living]);
+        assert_eq!((user.is_gone(|_| false), user.is_gone(|_| true)), (Some(false), Some(true)));
     }
 
     #[test]

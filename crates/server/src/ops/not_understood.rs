@@ -1,6 +1,6 @@
 //! Warnings about clients that are not understood or not served: one for each connection and reason.
 //!
-//! An operator whose engine hangs or runs uncached looks here first, so the lines name the client's versions and what
+//! Where an engine hangs or runs uncached, an operator looks here first, so the lines name the client's versions and what
 //! to do. They are bounded: a client that sends garbage, or many that do, must not fill the log.
 
 use std::collections::HashMap;

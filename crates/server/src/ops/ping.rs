@@ -16,8 +16,8 @@ pub(super) fn serve(cx: &Arc<Context>, call: &Call<'_>, request: Ping) -> Answer
     }
 }
 
-/// A heartbeat that names no worker counts for those that were registered over its connection. A client before 0.5.0
-/// whose connection was lost registers its worker again only after a "no", so it gets one.
+/// A heartbeat that names no worker counts for those that were registered over its connection. After the loss of a
+/// connection a client before 0.5.0 registers its worker again only if it gets a "no", so it gets one.
 fn ping_of_connection(cx: &Context, call: &Call<'_>, ping: impl Fn(InstanceId) -> bool) -> bool {
     let has_workers = cx.core.with(|core, now| core.ping_connection(now, call.connection));
     let is_lost = call.dialect.has_process_ids() && call.is_resumed && !has_workers;

@@ -37,11 +37,16 @@ fn prepare(
     };
     cx.bus.emit(&RequestEvent::CopyStarted { direction: Direction::Retrieve, spec: &spec });
     transfer.emit_started(cx, Direction::Retrieve, call.started);
+    let (cx, connection) = (cx.clone(), call.connection);
     if cx.arena.name().is_some() {
-        cx.processes.copies(call.connection);
-        return Ok(Ok(plan(&slots, groups)).into());
+        if !cx.processes.transfers(connection) {
+            return Ok(Ok(plan(&slots, groups)).into());
+        }
+        return Ok(Reply::copy(move || {
+            cx.processes.identify(connection);
+            Ok(plan(&slots, groups))
+        }));
     }
-    let cx = cx.clone();
     Ok(Reply::copy(move || {
         // The worker has the bytes with the answer, so nothing stays pinned.
         let bytes = match groups > 1 || takes_map {

@@ -29,10 +29,7 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<
         }
         Ok((core.prepare_store_except(now, &transfer.spec(), &skipped)?, groups))
     })?;
-    if !prepared.slots.is_empty() {
-        cx.processes.copies(call.connection);
-    }
-    let end = memory_end(&prepared);
+    let (end, has_slots) = (memory_end(&prepared), !prepared.slots.is_empty());
     let started = call.started;
     let plan = move |cx: &Context, committed: io::Result<()>| -> Answer<StorePlan> {
         finish_reserve(cx, &transfer, (transfer.start, transfer.end), &prepared, committed)?;
@@ -45,14 +42,23 @@ fn prepare(cx: &Arc<Context>, call: &Call<'_>, request: PrepareStore) -> Result<
             group_ids: (groups > 1).then(|| group_ids(&prepared.slots)),
         })
     };
-    if cx.memory.is_committed(end) {
+    let (connection, is_new) = (call.connection, has_slots && cx.processes.transfers(call.connection));
+    if !is_new && cx.memory.is_committed(end) {
         return Ok(plan(cx, Ok(())).into());
     }
     let cx = cx.clone();
     Ok(Reply::copy(move || {
-        let committed = cx.memory.commit(end);
+        if is_new {
+            cx.processes.identify(connection);
+        }
+        let committed = commit_memory(&cx, end);
         plan(&cx, committed)
     }))
+}
+
+/// Commits memory up to `end`. Blocks if it is not committed yet.
+fn commit_memory(cx: &Context, end: u64) -> io::Result<()> {
+    if cx.memory.is_committed(end) { Ok(()) } else { cx.memory.commit(end) }
 }
 
 /// The chunks of each group that the worker does not write, as the request names them for a range of `chunks` chunks.
@@ -73,8 +79,7 @@ pub(super) fn reserve(
 ) -> Result<PreparedStore, Failure> {
     let spec = transfer.part(start, end);
     let prepared = cx.core.with(|core, now| core.prepare_store_except(now, &spec, skipped))?;
-    let memory_end = memory_end(&prepared);
-    let committed = if cx.memory.is_committed(memory_end) { Ok(()) } else { cx.memory.commit(memory_end) };
+    let committed = commit_memory(cx, memory_end(&prepared));
     finish_reserve(cx, transfer, (start, end), &prepared, committed)?;
     Ok(prepared)
 }

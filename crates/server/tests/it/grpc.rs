@@ -29,7 +29,7 @@ enum Answer {
     Status(u8, String),
 }
 
-/// A call whose message is not sent yet.
+/// A call before its message is sent.
 struct Open {
     answer: ResponseFuture,
     body: SendStream<Bytes>,
@@ -198,7 +198,7 @@ const DIFFERENCES: [(&str, Option<&str>); 14] = [
     ("prepare store", None),
     ("prepare retrieve", None),
     // As over ZMQ: tests/interop/golden_differences.py has the reasons.
-    ("ping of an instance nobody registered", Some("")),
+    ("ping of an instance that is not registered", Some("")),
     ("prepare retrieve without a lock", None),
     // Failures are values, not errors, because engines do not handle errors.
     ("prepare store by an unregistered instance", Some(NO_SLOTS)),
@@ -210,7 +210,7 @@ const DIFFERENCES: [(&str, Option<&str>); 14] = [
     ("bytes that are no protobuf", Some("INVALID_ARGUMENT")),
     ("a bad salt", Some("INVALID_ARGUMENT")),
     ("request_configs that are no map", Some("INVALID_ARGUMENT")),
-    ("an engine nobody knows", Some("INVALID_ARGUMENT")),
+    ("an unknown engine", Some("INVALID_ARGUMENT")),
 ];
 
 #[tokio::test]
@@ -329,14 +329,18 @@ async fn leases_of_a_client_end_with_its_connection() {
 #[tokio::test]
 async fn wrong_calls_get_a_status_and_the_connection_lives() {
     let mut config = config();
-    config.rpc.grpc_message_bytes_max = 1 << 20;
+    config.rpc.grpc_message_bytes_max = 2 << 20;
     let mut server = TestServer::start(config).await;
     server.expect_log("refused: a message of");
     let mut client = Client::connect(&server, "c").await;
     assert_eq!(client.status("Nope/Ping", &[]).await, (12, "Method not found!".to_owned()));
     assert_eq!(client.status("LookupService/Lookup", &[0xff; 3]).await.0, 3);
     assert_eq!(client.status("ObservabilityService/SubscribeKvEvents", &number(3, u64::MAX)).await.0, 3);
-    assert_eq!(client.status("LookupService/Lookup", &vec![0; (1 << 20) + 1]).await.0, 8);
+    assert_eq!(client.status("LookupService/Lookup", &vec![0; (2 << 20) + 1]).await.0, 8);
+    // Each two bytes are a group of layers, which takes fifty times as much in memory.
+    let groups = field(10, &[]).repeat(600_000);
+    let register = "EngineDrivenService/RegisterKvCacheEngineDrivenContext";
+    assert_eq!(client.status(register, &groups).await.0, 8);
     let mut compressed = client.open("ControllerService/Ping").await;
     compressed.body.send_data(Bytes::from_static(b"\x01\0\0\0\0"), true).unwrap();
     assert!(matches!(compressed.answer().await, Answer::Status(12, _)));

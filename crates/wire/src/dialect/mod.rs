@@ -1,4 +1,4 @@
-//! Versions of the LMCache client whose messages differ: which integers they give to operations, and what they
+//! Versions of the LMCache client with different messages: which integers they give to operations, and what they
 //! understand of the answers.
 //!
 //! Up to 0.5.2 the ids were positions in an enumeration, and so moved with it; from 0.5.3 on they are frozen

@@ -1,6 +1,6 @@
 //! Which dialect a connection speaks, from its messages.
 //!
-//! A client begins with a request for the chunk size, whose id differs between dialects. But the sockets of a running
+//! A client begins with a request for the chunk size. Its id differs between dialects. But the sockets of a running
 //! client reconnect by themselves after a restart of the server, and go on with whatever comes next; the numbers of
 //! their requests go on too. So each message narrows the dialects down to those in which it has its form: count and
 //! types of payloads.
@@ -218,7 +218,7 @@ fn names_worker(frame: &[u8]) -> Option<bool> {
     None
 }
 
-/// Whether a request of these payloads can be meant. Only operations whose ids have moved are distinguished.
+/// Whether a request of these payloads can be meant. Only operations with ids that have moved are distinguished.
 fn fits(operation: Operation, dialect: Dialect, payloads: &[Bytes]) -> bool {
     use Form::{Bool, Bytes, Int, IntOrNil, List, Map, Number, SchedulerKey, Text, WorkerKey};
     use Operation as Op;
@@ -287,7 +287,7 @@ mod tests {
         observed_from(0, messages)
     }
 
-    /// The same, of requests whose numbers begin with another one.
+    /// The same, of requests with numbers that begin with another one.
     fn observed_from(uid: u64, messages: &[(u64, &[Bytes])]) -> (Dialect, Option<Operation>) {
         let mut recognition = Recognition::default();
         let mut last = (Dialect::default(), None);

@@ -16,6 +16,34 @@ use crate::operation::Operation;
 /// Bytes before each message: whether it is compressed, and its length.
 pub const HEADER_BYTES: usize = 5;
 
+/// Bytes of a message that carries a key with as many tokens as are allowed, or lists of other objects.
+const LIST_MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of any other message.
+const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// The longest message of a request that is worth decoding. `None`: it carries chunks, and the transport decides.
+///
+/// A list in protobuf may have an entry in two bytes that takes a hundred in memory, and is decoded before its entries can
+/// be counted.
+pub const fn message_bytes_max(operation: Operation) -> Option<usize> {
+    match operation {
+        Operation::CommitStore => None,
+        Operation::Lookup
+        | Operation::FreeLookupLocks
+        | Operation::PrepareStore
+        | Operation::PrepareRetrieve
+        | Operation::CommitRetrieve
+        | Operation::RegisterKvCache
+        | Operation::Store
+        | Operation::Retrieve
+        | Operation::ReportBlockAllocation
+        | Operation::P2pLookupAndLock
+        | Operation::P2pUnlockObjects => Some(LIST_MESSAGE_BYTES_MAX),
+        _ => Some(SMALL_MESSAGE_BYTES_MAX),
+    }
+}
+
 /// How the tokens of a key travel. The bytes do not show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenForm {

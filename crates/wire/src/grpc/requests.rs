@@ -31,7 +31,8 @@ const NO_READERS: i64 = -1;
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-/// Decodes the message of a request, without its header. Bulk bytes are slices of it, not copies.
+/// Decodes the message of a request, without its header, which is not longer than
+/// [`message_bytes_max`](super::message_bytes_max). Bulk bytes are slices of it, not copies.
 ///
 /// # Errors
 /// It is no such message, or breaks a rule or a limit of the operation; or the operation is not served over gRPC.

@@ -7,6 +7,7 @@ use larder_types::Layout;
 use larder_types::dtype::DType;
 use larder_types::object::ObjectKey;
 use larder_wire::codec::{Value, encode_frame};
+use larder_wire::dialect::Recognition;
 use larder_wire::error::DecodeError;
 use larder_wire::for_each_operation;
 use larder_wire::grpc::{self, TokenForm};
@@ -45,11 +46,23 @@ pub(crate) fn join<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 /// A message from a client. A request that decodes also decodes after it was encoded again.
 pub(crate) fn request(data: &[u8]) {
     let Ok(Incoming::Request { envelope, payloads }) = Incoming::from_frames(frames(data)) else { return };
+    recognition(&envelope.uid, &envelope.operation, &payloads);
     let Ok(operation) = envelope.operation() else { return };
     let Ok(request) = Request::decode(operation, &payloads) else { return };
     let frames = request_frames(0, &request);
     assert_eq!(Operation::decode(&frames[1]), Ok(operation));
     assert_eq!(Request::decode(operation, &frames[2..]), Ok(request));
+}
+
+/// The same message is read in the same dialect when it comes again, unless the first one was taken for the beginning of a
+/// connection.
+fn recognition(uid: &[u8], operation: &[u8], payloads: &[Bytes]) {
+    let mut recognition = Recognition::default();
+    let _ = recognition.observe(uid, operation, payloads);
+    let second = recognition.observe(uid, operation, payloads);
+    let third = recognition.observe(uid, operation, payloads);
+    assert_eq!(second, third);
+    let _ = (third.decode(operation), recognition.is_resumed());
 }
 
 /// A message from a server.

@@ -1,7 +1,6 @@
 //! The task of one connection.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -13,8 +12,8 @@ use http::{HeaderMap, Method as HttpMethod, Request};
 use larder_wire::grpc::{self, Method};
 use larder_wire::message::StreamControl;
 use larder_wire::operation::Operation;
-use larder_zmtp::{Ask, CloseReason, Handover, Place, Progress, Share};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use larder_zmtp::{Alarm, Ask, CloseReason, Handover, Place, Progress, Share};
+use tokio::time::{Instant, timeout};
 
 use super::GrpcService;
 use super::clients::{Client, Clients, Lane};
@@ -148,7 +147,7 @@ struct Connection<'a> {
     /// The bytes that the client had taken at the last look, and when that was.
     taken: (u64, Option<Instant>),
     deadlines: Deadlines,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     wakes: Arc<TaskWaker>,
     /// Last, so that nothing is sent any more when it is dropped.
     clients: Clients,
@@ -176,7 +175,7 @@ impl<'a> Connection<'a> {
             progress: Progress::default(),
             taken: (0, None),
             deadlines: Deadlines::default(),
-            sleep: None,
+            alarm: Alarm::default(),
             wakes: Arc::default(),
         }
     }
@@ -371,7 +370,7 @@ impl<'a> Connection<'a> {
         self.service.operations.serve(&client.caller(), operation, bytes, decode, &GrpcResponder(call));
     }
 
-    /// Asks for the next batch of streams whose last one was written, and ends those that clients have ended.
+    /// Asks for the next batch of the streams that have sent their last one, and ends those that clients have ended.
     fn follow_subscriptions(&mut self, cx: &mut Context<'_>) {
         let control = |call: &Call, control| {
             let operations = &self.service.operations;
@@ -421,13 +420,7 @@ impl<'a> Connection<'a> {
         }
         loop {
             let Some(next) = self.deadlines.next() else { return Poll::Pending };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            // A timer that is set too early stays: one needless wake costs less than moving it each time.
-            if sleep.deadline() > next || sleep.is_elapsed() {
-                sleep.as_mut().reset(next);
-            }
-            ready!(sleep.as_mut().poll(cx));
-            let now = Instant::now();
+            let now = ready!(self.alarm.poll(next, cx));
             if let Some(reason) = self.expire(now) {
                 return Poll::Ready(reason);
             }
@@ -473,6 +466,7 @@ impl Incoming {
         bytes_max: usize,
         progress: &mut Progress,
     ) -> Result<(), Option<Status>> {
+        let bytes_max = grpc::message_bytes_max(self.call.operation()).unwrap_or(bytes_max).min(bytes_max);
         while !self.is_whole {
             match self.body.poll_data(cx) {
                 Poll::Pending => break,

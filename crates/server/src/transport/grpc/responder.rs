@@ -33,7 +33,7 @@ pub(super) struct Flow {
     written: AtomicU64,
     /// Bytes of requests that are being executed on other threads.
     running: AtomicUsize,
-    /// Streams whose last batch was written.
+    /// Streams that have sent their last batch.
     batches_written: Mutex<Vec<u32>>,
 }
 
@@ -54,7 +54,7 @@ impl Flow {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The streams whose last batch was written since the last call.
+    /// The streams that have sent their last batch since the last call of this.
     pub(super) fn take_batches_written(&self) -> Vec<u32> {
         std::mem::take(&mut *self.batches_written.lock().unwrap_or_else(PoisonError::into_inner))
     }
